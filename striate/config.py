@@ -1,0 +1,213 @@
+"""The run config: one strict, frozen document a run, one section a stage, machine settings apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from striate.errors import ConfigError, did_you_mean
+
+STAGES = ("analyze", "select", "train", "prune", "evaluate", "report")
+BUILTIN = "builtin"
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are errors, instances are immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSection(Section):
+    """Which LVLM: a folder, a hub id, or `builtin` for the small LVLM that comes with striate."""
+
+    path: str
+    revision: str | None = None
+
+
+class DataSection(Section):
+    """Training and calibration data: files or folders in LLaVA or chat-messages format."""
+
+    train: tuple[str, ...] = Field(min_length=1)
+    max_train_samples: int | None = Field(default=None, ge=1)
+    calibration: tuple[str, ...] = ()
+
+
+class AnalyzeSection(Section):
+    """Which scorers run, on how many calibration samples."""
+
+    scorers: tuple[str, ...] = ("block-influence", "modality-block-influence")
+    samples: int = Field(default=64, ge=1)
+
+
+class SelectSection(Section):
+    """The region SPEC."""
+
+    region: str = "uniform:25%"
+
+
+class LoraSection(Section):
+    """LoRA of all projection matrices of the region's layers; defaults are the paper's."""
+
+    r: int = Field(default=128, ge=1)
+    alpha: int = Field(default=256, ge=1)
+    dropout: float = Field(default=0.05, ge=0, lt=1)
+
+
+class TrainSection(Section):
+    """Visual instruction tuning of the region and the projector; defaults are the paper's."""
+
+    method: Literal["lora", "full"] = "lora"
+    lora: LoraSection = LoraSection()
+    train_projector: bool = True
+    lr: float = Field(default=2e-4, gt=0)
+    projector_lr: float = Field(default=2e-5, gt=0)
+    batch_size: int = Field(default=128, ge=1)
+    epochs: float = Field(default=1.0, gt=0)
+    max_steps: int | None = Field(default=None, ge=1)
+    warmup_ratio: float = Field(default=0.03, ge=0, lt=1)
+    scheduler: Literal["cosine", "linear", "constant"] = "cosine"
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    max_length: int = Field(default=2048, ge=16)
+    gradient_checkpointing: bool = False
+    save_steps: int = Field(default=100, ge=1)
+
+
+class PruneSection(Section):
+    """How many layers outside the region go, ranked by which scorer."""
+
+    remove: int = Field(default=0, ge=0)
+    scorer: str = "modality-block-influence"
+
+
+class EvaluateSection(Section):
+    """Test packs (folders with `test.jsonl`), and which models answer them."""
+
+    packs: tuple[str, ...] = ()
+    models: tuple[Literal["start", "tuned", "pruned"], ...] = ("start", "tuned", "pruned")
+    baseline: Literal["start", "tuned", "pruned"] = "start"
+    limit: int | None = Field(default=None, ge=1)
+    max_new_tokens: int = Field(default=32, ge=1)
+    bootstrap: int = Field(default=2000, ge=100)
+
+
+class ReportSection(Section):
+    """What the page shows besides the figures."""
+
+    title: str = "striate run"
+    examples: int = Field(default=24, ge=0)
+
+
+class MachineSection(Section):
+    """The machine, apart from the science: changing it must not change what is learned, only how fast."""
+
+    device: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    micro_batch: int = Field(default=8, ge=1)
+    eval_batch: int = Field(default=32, ge=1)
+    workers: int = Field(default=0, ge=0)
+
+
+class RunConfig(Section):
+    """One run, whole: what `striate run RUN.yaml` reads and `config.yaml` in the run folder keeps."""
+
+    version: Literal[1] = 1
+    seed: int = 0
+    model: ModelSection
+    data: DataSection
+    analyze: AnalyzeSection = AnalyzeSection()
+    select: SelectSection = SelectSection()
+    train: TrainSection = TrainSection()
+    prune: PruneSection = PruneSection()
+    evaluate: EvaluateSection = EvaluateSection()
+    report: ReportSection = ReportSection()
+    machine: MachineSection = MachineSection()
+
+    @model_validator(mode="after")
+    def _check(self) -> RunConfig:
+        micro = min(self.machine.micro_batch, self.train.batch_size)
+        if self.train.batch_size % micro:
+            raise ValueError(
+                f"train.batch_size {self.train.batch_size} is not a multiple of machine.micro_batch {micro}"
+            )
+        if self.prune.remove and self.prune.scorer not in self.analyze.scorers:
+            raise ValueError(f"prune.scorer {self.prune.scorer!r} is not among analyze.scorers {list(self.analyze.scorers)}")
+        if self.evaluate.packs and self.evaluate.baseline not in self.evaluate.models:
+            raise ValueError(f"evaluate.baseline {self.evaluate.baseline!r} is not among evaluate.models")
+        return self
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Return the config in `path` with `overrides` (`section.key=value`, value in YAML) applied.
+
+    Raises:
+        ConfigError: unreadable, not YAML, unknown keys (with their path), or wrong values; all problems at once.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"can't read {path}: {error.strerror}", "a YAML file", "check the path") from error
+    except yaml.YAMLError as error:
+        place = str(error).replace("\n", " ")
+        raise ConfigError(f"{path} is not YAML: {place}", "a YAML mapping", "mend that line") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(
+            f"{path} holds {type(raw).__name__}, not a mapping", "sections such as model:, data:", "see configs/"
+        )
+    return parse_config(raw, overrides, source=str(path))
+
+
+def parse_config(raw: dict[str, Any], overrides: Sequence[str] = (), source: str = "config") -> RunConfig:
+    """Return the config that the mapping `raw` describes, with `overrides` applied; `source` names it in errors."""
+    for override in overrides:
+        raw = _with_override(raw, override)
+    try:
+        return RunConfig.model_validate(raw)
+    except ValidationError as error:
+        problems = [_problem(dict(item), source) for item in error.errors()]
+        raise ConfigError("\n".join(problems), "the keys and values of docs/config.md", f"mend {source}") from error
+
+
+def dump_config(config: RunConfig) -> str:
+    """Return `config` as YAML that `load_config` reads back to an equal config."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _with_override(raw: dict[str, Any], override: str) -> dict[str, Any]:
+    """Return a copy of `raw` with one `a.b=value` applied."""
+    key, separator, text = override.partition("=")
+    if not separator or not key.strip():
+        raise ConfigError(f"--set {override!r} has no '='", "--set section.key=value", "for example --set train.lr=1e-4")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override!r}: the value is not YAML", "a number, word or list", "quote it") from error
+    head, _, rest = key.strip().partition(".")
+    inner = raw.get(head)
+    if rest and not isinstance(inner, dict | None):
+        raise ConfigError(f"--set {override!r}: {head!r} is not a section", "--set section.key=value", "check the key")
+    return {**raw, head: _with_override(inner or {}, f"{rest}={text}") if rest else value}
+
+
+def _problem(item: dict[str, Any], source: str) -> str:
+    """Return one validation problem in words, with the path of its key."""
+    place = ".".join(map(str, item["loc"]))
+    if item["type"] == "extra_forbidden":
+        return f"{source}: unknown key {place!r} {_suggestion(item['loc'])}".rstrip()
+    message = item["msg"].removeprefix("Value error, ")
+    given = "" if item["type"] in ("missing", "value_error") else f" (given: {item['input']!r})"
+    return f"{source}: {place + ': ' if place else ''}{message}{given}"
+
+
+def _suggestion(location: tuple[Any, ...]) -> str:
+    """Return a did-you-mean for the unknown last key of `location`, or nothing."""
+    section: Any = RunConfig
+    for part in location[:-1]:
+        field = section.model_fields.get(part) if isinstance(section, type) and issubclass(section, BaseModel) else None
+        section = field.annotation if field else None
+    known = section.model_fields if isinstance(section, type) and issubclass(section, BaseModel) else {}
+    return did_you_mean(str(location[-1]), known).strip()

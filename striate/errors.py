@@ -1,0 +1,55 @@
+"""Errors a person can cause, and mend: each says what was given, what is allowed, and what to do next."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class StriateError(Exception):
+    """Base of every error that striate raises for user input; the command line prints it without a traceback."""
+
+    def __init__(self, given: str, allowed: str = "", next_step: str = "") -> None:
+        """Keep the three parts: `given` (what is wrong), `allowed` (what would be right), `next_step` (what to do)."""
+        self.given = given
+        self.allowed = allowed
+        self.next_step = next_step
+        super().__init__(given, allowed, next_step)
+
+    def __str__(self) -> str:
+        lines = [self.given]
+        if self.allowed:
+            lines.append(f"  allowed: {self.allowed}")
+        if self.next_step:
+            lines.append(f"  next:    {self.next_step}")
+        return "\n".join(lines)
+
+
+class SpecError(StriateError):
+    """A region SPEC or a strategy name that can't be read."""
+
+
+class ConfigError(StriateError):
+    """A run config with unknown keys, wrong values, or values that contradict each other."""
+
+
+class DataError(StriateError):
+    """A data file, sample or picture that can't be used."""
+
+
+class ModelError(StriateError):
+    """A model that can't be found, read, or treated as a vision-language model."""
+
+
+class ArtifactError(StriateError):
+    """A run folder or artifact that is missing, damaged, or of another run."""
+
+
+class TrainingError(StriateError):
+    """Training that would not train what was asked, or that diverged."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return `"did you mean 'x'? "` for the closest of `known`, or an empty string."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"did you mean {close[0]!r}? " if close else ""

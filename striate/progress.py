@@ -1,0 +1,31 @@
+"""Progress of long work: stages report to a `Progress`, the command line shows it, libraries stay silent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+Advance = Callable[[int], None]
+
+
+class Progress(Protocol):
+    """Where long work says how far it is."""
+
+    def track(self, label: str, total: int) -> AbstractContextManager[Advance]:
+        """Return a context whose value, called with n, moves the bar called `label` on by n of `total`."""
+
+    def say(self, text: str) -> None:
+        """Print one line of what is happening."""
+
+
+class Silent:
+    """A progress that shows nothing: the default in Python."""
+
+    @contextmanager
+    def track(self, label: str, total: int) -> Iterator[Advance]:
+        """Yield a function that ignores what it is told."""
+        yield lambda count: None
+
+    def say(self, text: str) -> None:
+        """Ignore the text."""
