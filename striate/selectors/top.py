@@ -1,0 +1,23 @@
+"""The highest layers in one block."""
+
+from __future__ import annotations
+
+from striate.artifacts import Scores
+from striate.registry import Strategy
+from striate.selectors.params import Selector, SizeParams
+
+
+def top(params: SizeParams, num_layers: int, scores: Scores | None = None) -> tuple[int, ...]:
+    """Return the last k layers, next to the output."""
+    count = params.size.of(num_layers)
+    return tuple(range(num_layers - count, num_layers))
+
+
+TOP: Strategy[Selector] = Strategy(
+    name="top",
+    title="Top block",
+    summary="the last layers, next to the output",
+    function=top,
+    paper="arXiv 2412.12785",
+    params=SizeParams,
+)

@@ -1,0 +1,38 @@
+"""Select: choose the visual region."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from striate.artifacts import Region, Scores
+from striate.selectors.spec import resolve
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def select(model: int | nn.Module, spec: str, scores: Scores | None = None) -> Region:
+    """Return the region that `spec` means on `model`.
+
+    Paper: arXiv 2412.12785, the visual region; strategies are listed by `striate ls selectors`.
+
+    Args:
+        model: an LVLM (PEFT-wrapped or not), or just the number of its decoder layers.
+        spec: the SPEC, for example `uniform:25%`; docs/regions.md has all forms.
+        scores: what `analyze` returned; only a `scores:` SPEC needs it.
+
+    Raises:
+        SpecError: the SPEC can't be read, or does not fit the model or the scores.
+        ArtifactError: the region file can't be read, or the scorer of a `scores:` SPEC was not run.
+        ModelError: the model is not an LVLM.
+    """
+    return resolve(spec, _num_layers(model), scores)
+
+
+def _num_layers(model: int | nn.Module) -> int:
+    """Return the number of decoder layers; only a model needs torch, so it is imported only then."""
+    if isinstance(model, int):
+        return model
+    from striate.models.anatomy import find_anatomy
+
+    return find_anatomy(model).num_layers
