@@ -1,14 +1,264 @@
-"""Load and save LVLMs."""
+"""Load LVLMs: Hugging Face folders, hub ids and PEFT adapter folders, whole or with a clear error."""
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers.utils import cached_file
+
+from striate.errors import ModelError, did_you_mean
+from striate.models.adapters import ADAPTER_CONFIG, add_adapter, base_of, is_adapter, merged
+from striate.models.anatomy import find_anatomy, text_only
+from striate.models.quiet import quietly
+from striate.models.saving import REGION_FILE, save_model
+
+__all__ = ["REGION_FILE", "Loaded", "load_model", "load_weights", "resolve_device", "resolve_dtype", "save_model"]
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps")
 
 
 @dataclass
 class Loaded:
-    """A model and its processor."""
+    """An LVLM in eval mode and the processor that makes its inputs."""
 
     model: Any
     processor: Any
+
+
+def load_model(
+    path: str | Path,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    revision: str | None = None,
+    merge: bool = False,
+    quiet: bool = True,
+) -> Loaded:
+    """Return the LVLM at `path` in eval mode, with its processor.
+
+    Args:
+        path: a Hugging Face LVLM folder, a hub id, or a PEFT adapter folder (its base is found from its config).
+        device: `auto` (CUDA where there is some, else CPU), `cpu`, `cuda`, `cuda:N` or `mps`.
+        dtype: `auto` (float32 on CPU, bfloat16 elsewhere), `float32`, `bfloat16` or `float16`.
+        revision: branch, tag or commit of a hub id.
+        merge: add an adapter into the weights, which gives a plain transformers model; without effect on others.
+        quiet: show no progress bars and warnings of transformers.
+
+    Raises:
+        ModelError: no such path, a text-only model, missing or damaged weights, base model or processor.
+    """
+    place = resolve_device(device)
+    kind = resolve_dtype(dtype, place)
+    with quietly(quiet):
+        source = _source(str(path), revision)
+        model = _read_model(source, place, kind, revision, merge)
+        return Loaded(model, _read_processor(source, revision))
+
+
+def load_weights(path: str | Path, *, device: torch.device, dtype: torch.dtype, **options: Any) -> Any:
+    """Return the model at `path` in eval mode, without a processor; `options` go to `from_pretrained`.
+
+    Raises:
+        ModelError: as `load_model`, but a processor is not asked for.
+    """
+    with quietly(True):
+        return _read_model(_source(str(path), None), device, dtype, None, False, **options)
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device called `name`; `auto` is CUDA where there is some, else the CPU.
+
+    Raises:
+        ModelError: an unknown device, or one that this machine does not have.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise _no_device(f"unknown device {name!r}", did_you_mean(name, DEVICES)) from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise _no_device(f"device {name!r} asked for, but torch {torch.__version__} finds no CUDA device here")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise _no_device(f"device {name!r} asked for, but there are {torch.cuda.device_count()} CUDA devices here")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise _no_device(f"device {name!r} asked for, but torch finds no Apple GPU here")
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise _no_device(f"device {name!r} is not supported")
+    return device
+
+
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Return the dtype called `name`; `auto` is float32 on the CPU and bfloat16 elsewhere.
+
+    Raises:
+        ModelError: an unknown dtype.
+    """
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    if name not in DTYPES:
+        hint = f"{did_you_mean(name, DTYPES)}auto is a good choice"
+        raise ModelError(f"unknown dtype {name!r}", ", ".join(["auto", *DTYPES]), hint)
+    return DTYPES[name]
+
+
+def _no_device(given: str, hint: str = "") -> ModelError:
+    """Return the error for a device that can't be had."""
+    return ModelError(given, ", ".join(DEVICES), f"{hint}use device auto or cpu")
+
+
+def _source(path: str, revision: str | None) -> str:
+    """Return the folder or hub id to read from; hub ids of adapters are fetched and become a folder."""
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return str(folder)
+    if folder.exists():
+        raise ModelError(f"{path} is a file", "a model folder or a hub id", "give the folder that the file is in")
+    if path.startswith(("/", ".", "~")) or path.count("/") != 1:
+        # Hub ids read owner/name, so nothing else needs the network to be refused.
+        raise _no_such(path, "there is no such folder")
+    try:
+        file = cached_file(path, ADAPTER_CONFIG, revision=revision, _raise_exceptions_for_missing_entries=False)
+        return snapshot_download(path, revision=revision) if file else path
+    except (OSError, ValueError) as error:
+        raise _no_such(path, _first_line(error)) from error
+
+
+def _no_such(path: str, reason: str) -> ModelError:
+    """Return the error for a path that is neither a folder nor a model that the hub gives."""
+    return ModelError(
+        f"no model at {path!r}: {reason}",
+        "a folder with config.json or adapter_config.json, or a hub id such as llava-hf/llava-1.5-7b-hf",
+        "check the path; for a hub id, check the network and `hf auth login`",
+    )
+
+
+def _read_model(
+    source: str, device: torch.device, dtype: torch.dtype, revision: str | None, merge: bool, **options: Any
+) -> Any:
+    """Return the model of `source` on `device`, following an adapter to its base."""
+    folder = Path(source)
+    if not is_adapter(folder):
+        return _read_plain(source, dtype, revision, **options).to(device).eval()
+    base = base_of(folder)
+    try:
+        plain = _read_plain(_source(base, None), dtype, None, **options)
+    except ModelError as error:
+        given = f"the adapter in {source} needs its base model {base!r}, which can't be used: {error.given}"
+        hint = f"mend base_model_name_or_path in {folder / ADAPTER_CONFIG}"
+        raise ModelError(given, error.allowed, hint) from error
+    wrapped = add_adapter(plain.to(device), folder)
+    return merged(wrapped) if merge else wrapped
+
+
+def _read_plain(source: str, dtype: torch.dtype, revision: str | None, **options: Any) -> Any:
+    """Return the LVLM in `source` on the CPU, refusing text-only models and incomplete weights."""
+    config = _read_config(source, revision)
+    if type(config) not in AutoModelForImageTextToText._model_mapping:
+        raise _not_lvlm(source, config)
+    _check_weight_files(source)
+    try:
+        model, info = AutoModelForImageTextToText.from_pretrained(
+            source, config=config, dtype=dtype, revision=revision, output_loading_info=True, **options
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ModelError(
+            f"the weights in {source} can't be loaded: {_first_line(error)}",
+            "whole weights of the model that config.json describes",
+            "download or save the model again",
+        ) from error
+    _check_complete(source, model, info)
+    return model
+
+
+def _read_config(source: str, revision: str | None) -> Any:
+    """Return the config of `source`."""
+    if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
+        raise ModelError(
+            f"{source} has no config.json",
+            "a folder with config.json or adapter_config.json",
+            "give the folder that `save_pretrained` wrote",
+        )
+    try:
+        return AutoConfig.from_pretrained(source, revision=revision)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if Path(source).is_dir():
+            given = f"{source}/config.json can't be used: {_first_line(error)}"
+            raise ModelError(
+                given, "a model type of transformers", "check the file, or upgrade transformers"
+            ) from error
+        raise _no_such(source, _first_line(error)) from error
+
+
+def _not_lvlm(source: str, config: Any) -> ModelError:
+    """Return the error for a config of another kind of model."""
+    name = f"{source} ({(config.architectures or [config.model_type])[0]})"
+    if not hasattr(config, "vision_config"):
+        return text_only(name)
+    return ModelError(
+        f"{name} is not a vision-language model that answers in text",
+        "a model of AutoModelForImageTextToText",
+        "choose another model; see `striate ls families`",
+    )
+
+
+def _check_weight_files(source: str) -> None:
+    """Raise when a folder holds no weights at all."""
+    folder = Path(source)
+    if folder.is_dir() and not any(next(folder.glob(p), None) for p in ("*.safetensors*", "pytorch_model*.bin*")):
+        raise ModelError(
+            f"{source} has a config.json, but no weights",
+            "model.safetensors, or its shards with their index",
+            "download or save the model again",
+        )
+
+
+def _check_complete(source: str, model: Any, info: Any) -> None:
+    """Raise when transformers made up tensors, or left layers of the file aside: both are silent there."""
+    anatomy = find_anatomy(model)
+    missing = sorted(info["missing_keys"])
+    unread = sorted(name for name in info["unexpected_keys"] if name.startswith(f"{anatomy.layers_name}."))
+    if missing or unread:
+        what = (
+            f"lacks {len(missing)} tensors" if missing else f"holds {len(unread)} tensors of layers beyond its config"
+        )
+        raise ModelError(
+            f"{source} {what} (for example {(missing or unread)[0]}): config.json and weights disagree",
+            f"weights of {anatomy.num_layers} decoder layers, as config.json says",
+            "download or save the model again",
+        )
+
+
+def _read_processor(source: str, revision: str | None) -> Any:
+    """Return the processor of `source`, or of an adapter's base when the adapter folder has none."""
+    folder = Path(source)
+    places = [source]
+    if is_adapter(folder):
+        places.append(_source(base_of(folder), None))
+    reason = "only a tokenizer was found"
+    for place in places:
+        try:
+            processor = AutoProcessor.from_pretrained(place, revision=revision if place == source else None)
+        except (OSError, ValueError, ImportError, TypeError, KeyError) as error:
+            reason = _first_line(error)
+            continue
+        if hasattr(processor, "image_processor") and hasattr(processor, "tokenizer"):
+            return processor
+    raise ModelError(
+        f"{source} has no processor: {reason}",
+        "processor_config.json or preprocessor_config.json, and the tokenizer's files, beside the weights",
+        "copy them from the model that this one was made from",
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    """Return the first line of what `error` says."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

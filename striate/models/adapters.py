@@ -1,0 +1,104 @@
+"""Read PEFT adapter folders, proving that every stored tensor reaches the model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from striate.errors import ModelError
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+
+
+def is_adapter(path: Path) -> bool:
+    """Return whether `path` is a PEFT adapter folder."""
+    return (path / ADAPTER_CONFIG).is_file()
+
+
+def base_of(path: Path) -> str:
+    """Return the base model that the adapter in `path` was trained on: a folder or a hub id.
+
+    A relative `base_model_name_or_path` is looked for from the adapter folder, then from the working folder.
+
+    Raises:
+        ModelError: `adapter_config.json` can't be read or names no base model.
+    """
+    file = path / ADAPTER_CONFIG
+    try:
+        name = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelError(
+            f"{file} can't be read: {error}", "the JSON that PEFT writes", "save the adapter again"
+        ) from error
+    if not name:
+        raise ModelError(
+            f"{file} names no base model",
+            "a folder or hub id as base_model_name_or_path",
+            "add the base model's path to that file",
+        )
+    beside = path / name
+    return str(beside.resolve()) if beside.is_dir() else str(name)
+
+
+def add_adapter(model: Any, path: Path) -> PeftModel:
+    """Return `model` with the adapter of `path` on it, in eval mode; the trained projector is restored with it.
+
+    Raises:
+        ModelError: no weights, or not every tensor of the adapter has its place in `model`.
+    """
+    stored = _stored(path)
+    dtype = next(model.parameters()).dtype
+    try:
+        # Adapters in the model's own type: outside autocast a float32 projector can't follow a bfloat16 encoder.
+        wrapped = PeftModel.from_pretrained(model, str(path), autocast_adapter_dtype=False)
+    except (ValueError, RuntimeError, KeyError, TypeError, OSError) as error:
+        raise ModelError(
+            f"the adapter in {path} does not fit its base model: {str(error).splitlines()[0]}",
+            "the base model that the adapter was trained on",
+            f"check base_model_name_or_path in {path / ADAPTER_CONFIG}",
+        ) from error
+    _check_match(stored, get_peft_model_state_dict(wrapped), path)
+    for name, parameter in wrapped.named_parameters():
+        if parameter.is_floating_point() and (".lora_" in name or ".modules_to_save." in name):
+            parameter.data = parameter.data.to(dtype)
+    return wrapped.eval()
+
+
+def merged(model: PeftModel) -> Any:
+    """Return the plain transformers model with the adapter added into its weights (W + alpha / r * B A)."""
+    return model.merge_and_unload(safe_merge=True).eval()
+
+
+def _stored(path: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors in the adapter's weight file."""
+    file = path / ADAPTER_WEIGHTS
+    try:
+        return load_file(file)
+    except FileNotFoundError as error:
+        raise ModelError(f"{path} has no {ADAPTER_WEIGHTS}", "a whole adapter folder", "copy it again") from error
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{file} is damaged: {error}", "a whole safetensors file", "copy or save it again") from error
+
+
+def _check_match(stored: dict[str, torch.Tensor], loaded: dict[str, torch.Tensor], path: Path) -> None:
+    """Raise unless the loaded adapter holds exactly the stored tensors."""
+    lost = sorted(set(stored) - set(loaded))
+    empty = sorted(set(loaded) - set(stored))
+    same = [name for name in stored if name in loaded]
+    wrong = [name for name in same if not torch.equal(stored[name].to(loaded[name].dtype), loaded[name].cpu())]
+    if not (lost or empty or wrong):
+        return
+    example = (lost or empty or wrong)[0]
+    raise ModelError(
+        f"the adapter in {path} holds {len(stored)} tensors; {len(same) - len(wrong)} of them match the base model,"
+        f" which has room for {len(loaded)} (for example {example})",
+        "an adapter whose tensors all match",
+        f"check base_model_name_or_path in {path / ADAPTER_CONFIG}",
+    )

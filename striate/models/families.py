@@ -1,0 +1,72 @@
+"""Names and quirks per model type: data, not code. A family without a row is found by `DEFAULT`'s names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Family:
+    """What Hugging Face's accessors do not tell about one model type.
+
+    Attributes:
+        model_type: `config.model_type` of the LVLM.
+        title: the family's name for people.
+        projectors: dotted module names of the projector, relative to the LVLM's base model.
+        injects: dotted config field that lists vision layers whose features are added to the first decoder layers,
+            one each; those decoder layers can't be removed.
+        no_removal: why no decoder layer of this family can be removed, or empty.
+    """
+
+    model_type: str
+    title: str
+    projectors: tuple[str, ...]
+    injects: str = ""
+    no_removal: str = ""
+
+
+_PROJECTOR = ("multi_modal_projector",)
+_MERGER = ("visual.merger",)
+_DEEPSTACK = ("visual.merger", "visual.deepstack_merger_list")
+_DEEPSTACK_FIELD = "vision_config.deepstack_visual_indexes"
+
+FAMILIES: tuple[Family, ...] = (
+    Family("llava", "LLaVA 1.5", _PROJECTOR),
+    Family("llava_next", "LLaVA-NeXT", _PROJECTOR),
+    Family("llava_onevision", "LLaVA-OneVision", _PROJECTOR),
+    Family("vipllava", "ViP-LLaVA", _PROJECTOR),
+    Family("qwen2_vl", "Qwen2-VL", _MERGER),
+    Family("qwen2_5_vl", "Qwen2.5-VL", _MERGER),
+    Family("qwen3_vl", "Qwen3-VL", _DEEPSTACK, injects=_DEEPSTACK_FIELD),
+    Family("qwen3_vl_moe", "Qwen3-VL MoE", _DEEPSTACK, injects=_DEEPSTACK_FIELD),
+    Family("gemma3", "Gemma 3", _PROJECTOR),
+    Family(
+        "gemma3n",
+        "Gemma 3n",
+        ("embed_vision",),
+        no_removal="its last layers reuse keys and values of earlier ones, and its per-layer embeddings are one tensor",
+    ),
+    Family("paligemma", "PaliGemma", _PROJECTOR),
+    Family("idefics2", "Idefics2", ("connector",)),
+    Family("idefics3", "Idefics3", ("connector",)),
+    Family("smolvlm", "SmolVLM", ("connector",)),
+    Family("internvl", "InternVL", _PROJECTOR),
+    Family("mistral3", "Mistral 3", _PROJECTOR),
+    Family("mllama", "Llama 3.2 Vision", _PROJECTOR),
+    Family("cohere2_vision", "Command A Vision", _PROJECTOR),
+    Family("aya_vision", "Aya Vision", _PROJECTOR),
+    Family("deepseek_vl", "DeepSeek-VL", ("aligner",)),
+    Family("janus", "Janus", ("aligner",)),
+    Family("glm4v", "GLM-4V", _MERGER),
+)
+
+DEFAULT = Family(
+    "",
+    "unlisted family",
+    ("multi_modal_projector", "connector", "aligner", "embed_vision", "visual.merger", "vision_tower.merger"),
+)
+
+
+def family_of(model_type: str) -> Family:
+    """Return the row of `model_type`, or `DEFAULT`, whose projector names cover most families."""
+    return next((family for family in FAMILIES if family.model_type == model_type), DEFAULT)
