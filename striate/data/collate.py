@@ -1,0 +1,148 @@
+"""Batches from samples: padding, labels, and limits that never cut through a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch.nn.functional import pad
+
+from striate.data.encoding import IGNORED, Encoded, Encoder
+from striate.data.pictures import open_image
+from striate.data.rendering import Renderer
+from striate.data.samples import Sample
+from striate.errors import DataError
+
+Batch = dict[str, torch.Tensor]
+
+
+class Collator:
+    """Turns samples into one batch for a model, with the model's own processor.
+
+    Each sample is encoded on its own, so that neither the batch size nor its neighbours change its tokens. Samples
+    with one picture, several or none may share a batch.
+    """
+
+    def __init__(self, processor: Any, max_length: int, train: bool) -> None:
+        """Keep the settings.
+
+        Args:
+            processor: the model's processor, with a tokenizer and a chat template.
+            max_length: the most tokens a sample may have, image tokens included.
+            train: whether calling the collator gives training batches with labels, or prompts.
+
+        Raises:
+            ModelError: the processor has no chat template.
+        """
+        self.max_length = max_length
+        self.train = train
+        self._renderer = Renderer(processor)
+        self._encoder = Encoder(processor)
+        tokenizer = processor.tokenizer
+        padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        self._fill = {"input_ids": padding or 0, "labels": IGNORED}
+
+    def __call__(self, samples: Sequence[Sample]) -> Batch:
+        """Return a training batch (see `encode_conversations`), or prompts if `train` is off."""
+        return self.encode_conversations(samples) if self.train else self.encode_prompts(samples)
+
+    def encode_conversations(self, samples: Sequence[Sample]) -> Batch:
+        """Return whole conversations, padded on the right, with labels.
+
+        `input_ids`, `attention_mask` and `labels` are (B, T); labels hold the answers and their end-of-turn tokens
+        and -100 elsewhere. Picture tensors are as the processor makes them. Text past `max_length` is cut.
+
+        Raises:
+            DataError: a picture or the question of a sample does not fit into `max_length`, or can't be read.
+        """
+        return self._join([self._conversation(*item) for item in self._with_images(samples)], left=False)
+
+    def encode_prompts(self, samples: Sequence[Sample]) -> Batch:
+        """Return what comes before the last answers, padded on the left, ready for `model.generate`.
+
+        Raises:
+            DataError: a prompt does not fit into `max_length`, or a picture can't be read.
+        """
+        return self._join([self._prompt(*item) for item in self._with_images(samples)], left=True)
+
+    def image_mask(self, batch: Batch) -> torch.Tensor:
+        """Return a bool tensor (B, T): which positions of the batch are image tokens."""
+        token = self._encoder.image_token_id
+        return batch["input_ids"] == (-1 if token is None else token)
+
+    def _conversation(self, sample: Sample, images: list[Image.Image]) -> Encoded:
+        """Return one labelled conversation, its text cut at `max_length`."""
+        conversation = self._renderer.conversation(sample)
+        encoded = self._encoder.encode(sample.id, conversation.text, images)
+        labels = self._encoder.labels(sample.id, conversation, images, encoded)
+        tokens = {**encoded.tokens, "labels": labels}
+        if encoded.length > self.max_length:
+            end = int(self.image_mask(tokens)[0].nonzero().max()) + 1 if images else 0
+            tokens = {name: value[:, : self.max_length] for name, value in tokens.items()}
+            if end > self.max_length or not (tokens["labels"] != IGNORED).any():
+                raise self._too_long(sample, encoded)
+        return Encoded(tokens, encoded.pictures)
+
+    def _prompt(self, sample: Sample, images: list[Image.Image]) -> Encoded:
+        """Return one prompt; a cut one would ask something else, so none is cut."""
+        encoded = self._encoder.encode(sample.id, self._renderer.prompt(sample), images)
+        if encoded.length > self.max_length:
+            raise self._too_long(sample, encoded)
+        return encoded
+
+    def _too_long(self, sample: Sample, encoded: Encoded) -> DataError:
+        """Return the error for a sample whose picture and question leave no room."""
+        pictured = int(self.image_mask(encoded.tokens).sum())
+        return DataError(
+            f"sample {sample.id!r} does not fit: {encoded.length} tokens, {pictured} of them image tokens",
+            f"pictures, question and the start of the answer within max_length {self.max_length}",
+            "raise train.max_length, make the picture smaller, or remove the sample",
+        )
+
+    def _with_images(self, samples: Sequence[Sample]) -> Iterator[tuple[Sample, list[Image.Image]]]:
+        """Yield each sample with its pictures, each file opened once a batch."""
+        opened: dict[Path, Image.Image] = {}
+        for sample in samples:
+            for path in sample.images:
+                if path not in opened:
+                    opened[path] = open_image(path, sample.id)
+            yield sample, [opened[path] for path in sample.images]
+
+    def _join(self, items: list[Encoded], left: bool) -> Batch:
+        """Return the items as one batch, their tokens padded to the longest."""
+        length = max(item.length for item in items)
+        batch = {}
+        for name in _names(item.tokens for item in items):
+            rows = [_token_row(item, name, length, self._fill.get(name, 0), left) for item in items]
+            batch[name] = torch.cat(rows)
+        for name in _names(item.pictures for item in items):
+            batch[name] = _cat_padded([item.pictures[name] for item in items if name in item.pictures])
+        return batch
+
+
+def _names(rows: Iterator[Batch]) -> list[str]:
+    """Return every tensor name that occurs, in order of first use."""
+    return list(dict.fromkeys(name for row in rows for name in row))
+
+
+def _token_row(item: Encoded, name: str, length: int, fill: int, left: bool) -> torch.Tensor:
+    """Return the item's tensor `name` (1, T, ...) padded to `length` tokens; zeros where it has none."""
+    value = item.tokens.get(name)
+    if value is None:
+        value = torch.zeros_like(item.tokens["input_ids"])
+    missing = length - value.shape[1]
+    sides = (missing, 0) if left else (0, missing)
+    return pad(value, (0, 0) * (value.ndim - 2) + sides, value=fill) if missing else value
+
+
+def _cat_padded(values: list[torch.Tensor]) -> torch.Tensor:
+    """Return picture tensors joined along the first dimension, the others zero-padded at their ends to the largest."""
+    sizes = [max(value.shape[axis] for value in values) for axis in range(1, values[0].ndim)]
+    padded = []
+    for value in values:
+        missing = [size - have for size, have in zip(sizes, value.shape[1:], strict=True)]
+        padded.append(pad(value, [amount for gap in reversed(missing) for amount in (0, gap)]))
+    return torch.cat(padded)

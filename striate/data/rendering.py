@@ -1,0 +1,113 @@
+"""Conversations as the text that a model reads, with the places of the answers in it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Any
+
+from striate.data.samples import Sample
+from striate.errors import DataError, ModelError
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The characters `start` to `end` of one answer with its end-of-turn token; `images` pictures stand before it."""
+
+    start: int
+    end: int
+    images: int
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A rendered conversation: its text, one placeholder a picture, and where the answers are."""
+
+    text: str
+    answers: tuple[Answer, ...]
+
+
+class Renderer:
+    """Renders samples with the chat template of one processor."""
+
+    def __init__(self, processor: Any) -> None:
+        """Take the template and the special tokens of `processor`.
+
+        Raises:
+            ModelError: the processor has no chat template.
+        """
+        self._processor = processor
+        self._template = getattr(processor, "chat_template", None) or processor.tokenizer.chat_template
+        if not self._template:
+            raise ModelError(
+                f"{type(processor).__name__} has no chat template",
+                "a processor whose chat template renders conversations with pictures",
+                "set processor.chat_template and save the processor with the model",
+            )
+        self._eos = processor.tokenizer.eos_token or ""
+        self._end_of_turn = _end_of_turn(processor)
+
+    def prompt(self, sample: Sample) -> str:
+        """Return the text up to where the model speaks: the sample without its last answer, and the answer's header."""
+        return self._render(sample.prompt(), generation=True)
+
+    def conversation(self, sample: Sample) -> Conversation:
+        """Return the whole conversation and the places of its answers.
+
+        Where the template writes no end-of-turn token after an answer, the tokenizer's end-of-sequence token is put
+        there: without one the model would never learn to stop.
+
+        Raises:
+            DataError: the template does not render an answer as it stands in the sample.
+        """
+        text = self._render(sample)
+        result, copied, shown = "", 0, 0
+        answers: list[Answer] = []
+        for index, message in enumerate(sample.messages):
+            shown += message.images
+            if message.role != "assistant":
+                continue
+            start, words_end = self._locate(sample, index, text)
+            stop = self._end_of_turn.match(text, words_end)
+            end = stop.end() if stop else words_end
+            start += len(result) - copied
+            result += text[copied:end] + ("" if stop else self._eos)
+            copied = end
+            answers.append(Answer(start, len(result), shown))
+        return Conversation(result + text[copied:], tuple(answers))
+
+    def _locate(self, sample: Sample, index: int, text: str) -> tuple[int, int]:
+        """Return where in `text` the model begins to speak turn `index`, and where that turn's words end."""
+        header = self._render(replace(sample, messages=sample.messages[:index]), generation=True)
+        start = _shared_length(text, header)
+        words = sample.messages[index].text.strip()
+        found = text.find(words, start)
+        if found < 0 or (start < len(header) and text[start:found].strip()):
+            raise DataError(
+                f"sample {sample.id!r}: the model's chat template changes or drops the answer {words!r:.60}",
+                "a chat template that keeps every turn as it is",
+                "split the sample into single turns, or use another chat template",
+            )
+        return start, found + len(words)
+
+    def _render(self, sample: Sample, generation: bool = False) -> str:
+        """Return the template's text of the sample."""
+        return self._processor.apply_chat_template(
+            sample.chat(), chat_template=self._template, add_generation_prompt=generation, tokenize=False
+        )
+
+
+def _shared_length(text: str, other: str) -> int:
+    """Return how many characters the two have in common from the start."""
+    pairs = enumerate(zip(text, other, strict=False))
+    return next((index for index, (a, b) in pairs if a != b), min(len(text), len(other)))
+
+
+def _end_of_turn(processor: Any) -> re.Pattern[str]:
+    """Return a pattern of the special tokens that may end a turn: all but the picture's and the first-token one."""
+    tokenizer = processor.tokenizer
+    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    special |= set(tokenizer.all_special_tokens)
+    special -= {getattr(processor, "image_token", None), tokenizer.bos_token} - {tokenizer.eos_token}
+    words = sorted(map(re.escape, special), key=len, reverse=True)
+    return re.compile(rf"\s*(?:{'|'.join(words)})") if words else re.compile(r"(?!)")

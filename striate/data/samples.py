@@ -1,0 +1,78 @@
+"""Conversations about pictures: the one form in which striate holds training, calibration and test samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+PLACEHOLDER = "<image>"
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn: who speaks and what is said; each `<image>` in `text` stands for the sample's next picture."""
+
+    role: Role
+    text: str
+
+    def content(self) -> list[dict[str, Any]]:
+        """Return the turn as Hugging Face content blocks: `{"type": "image"}` and `{"type": "text", "text": ...}`."""
+        blocks: list[dict[str, Any]] = []
+        for index, piece in enumerate(self.text.split(PLACEHOLDER)):
+            if index:
+                blocks.append({"type": "image"})
+            text = piece if self.images == 0 else piece.strip("\n")
+            if text:
+                blocks.append({"type": "text", "text": text})
+        return blocks
+
+    @property
+    def images(self) -> int:
+        """The number of pictures that the turn shows."""
+        return self.text.count(PLACEHOLDER)
+
+    @property
+    def plain(self) -> str:
+        """The words of the turn, without its picture placeholders."""
+        return self.text.replace(PLACEHOLDER, "").strip() if self.images else self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One conversation with its pictures, in the order in which the placeholders name them."""
+
+    id: str
+    messages: tuple[Message, ...]
+    images: tuple[Path, ...] = ()
+    task: str = ""
+
+    def chat(self) -> list[dict[str, Any]]:
+        """Return the conversation in the content-list form that Hugging Face chat templates read."""
+        return [{"role": message.role, "content": message.content()} for message in self.messages]
+
+    @property
+    def question(self) -> str:
+        """The words of the last user turn."""
+        return self._last("user")
+
+    @property
+    def answer(self) -> str:
+        """The words of the last turn if the assistant speaks it, else an empty string."""
+        return self._last("assistant") if self.messages[-1].role == "assistant" else ""
+
+    def prompt(self) -> Sample:
+        """Return the sample without its last answer: what a model is asked."""
+        if self.messages[-1].role != "assistant":
+            return self
+        return Sample(self.id, self.messages[:-1], self.images, self.task)
+
+    def answers(self) -> Iterator[int]:
+        """Yield the positions of the assistant's turns in `messages`."""
+        return (index for index, message in enumerate(self.messages) if message.role == "assistant")
+
+    def _last(self, role: Role) -> str:
+        """Return the words of the last turn of `role`, or an empty string."""
+        return next((message.plain for message in reversed(self.messages) if message.role == role), "")
