@@ -30,7 +30,7 @@ class UniformParams(SizeParams):
 def uniform(params: UniformParams, num_layers: int, scores: Scores | None = None) -> tuple[int, ...]:
     """Return the k layers `floor(i * num_layers / k) + offset`, i = 0..k-1: gaps differ by at most one layer.
 
-    Paper: arXiv 2412.12785, section on sparse and uniform layer selection.
+    Paper: arXiv 2412.12785, its sparse and uniform region.
 
     Raises:
         SpecError: the offset moves the last stripe past the last layer.
