@@ -1,0 +1,26 @@
+"""Benchmark metrics: one a file, in one explicit list. No torch here."""
+
+from __future__ import annotations
+
+from striate.registry import Registry
+from striate.tasks.anls import ANLS
+from striate.tasks.choice import CHOICE
+from striate.tasks.choice_logprob import CHOICE_LOGPROB
+from striate.tasks.exact import EXACT
+from striate.tasks.iou50 import IOU50
+from striate.tasks.last_word import LAST_WORD
+from striate.tasks.metric import Metric, ScoreFunction
+from striate.tasks.perplexity import PERPLEXITY
+
+METRICS: Registry[ScoreFunction] = Registry("task", [EXACT, CHOICE, ANLS, IOU50, CHOICE_LOGPROB, LAST_WORD, PERPLEXITY])
+
+
+def metric_of(name: str) -> Metric:
+    """Return the metric called `name`, with its asking mode.
+
+    Raises:
+        SpecError: no such metric; the text names the closest one and lists all.
+    """
+    metric = METRICS.get(name)
+    assert isinstance(metric, Metric), "every entry of METRICS is a Metric"
+    return metric

@@ -1,0 +1,157 @@
+"""Stage `evaluate`: what a model answers on its test packs, and how that compares with a baseline."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from striate.artifacts import Difference, EvalRecord, Prediction
+from striate.config import EvaluateSection, MachineSection
+from striate.errors import DataError
+from striate.models.anatomy import decoder_layers, unwrap
+from striate.progress import Progress, Silent
+from striate.tasks import metric_of
+from striate.tasks.asking import ask
+from striate.tasks.comparison import compare_predictions, macro_average, task_scores
+from striate.tasks.items import Item, Reply
+from striate.tasks.packs import Pack
+
+
+def evaluate(
+    model: Any,
+    processor: Any,
+    packs: Sequence[Pack],
+    *,
+    label: str,
+    model_name: str,
+    config: EvaluateSection,
+    machine: MachineSection,
+    seed: int = 0,
+    size_bytes: int = 0,
+    progress: Progress | None = None,
+) -> tuple[EvalRecord, list[Prediction]]:
+    """Return the model's score on every task with its 95% bootstrap interval, and its answer to every item.
+
+    Answers don't depend on `machine.eval_batch`, and the model is left as it was. A task is a pack's items of one task
+    name, metric and kind; `visual` and `text` are the unweighted means over their tasks, perplexity apart.
+
+    Args:
+        model: an LVLM, PEFT-wrapped or not, on the device where it shall run.
+        processor: its processor.
+        packs: the test packs, as `read_pack` reads them; `config.limit` is `read_pack`'s and has been applied there.
+        label: `start`, `tuned`, `pruned`, or another name of this model in the run.
+        model_name: where the model comes from.
+        config: `max_new_tokens` and the number of bootstrap samples.
+        machine: `eval_batch`, the most rows that run side by side.
+        seed: of the bootstrap.
+        size_bytes: the model's size on disk, kept in the record.
+        progress: where to say how far it is.
+
+    Raises:
+        DataError: no packs, two packs of one name, a picture that can't be read, or an item that is too long.
+    """
+    items = _all_items(packs)
+    begin = time.perf_counter()
+    device = unwrap(model).device
+    _reset_peak_memory(device)
+    with (progress or Silent()).track(f"evaluate {label}", len(items)) as advance:
+        replies = ask(
+            model,
+            processor,
+            items,
+            max_new_tokens=config.max_new_tokens,
+            batch_size=machine.eval_batch,
+            advance=advance,
+        )
+    seconds = time.perf_counter() - begin
+    predictions = [_prediction(item, reply) for item, reply in zip(items, replies, strict=True)]
+    tasks = task_scores(predictions, config.bootstrap, seed)
+    record = EvalRecord(
+        label=label,
+        model=model_name,
+        tasks=tuple(tasks),
+        visual=macro_average(tasks, "visual"),
+        text=macro_average(tasks, "text"),
+        parameters=_count_parameters(model),
+        num_layers=len(decoder_layers(model)),
+        size_bytes=size_bytes,
+        seconds=seconds,
+        peak_memory_gib=_peak_memory_gib(device),
+    )
+    return record, predictions
+
+
+def compare(
+    baseline: tuple[EvalRecord, list[Prediction]],
+    other: tuple[EvalRecord, list[Prediction]],
+    repetitions: int,
+    seed: int,
+) -> list[Difference]:
+    """Return one row a task and one macro row a kind (pack `*`): `other` against `baseline`, paired by item.
+
+    See `striate.tasks.comparison.compare_predictions` for what difference and retention mean.
+
+    Raises:
+        ArtifactError: the two did not answer the same items.
+    """
+    return compare_predictions(baseline, other, repetitions, seed)
+
+
+def _all_items(packs: Sequence[Pack]) -> list[Item]:
+    """Return the items of all packs, whose names must differ since predictions are told apart by them."""
+    if not packs:
+        raise DataError("no test packs to evaluate on", "folders with a test.jsonl", "add some to evaluate.packs")
+    names = [pack.name for pack in packs]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise DataError(
+            f"two test packs are called {repeated[0]!r}", "folders of different names", "rename or drop one of them"
+        )
+    return [item for pack in packs for item in pack.items]
+
+
+def _prediction(item: Item, reply: Reply) -> Prediction:
+    """Return the scored answer to one item."""
+    mark = metric_of(item.metric).function(item, reply)
+    expected = item.answers if item.answer_index is None else (item.choices[item.answer_index],)
+    return Prediction(
+        id=item.id,
+        pack=item.pack,
+        task=item.task,
+        metric=item.metric,
+        question=item.question or item.context or item.text,
+        image=None if item.image is None else str(item.image),
+        expected=expected,
+        answer=mark.answer,
+        score=mark.score,
+        weight=mark.weight,
+        unparsed=mark.unparsed,
+    )
+
+
+def _count_parameters(model: Any) -> int:
+    """Return how many parameters answer: adapters count, the originals that PEFT keeps beside trained copies do not."""
+    named = unwrap(model).named_parameters()
+    return sum(parameter.numel() for name, parameter in named if ".original_module." not in name)
+
+
+def _reset_peak_memory(device: torch.device) -> None:
+    """Start measuring the accelerator's peak anew."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def _peak_memory_gib(device: torch.device) -> float:
+    """Return the peak of the accelerator's memory since the reset; on a CPU, of the whole process so far."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    if sys.platform == "win32":
+        return 0.0
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

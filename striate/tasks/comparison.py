@@ -1,0 +1,148 @@
+"""From predictions to scores: task means, macro averages, and paired comparisons with a baseline. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from striate.artifacts import Difference, EvalRecord, Kind, Prediction, TaskScore
+from striate.errors import ArtifactError
+from striate.tasks import metric_of
+from striate.tasks.statistics import (
+    Paired,
+    bootstrap_interval,
+    difference_interval,
+    difference_of,
+    macro_replicates,
+    mean_of,
+    perplexity_retention,
+    retention_of,
+)
+
+TaskKey = tuple[str, str, str, Kind]
+MACRO = "*"
+MACRO_METRIC = "mean"
+KINDS: tuple[Kind, ...] = ("visual", "text")
+
+
+def task_key(prediction: Prediction) -> TaskKey:
+    """Return what a prediction counts for: pack, task, metric, and `visual` with an image or `text` without."""
+    return (prediction.pack, prediction.task, prediction.metric, "visual" if prediction.image is not None else "text")
+
+
+def by_task(predictions: Iterable[Prediction]) -> dict[TaskKey, list[Prediction]]:
+    """Return the predictions of each task, tasks in order of first appearance."""
+    groups: dict[TaskKey, list[Prediction]] = {}
+    for prediction in predictions:
+        groups.setdefault(task_key(prediction), []).append(prediction)
+    return groups
+
+
+def task_scores(predictions: Sequence[Prediction], repetitions: int, seed: int) -> list[TaskScore]:
+    """Return each task's weighted mean score with its 95% bootstrap interval."""
+    return [_task_score(key, group, repetitions, seed) for key, group in by_task(predictions).items()]
+
+
+def macro_average(scores: Sequence[TaskScore], kind: Kind) -> float | None:
+    """Return the unweighted mean of the accuracy-like task scores of `kind`; None if there is none.
+
+    Perplexity is left out: it is no share of right answers.
+    """
+    values = [score.score for score in scores if score.kind == kind and metric_of(score.metric).higher_is_better]
+    return float(np.mean(values)) if values else None
+
+
+def compare_predictions(
+    baseline: tuple[EvalRecord, Sequence[Prediction]],
+    other: tuple[EvalRecord, Sequence[Prediction]],
+    repetitions: int,
+    seed: int,
+) -> list[Difference]:
+    """Return one row a task and one macro row a kind (pack `*`, task `visual` or `text`): `other` against `baseline`.
+
+    Differences are other - baseline, paired by item. Retention is the ratio of the two scores in %; of the two macro
+    averages in a macro row, whose `n` counts items. For perplexity, in nats a token, a positive difference is worse,
+    and retention is `100 * exp(baseline - other)`; it has rows of its own and is in no macro row.
+
+    Raises:
+        ArtifactError: the two did not answer the same items.
+    """
+    pairs = _pairs(baseline[1], other[1], baseline[0].label, other[0].label)
+    labels = (other[0].label, baseline[0].label)
+    rows = [_difference(labels, key, [pair], repetitions, seed) for key, pair in pairs.items()]
+    for kind in KINDS:
+        chosen = [pair for key, pair in pairs.items() if key[3] == kind and metric_of(key[2]).higher_is_better]
+        if chosen:
+            rows.append(_difference(labels, (MACRO, kind, MACRO_METRIC, kind), chosen, repetitions, seed))
+    return rows
+
+
+def _task_score(key: TaskKey, group: Sequence[Prediction], repetitions: int, seed: int) -> TaskScore:
+    """Return the score of one task."""
+    pack, task, metric, kind = key
+    scores, weights = [item.score for item in group], [item.weight for item in group]
+    low, high = bootstrap_interval(scores, weights, repetitions, seed)
+    return TaskScore(
+        pack=pack,
+        task=task,
+        metric=metric,
+        kind=kind,
+        n=len(group),
+        score=float(np.average(scores, weights=weights)),
+        low=low,
+        high=high,
+        unparsed=sum(item.unparsed for item in group),
+    )
+
+
+def _pairs(
+    baseline: Sequence[Prediction], other: Sequence[Prediction], baseline_label: str, label: str
+) -> dict[TaskKey, Paired]:
+    """Return the two models' scores of every task, item by item."""
+    found = {(*task_key(item), item.id): item for item in other}
+    missing = [item.id for item in baseline if (*task_key(item), item.id) not in found]
+    if missing or len(found) != len(baseline):
+        example = f"; {missing[0]!r} is only in {baseline_label!r}" if missing else ""
+        counts = f"{len(found)} and {len(baseline)}"
+        raise ArtifactError(
+            f"{label!r} and {baseline_label!r} did not answer the same items: {counts}{example}",
+            "two evaluations with the same packs and the same limit",
+            "run `striate evaluate` again for both",
+        )
+    return {
+        key: Paired.of(
+            [item.score for item in group],
+            [found[*key, item.id].score for item in group],
+            [item.weight for item in group],
+        )
+        for key, group in by_task(baseline).items()
+    }
+
+
+def _difference(
+    labels: tuple[str, str], key: TaskKey, pairs: Sequence[Paired], repetitions: int, seed: int
+) -> Difference:
+    """Return the comparison of one task, or of the macro average of several."""
+    pack, task, metric, kind = key
+    means, replicates = mean_of(pairs), macro_replicates(pairs, repetitions, seed)
+    low, high = difference_interval(replicates)
+    ratio = pack == MACRO or metric_of(metric).higher_is_better
+    retention, lowest, highest = retention_of(means, replicates) if ratio else perplexity_retention(means, replicates)
+    return Difference(
+        label=labels[0],
+        baseline=labels[1],
+        pack=pack,
+        task=task,
+        kind=kind,
+        metric=metric,
+        n=sum(len(pair.baseline) for pair in pairs),
+        baseline_score=float(means[0]),
+        score=float(means[1]),
+        difference=difference_of(means),
+        low=low,
+        high=high,
+        retention=retention,
+        retention_low=lowest,
+        retention_high=highest,
+    )

@@ -1,0 +1,170 @@
+"""Greedy answers: left-padded batches with a cache, stopped as soon as every row has ended."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+
+from striate.data.collate import Collator
+from striate.data.rendering import Renderer
+from striate.data.samples import Message, Sample
+from striate.errors import DataError
+from striate.models.anatomy import unwrap
+from striate.tasks.batches import padded, run_in_batches
+from striate.tasks.encoding import check_length, context_limit, encode
+from striate.tasks.items import Item, Reply
+from striate.tasks.prompts import chat_sample, plain_context
+
+WORD_TOKENS = 12
+WORD_AND_SPACE = re.compile(r"\s*\S+\s")
+PROBE = "ANSWER"
+
+
+def answer_replies(
+    model: Any,
+    processor: Any,
+    items: Sequence[Item],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    advance: Callable[[int], None],
+) -> list[Reply]:
+    """Return the greedy answer to every item's question, asked with the processor's chat template.
+
+    An answer ends at an end-of-turn token or after `max_new_tokens` tokens. Only new tokens are decoded. Items with
+    and without an image don't share a batch.
+
+    Raises:
+        DataError: a picture that can't be read, or a prompt that leaves no room for the answer.
+    """
+    collator = Collator(processor, max(context_limit(unwrap(model)) - max_new_tokens, 1), train=False)
+    ends = end_ids(model, processor)
+
+    def ask(batch: list[Item]) -> list[Reply]:
+        inputs = _to_model(model, collator.encode_prompts([chat_sample(item) for item in batch]))
+        return _generate(model, processor.tokenizer, inputs, ends, max_new_tokens)
+
+    replies: dict[int, Reply] = {}
+    for has_image in (True, False):
+        group = [(index, item) for index, item in enumerate(items) if (item.image is not None) == has_image]
+        found = run_in_batches(
+            [item for _, item in group],
+            ask,
+            length=lambda item: len(item.question),
+            rows=lambda item: 1,
+            batch_size=batch_size,
+            advance=advance,
+        )
+        replies.update({index: reply for (index, _), reply in zip(group, found, strict=True)})
+    return [replies[index] for index in range(len(items))]
+
+
+def word_replies(
+    model: Any, processor: Any, items: Sequence[Item], batch_size: int, advance: Callable[[int], None]
+) -> list[Reply]:
+    """Return the text with which the model continues every item's context, up to the end of its first word.
+
+    The context is plain text, without a chat template. Decoding is greedy and ends at the first white space after a
+    word, at an end token, or after 12 tokens.
+
+    Raises:
+        DataError: a context that leaves no room for a word.
+    """
+    tokenizer, core = processor.tokenizer, unwrap(model)
+    encoded = [encode(tokenizer, plain_context(item), 0).tokens for item in items]
+    for item, tokens in zip(items, encoded, strict=True):
+        check_length(len(tokens) + WORD_TOKENS, context_limit(core), item.id)
+        if not tokens:
+            raise DataError(f"item {item.id!r}: its context has no tokens", "a context with text", "mend that item")
+    ends = end_ids(model, processor)
+
+    def ask(batch: list[tuple[int, ...]]) -> list[Reply]:
+        ids, mask = padded(batch, ends[0], "left", core.device)
+        stop = StoppingCriteriaList([_WordEnded(tokenizer, ids.shape[1])])
+        inputs = {"input_ids": ids, "attention_mask": mask}
+        return _generate(model, tokenizer, inputs, ends, WORD_TOKENS, stopping_criteria=stop)
+
+    return run_in_batches(encoded, ask, length=len, rows=lambda tokens: 1, batch_size=batch_size, advance=advance)
+
+
+def end_ids(model: Any, processor: Any) -> list[int]:
+    """Return the ids that end an answer: the model's and tokenizer's own, and the chat template's end of turn."""
+    tokenizer, configured = processor.tokenizer, getattr(unwrap(model).generation_config, "eos_token_id", None)
+    found = list(configured) if isinstance(configured, list | tuple) else [configured]
+    found += [tokenizer.eos_token_id, _end_of_turn(processor)]
+    return sorted({token for token in found if token is not None})
+
+
+def _end_of_turn(processor: Any) -> int | None:
+    """Return the id of the special token that the chat template writes after an answer, or None."""
+    conversation = Renderer(processor).conversation(Sample("", (Message("user", "Q"), Message("assistant", PROBE))))
+    after = conversation.text[: conversation.answers[0].end].rpartition(PROBE)[2].strip()
+    tokens = processor.tokenizer(after, add_special_tokens=False)["input_ids"] if after else []
+    return tokens[0] if len(tokens) == 1 else None
+
+
+def _to_model(model: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the batch on the model's device, pictures in its dtype."""
+    core = unwrap(model)
+    return {
+        name: value.to(core.device, core.dtype) if value.is_floating_point() else value.to(core.device)
+        for name, value in batch.items()
+    }
+
+
+def _generate(
+    model: Any,
+    tokenizer: Any,
+    inputs: dict[str, Tensor],
+    ends: list[int],
+    max_new_tokens: int,
+    **options: Any,
+) -> list[Reply]:
+    """Return the decoded greedy continuation of each row of `inputs`, without its end token and what follows."""
+    padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
+    config = GenerationConfig(
+        max_new_tokens=max_new_tokens, do_sample=False, use_cache=True, pad_token_id=padding, eos_token_id=ends
+    )
+    with _plain_generation(model):
+        output = unwrap(model).generate(**inputs, generation_config=config, **options)
+    new_rows = output[:, inputs["input_ids"].shape[1] :].tolist()
+    cut = [_before_end(row, {*ends, padding}) for row in new_rows]
+    return [Reply(text=text) for text in tokenizer.batch_decode(cut, skip_special_tokens=True)]
+
+
+def _before_end(row: list[int], ends: set[int]) -> list[int]:
+    """Return the tokens before the first of `ends`."""
+    return row[: next((index for index, token in enumerate(row) if token in ends), len(row))]
+
+
+@contextmanager
+def _plain_generation(model: Any) -> Iterator[None]:
+    """Set aside the model's own generation settings: sampling and penalties that come with a checkpoint."""
+    core = unwrap(model)
+    own = core.generation_config
+    core.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        core.generation_config = own
+
+
+class _WordEnded(StoppingCriteria):
+    """Ends a row once its new tokens hold a word and the white space after it."""
+
+    def __init__(self, tokenizer: Any, prompt_length: int) -> None:
+        """Keep the tokenizer and how many tokens the prompt takes."""
+        self._tokenizer = tokenizer
+        self._prompt_length = prompt_length
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        """Return a bool for each row: whether its word is complete."""
+        texts = self._tokenizer.batch_decode(input_ids[:, self._prompt_length :], skip_special_tokens=True)
+        ended = [WORD_AND_SPACE.match(text) is not None for text in texts]
+        return torch.tensor(ended, dtype=torch.bool, device=input_ids.device)
