@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,16 @@ from striate.models.anatomy import find_anatomy, text_only
 from striate.models.quiet import quietly
 from striate.models.saving import REGION_FILE, save_model
 
-__all__ = ["REGION_FILE", "Loaded", "load_model", "load_weights", "resolve_device", "resolve_dtype", "save_model"]
+__all__ = [
+    "REGION_FILE",
+    "Loaded",
+    "load_model",
+    "load_processor",
+    "load_weights",
+    "resolve_device",
+    "resolve_dtype",
+    "save_model",
+]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps")
@@ -71,6 +79,16 @@ def load_weights(path: str | Path, *, device: torch.device, dtype: torch.dtype, 
     """
     with quietly(True):
         return _read_model(_source(str(path), None), device, dtype, None, False, **options)
+
+
+def load_processor(path: str | Path, *, revision: str | None = None) -> Any:
+    """Return the processor of the model or adapter at `path`; it has `image_processor` and `tokenizer`.
+
+    Raises:
+        ModelError: no such path, or no processor there.
+    """
+    with quietly(True):
+        return _read_processor(_source(str(path), revision), revision)
 
 
 def resolve_device(name: str) -> torch.device:

@@ -1,0 +1,129 @@
+"""Prove that a saved model is the one in memory: reload it from disk, compare logits, cached and uncached answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from striate.artifacts import SelfTest
+from striate.errors import ModelError
+from striate.models.anatomy import unwrap
+from striate.models.loading import load_processor, load_weights
+
+NEW_TOKENS = 8
+# Off the CPU, kernels may differ between two runs; relative to the largest logit.
+_RELOAD_TOLERANCE = {torch.float32: 1e-4}
+# Cached and uncached attention add in different orders; only ties within this share of the largest logit may flip.
+_TIE = {torch.float32: 1e-5, torch.float64: 1e-10}
+_LOW_PRECISION = 2e-2
+
+
+def self_test(
+    model: Any, path: Path | str, batch_inputs: Mapping[str, torch.Tensor], processor: Any | None = None
+) -> SelfTest:
+    """Return how the model saved at `path`, reloaded in the same dtype, compares with `model` on `batch_inputs`.
+
+    `batch_inputs` is what the processor makes for `generate` (padded on the left). On the CPU the logits must be equal
+    to the bit. Greedy answers of `NEW_TOKENS` tokens must be the same with and without the key-value cache, but for
+    ties within rounding. With a `processor`, the saved one must load too and read text as it does.
+
+    Raises:
+        ModelError: it does not load, or differs; the text says by how much.
+    """
+    core = unwrap(model)
+    inputs = {key: _placed(value, core) for key, value in batch_inputs.items() if key != "labels"}
+    attention = core.config._attn_implementation
+    reloaded = load_weights(path, device=core.device, dtype=core.dtype, attn_implementation=attention)
+    if processor is not None:
+        _check_processor(processor, load_processor(path), path)
+    with torch.inference_mode(), _evaluating(model):
+        difference = _logit_difference(model, reloaded, inputs, path)
+        _check_answers(reloaded, inputs, path)
+    return SelfTest(prompts=inputs["input_ids"].shape[0], max_logit_difference=difference, cached_equals_uncached=True)
+
+
+def _logit_difference(model: Any, reloaded: Any, inputs: Mapping[str, torch.Tensor], path: Path | str) -> float:
+    """Return the largest absolute difference of two models' logits, refusing more than the device explains."""
+    ours = model(**inputs, use_cache=False).logits
+    theirs = reloaded(**inputs, use_cache=False).logits
+    if ours.shape != theirs.shape or not bool(torch.isfinite(ours).all()):
+        raise _failed(path, f"logits of shape {tuple(theirs.shape)} for {tuple(ours.shape)}, or not finite")
+    difference = float((ours.float() - theirs.float()).abs().max())
+    scale = float(ours.float().abs().max())
+    on_cpu = ours.device.type == "cpu"
+    allowed = 0.0 if on_cpu else scale * _RELOAD_TOLERANCE.get(ours.dtype, _LOW_PRECISION)
+    if difference > allowed:
+        raise _failed(path, f"its logits move by {difference:.3g} on a scale of {scale:.3g}")
+    return difference
+
+
+def _check_answers(model: Any, inputs: Mapping[str, torch.Tensor], path: Path | str) -> None:
+    """Raise unless greedy answers are the same with and without the cache, up to ties within rounding."""
+    cached = _answers(model, inputs, use_cache=True)
+    uncached = _answers(model, inputs, use_cache=False)
+    length = inputs["input_ids"].shape[1]
+    for row in range(inputs["input_ids"].shape[0]):
+        one, other = cached.sequences[row, length:], uncached.sequences[row, length:]
+        apart = (one != other).nonzero()
+        if len(apart) == 0:
+            continue
+        step = int(apart[0])
+        logits = uncached.logits[step][row].float()
+        gap = float((logits[other[step]] - logits[one[step]]).abs())
+        if gap > float(logits.abs().max()) * _TIE.get(model.dtype, _LOW_PRECISION):
+            raise _failed(path, f"answer {row} is another without the key-value cache, from new token {step} on")
+
+
+def _answers(model: Any, inputs: Mapping[str, torch.Tensor], *, use_cache: bool) -> Any:
+    """Return greedy answers of exactly `NEW_TOKENS` tokens with the logits of each step."""
+    return model.generate(
+        **inputs,
+        use_cache=use_cache,
+        do_sample=False,
+        num_beams=1,
+        min_new_tokens=NEW_TOKENS,
+        max_new_tokens=NEW_TOKENS,
+        return_dict_in_generate=True,
+        output_logits=True,
+    )
+
+
+def _check_processor(ours: Any, saved: Any, path: Path | str) -> None:
+    """Raise unless the saved processor reads text and fills the chat template as the one in memory."""
+    text = "What is in the picture? 12.5 %"
+    if ours.tokenizer(text)["input_ids"] != saved.tokenizer(text)["input_ids"]:
+        raise _failed(path, "the saved tokenizer reads text in another way")
+    if getattr(ours, "chat_template", None) != getattr(saved, "chat_template", None):
+        raise _failed(path, "the saved chat template is another")
+
+
+def _failed(path: Path | str, what: str) -> ModelError:
+    """Return the error of a failed self-test."""
+    return ModelError(
+        f"the model saved at {path} is not the one in memory: {what}",
+        "equal logits and answers after a reload from disk",
+        "do not use that folder; save again, and report it if it happens twice",
+    )
+
+
+def _placed(value: Any, core: Any) -> Any:
+    """Return a tensor on the model's device, in its dtype where it holds fractions."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    return value.to(core.device, core.dtype) if value.is_floating_point() else value.to(core.device)
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    """Put every module in eval mode, and each back in its own mode afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
