@@ -1,0 +1,166 @@
+"""Prune: remove the least important decoder layers outside the region."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from torch import Tensor, nn
+
+from striate.artifacts import PruneRecord, Region, Scores, SelfTest
+from striate.data.collate import Collator
+from striate.data.samples import PLACEHOLDER, Message, Sample
+from striate.errors import ArtifactError, ConfigError, ModelError, SpecError
+from striate.models.anatomy import find_anatomy
+from striate.models.layer_surgery import remove_layers, self_test
+from striate.models.loading import save_model
+
+TEST_TEXT = "Please describe this image in detail."
+TEST_LENGTH = 32768
+
+
+def prune(
+    model: nn.Module,
+    region: Region,
+    remove: int,
+    scores: Scores | None = None,
+    scorer: str | None = None,
+    processor: Any = None,
+    out: Path | None = None,
+    test_inputs: Mapping[str, Tensor] | None = None,
+) -> tuple[nn.Module, PruneRecord]:
+    """Return `model` without its `remove` least important layers outside `region`, and the record of it.
+
+    The model is changed in place and stays an ordinary one. Of equally important layers the deeper goes first.
+    Paper: arXiv 2412.12785, removal of layers outside the visual region.
+
+    Args:
+        model: an LVLM without adapters (merge them first).
+        region: the layers to keep in any case.
+        remove: how many layers go; 0 leaves the model as it is.
+        scores: importance of each layer, higher = keep; not needed where nothing goes.
+        scorer: which of `scores` ranks the layers; may be left out where there is only one.
+        processor: saved beside the model; needed with `out`.
+        out: folder to save to. The saved model is then loaded again and compared with the one in memory.
+        test_inputs: left-padded prompts for that comparison; by default one question about a made-up picture.
+
+    Raises:
+        ConfigError: more layers than lie outside the region, or fewer than none.
+        SpecError: region or scores are of a model with another number of layers, or no scorer is named.
+        ArtifactError: that scorer was not run, or `out` holds files already or can't be written.
+        ModelError: a layer can't go, or the saved model does not match the one in memory.
+    """
+    started = time.perf_counter()
+    num_layers = find_anatomy(model).num_layers
+    _check(region, remove, num_layers)
+    _check_out(out, processor)
+    name, removed = _least_important(region, remove, scores, scorer)
+    before = _parameters(model)
+    old_to_new = remove_layers(model, removed)
+    record = PruneRecord(
+        region=region,
+        scorer=name,
+        kept=tuple(old_to_new),
+        removed=removed,
+        old_to_new=old_to_new,
+        parameters_before=before,
+        parameters_after=_parameters(model),
+        self_test=None if out is None else _save(model, processor, out, _moved(region, old_to_new), test_inputs),
+    )
+    return model, record.model_copy(update={"seconds": time.perf_counter() - started})
+
+
+def _check(region: Region, remove: int, num_layers: int) -> None:
+    """Raise where the region or the count does not fit the model, before anything is changed."""
+    if region.num_layers != num_layers:
+        raise SpecError(
+            f"region {region.spec!r} is of a model with {region.num_layers} layers, and this one has {num_layers}",
+            "a region of the same model",
+            "choose the region again with `striate select`",
+        )
+    most = min(len(region.outside), num_layers - 1)
+    if not 0 <= remove <= most:
+        raise ConfigError(
+            f"{remove} layers to remove, but {len(region.outside)} of {num_layers} lie outside region {region.spec!r}",
+            f"0 to {most} layers",
+            "set prune.remove to such a number or choose another region",
+        )
+
+
+def _check_out(out: Path | None, processor: Any) -> None:
+    """Raise where saving can't work, before anything is changed."""
+    if out is not None and processor is None:
+        raise ModelError(
+            "no processor was given, and a saved model does not load without one",
+            "the processor of the model",
+            "pass processor=...",
+        )
+    if out is not None and out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise ArtifactError(
+            f"{out} exists already", "a new or empty folder", "choose another folder, or remove that one first"
+        )
+
+
+def _least_important(
+    region: Region, remove: int, scores: Scores | None, scorer: str | None
+) -> tuple[str, tuple[int, ...]]:
+    """Return the scorer's name and the layers that go, in rising order."""
+    if remove == 0:
+        return scorer or "", ()
+    if scores is None:
+        raise SpecError(
+            "removing layers needs scores, and there are none",
+            "scores.json of the same model",
+            "run `striate analyze` first",
+        )
+    ran = [entry.scorer for entry in scores.scorers]
+    if scorer is None and len(ran) != 1:
+        raise SpecError(f"{len(ran)} scorers ran and none was named", ", ".join(ran), "name one with prune.scorer")
+    entry = scores.of(scorer or ran[0])
+    if {scores.num_layers, len(entry.values)} != {region.num_layers}:
+        raise SpecError(
+            f"the scores are of {len(entry.values)} layers, and the model has {region.num_layers}",
+            "scores of the same model",
+            "run `striate analyze` on this model",
+        )
+    ranked = sorted(region.outside, key=lambda layer: (entry.values[layer], -layer))
+    return entry.scorer, tuple(sorted(ranked[:remove]))
+
+
+def _moved(region: Region, old_to_new: Mapping[int, int]) -> Region:
+    """Return `region` in the layer numbers of the pruned model."""
+    if len(old_to_new) == region.num_layers:
+        return region
+    layers = tuple(old_to_new[layer] for layer in region.layers)
+    spec = f"ids:{','.join(map(str, layers))}" if layers else "none"
+    return Region(layers=layers, num_layers=len(old_to_new), spec=spec, selector="ids" if layers else "none")
+
+
+def _save(model: Any, processor: Any, out: Path, region: Region, test_inputs: Mapping[str, Tensor] | None) -> SelfTest:
+    """Save the model, load it again and compare the two; a saved model without that proof is removed."""
+    inputs = dict(test_inputs) if test_inputs is not None else _test_inputs(processor)
+    save_model(model, processor, out, region=region)
+    try:
+        return self_test(model, out, inputs, processor)
+    except BaseException:
+        shutil.rmtree(out, ignore_errors=True)
+        raise
+
+
+def _test_inputs(processor: Any) -> dict[str, Tensor]:
+    """Return one question about a made-up picture, as inputs of the forward pass."""
+    with tempfile.TemporaryDirectory() as folder:
+        picture = Path(folder) / "gradient.png"
+        Image.linear_gradient("L").convert("RGB").save(picture)
+        sample = Sample("self-test", (Message("user", f"{PLACEHOLDER}\n{TEST_TEXT}"),), (picture,))
+        return Collator(processor, TEST_LENGTH, train=False).encode_prompts([sample])
+
+
+def _parameters(model: nn.Module) -> int:
+    """Return the number of parameters, shared ones once."""
+    return sum(parameter.numel() for parameter in model.parameters())
