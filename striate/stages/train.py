@@ -1,0 +1,156 @@
+"""Visual instruction tuning of a region and the projector; everything else stays as it is."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+from torch import nn
+
+from striate.artifacts import Region, Trainable, TrainRecord
+from striate.config import MachineSection, TrainSection
+from striate.data.collate import Collator
+from striate.data.samples import Sample
+from striate.errors import ArtifactError, TrainingError
+from striate.models.loading import save_model
+from striate.models.trainability import apply_region, lora_config, prove_trainable
+from striate.progress import Progress, Silent
+from striate.training.engine import Plan
+from striate.training.modes import MasterWeights
+from striate.training.resume import identity
+from striate.training.session import run_session
+
+
+def train(
+    model: Any,
+    processor: Any,
+    region: Region,
+    samples: Sequence[Sample],
+    config: TrainSection,
+    machine: MachineSection,
+    *,
+    seed: int,
+    out: Path,
+    work_dir: Path,
+    log: Path,
+    base_path: str,
+    progress: Progress | None = None,
+) -> TrainRecord:
+    """Return how the training went, after writing the tuned model to the folder `out`.
+
+    The method of arXiv 2412.12785: only the decoder layers of the region and the projector are updated. `model` is
+    tuned in place and left in eval mode; with LoRA its region gets adapters. `out` becomes a PEFT adapter folder
+    (LoRA) or an ordinary checkpoint (full), with the processor and region.json, and loads without striate.
+
+    An interrupted training goes on from `work_dir` when called again with the same arguments and a fresh model, and
+    gives the same weights as one without interruption.
+
+    Args:
+        model: a plain LVLM on the device to train on.
+        processor: its processor.
+        region: which decoder layers train.
+        samples: the training set.
+        config: the science: method, learning rates, batch size, length.
+        machine: micro-batch and workers.
+        seed: of the order of samples, of the adapters' first values and of dropout.
+        out: the checkpoint folder, written whole or not at all; must be new or empty.
+        work_dir: where unfinished training keeps its checkpoints; removed at the end.
+        log: `train_log.jsonl`, one line a step.
+        base_path: where the base model is, as the adapter names it.
+        progress: where to show it.
+
+    Raises:
+        TrainingError: nothing to train, a failed proof, a loss that is not finite, or a work folder of another run.
+        DataError: a sample that can't be used.
+        ArtifactError: a folder that can't be written, or `out` is not empty.
+    """
+    progress = progress or Silent()
+    _check(samples, config, out)
+    run = identity(region, config, samples, seed, base_path)
+    torch.manual_seed(seed)
+    tuned, trainable = _open(model, region, config, base_path)
+    weights = MasterWeights(tuned)
+    collator = Collator(processor, config.max_length, train=True)
+    example = next((sample for sample in samples if sample.images), samples[0])
+
+    def prove(prepared: nn.Module) -> str:
+        return prove_trainable(prepared, region, collator([example]), train_projector=config.train_projector)
+
+    plan = Plan.of(len(samples), config, machine)
+    try:
+        outcome = run_session(
+            tuned,
+            samples,
+            collator,
+            config,
+            machine,
+            plan,
+            half=weights.dtype,
+            seed=seed,
+            work_dir=work_dir,
+            log=log,
+            run=run,
+            prove=prove,
+            progress=progress,
+        )
+    finally:
+        weights.restore()
+        tuned.eval()
+    save_model(tuned, processor, out, region)
+    shutil.rmtree(work_dir, ignore_errors=True)
+    progress.say(outcome.proof)
+    return TrainRecord(
+        trainable=trainable,
+        proof=outcome.proof,
+        samples=len(samples),
+        steps=plan.steps,
+        epochs=plan.steps / plan.steps_per_epoch,
+        first_loss=outcome.first_loss,
+        last_loss=outcome.last_loss,
+        seconds=outcome.seconds,
+        peak_memory_gib=_peak_memory_gib(tuned),
+    )
+
+
+def _check(samples: Sequence[Sample], config: TrainSection, out: Path) -> None:
+    """Raise for what would otherwise fail only after hours."""
+    if not samples:
+        raise TrainingError("there are no training samples", "at least one sample", "check data.train")
+    if config.train_projector and not any(sample.images for sample in samples):
+        raise TrainingError(
+            "the projector can't train: no training sample has a picture",
+            "samples with pictures, or train.train_projector=false",
+            "add pictures to data.train, or use --set train.train_projector=false",
+        )
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise ArtifactError(f"{out} exists already", "a new or empty folder", "remove it, or choose another folder")
+
+
+def _open(model: Any, region: Region, config: TrainSection, base_path: str) -> tuple[Any, Trainable]:
+    """Return the model with exactly the chosen parameters open, wrapped by PEFT for LoRA, and what they are."""
+    if config.method == "full":
+        return model, apply_region(model, region, "full", config.train_projector)
+    lora = lora_config(
+        model,
+        region,
+        r=config.lora.r,
+        alpha=config.lora.alpha,
+        dropout=config.lora.dropout,
+        train_projector=config.train_projector,
+    )
+    tuned = peft.get_peft_model(model, lora)
+    tuned.peft_config["default"].base_model_name_or_path = base_path
+    return tuned, apply_region(tuned, region, "lora", config.train_projector)
+
+
+def _peak_memory_gib(model: nn.Module) -> float:
+    """Return the most memory used so far: of the accelerator, or of this process on the CPU."""
+    device = next(model.parameters()).device
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

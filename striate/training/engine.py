@@ -1,0 +1,231 @@
+"""Visual instruction tuning of a region: Hugging Face's Trainer, told what it may touch and when to stop."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from striate.artifacts import cannot_write
+from striate.config import MachineSection, TrainSection
+from striate.data.samples import Sample
+from striate.models.anatomy import PROJECTOR, component_of, find_anatomy
+from striate.training.answer_loss import answer_loss
+from striate.training.modes import FrozenModules
+from striate.training.order import SeededOrder
+from striate.training.resume import load_trainable, mark_complete, save_trainable
+from striate.training.step_log import StepLog
+
+Proof = Callable[[nn.Module], str]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many samples make a step, and how many steps the training has."""
+
+    samples: int
+    micro_batch: int
+    accumulation: int
+    steps_per_epoch: int
+    steps: int
+    warmup_steps: int
+
+    @classmethod
+    def of(cls, samples: int, config: TrainSection, machine: MachineSection) -> Plan:
+        """Return the plan for `samples` samples; an epoch's last step takes what is left."""
+        micro = min(machine.micro_batch, config.batch_size)
+        per_epoch = math.ceil(samples / config.batch_size)
+        steps = config.max_steps or math.ceil(config.epochs * per_epoch)
+        warmup = math.ceil(config.warmup_ratio * steps)
+        return cls(samples, micro, config.batch_size // micro, per_epoch, steps, warmup)
+
+
+class RegionTrainer(Trainer):
+    """HF's Trainer with two learning rates, frozen modules in eval mode, and the loss on answers only."""
+
+    optimizer: Any
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: TrainingArguments,
+        samples: Sequence[Sample],
+        collator: Callable[[Sequence[Sample]], dict[str, torch.Tensor]],
+        *,
+        projector_lr: float,
+        checkpointing: bool,
+        step_log: StepLog,
+        run: dict[str, Any],
+        prove: Proof,
+        advance: Callable[[int], None],
+    ) -> None:
+        """Take a model whose chosen parameters are open already.
+
+        Args:
+            model: plain, or wrapped by PEFT.
+            args: Hugging Face's settings; `learning_rate` is that of the region.
+            samples: the training set.
+            collator: makes training batches.
+            projector_lr: the learning rate of the projector.
+            checkpointing: whether the model's decoder layers are set to recompute activations.
+            step_log: gets a line a step.
+            run: what a session that resumes must share (see `training.resume.identity`).
+            prove: called with the prepared model before the first step; returns the proof in words.
+            advance: called with 1 after every step.
+        """
+        # Set before the parent is built: it may take the model's device and wrap it.
+        args.device  # noqa: B018
+        args._n_gpu = min(args.n_gpu, 1)
+        super().__init__(model=model, args=args, train_dataset=list(samples), data_collator=collator)
+        self.remove_callback(PrinterCallback)
+        self.add_callback(_Watch(self))
+        self.model_accepts_loss_kwargs = True
+        self.projector_lr = projector_lr
+        self.step_log = step_log
+        self.run = run
+        self.prove = prove
+        self.advance = advance
+        self.proof = ""
+        self.rates: dict[str, float] = {}
+        self.frozen = FrozenModules(model, checkpointing)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        """Return the answer loss, normalised over the answer tokens of the whole accumulated batch."""
+        self.frozen.set_eval()
+        loss = answer_loss(model, inputs, num_items_in_batch)
+        processes = self.accelerator.num_processes
+        # The processes' gradients are averaged; the tokens were counted over all of them.
+        return loss * processes if processes > 1 and num_items_in_batch is not None else loss
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Return AdamW with a group for the region and one for the projector."""
+        if self.optimizer is None:
+            kind, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            self.optimizer = kind(self._groups(), **settings)
+        return self.optimizer
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Write one step to the log; summaries of Hugging Face's own are left out.
+
+        Raises:
+            TrainingError: loss or gradient is not finite.
+        """
+        if "loss" in logs:
+            rate = self.rates.get("region", 0.0)
+            projector_rate = self.rates.get("projector", 0.0)
+            norm = float(logs.get("grad_norm", 0.0))
+            self.step_log.write(self.state.global_step, logs["loss"], norm, rate, projector_rate)
+            self.advance(1)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Return 0: counting would walk over all parameters in every step."""
+        return 0
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Return the optimizer's parameter groups: region and projector, each with and without weight decay."""
+        anatomy = find_anatomy(self.model)
+        decayed = set(self.get_decay_parameter_names(self.model)) if self.args.weight_decay else set()
+        groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad:
+                part = "projector" if component_of(anatomy, name) == PROJECTOR else "region"
+                groups.setdefault((part, name in decayed), []).append(parameter)
+        rates = {"region": self.args.learning_rate, "projector": self.projector_lr}
+        return [
+            {"params": parameters, "name": part, "lr": rates[part], "weight_decay": self.args.weight_decay * decay}
+            for (part, decay), parameters in groups.items()
+        ]
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> SeededOrder:
+        """Return the order of the samples."""
+        return SeededOrder(len(self.train_dataset), self.args.seed)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Write only what trains: all else is in the base model."""
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_trainable(self.model, folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Read what `_save` wrote."""
+        load_trainable(self.model, Path(resume_from_checkpoint))
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Write a checkpoint, and last of all the file that makes it count."""
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        try:
+            super()._save_checkpoint(model, trial)
+        except OSError as error:
+            raise cannot_write(folder, error) from error
+        mark_complete(folder, {**self.run, "proof": self.proof})
+
+
+class _Watch(TrainerCallback):
+    """Proves what trains before the first step, and notes the learning rates of each."""
+
+    def __init__(self, trainer: RegionTrainer) -> None:
+        """Keep the trainer to report to."""
+        self._trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Prove that exactly the chosen tensors receive gradients, with weights and modes as training has them."""
+        self._trainer.model.train()
+        self._trainer.frozen.set_eval()
+        self._trainer.proof = self._trainer.prove(self._trainer.model)
+        self._trainer.step_log.start()
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Note the learning rates that the coming update uses."""
+        self._trainer.rates = {group["name"]: group["lr"] for group in kwargs["optimizer"].param_groups}
+
+
+def training_arguments(
+    config: TrainSection,
+    machine: MachineSection,
+    plan: Plan,
+    *,
+    model: nn.Module,
+    half: torch.dtype | None,
+    seed: int,
+    work_dir: Path,
+) -> TrainingArguments:
+    """Return Hugging Face's settings for the config; `half` is the model's half-precision type, if it has one."""
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    scheduler = "constant_with_warmup" if config.scheduler == "constant" and plan.warmup_steps else config.scheduler
+    return TrainingArguments(
+        output_dir=str(work_dir),
+        per_device_train_batch_size=plan.micro_batch,
+        gradient_accumulation_steps=plan.accumulation,
+        max_steps=plan.steps,
+        learning_rate=config.lr,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        lr_scheduler_type=scheduler,
+        warmup_steps=plan.warmup_steps,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_steps=config.save_steps,
+        save_total_limit=2,
+        seed=seed,
+        data_seed=seed,
+        bf16=half is torch.bfloat16,
+        fp16=half is torch.float16,
+        use_cpu=on_cpu,
+        dataloader_num_workers=machine.workers,
+        dataloader_pin_memory=not on_cpu,
+        remove_unused_columns=False,
+        report_to="none",
+        disable_tqdm=True,
+    )

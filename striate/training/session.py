@@ -1,0 +1,94 @@
+"""One sitting of a training: from the last whole checkpoint, or from the start, to the end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from striate.config import MachineSection, TrainSection
+from striate.data.samples import Sample
+from striate.progress import Progress
+from striate.training.engine import Plan, Proof, RegionTrainer, training_arguments
+from striate.training.modes import checkpointed
+from striate.training.resume import COMPLETE, find_checkpoint, load_trainable, step_of
+from striate.training.step_log import StepLog
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How it went, earlier sittings included: the proof, losses in nats a token, seconds of all steps."""
+
+    proof: str
+    first_loss: float
+    last_loss: float
+    seconds: float
+
+
+def run_session(
+    model: nn.Module,
+    samples: Sequence[Sample],
+    collator: Callable[[Sequence[Sample]], dict[str, torch.Tensor]],
+    config: TrainSection,
+    machine: MachineSection,
+    plan: Plan,
+    *,
+    half: torch.dtype | None,
+    seed: int,
+    work_dir: Path,
+    log: Path,
+    run: dict[str, Any],
+    prove: Proof,
+    progress: Progress,
+) -> Outcome:
+    """Return how the training went, with `model` trained in place to the plan's last step.
+
+    Raises:
+        TrainingError: a failed proof, a loss that is not finite, or checkpoints of another run in `work_dir`.
+        ArtifactError: log or checkpoints can't be written.
+    """
+    checkpoint = find_checkpoint(work_dir, run)
+    done = step_of(checkpoint)
+    with StepLog(log, done) as step_log, progress.track("train", plan.steps) as advance:
+        if checkpoint:
+            progress.say(f"going on from step {done} of {plan.steps}")
+            advance(done)
+        if checkpoint and done >= plan.steps:
+            load_trainable(model, checkpoint)
+            proof = json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8"))["proof"]
+        else:
+            trainer = RegionTrainer(
+                model,
+                training_arguments(config, machine, plan, model=model, half=half, seed=seed, work_dir=work_dir),
+                samples,
+                collator,
+                projector_lr=config.projector_lr,
+                checkpointing=config.gradient_checkpointing,
+                step_log=step_log,
+                run=run,
+                prove=prove,
+                advance=advance,
+            )
+            with checkpointed(model, config.gradient_checkpointing):
+                _train(trainer, checkpoint)
+            proof = trainer.proof
+    rows = step_log.rows
+    return Outcome(proof, rows[0]["loss"], rows[-1]["loss"], sum(row["seconds"] for row in rows))
+
+
+def _train(trainer: RegionTrainer, checkpoint: Path | None) -> None:
+    """Run the trainer, and leave the model as it was in all but its weights."""
+    model = trainer.model
+    cache = model.config.use_cache
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finally:
+        # Mixed precision wraps the forward method.
+        trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+        model.config.use_cache = cache
+        model.zero_grad(set_to_none=True)
