@@ -1,0 +1,140 @@
+"""The result in one sentence, and the few figures below it."""
+
+from __future__ import annotations
+
+from striate.artifacts import Difference
+from striate.reporting.findings import Findings
+from striate.reporting.markup import Child, Html, tag
+from striate.reporting.retention import overall
+from striate.reporting.wording import amount, count, percent, points, score, span
+
+
+def headline(found: Findings) -> Html:
+    """Return the result in one sentence, with n and 95% intervals."""
+    parts = [_visual(found), _text(found), _pruned(found)]
+    told = [part for part in parts if part]
+    if not told:
+        return tag("p", _unfinished(found), class_="headline")
+    sentence: list[Child] = []
+    for place, part in enumerate(told):
+        sentence += ["; " if place else "", part]
+    return tag("p", sentence, ".", class_="headline")
+
+
+def _change(row: Difference) -> str:
+    """Return a difference with its interval and count, in brackets."""
+    return f" ({points(row.difference)}, 95% interval {span(row.low, row.high)}, n = {count(row.n)})"
+
+
+def _main(found: Findings, kind: str) -> Difference | None:
+    """Return the comparison of the tuned model with the start."""
+    row = overall(found, "tuned", kind)
+    return row if row and row.baseline == "start" else None
+
+
+def _visual(found: Findings) -> Child:
+    """Return what tuning did to the visual tasks."""
+    row = _main(found, "visual")
+    if not row:
+        return None
+    subject = "Tuning"
+    if found.region:
+        subject = f"Tuning {len(found.region)} of {amount(found.region.num_layers, 'layer')}"
+    values = tag("b", f"{score(row.baseline_score)} to {score(row.score)}")
+    verb = "leaves the visual score at" if row.low <= 0 <= row.high else "takes the visual score from"
+    if row.low <= 0 <= row.high:
+        values = tag("b", f"{score(row.score)}, start {score(row.baseline_score)}")
+    return [f"{subject} {verb} ", values, tag("span", _change(row), class_="interval")]
+
+
+def _text(found: Findings) -> Child:
+    """Return what tuning did to the text tasks."""
+    row = _main(found, "text")
+    if not row:
+        return None
+    kept = row.low <= 0 <= row.high
+    words = "text shows no measurable change" if kept else f"text {'gains' if row.difference > 0 else 'loses'}"
+    return [tag("b", words), tag("span", _change(row), class_="interval")]
+
+
+def _pruned(found: Findings) -> Child:
+    """Return what the pruned model scores."""
+    row = overall(found, "pruned", "visual")
+    if not row:
+        return None
+    subject = f"with {amount(len(found.removed), 'layer')} removed" if found.prune else "pruned"
+    against = (
+        f"{points(row.difference)} against {row.baseline}, 95% interval {span(row.low, row.high)}, n = {count(row.n)}"
+    )
+    return [
+        f"{subject} the visual score is ",
+        tag("b", score(row.score)),
+        tag("span", f" ({against})", class_="interval"),
+    ]
+
+
+def _unfinished(found: Findings) -> str:
+    """Return the state of a run without a comparison."""
+    done = [
+        ("scored", found.scores),
+        ("chosen a region", found.region),
+        ("trained", found.train),
+        ("pruned", found.prune),
+        ("evaluated", found.evals),
+    ]
+    told = [name for name, artifact in done if artifact]
+    state = f"This run has {', '.join(told)}" if told else "This run has a config and no result yet"
+    return f"{state}; models have not been compared yet."
+
+
+def draw_tiles(found: Findings) -> Html | None:
+    """Return the few figures that people quote."""
+    tiles = [
+        *_trained_tiles(found),
+        *_score_tiles(found, "tuned"),
+        *_size_tiles(found),
+        *_score_tiles(found, "pruned"),
+    ]
+    return tag("div", tiles, class_="tiles") if tiles else None
+
+
+def _tile(name: str, value: Child, note: str, kind: str = "") -> Html:
+    """Return one figure with its name and a note."""
+    parts = tag("p", name, class_="name"), tag("p", value, class_="value"), tag("p", note, class_="under")
+    return tag("div", *parts, class_=f"tile {kind}".strip())
+
+
+def _trained_tiles(found: Findings) -> list[Html]:
+    """Return the share of parameters that trained."""
+    if not found.train:
+        return []
+    counted = found.train.trainable
+    note = f"{count(counted.trainable)} of {count(counted.total)}"
+    return [_tile("parameters that trained", percent(counted.trainable / (counted.total or 1)), note, "region")]
+
+
+def _score_tiles(found: Findings, label: str) -> list[Html]:
+    """Return the retention of one model on visual and on text tasks."""
+    rows = [(kind, overall(found, label, kind)) for kind in ("visual", "text")]
+    return [
+        _tile(f"{kind} retention, {label}", percent(row.retention / 100), _retention_note(row), label)
+        for kind, row in rows
+        if row and row.retention is not None
+    ]
+
+
+def _retention_note(row: Difference) -> str:
+    """Return the interval and count behind a retention figure."""
+    interval = ""
+    if row.retention_low is not None and row.retention_high is not None:
+        interval = f"{row.retention_low:.1f} to {row.retention_high:.1f}, "
+    return f"{interval}n = {count(row.n)}, of {row.baseline}"
+
+
+def _size_tiles(found: Findings) -> list[Html]:
+    """Return what pruning saved."""
+    if not found.prune or not found.prune.parameters_before:
+        return []
+    before, after = found.prune.parameters_before, found.prune.parameters_after
+    note = f"{count(before)} → {count(after)}"
+    return [_tile("parameters pruned away", percent((before - after) / before), note, "pruned")]
