@@ -59,8 +59,7 @@ def tally(values_BT: Tensor, mask_BT: Tensor) -> Tally:
 def unit_difference(x_BTD: Tensor, y_BTD: Tensor) -> tuple[Tensor, Tensor]:
     """Return `|u - v|` and `|u + v|` of the unit vectors u, v along x and y: float32, shape (B, T).
 
-    From these, `1 - cos = |u - v|^2 / 2` and `angle = 2 atan2(|u - v|, |u + v|)` are exact for nearly equal vectors,
-    where the usual formulas lose all digits.
+    From these, cosine and angle keep their digits for nearly equal vectors, where the usual formulas lose them all.
     """
     u_BTD = nn.functional.normalize(x_BTD.float(), dim=-1)
     v_BTD = nn.functional.normalize(y_BTD.float(), dim=-1)
@@ -68,8 +67,13 @@ def unit_difference(x_BTD: Tensor, y_BTD: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def cosine_distance(x_BTD: Tensor, y_BTD: Tensor) -> Tensor:
-    """Return `1 - cos(x, y)` per token: 0 for the same direction, 1 for orthogonal, 2 for opposite."""
-    return unit_difference(x_BTD, y_BTD)[0].square() / 2
+    """Return `1 - cos(x, y)` per token, shape (B, T): 0 for the same direction, 1 for orthogonal, 2 for opposite.
+
+    A zero vector has no direction: it counts as orthogonal to any other vector, and as unchanged if it stays zero.
+    """
+    apart_BT, together_BT = (length.square() for length in unit_difference(x_BTD, y_BTD))
+    # Equals |u - v|^2 / 2, since the sum below is 4 for unit vectors.
+    return 2 * apart_BT / (apart_BT + together_BT).clamp_min(torch.finfo(torch.float32).tiny)
 
 
 @dataclass

@@ -83,6 +83,12 @@ def test_closed_forms(out: list[float], distance: float, angle: float) -> None:
     assert angular_distance(x_in, x_out, one)["last"].total.item() == pytest.approx(angle, rel=1e-3, abs=1e-12)
 
 
+def test_a_zero_vector_is_orthogonal_to_others_and_equal_to_itself() -> None:
+    x, y = torch.tensor([[[0.0, 0.0], [1.0, 2.0], [0.0, 0.0]]]), torch.tensor([[[3.0, 4.0], [0.0, 0.0], [0.0, 0.0]]])
+    assert cosine_distance(x, y).tolist() == [[1.0, 1.0, 0.0]]
+    assert angular_distance(x[:, :1], y[:, :1], masks([[1]]))["last"].total.item() == pytest.approx(0.5)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_an_unchanged_token_scores_exactly_zero_in_every_dtype(dtype: torch.dtype) -> None:
     x = (torch.randn(2, 5, 64) * 300).to(dtype)
