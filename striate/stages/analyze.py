@@ -66,10 +66,11 @@ def analyze(
     bar = (progress or Silent()).track("analyze", len(samples))
     with _evaluating(core), LayerStream(decoder_layers(core), chosen) as stream, torch.no_grad(), bar as advance:
         for start in range(0, len(order), batch_size):
-            batch = collate([samples[index] for index in order[start : start + batch_size]])
-            with stream.batch(_masks(batch, anatomy)):
-                core(**_inputs(batch, core))
-            advance(len(order[start : start + batch_size]))
+            rows = order[start : start + batch_size]
+            inputs = _inputs(collate([samples[index] for index in rows]), core)
+            with stream.batch(_masks(inputs, anatomy)):
+                core(**inputs)
+            advance(len(rows))
     by_id = sorted(range(len(order)), key=lambda row: (samples[order[row]].id, order[row]))
     results = {scorer.name: _reordered(stream.results(scorer.name), by_id) for scorer in chosen}
     return Scores(
@@ -94,11 +95,11 @@ def _reordered(parts: dict[str, PartSums], rows: list[int]) -> dict[str, PartSum
     return {part: PartSums(sums.sums[index], sums.counts[index]) for part, sums in parts.items()}
 
 
-def _masks(batch: dict[str, Tensor], anatomy: Anatomy) -> TokenMasks:
-    """Return which positions of `batch` are attended, and which of those are image tokens."""
-    attended_BT = batch["attention_mask"].bool()
-    ids = torch.tensor(anatomy.image_token_ids, dtype=batch["input_ids"].dtype, device=batch["input_ids"].device)
-    return TokenMasks(attended_BT, torch.isin(batch["input_ids"], ids) & attended_BT)
+def _masks(inputs: dict[str, Any], anatomy: Anatomy) -> TokenMasks:
+    """Return which positions of `inputs` are attended, and which of those are image tokens."""
+    ids_BT, attended_BT = inputs["input_ids"], inputs["attention_mask"].bool()
+    image_ids = torch.tensor(anatomy.image_token_ids, dtype=ids_BT.dtype, device=ids_BT.device)
+    return TokenMasks(attended_BT, torch.isin(ids_BT, image_ids) & attended_BT)
 
 
 def _inputs(batch: dict[str, Tensor], core: Any) -> dict[str, Any]:
