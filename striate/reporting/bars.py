@@ -50,7 +50,7 @@ def task_name(pack: str, task: str) -> str:
 def draw_bars(rows: Sequence[Row], width: float) -> tuple[float, list[Html]]:
     """Return height and shapes of the bars of `rows` at `width`; perplexity gets its own axis."""
     left = 236.0 if width >= WIDE else 0.0
-    top, unit = 24.0, rows[0].metric == "perplexity"
+    top, unit = (24.0 if left else 28.0), rows[0].metric == "perplexity"
     highest = max(entry.high for row in rows for entry in row.scores.values()) if unit else 1.0
     scale = (width - left - VALUE_ROOM) / (highest or 1.0)
     shapes: list[Html] = []
@@ -78,7 +78,7 @@ def _grid(left: float, scale: float, top: float, bottom: float, highest: float, 
         x = left + mark * scale
         shapes.append(line(x, top, x, bottom, class_="grid" if mark else "axis"))
         label = tick_label(mark) if nats else f"{100 * mark:.0f}%"
-        shapes.append(text(x, top - 8, label, class_="tick middle" if mark or left else "tick"))
+        shapes.append(text(x, 16, label, class_="tick middle" if mark or left else "tick"))
     return shapes
 
 

@@ -49,9 +49,14 @@ class Panel:
 def points_of(log: Sequence[LogStep], pick: Pick, most: int = MOST_POINTS) -> list[Point]:
     """Return the finite values of `log`; neighbours are averaged where there are more than `most` steps."""
     kept = [(step.step, value) for step in log if (value := pick(step)) is not None and math.isfinite(value)]
-    size = max(1, math.ceil(len(kept) / most))
+    size = steps_a_point(kept, most)
     groups = [kept[start : start + size] for start in range(0, len(kept), size)]
     return [Point(group[0][0], group[-1][0], sum(value for _, value in group) / len(group)) for group in groups]
+
+
+def steps_a_point(steps: Sequence[object], most: int = MOST_POINTS) -> int:
+    """Return how many neighbouring steps make one point of the curve."""
+    return max(1, math.ceil(len(steps) / most))
 
 
 def smooth(points: Sequence[Point]) -> list[Point]:
@@ -111,7 +116,8 @@ def _axes(panel: Panel, ticks: int = 4) -> list[Html]:
 
 def tick_label(value: float) -> str:
     """Return a round value as briefly as it goes: `0.5`, `2e−4`."""
-    return f"{value:g}".replace("e-0", f"e{MINUS}").replace("-", MINUS)
+    text = f"{value:.1e}".replace(".0e", "e").replace("e-0", "e-") if 0 < value < 1e-2 else f"{value:g}"
+    return text.replace("-", MINUS)
 
 
 def _path(points: Sequence[Point], panel: Panel, kind: str) -> Html | None:

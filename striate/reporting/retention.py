@@ -35,7 +35,14 @@ def draw_retention(rows: Sequence[Difference]) -> Html:
 
 def _order(row: Difference) -> tuple[bool, bool, str, str, str, int]:
     """Return where a row stands: visual, text, perplexity; tasks by name; models in the order of their making."""
-    return row.metric == "perplexity", row.kind == "text", row.pack, row.task, row.metric, (*ORDER, row.label).index(row.label)
+    return (
+        row.metric == "perplexity",
+        row.kind == "text",
+        row.pack,
+        row.task,
+        row.metric,
+        (*ORDER, row.label).index(row.label),
+    )
 
 
 def _table(rows: Sequence[Difference]) -> Html:

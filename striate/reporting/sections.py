@@ -8,7 +8,7 @@ from striate.reporting.bars import Row, draw_bars, rows_of
 from striate.reporting.costs import draw_models, draw_stages, draw_surgery
 from striate.reporting.findings import Findings
 from striate.reporting.gallery import draw_gallery
-from striate.reporting.loss import draw_loss
+from striate.reporting.loss import draw_loss, steps_a_point
 from striate.reporting.markup import Child, Html, tag
 from striate.reporting.provenance import draw_provenance
 from striate.reporting.retention import draw_retention
@@ -125,7 +125,9 @@ def _loss(found: Findings) -> Child:
     facts_of_run = draw_course(found.train) if found.train else None
     if not found.log:
         return [facts_of_run, _missing("train", "No training log")]
-    caption = "Loss on answer tokens: each step faint, running mean over a tenth of the run strong."
+    size = steps_a_point(found.log)
+    each = "each step" if size == 1 else f"the mean of every {size} steps"
+    caption = f"Loss on answer tokens: {each} faint, the running mean over a tenth of the run strong."
     label = f"Training loss over {amount(len(found.log), 'step')}"
     return [facts_of_run, picture("loss", label, lambda width: draw_loss(found.log, width), caption)]
 

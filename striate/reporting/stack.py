@@ -230,7 +230,10 @@ def _lying(group: list[tuple[Column, float]], layout: Layout, left: float) -> li
 def _legend(scale: Scale, left: float, width: float, y: float) -> list[Html]:
     """Return the colour ramp with its two ends."""
     slice_width = width / STEPS
-    ramp = [rect(left + step * slice_width, y, slice_width + 0.3, 5, class_=f"h{step}") for step in range(STEPS)]
+    # Each slice reaches to the end under the next one: seams would show as stripes.
+    ramp = [
+        rect(left + step * slice_width, y, width - step * slice_width, 5, class_=f"h{step}") for step in range(STEPS)
+    ]
     low, high = plain_number(scale.low), plain_number(scale.high)
     tip = f"colour scale from {scale.low:.5g} to {scale.high:.5g}, {'logarithmic' if scale.log else 'linear'}"
     if width < 44:

@@ -6,7 +6,7 @@ from striate.artifacts import Difference
 from striate.reporting.findings import Findings
 from striate.reporting.markup import Child, Html, tag
 from striate.reporting.retention import overall
-from striate.reporting.wording import amount, count, percent, points, score, span
+from striate.reporting.wording import amount, count, percent, points, sample, score, span
 
 
 def headline(found: Findings) -> Html:
@@ -23,7 +23,7 @@ def headline(found: Findings) -> Html:
 
 def _change(row: Difference) -> str:
     """Return a difference with its interval and count, in brackets."""
-    return f" ({points(row.difference)}, 95% interval {span(row.low, row.high)}, n = {count(row.n)})"
+    return f" ({points(row.difference)}, 95% interval {span(row.low, row.high)}, {sample(row.n)})"
 
 
 def _main(found: Findings, kind: str) -> Difference | None:
@@ -64,7 +64,7 @@ def _pruned(found: Findings) -> Child:
         return None
     subject = f"with {amount(len(found.removed), 'layer')} removed" if found.prune else "pruned"
     against = (
-        f"{points(row.difference)} against {row.baseline}, 95% interval {span(row.low, row.high)}, n = {count(row.n)}"
+        f"{points(row.difference)} against {row.baseline}, 95% interval {span(row.low, row.high)}, {sample(row.n)}"
     )
     return [
         f"{subject} the visual score is ",
@@ -128,7 +128,7 @@ def _retention_note(row: Difference) -> str:
     interval = ""
     if row.retention_low is not None and row.retention_high is not None:
         interval = f"{row.retention_low:.1f} to {row.retention_high:.1f}, "
-    return f"{interval}n = {count(row.n)}, of {row.baseline}"
+    return f"{interval}{sample(row.n)}, of {row.baseline}"
 
 
 def _size_tiles(found: Findings) -> list[Html]:

@@ -51,6 +51,11 @@ def count(value: int) -> str:
     return f"{value:,}".replace(",", "\u202f")
 
 
+def sample(n: int) -> str:
+    """Return `n = 630`, held together on one line."""
+    return f"n\u00a0=\u00a0{count(n)}"
+
+
 def amount(value: int, noun: str) -> str:
     """Return `1 layer`, `8 layers`."""
     return f"{count(value)} {noun}{'' if value == 1 else 's'}"

@@ -1,0 +1,227 @@
+"""The report page, from a fake run folder that holds every artifact."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from striate.artifacts import (
+    EvalRecord,
+    Prediction,
+    Region,
+    Retention,
+    Scores,
+    read_document,
+    read_lines,
+    write_document,
+    write_text,
+)
+from striate.errors import ArtifactError
+from striate.stages.report import report
+
+MakeRun = Callable[[Path], Path]
+LABELS = ("start", "tuned", "pruned")
+REGION = Region(layers=(0, 3, 7, 11), num_layers=16, spec="uniform:25%")
+
+
+class Page(HTMLParser):
+    """What the tests ask of a page: ids, addresses, text, open tags."""
+
+    VOID = frozenset({"meta", "link", "img", "br"})
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.addresses: list[str] = []
+        self.scripts = 0
+        self.text = ""
+        self.open: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.ids += [value or "" for name, value in attrs if name == "id"]
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "action", "data")]
+        self.scripts += tag == "script"
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if not self.open or self.open[-1] not in ("script", "style"):
+            self.text += data if self.open and self.open[-1] in ("span", "b", "small") else f" {data}"
+
+
+@pytest.fixture(scope="module")
+def run(make_run: MakeRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def html(run: Path) -> str:
+    return report(run).read_text(encoding="utf-8").replace("\u00a0", " ")
+
+
+@pytest.fixture(scope="module")
+def page(html: str) -> Page:
+    return Page(html)
+
+
+def test_asks_nothing_of_the_network(html: str, page: Page) -> None:
+    assert page.addresses
+    assert all(address.startswith(("data:", "#")) for address in page.addresses)
+    assert not re.search(r"url\(|@import|fetch\(|XMLHttpRequest|import\(", html)
+    assert "default-src 'none'" in html.replace("&#x27;", "'")
+
+
+def test_is_well_formed_with_unique_ids(page: Page) -> None:
+    assert page.open == []
+    assert len(page.ids) == len(set(page.ids)) > 10
+
+
+def test_escapes_what_comes_from_data(html: str, page: Page) -> None:
+    assert page.scripts == 1
+    assert "<script>alert" not in html
+    assert html.count("&lt;script&gt;alert") > 12
+
+
+def test_same_artifacts_give_the_same_bytes(run: Path, tmp_path: Path) -> None:
+    assert report(run, tmp_path / "again.html").read_bytes() == report(run).read_bytes()
+
+
+def test_headline_tells_scores_difference_interval_and_count(page: Page) -> None:
+    assert "Tuning 8 of 30 layers takes the visual score from 31.2% to 64.4%" in page.text
+    assert "(+33.1 points, 95% interval +30.0 to +37.3, n = 723)" in page.text
+    assert "text shows no measurable change (−0.3 points, 95% interval −3.4 to +3.9, n = 243)" in page.text
+    assert "with 3 layers removed the visual score is 59.8% (+28.6 points against start" in page.text
+
+
+def test_every_cell_of_the_stack_tells_its_score(html: str, run: Path) -> None:
+    for entry in read_document(run / "scores.json", Scores).scorers:
+        for layer in range(30):
+            assert f"layer {layer} · {entry.scorer.replace('-', ' ')}: {entry.values[layer]:.5g}," in html
+            for part, values in entry.parts.items():
+                assert f"{part} tokens: {values[layer]:.5g}, 4096 tokens" in html
+
+
+def test_stack_marks_region_and_removed_layers(html: str) -> None:
+    assert html.count('class="layer region"') == 2 * 8
+    assert html.count('class="layer removed"') == html.count('class="cross"') == 2 * 3
+    assert "layer 9: removed" in html
+    assert "layer 29: outside the region, layer 26 after pruning" in html
+
+
+def test_bars_tell_score_interval_and_count(html: str, run: Path) -> None:
+    for label in LABELS:
+        for task in read_document(run / f"eval/{label}.json", EvalRecord).tasks:
+            nats = task.metric == "perplexity"
+            value = f"{task.score:.3f} nats" if nats else f"{100 * task.score:.1f}%"
+            interval = (
+                f"{task.low:.3f} to {task.high:.3f}" if nats else f"{100 * task.low:.1f} to {100 * task.high:.1f}"
+            )
+            assert f"{label}: {value}, 95% interval {interval}, n = {task.n}" in html
+    assert "lower is better" in html
+
+
+def test_retention_table_holds_every_row(page: Page, run: Path) -> None:
+    for row in read_document(run / "eval/retention.json", Retention).rows:
+        if row.retention is not None:
+            assert f"{row.retention:.1f}% ({row.retention_low:.1f} to {row.retention_high:.1f})" in page.text
+    assert "+33.1 points" in page.text
+    assert "2000 paired bootstrap repetitions" in page.text
+
+
+def test_training_shows_components_proof_and_curve(html: str, page: Page) -> None:
+    for number in (
+        "106\u202f200\u202f000",
+        "3\u202f280\u202f000",
+        "7\u202f380\u202f000",
+        "3.2%",
+        "2.41 → 0.587",
+        "7 min 12 s",
+    ):
+        assert number in page.text
+    assert "received a gradient" in page.text
+    assert "step 120 · loss" in html
+    assert "Every decoder layer (30)" in page.text
+
+
+def test_gallery_shows_marked_answers_with_filters(html: str, run: Path) -> None:
+    cards = re.findall(r'<article class="card" data-kinds="([^"]*)">', html)
+    assert len(cards) == 12
+    for kind in ("gained", "lost", "pruned"):
+        shown = sum(kind in card.split() for card in cards)
+        assert shown > 0
+        assert f'data-filter="{kind}"' in html
+    assert html.count('src="data:image/') == 12
+    assert 'class="box expected"' in html
+    truth = {label: read_lines(run / f"eval/{label}.predictions.jsonl", Prediction) for label in LABELS}
+    gained = sum(a.score < b.score for a, b in zip(truth["start"], truth["tuned"], strict=True))
+    assert f"wrong to right: {gained};" in html
+
+
+def test_provenance_holds_command_versions_and_config(page: Page) -> None:
+    for text in (
+        "striate run my.yaml --set train.lr=1e-4",
+        "2.13.0",
+        "f00d" * 8,
+        "projector_lr: 2.0e-05",
+        "Linux x86_64",
+    ):
+        assert text in page.text
+
+
+def test_no_width_is_wider_than_a_phone(html: str) -> None:
+    style = re.search(r"<style>(.*?)</style>", html, re.DOTALL)
+    assert style
+    always = style[1].split("@media")[0] + style[1].split("@media (max-width: 760px)")[1]
+    rules = re.findall(r"(?<![\w-])(?:min-)?width:\s*(\d+)px", always)
+    assert all(int(width) <= 350 for width in rules)
+    columns = re.findall(r"minmax\((\d+)px", always)
+    assert all(int(width) <= 350 for width in columns)
+    narrow = re.findall(r'<svg viewBox="0 0 (\d+) \d+" class="narrow"', html)
+    assert len(narrow) == 5
+    assert set(narrow) == {"350"}
+
+
+MISSING = {
+    "scores.json": "striate analyze",
+    "train.json": "Nothing has been trained",
+    "train_log.jsonl": "No training log",
+    "prune.json": "No layer has been removed",
+    "eval/retention.json": "Models have not been compared",
+}
+
+
+@pytest.mark.parametrize("name", MISSING)
+def test_says_what_has_not_been_run(name: str, make_run: MakeRun, tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    (folder / name).unlink()
+    page = Page(report(folder).read_text(encoding="utf-8"))
+    assert MISSING[name] in page.text
+    assert "Not run yet" in page.text
+
+
+def test_a_run_with_a_region_only_has_a_page(tmp_path: Path) -> None:
+    write_document(tmp_path / "region.json", REGION)
+    page = Page(report(tmp_path).read_text(encoding="utf-8"))
+    assert "This run has chosen a region; models have not been compared yet." in page.text
+    assert "striate evaluate" in page.text
+
+
+def test_refuses_a_folder_without_artifacts(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="holds no artifact of striate"):
+        report(tmp_path)
+    with pytest.raises(ArtifactError, match="no run folder at"):
+        report(tmp_path / "nowhere")
+
+
+def test_names_a_damaged_artifact(tmp_path: Path) -> None:
+    write_text(tmp_path / "scores.json", '{"version": 1}')
+    with pytest.raises(ArtifactError, match=r"scores\.json is not a Scores: num_layers"):
+        report(tmp_path)
