@@ -87,9 +87,18 @@ def _answers(model: Any, inputs: Mapping[str, torch.Tensor], *, use_cache: bool)
         num_beams=1,
         min_new_tokens=NEW_TOKENS,
         max_new_tokens=NEW_TOKENS,
+        suppress_tokens=_picture_tokens(unwrap(model).config),
         return_dict_in_generate=True,
         output_logits=True,
     )
+
+
+def _picture_tokens(config: Any) -> list[int] | None:
+    """Return the ids that stand for pictures and video: an answer with one would ask for a picture that is not there."""
+    fields = [name for name in vars(config) if name.endswith(("_token_id", "_token_index"))]
+    kinds = ("image", "video", "vision", "boi", "eoi")
+    tokens = {getattr(config, name) for name in fields if name.startswith(kinds)}
+    return sorted(token for token in tokens if isinstance(token, int)) or None
 
 
 def _check_processor(ours: Any, saved: Any, path: Path | str) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 
 from striate.artifacts import ComponentCount, Region, Trainable
 from striate.errors import TrainingError
-from striate.models.anatomy import COMPONENTS, DECODER_LAYER, component_of, layer_of, unwrap
+from striate.models.anatomy import COMPONENTS, DECODER_LAYER, Anatomy, component_of, layer_of, unwrap
 from striate.models.choice import checked_anatomy, chosen_parameters, is_adapted
 from striate.models.proof import prove_trainable
 
@@ -95,8 +95,19 @@ def lora_config(
         bias="none",
         task_type="CAUSAL_LM",
         target_modules=targets,
-        modules_to_save=list(anatomy.projector_names) if train_projector else None,
+        modules_to_save=_trained_modules(model, anatomy) if train_projector else None,
     )
+
+
+def _trained_modules(model: nn.Module, anatomy: Anatomy) -> list[str]:
+    """Return the projector's modules for PEFT to copy and train; a list of modules goes in by its items."""
+    modules = dict(unwrap(model).named_modules())
+    names = []
+    for name in anatomy.projector_names:
+        module = modules[name]
+        is_list = isinstance(module, nn.ModuleList)
+        names.extend([f"{name}.{child}" for child, _ in module.named_children()] if is_list else [name])
+    return names
 
 
 def count_trainable(model: nn.Module, region: Region, method: str) -> Trainable:

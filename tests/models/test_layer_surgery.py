@@ -1,0 +1,337 @@
+import copy
+import json
+
+import peft
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText, LlavaForConditionalGeneration
+
+from striate.artifacts import Region
+from striate.errors import ModelError
+from striate.models.anatomy import decoder_layers, find_anatomy
+from striate.models.layer_config import config_edits
+from striate.models.layer_surgery import remove_layers, self_test
+from striate.models.loading import load_model, save_model
+from striate.models.trainability import lora_config
+
+
+def _logits(model, inputs):
+    with torch.inference_mode():
+        return model(**inputs, use_cache=False).logits
+
+
+def _skipping(model, layers):
+    """The same model with some layers turned into the identity by hooks: an independent way to leave them out."""
+
+    def keep_input(module, args, kwargs, output):
+        hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+    for layer in layers:
+        decoder_layers(model)[layer].register_forward_hook(keep_input, with_kwargs=True)
+    return model
+
+
+REMOVED = {"qwen3_vl": [3, 5], "mllama": [0, 4]}
+
+
+@pytest.fixture
+def removed(family):
+    return REMOVED.get(family[0].config.model_type, [1, 4])
+
+
+def test_a_family_without_two_layers_equals_one_that_skips_them(family, removed):
+    model, inputs = family
+    expected = _logits(_skipping(copy.deepcopy(model), removed), inputs)
+    before = _logits(model, inputs)
+    mapping = remove_layers(model, removed)
+    kept = [layer for layer in range(6) if layer not in removed]
+    assert mapping == dict(zip(kept, range(4), strict=True))
+    after = _logits(model, inputs)
+    assert torch.equal(after, expected)
+    assert not torch.allclose(after, before, atol=1e-3)
+
+
+def test_a_smaller_family_reloads_to_the_bit_and_answers_with_and_without_cache(family, removed, tmp_path):
+    model, inputs = family
+    remove_layers(model, removed)
+    save_model(model, None, tmp_path / "small")
+    result = self_test(model, tmp_path / "small", inputs)
+    assert (result.prompts, result.max_logit_difference, result.cached_equals_uncached) == (2, 0.0, True)
+    plain = AutoModelForImageTextToText.from_pretrained(tmp_path / "small").eval()
+    assert torch.equal(_logits(plain, inputs), _logits(model, inputs))
+    assert find_anatomy(plain).num_layers == 4
+
+
+def test_each_kept_layer_knows_its_new_number_and_its_own_kind(family, removed):
+    model, _ = family
+    text = model.config.get_text_config()
+    kinds = list(getattr(text, "layer_types", None) or [])
+    remove_layers(model, removed)
+    assert len(decoder_layers(model)) == text.num_hidden_layers == 4
+    for number, layer in enumerate(decoder_layers(model)):
+        numbers = {module.layer_idx for module in layer.modules() if hasattr(module, "layer_idx")}
+        assert numbers == {number}
+    if kinds:
+        assert list(text.layer_types) == [kind for layer, kind in enumerate(kinds) if layer not in removed]
+
+
+def test_removing_nothing_is_the_identity(family):
+    model, inputs = family
+    config, weights = model.config.to_json_string(), {name: id(tensor) for name, tensor in model.named_parameters()}
+    before = _logits(model, inputs)
+    assert remove_layers(model, []) == {layer: layer for layer in range(6)}
+    assert model.config.to_json_string() == config
+    assert {name: id(tensor) for name, tensor in model.named_parameters()} == weights
+    assert torch.equal(_logits(model, inputs), before)
+
+
+def test_removing_twice_equals_removing_at_once(family_builder):
+    (one, inputs), (two, _) = family_builder("gemma3"), family_builder("gemma3")
+    remove_layers(one, [1, 2, 4])
+    first = remove_layers(two, [2])
+    remove_layers(two, [first[1], first[4]])
+    assert torch.equal(_logits(one, inputs), _logits(two, inputs))
+    assert one.config.to_json_string() == two.config.to_json_string()
+
+
+def test_gemma_keeps_its_mask_per_layer(family_builder):
+    # Removing layers 0 and 1 leaves full, sliding, sliding, full: a stale list would give each another mask.
+    model, inputs = family_builder("gemma3")
+    expected = _logits(_skipping(copy.deepcopy(model), [0, 1]), inputs)
+    remove_layers(model, [0, 1])
+    full, sliding = "full_attention", "sliding_attention"
+    assert model.config.text_config.layer_types == [full, sliding, sliding, full]
+    assert torch.equal(_logits(model, inputs), expected)
+    stale = copy.deepcopy(model)
+    stale.model.language_model.config.layer_types = [sliding, sliding, full, sliding]
+    assert not torch.allclose(_logits(stale, inputs), expected, atol=1e-3)
+
+
+def test_qwen_window_lists_and_counts_follow(family_builder):
+    model, _ = family_builder("qwen2_5_vl")
+    remove_layers(model, [0, 4])
+    text = model.config.text_config
+    assert text.layer_types == ["full_attention"] * 2 + ["sliding_attention"] * 2
+    assert (text.max_window_layers, text.num_hidden_layers) == (2, 4)
+
+
+def test_one_kind_of_layer_may_go_altogether(family_builder, tmp_path):
+    model, inputs = family_builder("gemma3")
+    remove_layers(model, [2, 5])
+    assert set(model.config.text_config.layer_types) == {"sliding_attention"}
+    save_model(model, None, tmp_path / "small")
+    assert self_test(model, tmp_path / "small", inputs).max_logit_difference == 0
+
+
+def test_cross_attention_layers_are_renumbered(family_builder):
+    model, _ = family_builder("mllama")
+    remove_layers(model, [0, 4])
+    assert model.config.text_config.cross_attention_layers == [0]
+    assert model.model.language_model.cross_attention_layers == [0]
+
+
+def test_layers_that_alone_see_the_picture_must_stay(family_builder):
+    model, inputs = family_builder("mllama")
+    before = _logits(model, inputs)
+    with pytest.raises(ModelError) as caught:
+        remove_layers(model, [1, 4])
+    assert str(caught.value) == (
+        "these layers can't be removed: they are the only ones that look at the picture"
+        " (cross_attention_layers=[1, 4])\n"
+        "  allowed: decoder layers that nothing else depends on\n"
+        "  next:    choose other layers, remove none, or use another model"
+    )
+    assert torch.equal(_logits(model, inputs), before)
+
+
+def test_layers_fed_by_the_vision_encoder_must_stay(family_builder):
+    model, _ = family_builder("qwen3_vl")
+    with pytest.raises(ModelError, match="Qwen3-VL adds features of the vision encoder to its first 2 decoder layers"):
+        remove_layers(model, [1, 4])
+    assert len(decoder_layers(model)) == 6
+
+
+def test_a_family_that_shares_keys_and_values_is_refused(tiny_llava):
+    tiny_llava.model.config.model_type = "gemma3n"
+    parts = tiny_llava.model.model
+    parts.embed_vision = parts._modules.pop("multi_modal_projector")
+    with pytest.raises(ModelError, match="Gemma 3n: its last layers reuse keys and values of earlier ones"):
+        remove_layers(tiny_llava.model, [1])
+
+
+@pytest.mark.parametrize(
+    ("remove", "text"),
+    [
+        ([4], "there is no decoder layer 4 to remove"),
+        ([-1], "there is no decoder layer -1 to remove"),
+        ([1, 9, 12], "there is no decoder layer 9, 12 to remove"),
+        ([True], "there is no decoder layer True to remove"),
+        ([1.0], "there is no decoder layer 1.0 to remove"),
+        (["1"], "there is no decoder layer '1' to remove"),
+        ([1, 1], "the layers to remove name one twice: [1, 1]"),
+        ([0, 1, 2, 3], "removing all 4 decoder layers leaves no model"),
+    ],
+)
+def test_wrong_layers_are_refused_and_nothing_changes(tiny_llava, remove, text):
+    with pytest.raises(ModelError) as caught:
+        remove_layers(tiny_llava.model, remove)
+    assert str(caught.value).splitlines()[0] == text
+    assert "allowed: different layers from 0 to 3, not all of them" in str(caught.value)
+    assert len(decoder_layers(tiny_llava.model)) == 4
+
+
+def test_layers_under_an_adapter_are_refused(tiny_llava):
+    region = Region(layers=(1,), num_layers=4, spec="ids:1")
+    wrapped = peft.get_peft_model(tiny_llava.model, lora_config(tiny_llava.model, region, r=2))
+    with pytest.raises(ModelError, match="can't be removed under a PEFT adapter"):
+        remove_layers(wrapped, [0])
+
+
+def test_an_unknown_field_about_layers_is_refused(tiny_llava):
+    tiny_llava.model.config.text_config.fancy_layer_order = [3, 1, 2, 0]
+    with pytest.raises(
+        ModelError, match=r"the config field fancy_layer_order=\[3, 1, 2, 0\] speaks of layers in a way"
+    ):
+        remove_layers(tiny_llava.model, [1])
+    assert len(decoder_layers(tiny_llava.model)) == 4
+
+
+def test_an_unknown_field_in_the_outer_config_is_refused(tiny_llava):
+    tiny_llava.model.config.inject_layers = [[0, 1], [1, 3]]
+    with pytest.raises(ModelError, match="the config field inject_layers="):
+        remove_layers(tiny_llava.model, [1])
+
+
+def test_a_fact_that_a_reload_would_change_is_refused(tiny_llava):
+    decoder_layers(tiny_llava.model)[2].self_attn.scaling = 0.125
+    with pytest.raises(ModelError, match=r"self_attn\.scaling of layer 2 is 0\.125 and would be 0\.35"):
+        remove_layers(tiny_llava.model, [1])
+    assert [layer.self_attn.layer_idx for layer in decoder_layers(tiny_llava.model)] == [0, 1, 2, 3]
+
+
+def test_a_layer_of_another_shape_is_refused(tiny_llava):
+    decoder_layers(tiny_llava.model)[2].mlp.up_proj = torch.nn.Linear(32, 48, bias=False)
+    with pytest.raises(
+        ModelError, match=r"mlp\.up_proj\.weight of layer 2 has shape \(48, 32\) and would have \(64, 32\)"
+    ):
+        remove_layers(tiny_llava.model, [1])
+
+
+class _Config:
+    attribute_map = {"num_hidden_layers": "n_layers"}
+    num_hidden_layers = 6
+
+    def __init__(self, **fields):
+        vars(self).update(fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "edits"),
+    [
+        ({"layer_types": list("abcdef")}, {"layer_types": list("acdf")}),
+        ({"layers_block_type": tuple("abcdef")}, {"layers_block_type": tuple("acdf")}),
+        ({"some_new_layer_names": list("abcdef")}, {"some_new_layer_names": list("acdf")}),
+        ({"no_rope_layers": [1, 1, 1, 0, 1, 0]}, {"no_rope_layers": [1, 1, 0, 0]}),
+        ({"mlp_only_layers": [0, 1, 5]}, {"mlp_only_layers": [0, 3]}),
+        ({"moe_layers": [3, 4]}, {"moe_layers": [2]}),
+        ({"first_k_dense_replace": 3}, {"first_k_dense_replace": 2}),
+        ({"max_window_layers": 28}, {}),
+        ({"max_window_layers": 5}, {"max_window_layers": 3}),
+        ({"layer_scales": {"0": 1.0, "1": 2.0, "5": 3.0}}, {"layer_scales": {"0": 1.0, "3": 3.0}}),
+        ({"layer_scales": {2: 1.0, 4: 2.0}}, {"layer_scales": {1: 1.0}}),
+        ({"num_kv_shared_layers": 0, "vision_feature_layer": [-2, -1], "mtp_layer_types": ["a"]}, {}),
+        ({"eos_token_id": [1, 2, 3, 4, 5, 6], "layer_norm_eps": 1e-5, "use_layerscale": True}, {}),
+    ],
+)
+def test_every_shape_of_layer_fact_follows(fields, edits):
+    assert config_edits(_Config(**fields), [0, 2, 3, 5], 6) == {**edits, "n_layers": 4}
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"num_kv_shared_layers": 2}, "its last 2 layers depend on earlier ones (num_kv_shared_layers=2)"),
+        ({"is_heterogeneous": True}, "its config overrides settings layer by layer (per_layer_config)"),
+        ({"layer_types": ["a", "b"]}, "the config field layer_types=['a', 'b'] speaks of layers"),
+        ({"kv_source_layers": [0, 0, 1, 1, 2, 2]}, "the config field kv_source_layers=[0, 0, 1, 1, 2, 2] speaks"),
+        ({"cross_attention_layers": [1, 4]}, "they are the only ones that look at the picture"),
+    ],
+)
+def test_facts_that_cannot_follow_are_refused(fields, text):
+    with pytest.raises(ModelError) as caught:
+        config_edits(_Config(**fields), [0, 2, 3, 5], 6)
+    assert f"these layers can't be removed: {text}" in str(caught.value)
+
+
+def test_a_pruned_checkpoint_loads_with_plain_transformers(tiny_llava, tmp_path):
+    region = Region(layers=(0, 2), num_layers=4, spec="ids:0,2")
+    remove_layers(tiny_llava.model, [1])
+    save_model(tiny_llava.model, tiny_llava.processor, tmp_path / "small", region)
+    plain = LlavaForConditionalGeneration.from_pretrained(tmp_path / "small")
+    assert len(plain.model.language_model.layers) == 3
+    assert json.loads((tmp_path / "small" / "config.json").read_text())["text_config"]["num_hidden_layers"] == 3
+    assert json.loads((tmp_path / "small" / "region.json").read_text())["layers"] == [0, 2]
+
+
+@pytest.fixture
+def question(tiny_llava):
+    ids = tiny_llava.processor.tokenizer("<image>" * 4 + "What colour?", return_tensors="pt")["input_ids"]
+    pictures = torch.randn(1, 3, 28, 28, generator=torch.Generator().manual_seed(0))
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pictures}
+
+
+def test_the_self_test_sees_another_weight(tiny_llava, tmp_path, question):
+    save_model(tiny_llava.model, tiny_llava.processor, tmp_path / "saved")
+    assert self_test(tiny_llava.model, tmp_path / "saved", question, tiny_llava.processor).prompts == 1
+    with torch.no_grad():
+        decoder_layers(tiny_llava.model)[1].mlp.up_proj.weight[0, 0] += 1
+    with pytest.raises(ModelError, match=r"the model saved at .*saved is not the one in memory: its logits move by"):
+        self_test(tiny_llava.model, tmp_path / "saved", question)
+
+
+def test_the_self_test_sees_layers_that_kept_their_number(tiny_llava, tmp_path, question, monkeypatch):
+    save_model(tiny_llava.model, tiny_llava.processor, tmp_path / "saved")
+    from striate.models import self_test as module
+
+    def with_a_wrong_number(*args, **kwargs):
+        model = module_load(*args, **kwargs)
+        decoder_layers(model)[2].self_attn.layer_idx = 1
+        return model
+
+    module_load = module.load_weights
+    monkeypatch.setattr(module, "load_weights", with_a_wrong_number)
+    with pytest.raises(ModelError, match=r"answer 0 is another without the key-value cache, from new token \d"):
+        self_test(tiny_llava.model, tmp_path / "saved", question)
+
+
+def test_the_self_test_sees_another_processor(tiny_llava, tmp_path, question):
+    save_model(tiny_llava.model, tiny_llava.processor, tmp_path / "saved")
+    (tmp_path / "saved" / "chat_template.jinja").write_text("{{ messages }}")
+    with pytest.raises(ModelError, match="the saved chat template is another"):
+        self_test(tiny_llava.model, tmp_path / "saved", question, tiny_llava.processor)
+
+
+def test_the_self_test_puts_modes_back(tiny_llava, tmp_path, question):
+    model = tiny_llava.model.train()
+    model.model.vision_tower.eval()
+    save_model(model, tiny_llava.processor, tmp_path / "saved")
+    modes = [module.training for module in model.modules()]
+    self_test(model, tmp_path / "saved", question)
+    assert [module.training for module in model.modules()] == modes
+
+
+def test_the_self_test_holds_in_bfloat16(tiny_llava_dir, tmp_path, question):
+    loaded = load_model(tiny_llava_dir, device="cpu", dtype="bfloat16")
+    remove_layers(loaded.model, [2])
+    save_model(loaded.model, loaded.processor, tmp_path / "saved")
+    assert self_test(loaded.model, tmp_path / "saved", question, loaded.processor).max_logit_difference == 0
+
+
+def test_an_answer_never_asks_for_a_picture(tiny_llava, tmp_path, question):
+    model = tiny_llava.model
+    with torch.no_grad():
+        model.lm_head.weight.zero_()
+        model.lm_head.weight[model.config.image_token_id] = 1.0
+    save_model(model, tiny_llava.processor, tmp_path / "saved")
+    assert self_test(model, tmp_path / "saved", question).cached_equals_uncached
