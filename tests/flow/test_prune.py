@@ -32,13 +32,6 @@ def both(*values: float) -> Scores:
     return one.model_copy(update={"scorers": one.scorers + two.scorers})
 
 
-@pytest.fixture(autouse=True)
-def no_image_tokens_in_answers(tiny_llava: Loaded) -> None:
-    """A random model may answer with the image token, which then asks for a picture that is not there."""
-    head = tiny_llava.model.lm_head.weight.data
-    head[tiny_llava.model.config.image_token_index] = 0
-
-
 @pytest.fixture
 def prompts(tiny_llava: Loaded, pack_dir: Path) -> dict[str, Any]:
     samples = read_samples(pack_dir / "train.json")[:3]
