@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import shutil
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from striate.models.trainability import apply_region, lora_config, prove_trainab
 from striate.progress import Progress, Silent
 from striate.training.engine import Plan
 from striate.training.modes import MasterWeights
-from striate.training.resume import identity
+from striate.training.resume import find_checkpoint, identity
 from striate.training.session import run_session
 
 
@@ -72,6 +73,7 @@ def train(
     progress = progress or Silent()
     _check(samples, config, out)
     run = identity(region, config, samples, seed, base_path)
+    checkpoint = find_checkpoint(work_dir, run)
     torch.manual_seed(seed)
     tuned, trainable = _open(model, region, config, base_path)
     weights = MasterWeights(tuned)
@@ -95,6 +97,7 @@ def train(
             work_dir=work_dir,
             log=log,
             run=run,
+            checkpoint=checkpoint,
             prove=prove,
             progress=progress,
         )
@@ -143,7 +146,10 @@ def _open(model: Any, region: Region, config: TrainSection, base_path: str) -> t
         dropout=config.lora.dropout,
         train_projector=config.train_projector,
     )
-    tuned = peft.get_peft_model(model, lora)
+    with warnings.catch_warnings():
+        # peft asks transformers 5.2x for a property that it renames.
+        warnings.simplefilter("ignore", FutureWarning)
+        tuned = peft.get_peft_model(model, lora)
     tuned.peft_config["default"].base_model_name_or_path = base_path
     return tuned, apply_region(tuned, region, "lora", config.train_projector)
 

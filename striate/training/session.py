@@ -16,7 +16,7 @@ from striate.data.samples import Sample
 from striate.progress import Progress
 from striate.training.engine import Plan, Proof, RegionTrainer, training_arguments
 from striate.training.modes import checkpointed
-from striate.training.resume import COMPLETE, find_checkpoint, load_trainable, step_of
+from striate.training.resume import COMPLETE, load_trainable, step_of
 from striate.training.step_log import StepLog
 
 
@@ -43,16 +43,16 @@ def run_session(
     work_dir: Path,
     log: Path,
     run: dict[str, Any],
+    checkpoint: Path | None,
     prove: Proof,
     progress: Progress,
 ) -> Outcome:
-    """Return how the training went, with `model` trained in place to the plan's last step.
+    """Return how the training went, with `model` trained in place from `checkpoint` (or the start) to the last step.
 
     Raises:
-        TrainingError: a failed proof, a loss that is not finite, or checkpoints of another run in `work_dir`.
+        TrainingError: a failed proof, or a loss that is not finite.
         ArtifactError: log or checkpoints can't be written.
     """
-    checkpoint = find_checkpoint(work_dir, run)
     done = step_of(checkpoint)
     with StepLog(log, done) as step_log, progress.track("train", plan.steps) as advance:
         if checkpoint:

@@ -1,0 +1,307 @@
+"""Training a region: what moves, what stays to the byte, what is written, and that the loss is the plain one."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from striate.artifacts import Region, TrainRecord
+from striate.config import LoraSection, MachineSection, TrainSection
+from striate.data.collate import Collator
+from striate.data.reading import read_samples
+from striate.data.samples import Sample
+from striate.errors import ArtifactError, DataError, TrainingError
+from striate.stages.train import train
+from striate.training.answer_loss import answer_loss
+from striate.training.modes import FrozenModules, MasterWeights, checkpointed
+from striate.training.order import SeededOrder
+
+if TYPE_CHECKING:
+    from striate.models.loading import Loaded
+
+REGION = Region(layers=(1, 3), num_layers=4, spec="ids:1,3")
+ALL = Region(layers=(0, 1, 2, 3), num_layers=4, spec="all")
+FULL = TrainSection(method="full", batch_size=4, lr=1e-3, projector_lr=5e-4, warmup_ratio=0, max_length=96)
+LORA = FULL.model_copy(update={"method": "lora", "lora": LoraSection(r=4, alpha=8)})
+MACHINE = MachineSection(micro_batch=2)
+Run = Callable[..., TrainRecord]
+
+
+@pytest.fixture
+def samples(pack_dir: Path) -> list[Sample]:
+    return read_samples(pack_dir)
+
+
+@pytest.fixture
+def run(tmp_path: Path, samples: list[Sample], tiny_llava_dir: Path) -> Run:
+    def start(loaded: Loaded, config: TrainSection, name: str = "run", region: Region = REGION, **more: Any) -> Any:
+        options = {"samples": samples, "machine": MACHINE, "seed": 0, "base_path": str(tiny_llava_dir), **more}
+        return train(
+            loaded.model,
+            loaded.processor,
+            region,
+            options.pop("samples"),
+            config,
+            options.pop("machine"),
+            out=tmp_path / name / "checkpoint",
+            work_dir=tmp_path / name / "work",
+            log=tmp_path / name / "train_log.jsonl",
+            **options,
+        )
+
+    return start
+
+
+def state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def test_loss_is_the_plain_one(tiny_llava: Loaded, samples: list[Sample]) -> None:
+    batch = Collator(tiny_llava.processor, 96, train=True)(samples[:3] + samples[-1:])
+    plain_model, ours_model = copy.deepcopy(tiny_llava.model), tiny_llava.model
+    plain = plain_model(**batch).loss
+    ours = answer_loss(ours_model, batch)
+    torch.testing.assert_close(ours, plain, rtol=1e-6, atol=1e-6)
+    plain.backward()
+    ours.backward()
+    wanted = dict(plain_model.named_parameters())
+    for name, parameter in ours_model.named_parameters():
+        torch.testing.assert_close(parameter.grad, wanted[name].grad, rtol=1e-4, atol=1e-6, msg=name)
+    torch.testing.assert_close(answer_loss(ours_model, batch, 7) * 7, plain * (batch["labels"] != -100).sum())
+    assert not tiny_llava.model.lm_head._forward_pre_hooks
+
+
+def test_only_answers_reach_the_lm_head(tiny_llava: Loaded, samples: list[Sample]) -> None:
+    batch = Collator(tiny_llava.processor, 96, train=True)(samples[:4])
+    shapes = []
+    tiny_llava.model.lm_head.register_forward_hook(lambda *args: shapes.append(tuple(args[2].shape)))
+    answer_loss(tiny_llava.model, batch)
+    assert shapes[0][:2] == (1, int((batch["labels"] != -100).sum()))
+
+
+def test_region_all_is_an_ordinary_step(tiny_llava: Loaded, samples: list[Sample], run: Run) -> None:
+    """Two steps of a handwritten loop, with the loss over all logits, give the same bits."""
+    config = FULL.model_copy(update={"max_steps": 2, "scheduler": "constant", "max_grad_norm": 1e9})
+    ordinary = copy.deepcopy(tiny_llava.model)
+    run(tiny_llava, config, region=ALL, machine=MachineSection(micro_batch=4))
+    language = list(ordinary.model.language_model.layers.parameters())
+    projector = list(ordinary.model.multi_modal_projector.parameters())
+    ordinary.requires_grad_(False)
+    for parameter in language + projector:
+        parameter.requires_grad_(True)
+    groups = [{"params": projector, "lr": config.projector_lr}, {"params": language, "lr": config.lr}]
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
+    order = list(SeededOrder(len(samples), seed=0))
+    collator = Collator(tiny_llava.processor, config.max_length, train=True)
+    for step in range(2):
+        batch = collator([samples[index] for index in order[4 * step : 4 * step + 4]])
+        labels = batch.pop("labels")
+        logits, targets = ordinary(**batch).logits[:, :-1], labels[:, 1:]
+        answered = targets != -100
+        (cross_entropy(logits[answered], targets[answered], reduction="sum") / answered.sum()).backward()
+        torch.nn.utils.clip_grad_norm_(language + projector, 1e9)
+        optimizer.step()
+        optimizer.zero_grad()
+    expected = state(ordinary)
+    for name, tensor in state(tiny_llava.model).items():
+        assert torch.equal(tensor, expected[name]), name
+
+
+def test_accumulation_is_one_batch(run: Run, tiny_llava: Loaded) -> None:
+    """Answers of unequal length: the mean is over the tokens of the whole batch, not of means of micro-batches."""
+    other = copy.deepcopy(tiny_llava)
+    run(tiny_llava, FULL, "one", machine=MachineSection(micro_batch=4))
+    run(other, FULL, "four", machine=MachineSection(micro_batch=1))
+    expected = state(tiny_llava.model)
+    for name, tensor in state(other.model).items():
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-4, atol=2e-5, msg=name)
+
+
+@pytest.mark.parametrize("config", [FULL, LORA], ids=["full", "lora"])
+def test_frozen_is_byte_equal_and_chosen_moves(tiny_llava: Loaded, run: Run, config: TrainSection) -> None:
+    before = state(tiny_llava.model)
+    record = run(tiny_llava, config.model_copy(update={"epochs": 2}))
+    after = {name.replace(".base_layer", ""): tensor for name, tensor in state(tiny_llava.model).items()}
+    moved = {name for name, tensor in before.items() if name in after and not torch.equal(tensor, after[name])}
+    if config.method == "lora":
+        assert not moved
+        adapters = {name for name in after if ".lora_B" in name}
+        assert adapters
+        assert all(after[name].any() and (".layers.1." in name or ".layers.3." in name) for name in adapters)
+    else:
+        assert all(".layers.1." in name or ".layers.3." in name or "multi_modal_projector" in name for name in moved)
+        assert all("vision" not in name for name in moved)
+        assert len(moved) == record.trainable.layers[1].tensors * 2 + 4
+    assert "received finite gradients" in record.proof
+    assert record.steps == 8
+    assert record.epochs == 2
+    assert record.samples == 13
+    assert not tiny_llava.model.training
+
+
+def test_same_seed_same_weights(run: Run, tiny_llava: Loaded) -> None:
+    runs = [copy.deepcopy(tiny_llava) for _ in range(3)]
+    for index, seed in enumerate((0, 0, 1)):
+        torch.manual_seed(index)
+        run(runs[index], LORA, f"seed-{index}", seed=seed)
+    first, second, third = (state(loaded.model) for loaded in runs)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert any(not torch.equal(first[name], third[name]) for name in first)
+
+
+def test_lora_checkpoint_loads_with_plain_peft(
+    run: Run, tiny_llava: Loaded, tiny_llava_dir: Path, tmp_path: Path, samples: list[Sample]
+) -> None:
+    from peft import PeftModel
+    from transformers import LlavaForConditionalGeneration
+
+    before = copy.deepcopy(tiny_llava.model)
+    run(tiny_llava, LORA.model_copy(update={"lr": 1e-2, "projector_lr": 1e-2}))
+    out = tmp_path / "run" / "checkpoint"
+    assert json.loads((out / "adapter_config.json").read_text())["base_model_name_or_path"] == str(tiny_llava_dir)
+    assert json.loads((out / "region.json").read_text())["layers"] == [1, 3]
+    assert not (tmp_path / "run" / "work").exists()
+    base = LlavaForConditionalGeneration.from_pretrained(tiny_llava_dir)
+    loaded = PeftModel.from_pretrained(base, out).eval()
+    batch = Collator(tiny_llava.processor, 96, train=False)(samples[:2])
+    with torch.no_grad():
+        expected = tiny_llava.model(**batch).logits
+        assert torch.equal(loaded(**batch).logits, expected)
+        assert not torch.allclose(before(**batch).logits, expected, atol=1e-3)
+
+
+def test_full_checkpoint_loads_with_plain_transformers(
+    run: Run, tiny_llava: Loaded, tmp_path: Path, samples: list[Sample]
+) -> None:
+    from transformers import LlavaForConditionalGeneration, LlavaProcessor
+
+    run(tiny_llava, FULL)
+    out = tmp_path / "run" / "checkpoint"
+    loaded = LlavaForConditionalGeneration.from_pretrained(out).eval()
+    processor = LlavaProcessor.from_pretrained(out, backend="pil")
+    batch = Collator(processor, 96, train=False)(samples[:2])
+    with torch.no_grad():
+        assert torch.equal(loaded(**batch).logits, tiny_llava.model(**batch).logits)
+
+
+def test_log_has_a_line_a_step(run: Run, tiny_llava: Loaded, tmp_path: Path) -> None:
+    record = run(tiny_llava, FULL.model_copy(update={"warmup_ratio": 0.3}))
+    rows = [json.loads(line) for line in (tmp_path / "run" / "train_log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert set(rows[0]) == {"step", "loss", "lr", "projector_lr", "grad_norm", "seconds"}
+    assert (record.first_loss, record.last_loss) == (rows[0]["loss"], rows[-1]["loss"])
+    assert rows[1]["lr"] == pytest.approx(FULL.lr / 2)
+    assert rows[2]["lr"] == pytest.approx(FULL.lr)
+    assert all(row["projector_lr"] == pytest.approx(row["lr"] / 2) for row in rows)
+    assert record.seconds == pytest.approx(sum(row["seconds"] for row in rows))
+
+
+def test_loss_falls(run: Run, tiny_llava: Loaded, samples: list[Sample]) -> None:
+    one = [samples[0]] * 4
+    record = run(tiny_llava, FULL.model_copy(update={"epochs": 20, "lr": 5e-3}), samples=one)
+    assert record.last_loss < 0.2 * record.first_loss
+
+
+def test_checkpointing_changes_no_gradient(tiny_llava: Loaded, samples: list[Sample], run: Run) -> None:
+    other = copy.deepcopy(tiny_llava)
+    run(tiny_llava, FULL, "plain")
+    run(other, FULL.model_copy(update={"gradient_checkpointing": True}), "checkpointed")
+    expected = state(tiny_llava.model)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in state(other.model).items())
+
+
+def test_checkpointing_recomputes_frozen_layers_too(tiny_llava: Loaded, samples: list[Sample]) -> None:
+    model = tiny_llava.model
+    layers = model.model.language_model.layers
+    model.requires_grad_(False)
+    layers[1].requires_grad_(True)
+    calls = []
+    layers[2].self_attn.register_forward_hook(lambda *_: calls.append(1))
+    batch = Collator(tiny_llava.processor, 96, train=True)(samples[:1])
+    with checkpointed(model, True):
+        model.train()
+        FrozenModules(model, checkpointing=True).set_eval()
+        answer_loss(model, batch).backward()
+    assert len(calls) == 2
+    assert layers[1].mlp.training
+    assert not layers[2].mlp.training
+    assert not model.model.vision_tower.training
+
+
+def test_frozen_modules_and_lora_dropout(tiny_llava: Loaded) -> None:
+    import peft
+
+    from striate.models.trainability import apply_region, lora_config
+
+    tuned = peft.get_peft_model(tiny_llava.model, lora_config(tiny_llava.model, REGION, r=2, alpha=2, dropout=0.5))
+    apply_region(tuned, REGION, "lora")
+    tuned.train()
+    FrozenModules(tuned, checkpointing=False).set_eval()
+    training = {name for name, module in tuned.named_modules() if module.training}
+    assert any(name.endswith("lora_dropout.default") for name in training)
+    assert not any("vision_tower" in name or ".layers.0." in name or "base_layer" in name for name in training)
+
+
+def test_half_precision_trains_in_float32(tiny_llava: Loaded) -> None:
+    model = tiny_llava.model.to(torch.bfloat16)
+    model.requires_grad_(False)
+    model.lm_head.requires_grad_(True)
+    weights = MasterWeights(model)
+    assert weights.dtype == torch.bfloat16
+    assert model.lm_head.weight.dtype == torch.float32
+    assert model.model.language_model.norm.weight.dtype == torch.bfloat16
+    weights.restore()
+    assert model.lm_head.weight.dtype == torch.bfloat16
+
+
+def test_bfloat16_run(tiny_llava: Loaded, run: Run) -> None:
+    tiny_llava.model.to(torch.bfloat16)
+    record = run(tiny_llava, FULL)
+    assert record.last_loss == record.last_loss
+    assert {tensor.dtype for tensor in tiny_llava.model.parameters()} == {torch.bfloat16}
+
+
+def test_order_is_of_seed_and_epoch_alone() -> None:
+    order = SeededOrder(50, seed=1)
+    first = list(order)
+    torch.rand(3)
+    assert list(order) == first
+    order.set_epoch(1)
+    assert list(order) != first
+    assert sorted(order) == list(range(50))
+    assert list(SeededOrder(50, seed=2)) != first
+
+
+def test_errors(run: Run, tiny_llava: Loaded, samples: list[Sample], tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="there are no training samples"):
+        run(tiny_llava, FULL, samples=[])
+    with pytest.raises(TrainingError, match="no training sample has a picture"):
+        run(tiny_llava, FULL, samples=samples[-1:])
+    with pytest.raises(DataError, match="does not fit"):
+        run(tiny_llava, FULL.model_copy(update={"max_length": 16}), "short")
+    nothing = Region(layers=(), num_layers=4, spec="none")
+    with pytest.raises(TrainingError):
+        run(tiny_llava, FULL.model_copy(update={"train_projector": False}), "nothing", region=nothing)
+    full = tmp_path / "taken" / "checkpoint"
+    full.mkdir(parents=True)
+    (full / "x").touch()
+    with pytest.raises(ArtifactError, match="exists already"):
+        run(tiny_llava, FULL, "taken")
+
+
+def test_text_only_data_without_the_projector(run: Run, tiny_llava: Loaded, samples: list[Sample]) -> None:
+    config = FULL.model_copy(update={"train_projector": False})
+    projector = state(tiny_llava.model.model.multi_modal_projector)
+    record = run(tiny_llava, config, samples=samples[-1:] * 4)
+    assert record.steps == 1
+    assert all(
+        torch.equal(projector[name], tensor)
+        for name, tensor in state(tiny_llava.model.model.multi_modal_projector).items()
+    )

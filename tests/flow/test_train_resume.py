@@ -1,0 +1,180 @@
+"""Interrupted training: going on gives the same bits, and nothing half-written counts."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from striate.artifacts import Region
+from striate.config import LoraSection, MachineSection, TrainSection
+from striate.data.reading import read_samples
+from striate.errors import ArtifactError, TrainingError
+from striate.stages.train import train
+from striate.training.engine import RegionTrainer
+from striate.training.resume import COMPLETE
+from striate.training.step_log import StepLog
+
+if TYPE_CHECKING:
+    from striate.models.loading import Loaded
+
+REGION = Region(layers=(1, 3), num_layers=4, spec="ids:1,3")
+LORA = TrainSection(
+    batch_size=4, epochs=2, lr=1e-2, max_length=96, save_steps=1, lora=LoraSection(r=4, alpha=8, dropout=0.3)
+)
+
+
+class Killed:
+    """A progress that interrupts after some steps."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def track(self, label: str, total: int) -> Any:
+        from contextlib import nullcontext
+
+        return nullcontext(self._advance)
+
+    def _advance(self, count: int) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def start(tmp_path: Path, pack_dir: Path) -> Any:
+    samples = read_samples(pack_dir)
+
+    def call(loaded: Loaded, name: str, config: TrainSection = LORA, region: Region = REGION, **more: Any) -> Any:
+        folder = tmp_path / name
+        return train(
+            loaded.model,
+            loaded.processor,
+            region,
+            samples,
+            config,
+            more.pop("machine", MachineSection(micro_batch=2)),
+            seed=more.pop("seed", 0),
+            out=folder / "checkpoint",
+            work_dir=folder / "work",
+            log=folder / "log.jsonl",
+            base_path="base",
+            **more,
+        )
+
+    return call
+
+
+def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("steps", [3, 4, 6])
+def test_resumed_is_uninterrupted(start: Any, tiny_llava: Loaded, tmp_path: Path, method: str, steps: int) -> None:
+    config = LORA.model_copy(update={"method": method})
+    whole, killed, resumed = (copy.deepcopy(tiny_llava) for _ in range(3))
+    record = start(whole, "whole", config)
+    with pytest.raises(KeyboardInterrupt):
+        start(killed, "cut", config, progress=Killed(steps))
+    assert not (tmp_path / "cut" / "checkpoint").exists()
+    torch.manual_seed(99)
+    progress = Killed(-1)
+    again = start(resumed, "cut", config, progress=progress)
+    assert progress.said[0] == f"going on from step {steps - 1} of 8"
+    expected = weights(whole.model)
+    for name, tensor in weights(resumed.model).items():
+        assert torch.equal(tensor, expected[name]), name
+    lines = [
+        [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        for name in ("whole", "cut")
+    ]
+    assert [(row["step"], row["loss"], row["lr"]) for row in lines[0]] == [
+        (row["step"], row["loss"], row["lr"]) for row in lines[1]
+    ]
+    assert (again.first_loss, again.last_loss, again.proof) == (record.first_loss, record.last_loss, record.proof)
+
+
+def test_interrupted_while_saving(start: Any, tiny_llava: Loaded, tmp_path: Path, monkeypatch: Any) -> None:
+    whole, killed, resumed = (copy.deepcopy(tiny_llava) for _ in range(3))
+    start(whole, "whole")
+    original = RegionTrainer._save_optimizer_and_scheduler
+
+    def stop(self: RegionTrainer, output_dir: str) -> None:
+        if self.state.global_step == 3:
+            raise KeyboardInterrupt
+        original(self, output_dir)
+
+    monkeypatch.setattr(RegionTrainer, "_save_optimizer_and_scheduler", stop)
+    with pytest.raises(KeyboardInterrupt):
+        start(killed, "cut")
+    work = tmp_path / "cut" / "work"
+    assert (work / "checkpoint-3").exists()
+    assert not (work / "checkpoint-3" / COMPLETE).exists()
+    monkeypatch.undo()
+    progress = Killed(-1)
+    start(resumed, "cut", progress=progress)
+    assert progress.said[0] == "going on from step 2 of 8"
+    expected = weights(whole.model)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(resumed.model).items())
+
+
+def test_interrupted_after_the_last_step(start: Any, tiny_llava: Loaded, monkeypatch: Any) -> None:
+    whole, killed, resumed = (copy.deepcopy(tiny_llava) for _ in range(3))
+    config = LORA.model_copy(update={"max_steps": 3})
+    record = start(whole, "whole", config)
+    with monkeypatch.context() as patch:
+        patch.setattr("striate.stages.train.save_model", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            start(killed, "cut", config)
+    again = start(resumed, "cut", config)
+    assert again.proof == record.proof
+    assert again.steps == 3
+    expected = weights(whole.model)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(resumed.model).items())
+
+
+def test_another_run_is_refused(start: Any, tiny_llava: Loaded) -> None:
+    killed, other = copy.deepcopy(tiny_llava), copy.deepcopy(tiny_llava)
+    with pytest.raises(KeyboardInterrupt):
+        start(killed, "cut", progress=Killed(3))
+    with pytest.raises(TrainingError, match=r"checkpoint-2 is of another training run: region changed"):
+        start(other, "cut", region=Region(layers=(0,), num_layers=4, spec="ids:0"))
+    with pytest.raises(TrainingError, match=r"train\.lr, seed changed"):
+        start(other, "cut", LORA.model_copy(update={"lr": 0.5}), seed=1)
+
+
+def test_a_diverging_loss_stops(start: Any, tiny_llava: Loaded, tmp_path: Path) -> None:
+    config = LORA.model_copy(update={"method": "full", "lr": 1e38, "warmup_ratio": 0.0})
+    with pytest.raises(TrainingError, match=r"training diverged at step \d: loss"):
+        start(tiny_llava, "nan", config)
+    folder = tmp_path / "nan"
+    kept = sorted(path.name for path in (folder / "work").iterdir())
+    rows = (folder / "log.jsonl").read_text().splitlines()
+    assert kept[-1] == f"checkpoint-{len(rows)}"
+    assert not (folder / "checkpoint").exists()
+
+
+def test_a_damaged_log_line_is_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"step": 1, "seconds": 1}\n{"step": 2, "seconds": 1}\n{"st', encoding="utf-8")
+    with StepLog(path, done=1) as log:
+        log.write(2, 1.0, 1.0, 0.1, 0.1)
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2]
+
+
+def test_an_unwritable_work_folder(start: Any, tiny_llava: Loaded, tmp_path: Path, monkeypatch: Any) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(RegionTrainer, "_save", full)
+    with pytest.raises(ArtifactError, match="No space left on device"):
+        start(tiny_llava, "full")
