@@ -19,7 +19,7 @@ def run_in_batches(
     entries: Sequence[Entry],
     run: Callable[[list[Entry]], list[Result]],
     *,
-    length: Callable[[Entry], float],
+    length: Callable[[Entry], Any],
     rows: Callable[[Entry], int],
     batch_size: int,
     advance: Callable[[int], None],
@@ -29,7 +29,7 @@ def run_in_batches(
     Entries are sorted by `length`, longest first, so that a batch has little padding and memory runs out early or
     never. A batch takes entries until their `rows` reach `batch_size`; one entry is the least.
     """
-    order = sorted(range(len(entries)), key=lambda index: -length(entries[index]))
+    order = sorted(range(len(entries)), key=lambda index: length(entries[index]), reverse=True)
     results: dict[int, Result] = {}
     for batch in _split(order, lambda index: rows(entries[index]), batch_size):
         found = _run_or_halve([entries[index] for index in batch], run)

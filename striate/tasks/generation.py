@@ -24,6 +24,7 @@ from striate.tasks.prompts import chat_sample, plain_context
 WORD_TOKENS = 12
 WORD_AND_SPACE = re.compile(r"\s*\S+\s")
 PROBE = "ANSWER"
+SHORT_ANSWER = 12
 
 
 def answer_replies(
@@ -56,7 +57,7 @@ def answer_replies(
         found = run_in_batches(
             [item for _, item in group],
             ask,
-            length=lambda item: len(item.question),
+            length=_effort,
             rows=lambda item: 1,
             batch_size=batch_size,
             advance=advance,
@@ -91,6 +92,11 @@ def word_replies(
         return _generate(model, tokenizer, inputs, ends, WORD_TOKENS, stopping_criteria=stop)
 
     return run_in_batches(encoded, ask, length=len, rows=lambda tokens: 1, batch_size=batch_size, advance=advance)
+
+
+def _effort(item: Item) -> tuple[bool, int]:
+    """Return a sort key: items with long answers apart, so that short answers don't wait for them; then by question."""
+    return max(map(len, item.answers), default=0) > SHORT_ANSWER, len(item.question)
 
 
 def end_ids(model: Any, processor: Any) -> list[int]:

@@ -1,0 +1,135 @@
+"""Task means, macro averages and comparisons with a baseline, worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from striate.artifacts import EvalRecord, Prediction
+from striate.errors import ArtifactError
+from striate.tasks.comparison import compare_predictions, macro_average, task_scores
+
+
+def answer(name: str, score: float, task: str = "count", metric: str = "exact", **fields: object) -> Prediction:
+    values = {
+        "id": name,
+        "pack": "p",
+        "task": task,
+        "metric": metric,
+        "question": "q",
+        "image": "x.png",
+        "score": score,
+    }
+    return Prediction.model_validate(values | fields)
+
+
+def record(label: str) -> EvalRecord:
+    return EvalRecord(
+        label=label,
+        model="m",
+        tasks=(),
+        visual=None,
+        text=None,
+        parameters=1,
+        num_layers=1,
+        seconds=0,
+        peak_memory_gib=0,
+    )
+
+
+START = [
+    answer("a", 1),
+    answer("b", 1),
+    answer("c", 0, unparsed=True),
+    answer("d", 0.5, "read", "anls"),
+    answer("e", 1, "arc", "choice_logprob", image=None),
+    answer("f", 2.0, "book", "perplexity", image=None, weight=3),
+    answer("g", 4.0, "book", "perplexity", image=None, weight=1),
+]
+TUNED = [
+    answer("g", 5.0, "book", "perplexity", image=None, weight=1),
+    answer("f", 2.0, "book", "perplexity", image=None, weight=3),
+    answer("e", 1, "arc", "choice_logprob", image=None),
+    answer("d", 1.0, "read", "anls"),
+    answer("c", 0),
+    answer("b", 0),
+    answer("a", 1),
+]
+
+
+def test_task_scores_by_hand() -> None:
+    scores = task_scores(START, repetitions=200, seed=0)
+    assert [(row.task, row.metric, row.kind, row.n, row.unparsed) for row in scores] == [
+        ("count", "exact", "visual", 3, 1),
+        ("read", "anls", "visual", 1, 0),
+        ("arc", "choice_logprob", "text", 1, 0),
+        ("book", "perplexity", "text", 2, 0),
+    ]
+    assert [row.score for row in scores] == pytest.approx([2 / 3, 0.5, 1, 2.5])
+    assert all(row.low <= row.score <= row.high for row in scores)
+
+
+def test_macro_averages_weigh_tasks_alike_and_leave_perplexity_out() -> None:
+    scores = task_scores(START, repetitions=200, seed=0)
+    assert macro_average(scores, "visual") == pytest.approx((2 / 3 + 1 / 2) / 2)
+    assert macro_average(scores, "text") == 1
+    assert macro_average(scores[3:], "text") is None
+    assert macro_average([], "visual") is None
+
+
+def test_one_task_name_with_two_metrics_is_two_tasks() -> None:
+    both = [answer("a", 1), answer("b", 0, metric="choice")]
+    assert [(row.metric, row.score) for row in task_scores(both, 200, 0)] == [("exact", 1), ("choice", 0)]
+
+
+def test_comparisons_by_hand() -> None:
+    rows = compare_predictions((record("start"), START), (record("tuned"), TUNED), repetitions=500, seed=0)
+    assert [(row.pack, row.task, row.kind, row.metric, row.n) for row in rows] == [
+        ("p", "count", "visual", "exact", 3),
+        ("p", "read", "visual", "anls", 1),
+        ("p", "arc", "text", "choice_logprob", 1),
+        ("p", "book", "text", "perplexity", 2),
+        ("*", "visual", "visual", "mean", 4),
+        ("*", "text", "text", "mean", 1),
+    ]
+    assert {(row.label, row.baseline) for row in rows} == {("tuned", "start")}
+    count, read, arc, book, visual, text = rows
+    assert (count.baseline_score, count.score) == pytest.approx((2 / 3, 1 / 3))
+    assert count.difference == pytest.approx(-1 / 3)
+    assert count.low <= count.difference <= count.high
+    assert count.retention == pytest.approx(50)
+    assert (read.difference, read.low, read.high, read.retention) == pytest.approx((0.5, 0.5, 0.5, 200))
+    assert (arc.difference, arc.retention, arc.retention_low, arc.retention_high) == pytest.approx((0, 100, 100, 100))
+    assert book.difference == pytest.approx(0.25)
+    assert book.retention == pytest.approx(100 * math.exp(-0.25))
+    assert visual.baseline_score == pytest.approx((2 / 3 + 1 / 2) / 2)
+    assert visual.score == pytest.approx((1 / 3 + 1) / 2)
+    assert visual.retention == pytest.approx(100 * visual.score / visual.baseline_score)
+    assert text.retention == pytest.approx(100)
+
+
+def test_a_model_against_itself_keeps_everything() -> None:
+    for row in compare_predictions((record("start"), START), (record("start"), START), 200, 0):
+        assert (row.difference, row.low, row.high) == (0, 0, 0)
+        assert row.retention == pytest.approx(100)
+
+
+def test_perplexity_alone_has_no_macro_row() -> None:
+    rows = compare_predictions((record("a"), START[5:]), (record("b"), TUNED[:2]), 200, 0)
+    assert [row.task for row in rows] == ["book"]
+
+
+def test_a_zero_baseline_has_no_retention() -> None:
+    row = compare_predictions((record("a"), [answer("x", 0)]), (record("b"), [answer("x", 1)]), 200, 0)[0]
+    assert (row.difference, row.retention, row.retention_low, row.retention_high) == (1, None, None, None)
+
+
+@pytest.mark.parametrize("other", [TUNED[:-1], [*TUNED, answer("h", 1)], [*TUNED[:-1], answer("h", 1)]])
+def test_different_items_are_not_compared(other: list[Prediction]) -> None:
+    with pytest.raises(ArtifactError) as caught:
+        compare_predictions((record("start"), START), (record("tuned"), other), 200, 0)
+    assert f"'tuned' and 'start' did not answer the same items: {len(other)} and 7" in str(caught.value)
+    assert "run `striate evaluate` again for both" in str(caught.value)
+    if len(other) <= len(START):
+        assert "'a' is only in 'start'" in str(caught.value)

@@ -1,0 +1,163 @@
+"""Reading test packs: what is accepted, what is refused and in which words, and what a limit leaves."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from striate.errors import DataError
+from striate.tasks.items import Item
+from striate.tasks.packs import read_pack, spread
+
+EXACT = {"id": "a", "question": "What?", "answers": ["x"], "metric": "exact", "task": "t"}
+CHOOSE = {
+    "id": "a",
+    "context": "1+1=",
+    "choices": ["2", "3"],
+    "answer_index": 0,
+    "metric": "choice_logprob",
+    "task": "t",
+}
+
+
+def write(folder: Path, *rows: Any) -> Path:
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    (folder / "test.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    return folder
+
+
+def refusal(folder: Path, *rows: Any) -> str:
+    with pytest.raises(DataError) as caught:
+        read_pack(write(folder, *rows))
+    return str(caught.value)
+
+
+def test_a_pack_with_pictures(pack_dir: Path) -> None:
+    pack = read_pack(pack_dir)
+    assert pack.name == "pack"
+    assert len(pack.items) == 48
+    assert Counter(item.metric for item in pack.items) == dict.fromkeys(("exact", "choice", "anls", "iou50"), 12)
+    first = pack.items[0]
+    assert first.kind == "visual"
+    assert first.image == pack_dir / "images/square_00.png"
+    assert (first.question, first.answers) == ("What colour is the square?", ("red",))
+    assert pack.items[1].choices == ("yes", "no")
+
+
+def test_every_kind_of_text_row(tmp_path: Path) -> None:
+    rows = [
+        CHOOSE,
+        {**CHOOSE, "id": "b", "question": "Why?", "task": "winogrande"} | {"context": "because"},
+        {**CHOOSE, "id": "c", "compare": "sum"},
+        {"id": "d", "context": "He said", "continuation": "no", "metric": "last_word", "task": "t"},
+        {"id": "e", "text": "Some words.", "metric": "perplexity"},
+        {**EXACT, "id": 6, "answers": [12], "image": None},
+        "",
+    ]
+    items = read_pack(write(tmp_path, *rows)).items
+    assert [item.kind for item in items] == ["text"] * 6
+    assert [item.compare for item in items[:3]] == ["mean", "sum", "sum"]
+    assert items[3].answers == ("no",)
+    assert (items[4].task, items[4].text) == (tmp_path.name, "Some words.")
+    assert (items[5].id, items[5].answers, items[5].image) == ("6", ("12",), None)
+
+
+def test_a_line_separator_inside_a_text_does_not_end_the_line(tmp_path: Path) -> None:
+    row = json.dumps({**EXACT, "question": "one\u2028two"}, ensure_ascii=False)
+    assert read_pack(write(tmp_path, row)).items[0].question == "one\u2028two"
+
+
+@pytest.mark.parametrize(
+    ("row", "text"),
+    [
+        ("{", "test.jsonl:1 is not JSON: Expecting property name"),
+        ("[1]", "test.jsonl:1 holds list, not an object"),
+        ({"id": "a"}, "test.jsonl:1: 'metric' is missing\n  allowed: 'metric' with some text"),
+        ({**EXACT, "metric": "exacct"}, "unknown metric 'exacct'\n  allowed: exact, choice, anls"),
+        ({**EXACT, "metric": "exacct"}, "did you mean 'exact'? mend that line"),
+        ({**EXACT, "id": " "}, "test.jsonl:1: 'id' is ' '"),
+        ({**EXACT, "question": None}, "test.jsonl:1: 'question' is None"),
+        ({**EXACT, "answers": []}, "test.jsonl:1: 'answers' is []\n  allowed: 'answers' with a list of texts"),
+        ({**EXACT, "answers": "x"}, "test.jsonl:1: 'answers' is 'x'"),
+        ({**EXACT, "answers": [True]}, "test.jsonl:1: 'answers' is True"),
+        ({**EXACT, "metric": "choice"}, "test.jsonl:1: 'choices' is missing"),
+        ({**EXACT, "metric": "choice", "choices": ["y", "n"]}, "(a): answer 'x' is not one of 'choices'"),
+        ({**EXACT, "metric": "choice", "choices": ["x"]}, "(a): 'choices' needs at least two entries"),
+        ({**EXACT, "metric": "choice", "choices": ["x", "X."]}, "(a): two of 'choices' are the same"),
+        ({**EXACT, "metric": "iou50"}, "(a): answer 'x' is not a box [x1, y1, x2, y2] of fractions with an area"),
+        ({**EXACT, "image": "no.png"}, "test.jsonl:1: no picture 'no.png'"),
+        ({**EXACT, "image": "../no.png"}, "test.jsonl:1: picture '../no.png' leaves the data folder"),
+        ({**EXACT, "question": "<image> What?"}, "(a): 'question' has <image> 1 times, but 0 is the most here"),
+        ({**CHOOSE, "answer_index": 2}, "(a): 'answer_index' is 2, but must be 0 to 1"),
+        ({**CHOOSE, "answer_index": "0"}, "test.jsonl:1: 'answer_index' is '0'\n  allowed: a whole number from 0"),
+        ({**CHOOSE, "compare": "max"}, "test.jsonl:1: 'compare' is 'max'\n  allowed: 'sum' or 'mean'"),
+        ({**CHOOSE, "choices": ["2"]}, "(a): 'choices' needs at least two entries"),
+        (
+            {"id": "a", "metric": "last_word", "context": "He", "continuation": "..."},
+            "'continuation' '...' holds no word",
+        ),
+        ({"id": "a", "metric": "perplexity"}, "test.jsonl:1: 'text' is missing"),
+    ],
+)
+def test_bad_rows_are_refused_by_file_and_line(tmp_path: Path, row: Any, text: str) -> None:
+    assert text in refusal(tmp_path, row)
+
+
+def test_the_line_number_counts_blank_lines(tmp_path: Path) -> None:
+    assert "test.jsonl:3: 'metric' is missing" in refusal(tmp_path, EXACT, "", {"id": "b"})
+
+
+def test_an_image_where_only_text_is_asked(pack_dir: Path) -> None:
+    assert "this metric asks about text only, but the row has an image" in refusal(
+        pack_dir, {**CHOOSE, "image": "images/square_00.png"}
+    )
+
+
+def test_an_id_twice(tmp_path: Path) -> None:
+    assert refusal(tmp_path, EXACT, EXACT).endswith(
+        "test.jsonl: id 'a' is there twice\n  allowed: each id once\n  next:    rename one of the two"
+    )
+
+
+def test_a_folder_without_a_pack(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"No such file or directory\n  allowed: a folder that holds test\.jsonl"):
+        read_pack(tmp_path / "nowhere")
+    assert "has no items" in refusal(tmp_path, "", "")
+    (tmp_path / "test.jsonl").write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match="not UTF-8 text"):
+        read_pack(tmp_path)
+
+
+def test_a_limit_is_spread_over_tasks_and_rows(pack_dir: Path) -> None:
+    limited = read_pack(pack_dir, limit=8).items
+    assert Counter(item.task for item in limited) == dict.fromkeys(("colour", "statement", "name", "grounding"), 2)
+    assert [item.id for item in limited if item.task == "colour"] == ["exact-00", "exact-06"]
+    assert limited == read_pack(pack_dir, limit=8).items
+    assert read_pack(pack_dir, limit=1000) == read_pack(pack_dir)
+
+
+@given(st.lists(st.sampled_from("abcd"), min_size=1, max_size=60), st.integers(1, 70))
+def test_spread_keeps_order_size_and_balance(tasks: list[str], limit: int) -> None:
+    items = [Item(id=str(index), pack="p", task=task, metric="exact") for index, task in enumerate(tasks)]
+    chosen = spread(items, limit)
+    assert len(chosen) == min(limit, len(items))
+    assert [int(item.id) for item in chosen] == sorted({int(item.id) for item in chosen})
+    counts, sizes = Counter(item.task for item in chosen), Counter(tasks)
+    cut_short = [counts[task] for task in sizes if counts[task] < sizes[task]]
+    assert not cut_short or max(counts.values()) <= min(cut_short) + 1
+
+
+def test_metrics_packs_and_comparison_load_without_torch() -> None:
+    code = (
+        "import sys, striate.tasks.packs, striate.tasks.comparison; "
+        "sys.exit(any(name in sys.modules for name in ('torch', 'transformers')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
