@@ -30,16 +30,10 @@ def base_of(path: Path) -> str:
     Raises:
         ModelError: `adapter_config.json` can't be read or names no base model.
     """
-    file = path / ADAPTER_CONFIG
-    try:
-        name = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
-    except (OSError, ValueError, AttributeError) as error:
-        raise ModelError(
-            f"{file} can't be read: {error}", "the JSON that PEFT writes", "save the adapter again"
-        ) from error
+    name = _config(path).get("base_model_name_or_path")
     if not name:
         raise ModelError(
-            f"{file} names no base model",
+            f"{path / ADAPTER_CONFIG} names no base model",
             "a folder or hub id as base_model_name_or_path",
             "add the base model's path to that file",
         )
@@ -54,6 +48,7 @@ def add_adapter(model: Any, path: Path) -> PeftModel:
         ModelError: no weights, or not every tensor of the adapter has its place in `model`.
     """
     stored = _stored(path)
+    _check_modules(stored, path)
     dtype = next(model.parameters()).dtype
     try:
         # Adapters in the model's own type: outside autocast a float32 projector can't follow a bfloat16 encoder.
@@ -76,6 +71,20 @@ def merged(model: PeftModel) -> Any:
     return model.merge_and_unload(safe_merge=True).eval()
 
 
+def _config(path: Path) -> dict[str, Any]:
+    """Return the adapter's config as PEFT wrote it."""
+    file = path / ADAPTER_CONFIG
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{file} can't be read: {error}", "the JSON that PEFT writes", "save the adapter again"
+        ) from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{file} holds no JSON object", "the JSON that PEFT writes", "save the adapter again")
+    return content
+
+
 def _stored(path: Path) -> dict[str, torch.Tensor]:
     """Return the tensors in the adapter's weight file."""
     file = path / ADAPTER_WEIGHTS
@@ -85,6 +94,18 @@ def _stored(path: Path) -> dict[str, torch.Tensor]:
         raise ModelError(f"{path} has no {ADAPTER_WEIGHTS}", "a whole adapter folder", "copy it again") from error
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{file} is damaged: {error}", "a whole safetensors file", "copy or save it again") from error
+
+
+def _check_modules(stored: dict[str, torch.Tensor], path: Path) -> None:
+    """Raise when a module that was trained in full, such as the projector, is missing from the weight file."""
+    modules = _config(path).get("modules_to_save") or []
+    lost = [module for module in modules if not any(f"{module}." in name for name in stored)]
+    if lost:
+        raise ModelError(
+            f"the adapter in {path} was trained with {', '.join(lost)}, but {ADAPTER_WEIGHTS} does not hold it",
+            "an adapter folder with its trained projector",
+            "save it again with PEFT's save_pretrained, which keeps modules_to_save",
+        )
 
 
 def _check_match(stored: dict[str, torch.Tensor], loaded: dict[str, torch.Tensor], path: Path) -> None:

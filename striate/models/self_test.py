@@ -94,7 +94,7 @@ def _answers(model: Any, inputs: Mapping[str, torch.Tensor], *, use_cache: bool)
 
 
 def _picture_tokens(config: Any) -> list[int] | None:
-    """Return the ids that stand for pictures and video: an answer with one would ask for a picture that is not there."""
+    """Return the ids that stand for pictures and video: an answer with one would ask for a missing picture."""
     fields = [name for name in vars(config) if name.endswith(("_token_id", "_token_index"))]
     kinds = ("image", "video", "vision", "boi", "eoi")
     tokens = {getattr(config, name) for name in fields if name.startswith(kinds)}

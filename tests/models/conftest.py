@@ -27,7 +27,8 @@ VISION = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 4, "n
 CLIP = {**VISION, "model_type": "clip_vision_model", "image_size": 28, "patch_size": 14, "projection_dim": 16}
 SIGLIP = {**VISION, "model_type": "siglip_vision_model", "image_size": 28, "patch_size": 14}
 QWEN_ROPE = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
-Built = tuple[Any, dict[str, Any]]
+Batch = dict[str, Any]
+Built = tuple[Any, Batch]
 
 
 def _rows(image_tokens: int, before: tuple[int, ...] = (), after: tuple[int, ...] = ()) -> dict[str, Any]:

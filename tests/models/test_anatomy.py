@@ -1,4 +1,10 @@
+"""Every part of an LVLM is found where it is, in every family, and text-only models are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -9,15 +15,18 @@ from striate.artifacts import Region
 from striate.errors import ModelError
 from striate.models.anatomy import component_of, decoder_layers, find_anatomy, find_decoder, layer_of, unwrap
 from striate.models.families import DEFAULT, FAMILIES, family_of
+from striate.models.loading import Loaded
 from striate.models.trainability import lora_config
 
+Built = tuple[Any, dict[str, Any]]
 
-def _text_only():
+
+def _text_only() -> LlamaForCausalLM:
     sizes = {"vocab_size": 16, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2}
     return LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=2))
 
 
-def test_every_part_of_each_family_is_found(family):
+def test_every_part_of_each_family_is_found(family: Built) -> None:
     model, _ = family
     anatomy = find_anatomy(model)
     modules = dict(model.named_modules())
@@ -30,13 +39,13 @@ def test_every_part_of_each_family_is_found(family):
         assert name in modules
 
 
-def test_the_decoder_is_not_the_first_module_list(family):
+def test_the_decoder_is_not_the_first_module_list(family: Built) -> None:
     model, _ = family
     first = next(module for module in model.modules() if isinstance(module, nn.ModuleList))
     assert decoder_layers(model) is not first
 
 
-def test_each_parameter_has_one_component_and_all_components_occur(family):
+def test_each_parameter_has_one_component_and_all_components_occur(family: Built) -> None:
     model, _ = family
     anatomy = find_anatomy(model)
     components = {name: component_of(anatomy, name) for name, _ in model.named_parameters(remove_duplicate=False)}
@@ -47,7 +56,7 @@ def test_each_parameter_has_one_component_and_all_components_occur(family):
     assert counted == set(range(6))
 
 
-def test_a_projector_gets_language_hidden_size(family):
+def test_a_projector_gets_language_hidden_size(family: Built) -> None:
     model, _ = family
     anatomy = find_anatomy(model)
     hidden = model.config.get_text_config().hidden_size
@@ -59,21 +68,23 @@ def test_a_projector_gets_language_hidden_size(family):
     assert any(hidden in shape for shape in shapes)
 
 
-def test_qwens_merger_is_the_projector_although_it_lies_in_the_vision_encoder(family_builder):
+def test_qwens_merger_is_the_projector_although_it_lies_in_the_vision_encoder(
+    family_builder: Callable[[str], Built],
+) -> None:
     model, _ = family_builder("qwen2_5_vl")
     anatomy = find_anatomy(model)
     assert component_of(anatomy, "model.visual.merger.mlp.0.weight") == "projector"
     assert component_of(anatomy, "model.visual.blocks.0.attn.qkv.weight") == "vision encoder"
 
 
-def test_same_numbers_in_the_vision_encoder_are_no_decoder_layers(tiny_llava):
+def test_same_numbers_in_the_vision_encoder_are_no_decoder_layers(tiny_llava: Loaded) -> None:
     anatomy = find_anatomy(tiny_llava.model)
     assert layer_of(anatomy, "model.vision_tower.encoder.layers.1.self_attn.q_proj.weight") is None
     assert layer_of(anatomy, "model.language_model.layers.1.self_attn.q_proj.weight") == 1
     assert layer_of(anatomy, "model.language_model.layers.13.self_attn.q_proj.weight") == 13
 
 
-def test_wrappers_are_seen_through(tiny_llava):
+def test_wrappers_are_seen_through(tiny_llava: Loaded) -> None:
     import peft
 
     plain = find_anatomy(tiny_llava.model)
@@ -89,13 +100,13 @@ def test_wrappers_are_seen_through(tiny_llava):
     assert component_of(plain, copy) == "projector"
 
 
-def test_a_stack_one_step_deeper_is_found():
+def test_a_stack_one_step_deeper_is_found() -> None:
     inner = _text_only()
     outer = SimpleNamespace(get_decoder=lambda: inner, _modules={})
     assert find_decoder(outer) is inner.model
 
 
-def test_a_text_only_model_is_refused():
+def test_a_text_only_model_is_refused() -> None:
     with pytest.raises(ModelError) as caught:
         find_anatomy(_text_only())
     assert str(caught.value) == (
@@ -105,25 +116,25 @@ def test_a_text_only_model_is_refused():
     )
 
 
-def test_a_config_of_another_depth_is_refused(tiny_llava):
+def test_a_config_of_another_depth_is_refused(tiny_llava: Loaded) -> None:
     tiny_llava.model.config.text_config.num_hidden_layers = 7
     with pytest.raises(ModelError, match="says 7 decoder layers, the model has 4"):
         find_anatomy(tiny_llava.model)
 
 
-def test_a_model_without_a_known_projector_is_refused(tiny_llava):
+def test_a_model_without_a_known_projector_is_refused(tiny_llava: Loaded) -> None:
     del tiny_llava.model.model.multi_modal_projector
     with pytest.raises(ModelError, match=r"no projector found in LlavaForConditionalGeneration \(model type 'llava'\)"):
         find_anatomy(tiny_llava.model)
 
 
-def test_a_model_without_a_decoder_stack_is_refused():
+def test_a_model_without_a_decoder_stack_is_refused() -> None:
     model = nn.Linear(2, 2)
     with pytest.raises(ModelError, match="Linear has no decoder stack"):
         decoder_layers(model)
 
 
-def test_every_row_names_a_model_type_of_transformers():
+def test_every_row_names_a_model_type_of_transformers() -> None:
     known = {config.model_type for config in AutoModelForImageTextToText._model_mapping}
     assert [family.model_type for family in FAMILIES if family.model_type not in known] == []
     assert len({family.model_type for family in FAMILIES}) == len(FAMILIES)
@@ -131,6 +142,8 @@ def test_every_row_names_a_model_type_of_transformers():
     assert family_of("something_new") is DEFAULT
 
 
-def test_a_family_without_a_row_is_found_by_the_usual_names(tiny_llava, monkeypatch):
+def test_a_family_without_a_row_is_found_by_the_usual_names(
+    tiny_llava: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("striate.models.families.FAMILIES", ())
     assert find_anatomy(tiny_llava.model).projector_names == ("model.multi_modal_projector",)

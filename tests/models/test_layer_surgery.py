@@ -1,5 +1,12 @@
+"""A model without some of its layers equals one that skips them, before and after a reload."""
+
+from __future__ import annotations
+
 import copy
 import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
 
 import peft
 import pytest
@@ -11,19 +18,22 @@ from striate.errors import ModelError
 from striate.models.anatomy import decoder_layers, find_anatomy
 from striate.models.layer_config import config_edits
 from striate.models.layer_surgery import remove_layers, self_test
-from striate.models.loading import load_model, save_model
+from striate.models.loading import Loaded, load_model, save_model
 from striate.models.trainability import lora_config
 
+Batch = dict[str, Any]
+Built = tuple[Any, Batch]
 
-def _logits(model, inputs):
+
+def _logits(model: Any, inputs: Batch) -> torch.Tensor:
     with torch.inference_mode():
         return model(**inputs, use_cache=False).logits
 
 
-def _skipping(model, layers):
+def _skipping(model: Any, layers: Sequence[int]) -> Any:
     """The same model with some layers turned into the identity by hooks: an independent way to leave them out."""
 
-    def keep_input(module, args, kwargs, output):
+    def keep_input(module: torch.nn.Module, args: tuple[Any, ...], kwargs: Batch, output: Any) -> Any:
         hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
         return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
@@ -36,11 +46,11 @@ REMOVED = {"qwen3_vl": [3, 5], "mllama": [0, 4]}
 
 
 @pytest.fixture
-def removed(family):
+def removed(family: Built) -> list[int]:
     return REMOVED.get(family[0].config.model_type, [1, 4])
 
 
-def test_a_family_without_two_layers_equals_one_that_skips_them(family, removed):
+def test_a_family_without_two_layers_equals_one_that_skips_them(family: Built, removed: list[int]) -> None:
     model, inputs = family
     expected = _logits(_skipping(copy.deepcopy(model), removed), inputs)
     before = _logits(model, inputs)
@@ -52,7 +62,9 @@ def test_a_family_without_two_layers_equals_one_that_skips_them(family, removed)
     assert not torch.allclose(after, before, atol=1e-3)
 
 
-def test_a_smaller_family_reloads_to_the_bit_and_answers_with_and_without_cache(family, removed, tmp_path):
+def test_a_smaller_family_reloads_to_the_bit_and_answers_with_and_without_cache(
+    family: Built, removed: list[int], tmp_path: Path
+) -> None:
     model, inputs = family
     remove_layers(model, removed)
     save_model(model, None, tmp_path / "small")
@@ -63,7 +75,7 @@ def test_a_smaller_family_reloads_to_the_bit_and_answers_with_and_without_cache(
     assert find_anatomy(plain).num_layers == 4
 
 
-def test_each_kept_layer_knows_its_new_number_and_its_own_kind(family, removed):
+def test_each_kept_layer_knows_its_new_number_and_its_own_kind(family: Built, removed: list[int]) -> None:
     model, _ = family
     text = model.config.get_text_config()
     kinds = list(getattr(text, "layer_types", None) or [])
@@ -76,7 +88,7 @@ def test_each_kept_layer_knows_its_new_number_and_its_own_kind(family, removed):
         assert list(text.layer_types) == [kind for layer, kind in enumerate(kinds) if layer not in removed]
 
 
-def test_removing_nothing_is_the_identity(family):
+def test_removing_nothing_is_the_identity(family: Built) -> None:
     model, inputs = family
     config, weights = model.config.to_json_string(), {name: id(tensor) for name, tensor in model.named_parameters()}
     before = _logits(model, inputs)
@@ -86,7 +98,7 @@ def test_removing_nothing_is_the_identity(family):
     assert torch.equal(_logits(model, inputs), before)
 
 
-def test_removing_twice_equals_removing_at_once(family_builder):
+def test_removing_twice_equals_removing_at_once(family_builder: Callable[[str], Built]) -> None:
     (one, inputs), (two, _) = family_builder("gemma3"), family_builder("gemma3")
     remove_layers(one, [1, 2, 4])
     first = remove_layers(two, [2])
@@ -95,7 +107,7 @@ def test_removing_twice_equals_removing_at_once(family_builder):
     assert one.config.to_json_string() == two.config.to_json_string()
 
 
-def test_gemma_keeps_its_mask_per_layer(family_builder):
+def test_gemma_keeps_its_mask_per_layer(family_builder: Callable[[str], Built]) -> None:
     # Removing layers 0 and 1 leaves full, sliding, sliding, full: a stale list would give each another mask.
     model, inputs = family_builder("gemma3")
     expected = _logits(_skipping(copy.deepcopy(model), [0, 1]), inputs)
@@ -108,7 +120,7 @@ def test_gemma_keeps_its_mask_per_layer(family_builder):
     assert not torch.allclose(_logits(stale, inputs), expected, atol=1e-3)
 
 
-def test_qwen_window_lists_and_counts_follow(family_builder):
+def test_qwen_window_lists_and_counts_follow(family_builder: Callable[[str], Built]) -> None:
     model, _ = family_builder("qwen2_5_vl")
     remove_layers(model, [0, 4])
     text = model.config.text_config
@@ -116,7 +128,7 @@ def test_qwen_window_lists_and_counts_follow(family_builder):
     assert (text.max_window_layers, text.num_hidden_layers) == (2, 4)
 
 
-def test_one_kind_of_layer_may_go_altogether(family_builder, tmp_path):
+def test_one_kind_of_layer_may_go_altogether(family_builder: Callable[[str], Built], tmp_path: Path) -> None:
     model, inputs = family_builder("gemma3")
     remove_layers(model, [2, 5])
     assert set(model.config.text_config.layer_types) == {"sliding_attention"}
@@ -124,14 +136,14 @@ def test_one_kind_of_layer_may_go_altogether(family_builder, tmp_path):
     assert self_test(model, tmp_path / "small", inputs).max_logit_difference == 0
 
 
-def test_cross_attention_layers_are_renumbered(family_builder):
+def test_cross_attention_layers_are_renumbered(family_builder: Callable[[str], Built]) -> None:
     model, _ = family_builder("mllama")
     remove_layers(model, [0, 4])
     assert model.config.text_config.cross_attention_layers == [0]
     assert model.model.language_model.cross_attention_layers == [0]
 
 
-def test_layers_that_alone_see_the_picture_must_stay(family_builder):
+def test_layers_that_alone_see_the_picture_must_stay(family_builder: Callable[[str], Built]) -> None:
     model, inputs = family_builder("mllama")
     before = _logits(model, inputs)
     with pytest.raises(ModelError) as caught:
@@ -145,14 +157,14 @@ def test_layers_that_alone_see_the_picture_must_stay(family_builder):
     assert torch.equal(_logits(model, inputs), before)
 
 
-def test_layers_fed_by_the_vision_encoder_must_stay(family_builder):
+def test_layers_fed_by_the_vision_encoder_must_stay(family_builder: Callable[[str], Built]) -> None:
     model, _ = family_builder("qwen3_vl")
     with pytest.raises(ModelError, match="Qwen3-VL adds features of the vision encoder to its first 2 decoder layers"):
         remove_layers(model, [1, 4])
     assert len(decoder_layers(model)) == 6
 
 
-def test_a_family_that_shares_keys_and_values_is_refused(tiny_llava):
+def test_a_family_that_shares_keys_and_values_is_refused(tiny_llava: Loaded) -> None:
     tiny_llava.model.config.model_type = "gemma3n"
     parts = tiny_llava.model.model
     parts.embed_vision = parts._modules.pop("multi_modal_projector")
@@ -173,7 +185,7 @@ def test_a_family_that_shares_keys_and_values_is_refused(tiny_llava):
         ([0, 1, 2, 3], "removing all 4 decoder layers leaves no model"),
     ],
 )
-def test_wrong_layers_are_refused_and_nothing_changes(tiny_llava, remove, text):
+def test_wrong_layers_are_refused_and_nothing_changes(tiny_llava: Loaded, remove: list[Any], text: str) -> None:
     with pytest.raises(ModelError) as caught:
         remove_layers(tiny_llava.model, remove)
     assert str(caught.value).splitlines()[0] == text
@@ -181,14 +193,14 @@ def test_wrong_layers_are_refused_and_nothing_changes(tiny_llava, remove, text):
     assert len(decoder_layers(tiny_llava.model)) == 4
 
 
-def test_layers_under_an_adapter_are_refused(tiny_llava):
+def test_layers_under_an_adapter_are_refused(tiny_llava: Loaded) -> None:
     region = Region(layers=(1,), num_layers=4, spec="ids:1")
     wrapped = peft.get_peft_model(tiny_llava.model, lora_config(tiny_llava.model, region, r=2))
     with pytest.raises(ModelError, match="can't be removed under a PEFT adapter"):
         remove_layers(wrapped, [0])
 
 
-def test_an_unknown_field_about_layers_is_refused(tiny_llava):
+def test_an_unknown_field_about_layers_is_refused(tiny_llava: Loaded) -> None:
     tiny_llava.model.config.text_config.fancy_layer_order = [3, 1, 2, 0]
     with pytest.raises(
         ModelError, match=r"the config field fancy_layer_order=\[3, 1, 2, 0\] speaks of layers in a way"
@@ -197,20 +209,20 @@ def test_an_unknown_field_about_layers_is_refused(tiny_llava):
     assert len(decoder_layers(tiny_llava.model)) == 4
 
 
-def test_an_unknown_field_in_the_outer_config_is_refused(tiny_llava):
+def test_an_unknown_field_in_the_outer_config_is_refused(tiny_llava: Loaded) -> None:
     tiny_llava.model.config.inject_layers = [[0, 1], [1, 3]]
     with pytest.raises(ModelError, match="the config field inject_layers="):
         remove_layers(tiny_llava.model, [1])
 
 
-def test_a_fact_that_a_reload_would_change_is_refused(tiny_llava):
+def test_a_fact_that_a_reload_would_change_is_refused(tiny_llava: Loaded) -> None:
     decoder_layers(tiny_llava.model)[2].self_attn.scaling = 0.125
     with pytest.raises(ModelError, match=r"self_attn\.scaling of layer 2 is 0\.125 and would be 0\.35"):
         remove_layers(tiny_llava.model, [1])
     assert [layer.self_attn.layer_idx for layer in decoder_layers(tiny_llava.model)] == [0, 1, 2, 3]
 
 
-def test_a_layer_of_another_shape_is_refused(tiny_llava):
+def test_a_layer_of_another_shape_is_refused(tiny_llava: Loaded) -> None:
     decoder_layers(tiny_llava.model)[2].mlp.up_proj = torch.nn.Linear(32, 48, bias=False)
     with pytest.raises(
         ModelError, match=r"mlp\.up_proj\.weight of layer 2 has shape \(48, 32\) and would have \(64, 32\)"
@@ -219,10 +231,10 @@ def test_a_layer_of_another_shape_is_refused(tiny_llava):
 
 
 class _Config:
-    attribute_map = {"num_hidden_layers": "n_layers"}
+    attribute_map: ClassVar[dict[str, str]] = {"num_hidden_layers": "n_layers"}
     num_hidden_layers = 6
 
-    def __init__(self, **fields):
+    def __init__(self, **fields: Any) -> None:
         vars(self).update(fields)
 
 
@@ -244,7 +256,7 @@ class _Config:
         ({"eos_token_id": [1, 2, 3, 4, 5, 6], "layer_norm_eps": 1e-5, "use_layerscale": True}, {}),
     ],
 )
-def test_every_shape_of_layer_fact_follows(fields, edits):
+def test_every_shape_of_layer_fact_follows(fields: Batch, edits: Batch) -> None:
     assert config_edits(_Config(**fields), [0, 2, 3, 5], 6) == {**edits, "n_layers": 4}
 
 
@@ -258,13 +270,13 @@ def test_every_shape_of_layer_fact_follows(fields, edits):
         ({"cross_attention_layers": [1, 4]}, "they are the only ones that look at the picture"),
     ],
 )
-def test_facts_that_cannot_follow_are_refused(fields, text):
+def test_facts_that_cannot_follow_are_refused(fields: Batch, text: str) -> None:
     with pytest.raises(ModelError) as caught:
         config_edits(_Config(**fields), [0, 2, 3, 5], 6)
     assert f"these layers can't be removed: {text}" in str(caught.value)
 
 
-def test_a_pruned_checkpoint_loads_with_plain_transformers(tiny_llava, tmp_path):
+def test_a_pruned_checkpoint_loads_with_plain_transformers(tiny_llava: Loaded, tmp_path: Path) -> None:
     region = Region(layers=(0, 2), num_layers=4, spec="ids:0,2")
     remove_layers(tiny_llava.model, [1])
     save_model(tiny_llava.model, tiny_llava.processor, tmp_path / "small", region)
@@ -275,13 +287,13 @@ def test_a_pruned_checkpoint_loads_with_plain_transformers(tiny_llava, tmp_path)
 
 
 @pytest.fixture
-def question(tiny_llava):
+def question(tiny_llava: Loaded) -> Batch:
     ids = tiny_llava.processor.tokenizer("<image>" * 4 + "What colour?", return_tensors="pt")["input_ids"]
     pictures = torch.randn(1, 3, 28, 28, generator=torch.Generator().manual_seed(0))
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pictures}
 
 
-def test_the_self_test_sees_another_weight(tiny_llava, tmp_path, question):
+def test_the_self_test_sees_another_weight(tiny_llava: Loaded, tmp_path: Path, question: Batch) -> None:
     save_model(tiny_llava.model, tiny_llava.processor, tmp_path / "saved")
     assert self_test(tiny_llava.model, tmp_path / "saved", question, tiny_llava.processor).prompts == 1
     with torch.no_grad():
@@ -290,11 +302,13 @@ def test_the_self_test_sees_another_weight(tiny_llava, tmp_path, question):
         self_test(tiny_llava.model, tmp_path / "saved", question)
 
 
-def test_the_self_test_sees_layers_that_kept_their_number(tiny_llava, tmp_path, question, monkeypatch):
+def test_the_self_test_sees_layers_that_kept_their_number(
+    tiny_llava: Loaded, tmp_path: Path, question: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
     save_model(tiny_llava.model, tiny_llava.processor, tmp_path / "saved")
     from striate.models import self_test as module
 
-    def with_a_wrong_number(*args, **kwargs):
+    def with_a_wrong_number(*args: Any, **kwargs: Any) -> Any:
         model = module_load(*args, **kwargs)
         decoder_layers(model)[2].self_attn.layer_idx = 1
         return model
@@ -305,14 +319,14 @@ def test_the_self_test_sees_layers_that_kept_their_number(tiny_llava, tmp_path, 
         self_test(tiny_llava.model, tmp_path / "saved", question)
 
 
-def test_the_self_test_sees_another_processor(tiny_llava, tmp_path, question):
+def test_the_self_test_sees_another_processor(tiny_llava: Loaded, tmp_path: Path, question: Batch) -> None:
     save_model(tiny_llava.model, tiny_llava.processor, tmp_path / "saved")
     (tmp_path / "saved" / "chat_template.jinja").write_text("{{ messages }}")
     with pytest.raises(ModelError, match="the saved chat template is another"):
         self_test(tiny_llava.model, tmp_path / "saved", question, tiny_llava.processor)
 
 
-def test_the_self_test_puts_modes_back(tiny_llava, tmp_path, question):
+def test_the_self_test_puts_modes_back(tiny_llava: Loaded, tmp_path: Path, question: Batch) -> None:
     model = tiny_llava.model.train()
     model.model.vision_tower.eval()
     save_model(model, tiny_llava.processor, tmp_path / "saved")
@@ -321,14 +335,14 @@ def test_the_self_test_puts_modes_back(tiny_llava, tmp_path, question):
     assert [module.training for module in model.modules()] == modes
 
 
-def test_the_self_test_holds_in_bfloat16(tiny_llava_dir, tmp_path, question):
+def test_the_self_test_holds_in_bfloat16(tiny_llava_dir: Path, tmp_path: Path, question: Batch) -> None:
     loaded = load_model(tiny_llava_dir, device="cpu", dtype="bfloat16")
     remove_layers(loaded.model, [2])
     save_model(loaded.model, loaded.processor, tmp_path / "saved")
     assert self_test(loaded.model, tmp_path / "saved", question, loaded.processor).max_logit_difference == 0
 
 
-def test_an_answer_never_asks_for_a_picture(tiny_llava, tmp_path, question):
+def test_an_answer_never_asks_for_a_picture(tiny_llava: Loaded, tmp_path: Path, question: Batch) -> None:
     model = tiny_llava.model
     with torch.no_grad():
         model.lm_head.weight.zero_()

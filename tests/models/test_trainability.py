@@ -1,10 +1,19 @@
+"""Exactly the chosen tensors are open, receive gradients, and are counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import peft
 import pytest
 import torch
+from peft import PeftModel
 
 from striate.artifacts import Region
 from striate.errors import TrainingError
 from striate.models.anatomy import component_of, find_anatomy, layer_of
+from striate.models.loading import Loaded
 from striate.models.trainability import (
     apply_region,
     chosen_parameters,
@@ -14,19 +23,22 @@ from striate.models.trainability import (
     prove_trainable,
 )
 
+Batch = dict[str, Any]
+Built = tuple[Any, Batch]
 
-def _region(*layers, num_layers=4):
+
+def _region(*layers: int, num_layers: int = 4) -> Region:
     return Region(layers=layers, num_layers=num_layers, spec="ids:" + ",".join(map(str, layers)))
 
 
-def _batch(inputs):
+def _batch(inputs: Batch) -> Batch:
     labels = inputs["input_ids"].clone()
     labels[:, :-3] = -100
     return {**inputs, "labels": labels}
 
 
 @pytest.fixture
-def batch(tiny_llava):
+def batch(tiny_llava: Loaded) -> Batch:
     texts = ["<image>\nWhat colour? red", "<image>\nHow many? 1"]
     pictures = torch.randn(2, 3, 28, 28, generator=torch.Generator().manual_seed(0))
     tokens = tiny_llava.processor.tokenizer(
@@ -36,13 +48,13 @@ def batch(tiny_llava):
     return {**_batch({"input_ids": ids}), "attention_mask": tokens["attention_mask"], "pixel_values": pictures}
 
 
-def _lora(model, region, **options):
+def _lora(model: Any, region: Region, **options: Any) -> PeftModel:
     wrapped = peft.get_peft_model(model, lora_config(model, region, r=4, alpha=8, dropout=0.0, **options))
     apply_region(wrapped, region, "lora", options.get("train_projector", True))
     return wrapped
 
 
-def test_full_opens_exactly_the_region_and_the_projector(family):
+def test_full_opens_exactly_the_region_and_the_projector(family: Built) -> None:
     model, inputs = family
     region = _region(1, 4, num_layers=6)
     anatomy = find_anatomy(model)
@@ -54,7 +66,7 @@ def test_full_opens_exactly_the_region_and_the_projector(family):
     assert "tensors in 2 of 6 decoder layers and" in proof
 
 
-def test_lora_puts_adapters_on_the_regions_linears_and_nowhere_else(family):
+def test_lora_puts_adapters_on_the_regions_linears_and_nowhere_else(family: Built) -> None:
     model, inputs = family
     region = _region(1, 3, num_layers=6)
     anatomy = find_anatomy(model)
@@ -74,16 +86,16 @@ def test_lora_puts_adapters_on_the_regions_linears_and_nowhere_else(family):
     assert "the other" in prove_trainable(wrapped, region, _batch(inputs))
 
 
-def test_layers_to_transform_alone_would_adapt_the_vision_encoder(tiny_llava):
+def test_layers_to_transform_alone_would_adapt_the_vision_encoder(tiny_llava: Loaded) -> None:
     naive = peft.LoraConfig(r=2, target_modules=["q_proj"], layers_to_transform=[1])
     wrapped = peft.get_peft_model(tiny_llava.model, naive)
     assert [name for name, _ in wrapped.named_parameters() if "lora_" in name and "vision_tower" in name]
 
 
-def test_lora_config_is_the_papers_by_default(tiny_llava):
+def test_lora_config_is_the_papers_by_default(tiny_llava: Loaded) -> None:
     config = lora_config(tiny_llava.model, _region(2))
     assert (config.r, config.lora_alpha, config.lora_dropout, config.bias) == (128, 256, 0.05, "none")
-    kinds = "q k v o gate up down".split()
+    kinds = ["q", "k", "v", "o", "gate", "up", "down"]
     assert {name.rpartition(".")[2] for name in config.target_modules} == {f"{kind}_proj" for kind in kinds}
     assert len(config.target_modules) == 7
     assert all(name.startswith("model.language_model.layers.2.") for name in config.target_modules)
@@ -91,7 +103,7 @@ def test_lora_config_is_the_papers_by_default(tiny_llava):
     assert lora_config(tiny_llava.model, _region(2), train_projector=False).modules_to_save is None
 
 
-def test_many_targets_stay_exact(family_builder):
+def test_many_targets_stay_exact(family_builder: Callable[[str], Built]) -> None:
     # PEFT shortens long target lists to suffixes: with 35 names it must not reach the vision encoder.
     model, inputs = family_builder("llava")
     region = _region(0, 1, 2, 3, 5, num_layers=6)
@@ -101,7 +113,7 @@ def test_many_targets_stay_exact(family_builder):
     assert prove_trainable(wrapped, region, _batch(inputs)).startswith("70 tensors in 5 of 6 decoder layers and 4 ")
 
 
-def test_counts_add_up_and_speak(tiny_llava):
+def test_counts_add_up_and_speak(tiny_llava: Loaded) -> None:
     total = sum(parameter.numel() for parameter in tiny_llava.model.parameters())
     trainable = apply_region(tiny_llava.model, _region(0, 2))
     opened = sum(parameter.numel() for parameter in tiny_llava.model.parameters() if parameter.requires_grad)
@@ -119,7 +131,7 @@ def test_counts_add_up_and_speak(tiny_llava):
     )
 
 
-def test_lora_counts_the_projector_once(tiny_llava):
+def test_lora_counts_the_projector_once(tiny_llava: Loaded) -> None:
     before = sum(parameter.numel() for parameter in tiny_llava.model.parameters())
     wrapped = _lora(tiny_llava.model, _region(1))
     trainable = count_trainable(wrapped, _region(1), "lora")
@@ -129,7 +141,7 @@ def test_lora_counts_the_projector_once(tiny_llava):
     assert describe(trainable).endswith("1 of 4 decoder layers: 1. All else is frozen.")
 
 
-def test_projector_may_stay_frozen(tiny_llava, batch):
+def test_projector_may_stay_frozen(tiny_llava: Loaded, batch: Batch) -> None:
     trainable = apply_region(tiny_llava.model, _region(1), train_projector=False)
     assert {row.component for row in trainable.components if row.trainable} == {"decoder layer"}
     proof = prove_trainable(tiny_llava.model, _region(1), batch, train_projector=False)
@@ -138,13 +150,13 @@ def test_projector_may_stay_frozen(tiny_llava, batch):
     assert prove_trainable(wrapped, _region(1), batch, train_projector=False).startswith("14 tensors in 1 of 4")
 
 
-def test_the_projector_alone_trains_in_full(tiny_llava, batch):
+def test_the_projector_alone_trains_in_full(tiny_llava: Loaded, batch: Batch) -> None:
     none = Region(layers=(), num_layers=4, spec="none")
     apply_region(tiny_llava.model, none)
     assert prove_trainable(tiny_llava.model, none, batch).startswith("4 tensors of the projector received")
 
 
-def test_the_proof_leaves_no_trace(tiny_llava, batch):
+def test_the_proof_leaves_no_trace(tiny_llava: Loaded, batch: Batch) -> None:
     model = tiny_llava.model
     wrapped = peft.get_peft_model(model, lora_config(model, _region(1), r=4, dropout=0.5))
     apply_region(wrapped, _region(1), "lora")
@@ -162,7 +174,7 @@ def test_the_proof_leaves_no_trace(tiny_llava, batch):
 
 
 @pytest.mark.parametrize("layers", [(3,), (0,)])
-def test_reentrant_checkpointing_is_caught(tiny_llava, batch, layers):
+def test_reentrant_checkpointing_is_caught(tiny_llava: Loaded, batch: Batch, layers: Sequence[int]) -> None:
     model = tiny_llava.model.train()
     apply_region(model, _region(*layers), train_projector=False)
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
@@ -174,14 +186,14 @@ def test_reentrant_checkpointing_is_caught(tiny_llava, batch, layers):
 
 
 @pytest.mark.parametrize("layers", [(3,), (0,), (1, 2)])
-def test_non_reentrant_checkpointing_passes(tiny_llava, batch, layers):
+def test_non_reentrant_checkpointing_passes(tiny_llava: Loaded, batch: Batch, layers: Sequence[int]) -> None:
     model = tiny_llava.model.train()
     apply_region(model, _region(*layers), train_projector=False)
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     assert "finite gradients" in prove_trainable(model, _region(*layers), batch, train_projector=False)
 
 
-def test_a_text_only_batch_does_not_train_the_projector(tiny_llava):
+def test_a_text_only_batch_does_not_train_the_projector(tiny_llava: Loaded) -> None:
     apply_region(tiny_llava.model, _region(1))
     ids = torch.tensor([[10, 11, 12, 13, 14]])
     with pytest.raises(TrainingError) as caught:
@@ -191,7 +203,7 @@ def test_a_text_only_batch_does_not_train_the_projector(tiny_llava):
     assert "use a batch with a picture in it" in text
 
 
-def test_wrongly_opened_and_closed_tensors_are_named(tiny_llava, batch):
+def test_wrongly_opened_and_closed_tensors_are_named(tiny_llava: Loaded, batch: Batch) -> None:
     model = tiny_llava.model
     apply_region(model, _region(1))
     model.model.vision_tower.requires_grad_(True)
@@ -203,7 +215,7 @@ def test_wrongly_opened_and_closed_tensors_are_named(tiny_llava, batch):
         prove_trainable(model, _region(1), batch)
 
 
-def test_gradients_that_are_not_finite_are_named(tiny_llava, batch):
+def test_gradients_that_are_not_finite_are_named(tiny_llava: Loaded, batch: Batch) -> None:
     apply_region(tiny_llava.model, _region(1))
     weight = tiny_llava.model.model.language_model.layers[1].mlp.up_proj.weight
     weight.register_hook(lambda gradient: gradient * float("nan"))
@@ -211,7 +223,7 @@ def test_gradients_that_are_not_finite_are_named(tiny_llava, batch):
         prove_trainable(tiny_llava.model, _region(1), batch)
 
 
-def test_a_dead_adapter_is_named(tiny_llava, batch):
+def test_a_dead_adapter_is_named(tiny_llava: Loaded, batch: Batch) -> None:
     wrapped = _lora(tiny_llava.model, _region(1))
     name = next(name for name, _ in wrapped.named_parameters() if "lora_B" in name)
     dict(wrapped.named_parameters())[name].register_hook(torch.zeros_like)
@@ -220,7 +232,7 @@ def test_a_dead_adapter_is_named(tiny_llava, batch):
     assert name in str(caught.value)
 
 
-def test_a_batch_without_answers_is_refused(tiny_llava, batch):
+def test_a_batch_without_answers_is_refused(tiny_llava: Loaded, batch: Batch) -> None:
     apply_region(tiny_llava.model, _region(1))
     with pytest.raises(TrainingError, match="the batch of the proof has no labels"):
         prove_trainable(tiny_llava.model, _region(1), {key: batch[key] for key in batch if key != "labels"})
@@ -229,7 +241,7 @@ def test_a_batch_without_answers_is_refused(tiny_llava, batch):
         prove_trainable(tiny_llava.model, _region(1), blank)
 
 
-def test_nothing_to_train_is_refused(tiny_llava):
+def test_nothing_to_train_is_refused(tiny_llava: Loaded) -> None:
     none = Region(layers=(), num_layers=4, spec="none")
     with pytest.raises(TrainingError) as caught:
         apply_region(tiny_llava.model, none, train_projector=False)
@@ -242,14 +254,14 @@ def test_nothing_to_train_is_refused(tiny_llava):
         lora_config(tiny_llava.model, none)
 
 
-def test_a_region_of_another_depth_is_refused(tiny_llava):
+def test_a_region_of_another_depth_is_refused(tiny_llava: Loaded) -> None:
     other = Region(layers=(0,), num_layers=32, spec="uniform:3%")
     for call in (apply_region, lora_config, chosen_parameters):
         with pytest.raises(TrainingError, match="region 'uniform:3%' is for 32 decoder layers, the model has 4"):
             call(tiny_llava.model, other)
 
 
-def test_methods_must_fit_the_model(tiny_llava):
+def test_methods_must_fit_the_model(tiny_llava: Loaded) -> None:
     with pytest.raises(TrainingError, match="unknown method 'qlora'"):
         apply_region(tiny_llava.model, _region(1), "qlora")
     with pytest.raises(TrainingError, match="method lora needs adapters, and the model has none"):
@@ -262,12 +274,12 @@ def test_methods_must_fit_the_model(tiny_llava):
 
 
 @pytest.mark.parametrize("bad", [{"r": 0}, {"alpha": 0}, {"dropout": 1.0}, {"dropout": -0.1}])
-def test_lora_settings_out_of_range_are_refused(tiny_llava, bad):
+def test_lora_settings_out_of_range_are_refused(tiny_llava: Loaded, bad: dict[str, Any]) -> None:
     with pytest.raises(TrainingError, match="LoRA settings"):
         lora_config(tiny_llava.model, _region(1), **bad)
 
 
-def test_quantised_weights_are_refused_in_full(tiny_llava):
+def test_quantised_weights_are_refused_in_full(tiny_llava: Loaded) -> None:
     layer = tiny_llava.model.model.language_model.layers[1].mlp
     layer.up_proj.weight = torch.nn.Parameter(torch.zeros(64, 32, dtype=torch.uint8), requires_grad=False)
     with pytest.raises(TrainingError, match=r"1 chosen tensors are quantised .*layers\.1\.mlp\.up_proj\.weight"):
