@@ -7,6 +7,7 @@ from typing import Any
 
 from striate.tasks import metric_of
 from striate.tasks.batches import asking_mode
+from striate.tasks.causality import check_causal
 from striate.tasks.generation import answer_replies, word_replies
 from striate.tasks.items import Item, Reply
 from striate.tasks.likelihood import choice_replies, text_replies
@@ -38,6 +39,7 @@ def ask(
 
     Raises:
         DataError: a picture that can't be read, or an item that is longer than the model's context.
+        ModelError: plain text is to be scored, but the model does not read it from left to right.
     """
     places: dict[AskingMode, list[int]] = {}
     for index, item in enumerate(items):
@@ -65,6 +67,7 @@ def _ask_in_mode(
         return answer_replies(
             model, processor, items, max_new_tokens=max_new_tokens, batch_size=batch_size, advance=advance
         )
+    check_causal(model, processor.tokenizer)
     if mode == "next_word":
         return word_replies(model, processor, items, batch_size, advance)
     likelihood = choice_replies if mode == "choose" else text_replies

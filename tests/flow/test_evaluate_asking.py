@@ -16,7 +16,7 @@ from striate.tasks import batches, likelihood
 from striate.tasks.asking import ask
 from striate.tasks.batches import run_in_batches
 from striate.tasks.encoding import encode
-from striate.tasks.generation import WORD_AND_SPACE, end_ids
+from striate.tasks.generation import WORD_AND_SPACE, end_ids, word_replies
 from striate.tasks.items import Item, Reply
 from striate.tasks.packs import read_pack
 from striate.tasks.prompts import chat_sample, joined, plain_context
@@ -139,7 +139,9 @@ def test_a_word_ends_at_the_first_space_or_after_12_tokens(
 ) -> None:
     (token,) = tiny_llava.processor.tokenizer(says)["input_ids"]
     shapes = _always_say(tiny_llava.model, token)
-    replies = ask(tiny_llava.model, tiny_llava.processor, [word("a", "The quick"), word("b", "The lazy old")])
+    items = [word("a", "The quick"), word("b", "The lazy old")]
+    with batches.asking_mode(tiny_llava.model):
+        replies = word_replies(tiny_llava.model, tiny_llava.processor, items, 8, lambda count: None)
     assert [reply.text for reply in replies] == [text, text]
     assert len(shapes) == passes
 
@@ -181,7 +183,9 @@ def test_the_turn_ends_where_the_template_says_so(tiny_llava: Loaded) -> None:
 def test_choices_compute_only_the_logits_of_the_choices(tiny_llava: Loaded) -> None:
     shapes: list[int] = []
     tiny_llava.model.lm_head.register_forward_hook(lambda module, inputs, logits: shapes.append(logits.shape[1]))
-    ask(tiny_llava.model, tiny_llava.processor, [choose("b", 12, "yes", "no")])
+    with batches.asking_mode(tiny_llava.model):
+        items = [choose("b", 12, "yes", "no")]
+        likelihood.choice_replies(tiny_llava.model, tiny_llava.processor.tokenizer, items, 8, lambda count: None)
     assert shapes[0] == 1
     assert sum(shapes) <= 4
 
@@ -256,6 +260,19 @@ def test_items_that_do_not_fit_are_named(tiny_llava: Loaded, item: Item, text: s
     with pytest.raises(DataError) as caught:
         ask(tiny_llava.model, tiny_llava.processor, [item])
     assert text in str(caught.value)
+
+
+def test_a_model_that_looks_ahead_has_no_likelihoods(tiny_llava: Loaded, pack_dir: Path) -> None:
+    def look_ahead(module: Any, inputs: Any, logits: torch.Tensor) -> torch.Tensor:
+        return logits + logits.mean(1, keepdim=True)
+
+    tiny_llava.model.lm_head.register_forward_hook(look_ahead)
+    for item in (CHOICES[0], TEXTS[0], word("w", "The quick")):
+        with pytest.raises(ModelError) as caught:
+            ask(tiny_llava.model, tiny_llava.processor, [item])
+        assert "LlavaForConditionalGeneration looks ahead in plain text" in str(caught.value)
+        assert "leave out the packs with choice_logprob, last_word and perplexity rows" in str(caught.value)
+    assert ask(tiny_llava.model, tiny_llava.processor, read_pack(pack_dir, limit=1).items, max_new_tokens=2)
 
 
 def test_a_tokenizer_without_offsets_is_refused() -> None:
