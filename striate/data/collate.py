@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 from striate.data.encoding import IGNORED, Encoded, Encoder
 from striate.data.pictures import open_image
 from striate.data.rendering import Renderer
-from striate.data.samples import Sample
+from striate.data.samples import PLACEHOLDER, Sample
 from striate.errors import DataError
 
 Batch = dict[str, torch.Tensor]
@@ -106,6 +106,7 @@ class Collator:
         """Yield each sample with its pictures, each file opened once a batch."""
         opened: dict[Path, Image.Image] = {}
         for sample in samples:
+            _check_placeholders(sample)
             for path in sample.images:
                 if path not in opened:
                     opened[path] = open_image(path, sample.id)
@@ -121,6 +122,17 @@ class Collator:
         for name in _names(item.pictures for item in items):
             batch[name] = _cat_padded([item.pictures[name] for item in items if name in item.pictures])
         return batch
+
+
+def _check_placeholders(sample: Sample) -> None:
+    """Raise unless the sample has one placeholder for every picture: samples may be made by hand."""
+    count = sum(message.images for message in sample.messages)
+    if count != len(sample.images):
+        raise DataError(
+            f"sample {sample.id!r} has {count} {PLACEHOLDER} placeholders and {len(sample.images)} pictures",
+            "one placeholder for every picture, in order",
+            f"add {PLACEHOLDER} to the question, or name the pictures",
+        )
 
 
 def _names(rows: Iterator[Batch]) -> list[str]:

@@ -125,8 +125,8 @@ def test_a_generation_prompt_with_more_than_the_header(tiny_llava: Loaded, sampl
 
 def test_a_template_that_changes_answers_is_refused(tiny_llava: Loaded, samples: list[Sample]) -> None:
     tiny_llava.processor.chat_template = "{% for m in messages %}{{ m['role'] }}{% endfor %}"
-    with pytest.raises(DataError, match="chat template changes or drops the answer 'red'"):
-        Collator(tiny_llava.processor, 64, train=True)([replace(samples[0], images=())])
+    with pytest.raises(DataError, match="chat template changes or drops the answer 'yes'"):
+        Collator(tiny_llava.processor, 64, train=True)([samples[-1]])
 
 
 def test_no_template_is_refused(tiny_llava: Loaded) -> None:
@@ -135,10 +135,21 @@ def test_no_template_is_refused(tiny_llava: Loaded) -> None:
         Collator(tiny_llava.processor, 64, train=True)
 
 
-def test_a_stray_image_token_names_the_sample(tiny_llava: Loaded, samples: list[Sample]) -> None:
+def test_pictures_and_placeholders_must_agree(tiny_llava: Loaded, samples: list[Sample]) -> None:
     stray = replace(samples[0], images=samples[0].images * 2)
-    with pytest.raises(DataError, match="sample 'train-00': LlavaProcessor refuses it"):
+    with pytest.raises(DataError, match="sample 'train-00' has 1 <image> placeholders and 2 pictures"):
         Collator(tiny_llava.processor, 64, train=True)([stray])
+
+
+def test_a_refusing_processor_names_the_sample(
+    tiny_llava: Loaded, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ValueError("a stray image token")
+
+    monkeypatch.setattr(type(tiny_llava.processor), "__call__", refuse)
+    with pytest.raises(DataError, match="sample 'train-00': LlavaProcessor refuses it: a stray image token"):
+        Collator(tiny_llava.processor, 64, train=True)([samples[0]])
 
 
 def test_a_damaged_picture_names_the_sample(tiny_llava: Loaded, samples: list[Sample]) -> None:
