@@ -62,7 +62,8 @@ class Findings:
             return self.region.num_layers
         if self.scores:
             return self.scores.num_layers
-        return self.evals["start"].num_layers if "start" in self.evals else 0
+        whole = self.evals.get("start") or self.evals.get("tuned")
+        return whole.num_layers if whole else 0
 
     @property
     def removed(self) -> tuple[int, ...]:
@@ -90,7 +91,25 @@ def gather(run: Path) -> Findings:
             "config.yaml, run.json, scores.json, region.json, train.json, prune.json or eval/*.json",
             "run a stage into this folder first, or check the path",
         )
+    _check_depth(found)
     return found
+
+
+def _check_depth(found: Findings) -> None:
+    """Raise where scores and region are of models of different depth."""
+    layers = found.num_layers
+    if not found.scores:
+        return
+    rows = [
+        row for entry in found.scores.scorers for row in (entry.values, entry.low, entry.high, *entry.parts.values())
+    ]
+    depths = {found.scores.num_layers, *map(len, rows)} - {layers}
+    if depths:
+        raise ArtifactError(
+            f"{found.run}: scores.json has scores of {min(depths)} layers, the region is of {layers} layers",
+            "artifacts of one model",
+            "run `striate analyze` and `striate select` again on the same model",
+        )
 
 
 def _read(run: Path) -> Findings:

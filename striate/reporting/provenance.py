@@ -35,7 +35,7 @@ def _fingerprints(found: Findings) -> Html | None:
     if not found.record or not found.record.fingerprints:
         return None
     rows = [(name, tag("code", value)) for name, value in found.record.fingerprints.items()]
-    return tag("details", tag("summary", "Fingerprints of model and data"), facts(rows))
+    return tag("details", tag("summary", "Fingerprints of model and data"), facts(rows, "facts long"))
 
 
 def _hashes(found: Findings) -> Html | None:
@@ -46,7 +46,7 @@ def _hashes(found: Findings) -> Html | None:
     if not files:
         return None
     rows = [(name, tag("code", value)) for name, value in files]
-    return tag("details", tag("summary", f"SHA-256 of every artifact ({len(rows)})"), facts(rows))
+    return tag("details", tag("summary", f"SHA-256 of every artifact ({len(rows)})"), facts(rows, "facts long"))
 
 
 def _config(found: Findings) -> Html | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from striate.reporting.bars import Row, draw_bars, rows_of
@@ -68,12 +69,21 @@ def _stack(found: Findings) -> Child:
     shown = picture("layers", label, lambda width: draw_stack(found, width), tag("p", words_below))
     notes = [] if region else [_missing("select", "No region has been chosen")]
     notes += [] if found.scores else [_missing("analyze", "Layers have not been scored")]
-    notes += [] if found.prune else [_missing("prune", "No layer has been removed")]
+    notes += [] if found.prune else [_not_pruned(found)]
     return [_key(entries), shown, notes]
+
+
+def _not_pruned(found: Findings) -> Html:
+    """Return why no layer is removed: not asked for, or not run yet."""
+    if found.config and not found.config.prune.remove:
+        return tag("p", "No layer was to be removed: prune.remove is 0.", class_="missing")
+    return _missing("prune", "No layer has been removed")
 
 
 def _tasks(found: Findings, kind: str, rows: Sequence[Row]) -> Child:
     """Return the bars of one kind of task."""
+    if not rows and found.evals:
+        return tag("p", f"The test packs of this run hold no {kind} task.", class_="missing")
     if not rows:
         return _missing("evaluate", f"No {kind} task has been evaluated")
     label = f"Scores on {len(rows)} {kind} tasks"
@@ -110,6 +120,7 @@ def _retention(found: Findings) -> Child:
     base = found.retention.baseline
     caption = (
         f"Every model against {base} on the same items, {found.retention.repetitions} paired bootstrap repetitions. "
+        "Rows over all tasks are unweighted means of the task scores; n counts test items. "
         f"Retention is the score over that of {base}; for perplexity, e to the power of nats saved."
     )
     return [tag("p", caption, class_="caption"), draw_retention(found.retention.rows)]
@@ -128,6 +139,8 @@ def _loss(found: Findings) -> Child:
     size = steps_a_point(found.log)
     each = "each step" if size == 1 else f"the mean of every {size} steps"
     caption = f"Loss on answer tokens: {each} faint, the running mean over a tenth of the run strong."
+    gone = sum(not math.isfinite(step.loss) for step in found.log)
+    caption += f" {amount(gone, 'step')} without a finite loss left out." if gone else ""
     label = f"Training loss over {amount(len(found.log), 'step')}"
     return [facts_of_run, picture("loss", label, lambda width: draw_loss(found.log, width), caption)]
 

@@ -11,8 +11,7 @@ from striate.reporting.wording import amount, count, percent, points, sample, sc
 
 def headline(found: Findings) -> Html:
     """Return the result in one sentence, with n and 95% intervals."""
-    parts = [_visual(found), _text(found), _pruned(found)]
-    told = [part for part in parts if part]
+    told = [part for part in (_visual(found), _text(found), _pruned(found)) if part]
     if not told:
         return tag("p", _unfinished(found), class_="headline")
     sentence: list[Child] = []
@@ -51,10 +50,24 @@ def _text(found: Findings) -> Child:
     """Return what tuning did to the text tasks."""
     row = _main(found, "text")
     if not row:
-        return None
+        return _perplexity(found)
     kept = row.low <= 0 <= row.high
     words = "text shows no measurable change" if kept else f"text {'gains' if row.difference > 0 else 'loses'}"
     return [tag("b", words), tag("span", _change(row), class_="interval")]
+
+
+def _perplexity(found: Findings) -> Child:
+    """Return what tuning did to the perplexity of text, where that is the only text measure."""
+    rows = found.retention.rows if found.retention else ()
+    rows = tuple(row for row in rows if row.metric == "perplexity" and (row.label, row.baseline) == ("tuned", "start"))
+    if len(rows) != 1:
+        return None
+    (row,) = rows
+    change = (
+        f"{points(row.difference, row.metric)}, lower is better, 95% interval {span(row.low, row.high, row.metric)}"
+    )
+    values = tag("b", f"{row.baseline_score:.3f} to {row.score:.3f} nats a token")
+    return ["text goes from ", values, tag("span", f" ({change}, {sample(row.n)})", class_="interval")]
 
 
 def _pruned(found: Findings) -> Child:
@@ -76,11 +89,11 @@ def _pruned(found: Findings) -> Child:
 def _unfinished(found: Findings) -> str:
     """Return the state of a run without a comparison."""
     done = [
-        ("scored", found.scores),
+        ("scored its layers", found.scores),
         ("chosen a region", found.region),
         ("trained", found.train),
         ("pruned", found.prune),
-        ("evaluated", found.evals),
+        ("evaluated models", found.evals),
     ]
     told = [name for name, artifact in done if artifact]
     state = f"This run has {', '.join(told)}" if told else "This run has a config and no result yet"
@@ -88,14 +101,11 @@ def _unfinished(found: Findings) -> str:
 
 
 def draw_tiles(found: Findings) -> Html | None:
-    """Return the few figures that people quote."""
-    tiles = [
-        *_trained_tiles(found),
-        *_score_tiles(found, "tuned"),
-        *_size_tiles(found),
-        *_score_tiles(found, "pruned"),
-    ]
-    return tag("div", tiles, class_="tiles") if tiles else None
+    """Return the few figures that people quote: a row for the tuned model, and one for the pruned model."""
+    tuned = [*_trained_tiles(found), *_score_tiles(found, "tuned")]
+    pruned = [*_size_tiles(found), *_score_tiles(found, "pruned")]
+    rows = [tag("div", tiles, class_="tiles") for tiles in (tuned, pruned) if tiles]
+    return tag("div", rows, class_="figures") if rows else None
 
 
 def _tile(name: str, value: Child, note: str, kind: str = "") -> Html:
@@ -127,8 +137,8 @@ def _retention_note(row: Difference) -> str:
     """Return the interval and count behind a retention figure."""
     interval = ""
     if row.retention_low is not None and row.retention_high is not None:
-        interval = f"{row.retention_low:.1f} to {row.retention_high:.1f}, "
-    return f"{interval}{sample(row.n)}, of {row.baseline}"
+        interval = f"95% interval {row.retention_low:.1f} to {row.retention_high:.1f}, "
+    return f"{interval}{sample(row.n)}"
 
 
 def _size_tiles(found: Findings) -> list[Html]:

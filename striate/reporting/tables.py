@@ -47,9 +47,9 @@ def _cell(name: str, cell: Cell) -> Html:
     return tag("td", cell.content, class_=_classes(cell), data_label=name or None)
 
 
-def facts(pairs: Sequence[tuple[str, Child]]) -> Html:
+def facts(pairs: Sequence[tuple[str, Child]], kind: str = "facts") -> Html:
     """Return name and value pairs as a definition list."""
-    return tag("dl", [tag("div", tag("dt", name), tag("dd", value)) for name, value in pairs], class_="facts")
+    return tag("dl", [tag("div", tag("dt", name), tag("dd", value)) for name, value in pairs], class_=kind)
 
 
 def share_bar(share: float, kind: str = "region") -> Html:

@@ -152,7 +152,7 @@ def fake_answers(label: str, folder: Path) -> list[Prediction]:
 def difference(
     label: str, pack: str, task: str, kind: str, metric: str, base: float, score: float, n: int
 ) -> Difference:
-    kept = None if metric == "perplexity" else 100 * score / base
+    kept = 100 * math.exp(base - score) if metric == "perplexity" else 100 * score / base
     return Difference(
         label=label,
         baseline="start",
@@ -190,6 +190,7 @@ def build_run(folder: Path) -> Path:
             "model": {"path": "models/small-lvlm"},
             "data": {"train": ["data/shapes"]},
             "evaluate": {"packs": [str(folder / "packs" / "shapes"), str(folder / "packs" / "boxes")]},
+            "prune": {"remove": 3},
             "report": {"title": f"A run called {NASTY}", "examples": 12},
         }
     )

@@ -214,6 +214,27 @@ def test_a_run_with_a_region_only_has_a_page(tmp_path: Path) -> None:
     assert "striate evaluate" in page.text
 
 
+def test_headline_tells_perplexity_where_it_is_the_only_text_measure(make_run: MakeRun, tmp_path: Path) -> None:
+    path = make_run(tmp_path / "run") / "eval/retention.json"
+    whole = read_document(path, Retention)
+    kept = [row for row in whole.rows if (row.pack, row.task) != ("*", "text")]
+    write_document(path, whole.model_copy(update={"rows": tuple(kept)}))
+    page = Page(report(tmp_path / "run").read_text(encoding="utf-8").replace("\u00a0", " "))
+    row = next(row for row in kept if row.metric == "perplexity" and row.label == "tuned")
+    assert f"text goes from {row.baseline_score:.3f} to {row.score:.3f} nats a token" in page.text
+    assert f"lower is better, 95% interval −0.031 to +0.042, n = {row.n})" in page.text
+
+
+def test_headline_compares_with_another_baseline(make_run: MakeRun, tmp_path: Path) -> None:
+    path = make_run(tmp_path / "run") / "eval/retention.json"
+    whole = read_document(path, Retention)
+    rows = [row.model_copy(update={"baseline": "tuned"}) for row in whole.rows if row.label == "pruned"]
+    write_document(path, Retention(baseline="tuned", repetitions=2000, rows=tuple(rows)))
+    page = Page(report(tmp_path / "run").read_text(encoding="utf-8"))
+    assert "with 3 layers removed the visual score is 59.8% (+28.6 points against tuned" in page.text
+    assert "Tuning 8 of 30" not in page.text
+
+
 def test_refuses_a_folder_without_artifacts(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="holds no artifact of striate"):
         report(tmp_path)
