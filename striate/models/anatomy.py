@@ -98,8 +98,14 @@ def find_anatomy(model: nn.Module) -> Anatomy:
     """
     core = unwrap(model)
     vision = _vision_encoder(core)
-    layers = decoder_layers(core)
     text_config = core.config.get_text_config(decoder=True)
+    if text_config.is_encoder_decoder or core.config.is_encoder_decoder:
+        raise ModelError(
+            f"the language model of {_name_of(core)} is an encoder-decoder: its decoder never sees image tokens",
+            "a vision-language model with a decoder-only language model",
+            "see `striate ls families` for the families known to work",
+        )
+    layers = decoder_layers(core)
     if text_config.num_hidden_layers != len(layers):
         raise ModelError(
             f"the config of {_name_of(core)} says {text_config.num_hidden_layers} decoder layers,"

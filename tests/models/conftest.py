@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+
+if TYPE_CHECKING:
+    from striate.models.loading import Loaded
 
 NUM_LAYERS = 6
 IMAGE_TOKEN = 60
@@ -263,3 +266,11 @@ def family(request: pytest.FixtureRequest) -> Built:
 def family_builder() -> Callable[[str], Built]:
     """The builder by family name, for tests of one family."""
     return build_family
+
+
+@pytest.fixture
+def question(tiny_llava: Loaded) -> Batch:
+    """One question about one picture, as the tiny LLaVA's inputs."""
+    ids = tiny_llava.processor.tokenizer("<image>" * 4 + "What colour?", return_tensors="pt")["input_ids"]
+    pictures = torch.randn(1, 3, 28, 28, generator=torch.Generator().manual_seed(0))
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pictures}

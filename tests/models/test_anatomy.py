@@ -128,6 +128,12 @@ def test_a_model_without_a_known_projector_is_refused(tiny_llava: Loaded) -> Non
         find_anatomy(tiny_llava.model)
 
 
+def test_an_encoder_decoder_is_refused(tiny_llava: Loaded) -> None:
+    tiny_llava.model.config.text_config.is_encoder_decoder = True
+    with pytest.raises(ModelError, match="the language model of LlavaForConditionalGeneration is an encoder-decoder"):
+        find_anatomy(tiny_llava.model)
+
+
 def test_a_model_without_a_decoder_stack_is_refused() -> None:
     model = nn.Linear(2, 2)
     with pytest.raises(ModelError, match="Linear has no decoder stack"):

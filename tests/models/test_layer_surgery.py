@@ -6,7 +6,7 @@ import copy
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import peft
 import pytest
@@ -16,9 +16,8 @@ from transformers import AutoModelForImageTextToText, LlavaForConditionalGenerat
 from striate.artifacts import Region
 from striate.errors import ModelError
 from striate.models.anatomy import decoder_layers, find_anatomy
-from striate.models.layer_config import config_edits
 from striate.models.layer_surgery import remove_layers, self_test
-from striate.models.loading import Loaded, load_model, save_model
+from striate.models.loading import Loaded, save_model
 from striate.models.trainability import lora_config
 
 Batch = dict[str, Any]
@@ -136,6 +135,20 @@ def test_one_kind_of_layer_may_go_altogether(family_builder: Callable[[str], Bui
     assert self_test(model, tmp_path / "small", inputs).max_logit_difference == 0
 
 
+def test_a_flat_config_follows(family_builder: Callable[[str], Built], tmp_path: Path) -> None:
+    model, inputs = family_builder("qwen2_5_vl")
+    stored = model.config.to_dict()
+    text = stored.pop("text_config")
+    flat = {**{key: value for key, value in text.items() if key not in ("model_type", "dtype")}, **stored}
+    config = type(model.config).from_dict(flat)
+    assert config.text_config.num_hidden_layers == 6
+    flat_model = type(model)(config).eval()
+    remove_layers(flat_model, [0, 4])
+    save_model(flat_model, None, tmp_path / "small")
+    assert self_test(flat_model, tmp_path / "small", inputs).max_logit_difference == 0
+    assert len(decoder_layers(flat_model)) == 4
+
+
 def test_cross_attention_layers_are_renumbered(family_builder: Callable[[str], Built]) -> None:
     model, _ = family_builder("mllama")
     remove_layers(model, [0, 4])
@@ -230,52 +243,6 @@ def test_a_layer_of_another_shape_is_refused(tiny_llava: Loaded) -> None:
         remove_layers(tiny_llava.model, [1])
 
 
-class _Config:
-    attribute_map: ClassVar[dict[str, str]] = {"num_hidden_layers": "n_layers"}
-    num_hidden_layers = 6
-
-    def __init__(self, **fields: Any) -> None:
-        vars(self).update(fields)
-
-
-@pytest.mark.parametrize(
-    ("fields", "edits"),
-    [
-        ({"layer_types": list("abcdef")}, {"layer_types": list("acdf")}),
-        ({"layers_block_type": tuple("abcdef")}, {"layers_block_type": tuple("acdf")}),
-        ({"some_new_layer_names": list("abcdef")}, {"some_new_layer_names": list("acdf")}),
-        ({"no_rope_layers": [1, 1, 1, 0, 1, 0]}, {"no_rope_layers": [1, 1, 0, 0]}),
-        ({"mlp_only_layers": [0, 1, 5]}, {"mlp_only_layers": [0, 3]}),
-        ({"moe_layers": [3, 4]}, {"moe_layers": [2]}),
-        ({"first_k_dense_replace": 3}, {"first_k_dense_replace": 2}),
-        ({"max_window_layers": 28}, {}),
-        ({"max_window_layers": 5}, {"max_window_layers": 3}),
-        ({"layer_scales": {"0": 1.0, "1": 2.0, "5": 3.0}}, {"layer_scales": {"0": 1.0, "3": 3.0}}),
-        ({"layer_scales": {2: 1.0, 4: 2.0}}, {"layer_scales": {1: 1.0}}),
-        ({"num_kv_shared_layers": 0, "vision_feature_layer": [-2, -1], "mtp_layer_types": ["a"]}, {}),
-        ({"eos_token_id": [1, 2, 3, 4, 5, 6], "layer_norm_eps": 1e-5, "use_layerscale": True}, {}),
-    ],
-)
-def test_every_shape_of_layer_fact_follows(fields: Batch, edits: Batch) -> None:
-    assert config_edits(_Config(**fields), [0, 2, 3, 5], 6) == {**edits, "n_layers": 4}
-
-
-@pytest.mark.parametrize(
-    ("fields", "text"),
-    [
-        ({"num_kv_shared_layers": 2}, "its last 2 layers depend on earlier ones (num_kv_shared_layers=2)"),
-        ({"is_heterogeneous": True}, "its config overrides settings layer by layer (per_layer_config)"),
-        ({"layer_types": ["a", "b"]}, "the config field layer_types=['a', 'b'] speaks of layers"),
-        ({"kv_source_layers": [0, 0, 1, 1, 2, 2]}, "the config field kv_source_layers=[0, 0, 1, 1, 2, 2] speaks"),
-        ({"cross_attention_layers": [1, 4]}, "they are the only ones that look at the picture"),
-    ],
-)
-def test_facts_that_cannot_follow_are_refused(fields: Batch, text: str) -> None:
-    with pytest.raises(ModelError) as caught:
-        config_edits(_Config(**fields), [0, 2, 3, 5], 6)
-    assert f"these layers can't be removed: {text}" in str(caught.value)
-
-
 def test_a_pruned_checkpoint_loads_with_plain_transformers(tiny_llava: Loaded, tmp_path: Path) -> None:
     region = Region(layers=(0, 2), num_layers=4, spec="ids:0,2")
     remove_layers(tiny_llava.model, [1])
@@ -284,68 +251,3 @@ def test_a_pruned_checkpoint_loads_with_plain_transformers(tiny_llava: Loaded, t
     assert len(plain.model.language_model.layers) == 3
     assert json.loads((tmp_path / "small" / "config.json").read_text())["text_config"]["num_hidden_layers"] == 3
     assert json.loads((tmp_path / "small" / "region.json").read_text())["layers"] == [0, 2]
-
-
-@pytest.fixture
-def question(tiny_llava: Loaded) -> Batch:
-    ids = tiny_llava.processor.tokenizer("<image>" * 4 + "What colour?", return_tensors="pt")["input_ids"]
-    pictures = torch.randn(1, 3, 28, 28, generator=torch.Generator().manual_seed(0))
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pictures}
-
-
-def test_the_self_test_sees_another_weight(tiny_llava: Loaded, tmp_path: Path, question: Batch) -> None:
-    save_model(tiny_llava.model, tiny_llava.processor, tmp_path / "saved")
-    assert self_test(tiny_llava.model, tmp_path / "saved", question, tiny_llava.processor).prompts == 1
-    with torch.no_grad():
-        decoder_layers(tiny_llava.model)[1].mlp.up_proj.weight[0, 0] += 1
-    with pytest.raises(ModelError, match=r"the model saved at .*saved is not the one in memory: its logits move by"):
-        self_test(tiny_llava.model, tmp_path / "saved", question)
-
-
-def test_the_self_test_sees_layers_that_kept_their_number(
-    tiny_llava: Loaded, tmp_path: Path, question: Batch, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    save_model(tiny_llava.model, tiny_llava.processor, tmp_path / "saved")
-    from striate.models import self_test as module
-
-    def with_a_wrong_number(*args: Any, **kwargs: Any) -> Any:
-        model = module_load(*args, **kwargs)
-        decoder_layers(model)[2].self_attn.layer_idx = 1
-        return model
-
-    module_load = module.load_weights
-    monkeypatch.setattr(module, "load_weights", with_a_wrong_number)
-    with pytest.raises(ModelError, match=r"answer 0 is another without the key-value cache, from new token \d"):
-        self_test(tiny_llava.model, tmp_path / "saved", question)
-
-
-def test_the_self_test_sees_another_processor(tiny_llava: Loaded, tmp_path: Path, question: Batch) -> None:
-    save_model(tiny_llava.model, tiny_llava.processor, tmp_path / "saved")
-    (tmp_path / "saved" / "chat_template.jinja").write_text("{{ messages }}")
-    with pytest.raises(ModelError, match="the saved chat template is another"):
-        self_test(tiny_llava.model, tmp_path / "saved", question, tiny_llava.processor)
-
-
-def test_the_self_test_puts_modes_back(tiny_llava: Loaded, tmp_path: Path, question: Batch) -> None:
-    model = tiny_llava.model.train()
-    model.model.vision_tower.eval()
-    save_model(model, tiny_llava.processor, tmp_path / "saved")
-    modes = [module.training for module in model.modules()]
-    self_test(model, tmp_path / "saved", question)
-    assert [module.training for module in model.modules()] == modes
-
-
-def test_the_self_test_holds_in_bfloat16(tiny_llava_dir: Path, tmp_path: Path, question: Batch) -> None:
-    loaded = load_model(tiny_llava_dir, device="cpu", dtype="bfloat16")
-    remove_layers(loaded.model, [2])
-    save_model(loaded.model, loaded.processor, tmp_path / "saved")
-    assert self_test(loaded.model, tmp_path / "saved", question, loaded.processor).max_logit_difference == 0
-
-
-def test_an_answer_never_asks_for_a_picture(tiny_llava: Loaded, tmp_path: Path, question: Batch) -> None:
-    model = tiny_llava.model
-    with torch.no_grad():
-        model.lm_head.weight.zero_()
-        model.lm_head.weight[model.config.image_token_id] = 1.0
-    save_model(model, tiny_llava.processor, tmp_path / "saved")
-    assert self_test(model, tmp_path / "saved", question).cached_equals_uncached
