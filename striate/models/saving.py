@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,9 +49,9 @@ def new_folder(path: Path) -> Iterator[Path]:
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        # mkdtemp makes a private folder; the checkpoint gets the rights of an ordinary one.
-        temporary.chmod(_ordinary_mode(path.parent))
+        # An ordinary mkdir, unlike tempfile's, gives the checkpoint the rights that the umask asks for.
+        temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}"
+        temporary.mkdir()
         yield temporary
         if path.exists():
             path.rmdir()
@@ -63,8 +63,3 @@ def new_folder(path: Path) -> Iterator[Path]:
     finally:
         if temporary is not None and temporary.exists():
             shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _ordinary_mode(parent: Path) -> int:
-    """Return the permission bits of a folder that inherits those of `parent`."""
-    return parent.stat().st_mode & 0o777 | 0o700
