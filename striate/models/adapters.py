@@ -41,6 +41,11 @@ def base_of(path: Path) -> str:
     return str(beside.resolve()) if beside.is_dir() else str(name)
 
 
+def base_revision_of(path: Path) -> str | None:
+    """Return the branch, tag or commit of the base model that the adapter in `path` was trained on, if it names one."""
+    return _config(path).get("revision")
+
+
 def add_adapter(model: Any, path: Path) -> PeftModel:
     """Return `model` with the adapter of `path` on it, in eval mode; the trained projector is restored with it.
 

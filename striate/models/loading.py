@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import cached_file
 
 from striate.errors import ModelError, did_you_mean
-from striate.models.adapters import ADAPTER_CONFIG, add_adapter, base_of, is_adapter, merged
+from striate.models.adapters import ADAPTER_CONFIG, add_adapter, base_of, base_revision_of, is_adapter, merged
 from striate.models.anatomy import find_anatomy, text_only
 from striate.models.quiet import quietly
 from striate.models.saving import REGION_FILE, save_model
@@ -166,9 +166,9 @@ def _read_model(
     folder = Path(source)
     if not is_adapter(folder):
         return _read_plain(source, dtype, revision, **options).to(device).eval()
-    base = base_of(folder)
+    base, pinned = base_of(folder), base_revision_of(folder)
     try:
-        plain = _read_plain(_source(base, None), dtype, None, **options)
+        plain = _read_plain(_source(base, pinned), dtype, pinned, **options)
     except ModelError as error:
         given = f"the adapter in {source} needs its base model {base!r}, which can't be used: {error.given}"
         hint = f"mend base_model_name_or_path in {folder / ADAPTER_CONFIG}"
@@ -258,13 +258,14 @@ def _check_complete(source: str, model: Any, info: Any) -> None:
 def _read_processor(source: str, revision: str | None) -> Any:
     """Return the processor of `source`, or of an adapter's base when the adapter folder has none."""
     folder = Path(source)
-    places = [source]
+    places = [(source, revision)]
     if is_adapter(folder):
-        places.append(_source(base_of(folder), None))
+        pinned = base_revision_of(folder)
+        places.append((_source(base_of(folder), pinned), pinned))
     reason = "only a tokenizer was found"
-    for place in places:
+    for place, commit in places:
         try:
-            processor = AutoProcessor.from_pretrained(place, revision=revision if place == source else None)
+            processor = AutoProcessor.from_pretrained(place, revision=commit)
         except (OSError, ValueError, ImportError, TypeError, KeyError) as error:
             reason = _first_line(error)
             continue

@@ -212,3 +212,14 @@ def test_an_adapter_over_a_smaller_base_is_refused(adapter_dir: Path, tiny_llava
     text = _refused(adapter_dir)
     assert "the adapter in" in text
     assert "check base_model_name_or_path in" in text
+
+
+def test_an_adapters_base_is_read_at_the_revision_it_names(adapter_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from striate.models import loading
+
+    _edit(adapter_dir / "adapter_config.json", revision="v1.5")
+    asked = []
+    read = loading._read_plain
+    monkeypatch.setattr(loading, "_read_plain", lambda *args, **more: asked.append(args[2]) or read(*args, **more))
+    load_model(adapter_dir, device="cpu")
+    assert asked == ["v1.5"]
