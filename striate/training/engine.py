@@ -150,7 +150,8 @@ class RegionTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SeededOrder:
         """Return the order of the samples."""
-        return SeededOrder(len(self.train_dataset), self.args.seed)
+        batch = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
+        return SeededOrder(self.train_dataset, self.args.seed, batch)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Write only what trains: all else is in the base model."""

@@ -16,7 +16,7 @@ from striate.artifacts import Region, TrainRecord
 from striate.config import LoraSection, MachineSection, TrainSection
 from striate.data.collate import Collator
 from striate.data.reading import read_samples
-from striate.data.samples import Sample
+from striate.data.samples import Message, Sample
 from striate.errors import ArtifactError, DataError, TrainingError
 from striate.stages.train import train
 from striate.training.answer_loss import answer_loss
@@ -98,7 +98,7 @@ def test_region_all_is_an_ordinary_step(tiny_llava: Loaded, samples: list[Sample
         parameter.requires_grad_(True)
     groups = [{"params": projector, "lr": config.projector_lr}, {"params": language, "lr": config.lr}]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
-    order = list(SeededOrder(len(samples), seed=0))
+    order = list(SeededOrder(samples, seed=0, batch_size=4))
     collator = Collator(tiny_llava.processor, config.max_length, train=True)
     for step in range(2):
         batch = collator([samples[index] for index in order[4 * step : 4 * step + 4]])
@@ -269,14 +269,24 @@ def test_bfloat16_run(tiny_llava: Loaded, run: Run) -> None:
 
 
 def test_order_is_of_seed_and_epoch_alone() -> None:
-    order = SeededOrder(50, seed=1)
+    samples = [Sample(str(size), (Message("user", "x" * (size % 17)),)) for size in range(50)]
+    order = SeededOrder(samples, seed=1, batch_size=8)
     first = list(order)
     torch.rand(3)
     assert list(order) == first
     order.set_epoch(1)
     assert list(order) != first
     assert sorted(order) == list(range(50))
-    assert list(SeededOrder(50, seed=2)) != first
+    assert list(SeededOrder(samples, seed=2, batch_size=8)) != first
+
+
+def test_order_sorts_by_length_within_a_step_only() -> None:
+    samples = [Sample(str(size), (Message("user", "x" * size),)) for size in range(50)]
+    order = list(SeededOrder(samples, seed=1, batch_size=8))
+    steps = [order[first : first + 8] for first in range(0, 50, 8)]
+    assert all(step == sorted(step) for step in steps)
+    unsorted = list(SeededOrder(samples, seed=1, batch_size=1))
+    assert [set(step) for step in steps] == [set(unsorted[first : first + 8]) for first in range(0, 50, 8)]
 
 
 def test_errors(run: Run, tiny_llava: Loaded, samples: list[Sample], tmp_path: Path) -> None:
