@@ -83,10 +83,10 @@ def word_replies(
         check_length(len(tokens) + WORD_TOKENS, context_limit(core), item.id)
         if not tokens:
             raise DataError(f"item {item.id!r}: its context has no tokens", "a context with text", "mend that item")
-    ends = end_ids(model, processor)
+    ends = _text_end_ids(model, tokenizer)
 
     def ask(batch: list[tuple[int, ...]]) -> list[Reply]:
-        ids, mask = padded(batch, ends[0], "left", core.device)
+        ids, mask = padded(batch, 0, "left", core.device)
         stop = StoppingCriteriaList([_WordEnded(tokenizer, ids.shape[1])])
         inputs = {"input_ids": ids, "attention_mask": mask}
         return _generate(model, tokenizer, inputs, ends, WORD_TOKENS, stopping_criteria=stop)
@@ -100,11 +100,16 @@ def _effort(item: Item) -> tuple[bool, int]:
 
 
 def end_ids(model: Any, processor: Any) -> list[int]:
-    """Return the ids that end an answer: the model's and tokenizer's own, and the chat template's end of turn."""
-    tokenizer, configured = processor.tokenizer, getattr(unwrap(model).generation_config, "eos_token_id", None)
+    """Return the ids that end an answer: those that end any text, and the chat template's end of turn."""
+    turn = _end_of_turn(processor)
+    return sorted({*_text_end_ids(model, processor.tokenizer), *([] if turn is None else [turn])})
+
+
+def _text_end_ids(model: Any, tokenizer: Any) -> list[int]:
+    """Return the ids that end any text: the model's and the tokenizer's own."""
+    configured = getattr(unwrap(model).generation_config, "eos_token_id", None)
     found = list(configured) if isinstance(configured, list | tuple) else [configured]
-    found += [tokenizer.eos_token_id, _end_of_turn(processor)]
-    return sorted({token for token in found if token is not None})
+    return sorted({token for token in [*found, tokenizer.eos_token_id] if token is not None})
 
 
 def _end_of_turn(processor: Any) -> int | None:
@@ -133,9 +138,9 @@ def _generate(
     **options: Any,
 ) -> list[Reply]:
     """Return the decoded greedy continuation of each row of `inputs`, without its end token and what follows."""
-    padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
+    padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(ends, default=0)
     config = GenerationConfig(
-        max_new_tokens=max_new_tokens, do_sample=False, use_cache=True, pad_token_id=padding, eos_token_id=ends
+        max_new_tokens=max_new_tokens, do_sample=False, use_cache=True, pad_token_id=padding, eos_token_id=ends or None
     )
     with _plain_generation(model):
         output = unwrap(model).generate(**inputs, generation_config=config, **options)
