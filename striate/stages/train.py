@@ -71,7 +71,8 @@ def train(
         ArtifactError: a folder that can't be written, or `out` is not empty.
     """
     progress = progress or Silent()
-    _check(samples, config, out)
+    _check(model, samples, config, out)
+    plan = Plan.of(len(samples), config, machine)
     run = identity(region, config, samples, seed, base_path)
     checkpoint = find_checkpoint(work_dir, run)
     torch.manual_seed(seed)
@@ -83,7 +84,6 @@ def train(
     def prove(prepared: nn.Module) -> str:
         return prove_trainable(prepared, region, collator([example]), train_projector=config.train_projector)
 
-    plan = Plan.of(len(samples), config, machine)
     try:
         outcome = run_session(
             tuned,
@@ -120,7 +120,7 @@ def train(
     )
 
 
-def _check(samples: Sequence[Sample], config: TrainSection, out: Path) -> None:
+def _check(model: nn.Module, samples: Sequence[Sample], config: TrainSection, out: Path) -> None:
     """Raise for what would otherwise fail only after hours."""
     if not samples:
         raise TrainingError("there are no training samples", "at least one sample", "check data.train")
@@ -129,6 +129,13 @@ def _check(samples: Sequence[Sample], config: TrainSection, out: Path) -> None:
             "the projector can't train: no training sample has a picture",
             "samples with pictures, or train.train_projector=false",
             "add pictures to data.train, or use --set train.train_projector=false",
+        )
+    weight = next(model.parameters())
+    if weight.dtype is torch.float16 and weight.device.type == "cpu":
+        raise TrainingError(
+            "float16 does not train on the CPU",
+            "float32 or bfloat16 on the CPU, float16 on CUDA",
+            "use --set machine.dtype=float32",
         )
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ArtifactError(f"{out} exists already", "a new or empty folder", "remove it, or choose another folder")

@@ -15,6 +15,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from striate.artifacts import cannot_write
 from striate.config import MachineSection, TrainSection
 from striate.data.samples import Sample
+from striate.errors import TrainingError
 from striate.models.anatomy import PROJECTOR, component_of, find_anatomy
 from striate.training.answer_loss import answer_loss
 from striate.training.modes import FrozenModules
@@ -38,8 +39,18 @@ class Plan:
 
     @classmethod
     def of(cls, samples: int, config: TrainSection, machine: MachineSection) -> Plan:
-        """Return the plan for `samples` samples; an epoch's last step takes what is left."""
+        """Return the plan for `samples` samples; an epoch's last step takes what is left.
+
+        Raises:
+            TrainingError: the batch size is not a multiple of the micro-batch.
+        """
         micro = min(machine.micro_batch, config.batch_size)
+        if config.batch_size % micro:
+            raise TrainingError(
+                f"train.batch_size {config.batch_size} is not a multiple of machine.micro_batch {micro}",
+                "a batch of whole micro-batches",
+                "choose a machine.micro_batch that divides train.batch_size",
+            )
         per_epoch = math.ceil(samples / config.batch_size)
         steps = config.max_steps or math.ceil(config.epochs * per_epoch)
         warmup = math.ceil(config.warmup_ratio * steps)

@@ -85,10 +85,12 @@ def _train(trainer: RegionTrainer, checkpoint: Path | None) -> None:
     """Run the trainer, and leave the model as it was in all but its weights."""
     model = trainer.model
     cache = model.config.use_cache
+    own = set(vars(model))
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
-        # Mixed precision wraps the forward method.
-        trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+        # Mixed precision puts a wrapped forward method on the model itself; without it the class's is back.
+        for name in {"forward", "_original_forward"} & (set(vars(model)) - own):
+            delattr(model, name)
         model.config.use_cache = cache
         model.zero_grad(set_to_none=True)

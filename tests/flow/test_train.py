@@ -6,7 +6,7 @@ import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import torch
@@ -18,13 +18,11 @@ from striate.data.collate import Collator
 from striate.data.reading import read_samples
 from striate.data.samples import Message, Sample
 from striate.errors import ArtifactError, DataError, TrainingError
+from striate.models.loading import Loaded, load_model
 from striate.stages.train import train
 from striate.training.answer_loss import answer_loss
 from striate.training.modes import FrozenModules, MasterWeights, checkpointed
 from striate.training.order import SeededOrder
-
-if TYPE_CHECKING:
-    from striate.models.loading import Loaded
 
 REGION = Region(layers=(1, 3), num_layers=4, spec="ids:1,3")
 ALL = Region(layers=(0, 1, 2, 3), num_layers=4, spec="all")
@@ -174,6 +172,7 @@ def test_lora_checkpoint_loads_with_plain_peft(
     with torch.no_grad():
         expected = tiny_llava.model(**batch).logits
         assert torch.equal(loaded(**batch).logits, expected)
+        assert torch.equal(load_model(out, device="cpu").model(**batch).logits, expected)
         assert not torch.allclose(before(**batch).logits, expected, atol=1e-3)
 
 
@@ -261,11 +260,14 @@ def test_half_precision_trains_in_float32(tiny_llava: Loaded) -> None:
     assert model.lm_head.weight.dtype == torch.bfloat16
 
 
-def test_bfloat16_run(tiny_llava: Loaded, run: Run) -> None:
+@pytest.mark.parametrize("config", [FULL, LORA], ids=["full", "lora"])
+def test_bfloat16_run(tiny_llava: Loaded, run: Run, config: TrainSection, samples: list[Sample]) -> None:
     tiny_llava.model.to(torch.bfloat16)
-    record = run(tiny_llava, FULL)
-    assert record.last_loss == record.last_loss
-    assert {tensor.dtype for tensor in tiny_llava.model.parameters()} == {torch.bfloat16}
+    record = run(tiny_llava, config.model_copy(update={"epochs": 15, "lr": 5e-3}), samples=samples[:1] * 4)
+    assert record.last_loss < 0.5 * record.first_loss
+    kinds = {tensor.dtype for name, tensor in tiny_llava.model.named_parameters() if ".lora_" not in name}
+    assert kinds == {torch.bfloat16}
+    assert "forward" not in vars(tiny_llava.model)
 
 
 def test_order_is_of_seed_and_epoch_alone() -> None:
@@ -299,6 +301,10 @@ def test_errors(run: Run, tiny_llava: Loaded, samples: list[Sample], tmp_path: P
     nothing = Region(layers=(), num_layers=4, spec="none")
     with pytest.raises(TrainingError):
         run(tiny_llava, FULL.model_copy(update={"train_projector": False}), "nothing", region=nothing)
+    with pytest.raises(TrainingError, match=r"batch_size 4 is not a multiple of machine\.micro_batch 3"):
+        run(tiny_llava, FULL, machine=MachineSection(micro_batch=3))
+    with pytest.raises(TrainingError, match="float16 does not train on the CPU"):
+        run(Loaded(copy.deepcopy(tiny_llava.model).half(), tiny_llava.processor), FULL)
     full = tmp_path / "taken" / "checkpoint"
     full.mkdir(parents=True)
     (full / "x").touch()
