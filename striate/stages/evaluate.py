@@ -56,8 +56,7 @@ def evaluate(
     """
     items = _all_items(packs)
     begin = time.perf_counter()
-    device = unwrap(model).device
-    _reset_peak_memory(device)
+    _reset_peak_memory(unwrap(model).device)
     with (progress or Silent()).track(f"evaluate {label}", len(items)) as advance:
         replies = ask(
             model,
@@ -69,19 +68,9 @@ def evaluate(
         )
     seconds = time.perf_counter() - begin
     predictions = [_prediction(item, reply) for item, reply in zip(items, replies, strict=True)]
-    tasks = task_scores(predictions, config.bootstrap, seed)
-    record = EvalRecord(
-        label=label,
-        model=model_name,
-        tasks=tuple(tasks),
-        visual=macro_average(tasks, "visual"),
-        text=macro_average(tasks, "text"),
-        parameters=_count_parameters(model),
-        num_layers=len(decoder_layers(model)),
-        size_bytes=size_bytes,
-        seconds=seconds,
-        peak_memory_gib=_peak_memory_gib(device),
-    )
+    tasks = tuple(task_scores(predictions, config.bootstrap, seed))
+    facts = {"label": label, "model": model_name, "size_bytes": size_bytes, "seconds": seconds, **_facts(model)}
+    record = EvalRecord(tasks=tasks, visual=macro_average(tasks, "visual"), text=macro_average(tasks, "text"), **facts)
     return record, predictions
 
 
@@ -133,10 +122,17 @@ def _prediction(item: Item, reply: Reply) -> Prediction:
     )
 
 
-def _count_parameters(model: Any) -> int:
-    """Return how many parameters answer: adapters count, the originals that PEFT keeps beside trained copies do not."""
+def _facts(model: Any) -> dict[str, Any]:
+    """Return what the record says of the model itself: its parameters, decoder layers and the peak of memory.
+
+    Adapters count as parameters; the originals that PEFT keeps beside trained copies do not, since they answer nothing.
+    """
     named = unwrap(model).named_parameters()
-    return sum(parameter.numel() for name, parameter in named if ".original_module." not in name)
+    return {
+        "parameters": sum(parameter.numel() for name, parameter in named if ".original_module." not in name),
+        "num_layers": len(decoder_layers(model)),
+        "peak_memory_gib": _peak_memory_gib(unwrap(model).device),
+    }
 
 
 def _reset_peak_memory(device: torch.device) -> None:
