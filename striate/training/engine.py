@@ -12,7 +12,6 @@ import torch
 from torch import nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from striate.artifacts import cannot_write
 from striate.config import MachineSection, TrainSection
 from striate.data.samples import Sample
 from striate.errors import TrainingError
@@ -22,6 +21,7 @@ from striate.training.modes import FrozenModules
 from striate.training.order import SeededOrder
 from striate.training.resume import load_trainable, mark_complete, save_trainable
 from striate.training.step_log import StepLog
+from striate.writing import cannot_write
 
 Proof = Callable[[nn.Module], str]
 

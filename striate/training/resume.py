@@ -12,10 +12,11 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from striate.artifacts import Region, write_text
+from striate.artifacts import Region
 from striate.config import TrainSection
 from striate.data.samples import Sample
 from striate.errors import TrainingError
+from striate.writing import write_text
 
 COMPLETE = "complete.json"
 WEIGHTS = "trainable.safetensors"

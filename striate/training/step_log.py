@@ -9,8 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from striate.artifacts import cannot_write, write_text
 from striate.errors import TrainingError
+from striate.writing import cannot_write, write_text
 
 
 class StepLog:
