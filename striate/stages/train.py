@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import shutil
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ from striate.models.trainability import apply_region, lora_config, prove_trainab
 from striate.progress import Progress, Silent
 from striate.training.engine import Plan
 from striate.training.modes import MasterWeights
-from striate.training.resume import find_checkpoint, identity
+from striate.training.resume import find_checkpoint, identity, remove_checkpoints
 from striate.training.session import run_session
 
 
@@ -60,7 +59,7 @@ def train(
         machine: micro-batch and workers.
         seed: of the order of samples, of the adapters' first values and of dropout.
         out: the checkpoint folder, written whole or not at all; must be new or empty.
-        work_dir: where unfinished training keeps its checkpoints; removed at the end.
+        work_dir: where unfinished training keeps its checkpoints; emptied of them at the end, and removed if that leaves nothing.
         log: `train_log.jsonl`, one line a step.
         base_path: where the base model is, as the adapter names it.
         progress: where to show it.
@@ -105,7 +104,7 @@ def train(
         weights.restore()
         tuned.eval()
     save_model(tuned, processor, out, region)
-    shutil.rmtree(work_dir, ignore_errors=True)
+    remove_checkpoints(work_dir)
     progress.say(outcome.proof)
     return TrainRecord(
         trainable=trainable,

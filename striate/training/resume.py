@@ -68,6 +68,14 @@ def find_checkpoint(work_dir: Path, run: Mapping[str, Any]) -> Path | None:
     return newest
 
 
+def remove_checkpoints(work_dir: Path) -> None:
+    """Remove all checkpoints in `work_dir`, and the folder itself if nothing else is in it."""
+    for folder in work_dir.glob("checkpoint-*"):
+        shutil.rmtree(folder, ignore_errors=True)
+    if work_dir.is_dir() and not any(work_dir.iterdir()):
+        work_dir.rmdir()
+
+
 def step_of(checkpoint: Path | None) -> int:
     """Return the number of steps done at `checkpoint`; 0 for None."""
     return int(checkpoint.name.partition("-")[2]) if checkpoint else 0

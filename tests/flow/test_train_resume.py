@@ -163,6 +163,17 @@ def test_a_diverging_loss_stops(start: Any, tiny_llava: Loaded, tmp_path: Path) 
     assert not (folder / "checkpoint").exists()
 
 
+def test_only_checkpoints_are_removed(start: Any, tiny_llava: Loaded, tmp_path: Path) -> None:
+    other = copy.deepcopy(tiny_llava)
+    (tmp_path / "mine" / "work").mkdir(parents=True)
+    (tmp_path / "mine" / "work" / "notes.txt").touch()
+    config = LORA.model_copy(update={"max_steps": 1})
+    start(tiny_llava, "mine", config)
+    assert [path.name for path in (tmp_path / "mine" / "work").iterdir()] == ["notes.txt"]
+    start(other, "clean", config)
+    assert not (tmp_path / "clean" / "work").exists()
+
+
 def test_a_damaged_log_line_is_dropped(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     path.write_text('{"step": 1, "seconds": 1}\n{"step": 2, "seconds": 1}\n{"st', encoding="utf-8")
