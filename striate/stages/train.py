@@ -59,7 +59,7 @@ def train(
         machine: micro-batch and workers.
         seed: of the order of samples, of the adapters' first values and of dropout.
         out: the checkpoint folder, written whole or not at all; must be new or empty.
-        work_dir: where unfinished training keeps its checkpoints; emptied of them at the end, and removed if that leaves nothing.
+        work_dir: where unfinished training keeps its checkpoints, which are removed at the end.
         log: `train_log.jsonl`, one line a step.
         base_path: where the base model is, as the adapter names it.
         progress: where to show it.
