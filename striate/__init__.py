@@ -1,0 +1,50 @@
+"""striate: find, tune, prune around and prove the visual region of a large vision-language model."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from striate.demo.register import register_when_imported
+from striate.version import __version__
+
+if TYPE_CHECKING:
+    from striate.api import prune
+    from striate.artifacts import Region, Scores
+    from striate.models.loading import load_model
+    from striate.models.trainability import apply_region, lora_config
+    from striate.stages.analyze import analyze
+    from striate.stages.select import select
+
+
+__all__ = [
+    "Region",
+    "Scores",
+    "__version__",
+    "analyze",
+    "apply_region",
+    "load_model",
+    "lora_config",
+    "prune",
+    "select",
+]
+
+_PLACES = {
+    "Region": "striate.artifacts",
+    "Scores": "striate.artifacts",
+    "analyze": "striate.stages.analyze",
+    "apply_region": "striate.models.trainability",
+    "load_model": "striate.models.loading",
+    "lora_config": "striate.models.trainability",
+    "prune": "striate.api",
+    "select": "striate.stages.select",
+}
+
+register_when_imported()
+
+
+def __getattr__(name: str) -> Any:
+    """Return a public name, importing torch only when one that needs it is asked for."""
+    if name not in _PLACES:
+        raise AttributeError(f"module 'striate' has no attribute {name!r}")
+    return getattr(import_module(_PLACES[name]), name)

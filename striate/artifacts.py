@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -12,6 +10,7 @@ from typing import Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from striate.errors import ArtifactError, SpecError
+from striate.writing import write_text
 
 Modality = Literal["all", "image", "text"]
 Kind = Literal["visual", "text"]
@@ -40,7 +39,8 @@ class Region(Document):
         outside = [layer for layer in self.layers if not 0 <= layer < self.num_layers]
         if outside:
             raise SpecError(
-                f"region {self.spec!r} names layer {', '.join(map(str, outside))}, but the model has {self.num_layers} layers",
+                f"region {self.spec!r} names layer {', '.join(map(str, outside))}, "
+                f"but the model has {self.num_layers} layers",
                 f"layers 0 to {self.num_layers - 1}",
                 "layers are counted from 0; `striate inspect MODEL` shows them",
             )
@@ -70,7 +70,7 @@ class Region(Document):
 
 
 class LayerScores(Document):
-    """One scorer's importance per layer (higher = keep), with a 95% interval over samples, and its parts by modality."""
+    """One scorer's importance per layer (higher = keep), with a 95% interval over samples, and parts by modality."""
 
     scorer: str
     values: tuple[float, ...]
@@ -246,34 +246,6 @@ class Retention(Document):
     rows: tuple[Difference, ...]
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path` under a temporary name, then rename it: readers see all of it or nothing.
-
-    Raises:
-        ArtifactError: the folder can't be written, or the disk is full.
-    """
-    handle, temporary = -1, ""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        Path(temporary).replace(path)
-    except OSError as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
-        raise cannot_write(path, error) from error
-
-
-def cannot_write(path: Path, error: OSError) -> ArtifactError:
-    """Return the error for a file or folder that can't be written, from the system's own reason."""
-    return ArtifactError(
-        f"can't write {path}: {error.strerror or error}",
-        "a folder that you may write to, on a disk with room",
-        "free some space or choose another folder with --out",
-    )
-
-
 def write_document(path: Path, document: Document) -> None:
     """Write `document` as indented JSON to `path`, whole or not at all."""
     write_text(path, document.model_dump_json(indent=2) + "\n")
@@ -313,8 +285,8 @@ def write_lines(path: Path, documents: Sequence[Document]) -> None:
 def read_lines(path: Path, kind: type[DocumentT]) -> list[DocumentT]:
     """Return the JSON lines of `path`, each as a `kind`."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        return [kind.model_validate(json.loads(line)) for line in lines]
+        lines = path.read_text(encoding="utf-8").split("\n")
+        return [kind.model_validate(json.loads(line)) for line in lines if line]
     except (OSError, ValueError) as error:
         raise ArtifactError(
             f"can't read {path}: {error}", f"JSON lines, each a {kind.__name__}", "run the stage that writes it again"

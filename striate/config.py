@@ -135,7 +135,9 @@ class RunConfig(Section):
                 f"train.batch_size {self.train.batch_size} is not a multiple of machine.micro_batch {micro}"
             )
         if self.prune.remove and self.prune.scorer not in self.analyze.scorers:
-            raise ValueError(f"prune.scorer {self.prune.scorer!r} is not among analyze.scorers {list(self.analyze.scorers)}")
+            raise ValueError(
+                f"prune.scorer {self.prune.scorer!r} is not among analyze.scorers {list(self.analyze.scorers)}"
+            )
         if self.evaluate.packs and self.evaluate.baseline not in self.evaluate.models:
             raise ValueError(f"evaluate.baseline {self.evaluate.baseline!r} is not among evaluate.models")
         return self
@@ -181,7 +183,9 @@ def _with_override(raw: dict[str, Any], override: str) -> dict[str, Any]:
     """Return a copy of `raw` with one `a.b=value` applied."""
     key, separator, text = override.partition("=")
     if not separator or not key.strip():
-        raise ConfigError(f"--set {override!r} has no '='", "--set section.key=value", "for example --set train.lr=1e-4")
+        raise ConfigError(
+            f"--set {override!r} has no '='", "--set section.key=value", "for example --set train.lr=1e-4"
+        )
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:

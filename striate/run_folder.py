@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import hashlib
+import json
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import Field
 
-from striate.artifacts import Document
+from striate.artifacts import Document, read_document, write_document
+from striate.config import RunConfig, dump_config, load_config
+from striate.errors import ArtifactError
+from striate.progress import Progress
+from striate.version import __version__
+from striate.writing import write_text
+
+RUN_FILE, CONFIG_FILE = "run.json", "config.yaml"
+PACKAGES = ("torch", "transformers", "peft", "accelerate", "safetensors", "numpy", "pillow", "pydantic")
+WHOLE_BYTES, SAMPLE_BYTES = 8 * 2**20, 2**20
 
 
 class StageRecord(Document):
@@ -33,3 +51,200 @@ class RunRecord(Document):
     command: str
     fingerprints: dict[str, str]
     stages: dict[str, StageRecord]
+
+
+class RunFolder:
+    """One run on disk: its config, its record, and which stages are up to date."""
+
+    def __init__(self, path: Path, config: RunConfig, record: RunRecord, progress: Progress) -> None:
+        """Use `open_run` instead: it checks what is already there."""
+        self.path = path
+        self.config = config
+        self.record = record
+        self.progress = progress
+        self.overwrite = False
+
+    def stage(self, name: str, inputs: Mapping[str, Any], outputs: Sequence[str], work: Callable[[], float]) -> None:
+        """Run `work` unless stage `name` already ran on the same `inputs` and its `outputs` are whole; record it.
+
+        `work` writes the outputs (paths relative to the run folder) and returns its peak memory in GiB. Outputs of an
+        earlier config go first, and only when the run was opened with `overwrite`.
+
+        Raises:
+            ArtifactError: outputs are there that other inputs made, and nothing may be overwritten.
+        """
+        key = fingerprint_of(inputs)
+        old = self.record.stages.get(name)
+        if old and old.status == "done" and old.key == key and self._whole(old, outputs):
+            self.progress.say(f"{name}: up to date")
+            return
+        self._clear(name, outputs)
+        begin = time.perf_counter()
+        try:
+            peak = work()
+        except BaseException:
+            self._note(
+                name,
+                StageRecord(
+                    status="failed", seconds=time.perf_counter() - begin, peak_memory_gib=0, key=key, finished=_now()
+                ),
+            )
+            raise
+        hashes = {output: fingerprint(self.path / output) for output in outputs}
+        self._note(
+            name,
+            StageRecord(
+                status="done",
+                seconds=time.perf_counter() - begin,
+                peak_memory_gib=peak,
+                key=key,
+                outputs=hashes,
+                finished=_now(),
+            ),
+        )
+
+    def output(self, stage: str, name: str) -> str:
+        """Return the fingerprint of an output that `stage` wrote, for the inputs of later stages.
+
+        Raises:
+            ArtifactError: the stage has not run yet, or its output is gone.
+        """
+        record = self.record.stages.get(stage)
+        if record is None or record.status != "done" or not (self.path / name).exists():
+            verb = stage.partition(":")[0]
+            raise ArtifactError(
+                f"{self.path} has no {name} yet",
+                f"a run folder where `striate {verb}` has run",
+                f"run `striate {verb}` first",
+            )
+        return record.outputs[name]
+
+    def note_fingerprint(self, name: str, value: str) -> None:
+        """Keep the fingerprint of a model or data set in the record."""
+        self.record = self.record.model_copy(update={"fingerprints": {**self.record.fingerprints, name: value}})
+        self._save()
+
+    def _whole(self, record: StageRecord, outputs: Sequence[str]) -> bool:
+        """Return whether every output is there with the hash that was noted."""
+        return set(record.outputs) == set(outputs) and all(
+            (self.path / output).exists() and fingerprint(self.path / output) == record.outputs[output]
+            for output in outputs
+        )
+
+    def _clear(self, name: str, outputs: Sequence[str]) -> None:
+        """Remove outputs that are out of date, if that is allowed."""
+        there = [output for output in outputs if (self.path / output).exists()]
+        finished = name in self.record.stages and self.record.stages[name].status == "done"
+        if there and finished and not self.overwrite:
+            raise ArtifactError(
+                f"{self.path / there[0]} was made from other inputs than {name} has now",
+                "a run folder whose stages follow from each other",
+                "use --overwrite to do this stage again, or another --out",
+            )
+        for output in there:
+            path = self.path / output
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def _note(self, name: str, stage: StageRecord) -> None:
+        """Add `stage` to the record on disk."""
+        self.record = self.record.model_copy(update={"stages": {**self.record.stages, name: stage}})
+        self._save()
+
+    def _save(self) -> None:
+        """Write run.json."""
+        write_document(self.path / RUN_FILE, self.record)
+
+
+def open_run(
+    path: Path, config: RunConfig, progress: Progress, *, command: str, device: str, overwrite: bool = False
+) -> RunFolder:
+    """Return the run folder at `path`, new or continued.
+
+    Raises:
+        ArtifactError: the folder holds a run of another config (unless `overwrite`), holds other files, or can't be
+            written.
+    """
+    record_path, config_path = path / RUN_FILE, path / CONFIG_FILE
+    if record_path.exists():
+        _check_same(path, load_config(config_path), config, overwrite)
+        old = read_document(record_path, RunRecord)
+        stages, fingerprints = old.stages, old.fingerprints
+    elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ArtifactError(
+            f"{path} exists and is no run folder",
+            "a new or empty folder, or one that striate made",
+            "choose another --out",
+        )
+    else:
+        stages, fingerprints = {}, {}
+    record = RunRecord(
+        striate=__version__,
+        versions={name: version(name) for name in PACKAGES},
+        python=platform.python_version(),
+        platform=platform.platform(),
+        device=device,
+        seed=config.seed,
+        command=command,
+        fingerprints=fingerprints,
+        stages=stages,
+    )
+    write_text(config_path, dump_config(config))
+    run = RunFolder(path, config, record, progress)
+    run.overwrite = overwrite
+    run._save()
+    return run
+
+
+def fingerprint_of(inputs: Mapping[str, Any]) -> str:
+    """Return a short hash of JSON-like values."""
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def fingerprint(path: Path) -> str:
+    """Return a short hash of a file or folder: names, sizes and contents; of files over 8 MiB both ends and the middle.
+
+    Raises:
+        ArtifactError: it can't be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        files = sorted(part for part in path.rglob("*") if part.is_file()) if path.is_dir() else [path]
+        for file in files:
+            size = file.stat().st_size
+            digest.update(f"{file.relative_to(path) if path.is_dir() else ''}:{size};".encode())
+            with file.open("rb") as stream:
+                for start in (0,) if size <= WHOLE_BYTES else (0, size // 2, size - SAMPLE_BYTES):
+                    stream.seek(start)
+                    digest.update(stream.read(WHOLE_BYTES if size <= WHOLE_BYTES else SAMPLE_BYTES))
+    except OSError as error:
+        raise ArtifactError(
+            f"can't read {path}: {error.strerror}", "files that you may read", "check its permissions"
+        ) from error
+    return digest.hexdigest()[:16]
+
+
+def _check_same(path: Path, old: RunConfig, new: RunConfig, overwrite: bool) -> None:
+    """Raise when the run folder's science differs from the config, unless it may be overwritten."""
+    differences = list(_differences(old.model_dump(), new.model_dump()))
+    if differences and not overwrite:
+        raise ArtifactError(
+            f"{path} holds a run of another config: {'; '.join(differences[:4])}",
+            "the same config (machine: and report: may differ)",
+            "choose another --out, or use --overwrite to do the stages again that it changes",
+        )
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield every setting of the science that differs, as `key: old -> new`."""
+    for key in old:
+        if not prefix and key in ("machine", "report"):
+            continue
+        if isinstance(old[key], dict) and isinstance(new[key], dict):
+            yield from _differences(old[key], new[key], f"{prefix}{key}.")
+        elif old[key] != new[key]:
+            yield f"{prefix}{key}: {old[key]} -> {new[key]}"
+
+
+def _now() -> str:
+    """Return the time, in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

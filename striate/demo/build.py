@@ -1,4 +1,4 @@
-"""Put the built-in LVLM together: SmolLM2-135M-Instruct, EfficientNet-Lite0 and a two-layer projector, as stock LLaVA."""
+"""Put the built-in LVLM together, as stock LLaVA: SmolLM2-135M-Instruct, EfficientNet-Lite0, a two-layer projector."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from striate.demo.register import register_with_transformers
 from striate.demo.vision import EfficientNetLiteConfig, EfficientNetLiteModel, convert_imagenet_weights
 from striate.errors import ModelError
 
-IMAGE_TOKEN = "<image>"  # noqa: S105
+IMAGE_TOKEN = "<image>"
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' }}"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
@@ -76,7 +76,7 @@ def load_aligned(model: Any) -> None:
 
 
 def make_processor(tokenizer: Any, image_size: int) -> LlavaProcessor:
-    """Return a stock LLaVA processor: pictures squeezed to a square, values (x - 127) / 128, one token a 32 x 32 patch."""
+    """Return a stock LLaVA processor: pictures squeezed to a square, (x - 127) / 128, one token a 32 x 32 patch."""
     from transformers import CLIPImageProcessorPil
 
     size = {"height": image_size, "width": image_size}

@@ -24,6 +24,7 @@ __all__ = [
     "load_model",
     "load_processor",
     "load_weights",
+    "read_config",
     "resolve_device",
     "resolve_dtype",
     "save_model",
@@ -126,6 +127,18 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
         hint = f"{did_you_mean(name, DTYPES)}auto is a good choice"
         raise ModelError(f"unknown dtype {name!r}", ", ".join(["auto", *DTYPES]), hint)
     return DTYPES[name]
+
+
+def read_config(path: str | Path, revision: str | None = None) -> Any:
+    """Return the config of the LVLM at `path`; weights are not read.
+
+    Raises:
+        ModelError: no such model, or a text-only one.
+    """
+    config = _read_config(_source(str(path), revision), revision)
+    if type(config) not in AutoModelForImageTextToText._model_mapping:
+        raise _not_lvlm(str(path), config)
+    return config
 
 
 def _no_device(given: str, hint: str = "") -> ModelError:

@@ -46,7 +46,7 @@ def _hashes(found: Findings) -> Html | None:
     if not files:
         return None
     rows = [(name, tag("code", value)) for name, value in files]
-    return tag("details", tag("summary", f"SHA-256 of every artifact ({len(rows)})"), facts(rows, "facts long"))
+    return tag("details", tag("summary", f"Fingerprint of every artifact ({len(rows)})"), facts(rows, "facts long"))
 
 
 def _config(found: Findings) -> Html | None:

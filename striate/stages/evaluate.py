@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any
-
-import torch
 
 from striate.artifacts import Difference, EvalRecord, Prediction
 from striate.config import EvaluateSection, MachineSection
 from striate.errors import DataError
 from striate.models.anatomy import decoder_layers, unwrap
+from striate.models.memory import peak_memory_gib, reset_peak_memory
 from striate.progress import Progress, Silent
 from striate.tasks import metric_of
 from striate.tasks.asking import ask
@@ -56,7 +54,7 @@ def evaluate(
     """
     items = _all_items(packs)
     begin = time.perf_counter()
-    _reset_peak_memory(unwrap(model).device)
+    reset_peak_memory(unwrap(model).device)
     with (progress or Silent()).track(f"evaluate {label}", len(items)) as advance:
         replies = ask(
             model,
@@ -131,23 +129,5 @@ def _facts(model: Any) -> dict[str, Any]:
     return {
         "parameters": sum(parameter.numel() for name, parameter in named if ".original_module." not in name),
         "num_layers": len(decoder_layers(model)),
-        "peak_memory_gib": _peak_memory_gib(unwrap(model).device),
+        "peak_memory_gib": peak_memory_gib(unwrap(model).device),
     }
-
-
-def _reset_peak_memory(device: torch.device) -> None:
-    """Start measuring the accelerator's peak anew."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-
-
-def _peak_memory_gib(device: torch.device) -> float:
-    """Return the peak of the accelerator's memory since the reset; on a CPU, of the whole process so far."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    if sys.platform == "win32":
-        return 0.0
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from striate.artifacts import LayerScores, Prediction, Region, Scores, write_document, write_text
+from striate.artifacts import LayerScores, Prediction, Region, Scores, write_document
 from striate.errors import ArtifactError
 from striate.reporting import wording
 from striate.reporting.colours import DARK, LIGHT, STEPS, step_of, theme_css
@@ -23,6 +23,7 @@ from striate.reporting.loss import nice_step, points_of, smooth
 from striate.reporting.markup import Html, tag
 from striate.reporting.svg import NARROW, WIDE
 from striate.reporting.thumbnails import find_picture, thumbnail
+from striate.writing import write_text
 
 
 def test_markup_escapes_children_and_attributes() -> None:

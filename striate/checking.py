@@ -1,0 +1,74 @@
+"""Validate a run before it starts: names, SPECs, data and model path, without loading a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from striate.config import BUILTIN, RunConfig
+from striate.errors import ModelError
+from striate.selectors.spec import parse_spec
+
+
+def check_run(config: RunConfig) -> Iterator[str]:
+    """Yield a line for each part of `config` that was found right.
+
+    Raises:
+        StriateError: the first part that is wrong.
+    """
+    parse_spec(config.select.region)
+    yield f"region    {config.select.region}"
+    yield f"scorers   {_scorers(config)}"
+    yield f"model     {_model(config.model.path)}"
+    for name in dict.fromkeys((*config.data.train, *config.data.calibration)):
+        yield f"data      {_data(name)}"
+    for name in config.evaluate.packs:
+        yield f"pack      {_pack(name, config.evaluate.limit)}"
+
+
+def _scorers(config: RunConfig) -> str:
+    """Return the scorers' names, each of which exists."""
+    from striate.scorers import SCORERS
+
+    return ", ".join(SCORERS.get(name).name for name in config.analyze.scorers)
+
+
+def _model(path: str) -> str:
+    """Return the model's path; a folder holds a config, anything else is taken for a hub id."""
+    folder = Path(path).expanduser()
+    if path != BUILTIN and folder.is_dir() and not _has_config(folder):
+        raise ModelError(
+            f"{path} has no config.json",
+            "a folder with config.json or adapter_config.json",
+            "give the folder that `save_pretrained` wrote",
+        )
+    if path != BUILTIN and not folder.is_dir() and (path.count("/") != 1 or path.startswith((".", "/", "~"))):
+        raise ModelError(
+            f"no model at {path!r}", "a folder, a hub id such as owner/name, or builtin", "check model.path"
+        )
+    return path
+
+
+def _has_config(folder: Path) -> bool:
+    """Return whether `folder` looks like a model or an adapter."""
+    return any((folder / name).is_file() for name in ("config.json", "adapter_config.json"))
+
+
+def _data(name: str) -> str:
+    """Return what a training file holds, every picture opened once."""
+    from striate.data.reading import check_images, read_samples
+
+    if name.startswith(f"{BUILTIN}:"):
+        return name
+    samples = read_samples(Path(name).expanduser())
+    return f"{name}: {len(samples)} samples, {check_images(samples)} pictures"
+
+
+def _pack(name: str, limit: int | None) -> str:
+    """Return what a test pack holds."""
+    from striate.tasks.packs import read_pack
+
+    if name.startswith(f"{BUILTIN}:"):
+        return name
+    pack = read_pack(Path(name).expanduser(), limit)
+    return f"{name}: {len(pack.items)} items of {len({item.task for item in pack.items})} tasks"

@@ -1,0 +1,295 @@
+"""The command line: each verb parses, calls one stage or the flow, and prints."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from striate.errors import ConfigError, StriateError
+from striate.terminal import ERR, OUT, RichProgress, draw_stack, quiet_libraries, result_lines, show_error, show_table
+from striate.version import __version__
+
+if TYPE_CHECKING:
+    from striate.config import RunConfig
+    from striate.pipeline import Flow
+
+app = typer.Typer(
+    help="Find the visual region of a vision-language model, tune only it, prune around it, prove what was kept.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Config = Annotated[Path | None, typer.Argument(help="Run config (YAML). Left out: the config in --out.")]
+Out = Annotated[Path, typer.Option("--out", help="Run folder: made, or continued.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override, e.g. train.lr=1e-4.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Do stages again whose inputs have changed.")]
+Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
+
+
+@app.command()
+def quickstart(
+    out: Out = Path("striate-quickstart"),
+    device: Device = None,
+    llm: Annotated[Path | None, typer.Option(help="Local copy of the LLM: a GGUF file or a folder.")] = None,
+    vision: Annotated[Path | None, typer.Option(help="Local copy of EfficientNet-Lite0's weights.")] = None,
+    settings: Settings = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Run the whole flow on the built-in LVLM; a CPU and a few minutes are enough."""
+    from striate.demo.places import builtin_model, quickstart_config
+
+    with _guard(out):
+        overrides = list(settings or [])
+        if llm or vision:
+            quiet_libraries()
+            overrides.append(f"model.path={builtin_model(llm, vision, RichProgress())}")
+        _everything(quickstart_config(tuple(_with_device(overrides, device))), out, overwrite)
+
+
+@app.command()
+def run(
+    config: Annotated[Path, typer.Argument(help="Run config (YAML).")],
+    out: Out = Path("run"),
+    device: Device = None,
+    settings: Settings = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Run the whole flow on your model and your data."""
+    from striate.config import load_config
+
+    with _guard(out):
+        _everything(load_config(config, _with_device(settings, device)), out, overwrite)
+
+
+@app.command()
+def analyze(
+    config: Config = None, out: Out = Path("run"), settings: Settings = None, overwrite: Overwrite = False
+) -> None:
+    """Score every decoder layer for vision and text: scores.json."""
+
+    def stage(flow: Flow) -> None:
+        scores = flow.analyze()
+        rows = [
+            [str(layer), *(f"{entry.values[layer]:.4f}" for entry in scores.scorers)]
+            for layer in range(scores.num_layers)
+        ]
+        show_table(f"{scores.samples} samples", ["layer", *(entry.scorer for entry in scores.scorers)], rows)
+
+    _stage(config, out, settings, overwrite, stage)
+
+
+@app.command()
+def select(
+    config: Config = None, out: Out = Path("run"), settings: Settings = None, overwrite: Overwrite = False
+) -> None:
+    """Choose the visual region: region.json."""
+
+    def stage(flow: Flow) -> None:
+        region = flow.select()
+        OUT.print(f"{draw_stack(region)}  {len(region)} of {region.num_layers} layers")
+
+    _stage(config, out, settings, overwrite, stage)
+
+
+@app.command()
+def train(
+    config: Config = None, out: Out = Path("run"), settings: Settings = None, overwrite: Overwrite = False
+) -> None:
+    """Tune the region and the projector: checkpoint/."""
+
+    def stage(flow: Flow) -> None:
+        record = flow.train()
+        OUT.print(
+            f"{record.steps} steps in {record.seconds:.0f} s, loss {record.first_loss:.3f} -> {record.last_loss:.3f}"
+        )
+
+    _stage(config, out, settings, overwrite, stage)
+
+
+@app.command()
+def prune(
+    config: Config = None, out: Out = Path("run"), settings: Settings = None, overwrite: Overwrite = False
+) -> None:
+    """Remove layers outside the region: pruned/."""
+
+    def stage(flow: Flow) -> None:
+        record = flow.prune()
+        OUT.print(f"{draw_stack(record.region, record.removed)}  {len(record.removed)} layers removed")
+        OUT.print(f"{record.parameters_before:,} -> {record.parameters_after:,} parameters; reloaded and compared")
+
+    _stage(config, out, settings, overwrite, stage)
+
+
+@app.command()
+def evaluate(
+    config: Config = None, out: Out = Path("run"), settings: Settings = None, overwrite: Overwrite = False
+) -> None:
+    """Ask every model the test packs: eval/."""
+
+    def stage(flow: Flow) -> None:
+        for line in result_lines(flow.evaluate()):
+            OUT.print(line)
+
+    _stage(config, out, settings, overwrite, stage)
+
+
+@app.command()
+def report(out: Out = Path("run")) -> None:
+    """Write report.html from the run folder's artifacts."""
+    from striate.stages.report import report as write_report
+
+    with _guard(out):
+        OUT.print(str(write_report(out)), soft_wrap=True)
+
+
+@app.command()
+def inspect(
+    model: Annotated[str, typer.Argument(help="Model folder or hub id; weights are not read.")],
+    region: Annotated[
+        str | None, typer.Option("--region", metavar="SPEC", help="What this region would train.")
+    ] = None,
+) -> None:
+    """Show an LVLM's parts, its decoder layers, and what a region would train."""
+    with _guard(None):
+        quiet_libraries()
+        from striate.models.blueprint import blueprint, trained_counts
+        from striate.stages.select import select as select_region
+
+        plan = blueprint(model)
+        OUT.print(f"{plan.anatomy.model_type}: {plan.anatomy.num_layers} decoder layers at {plan.anatomy.layers_name}")
+        show_table("", ["component", "parameters", "share"], plan.rows())
+        if region:
+            chosen = select_region(plan.anatomy.num_layers, region)
+            counts = trained_counts(plan, chosen)
+            OUT.print(f"{draw_stack(chosen)}  {len(chosen)} of {chosen.num_layers} layers")
+            OUT.print(f"layers {', '.join(map(str, chosen.layers)) or 'none'}, and the projector")
+            rows = [[method, f"{count:,}", f"{100 * count / plan.total:.2f}%"] for method, count in counts.items()]
+            show_table("", ["method", "trainable parameters", "of the model"], rows)
+
+
+@app.command(name="ls")
+def list_names(what: Annotated[str, typer.Argument(help="scorers, selectors, tasks or families")]) -> None:
+    """List what exists, one line each."""
+    with _guard(None):
+        rows = _listings().get(what)
+        if rows is None:
+            raise ConfigError(f"unknown list {what!r}", ", ".join(_listings()), "for example `striate ls scorers`")
+        show_table("", ["name", "what it is"], rows())
+
+
+@app.command()
+def check(config: Annotated[Path, typer.Argument(help="Run config (YAML).")], settings: Settings = None) -> None:
+    """Validate a run config, its SPECs and its data, without loading a model."""
+    from striate.checking import check_run
+    from striate.config import load_config
+
+    with _guard(None):
+        for line in check_run(load_config(config, settings or [])):
+            OUT.print(line)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    OUT.print(__version__)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+def _everything(config: RunConfig, out: Path, overwrite: bool) -> None:
+    """Run the whole flow and print its result."""
+    from striate.artifacts import Retention, read_document
+
+    begin = time.perf_counter()
+    page = _flow(config, out, overwrite).everything()
+    OUT.print()
+    if (out / "eval" / "retention.json").is_file():
+        for line in result_lines(read_document(out / "eval" / "retention.json", Retention)):
+            OUT.print(line, soft_wrap=True)
+    OUT.print(f"report  {page.resolve()}  ({time.perf_counter() - begin:.0f} s)", soft_wrap=True)
+
+
+def _flow(config: RunConfig, out: Path, overwrite: bool) -> Flow:
+    """Return the flow of `config` in the run folder `out`."""
+    quiet_libraries()
+    from striate.pipeline import Flow
+
+    command = " ".join(["striate", *sys.argv[1:]])
+    return Flow(config, out, progress=RichProgress(), overwrite=overwrite, command=command)
+
+
+def _stage(
+    config: Path | None, out: Path, settings: list[str] | None, overwrite: bool, stage: Callable[[Flow], None]
+) -> None:
+    """Run one stage in the run folder `out`, with the config given or else the one that lies there."""
+    from striate.config import load_config
+
+    with _guard(out):
+        source = config or out / "config.yaml"
+        if not source.is_file():
+            raise ConfigError(
+                f"no run config: {source} does not exist",
+                "a run config (YAML), or a run folder that has one",
+                "give RUN.yaml, or the folder of an earlier run with --out",
+            )
+        stage(_flow(load_config(source, settings or []), out, overwrite))
+
+
+def _with_device(settings: list[str] | None, device: str | None) -> list[str]:
+    """Return the overrides with the device among them."""
+    return [*(settings or []), *([f"machine.device={device}"] if device else [])]
+
+
+def _listings() -> dict[str, Callable[[], list[list[str]]]]:
+    """Return what `ls` can list; each list is made when asked for, since some need torch."""
+
+    def scorers() -> list[list[str]]:
+        from striate.scorers import SCORERS
+
+        return [[strategy.name, strategy.summary] for strategy in SCORERS]
+
+    def selectors() -> list[list[str]]:
+        from striate.selectors import SELECTORS
+
+        return [[strategy.name, strategy.summary] for strategy in SELECTORS]
+
+    def tasks() -> list[list[str]]:
+        from striate.tasks import METRICS
+
+        return [[strategy.name, strategy.summary] for strategy in METRICS]
+
+    def families() -> list[list[str]]:
+        from striate.models.families import FAMILIES
+
+        return [[family.model_type, family.title] for family in FAMILIES]
+
+    return {"scorers": scorers, "selectors": selectors, "tasks": tasks, "families": families}
+
+
+@contextmanager
+def _guard(out: Path | None) -> Iterator[None]:
+    """Turn errors a person can mend into a message and exit code 1, and Ctrl-C into word of how to go on."""
+    try:
+        yield
+    except StriateError as error:
+        show_error(error)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        hint = f"; the same command with --out {out} goes on from here" if out else ""
+        ERR.print(f"stopped{hint}", markup=False, soft_wrap=True)
+        raise typer.Exit(130) from None
+
+
+if __name__ == "__main__":
+    main()

