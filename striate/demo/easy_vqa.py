@@ -11,7 +11,7 @@ from typing import Any
 
 from striate.writing import new_folder
 
-TRAIN_SAMPLES, TURNS, TEST_PER_TASK = 300, 3, 120
+TRAIN_SAMPLES, TURNS, TEST_PER_TASK = 300, 3, 100
 TASKS = ("shape", "colour", "presence")
 SHAPES = ("circle", "rectangle", "triangle")
 Row = tuple[str, str, int]
@@ -20,7 +20,7 @@ Row = tuple[str, str, int]
 def prepare_easy_vqa(source: Path, target: Path, seed: int = 0) -> Path:
     """Return `target`, filled with train.json, test.jsonl and their pictures from the package's folder `source`.
 
-    300 conversations of three questions train; 360 questions about pictures of the test split are held out, 120 a task.
+    300 conversations of three questions train; 300 questions about pictures of the test split are held out, 100 a task.
     """
     if (target / "test.jsonl").is_file():
         return target

@@ -91,9 +91,7 @@ class FixedNorm(nn.Module):
     def forward(self, maps_BCHW: torch.Tensor) -> torch.Tensor:
         """Return the maps, scaled and shifted by channel."""
         mean, variance = cast(torch.Tensor, self.running_mean), cast(torch.Tensor, self.running_var)
-        scale = self.weight * torch.rsqrt(variance + self.eps)
-        shift = self.bias - mean * scale
-        return maps_BCHW * scale.to(maps_BCHW.dtype)[:, None, None] + shift.to(maps_BCHW.dtype)[:, None, None]
+        return functional.batch_norm(maps_BCHW, mean, variance, self.weight, self.bias, False, 0.0, self.eps)
 
 
 class InvertedResidual(nn.Module):
@@ -128,6 +126,8 @@ class EfficientNetLiteModel(PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     _no_split_modules = ("InvertedResidual",)
+    # It has no attention: any implementation that the whole LVLM is asked for will do.
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
 
     def __init__(self, config: EfficientNetLiteConfig) -> None:
         super().__init__(config)
@@ -157,7 +157,8 @@ class EfficientNetLiteModel(PreTrainedModel):
 
     def forward(self, pixel_values: torch.Tensor, **_: Any) -> BaseModelOutput:
         """Return the features of `pixel_values` (B, 3, H, W) as (B, H/32 * W/32, hidden_size) tokens, row by row."""
-        maps = pixel_values.to(self.stem.weight.dtype)
+        # Depthwise convolutions run twice as fast on a CPU with channels last.
+        maps = pixel_values.to(self.stem.weight.dtype).contiguous(memory_format=torch.channels_last)
         maps = functional.relu6(self.stem_norm(self.stem(maps)))
         fine = maps
         for index, block in enumerate(self.blocks):
