@@ -15,6 +15,7 @@ import multiprocessing
 import random
 import time
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,7 @@ def norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
 def decoder_layer(
     x_BTD: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, weights: list[torch.Tensor], head: int, eps: float
 ) -> torch.Tensor:
-    """Return a Llama decoder layer's output: a pure function of its tensors, so that it compiles once for all layers."""
+    """Return a Llama decoder layer's output: a pure function of its tensors compiles once for all layers."""
     norm1, query, key, value, out, norm2, gate, up, down = weights
     batch, length, _ = x_BTD.shape
     y = norm(x_BTD, norm1, eps)
@@ -227,6 +228,81 @@ def answered(aligner: Aligner, pixels: Any, ids: torch.Tensor, labels: torch.Ten
     return right[: len(ids) - len(ids) % batch].float().mean().item()
 
 
+@dataclass
+class Data:
+    """Training data on the device: rendered pictures, photos with several conversations each, held-out pictures."""
+
+    pixels: torch.Tensor
+    ids: torch.Tensor
+    labels: torch.Tensor
+    photo_pixels: torch.Tensor
+    photo_of: torch.Tensor
+    photo_ids: torch.Tensor
+    photo_labels: torch.Tensor
+    held: dict[str, list[torch.Tensor]]
+
+    def draw(self, batch: int, n_photos: int, rng: random.Random) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return a random batch: pixels, ids and labels."""
+        device = self.pixels.device
+        drawn = torch.randint(len(self.pixels), (batch - n_photos,), device=device)
+        photo = torch.randint(len(self.photo_ids), (n_photos,), device=device)
+        pixels = torch.cat((self.pixels[drawn], self.photo_pixels[self.photo_of[photo]]))
+        ids = torch.cat((self.ids[drawn], self.photo_ids[photo]))
+        return vary(pixels, rng), ids, torch.cat((self.labels[drawn], self.photo_labels[photo]))
+
+
+def word_list(tokenizer: Any) -> list[str]:
+    """Return the lower-case words of 3 to 9 letters that are one token."""
+    entries = [entry[1:] for entry in tokenizer.get_vocab() if entry[0] == "Ġ"]
+    return sorted(
+        {word for word in entries if word.isascii() and word.isalpha() and word.islower() and 3 <= len(word) < 10}
+    )
+
+
+def gather(args: argparse.Namespace, encoder: Encoder, device: str) -> Data:
+    """Return all data, drawn in parallel and put on the device."""
+    supplies = Supplies(word_list(encoder.tokenizer), sorted(args.fonts.rglob("*.ttf")) if args.fonts else ())
+    jobs = [(kind, seed) for kind, share in SHARES.items() for seed in range(int(args.pictures * share))]
+    held_jobs = {kind: [(kind, -1 - seed) for seed in range(args.held)] for kind in GENERATORS}
+    torch.set_num_threads(1)
+    drawn = rendered(jobs, supplies, encoder, args.workers)
+    held = {kind: rendered(one, supplies, encoder, args.workers) for kind, one in held_jobs.items()}
+    (photo_pixels, photo_of), photo_ids, photo_labels = photos(args.photos, encoder, args.seed)
+    tensors = [tensor.to(device) for tensor in (*drawn, photo_pixels, photo_of, photo_ids, photo_labels)]
+    return Data(*tensors, held={kind: [tensor.to(device) for tensor in one] for kind, one in held.items()})
+
+
+def learn(aligner: Aligner, data: Data, args: argparse.Namespace) -> tuple[int, list[tuple[int, float, float]]]:
+    """Train projector and encoder; return the steps done and a log of (step, loss, seconds)."""
+    groups = [
+        {"params": list(aligner.projector.parameters()), "peak": args.lr},
+        {"params": list(aligner.vision.parameters()), "peak": args.lr * 0.7},
+    ]
+    fused = data.pixels.device.type == "cuda"
+    optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.98), weight_decay=0.01, fused=fused)
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    rng, n_photos = random.Random(args.seed), int(args.batch * args.photo_share)
+    begin, log = time.perf_counter(), []
+    for step in range(args.steps):
+        elapsed = time.perf_counter() - begin
+        progress = max(step / args.steps, elapsed / args.seconds)
+        if progress >= 1:
+            return step, log
+        factor = min(1.0, (step + 1) / 150) * (0.5 + 0.5 * math.cos(math.pi * progress))
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * factor
+        logits, targets = aligner(*data.draw(args.batch, n_photos, rng))
+        loss = functional.cross_entropy(logits.float(), targets)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        if step % 100 == 0:
+            log.append((step, round(loss.item(), 4), round(elapsed, 1)))
+            print(*log[-1], flush=True)
+    return args.steps, log
+
+
 def train(args: argparse.Namespace) -> None:
     """Train on rendered pictures and photos, and write the aligned weights with a record of the run."""
     torch.manual_seed(args.seed)
@@ -234,92 +310,30 @@ def train(args: argparse.Namespace) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model, processor = build(args.llm, args.vision, image_size=SIDE, aligned=False)
     if args.init:
-        model.load_state_dict({n: t.float() for n, t in load_file(args.init).items()}, strict=False)
-    tokenizer = processor.tokenizer
-    encoder = Encoder(tokenizer, model.config.image_token_id)
-    words = sorted(
-        {
-            w[1:]
-            for w in tokenizer.get_vocab()
-            if w[0] == "Ġ" and w[1:].isascii() and w[1:].isalpha() and w[1:].islower() and 3 <= len(w) <= 10
-        }
-    )
-    supplies = Supplies(words, sorted(args.fonts.rglob("*.ttf")) if args.fonts else ())
-    print(
-        f"{len(words)} words, {len(supplies.fonts)} fonts, model at {time.perf_counter() - args.start:.0f} s",
-        flush=True,
-    )
-    jobs = [(kind, seed) for kind, share in SHARES.items() for seed in range(int(args.pictures * share))]
-    torch.set_num_threads(1)
-    pixels, ids, labels = (t.to(device) for t in rendered(jobs, supplies, encoder, args.workers))
-    held = {
-        kind: [
-            t.to(device) for t in rendered([(kind, -1 - s) for s in range(args.held)], supplies, encoder, args.workers)
-        ]
-        for kind in GENERATORS
-    }
-    (photo_pixels, where), photo_ids, photo_labels = photos(args.photos, encoder, args.seed)
-    photo_pixels, where, photo_ids, photo_labels = (
-        t.to(device) for t in (photo_pixels, where, photo_ids, photo_labels)
-    )
-    print(
-        f"{len(pixels)} rendered, {len(photo_pixels)} photos in {len(photo_ids)} samples, data at {time.perf_counter() - args.start:.0f} s",
-        flush=True,
-    )
+        model.load_state_dict({name: tensor.float() for name, tensor in load_file(args.init).items()}, strict=False)
+    data = gather(args, Encoder(processor.tokenizer, model.config.image_token_id), device)
+    print(f"{len(data.pixels)} rendered, {len(data.photo_pixels)} photos in {len(data.photo_ids)} samples", flush=True)
     aligner = Aligner(model, device, device == "cuda")
-    groups = [
-        {"params": list(aligner.projector.parameters()), "peak": args.lr},
-        {"params": list(aligner.vision.parameters()), "peak": args.lr * 0.7},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.98), weight_decay=0.01, fused=device == "cuda")
-    parameters = [parameter for group in groups for parameter in group["params"]]
-    rng, n_photos = random.Random(args.seed), int(args.batch * args.photo_share)
-    begin, log, done = time.perf_counter(), [], 0
-    for step in range(args.steps):
-        elapsed = time.perf_counter() - begin
-        progress = max(step / args.steps, elapsed / args.seconds)
-        if progress >= 1:
-            break
-        factor = min(1.0, (step + 1) / 150) * (0.5 + 0.5 * math.cos(math.pi * progress))
-        for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * factor
-        drawn = torch.randint(len(pixels), (args.batch - n_photos,), device=device)
-        photo = torch.randint(len(photo_ids), (n_photos,), device=device)
-        batch_pixels = vary(torch.cat((pixels[drawn], photo_pixels[where[photo]])), rng)
-        batch_ids, batch_labels = (
-            torch.cat((ids[drawn], photo_ids[photo])),
-            torch.cat((labels[drawn], photo_labels[photo])),
-        )
-        logits, targets = aligner(batch_pixels, batch_ids, batch_labels)
-        loss = functional.cross_entropy(logits.float(), targets)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        done = step + 1
-        if step % 100 == 0:
-            log.append((step, round(loss.item(), 4), round(elapsed, 1)))
-            print(*log[-1], flush=True)
-    seconds = time.perf_counter() - begin
-    scores = {kind: round(answered(aligner, *tensors, args.batch), 4) for kind, tensors in held.items()}
+    begin = time.perf_counter()
+    steps, log = learn(aligner, data, args)
     record = {
-        "steps": done,
-        "samples": done * args.batch,
-        "seconds": round(seconds, 1),
-        "held_out": scores,
+        "steps": steps,
+        "samples": steps * args.batch,
+        "seconds": round(time.perf_counter() - begin, 1),
+        "held_out": {kind: round(answered(aligner, *one, args.batch), 4) for kind, one in data.held.items()},
         "held_out_n": args.held - args.held % args.batch,
-        "loss": log,
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
-        "photos": len(photo_pixels),
-        "rendered": len(pixels),
         "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else 0,
     }
-    print(json.dumps({k: v for k, v in record.items() if k != "loss"}, indent=1))
+    print(json.dumps(record, indent=1))
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "aligned.json").write_text(json.dumps(record))
-    weights = {f"model.vision_tower.{n}": t for n, t in aligner.vision.state_dict().items()}
-    weights |= {f"model.multi_modal_projector.{n}": t for n, t in aligner.projector.state_dict().items()}
-    save_file({n: t.detach().half().cpu().contiguous() for n, t in weights.items()}, args.out / "aligned.safetensors")
+    (args.out / "aligned.json").write_text(json.dumps({**record, "loss": log}))
+    weights = {f"model.vision_tower.{name}": tensor for name, tensor in aligner.vision.state_dict().items()}
+    weights |= {
+        f"model.multi_modal_projector.{name}": tensor for name, tensor in aligner.projector.state_dict().items()
+    }
+    halves = {name: tensor.detach().half().cpu().contiguous() for name, tensor in weights.items()}
+    save_file(halves, args.out / "aligned.safetensors")
 
 
 def main() -> None:
@@ -351,7 +365,6 @@ def main() -> None:
     for name, value in (("lr", 1e-3), ("photo-share", 0.2), ("seconds", 1e9)):
         second.add_argument(f"--{name}", type=float, default=value)
     args = parser.parse_args()
-    args.start = time.perf_counter()
     if args.step == "prepare":
         prepare(args.data, args.packs, args.out)
     else:
