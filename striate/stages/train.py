@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from striate.data.collate import Collator
 from striate.data.samples import Sample
 from striate.errors import ArtifactError, TrainingError
 from striate.models.loading import save_model
+from striate.models.memory import peak_memory_gib
 from striate.models.trainability import apply_region, lora_config, prove_trainable
 from striate.progress import Progress, Silent
 from striate.training.engine import Plan
@@ -115,7 +115,7 @@ def train(
         first_loss=outcome.first_loss,
         last_loss=outcome.last_loss,
         seconds=outcome.seconds,
-        peak_memory_gib=_peak_memory_gib(tuned),
+        peak_memory_gib=peak_memory_gib(next(tuned.parameters()).device),
     )
 
 
@@ -158,11 +158,3 @@ def _open(model: Any, region: Region, config: TrainSection, base_path: str) -> t
         tuned = peft.get_peft_model(model, lora)
     tuned.peft_config["default"].base_model_name_or_path = base_path
     return tuned, apply_region(tuned, region, "lora", config.train_projector)
-
-
-def _peak_memory_gib(model: nn.Module) -> float:
-    """Return the most memory used so far: of the accelerator, or of this process on the CPU."""
-    device = next(model.parameters()).device
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
