@@ -258,7 +258,7 @@ def read_document(path: Path, kind: type[DocumentT]) -> DocumentT:
         ArtifactError: missing, not JSON, or not of this kind.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        content = path.read_bytes()
     except OSError as error:
         raise ArtifactError(
             f"can't read {path}: {error.strerror or error}",
@@ -266,7 +266,7 @@ def read_document(path: Path, kind: type[DocumentT]) -> DocumentT:
             "run the stage that writes it first",
         ) from error
     try:
-        return kind.model_validate_json(text)
+        return kind.model_validate_json(content)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the document"

@@ -136,7 +136,7 @@ def evaluate(
 
     def stage(flow: Flow) -> None:
         for line in result_lines(flow.evaluate()):
-            OUT.print(line)
+            OUT.print(line, soft_wrap=True)
 
     _stage(config, out, settings, overwrite, stage)
 
@@ -170,7 +170,7 @@ def inspect(
             chosen = select_region(plan.anatomy.num_layers, region)
             counts = trained_counts(plan, chosen)
             OUT.print(f"{draw_stack(chosen)}  {len(chosen)} of {chosen.num_layers} layers")
-            OUT.print(f"layers {', '.join(map(str, chosen.layers)) or 'none'}, and the projector")
+            OUT.print(f"layers {', '.join(map(str, chosen.layers)) or 'none'}, and the projector", soft_wrap=True)
             rows = [[method, f"{count:,}", f"{100 * count / plan.total:.2f}%"] for method, count in counts.items()]
             show_table("", ["method", "trainable parameters", "of the model"], rows)
 
@@ -193,7 +193,7 @@ def check(config: Annotated[Path, typer.Argument(help="Run config (YAML).")], se
 
     with _guard(None):
         for line in check_run(load_config(config, settings or [])):
-            OUT.print(line)
+            OUT.print(line, soft_wrap=True)
 
 
 @app.command()
@@ -287,7 +287,7 @@ def _guard(out: Path | None) -> Iterator[None]:
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         hint = f"; the same command with --out {out} goes on from here" if out else ""
-        ERR.print(f"stopped{hint}", markup=False, soft_wrap=True)
+        ERR.print(f"stopped{hint}", soft_wrap=True)
         raise typer.Exit(130) from None
 
 

@@ -140,6 +140,8 @@ class RunConfig(Section):
             )
         if self.evaluate.packs and self.evaluate.baseline not in self.evaluate.models:
             raise ValueError(f"evaluate.baseline {self.evaluate.baseline!r} is not among evaluate.models")
+        if self.evaluate.baseline == "pruned" and not self.prune.remove:
+            raise ValueError("evaluate.baseline is 'pruned', but prune.remove is 0: there is no pruned model")
         return self
 
 
@@ -153,7 +155,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"can't read {path}: {error.strerror}", "a YAML file", "check the path") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         place = str(error).replace("\n", " ")
         raise ConfigError(f"{path} is not YAML: {place}", "a YAML mapping", "mend that line") from error
     if not isinstance(raw, dict):

@@ -24,7 +24,7 @@ from striate.demo.places import locate_data, locate_model
 from striate.progress import Progress, Silent
 from striate.run_folder import RunFolder, fingerprint, open_run
 
-BASE_LABEL = "start"
+BASE_LABEL, WORK_FOLDER = "start", ".training"
 
 
 class Flow:
@@ -57,6 +57,7 @@ class Flow:
         self.pack_paths = [locate_data(name, self.progress) for name in config.evaluate.packs]
         self._held: tuple[str, Any] | None = None
         self._fingerprints: dict[str, str] = {}
+        self._noted: dict[str, str] = {}
 
     def everything(self) -> Path:
         """Run all stages in order; return the path of the report."""
@@ -75,10 +76,9 @@ class Flow:
         from striate.stages.analyze import analyze
 
         section = self.config.analyze
-        paths = self.calibration_paths or self.train_paths
 
         def work() -> float:
-            samples = read_many(paths, section.samples, self.config.seed)
+            samples = read_many(self.calibration_paths or self.train_paths, section.samples, self.config.seed)
             loaded = self._load(BASE_LABEL)
             scores = analyze(
                 loaded.model,
@@ -93,14 +93,7 @@ class Flow:
             write_document(self.out / "scores.json", scores)
             return self._peak_memory()
 
-        inputs = {
-            "model": self._fingerprint("model", self.model_path),
-            "data": [self._fingerprint(f"data:{path.name}", path) for path in paths],
-            "section": section.model_dump(),
-            "max_length": self.config.train.max_length,
-            "seed": self.config.seed,
-        }
-        self.run.stage("analyze", inputs, ["scores.json"], work)
+        self.run.stage("analyze", self._analyze_inputs(), ["scores.json"], work)
         return read_document(self.out / "scores.json", Scores)
 
     def select(self) -> Region:
@@ -108,23 +101,15 @@ class Flow:
         from striate.stages.select import select
 
         spec = self.config.select.region
-        needs_scores = spec.strip().startswith("scores:")
+        inputs = self._select_inputs()
 
         def work() -> float:
-            scores = read_document(self.out / "scores.json", Scores) if needs_scores else None
+            scores = read_document(self.out / "scores.json", Scores) if inputs["scores"] else None
             region = select(self._num_layers(), spec, scores)
             write_document(self.out / "region.json", region)
             self.progress.say(f"select: layers {', '.join(map(str, region.layers)) or 'none'} of {region.num_layers}")
             return 0.0
 
-        scores_key = self.run.output("analyze", "scores.json") if needs_scores else ""
-        file_key = fingerprint(Path(spec)) if Path(spec).is_file() else ""
-        inputs = {
-            "model": self._fingerprint("model", self.model_path),
-            "spec": spec,
-            "scores": scores_key,
-            "file": file_key,
-        }
         self.run.stage("select", inputs, ["region.json"], work)
         return read_document(self.out / "region.json", Region)
 
@@ -148,7 +133,7 @@ class Flow:
                 config.machine,
                 seed=config.seed,
                 out=self.out / "checkpoint",
-                work_dir=self.out / ".training",
+                work_dir=self.out / WORK_FOLDER,
                 log=self.out / "train_log.jsonl",
                 base_path=self.model_path,
                 progress=self.progress,
@@ -156,15 +141,8 @@ class Flow:
             write_document(self.out / "train.json", record)
             return record.peak_memory_gib
 
-        inputs = {
-            "model": self._fingerprint("model", self.model_path),
-            "data": [self._fingerprint(f"data:{path.name}", path) for path in self.train_paths],
-            "limit": config.data.max_train_samples,
-            "region": self.run.output("select", "region.json"),
-            "section": config.train.model_dump(),
-            "seed": config.seed,
-        }
-        self.run.stage("train", inputs, ["checkpoint", "train.json", "train_log.jsonl"], work)
+        outputs = ["checkpoint", "train.json", "train_log.jsonl"]
+        self.run.stage("train", self._train_inputs(), outputs, work, unfinished=[WORK_FOLDER, "train_log.jsonl"])
         return read_document(self.out / "train.json", TrainRecord)
 
     def prune(self) -> PruneRecord:
@@ -194,13 +172,7 @@ class Flow:
             self.progress.say(f"prune: removed layers {', '.join(map(str, record.removed)) or 'none'}")
             return self._peak_memory()
 
-        inputs = {
-            "checkpoint": self.run.output("train", "checkpoint"),
-            "region": self.run.output("select", "region.json"),
-            "scores": self.run.output("analyze", "scores.json") if section.remove else "",
-            "section": section.model_dump(),
-        }
-        self.run.stage("prune", inputs, ["pruned", "prune.json"], work)
+        self.run.stage("prune", self._prune_inputs(), ["pruned", "prune.json"], work)
         return read_document(self.out / "prune.json", PruneRecord)
 
     def evaluate(self) -> Retention:
@@ -208,7 +180,7 @@ class Flow:
         from striate.stages.evaluate import compare
 
         section = self.config.evaluate
-        labels = [label for label in section.models if label != "pruned" or (self.out / "pruned").exists()]
+        labels = [label for label in section.models if label != "pruned" or self.config.prune.remove]
         for label in labels:
             self._evaluate_one(label)
         results = {
@@ -262,7 +234,7 @@ class Flow:
 
         inputs = {
             "model": self._model_key(label),
-            "packs": [self._fingerprint(f"data:{path.name}", path) for path in self.pack_paths],
+            "packs": self._data_keys(self.pack_paths),
             "section": section.model_dump(exclude={"models", "baseline"}),
             "seed": self.config.seed,
         }
@@ -276,10 +248,58 @@ class Flow:
     def _model_key(self, label: str) -> str:
         """Return the fingerprint of the model called `label`."""
         if label == "tuned":
-            return self.run.output("train", "checkpoint")
+            return self.run.output("train", "checkpoint", self._train_inputs())
         if label == "pruned":
-            return self.run.output("prune", "pruned")
+            return self.run.output("prune", "pruned", self._prune_inputs())
         return self._fingerprint("model", self.model_path)
+
+    def _analyze_inputs(self) -> dict[str, Any]:
+        """Return what the scores follow from."""
+        return {
+            "model": self._model_key(BASE_LABEL),
+            "data": self._data_keys(self.calibration_paths or self.train_paths),
+            "section": self.config.analyze.model_dump(),
+            "max_length": self.config.train.max_length,
+            "seed": self.config.seed,
+        }
+
+    def _select_inputs(self) -> dict[str, Any]:
+        """Return what the region follows from; scores only where the SPEC asks for them."""
+        spec = self.config.select.region
+        return {
+            "model": self._model_key(BASE_LABEL),
+            "spec": spec,
+            "scores": self._scores_key() if spec.strip().startswith("scores:") else "",
+            "file": fingerprint(Path(spec)) if Path(spec).is_file() else "",
+        }
+
+    def _train_inputs(self) -> dict[str, Any]:
+        """Return what the tuned model follows from."""
+        return {
+            "model": self._model_key(BASE_LABEL),
+            "data": self._data_keys(self.train_paths),
+            "limit": self.config.data.max_train_samples,
+            "region": self.run.output("select", "region.json", self._select_inputs()),
+            "section": self.config.train.model_dump(),
+            "seed": self.config.seed,
+        }
+
+    def _prune_inputs(self) -> dict[str, Any]:
+        """Return what the pruned model follows from."""
+        return {
+            "checkpoint": self._model_key("tuned"),
+            "region": self.run.output("select", "region.json", self._select_inputs()),
+            "scores": self._scores_key() if self.config.prune.remove else "",
+            "section": self.config.prune.model_dump(),
+        }
+
+    def _scores_key(self) -> str:
+        """Return the fingerprint of the scores."""
+        return self.run.output("analyze", "scores.json", self._analyze_inputs())
+
+    def _data_keys(self, paths: list[Path]) -> list[str]:
+        """Return the fingerprints of data sets."""
+        return [self._fingerprint(f"data:{path.name}", path) for path in paths]
 
     def _load(self, label: str) -> Any:
         """Return the model called `label` with its processor, adapters merged; it is held for the next stage."""
@@ -298,12 +318,16 @@ class Flow:
 
     def _fingerprint(self, name: str, place: str | Path) -> str:
         """Return the fingerprint of a model or data set, computed once; a hub id stands for itself."""
-        if name not in self._fingerprints:
+        place = str(place)
+        if place not in self._fingerprints:
             path = Path(place)
             value = fingerprint(path) if path.exists() else f"{place}@{self.config.model.revision or 'main'}"
-            self._fingerprints[name] = value
-            self.run.note_fingerprint(name, value)
-        return self._fingerprints[name]
+            # Data sets in folders of one name are told apart by their whole paths.
+            shared = name in self._noted and self._noted[name] != place
+            self._noted[f"{name} ({place})" if shared else name] = place
+            self._fingerprints[place] = value
+            self.run.note_fingerprint(f"{name} ({place})" if shared else name, value)
+        return self._fingerprints[place]
 
     def _peak_memory(self) -> float:
         """Return the peak memory so far, in GiB."""
@@ -314,7 +338,7 @@ class Flow:
 
     def _num_layers(self) -> int:
         """Return the number of decoder layers: from the scores if there are some, else from the model."""
-        if (self.out / "scores.json").is_file():
+        if self.run.is_done("analyze", self._analyze_inputs()):
             return read_document(self.out / "scores.json", Scores).num_layers
         from striate.models.anatomy import find_anatomy
 

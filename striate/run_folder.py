@@ -20,7 +20,7 @@ from striate.config import RunConfig, dump_config, load_config
 from striate.errors import ArtifactError
 from striate.progress import Progress
 from striate.version import __version__
-from striate.writing import write_text
+from striate.writing import cannot_write, write_text
 
 RUN_FILE, CONFIG_FILE = "run.json", "config.yaml"
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "safetensors", "numpy", "pillow", "pydantic")
@@ -64,11 +64,19 @@ class RunFolder:
         self.progress = progress
         self.overwrite = False
 
-    def stage(self, name: str, inputs: Mapping[str, Any], outputs: Sequence[str], work: Callable[[], float]) -> None:
+    def stage(
+        self,
+        name: str,
+        inputs: Mapping[str, Any],
+        outputs: Sequence[str],
+        work: Callable[[], float],
+        unfinished: Sequence[str] = (),
+    ) -> None:
         """Run `work` unless stage `name` already ran on the same `inputs` and its `outputs` are whole; record it.
 
         `work` writes the outputs (paths relative to the run folder) and returns its peak memory in GiB. Outputs of an
-        earlier config go first, and only when the run was opened with `overwrite`.
+        earlier config go first, and only when the run was opened with `overwrite`. What `work` goes on from after an
+        interruption is named in `unfinished`, and goes only when the inputs have changed.
 
         Raises:
             ArtifactError: outputs are there that other inputs made, and nothing may be overwritten.
@@ -78,7 +86,10 @@ class RunFolder:
         if old and old.status == "done" and old.key == key and self._whole(old, outputs):
             self.progress.say(f"{name}: up to date")
             return
-        self._clear(name, outputs)
+        again = bool(old and old.key == key)
+        self._clear(name, [output for output in outputs if output not in unfinished], again)
+        if old and not again and self.overwrite:
+            self._remove(unfinished)
         begin = time.perf_counter()
         try:
             peak = work()
@@ -103,21 +114,35 @@ class RunFolder:
             ),
         )
 
-    def output(self, stage: str, name: str) -> str:
-        """Return the fingerprint of an output that `stage` wrote, for the inputs of later stages.
+    def output(self, stage: str, name: str, inputs: Mapping[str, Any]) -> str:
+        """Return the fingerprint of an output that `stage` wrote from `inputs`, for the inputs of later stages.
 
         Raises:
-            ArtifactError: the stage has not run yet, or its output is gone.
+            ArtifactError: the stage has not run yet, or on other inputs; its output is gone, or was changed since.
         """
         record = self.record.stages.get(stage)
+        verb = stage.partition(":")[0]
         if record is None or record.status != "done" or not (self.path / name).exists():
-            verb = stage.partition(":")[0]
             raise ArtifactError(
                 f"{self.path} has no {name} yet",
                 f"a run folder where `striate {verb}` has run",
                 f"run `striate {verb}` first",
             )
+        if record.key != fingerprint_of(inputs):
+            raise _out_of_date(self.path / name, stage, f"run `striate {verb} --overwrite` first")
+        if fingerprint(self.path / name) != record.outputs[name]:
+            raise _changed(self.path / name, stage)
         return record.outputs[name]
+
+    def is_done(self, stage: str, inputs: Mapping[str, Any]) -> bool:
+        """Return whether `stage` ran on `inputs` and its outputs are whole."""
+        record = self.record.stages.get(stage)
+        return bool(
+            record
+            and record.status == "done"
+            and record.key == fingerprint_of(inputs)
+            and self._whole(record, list(record.outputs))
+        )
 
     def note_fingerprint(self, name: str, value: str) -> None:
         """Keep the fingerprint of a model or data set in the record."""
@@ -131,19 +156,26 @@ class RunFolder:
             for output in outputs
         )
 
-    def _clear(self, name: str, outputs: Sequence[str]) -> None:
-        """Remove outputs that are out of date, if that is allowed."""
+    def _clear(self, name: str, outputs: Sequence[str], again: bool) -> None:
+        """Remove outputs that are out of date, or damaged (`again`: the inputs are the same), if that is allowed."""
         there = [output for output in outputs if (self.path / output).exists()]
-        finished = name in self.record.stages and self.record.stages[name].status == "done"
-        if there and finished and not self.overwrite:
-            raise ArtifactError(
-                f"{self.path / there[0]} was made from other inputs than {name} has now",
-                "a run folder whose stages follow from each other",
-                "use --overwrite to do this stage again, or another --out",
-            )
-        for output in there:
-            path = self.path / output
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        old = self.record.stages.get(name)
+        if old and old.status == "done" and not self.overwrite:
+            changed = [output for output in there if fingerprint(self.path / output) != old.outputs.get(output)]
+            if again and changed:
+                raise _changed(self.path / changed[0], name)
+            if there and not again:
+                hint = "use --overwrite to do this stage again, or another --out"
+                raise _out_of_date(self.path / there[0], name, hint)
+        self._remove(there)
+
+    def _remove(self, names: Sequence[str]) -> None:
+        """Remove files and folders of the run."""
+        for path in (self.path / name for name in names):
+            try:
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            except OSError as error:
+                raise cannot_write(path, error) from error
 
     def _note(self, name: str, stage: StageRecord) -> None:
         """Add `stage` to the record on disk."""
@@ -165,10 +197,12 @@ def open_run(
             written.
     """
     record_path, config_path = path / RUN_FILE, path / CONFIG_FILE
-    if record_path.exists():
-        _check_same(path, load_config(config_path), config, overwrite)
+    if _exists(record_path):
         old = read_document(record_path, RunRecord)
         stages, fingerprints = old.stages, old.fingerprints
+        # A folder where nothing has ended yet binds nobody: a mended config goes on in it.
+        if any(stage.status == "done" for stage in stages.values()):
+            _check_same(path, load_config(config_path), config, overwrite)
     elif path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ArtifactError(
             f"{path} exists and is no run folder",
@@ -221,6 +255,36 @@ def fingerprint(path: Path) -> str:
             f"can't read {path}: {error.strerror}", "files that you may read", "check its permissions"
         ) from error
     return digest.hexdigest()[:16]
+
+
+def _exists(path: Path) -> bool:
+    """Return whether the file or folder exists.
+
+    Raises:
+        ArtifactError: its folder may not be read.
+    """
+    try:
+        return path.exists()
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def _out_of_date(path: Path, stage: str, next_step: str) -> ArtifactError:
+    """Return the error for an artifact of another config."""
+    return ArtifactError(
+        f"{path} was made from other inputs than {stage} has now",
+        "a run folder whose stages follow from each other",
+        next_step,
+    )
+
+
+def _changed(path: Path, stage: str) -> ArtifactError:
+    """Return the error for an artifact that is not what its stage wrote."""
+    return ArtifactError(
+        f"{path} was changed after {stage} wrote it",
+        "artifacts as striate wrote them",
+        "remove it or use --overwrite to do the stage again; a region of your own is given as select.region=PATH",
+    )
 
 
 def _check_same(path: Path, old: RunConfig, new: RunConfig, overwrite: bool) -> None:

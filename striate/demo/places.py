@@ -12,6 +12,7 @@ from striate.demo.easy_vqa import prepare_easy_vqa
 from striate.demo.language_reference import prepare_language_reference
 from striate.errors import ConfigError, did_you_mean
 from striate.progress import Progress
+from striate.run_folder import fingerprint
 from striate.writing import new_folder
 
 PACKS = ("easy-vqa", "language-reference")
@@ -27,8 +28,12 @@ def quickstart_config(overrides: tuple[str, ...] = ()) -> RunConfig:
 
 
 def locate_model(name: str, progress: Progress) -> str:
-    """Return the path of the model called `name`: itself, unless it is `builtin`."""
-    return str(builtin_model(None, None, progress)) if name == BUILTIN else name
+    """Return the path of the model called `name`: a whole path for a folder, the built-in one's for `builtin`."""
+    if name == BUILTIN:
+        return str(builtin_model(None, None, progress))
+    folder = Path(name).expanduser()
+    # Adapters name their base by this path, and shall find it from any working folder.
+    return str(folder.resolve()) if folder.is_dir() else name
 
 
 def locate_data(name: str, progress: Progress) -> Path:
@@ -73,7 +78,7 @@ def builtin_model(llm: Path | None, vision: Path | None, progress: Progress) -> 
 def _key(llm: Path, vision: Path) -> str:
     """Return a short hash of what the built-in LVLM is made of."""
     digest = hashlib.sha256(f"recipe {RECIPE}".encode())
-    for path in (llm.resolve(), vision.resolve()):
-        digest.update(f"{path}{path.stat().st_size if path.is_file() else ''}".encode())
+    for path in (llm, vision):
+        digest.update((fingerprint(path) if path.exists() else str(path)).encode())
     digest.update(resources.files("striate.demo").joinpath("aligned.safetensors").read_bytes())
     return digest.hexdigest()[:12]

@@ -25,5 +25,5 @@ ANGULAR_DISTANCE: Strategy[Scorer] = Strategy(
     title="Angular distance",
     summary="the angle between a layer's input and output at the last token, as a share of half a turn",
     function=angular_distance,
-    paper="arXiv 2403.17887",
+    paper="https://arxiv.org/abs/2403.17887",
 )

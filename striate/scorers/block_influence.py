@@ -22,5 +22,5 @@ BLOCK_INFLUENCE: Strategy[Scorer] = Strategy(
     title="Block Influence",
     summary="one minus the cosine between a layer's input and output, over all tokens",
     function=block_influence,
-    paper="arXiv 2403.03853",
+    paper="https://arxiv.org/abs/2403.03853",
 )

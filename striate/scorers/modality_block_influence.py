@@ -23,5 +23,5 @@ MODALITY_BLOCK_INFLUENCE: Strategy[Scorer] = Strategy(
     title="Modality-aware Block Influence",
     summary="Block Influence on image tokens and on text tokens, averaged with equal weight",
     function=modality_block_influence,
-    paper="arXiv 2403.03853",
+    paper="https://arxiv.org/abs/2403.03853",
 )

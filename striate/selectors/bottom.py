@@ -18,6 +18,6 @@ BOTTOM: Strategy[Selector] = Strategy(
     title="Bottom block",
     summary="the first layers, next to the input",
     function=bottom,
-    paper="arXiv 2412.12785",
+    paper="https://arxiv.org/abs/2412.12785",
     params=SizeParams,
 )

@@ -19,6 +19,6 @@ HYBRID: Strategy[Selector] = Strategy(
     title="Hybrid",
     summary="half of the layers at the bottom, half at the top",
     function=hybrid,
-    paper="arXiv 2412.12785",
+    paper="https://arxiv.org/abs/2412.12785",
     params=SizeParams,
 )

@@ -62,6 +62,6 @@ PAPER: Strategy[Selector] = Strategy(
     title="Published list",
     summary="a layer list of the paper or its code, exactly (32 layers only)",
     function=paper,
-    paper="arXiv 2412.12785",
+    paper="https://arxiv.org/abs/2412.12785",
     params=PaperParams,
 )

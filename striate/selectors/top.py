@@ -18,6 +18,6 @@ TOP: Strategy[Selector] = Strategy(
     title="Top block",
     summary="the last layers, next to the output",
     function=top,
-    paper="arXiv 2412.12785",
+    paper="https://arxiv.org/abs/2412.12785",
     params=SizeParams,
 )

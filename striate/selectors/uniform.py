@@ -51,6 +51,6 @@ UNIFORM: Strategy[Selector] = Strategy(
     title="Uniform",
     summary="evenly spaced layers from the first on, moved up by an offset if wished",
     function=uniform,
-    paper="arXiv 2412.12785",
+    paper="https://arxiv.org/abs/2412.12785",
     params=UniformParams,
 )
