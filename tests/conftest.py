@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -244,6 +245,12 @@ def _test_rows(index: int, image: str, colour: str) -> list[dict[str, Any]]:
 def tiny_llava() -> Loaded:
     """A fresh tiny random LLaVA and its processor."""
     return build_loaded()
+
+
+@pytest.fixture
+def llava_builder() -> Callable[..., Loaded]:
+    """The builder of tiny LLaVAs, for tests that want another depth, seed or tied embeddings."""
+    return build_loaded
 
 
 @pytest.fixture(scope="session")

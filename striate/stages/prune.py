@@ -19,6 +19,7 @@ from striate.errors import ArtifactError, ConfigError, ModelError, SpecError
 from striate.models.anatomy import find_anatomy
 from striate.models.layer_surgery import remove_layers, self_test
 from striate.models.loading import save_model
+from striate.models.saving import renumbered
 
 TEST_TEXT = "Please describe this image in detail."
 TEST_LENGTH = 32768
@@ -70,7 +71,7 @@ def prune(
         old_to_new=old_to_new,
         parameters_before=before,
         parameters_after=_parameters(model),
-        self_test=None if out is None else _save(model, processor, out, _moved(region, old_to_new), test_inputs),
+        self_test=None if out is None else _save(model, processor, out, renumbered(region, old_to_new), test_inputs),
     )
     return model, record.model_copy(update={"seconds": time.perf_counter() - started})
 
@@ -130,15 +131,6 @@ def _least_important(
         )
     ranked = sorted(region.outside, key=lambda layer: (entry.values[layer], -layer))
     return entry.scorer, tuple(sorted(ranked[:remove]))
-
-
-def _moved(region: Region, old_to_new: Mapping[int, int]) -> Region:
-    """Return `region` in the layer numbers of the pruned model."""
-    if len(old_to_new) == region.num_layers:
-        return region
-    layers = tuple(old_to_new[layer] for layer in region.layers)
-    spec = f"ids:{','.join(map(str, layers))}" if layers else "none"
-    return Region(layers=layers, num_layers=len(old_to_new), spec=spec, selector="ids" if layers else "none")
 
 
 def _save(model: Any, processor: Any, out: Path, region: Region, test_inputs: Mapping[str, Tensor] | None) -> SelfTest:

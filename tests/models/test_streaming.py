@@ -1,0 +1,373 @@
+"""Pruning a checkpoint on disk: bit-equal to pruning in memory, without the model, and clear about what can't be."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from striate.artifacts import Region, read_document, write_document
+from striate.errors import ArtifactError, ModelError
+from striate.models.layer_surgery import remove_layers, self_test
+from striate.models.loading import Loaded, load_model, load_weights, save_model
+from striate.models.shards import INDEX, WHOLE, read_file, read_shards
+from striate.models.streaming import prune_checkpoint
+
+Built = tuple[Any, dict[str, Any]]
+FAMILIES = ("llava", "llava_next", "qwen2_vl", "qwen2_5_vl", "gemma3", "idefics3", "smolvlm", "paligemma", "internvl")
+REMOVED = (1, 3)
+
+
+def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
+    """Every tensor on disk by its stored name."""
+    return {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
+
+
+def as_bytes(tensor: torch.Tensor) -> bytes:
+    return tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()
+
+
+def assert_same_weights(ours: Path, theirs: Path) -> None:
+    left, right = tensors_of(ours), tensors_of(theirs)
+    assert sorted(left) == sorted(right)
+    for name, tensor in left.items():
+        assert tensor.dtype == right[name].dtype
+        assert tensor.shape == right[name].shape
+        assert as_bytes(tensor) == as_bytes(right[name]), name
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "config.json").read_text()))
+
+
+def sharded(loaded: Loaded, folder: Path, size: str = "20KB") -> Path:
+    loaded.model.save_pretrained(folder, max_shard_size=size)
+    loaded.processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bit_equal_to_the_path_in_memory(
+    family: str, dtype: torch.dtype, family_builder: Callable[[str], Built], tmp_path: Path
+) -> None:
+    model, _ = family_builder(family)
+    model = model.to(dtype)
+    model.save_pretrained(tmp_path / "whole", max_shard_size="30KB")
+    model.generation_config.save_pretrained(tmp_path / "whole")
+
+    pruned = prune_checkpoint(tmp_path / "whole", REMOVED, tmp_path / "streamed")
+
+    reloaded = load_weights(tmp_path / "whole", device=torch.device("cpu"), dtype=dtype)
+    assert remove_layers(reloaded, REMOVED) == pruned.old_to_new == {0: 0, 2: 1, 4: 2, 5: 3}
+    save_model(reloaded, None, tmp_path / "memory")
+    assert_same_weights(tmp_path / "streamed", tmp_path / "memory")
+    assert config_of(tmp_path / "streamed") == config_of(tmp_path / "memory")
+    assert pruned.parameters_after == sum(tensor.numel() for tensor in tensors_of(tmp_path / "memory").values())
+    assert pruned.parameters_before > pruned.parameters_after
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "smolvlm"])
+def test_the_result_reloads_and_answers_like_the_pruned_model(
+    family: str, family_builder: Callable[[str], Built], tmp_path: Path
+) -> None:
+    model, inputs = family_builder(family)
+    model.save_pretrained(tmp_path / "whole", max_shard_size="30KB")
+    prune_checkpoint(tmp_path / "whole", REMOVED, tmp_path / "streamed")
+    remove_layers(model, REMOVED)
+    proof = self_test(model, tmp_path / "streamed", inputs)
+    assert proof.max_logit_difference == 0
+    assert proof.cached_equals_uncached
+
+
+def test_tied_embeddings_stay_one_tensor(llava_builder: Callable[..., Loaded], tmp_path: Path) -> None:
+    folder = sharded(llava_builder(tie_embeddings=True), tmp_path / "tied")
+    prune_checkpoint(folder, [2], tmp_path / "out")
+    assert not any("lm_head" in name for name in tensors_of(tmp_path / "out"))
+    model = load_model(tmp_path / "out").model
+    assert model.lm_head.weight is model.model.language_model.embed_tokens.weight
+
+
+def test_names_as_in_memory_load_too(tiny_llava: Loaded, tmp_path: Path) -> None:
+    folder = sharded(tiny_llava, tmp_path / "plain", "1GB")
+    weights = {name: tensor.contiguous() for name, tensor in tiny_llava.model.state_dict().items()}
+    save_file(weights, folder / WHOLE, {"format": "pt"})
+    prune_checkpoint(folder, [0, 2], tmp_path / "out")
+    remove_layers(tiny_llava.model, [0, 2])
+    ours = load_model(tmp_path / "out").model.state_dict()
+    assert all(torch.equal(tensor, ours[name]) for name, tensor in tiny_llava.model.state_dict().items())
+    assert {name.split(".")[0] for name in tensors_of(tmp_path / "out")} == {"model", "lm_head"}
+
+
+def test_small_files_come_along_and_the_region_is_renumbered(tiny_llava: Loaded, tmp_path: Path) -> None:
+    folder = sharded(tiny_llava, tmp_path / "whole")
+    (folder / "LICENSE").write_text("free")
+    (folder / "optimizer.pt").write_bytes(b"0")
+    (folder / "prune.json").write_text("{}")
+    write_document(folder / "region.json", Region(layers=(0, 3), num_layers=4, spec="ids:0,3", selector="ids"))
+    prune_checkpoint(folder, [1, 2], tmp_path / "out")
+    copied = {file.name for file in folder.iterdir() if ".safetensors" not in file.name}
+    written = {file.name for file in (tmp_path / "out").iterdir() if ".safetensors" not in file.name}
+    assert written == copied - {"optimizer.pt", "prune.json"}
+    for name in written - {"config.json", "region.json"}:
+        assert (folder / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
+    region = read_document(tmp_path / "out" / "region.json", Region)
+    assert (region.layers, region.num_layers) == ((0, 1), 2)
+    assert load_model(tmp_path / "out").processor.image_token == "<image>"
+
+
+def test_shards_keep_their_split_and_the_index_is_true(tiny_llava: Loaded, tmp_path: Path) -> None:
+    folder = sharded(tiny_llava, tmp_path / "whole")
+    prune_checkpoint(folder, [1], tmp_path / "out")
+    index = json.loads((tmp_path / "out" / INDEX).read_text())
+    files = sorted(file.name for file in (tmp_path / "out").glob("*.safetensors"))
+    assert files == [f"model-{number:05d}-of-{len(files):05d}.safetensors" for number in range(1, len(files) + 1)]
+    tensors = tensors_of(tmp_path / "out")
+    assert set(index["weight_map"]) == set(tensors)
+    assert index["metadata"]["total_size"] == sum(t.numel() * t.element_size() for t in tensors.values())
+    for file in files:
+        with safe_open(tmp_path / "out" / file, "pt") as stored:
+            assert set(stored.keys()) == {name for name, place in index["weight_map"].items() if place == file}
+            assert stored.metadata() == {"format": "pt"}
+
+
+def test_removing_nothing_copies_the_model(tiny_llava: Loaded, tmp_path: Path) -> None:
+    folder = sharded(tiny_llava, tmp_path / "whole")
+    pruned = prune_checkpoint(folder, [], tmp_path / "out")
+    assert pruned.old_to_new == {layer: layer for layer in range(4)}
+    assert_same_weights(folder, tmp_path / "out")
+    assert load_model(tmp_path / "out").model.config.text_config.num_hidden_layers == 4
+
+
+def test_memory_stays_far_below_one_shard(llava_builder: Callable[..., Loaded], tmp_path: Path) -> None:
+    folder = sharded(llava_builder(num_layers=8), tmp_path / "whole", "1GB")
+    weights = load_file(folder / WHOLE)
+    # The same names with wide feed-forward matrices: 8 layers of 19 MiB in four shards.
+    config = config_of(folder)
+    config["text_config"]["intermediate_size"] = wide = 51_200
+    (folder / "config.json").write_text(json.dumps(config))
+    for name, tensor in weights.items():
+        if ".layers." in name and ".mlp." in name and name.startswith("language_model"):
+            weights[name] = torch.zeros((tensor.shape[0], wide) if "down" in name else (wide, tensor.shape[1]))
+    _save_in_four(weights, folder)
+    total = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    assert total > 140e6
+    prune_checkpoint(folder, [], tmp_path / "warm")
+    tracemalloc.start()
+    prune_checkpoint(folder, [1, 4, 6], tmp_path / "out")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < total / 20
+    assert len(read_shards(tmp_path / "out")) < len(weights)
+
+
+def _save_in_four(weights: dict[str, torch.Tensor], folder: Path) -> None:
+    (folder / WHOLE).unlink()
+    names = sorted(weights)
+    step = -(-len(names) // 4)
+    files = [f"model-{number:05d}-of-00004.safetensors" for number in range(1, 5)]
+    placed = {name: files[place // step] for place, name in enumerate(names)}
+    for file in files:
+        save_file({name: weights[name] for name in names if placed[name] == file}, folder / file, {"format": "pt"})
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": placed}))
+
+
+def test_the_original_is_not_touched(tiny_llava: Loaded, tmp_path: Path) -> None:
+    folder = sharded(tiny_llava, tmp_path / "whole")
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    prune_checkpoint(folder, [1], tmp_path / "out")
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
+# Bad input: each row breaks a good checkpoint in one way, and names what the error must say.
+
+
+def _drop_shard(folder: Path) -> None:
+    sorted(folder.glob("*.safetensors"))[1].unlink()
+
+
+def _cut_shard(folder: Path) -> None:
+    file = sorted(folder.glob("*.safetensors"))[1]
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def _text_shard(folder: Path) -> None:
+    sorted(folder.glob("*.safetensors"))[0].write_text("version https://git-lfs.github.com/spec/v1 oid sha256:0123")
+
+
+def _header_shard(folder: Path) -> None:
+    sorted(folder.glob("*.safetensors"))[0].write_bytes((8).to_bytes(8, "little") + b"not json")
+
+
+def _swap_shards(folder: Path) -> None:
+    first, second = sorted(folder.glob("*.safetensors"))[:2]
+    one, two = first.read_bytes(), second.read_bytes()
+    first.write_bytes(two)
+    second.write_bytes(one)
+
+
+def _lose_tensor(folder: Path) -> None:
+    file = sorted(folder.glob("*.safetensors"))[0]
+    tensors = load_file(file)
+    tensors.pop(sorted(tensors)[0])
+    save_file(tensors, file)
+
+
+def _forget_tensor(folder: Path) -> None:
+    index = json.loads((folder / INDEX).read_text())
+    name = next(name for name in index["weight_map"] if "layers.2.mlp.up_proj" in name and "language" in name)
+    file = folder / index["weight_map"].pop(name)
+    (folder / INDEX).write_text(json.dumps(index))
+    save_file({key: value for key, value in load_file(file).items() if key != name}, file)
+
+
+def _break_index(folder: Path) -> None:
+    (folder / INDEX).write_text('{"weight_map": ')
+
+
+def _list_index(folder: Path) -> None:
+    (folder / INDEX).write_text("[]")
+
+
+def _remove_weights(folder: Path) -> None:
+    for file in folder.glob("*.safetensors*"):
+        file.unlink()
+
+
+def _bin_weights(folder: Path) -> None:
+    _remove_weights(folder)
+    (folder / "pytorch_model.bin").write_bytes(b"0")
+
+
+def _edit(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    config = config_of(folder)
+    change(config)
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def _deeper_config(folder: Path) -> None:
+    _edit(folder, lambda config: config["text_config"].update(num_hidden_layers=6))
+
+
+def _shallower_config(folder: Path) -> None:
+    _edit(folder, lambda config: config["text_config"].update(num_hidden_layers=3))
+
+
+def _wider_config(folder: Path) -> None:
+    _edit(folder, lambda config: config["text_config"].update(intermediate_size=96))
+
+
+def _quantised(folder: Path) -> None:
+    _edit(folder, lambda config: config.update(quantization_config={"quant_method": "bitsandbytes"}))
+
+
+def _text_config_only(folder: Path) -> None:
+    (folder / "config.json").write_text(json.dumps(config_of(folder)["text_config"]))
+
+
+def _no_config(folder: Path) -> None:
+    (folder / "config.json").unlink()
+
+
+def _other_region(folder: Path) -> None:
+    write_document(folder / "region.json", Region(layers=(0, 31), num_layers=32, spec="ids:0,31", selector="ids"))
+
+
+def _region_of_layer_1(folder: Path) -> None:
+    write_document(folder / "region.json", Region(layers=(1,), num_layers=4, spec="ids:1", selector="ids"))
+
+
+def _adapter(folder: Path) -> None:
+    (folder / "adapter_config.json").write_text("{}")
+
+
+BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
+    "half a checkpoint": (_drop_shard, r"lacks 1 of \d+ shards, for example model-00002-of"),
+    "a shard cut short": (_cut_shard, r"00002-of-\d+.safetensors is damaged: its header speaks of \d+ bytes"),
+    "a pointer instead of a shard": (_text_shard, r"is damaged: a header of \d+ bytes in a file of 58 bytes"),
+    "a header that is not JSON": (_header_shard, "is damaged: its header can't be read"),
+    "shards swapped": (_swap_shards, f"but {INDEX} places it in model-0000"),
+    "a tensor lost from its shard": (_lose_tensor, rf"lacks \S+, which {INDEX} places there"),
+    "a tensor lost from shard and index": (_forget_tensor, r"lacks 1 tensors .*layers.2.mlp.up_proj.*disagree"),
+    "an index cut short": (_break_index, f"{INDEX} is damaged"),
+    "an index that is a list": (_list_index, f"{INDEX} is damaged"),
+    "no weights": (_remove_weights, "has no safetensors weights"),
+    "only .bin weights": (_bin_weights, "has no safetensors weights.*\n.*\n.*save it again with save_pretrained"),
+    "a config of more layers": (_deeper_config, r"lacks 18 tensors \(for example .*layers.4"),
+    "a config of fewer layers": (_shallower_config, r"holds 9 tensors of layers beyond its config"),
+    "a config of other sizes": (_wider_config, r"has shape \(.*64.*\), and config.json asks for \(.*96"),
+    "a quantised checkpoint": (_quantised, "is quantised"),
+    "a config without vision": (_text_config_only, "is a text-only model"),
+    "no config": (_no_config, "has no config.json"),
+    "a region of another depth": (_other_region, "is of a model with 32 decoder layers, and this one has 4"),
+    "a layer of the region": (_region_of_layer_1, "layer 1 lies in the region that this model was trained on"),
+    "an adapter": (_adapter, "is an adapter: it has no decoder layers of its own"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_checkpoint_is_refused_and_nothing_is_written(case: str, tiny_llava: Loaded, tmp_path: Path) -> None:
+    damage, text = BROKEN[case]
+    folder = sharded(tiny_llava, tmp_path / "whole")
+    damage(folder)
+    with pytest.raises(ModelError) as caught:
+        prune_checkpoint(folder, [1], tmp_path / "out")
+    assert re.search(text, str(caught.value), re.DOTALL)
+    assert caught.value.allowed
+    assert caught.value.next_step
+    assert [path.name for path in tmp_path.iterdir()] == ["whole"]
+
+
+@pytest.mark.parametrize(
+    ("remove", "text"),
+    [([4], "no decoder layer 4"), ([1, 1], "name one twice"), ([0, 1, 2, 3], "leaves no model"), ([-1], "no decoder")],
+)
+def test_layers_that_can_not_go_are_refused(remove: list[int], text: str, tiny_llava_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=text):
+        prune_checkpoint(tiny_llava_dir, remove, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_family_that_needs_its_first_layers_says_so(family_builder: Callable[[str], Built], tmp_path: Path) -> None:
+    family_builder("qwen3_vl")[0].save_pretrained(tmp_path / "whole")
+    with pytest.raises(ModelError, match="adds features of the vision encoder to its first 2 decoder layers"):
+        prune_checkpoint(tmp_path / "whole", [1], tmp_path / "out")
+
+
+def test_no_folder_and_a_full_one_are_refused(tiny_llava_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no model folder at"):
+        prune_checkpoint(tmp_path / "nowhere", [1], tmp_path / "out")
+    with pytest.raises(ArtifactError, match="exists already"):
+        prune_checkpoint(tiny_llava_dir, [1], tiny_llava_dir)
+
+
+def test_every_dtype_code_is_copied_as_it_is(tmp_path: Path) -> None:
+    tensors = {
+        "a": torch.arange(6, dtype=torch.float64).reshape(2, 3),
+        "b": torch.randn(4).to(torch.float8_e4m3fn),
+        "c": torch.tensor(3, dtype=torch.int16),
+        "d": torch.tensor([True, False, True]),
+        "e": torch.empty(0, 5),
+    }
+    save_file(tensors, tmp_path / "a.safetensors")
+    found = read_file(tmp_path / "a.safetensors")
+    assert {name: entry.shape for name, entry in found.items()} == {name: tuple(t.shape) for name, t in tensors.items()}
+    from striate.models.shards import by_file, write_shards
+
+    (tmp_path / "out").mkdir()
+    write_shards(tmp_path / "out", by_file(found, {"a": "x", "b": "b", "d": "z", "e": "e"}))
+    copied = load_file(tmp_path / "out" / WHOLE)
+    assert sorted(copied) == ["b", "e", "x", "z"]
+    assert torch.equal(copied["x"], tensors["a"])
+    assert as_bytes(copied["b"]) == as_bytes(tensors["b"])
+    assert torch.equal(copied["z"], tensors["d"])
+    shutil.rmtree(tmp_path / "out")
