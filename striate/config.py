@@ -16,9 +16,9 @@ BUILTIN = "builtin"
 
 
 class Section(BaseModel):
-    """Base of all sections: unknown keys are errors, instances are immutable."""
+    """Base of all sections: unknown keys and numbers without a value are errors, instances are immutable."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ModelSection(Section):
@@ -159,9 +159,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         place = str(error).replace("\n", " ")
         raise ConfigError(f"{path} is not YAML: {place}", "a YAML mapping", "mend that line") from error
     if not isinstance(raw, dict):
-        raise ConfigError(
-            f"{path} holds {type(raw).__name__}, not a mapping", "sections such as model:, data:", "see configs/"
-        )
+        raise ConfigError(f"{path} holds {_kind(raw)}, not a mapping", "sections such as model:, data:", "see configs/")
     return parse_config(raw, overrides, source=str(path))
 
 
@@ -181,6 +179,11 @@ def dump_config(config: RunConfig) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
+def _kind(value: Any) -> str:
+    """Return in words what a YAML document holds."""
+    return "nothing" if value is None else f"a {type(value).__name__}"
+
+
 def _with_override(raw: dict[str, Any], override: str) -> dict[str, Any]:
     """Return a copy of `raw` with one `a.b=value` applied."""
     key, separator, text = override.partition("=")
@@ -192,11 +195,18 @@ def _with_override(raw: dict[str, Any], override: str) -> dict[str, Any]:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {override!r}: the value is not YAML", "a number, word or list", "quote it") from error
-    head, _, rest = key.strip().partition(".")
+    return _put(raw, key.strip().split("."), value, override)
+
+
+def _put(raw: dict[str, Any], keys: list[str], value: Any, override: str) -> dict[str, Any]:
+    """Return a copy of `raw` with `value` at the path `keys`; `override` is the setting as it was written."""
+    head, *rest = keys
+    if not rest:
+        return {**raw, head: value}
     inner = raw.get(head)
-    if rest and not isinstance(inner, dict | None):
+    if not isinstance(inner, dict | None):
         raise ConfigError(f"--set {override!r}: {head!r} is not a section", "--set section.key=value", "check the key")
-    return {**raw, head: _with_override(inner or {}, f"{rest}={text}") if rest else value}
+    return {**raw, head: _put(inner or {}, rest, value, override)}
 
 
 def _problem(item: dict[str, Any], source: str) -> str:

@@ -1,0 +1,180 @@
+"""The run config: strict, frozen, overridable, and written so that it reads back equal."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from striate.config import RunConfig, dump_config, load_config, parse_config
+from striate.demo.places import quickstart_config
+from striate.errors import ConfigError
+
+RAW: dict[str, Any] = {"model": {"path": "m"}, "data": {"train": ["d"]}}
+
+
+def refusal(raw: dict[str, Any], *overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(raw, overrides, source="run.yaml")
+    return str(caught.value)
+
+
+def test_defaults_are_the_papers() -> None:
+    config = parse_config(RAW)
+    assert (config.train.method, config.train.lora.r, config.train.lora.alpha) == ("lora", 128, 256)
+    assert (config.train.lr, config.train.projector_lr, config.train.batch_size) == (2e-4, 2e-5, 128)
+    assert config.select.region == "uniform:25%"
+    assert config.prune.remove == 0
+
+
+def test_frozen_all_the_way() -> None:
+    config = parse_config(RAW)
+    with pytest.raises(ValidationError):
+        config.train.lora.r = 4  # type: ignore[misc]
+    assert isinstance(hash(config.train), int)
+
+
+def test_reads_back_equal(tmp_path: Path) -> None:
+    config = parse_config(RAW, ["train.lr=3.3e-5", "report.title='a: \"b\" # été'", "data.calibration=[x, y]"])
+    path = tmp_path / "config.yaml"
+    path.write_text(dump_config(config), encoding="utf-8")
+    assert load_config(path) == config
+    assert dump_config(load_config(path)) == dump_config(config)
+
+
+def test_quickstart_config_reads_back_equal() -> None:
+    config = quickstart_config(("train.max_steps=2",))
+    assert parse_config(yaml.safe_load(dump_config(config))) == config
+    assert (config.model.path, config.train.max_steps, config.prune.remove) == ("builtin", 2, 3)
+    assert resources.files("striate.demo").joinpath("quickstart.yaml").is_file()
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "configs").glob("*.yaml")), ids=lambda p: p.stem)
+def test_example_configs_are_valid(path: Path) -> None:
+    assert load_config(path).model.path
+
+
+@pytest.mark.parametrize(
+    ("override", "place", "value"),
+    [
+        ("train.lr=1e-4", ("train", "lr"), 1e-4),
+        ("train.lr=1.0e-4", ("train", "lr"), 1e-4),
+        ("train.lora.r=4", ("train", "lora", "r"), 4),
+        (" seed = 3", ("seed",), 3),
+        ("data.train=[a, b]", ("data", "train"), ("a", "b")),
+        ("train.max_steps=null", ("train", "max_steps"), None),
+        ("select.region=ids:0,4", ("select", "region"), "ids:0,4"),
+        ("select.region=uniform:25%", ("select", "region"), "uniform:25%"),
+        ("report.title=a=b", ("report", "title"), "a=b"),
+        ("train.train_projector=false", ("train", "train_projector"), False),
+    ],
+)
+def test_override(override: str, place: tuple[str, ...], value: Any) -> None:
+    found: Any = parse_config(RAW, [override])
+    for part in place:
+        found = getattr(found, part)
+    assert found == value
+
+
+def test_later_override_wins_and_source_is_untouched() -> None:
+    raw = {**RAW, "train": {"lr": 1.0}}
+    assert parse_config(raw, ["train.lr=2", "train.lr=3"]).train.lr == 3
+    assert raw["train"] == {"lr": 1.0}
+    assert parse_config(raw, ["train.epochs=2"]).train.lr == 1.0
+
+
+@pytest.mark.parametrize(
+    ("override", "text"),
+    [
+        ("train.lr", "--set 'train.lr' has no '='\n  allowed: --set section.key=value"),
+        ("=3", "--set '=3' has no '='"),
+        ("model.path.deep=3", "--set 'model.path.deep=3': 'path' is not a section"),
+        ("train.lr=[1", "--set 'train.lr=[1': the value is not YAML"),
+        ("train.lr=fast", "run.yaml: train.lr: Input should be a valid number, unable to parse string as a number"),
+        ("train.lr=0", "run.yaml: train.lr: Input should be greater than 0 (given: 0)"),
+        ("train.batch_sise=3", "run.yaml: unknown key 'train.batch_sise' did you mean 'batch_size'?"),
+        ("train.lora.rank=3", "run.yaml: unknown key 'train.lora.rank'"),
+        ("trian.lr=3", "run.yaml: unknown key 'trian' did you mean 'train'?"),
+        ("train.method=qlora", "run.yaml: train.method: Input should be 'lora' or 'full' (given: 'qlora')"),
+        (
+            "train=full",
+            "run.yaml: train: Input should be a valid dictionary or instance of TrainSection (given: 'full')",
+        ),
+        ("data.train=[]", "run.yaml: data.train: Tuple should have at least 1 item after validation, not 0"),
+        ("model.path=3", "run.yaml: model.path: Input should be a valid string (given: 3)"),
+        ("version=2", "run.yaml: version: Input should be 1 (given: 2)"),
+        (
+            "evaluate.models=[start, tunned]",
+            "run.yaml: evaluate.models.1: Input should be 'start', 'tuned' or 'pruned'",
+        ),
+        ("train.batch_size=12", "run.yaml: train.batch_size 12 is not a multiple of machine.micro_batch 8"),
+    ],
+)
+def test_refused_override(override: str, text: str) -> None:
+    assert text in refusal(RAW, override)
+
+
+def test_lr_that_is_no_number() -> None:
+    assert "train.lr" in refusal(RAW, "train.lr=.nan")
+    assert "train.lr" in refusal(RAW, "train.lr=.inf")
+
+
+def test_all_problems_at_once() -> None:
+    text = refusal({"model": {}, "data": {"train": ["d"]}, "selekt": {}}, "train.epochs=-1")
+    assert text == (
+        "run.yaml: model.path: Field required\n"
+        "run.yaml: train.epochs: Input should be greater than 0 (given: -1)\n"
+        "run.yaml: unknown key 'selekt' did you mean 'select'?\n"
+        "  allowed: the keys and values of docs/config.md\n"
+        "  next:    mend run.yaml"
+    )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "text"),
+    [
+        (
+            ["prune.remove=1", "prune.scorer=angular-distance"],
+            "prune.scorer 'angular-distance' is not among analyze.scorers ['block-influence', 'modality-block-influence']",
+        ),
+        (["evaluate.packs=[p]", "evaluate.models=[tuned]"], "evaluate.baseline 'start' is not among evaluate.models"),
+        (["evaluate.packs=[p]", "evaluate.baseline=pruned"], "baseline is 'pruned', but prune.remove is 0"),
+    ],
+)
+def test_contradictions(overrides: list[str], text: str) -> None:
+    assert text in refusal(RAW, *overrides)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b"", "holds nothing, not a mapping"),
+        (b"- a\n- b\n", "holds a list, not a mapping"),
+        (b"model: {path: m\n", "is not YAML"),
+        (b"model:\n\tpath: m\n", "is not YAML"),
+        (b"\xff\xfe\x00m", "is not YAML"),
+    ],
+)
+def test_unreadable_file(tmp_path: Path, content: bytes, text: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert f"{path} {text}" in str(caught.value)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(tmp_path / "no.yaml")
+    assert str(caught.value).startswith(f"can't read {tmp_path / 'no.yaml'}: No such file or directory")
+    with pytest.raises(ConfigError, match=r"can't read .*: Is a directory"):
+        load_config(tmp_path)
+
+
+def test_machine_is_apart_from_the_science() -> None:
+    sections = set(RunConfig.model_fields)
+    assert {"analyze", "select", "train", "prune", "evaluate", "report", "machine"} <= sections

@@ -1,0 +1,241 @@
+"""The run folder: what is up to date, what is done again, and what is refused."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from striate.config import RunConfig, parse_config
+from striate.errors import ArtifactError
+from striate.run_folder import RunFolder, fingerprint, fingerprint_of, open_run
+
+CONFIG = parse_config({"model": {"path": "m"}, "data": {"train": ["d"]}})
+
+
+class Said:
+    """A progress that remembers what was said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+    def track(self, label: str, total: int) -> Any:
+        raise AssertionError("no bar here")
+
+
+def opened(path: Path, *overrides: str, overwrite: bool = False) -> RunFolder:
+    config = RunConfig.model_validate(parse_config(CONFIG.model_dump(), overrides))
+    return open_run(path, config, Said(), command="striate run x", device="cpu", overwrite=overwrite)
+
+
+def write(run: RunFolder, name: str, text: str) -> Any:
+    def work() -> float:
+        (run.path / name).write_text(text)
+        return 1.5
+
+    return work
+
+
+def refused(*arguments: Any, **more: Any) -> str:
+    with pytest.raises(ArtifactError) as caught:
+        opened(*arguments, **more)
+    return str(caught.value)
+
+
+def test_new_folder_has_config_and_record(tmp_path: Path) -> None:
+    opened(tmp_path / "a" / "run")
+    assert sorted(path.name for path in (tmp_path / "a" / "run").iterdir()) == ["config.yaml", "run.json"]
+    record = json.loads((tmp_path / "a" / "run" / "run.json").read_text())
+    assert (record["seed"], record["device"], record["command"]) == (0, "cpu", "striate run x")
+    assert {"torch", "transformers", "peft"} <= record["versions"].keys()
+    assert record["stages"] == {}
+
+
+def test_stage_runs_once(tmp_path: Path) -> None:
+    for _ in range(2):
+        run = opened(tmp_path / "run")
+        run.stage("select", {"a": 1}, ["out.txt"], write(run, "out.txt", "x"))
+    assert isinstance(run.progress, Said)
+    assert run.progress.lines == ["select: up to date"]
+    stage = run.record.stages["select"]
+    assert (stage.status, stage.peak_memory_gib, stage.key) == ("done", 1.5, fingerprint_of({"a": 1}))
+    assert stage.outputs == {"out.txt": fingerprint(tmp_path / "run" / "out.txt")}
+
+
+def test_missing_output_is_made_again(tmp_path: Path) -> None:
+    run = opened(tmp_path / "run")
+    run.stage("select", {}, ["out.txt"], write(run, "out.txt", "x"))
+    (run.path / "out.txt").unlink()
+    run.stage("select", {}, ["out.txt"], write(run, "out.txt", "x"))
+    assert (run.path / "out.txt").read_text() == "x"
+
+
+def test_changed_output_is_refused_then_overwritten(tmp_path: Path) -> None:
+    run = opened(tmp_path / "run")
+    run.stage("select", {}, ["out.txt"], write(run, "out.txt", "x"))
+    (run.path / "out.txt").write_text("mine")
+    with pytest.raises(ArtifactError) as caught:
+        run.stage("select", {}, ["out.txt"], write(run, "out.txt", "x"))
+    assert f"{run.path / 'out.txt'} was changed after select wrote it" in str(caught.value)
+    with pytest.raises(ArtifactError, match="was changed after select wrote it"):
+        run.output("select", "out.txt", {})
+    assert (run.path / "out.txt").read_text() == "mine"
+    run.overwrite = True
+    run.stage("select", {}, ["out.txt"], write(run, "out.txt", "x"))
+    assert (run.path / "out.txt").read_text() == "x"
+
+
+def test_other_inputs_are_refused_then_overwritten(tmp_path: Path) -> None:
+    run = opened(tmp_path / "run")
+    run.stage("select", {"a": 1}, ["out.txt"], write(run, "out.txt", "x"))
+    with pytest.raises(ArtifactError) as caught:
+        run.stage("select", {"a": 2}, ["out.txt"], write(run, "out.txt", "y"))
+    assert str(caught.value) == (
+        f"{run.path / 'out.txt'} was made from other inputs than select has now\n"
+        "  allowed: a run folder whose stages follow from each other\n"
+        "  next:    use --overwrite to do this stage again, or another --out"
+    )
+    assert (run.path / "out.txt").read_text() == "x"
+    run.overwrite = True
+    run.stage("select", {"a": 2}, ["out.txt"], write(run, "out.txt", "y"))
+    assert (run.path / "out.txt").read_text() == "y"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("x")])
+def test_failed_stage_is_noted_and_done_again(tmp_path: Path, error: BaseException) -> None:
+    run = opened(tmp_path / "run")
+
+    def fail() -> float:
+        (run.path / "out.txt").write_text("half")
+        raise error
+
+    with pytest.raises(type(error)):
+        run.stage("select", {}, ["out.txt"], fail)
+    run = opened(tmp_path / "run")
+    assert run.record.stages["select"].status == "failed"
+    with pytest.raises(ArtifactError, match=r"has no out.txt yet"):
+        run.output("select", "out.txt", {})
+    run.stage("select", {}, ["out.txt"], write(run, "out.txt", "whole"))
+    assert (run.path / "out.txt").read_text() == "whole"
+
+
+def test_unfinished_work_stays_for_the_same_inputs_only(tmp_path: Path) -> None:
+    run = opened(tmp_path / "run")
+    seen: list[bool] = []
+
+    def work() -> float:
+        seen.append((run.path / "scratch").exists())
+        (run.path / "scratch").mkdir(exist_ok=True)
+        raise KeyboardInterrupt
+
+    for inputs, overwrite in (({}, False), ({}, False), ({}, True), ({"a": 2}, True)):
+        run.overwrite = overwrite
+        with pytest.raises(KeyboardInterrupt):
+            run.stage("train", inputs, ["out.txt"], work, unfinished=["scratch"])
+    assert seen == [False, True, True, False]
+
+
+def test_output_before_its_stage(tmp_path: Path) -> None:
+    run = opened(tmp_path / "run")
+    with pytest.raises(ArtifactError) as caught:
+        run.output("evaluate:start", "eval/start.json", {})
+    assert str(caught.value) == (
+        f"{run.path} has no eval/start.json yet\n"
+        "  allowed: a run folder where `striate evaluate` has run\n"
+        "  next:    run `striate evaluate` first"
+    )
+
+
+def test_output_of_other_inputs(tmp_path: Path) -> None:
+    run = opened(tmp_path / "run")
+    run.stage("select", {"a": 1}, ["out.txt"], write(run, "out.txt", "x"))
+    assert run.output("select", "out.txt", {"a": 1}) == fingerprint(run.path / "out.txt")
+    with pytest.raises(ArtifactError) as caught:
+        run.output("select", "out.txt", {"a": 2})
+    assert "was made from other inputs than select has now" in str(caught.value)
+    assert "run `striate select --overwrite` first" in str(caught.value)
+
+
+def test_other_config_is_refused_once_something_is_done(tmp_path: Path) -> None:
+    run = opened(tmp_path / "run")
+    run = opened(tmp_path / "run", "train.lr=1")
+    run.stage("select", {}, ["out.txt"], write(run, "out.txt", "x"))
+    before = (run.path / "config.yaml").read_bytes()
+    assert refused(tmp_path / "run", "train.lr=2", "data.train=[e]") == (
+        f"{run.path} holds a run of another config: data.train: ('d',) -> ('e',); train.lr: 1.0 -> 2.0\n"
+        "  allowed: the same config (machine: and report: may differ)\n"
+        "  next:    choose another --out, or use --overwrite to do the stages again that it changes"
+    )
+    assert (run.path / "config.yaml").read_bytes() == before
+    opened(tmp_path / "run", "train.lr=1", "machine.micro_batch=1", "report.title=x")
+    assert opened(tmp_path / "run", "train.lr=2", overwrite=True).config.train.lr == 2
+
+
+def test_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("x")
+    assert refused(tmp_path / "mine") == (
+        f"{tmp_path / 'mine'} exists and is no run folder\n"
+        "  allowed: a new or empty folder, or one that striate made\n  next:    choose another --out"
+    )
+    assert refused(tmp_path / "mine", overwrite=True)
+    assert "exists and is no run folder" in refused(tmp_path / "mine" / "thesis.tex")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
+
+
+def test_damaged_record_or_config(tmp_path: Path) -> None:
+    run = opened(tmp_path / "run")
+    run.stage("select", {}, ["out.txt"], write(run, "out.txt", "x"))
+    (run.path / "config.yaml").rename(run.path / "gone.yaml")
+    with pytest.raises(Exception, match=r"can't read .*config\.yaml: No such file"):
+        opened(tmp_path / "run")
+    (run.path / "run.json").write_text("{")
+    assert "run.json is not a RunRecord" in refused(tmp_path / "run")
+
+
+def test_folder_that_can_not_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("x")
+    assert "can't write" in refused(tmp_path / "file" / "run")
+
+    def denied(*args: Any, **kwargs: Any) -> Any:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "mkdir", denied)
+    assert f"can't write {tmp_path / 'new' / 'config.yaml'}: Permission denied" in refused(tmp_path / "new")
+
+
+def test_fingerprint_sees_names_and_contents(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x").write_text("1")
+    first = fingerprint(tmp_path / "a")
+    assert first == fingerprint(tmp_path / "a")
+    (tmp_path / "a" / "x").write_text("2")
+    second = fingerprint(tmp_path / "a")
+    (tmp_path / "a" / "x").rename(tmp_path / "a" / "y")
+    assert len({first, second, fingerprint(tmp_path / "a")}) == 3
+    with pytest.raises(ArtifactError, match="can't read .*: No such file"):
+        fingerprint(tmp_path / "none")
+
+
+def test_fingerprint_of_large_files_reads_both_ends(tmp_path: Path) -> None:
+    path = tmp_path / "big"
+    path.write_bytes(bytes(9 * 2**20))
+    first = fingerprint(path)
+    for place in (0, 9 * 2**19, 9 * 2**20 - 1):
+        with path.open("r+b") as stream:
+            stream.seek(place)
+            stream.write(b"x")
+        assert fingerprint(path) != first
+        first = fingerprint(path)
+
+
+def test_fingerprint_of_values_ignores_order() -> None:
+    assert fingerprint_of({"a": 1, "b": [2]}) == fingerprint_of({"b": [2], "a": 1})
+    assert fingerprint_of({"a": 1}) != fingerprint_of({"a": 2})
