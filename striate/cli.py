@@ -16,7 +16,10 @@ from striate.terminal import ERR, OUT, RichProgress, draw_stack, quiet_libraries
 from striate.version import __version__
 
 if TYPE_CHECKING:
+    from striate.artifacts import Region
     from striate.config import RunConfig
+    from striate.models.blueprint import Blueprint
+    from striate.models.forecast import Settings as Step
     from striate.pipeline import Flow
 
 app = typer.Typer(
@@ -154,17 +157,27 @@ def report(out: Out = Path("run")) -> None:
 def inspect(
     model: Annotated[str, typer.Argument(help="Model folder or hub id; weights are not read.")],
     region: Annotated[
-        str | None, typer.Option("--region", metavar="SPEC", help="What this region would train.")
+        str | None,
+        typer.Option("--region", metavar="SPEC", help="What this region would train, and what a step takes."),
     ] = None,
+    batch: Annotated[int, typer.Option(help="Forecast: samples of one forward pass.")] = 8,
+    text_tokens: Annotated[int, typer.Option(help="Forecast: text tokens of a sample, half of them answers.")] = 200,
+    image_tokens: Annotated[
+        int | None, typer.Option(help="Forecast: image tokens of a sample, if not one picture's.")
+    ] = None,
+    accelerator: Annotated[str, typer.Option(help="Forecast: h100, h200, a100, l40s or rtx4090.")] = "h100",
 ) -> None:
-    """Show an LVLM's parts, its decoder layers, and what a region would train."""
+    """Show an LVLM's parts, what a region would train, and a forecast of a step's memory and time."""
     with _guard(None):
         quiet_libraries()
         from striate.models.blueprint import blueprint, trained_counts
+        from striate.models.forecast import Settings as Step
+        from striate.models.image_tokens import image_tokens as count_image_tokens
         from striate.stages.select import select as select_region
 
         plan = blueprint(model)
         OUT.print(f"{plan.anatomy.model_type}: {plan.anatomy.num_layers} decoder layers at {plan.anatomy.layers_name}")
+        OUT.print(str(count_image_tokens(plan.model)), soft_wrap=True)
         show_table("", ["component", "parameters", "share"], plan.rows())
         if region:
             chosen = select_region(plan.anatomy.num_layers, region)
@@ -173,6 +186,8 @@ def inspect(
             OUT.print(f"layers {', '.join(map(str, chosen.layers)) or 'none'}, and the projector", soft_wrap=True)
             rows = [[method, f"{count:,}", f"{100 * count / plan.total:.2f}%"] for method, count in counts.items()]
             show_table("", ["method", "trainable parameters", "of the model"], rows)
+            step = Step(batch=batch, text_tokens=text_tokens, answer_tokens=text_tokens // 2, accumulated=True)
+            _show_forecast(plan, chosen, step, accelerator, image_tokens)
 
 
 @app.command(name="ls")
@@ -244,6 +259,26 @@ def _stage(
                 "give RUN.yaml, or the folder of an earlier run with --out",
             )
         stage(_flow(load_config(source, settings or []), out, overwrite))
+
+
+def _show_forecast(plan: Blueprint, region: Region, step: Step, name: str, image_tokens: int | None) -> None:
+    """Print what one step of every method takes."""
+    from striate.models.forecast import HEADER, accelerator, forecast_rows, forecasts
+
+    device = accelerator(name)
+    rows = forecast_rows(forecasts(plan, region, step, device, image_tokens), device)
+    OUT.print(
+        f"forecast of one step on {device.title}: {step.batch} samples of {step.text_tokens} text tokens,"
+        f" LoRA rank {step.r}; GiB and milliseconds",
+        soft_wrap=True,
+    )
+    show_table("", list(HEADER), rows)
+    OUT.print(
+        "bfloat16 with float32 masters of what trains, gradients kept between micro-batches;"
+        " QLoRA and accelerators other than h100 are uncalibrated (docs/forecast.md)",
+        style="dim",
+        soft_wrap=True,
+    )
 
 
 def _with_device(settings: list[str] | None, device: str | None) -> list[str]:

@@ -1,0 +1,66 @@
+"""What a forecast is made for: the method and batch of a training step, and the accelerator it runs on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One training step.
+
+    Attributes:
+        method: `lora`, `qlora` or `full`.
+        batch: samples of a forward pass, one picture each.
+        text_tokens: text tokens of a sample, answers included.
+        answer_tokens: how many of them are answers.
+        checkpointing: whether decoder layers are run again in the backward pass.
+        r: LoRA rank.
+        train_projector: whether the projector trains too.
+        masters: whether trained weights are float32 and run in bfloat16; else they are bfloat16 all through.
+        answers_only: whether the LM head sees answer positions only; else all of them.
+        accumulated: whether gradients of earlier micro-batches are kept while one runs.
+    """
+
+    method: Literal["lora", "qlora", "full"] = "lora"
+    batch: int = 8
+    text_tokens: int = 200
+    answer_tokens: int = 100
+    checkpointing: bool = False
+    r: int = 128
+    train_projector: bool = True
+    masters: bool = True
+    answers_only: bool = True
+    accumulated: bool = False
+
+    @property
+    def adapted(self) -> bool:
+        """Whether adapters train instead of weights."""
+        return self.method != "full"
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """One accelerator: bfloat16 matrix products a second, memory traffic a second, memory, and where they are from."""
+
+    name: str
+    title: str
+    flops: float
+    bytes_per_second: float
+    memory_gib: float
+    source: str
+
+
+_SHEET = "data sheet"
+ACCELERATORS: tuple[Accelerator, ...] = (
+    Accelerator("h100", "H100 SXM 80 GB", 798e12, 3.35e12, 79.2, "products measured, memory from the data sheet"),
+    Accelerator(
+        "h200", "H200 141 GB", 798e12, 4.8e12, 139.8, "products as on the H100, the same chip; memory " + _SHEET
+    ),
+    Accelerator("a100", "A100 SXM 80 GB", 0.81 * 312e12, 2.04e12, 79.2, "81% of the products of the " + _SHEET),
+    Accelerator("l40s", "L40S 48 GB", 0.81 * 362e12, 0.864e12, 44.4, "81% of the products of the " + _SHEET),
+    Accelerator("rtx4090", "RTX 4090 24 GB", 0.81 * 165e12, 1.008e12, 23.6, "81% of the products of the " + _SHEET),
+)
