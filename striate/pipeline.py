@@ -337,12 +337,14 @@ class Flow:
         return peak_memory_gib(resolve_device(self.config.machine.device))
 
     def _num_layers(self) -> int:
-        """Return the number of decoder layers: from the scores if there are some, else from the model."""
+        """Return the number of decoder layers: from the scores if there are some, else from the model's config."""
         if self.run.is_done("analyze", self._analyze_inputs()):
             return read_document(self.out / "scores.json", Scores).num_layers
-        from striate.models.anatomy import find_anatomy
+        from striate.models.adapters import base_of, is_adapter
+        from striate.models.blueprint import blueprint
 
-        return find_anatomy(self._load(BASE_LABEL).model).num_layers
+        folder = Path(self.model_path)
+        return blueprint(base_of(folder) if is_adapter(folder) else self.model_path).anatomy.num_layers
 
 
 def _weight_bytes(path: Path) -> int:

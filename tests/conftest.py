@@ -269,6 +269,12 @@ def tiny_llava_dir(_saved_llava: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(_saved_llava, tmp_path / "tiny-llava"))
 
 
+@pytest.fixture(scope="session")
+def saved_pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data pack written once: to be read only."""
+    return build_pack(tmp_path_factory.mktemp("saved") / "pack")
+
+
 @pytest.fixture
 def pack_dir(tmp_path: Path) -> Path:
     """A data pack of 12 pictures with train.json and test.jsonl."""

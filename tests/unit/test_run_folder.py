@@ -220,7 +220,7 @@ def test_fingerprint_sees_names_and_contents(tmp_path: Path) -> None:
     second = fingerprint(tmp_path / "a")
     (tmp_path / "a" / "x").rename(tmp_path / "a" / "y")
     assert len({first, second, fingerprint(tmp_path / "a")}) == 3
-    with pytest.raises(ArtifactError, match="can't read .*: No such file"):
+    with pytest.raises(ArtifactError, match=r"can't read .*: No such file"):
         fingerprint(tmp_path / "none")
 
 

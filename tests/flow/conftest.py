@@ -1,0 +1,75 @@
+"""A run of the whole flow on the tiny LLaVA: its config, its progress, and what its models said before saving."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from striate.config import RunConfig, parse_config
+
+
+class Listener:
+    """A progress that remembers what was said, and calls `on_step` after every training step."""
+
+    def __init__(self, on_step: Callable[[int], None] | None = None) -> None:
+        self.said: list[str] = []
+        self.steps = 0
+        self.on_step = on_step
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    @contextmanager
+    def track(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
+        def advance(count: int) -> None:
+            if label == "train":
+                self.steps += count
+                if self.on_step:
+                    self.on_step(self.steps)
+
+        yield advance
+
+
+def raw_config(model: Path, pack: Path) -> dict[str, Any]:
+    """Return a run config of a few seconds, as YAML would give it."""
+    return {
+        "model": {"path": str(model)},
+        "data": {"train": [str(pack)]},
+        "analyze": {"samples": 6},
+        "select": {"region": "uniform:50%"},
+        "train": {
+            "lr": 1e-2,
+            "batch_size": 4,
+            "max_length": 128,
+            "save_steps": 1,
+            "lora": {"r": 4, "alpha": 8, "dropout": 0.1},
+        },
+        "prune": {"remove": 1},
+        "evaluate": {"packs": [str(pack)], "limit": 8, "max_new_tokens": 4, "bootstrap": 100},
+        "machine": {"micro_batch": 4, "eval_batch": 4, "device": "cpu"},
+    }
+
+
+@pytest.fixture(scope="session")
+def run_config(_saved_llava: Path, saved_pack: Path) -> Callable[..., RunConfig]:
+    """A function that returns the run config with overrides applied."""
+    return lambda *overrides: parse_config(raw_config(_saved_llava, saved_pack), overrides)
+
+
+@pytest.fixture
+def run_yaml(_saved_llava: Path, saved_pack: Path, tmp_path: Path) -> Path:
+    """RUN.yaml of the tiny run."""
+    path = tmp_path / "RUN.yaml"
+    path.write_text(yaml.safe_dump(raw_config(_saved_llava, saved_pack)), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def listener() -> type[Listener]:
+    """The class of progress that remembers."""
+    return Listener

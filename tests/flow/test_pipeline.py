@@ -1,0 +1,331 @@
+"""The whole flow on a tiny LVLM: every artifact, what is up to date, what is done again, what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from striate.artifacts import (
+    EvalRecord,
+    Prediction,
+    PruneRecord,
+    Region,
+    Retention,
+    Scores,
+    TrainRecord,
+    read_document,
+    read_lines,
+)
+from striate.config import RunConfig, load_config
+from striate.errors import ArtifactError, StriateError
+from striate.pipeline import Flow
+from striate.run_folder import RunRecord, fingerprint
+
+STAGES = ["analyze", "select", "train", "prune", "evaluate:start", "evaluate:tuned", "evaluate:pruned"]
+METHODS = ["lora", "full"]
+# These follow from the seed alone; the others hold seconds or memory.
+SAME = ["scores.json", "region.json", *(f"eval/{label}.predictions.jsonl" for label in ("start", "tuned", "pruned"))]
+SAME += ["eval/retention.json", "pruned/model.safetensors", "config.yaml"]
+WEIGHTS = {"lora": "checkpoint/adapter_model.safetensors", "full": "checkpoint/model.safetensors"}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def finished(
+    run_config: Callable[..., RunConfig], listener: Any, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """A finished run folder of each method: to be read only."""
+    folders = {}
+    for method in METHODS:
+        folders[method] = tmp_path_factory.mktemp("finished") / method
+        Flow(run_config(f"train.method={method}"), folders[method], progress=listener()).everything()
+    return folders
+
+
+@pytest.fixture
+def own(finished: dict[str, Path], tmp_path: Path) -> Path:
+    """A copy of the finished LoRA run."""
+    return Path(shutil.copytree(finished["lora"], tmp_path / "own"))
+
+
+def unlike(one: Path, other: Path, names: list[str]) -> list[str]:
+    return [name for name in names if (one / name).read_bytes() != (other / name).read_bytes()]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_artifact_is_there_and_whole(
+    finished: dict[str, Path], run_config: Callable[..., RunConfig], method: str
+) -> None:
+    run = finished[method]
+    assert load_config(run / "config.yaml") == run_config(f"train.method={method}")
+    assert [path.name for path in run.rglob("*") if path.name.startswith(".")] == []
+    scores, region = read_document(run / "scores.json", Scores), read_document(run / "region.json", Region)
+    assert (scores.num_layers, scores.samples, len(scores.scorers)) == (4, 6, 2)
+    assert (region.layers, region.num_layers, region.spec) == ((0, 2), 4, "uniform:50%")
+    train = read_document(run / "train.json", TrainRecord)
+    assert (train.steps, train.samples, train.trainable.method, train.epochs) == (4, 13, method, 1.0)
+    assert train.trainable.region == region
+    assert 0 < train.trainable.trainable < train.trainable.total
+    log = [json.loads(line) for line in (run / "train_log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in log] == [1, 2, 3, 4]
+    assert (log[0]["loss"], log[-1]["loss"]) == (train.first_loss, train.last_loss)
+    assert train.last_loss < train.first_loss
+    pruned = read_document(run / "prune.json", PruneRecord)
+    assert len(pruned.removed) == 1
+    assert set(pruned.removed) <= set(region.outside)
+    assert pruned.self_test is not None
+    assert pruned.self_test.cached_equals_uncached
+    for label, layers in (("start", 4), ("tuned", 4), ("pruned", 3)):
+        record = read_document(run / "eval" / f"{label}.json", EvalRecord)
+        assert (record.label, record.num_layers, sum(task.n for task in record.tasks)) == (label, layers, 8)
+        assert record.size_bytes > 0
+        assert len(read_lines(run / "eval" / f"{label}.predictions.jsonl", Prediction)) == 8
+    retention = read_document(run / "eval" / "retention.json", Retention)
+    assert retention.baseline == "start"
+    assert {row.label for row in retention.rows} == {"tuned", "pruned"}
+    assert "</html>" in (run / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_record_says_what_made_it(finished: dict[str, Path], method: str) -> None:
+    record = read_document(finished[method] / "run.json", RunRecord)
+    assert list(record.stages) == STAGES
+    for stage in record.stages.values():
+        assert stage.status == "done"
+        assert all(fingerprint(finished[method] / name) == value for name, value in stage.outputs.items())
+    assert record.fingerprints.keys() == {"model", "data:pack"}
+    assert record.device == "cpu"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_checkpoint_is_an_ordinary_one(finished: dict[str, Path], method: str) -> None:
+    names = {path.name for path in (finished[method] / "checkpoint").iterdir()}
+    assert {"region.json", "tokenizer.json", "processor_config.json", "chat_template.jinja"} <= names
+    assert {"lora": "adapter_config.json", "full": "config.json"}[method] in names
+    assert (
+        json.loads((finished[method] / "pruned" / "config.json").read_text())["text_config"]["num_hidden_layers"] == 3
+    )
+
+
+def test_adapter_names_its_base_by_a_whole_path(
+    _saved_llava: Path, run_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from striate.demo.places import locate_model
+    from striate.progress import Silent
+
+    monkeypatch.chdir(_saved_llava.parent)
+    assert locate_model(_saved_llava.name, Silent()) == str(_saved_llava.resolve())
+    assert locate_model("owner/name", Silent()) == "owner/name"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_second_run_changes_nothing(
+    finished: dict[str, Path], run_config: Callable[..., RunConfig], listener: Any, method: str
+) -> None:
+    before = contents(finished[method])
+    heard = listener()
+    Flow(run_config(f"train.method={method}"), finished[method], progress=heard).everything()
+    assert heard.said == [f"{stage}: up to date" for stage in STAGES]
+    assert contents(finished[method]) == before
+
+
+def test_same_seed_same_artifacts(
+    finished: dict[str, Path], run_config: Callable[..., RunConfig], listener: Any, tmp_path: Path
+) -> None:
+    config = load_config(finished["lora"] / "config.yaml")
+    Flow(config, tmp_path / "again", progress=listener()).everything()
+    assert unlike(tmp_path / "again", finished["lora"], [*SAME, WEIGHTS["lora"]]) == []
+
+
+def test_another_seed_another_model(
+    finished: dict[str, Path], run_config: Callable[..., RunConfig], listener: Any, tmp_path: Path
+) -> None:
+    flow = Flow(run_config("seed=1"), tmp_path / "other", progress=listener())
+    flow.analyze()
+    flow.select()
+    flow.train()
+    assert unlike(tmp_path / "other", finished["lora"], ["region.json", WEIGHTS["lora"]]) == [WEIGHTS["lora"]]
+
+
+def test_other_config_is_refused(own: Path, run_config: Callable[..., RunConfig], listener: Any) -> None:
+    before = contents(own)
+    with pytest.raises(ArtifactError) as caught:
+        Flow(run_config("train.lr=0.02"), own, progress=listener())
+    assert str(caught.value) == (
+        f"{own} holds a run of another config: train.lr: 0.01 -> 0.02\n"
+        "  allowed: the same config (machine: and report: may differ)\n"
+        "  next:    choose another --out, or use --overwrite to do the stages again that it changes"
+    )
+    assert contents(own) == before
+
+
+def test_overwrite_redoes_only_what_follows(own: Path, run_config: Callable[..., RunConfig], listener: Any) -> None:
+    before = contents(own)
+    heard = listener()
+    Flow(run_config("train.lr=0.02"), own, progress=heard, overwrite=True).everything()
+    assert [line for line in heard.said if "up to date" in line] == [
+        "analyze: up to date",
+        "select: up to date",
+        "evaluate:start: up to date",
+    ]
+    after = contents(own)
+    assert after.keys() == before.keys()
+    for name in ("scores.json", "region.json", "eval/start.json", "eval/start.predictions.jsonl"):
+        assert after[name] == before[name]
+    for name in (WEIGHTS["lora"], "pruned/model.safetensors", "train.json", "config.yaml"):
+        assert after[name] != before[name]
+    heard = listener()
+    Flow(run_config("train.lr=0.02"), own, progress=heard).everything()
+    assert heard.said == [f"{stage}: up to date" for stage in STAGES]
+
+
+def test_fewer_stages_leave_no_stale_result(own: Path, run_config: Callable[..., RunConfig], listener: Any) -> None:
+    Flow(run_config("prune.remove=0"), own, progress=listener(), overwrite=True).everything()
+    retention = read_document(own / "eval" / "retention.json", Retention)
+    assert {row.label for row in retention.rows} == {"tuned"}
+
+
+def test_other_machine_and_title_keep_the_run(own: Path, run_config: Callable[..., RunConfig], listener: Any) -> None:
+    heard = listener()
+    Flow(run_config("machine.eval_batch=2", "report.title=Other"), own, progress=heard).everything()
+    assert heard.said == [f"{stage}: up to date" for stage in STAGES]
+    assert "Other" in (own / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("gone", "again"),
+    [
+        ("scores.json", ["analyze"]),
+        ("region.json", ["select"]),
+        ("checkpoint", ["train"]),
+        ("train_log.jsonl", ["train"]),
+        ("prune.json", ["prune"]),
+        ("eval/tuned.json", ["evaluate:tuned"]),
+        ("eval", ["evaluate:start", "evaluate:tuned", "evaluate:pruned"]),
+    ],
+)
+def test_deleted_artifact_is_made_again(
+    own: Path,
+    finished: dict[str, Path],
+    run_config: Callable[..., RunConfig],
+    listener: Any,
+    gone: str,
+    again: list[str],
+) -> None:
+    shutil.rmtree(own / gone) if (own / gone).is_dir() else (own / gone).unlink()
+    heard = listener()
+    Flow(run_config("train.method=lora"), own, progress=heard).everything()
+    assert [line for line in heard.said if "up to date" in line] == [
+        f"{stage}: up to date" for stage in STAGES if stage not in again
+    ]
+    assert unlike(own, finished["lora"], [*SAME, WEIGHTS["lora"]]) == []
+    assert contents(own).keys() == contents(finished["lora"]).keys()
+
+
+@pytest.mark.parametrize("name", ["region.json", "checkpoint/adapter_config.json", "eval/tuned.predictions.jsonl"])
+def test_artifact_changed_by_hand_is_refused(
+    own: Path, run_config: Callable[..., RunConfig], listener: Any, name: str
+) -> None:
+    (own / name).write_text((own / name).read_text() + " ")
+    changed = own / name.partition("/")[0] if name.startswith("checkpoint") else own / name
+    with pytest.raises(ArtifactError) as caught:
+        Flow(run_config(), own, progress=listener()).everything()
+    assert f"{changed} was changed after" in str(caught.value)
+    Flow(run_config(), own, progress=listener(), overwrite=True).everything()
+    read_document(own / "region.json", Region)
+
+
+def test_changed_data_is_seen(
+    run_config: Callable[..., RunConfig], listener: Any, pack_dir: Path, tmp_path: Path
+) -> None:
+    config = run_config(f"data.train=[{pack_dir}]")
+    Flow(config, tmp_path / "run", progress=listener()).analyze()
+    rows = json.loads((pack_dir / "train.json").read_text())
+    (pack_dir / "train.json").write_text(json.dumps(rows[:-1]))
+    with pytest.raises(ArtifactError, match="scores.json was made from other inputs than analyze has now"):
+        Flow(config, tmp_path / "run", progress=listener()).analyze()
+
+
+def test_data_sets_of_one_name_are_told_apart(
+    run_config: Callable[..., RunConfig], listener: Any, saved_pack: Path, tmp_path: Path
+) -> None:
+    twin = Path(shutil.copytree(saved_pack, tmp_path / "twin" / saved_pack.name))
+    config = run_config(f"data.train=[{saved_pack}, {twin}]")
+    Flow(config, tmp_path / "run", progress=listener()).analyze()
+    noted = read_document(tmp_path / "run" / "run.json", RunRecord).fingerprints
+    assert noted.keys() == {"model", "data:pack", f"data:pack ({twin})"}
+    (twin / "train.json").write_text(json.dumps(json.loads((twin / "train.json").read_text())[:-1]))
+    with pytest.raises(ArtifactError, match="was made from other inputs"):
+        Flow(config, tmp_path / "run", progress=listener()).analyze()
+
+
+@pytest.mark.parametrize(
+    ("verb", "done", "lacks", "first"),
+    [
+        ("train", [], "region.json", "select"),
+        ("train", ["analyze"], "region.json", "select"),
+        ("prune", [], "region.json", "select"),
+        ("prune", ["analyze", "select"], "checkpoint", "train"),
+        ("prune", ["select", "train"], "scores.json", "analyze"),
+        ("evaluate", ["analyze", "select"], "checkpoint", "train"),
+        ("evaluate", ["analyze", "select", "train"], "pruned", "prune"),
+    ],
+)
+def test_verb_before_its_predecessor(
+    run_config: Callable[..., RunConfig],
+    listener: Any,
+    tmp_path: Path,
+    verb: str,
+    done: list[str],
+    lacks: str,
+    first: str,
+) -> None:
+    flow = Flow(run_config("train.max_steps=1", "evaluate.limit=1"), tmp_path / "run", progress=listener())
+    for earlier in done:
+        getattr(flow, earlier)()
+    with pytest.raises(StriateError) as caught:
+        getattr(flow, verb)()
+    assert str(caught.value) == (
+        f"{tmp_path / 'run'} has no {lacks} yet\n"
+        f"  allowed: a run folder where `striate {first}` has run\n"
+        f"  next:    run `striate {first}` first"
+    )
+
+
+def test_scores_region_needs_analyze(run_config: Callable[..., RunConfig], listener: Any, tmp_path: Path) -> None:
+    flow = Flow(run_config("select.region=scores:block-influence:2"), tmp_path / "run", progress=listener())
+    with pytest.raises(ArtifactError) as caught:
+        flow.select()
+    assert f"{tmp_path / 'run'} has no scores.json yet" in str(caught.value)
+    assert "next:    run `striate analyze` first" in str(caught.value)
+    flow.analyze()
+    assert len(flow.select()) == 2
+
+
+def test_stale_predecessor_is_refused(own: Path, run_config: Callable[..., RunConfig], listener: Any) -> None:
+    before = (own / "checkpoint" / "adapter_model.safetensors").read_bytes()
+    flow = Flow(run_config("select.region=top:1"), own, progress=listener(), overwrite=True)
+    with pytest.raises(ArtifactError) as caught:
+        flow.train()
+    assert str(caught.value) == (
+        f"{own / 'region.json'} was made from other inputs than select has now\n"
+        "  allowed: a run folder whose stages follow from each other\n"
+        "  next:    run `striate select --overwrite` first"
+    )
+    assert (own / "checkpoint" / "adapter_model.safetensors").read_bytes() == before
+
+
+def test_select_reads_no_weights(
+    run_config: Callable[..., RunConfig], listener: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Flow, "_load", lambda *_: pytest.fail("weights were read"))
+    flow = Flow(run_config(), tmp_path / "run", progress=listener())
+    assert flow.select().layers == (0, 2)
