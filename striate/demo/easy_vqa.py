@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from striate.errors import DataError
 from striate.writing import new_folder
 
 TRAIN_SAMPLES, TURNS, TEST_PER_TASK = 300, 3, 100
@@ -21,6 +22,9 @@ def prepare_easy_vqa(source: Path, target: Path, seed: int = 0) -> Path:
     """Return `target`, filled with train.json, test.jsonl and their pictures from the package's folder `source`.
 
     300 conversations of three questions train; 300 questions about pictures of the test split are held out, 100 a task.
+
+    Raises:
+        DataError: a file of the package is missing or damaged.
     """
     if (target / "test.jsonl").is_file():
         return target
@@ -44,7 +48,11 @@ def task_of(answer: str) -> str:
 
 def _rows(split: Path) -> list[Row]:
     """Return (question, answer, picture number) of one split, questions with a capital."""
-    rows = json.loads((split / "questions.json").read_text())
+    file = split / "questions.json"
+    try:
+        rows = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _damaged(file) from error
     return [(question[0].upper() + question[1:], answer, picture) for question, answer, picture in rows]
 
 
@@ -99,4 +107,16 @@ def _questions(rows: list[Row], rng: random.Random) -> list[dict[str, Any]]:
 def _copy_pictures(source: Path, folder: Path, samples: Iterable[dict[str, Any]]) -> None:
     """Copy each picture that `samples` name from the package's numbered files."""
     for name in {sample["image"] for sample in samples}:
-        shutil.copyfile(source / name.rpartition("-")[2], folder / name)
+        picture = source / name.rpartition("-")[2]
+        if not picture.is_file():
+            raise _damaged(picture)
+        shutil.copyfile(picture, folder / name)
+
+
+def _damaged(file: Path) -> DataError:
+    """Return the error for a file of the package that is missing or can't be read."""
+    return DataError(
+        f"easy-VQA is damaged: {file} is missing or can't be read",
+        "the whole package easy-vqa",
+        "remove its folder from the cache, so that it is fetched again",
+    )

@@ -116,13 +116,14 @@ def test_checkpoint_is_an_ordinary_one(finished: dict[str, Path], method: str) -
 
 
 def test_adapter_names_its_base_by_a_whole_path(
-    _saved_llava: Path, run_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    run_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from striate.demo.places import locate_model
     from striate.progress import Silent
 
-    monkeypatch.chdir(_saved_llava.parent)
-    assert locate_model(_saved_llava.name, Silent()) == str(_saved_llava.resolve())
+    model = Path(run_config().model.path)
+    monkeypatch.chdir(model.parent)
+    assert locate_model(model.name, Silent()) == str(model.resolve())
     assert locate_model("owner/name", Silent()) == "owner/name"
 
 
@@ -250,7 +251,7 @@ def test_changed_data_is_seen(
     Flow(config, tmp_path / "run", progress=listener()).analyze()
     rows = json.loads((pack_dir / "train.json").read_text())
     (pack_dir / "train.json").write_text(json.dumps(rows[:-1]))
-    with pytest.raises(ArtifactError, match="scores.json was made from other inputs than analyze has now"):
+    with pytest.raises(ArtifactError, match=r"scores\.json was made from other inputs than analyze has now"):
         Flow(config, tmp_path / "run", progress=listener()).analyze()
 
 
