@@ -124,13 +124,19 @@ def _trained_tiles(found: Findings) -> list[Html]:
 
 
 def _score_tiles(found: Findings, label: str) -> list[Html]:
-    """Return the retention of one model on visual and on text tasks."""
+    """Return what one model scores against the start, or keeps of another baseline, on visual and on text tasks."""
     rows = [(kind, overall(found, label, kind)) for kind in ("visual", "text")]
-    return [
-        _tile(f"{kind} retention, {label}", percent(row.retention / 100), _retention_note(row), label)
-        for kind, row in rows
-        if row and row.retention is not None
-    ]
+    return [tile for kind, row in rows if row for tile in _score_tile(kind, label, row)]
+
+
+def _score_tile(kind: str, label: str, row: Difference) -> list[Html]:
+    """Return one model's figure on one kind of tasks; a share of a weak start would say little."""
+    if row.baseline == "start":
+        note = f"start {score(row.baseline_score)}, {points(row.difference)}, {sample(row.n)}"
+        return [_tile(f"{kind} score, {label}", score(row.score), note, label)]
+    if row.retention is None:
+        return []
+    return [_tile(f"{kind} retention, {label}", percent(row.retention / 100), _retention_note(row), label)]
 
 
 def _retention_note(row: Difference) -> str:
