@@ -8,7 +8,31 @@ from typing import Any
 from torch import nn
 
 from striate.errors import ModelError
-from striate.models.families import FAMILIES, family_of
+from striate.models.families import family_of
+from striate.models.seeing import projector_names, text_only, vision_names
+from striate.models.stack import (
+    decoder_config,
+    decoder_layers,
+    depth_field,
+    find_decoder,
+    find_stack,
+    name_of,
+    unwrap,
+)
+
+__all__ = [
+    "COMPONENTS",
+    "Anatomy",
+    "component_of",
+    "decoder_layers",
+    "find_anatomy",
+    "find_decoder",
+    "find_stack",
+    "layer_of",
+    "plain_name",
+    "text_only",
+    "unwrap",
+]
 
 VISION = "vision encoder"
 PROJECTOR = "projector"
@@ -35,6 +59,7 @@ class Anatomy:
         image_token_ids: ids that stand for image tokens in `input_ids`.
         embedding_names: the input embeddings.
         head_names: the LM head; empty when the model has none.
+        companion_names: lists beside the decoder stack with one entry a decoder layer, which belongs to that layer.
     """
 
     model_type: str
@@ -45,49 +70,7 @@ class Anatomy:
     image_token_ids: tuple[int, ...]
     embedding_names: tuple[str, ...] = ()
     head_names: tuple[str, ...] = ()
-
-
-def unwrap(model: nn.Module) -> Any:
-    """Return the transformers model inside `model`: without PEFT, `torch.compile` or data-parallel wrappers."""
-    current: Any = model
-    while True:
-        if hasattr(current, "peft_config") and callable(getattr(current, "get_base_model", None)):
-            current = current.get_base_model()
-        elif isinstance(current, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            current = current.module
-        elif "_orig_mod" in current._modules:
-            current = current._orig_mod
-        else:
-            return current
-
-
-def find_decoder(model: nn.Module) -> Any:
-    """Return the module that holds the decoder stack in its `layers`.
-
-    Raises:
-        ModelError: the model has no such module.
-    """
-    decoder: Any = unwrap(model)
-    # Llama4's accessor returns a causal LM: its stack is one step deeper.
-    for _ in range(3):
-        decoder = decoder.get_decoder() if callable(getattr(decoder, "get_decoder", None)) else decoder
-        if isinstance(getattr(decoder, "layers", None), nn.ModuleList):
-            return decoder
-        decoder = getattr(decoder, "model", decoder)
-    raise ModelError(
-        f"{_name_of(model)} has no decoder stack that `get_decoder().layers` finds",
-        "a vision-language model with a decoder-only language model",
-        "see `striate ls families` for the families known to work",
-    )
-
-
-def decoder_layers(model: nn.Module) -> nn.ModuleList:
-    """Return the decoder layers of the language model, first to last; works on PEFT-wrapped models.
-
-    Raises:
-        ModelError: the model has no decoder stack.
-    """
-    return find_decoder(model).layers
+    companion_names: tuple[str, ...] = ()
 
 
 def find_anatomy(model: nn.Module) -> Anatomy:
@@ -97,39 +80,43 @@ def find_anatomy(model: nn.Module) -> Anatomy:
         ModelError: a text-only model, no projector found, or the layer count and the config disagree.
     """
     core = unwrap(model)
-    vision = _vision_encoder(core)
-    text_config = core.config.get_text_config(decoder=True)
-    if text_config.is_encoder_decoder or core.config.is_encoder_decoder:
+    family = family_of(core.config.model_type)
+    if family.refused:
         raise ModelError(
-            f"the language model of {_name_of(core)} is an encoder-decoder: its decoder never sees image tokens",
-            "a vision-language model with a decoder-only language model",
-            "see `striate ls families` for the families known to work",
+            f"{name_of(core)} can't be used: {family.refused}",
+            "a vision-language model that reads pictures and answers in text, token by token",
+            "choose another model; see `striate ls families`",
         )
-    layers = decoder_layers(core)
-    if text_config.num_hidden_layers != len(layers):
-        raise ModelError(
-            f"the config of {_name_of(core)} says {text_config.num_hidden_layers} decoder layers,"
-            f" the model has {len(layers)}",
-            "a config and weights of one model",
-            "use striate.prune to remove layers: it edits both",
-        )
+    vision = vision_names(core)
+    stack = find_stack(core)
+    depth = _checked_depth(core)
     names = {id(module): name for name, module in core.named_modules()}
-    if any(layer is module for module in vision.modules() for layer in layers):
-        raise ModelError(
-            f"the decoder layers of {_name_of(core)} lie inside its vision encoder",
-            "a vision encoder beside a language model",
-            "see `striate ls families` for the families known to work",
-        )
+    holder = names[id(stack.holder)]
     return Anatomy(
         model_type=core.config.model_type,
-        layers_name=names[id(layers)],
-        vision_names=(names[id(vision)],),
-        projector_names=_projector_names(core),
-        num_layers=len(layers),
+        layers_name=names[id(stack.layers)],
+        vision_names=vision,
+        projector_names=projector_names(core, vision),
+        num_layers=depth,
         image_token_ids=_image_token_ids(core.config),
         embedding_names=_names_of(names, core.get_input_embeddings()),
         head_names=_names_of(names, core.get_output_embeddings()),
+        companion_names=tuple(f"{holder}.{name}".lstrip(".") for name in stack.companions),
     )
+
+
+def _checked_depth(core: Any) -> int:
+    """Return the number of decoder layers, refusing a config that says another."""
+    layers = decoder_layers(core)
+    config = decoder_config(core)
+    said = getattr(config, depth_field(config))
+    if said != len(layers):
+        raise ModelError(
+            f"the config of {name_of(core)} says {said} decoder layers, the model has {len(layers)}",
+            "a config and weights of one model",
+            "use striate.prune to remove layers: it edits both",
+        )
+    return len(layers)
 
 
 def plain_name(name: str) -> str:
@@ -144,7 +131,7 @@ def component_of(anatomy: Anatomy, parameter_name: str) -> str:
     places = (
         (PROJECTOR, anatomy.projector_names),
         (VISION, anatomy.vision_names),
-        (DECODER_LAYER, (anatomy.layers_name,)),
+        (DECODER_LAYER, (anatomy.layers_name, *anatomy.companion_names)),
         (EMBEDDINGS, anatomy.embedding_names),
         (LM_HEAD, anatomy.head_names),
     )
@@ -156,43 +143,13 @@ def component_of(anatomy: Anatomy, parameter_name: str) -> str:
 
 def layer_of(anatomy: Anatomy, parameter_name: str) -> int | None:
     """Return the decoder layer that the parameter or module lies in, or None; PEFT's names work too."""
-    rest = plain_name(parameter_name).removeprefix(f"{anatomy.layers_name}.")
-    index = rest.partition(".")[0]
-    return int(index) if rest != plain_name(parameter_name) and index.isdigit() else None
-
-
-def _vision_encoder(core: Any) -> nn.Module:
-    """Return the vision encoder, refusing text-only models."""
-    find = getattr(core, "get_encoder", None)
-    encoder = find(modality="image") if callable(find) else core
-    # The accessor answers with a model itself when it finds no encoder in it.
-    if isinstance(encoder, nn.Module) and encoder is not core and encoder is not getattr(core, "base_model", None):
-        return encoder
-    raise text_only(_name_of(core))
-
-
-def text_only(name: str) -> ModelError:
-    """Return the error for a model without a vision encoder."""
-    return ModelError(
-        f"{name} is a text-only model: it has no vision encoder",
-        "a vision-language model such as LLaVA, Qwen2.5-VL, Gemma 3 or SmolVLM",
-        "choose another model; see `striate ls families`",
-    )
-
-
-def _projector_names(core: Any) -> tuple[str, ...]:
-    """Return the names of the projector's modules, from the family's row or the usual names."""
-    prefix = f"{core.base_model_prefix}." if core.base_model is not core else ""
-    family = family_of(core.config.model_type)
-    modules = dict(core.named_modules())
-    found = tuple(prefix + name for name in family.projectors if prefix + name in modules)
-    if found:
-        return found
-    raise ModelError(
-        f"no projector found in {_name_of(core)} (model type {core.config.model_type!r})",
-        "one of the modules " + ", ".join(prefix + name for name in family.projectors),
-        "known families: " + ", ".join(row.model_type for row in FAMILIES),
-    )
+    name = plain_name(parameter_name)
+    for layers in (anatomy.layers_name, *anatomy.companion_names):
+        rest = name.removeprefix(f"{layers}.")
+        index = rest.partition(".")[0]
+        if rest != name and index.isdigit():
+            return int(index)
+    return None
 
 
 def _image_token_ids(config: Any) -> tuple[int, ...]:
@@ -204,10 +161,3 @@ def _image_token_ids(config: Any) -> tuple[int, ...]:
 def _names_of(names: dict[int, str], module: Any) -> tuple[str, ...]:
     """Return the dotted name of `module` as a tuple, empty when the model has no such part."""
     return (names[id(module)],) if id(module) in names else ()
-
-
-def _name_of(model: nn.Module) -> str:
-    """Return what errors call the model: its class, and its path where it has one."""
-    core = unwrap(model)
-    path = getattr(getattr(core, "config", None), "name_or_path", "")
-    return f"{type(core).__name__} ({path})" if path else type(core).__name__

@@ -13,22 +13,26 @@ class Family:
         model_type: `config.model_type` of the LVLM.
         title: the family's name for people.
         projectors: dotted module names of the projector, relative to the LVLM's base model.
-        injects: dotted config field that lists vision layers whose features are added to the first decoder layers,
-            one each; those decoder layers can't be removed.
         no_removal: why no decoder layer of this family can be removed, or empty.
+        vision: dotted module names of the vision encoder, where the accessor does not find it.
+        refused: why models of this family can't be used at all, or empty.
     """
 
     model_type: str
     title: str
-    projectors: tuple[str, ...]
-    injects: str = ""
+    projectors: tuple[str, ...] = ()
     no_removal: str = ""
+    vision: tuple[str, ...] = ()
+    refused: str = ""
 
 
 _PROJECTOR = ("multi_modal_projector",)
 _MERGER = ("visual.merger",)
 _DEEPSTACK = ("visual.merger", "visual.deepstack_merger_list")
-_DEEPSTACK_FIELD = "vision_config.deepstack_visual_indexes"
+
+# Config fields that list vision layers whose features are added to the first decoder layers, one each: those decoder
+# layers can't be removed.
+INJECTED = ("deepstack_visual_indexes",)
 
 FAMILIES: tuple[Family, ...] = (
     Family("llava", "LLaVA 1.5", _PROJECTOR),
@@ -37,8 +41,8 @@ FAMILIES: tuple[Family, ...] = (
     Family("vipllava", "ViP-LLaVA", _PROJECTOR),
     Family("qwen2_vl", "Qwen2-VL", _MERGER),
     Family("qwen2_5_vl", "Qwen2.5-VL", _MERGER),
-    Family("qwen3_vl", "Qwen3-VL", _DEEPSTACK, injects=_DEEPSTACK_FIELD),
-    Family("qwen3_vl_moe", "Qwen3-VL MoE", _DEEPSTACK, injects=_DEEPSTACK_FIELD),
+    Family("qwen3_vl", "Qwen3-VL", _DEEPSTACK),
+    Family("qwen3_vl_moe", "Qwen3-VL MoE", _DEEPSTACK),
     Family("gemma3", "Gemma 3", _PROJECTOR),
     Family(
         "gemma3n",
@@ -60,13 +64,9 @@ FAMILIES: tuple[Family, ...] = (
     Family("glm4v", "GLM-4V", _MERGER),
 )
 
-DEFAULT = Family(
-    "",
-    "unlisted family",
-    ("multi_modal_projector", "connector", "aligner", "embed_vision", "visual.merger", "vision_tower.merger"),
-)
+DEFAULT = Family("", "unlisted family")
 
 
 def family_of(model_type: str) -> Family:
-    """Return the row of `model_type`, or `DEFAULT`, whose projector names cover most families."""
+    """Return the row of `model_type`, or `DEFAULT`, for which the rules of `seeing` hold."""
     return next((family for family in FAMILIES if family.model_type == model_type), DEFAULT)

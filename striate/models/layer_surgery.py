@@ -6,7 +6,6 @@ import copy
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Any
 
 import torch
@@ -14,15 +13,16 @@ from torch import nn
 from transformers import PretrainedConfig
 
 from striate.errors import ModelError
-from striate.models.anatomy import Anatomy, find_anatomy, find_decoder
+from striate.models.anatomy import Anatomy, find_anatomy
 from striate.models.choice import is_adapted
-from striate.models.families import family_of
-from striate.models.layer_config import DEPTH, cannot_remove, config_edits
+from striate.models.families import INJECTED, family_of
+from striate.models.layer_config import OVERRIDES, cannot_remove, config_edits
+from striate.models.layer_facts import facts, index_changes
+from striate.models.layer_tensors import cut, tensor_slices
 from striate.models.self_test import self_test
+from striate.models.stack import Stack, config_parts, decoder_config, depth_field, find_stack, unwrap
 
 __all__ = ["remove_layers", "self_test"]
-
-_STATES = frozenset({"training", "gradient_checkpointing"})
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class _Plan:
     outer_edits: dict[str, Any]
     indices: tuple[tuple[nn.Module, str, int], ...]
     decoder_facts: dict[str, Any]
+    slices: dict[str, int]
 
 
 def remove_layers(model: nn.Module, remove: Sequence[int]) -> dict[int, int]:
@@ -78,53 +79,90 @@ def _check_choice(model: Any, anatomy: Anatomy, remove: Sequence[int]) -> None:
 
 
 def _check_family(model: Any, anatomy: Anatomy, remove: Sequence[int]) -> None:
-    """Refuse layers that the model's family feeds or shares by number."""
+    """Refuse layers that the model feeds by number, or that its family needs."""
     family = family_of(anatomy.model_type)
     if family.no_removal:
         raise cannot_remove(f"{family.title}: {family.no_removal}")
-    injected = len(attrgetter(family.injects)(model.config)) if family.injects else 0
+    injected = max((len(value) for field in INJECTED for value in _values(unwrap(model).config, field)), default=0)
     fed = sorted(layer for layer in remove if layer < injected)
     if fed:
         raise cannot_remove(
-            f"{family.title} adds features of the vision encoder to its first {injected} decoder layers by number,"
-            f" layer {', '.join(map(str, fed))} among them"
+            f"{family.title if family.model_type else type(unwrap(model)).__name__} adds features of the vision encoder"
+            f" to its first {injected} decoder layers by number, layer {', '.join(map(str, fed))} among them"
         )
+
+
+def _values(config: Any, field: str) -> Iterator[list[Any] | tuple[Any, ...]]:
+    """Yield the lists called `field` in the config and in the configs inside it."""
+    for part in config_parts(config):
+        value = vars(part).get(field)
+        if isinstance(value, list | tuple):
+            yield value
 
 
 def _plan(model: Any, anatomy: Anatomy, remove: Sequence[int]) -> _Plan:
     """Return the edits, checked against a model built from the edited config."""
     kept = tuple(layer for layer in range(anatomy.num_layers) if layer not in remove)
-    edited = copy.deepcopy(model.config)
-    text = edited.get_text_config(decoder=True)
+    core = unwrap(model)
+    edited = copy.deepcopy(core.config)
+    text = _counterpart(core.config, edited, decoder_config(core))
     text_edits = config_edits(text, kept, anatomy.num_layers)
     outer_edits = config_edits(edited, kept, anatomy.num_layers) if text is not edited else {}
     _set_all(text, text_edits)
     _set_all(edited, outer_edits)
-    skeleton = _skeleton(model, edited, {**text_edits, **outer_edits})
-    decoder = find_decoder(model)
-    new_decoder = find_decoder(skeleton)
+    skeleton = _skeleton(core, edited, {**text_edits, **outer_edits})
+    stack, rebuilt = find_stack(core), find_stack(skeleton)
+    _check_companions(stack, rebuilt, len(kept))
     indices = [
         change
         for new, old in enumerate(kept)
-        for change in _index_changes(decoder.layers[old], new_decoder.layers[new], old, new)
+        for ours, theirs in _pairs(stack, rebuilt)
+        for change in index_changes(ours[old], theirs[new], old, new, kept)
     ]
-    before, after = _facts(decoder), _facts(new_decoder)
+    before, after = facts(stack.holder), facts(rebuilt.holder)
     copied = {name: after[name] for name in before.keys() & after.keys() if before[name] != after[name]}
-    return _Plan(kept, text_edits, outer_edits, tuple(indices), copied)
+    slices = tensor_slices(core, skeleton, anatomy, len(kept))
+    return _Plan(kept, text_edits, outer_edits, tuple(indices), copied, slices)
 
 
 def _apply(model: Any, plan: _Plan) -> None:
     """Make the planned edits: stack, layer numbers, configs, and what the decoder copied from its config."""
-    decoder = find_decoder(model)
-    for config in _text_configs(model, decoder):
+    core = unwrap(model)
+    stack = find_stack(core)
+    depth = len(stack.layers)
+    for config in _text_configs(core, stack.holder):
         _set_all(config, plan.text_edits)
-    _set_all(model.config, plan.outer_edits)
-    for layer in sorted(set(range(len(decoder.layers))) - set(plan.kept), reverse=True):
-        del decoder.layers[layer]
+    _set_all(core.config, plan.outer_edits)
+    for layers in (*stack.companions.values(), stack.layers):
+        for layer in sorted(set(range(depth)) - set(plan.kept), reverse=True):
+            del layers[layer]
     for module, name, value in plan.indices:
         setattr(module, name, value)
     for name, value in plan.decoder_facts.items():
-        setattr(decoder, name, value)
+        setattr(stack.holder, name, value)
+    for name, axis in plan.slices.items():
+        cut(core, name, axis, plan.kept, depth)
+
+
+def _counterpart(config: Any, copied: Any, part: Any) -> Any:
+    """Return the config in the copy that stands where `part` stands in `config`."""
+    places = zip(config_parts(config), config_parts(copied), strict=True)
+    return next(other for one, other in places if one is part)
+
+
+def _pairs(stack: Stack, rebuilt: Stack) -> Iterator[tuple[nn.ModuleList, nn.ModuleList]]:
+    """Yield the decoder stack with its rebuilt form, then each list that goes with it."""
+    yield stack.layers, rebuilt.layers
+    for name, layers in stack.companions.items():
+        yield layers, getattr(rebuilt.holder, name)
+
+
+def _check_companions(stack: Stack, rebuilt: Stack, depth: int) -> None:
+    """Refuse unless the rebuilt lists have one entry for each kept layer."""
+    for name, layers in {stack.name: stack.layers, **stack.companions}.items():
+        found = len(getattr(rebuilt.holder, name))
+        if found != depth:
+            raise cannot_remove(f"of {len(layers)} entries in {name}, {found} and not {depth} would be built on reload")
 
 
 def _skeleton(model: Any, edited: Any, edits: Mapping[str, Any]) -> Any:
@@ -137,58 +175,20 @@ def _skeleton(model: Any, edited: Any, edits: Mapping[str, Any]) -> Any:
     except Exception as error:
         # Any failure means the same here: the smaller config does not build, so the model would not reload.
         raise cannot_remove(f"a model of the smaller depth does not build ({error})") from error
-    text = reread.get_text_config(decoder=True)
+    text = decoder_config(skeleton)
     for name, value in edits.items():
-        read = getattr(text, name, getattr(reread, name, None))
+        read = _read(text, name, _read(reread, name, None))
         if _plain(read) != _plain(value):
             raise cannot_remove(f"the config does not keep {name}={value}: on reload it is {read}")
     return skeleton
 
 
-def _index_changes(
-    old_layer: nn.Module, new_layer: nn.Module, old: int, new: int
-) -> Iterator[tuple[nn.Module, str, int]]:
-    """Yield the layer numbers to set in `old_layer`; refuse if anything else differs from what a reload builds."""
-    rebuilt = dict(new_layer.named_modules())
-    _check_weights(old_layer, new_layer, old)
-    for path, module in old_layer.named_modules():
-        if path not in rebuilt:
-            raise cannot_remove(f"layer {old} has a part {path!r} that layer {new} would lack on reload")
-        now, then = _facts(module), _facts(rebuilt[path])
-        for name in sorted(now.keys() & then.keys()):
-            if now[name] == then[name]:
-                continue
-            if type(now[name]) is int and (now[name], then[name]) == (old, new):
-                yield module, name, new
-            else:
-                place = ".".join(filter(None, (path, name)))
-                raise cannot_remove(f"{place} of layer {old} is {now[name]!r} and would be {then[name]!r} on reload")
-
-
-def _check_weights(old_layer: nn.Module, new_layer: nn.Module, old: int) -> None:
-    """Refuse a layer whose tensors would not fit on reload; quantised weights have shapes of their own."""
-    shapes = {name: tuple(tensor.shape) for name, tensor in new_layer.named_parameters()}
-    for name, tensor in old_layer.named_parameters():
-        if tensor.is_floating_point() and shapes.get(name) != tuple(tensor.shape):
-            raise cannot_remove(
-                f"{name} of layer {old} has shape {tuple(tensor.shape)} and would have {shapes.get(name)} on reload"
-            )
-
-
-def _facts(module: nn.Module) -> dict[str, Any]:
-    """Return the public plain values that a module holds, such as a layer number, a window or a list of layer types."""
-    return {
-        name: value
-        for name, value in vars(module).items()
-        if not name.startswith("_") and name not in _STATES and _is_plain(value)
-    }
-
-
-def _is_plain(value: Any) -> bool:
-    """Return whether `value` is a number, a text, nothing, or a list of such."""
-    if isinstance(value, list | tuple):
-        return all(_is_plain(entry) for entry in value)
-    return value is None or isinstance(value, bool | int | float | str)
+def _read(config: Any, name: str, default: Any) -> Any:
+    """Return a field of a config as it is stored."""
+    if name != OVERRIDES:
+        return vars(config).get(name, default)
+    stored = config.to_dict().get(name)
+    return {int(layer): values for layer, values in stored.items()} if stored else default
 
 
 def _plain(value: Any) -> Any:
@@ -198,17 +198,19 @@ def _plain(value: Any) -> Any:
 
 def _text_configs(model: Any, decoder: nn.Module) -> list[Any]:
     """Return each config object that describes the decoder: modules may hold copies of their own."""
-    text = model.config.get_text_config(decoder=True)
+    text = decoder_config(model)
+    depth = depth_field(text)
     found = {id(text): text}
-    for module in decoder.modules():
+    for module in (model, *model.modules()):
         config = getattr(module, "config", None)
-        same_kind = isinstance(config, PretrainedConfig) and type(config) is type(text)
-        if same_kind and getattr(config, DEPTH) == getattr(text, DEPTH):
-            found[id(config)] = config
+        for part in config_parts(config) if isinstance(config, PretrainedConfig) else ():
+            if type(part) is type(text) and getattr(part, depth) == getattr(text, depth):
+                found[id(part)] = part
     return list(found.values())
 
 
 def _set_all(config: Any, edits: Mapping[str, Any]) -> None:
     """Set each edited field of one config."""
-    for name, value in edits.items():
-        setattr(config, name, copy.deepcopy(value))
+    # Overrides of single layers come last: they are checked against the depth.
+    for name in sorted(edits, key=lambda name: name == OVERRIDES):
+        setattr(config, name, copy.deepcopy(edits[name]))

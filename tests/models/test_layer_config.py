@@ -29,6 +29,14 @@ class _Config:
         ({"no_rope_layers": [1, 1, 1, 0, 1, 0]}, {"no_rope_layers": [1, 1, 0, 0]}),
         ({"mlp_only_layers": [0, 1, 5]}, {"mlp_only_layers": [0, 3]}),
         ({"moe_layers": [3, 4]}, {"moe_layers": [2]}),
+        ({"new_layer_ids": [0, 1, 2, 3, 4, 5]}, {"new_layer_ids": [0, 1, 2, 3]}),
+        ({"swa_layer_idxs": (1, 2, 4)}, {"swa_layer_idxs": (1,)}),
+        ({"ple_layer_ids": [1, 3, 5]}, {"ple_layer_ids": [1, 2]}),
+        ({"kv_source_layers": [0, 0, 2, 3, 3, 3]}, {"kv_source_layers": [0, 1, 2, 2]}),
+        ({"spatial_target_layers": [3, 5]}, {"spatial_target_layers": [2, 3]}),
+        ({"deepstack_layer_map": [(9, 2), (5, 0)]}, {"deepstack_layer_map": [(9, 1), (5, 0)]}),
+        ({"activation_sparsity": [0.9, 0.8, 0.7, 0.6, 0.5, 0.4]}, {"activation_sparsity": [0.9, 0.7, 0.6, 0.4]}),
+        ({"num_kv_shared_layers": 2}, {"num_kv_shared_layers": 1}),
         ({"first_k_dense_replace": 3}, {"first_k_dense_replace": 2}),
         ({"max_window_layers": 28}, {}),
         ({"max_window_layers": 5}, {"max_window_layers": 3}),
@@ -45,10 +53,10 @@ def test_every_shape_of_layer_fact_follows(fields: Batch, edits: Batch) -> None:
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
-        ({"num_kv_shared_layers": 2}, "its last 2 layers depend on earlier ones (num_kv_shared_layers=2)"),
-        ({"is_heterogeneous": True}, "its config overrides settings layer by layer (per_layer_config)"),
+        ({"deepstack_layer_map": [(5, 4)]}, "features of the picture enter there (deepstack_layer_map=[(5, 4)])"),
         ({"layer_types": ["a", "b"]}, "the config field layer_types=['a', 'b'] speaks of layers"),
-        ({"kv_source_layers": [0, 0, 1, 1, 2, 2]}, "the config field kv_source_layers=[0, 0, 1, 1, 2, 2] speaks"),
+        ({"kv_source_layers": [0, 1, 1, 3, 3, 4]}, "layer 2, 5 reads keys and values of layer 1, 4 (kv_source_layers="),
+        ({"layer_widths": [4, 2]}, "the config field layer_widths=[4, 2] speaks of layers in a way that striate does not"),
         ({"cross_attention_layers": [1, 4]}, "they are the only ones that look at the picture"),
     ],
 )

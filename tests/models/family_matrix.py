@@ -1,0 +1,192 @@
+"""What striate can do with each model type, proved on a tiny random model of it."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import peft
+import torch
+from family_inputs import Batch
+from family_zoo import NUM_LAYERS, NotBuilt, build
+
+from striate.artifacts import Region
+from striate.errors import StriateError
+from striate.models.anatomy import DECODER_LAYER, VISION, Anatomy, component_of, find_anatomy, find_stack, layer_of
+from striate.models.layer_surgery import remove_layers, self_test
+from striate.models.saving import save_model
+from striate.models.trainability import apply_region, chosen_parameters, lora_config, prove_trainable
+
+COLUMNS = ("anatomy", "full proof", "LoRA proof", "one step", "prune", "reload", "cached == uncached")
+REGION = Region(layers=(1, 4, 6), num_layers=NUM_LAYERS, spec="ids:1,4,6")
+# One early, one middle and one late layer: the first choice that the model allows.
+EARLY, MIDDLE, LATE = (1, 0, 2), (4, 3), (6, 5, 7)
+YES = "yes"
+
+
+@dataclass
+class Result:
+    """What one model type showed.
+
+    Attributes:
+        model_type: the model type.
+        cells: `yes`, `refused` or `failed` by column.
+        reason: why it is refused, not built, or what failed.
+        removed: the decoder layers removed.
+        note: the reason that other layers stay.
+        parts: its anatomy.
+    """
+
+    model_type: str
+    cells: dict[str, str] = field(default_factory=dict)
+    reason: str = ""
+    removed: tuple[int, ...] = ()
+    note: str = ""
+    parts: Anatomy | None = None
+
+    @property
+    def state(self) -> str:
+        """`green`, `refused`, `not built` or `failed`."""
+        if not self.cells:
+            return "not built"
+        values = [self.cells.get(column, "") for column in COLUMNS]
+        return "green" if all(value == YES for value in values) else "failed" if "failed" in values else "refused"
+
+
+def check(model_type: str) -> Result:
+    """Return what striate can do with the model type, column by column; the first refusal or failure ends it."""
+    result = Result(model_type)
+    try:
+        model, inputs = build(model_type)
+    except NotBuilt as error:
+        result.reason = str(error)
+        return result
+    for columns, step in _STEPS:
+        try:
+            step(model, inputs, result)
+        except StriateError as error:
+            first = str(error).splitlines()[0]
+            word = "refused" if "can't be" in first or columns[0] == "anatomy" else "failed"
+            result.cells[columns[0]], result.reason = word, first
+            break
+        except Exception as error:
+            result.cells[columns[0]], result.reason = "failed", f"{type(error).__name__}: {error}".replace("\n", " ")
+            break
+        result.cells.update(dict.fromkeys(columns, YES))
+    return result
+
+
+def with_labels(inputs: Batch) -> Batch:
+    """Return a training batch: every token that is not a picture's is to be predicted."""
+    ids = inputs.get("decoder_input_ids", inputs["input_ids"])
+    values, counts = ids.unique(return_counts=True)
+    picture = values[counts.argmax()] if counts.max() > ids.shape[0] else -1
+    return {**inputs, "labels": ids.masked_fill(ids == picture, -100)}
+
+
+def skipping(model: Any, layers: Sequence[int]) -> Any:
+    """Return a copy in which hooks turn some layers into the identity: an independent way to leave them out."""
+    twin = copy.deepcopy(model)
+    stack = find_stack(twin)
+    for blocks in (stack.layers, *stack.companions.values()):
+        for layer in layers:
+            blocks[layer].register_forward_hook(_keep_input, with_kwargs=True)
+    return twin
+
+
+def logits_of(model: Any, inputs: Batch) -> torch.Tensor:
+    """Return the model's logits."""
+    with torch.inference_mode():
+        return model(**inputs, use_cache=False).logits
+
+
+def _keep_input(module: torch.nn.Module, args: tuple[Any, ...], kwargs: Batch, output: Any) -> Any:
+    hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+    return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+
+def _anatomy(model: Any, inputs: Batch, result: Result) -> None:
+    result.parts = anatomy = find_anatomy(model)
+    assert anatomy.num_layers == NUM_LAYERS
+    modules = dict(model.named_modules())
+    parameters = dict(model.named_parameters())
+    layers = {name: layer_of(anatomy, name) for name in parameters}
+    assert {layer for layer in layers.values() if layer is not None} == set(range(NUM_LAYERS))
+    for name in (*anatomy.vision_names, *anatomy.projector_names):
+        assert any(True for _ in modules[name].parameters()), f"{name} has no parameters"
+    kinds = {component_of(anatomy, name) for name in parameters}
+    assert {DECODER_LAYER, VISION} <= kinds
+    assert all((component_of(anatomy, name) == DECODER_LAYER) == (layer is not None) for name, layer in layers.items())
+
+
+def _full_proof(model: Any, inputs: Batch, result: Result) -> None:
+    twin = copy.deepcopy(model)
+    apply_region(twin, REGION)
+    prove_trainable(twin, REGION, with_labels(inputs))
+
+
+def _lora_proof(model: Any, inputs: Batch, result: Result) -> None:
+    twin = copy.deepcopy(model)
+    wrapped = peft.get_peft_model(twin, lora_config(twin, REGION, r=2))
+    apply_region(wrapped, REGION, "lora")
+    prove_trainable(wrapped, REGION, with_labels(inputs))
+    adapted = {layer_of(find_anatomy(wrapped), name) for name, _ in wrapped.named_parameters() if ".lora_" in name}
+    assert adapted == set(REGION.layers), f"adapters on {adapted}"
+
+
+def _one_step(model: Any, inputs: Batch, result: Result) -> None:
+    twin = copy.deepcopy(model)
+    apply_region(twin, REGION)
+    before = {name: tensor.detach().clone() for name, tensor in (*twin.named_parameters(), *twin.named_buffers())}
+    twin(**with_labels(inputs), use_cache=False).loss.backward()
+    torch.optim.SGD((tensor for tensor in twin.parameters() if tensor.requires_grad), lr=0.1).step()
+    after = dict((*twin.named_parameters(), *twin.named_buffers()))
+    moved = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
+    assert moved <= chosen_parameters(twin, REGION), f"{sorted(moved - chosen_parameters(twin, REGION))} moved"
+    anatomy = find_anatomy(twin)
+    assert {layer_of(anatomy, name) for name in moved} - {None} == set(REGION.layers)
+
+
+def _prune(model: Any, inputs: Batch, result: Result) -> None:
+    refusals: list[StriateError] = []
+    for early, middle, late in itertools.product(EARLY, MIDDLE, LATE):
+        removed = tuple(sorted((early, middle, late)))
+        try:
+            remove_layers(copy.deepcopy(model), removed)
+        except StriateError as error:
+            refusals.append(error)
+            continue
+        result.removed = removed
+        break
+    result.note = str(refusals[0]).splitlines()[0] if refusals else ""
+    if not result.removed:
+        raise refusals[0]
+    expected = logits_of(skipping(model, result.removed), inputs)
+    before = logits_of(model, inputs)
+    remove_layers(model, result.removed)
+    after = logits_of(model, inputs)
+    assert torch.equal(after, expected), f"{(after - expected).abs().max():.3g} from a model that skips the layers"
+    assert not torch.allclose(after, before), "the removed layers do nothing"
+
+
+def _reload(model: Any, inputs: Batch, result: Result) -> None:
+    with TemporaryDirectory() as folder:
+        save_model(model, None, Path(folder) / "small")
+        test = self_test(model, Path(folder) / "small", inputs)
+    assert test.max_logit_difference == 0
+
+
+_Step = Callable[[Any, Batch, Result], None]
+_STEPS: tuple[tuple[tuple[str, ...], _Step], ...] = (
+    (("anatomy",), _anatomy),
+    (("full proof",), _full_proof),
+    (("LoRA proof",), _lora_proof),
+    (("one step",), _one_step),
+    (("prune",), _prune),
+    (("reload", "cached == uncached"), _reload),
+)

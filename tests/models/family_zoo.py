@@ -1,0 +1,218 @@
+"""A tiny random LVLM of any model type, made by shrinking its default config field by field."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import transformers
+from family_inputs import Batch, make_inputs
+from family_rows import ROPE_IN_PARTS, ROWS, Row
+from transformers import PretrainedConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+NUM_LAYERS = 8
+OTHER_LAYERS = 4
+VOCABULARY = 100
+IMAGE_TOKEN = 60
+HIDDEN = 64
+
+_DEPTHS = frozenset({"num_hidden_layers", "n_layers", "num_layers", "layers", "depth"})
+_DEPTHS |= {"decoder_layers", "encoder_layers", "num_decoder_layers"}
+_EXACT: dict[str, Any] = {
+    "image_size": 32,
+    "patch_size": 8,
+    "img_size": 32,
+    "num_channels": 3,
+    "in_channels": 3,
+    "max_position_embeddings": 256,
+    "num_experts_per_tok": 2,
+    "moe_k": 2,
+    "moe_topk": 2,
+    "n_group": 1,
+    "topk_group": 1,
+    "q_lora_rank": 8,
+    "kv_lora_rank": 8,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 8,
+    "qk_head_dim": 16,
+    "v_head_dim": 16,
+    "query_pre_attn_scalar": 16,
+    "initializer_range": 0.2,
+    "init_std": 0.2,
+    "num_position_embeddings": 16,
+    "window_size": 16,
+    "sliding_window": 4,
+    "sliding_window_size": 4,
+    "num_global_layers": 1,
+    "partial_rotary_factor": 1.0,
+    "projection_dim": HIDDEN,
+    "index_topk": 8,
+    "index_kpool": 2,
+    "d_kv": 16,
+    "d_rel": 4,
+    "ssm_state_size": 8,
+    "max_2d_position_embeddings": 64,
+    "hc_lowrank": 8,
+    "temporal_merge_size": 1,
+    "attention_chunk_size": 4,
+}
+_TOKENS = {"pad": 0, "bos": 1, "eos": 2, "decoder_start": 1, "image": IMAGE_TOKEN, "video": 63, "audio": 64}
+_TOKENS |= {"vision_start": 61, "vision_end": 62, "boi": 61, "eoi": 62, "image_start": 61, "image_end": 62}
+
+
+class NotBuilt(Exception):
+    """This model type does not build here; the text says why."""
+
+
+def model_types() -> list[str]:
+    """Return every image-text-to-text model type of this transformers, in alphabetical order."""
+    return sorted(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
+
+
+def tiny_config(model_type: str) -> Any:
+    """Return a config of the model type with small sizes and `NUM_LAYERS` decoder layers."""
+    row = ROWS.get(model_type, Row())
+    default = CONFIG_MAPPING[model_type](**row.start)
+    config = _shrunk(default, text=default.get_text_config(decoder=True), row=row, path="")
+    return config
+
+
+def build(model_type: str) -> tuple[Any, Batch]:
+    """Return a random model of the type in eval mode, and inputs of two rows with one picture each."""
+    config = tiny_config(model_type)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = model_class(model_type)(config)
+        _fill_zeros(model)
+    model.generation_config.eos_token_id = None
+    return model.eval(), make_inputs(model, ROWS.get(model_type, Row()))
+
+
+def model_class(model_type: str) -> Any:
+    """Return the class that `AutoModelForImageTextToText` uses for the type."""
+    return getattr(transformers, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES[model_type])
+
+
+def _shrunk(config: Any, text: Any, row: Row, path: str) -> Any:
+    """Return a config of the same class with small sizes; sub-configs first."""
+    is_text = config is text
+    depth = _depth(config)
+    fields: dict[str, Any] = {}
+    known = _accepted(type(config))
+    for name, value in vars(config).items():
+        if name.startswith("_") or name not in known:
+            continue
+        place = f"{path}.{name}".lstrip(".")
+        if isinstance(value, PretrainedConfig):
+            fields[name] = _shrunk(value, text, row, place)
+        else:
+            fields[name] = _small(name, value, config, depth, is_text)
+    prefix = f"{path}." if path else ""
+    for place, value in row.config.items():
+        if place.startswith(prefix) and "." not in place[len(prefix) :]:
+            fields[place[len(prefix) :]] = copy.deepcopy(value)
+    if is_text:
+        fields.update(copy.deepcopy(dict(row.text)))
+    return type(config)(**fields)
+
+
+def _accepted(cls: type) -> set[str]:
+    """Return the names that a config class takes."""
+    names = set(inspect.signature(cls.__init__).parameters)
+    for base in cls.__mro__:
+        names |= set(getattr(base, "__annotations__", {}))
+    return names - {"self", "kwargs", "model_type", "transformers_version", "dtype", "id2label", "label2id"}
+
+
+def _depth(config: Any) -> int:
+    """Return how many layers a config speaks of, 0 if it does not say."""
+    found = (getattr(config, name, None) for name in sorted(_DEPTHS))
+    return next((value for value in found if isinstance(value, int)), 0)
+
+
+def _small(name: str, value: Any, config: Any, depth: int, is_text: bool) -> Any:
+    """Return a small value for one field."""
+    layers = NUM_LAYERS if is_text else OTHER_LAYERS
+    if isinstance(value, bool) or value is None or isinstance(value, str):
+        return value
+    if "token" in name and name.endswith(("_id", "_index", "_ids")):
+        return _small_token(name, value)
+    if isinstance(value, dict):
+        return _small_rope(value, is_text and config.model_type in ROPE_IN_PARTS) if name.startswith("rope") else value
+    if isinstance(value, list | tuple):
+        return _small_list(name, value, depth, layers)
+    if name in _EXACT and isinstance(value, float) is isinstance(_EXACT[name], float):
+        return _EXACT[name]
+    if isinstance(value, float):
+        return 0.0 if "dropout" in name or "drop_path" in name else value
+    if name == "num_key_value_heads" and value == getattr(config, "num_attention_heads", 0):
+        return 4
+    return _small_int(name, value, layers)
+
+
+def _small_token(name: str, value: Any) -> Any:
+    """Return a token id within the small vocabulary."""
+    kind = name.removesuffix("_id").removesuffix("_index").removesuffix("_ids").removesuffix("_token")
+    if isinstance(value, list | tuple):
+        return type(value)(40 + index for index, _ in enumerate(value)) if kind not in _TOKENS else _TOKENS[kind]
+    return _TOKENS.get(kind, 40 + sum(map(ord, kind)) % 20)
+
+
+def _small_rope(value: Mapping[str, Any], mrope: bool) -> dict[str, Any]:
+    """Return rope settings for heads of 16, nested ones too."""
+    small = {key: _small_rope(entry, mrope) if isinstance(entry, dict) else entry for key, entry in value.items()}
+    if "partial_rotary_factor" in small:
+        small["partial_rotary_factor"] = 1.0
+    if "rope_theta" in small and (mrope or "mrope_section" in small):
+        small["mrope_section"] = [4, 2, 2]
+    return small
+
+
+def _small_list(name: str, value: Any, depth: int, layers: int) -> Any:
+    """Return a list about layers cut to the small depth; other lists of numbers keep only what fits."""
+    if depth and len(value) == depth:
+        return type(value)(value[:layers])
+    numbers = all(isinstance(entry, int) and not isinstance(entry, bool) for entry in value)
+    if name in ("image_size", "patch_size"):
+        return type(value)(_EXACT[name] for _ in value)
+    if numbers and value and depth and ("index" in name or "idx" in name or "layer" in name):
+        if max(value) < depth and min(value) >= 0:
+            step = max(1, layers // (len(value) + 1))
+            return type(value)(range(0, layers, step))[: min(len(value), 2)]
+    return value
+
+
+def _small_int(name: str, value: int, layers: int) -> int:
+    """Return a small number for a size, a count of heads, experts or layers, by the field's name."""
+    if name in _DEPTHS:
+        return layers
+    if value < 4:
+        return value
+    if "vocab" in name:
+        return VOCABULARY
+    rules = (
+        (("key_value_heads", "kv_heads"), 2),
+        (("num_attention_heads", "num_heads", "attention_heads", "n_heads"), 4),
+        (("head_dim", "dim_head"), 16),
+        (("per_tok",), 2),
+        (("experts",), 4),
+        (("moe_intermediate", "shared_expert", "expert_dim"), 32),
+        (("intermediate", "ffn_dim", "d_ff", "mlp_dim"), 96),
+        (("hidden_size", "d_model", "embed_dim", "projection_dim", "output_dim", "hidden_dim", "out_dim", "in_dim"), HIDDEN),
+        (("num_image_tokens", "image_seq_length", "tokens_per_image"), 16),
+        (("first_k_dense", "num_dense"), 2),
+    )
+    return next((size for words, size in rules if any(word in name for word in words)), value)
+
+
+def _fill_zeros(model: Any) -> None:
+    """Give random values to tensors that start as zeros: closed gates and empty projectors would hide mistakes."""
+    with torch.no_grad():
+        for _, tensor in model.named_parameters():
+            if tensor.is_floating_point() and not bool(tensor.any()):
+                tensor.normal_(std=0.1)
