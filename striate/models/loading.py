@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from transformers.utils import cached_file
 from striate.errors import ModelError, did_you_mean
 from striate.models.adapters import ADAPTER_CONFIG, add_adapter, base_of, base_revision_of, is_adapter, merged
 from striate.models.anatomy import find_anatomy, text_only
+from striate.models.originals.layouts import is_original, original_error
 from striate.models.quiet import quietly
 from striate.models.saving import REGION_FILE, save_model
 
@@ -72,14 +74,16 @@ def load_model(
         return Loaded(model, _read_processor(source, revision))
 
 
-def load_weights(path: str | Path, *, device: torch.device, dtype: torch.dtype, **options: Any) -> Any:
+def load_weights(
+    path: str | Path, *, device: torch.device, dtype: torch.dtype, revision: str | None = None, **options: Any
+) -> Any:
     """Return the model at `path` in eval mode, without a processor; `options` go to `from_pretrained`.
 
     Raises:
         ModelError: as `load_model`, but a processor is not asked for.
     """
     with quietly(True):
-        return _read_model(_source(str(path), None), device, dtype, None, False, **options)
+        return _read_model(_source(str(path), revision), device, dtype, revision, False, **options)
 
 
 def load_processor(path: str | Path, *, revision: str | None = None) -> Any:
@@ -150,6 +154,7 @@ def _source(path: str, revision: str | None) -> str:
     """Return the folder or hub id to read from; hub ids of adapters are fetched and become a folder."""
     folder = Path(path).expanduser()
     if folder.is_dir():
+        _refuse_original(folder)
         return str(folder)
     if folder.exists():
         raise ModelError(f"{path} is a file", "a model folder or a hub id", "give the folder that the file is in")
@@ -161,6 +166,17 @@ def _source(path: str, revision: str | None) -> str:
         return snapshot_download(path, revision=revision) if file else path
     except (OSError, ValueError) as error:
         raise _no_such(path, _first_line(error)) from error
+
+
+def _refuse_original(folder: Path) -> None:
+    """Raise for a checkpoint in the layout of its authors: transformers would misread it, or not read it at all."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        # Missing and damaged configs have errors of their own where they are read.
+        return
+    if isinstance(config, dict) and is_original(config):
+        raise original_error(str(folder), config)
 
 
 def _no_such(path: str, reason: str) -> ModelError:
@@ -219,7 +235,7 @@ def _read_config(source: str, revision: str | None) -> Any:
             "give the folder that `save_pretrained` wrote",
         )
     try:
-        return AutoConfig.from_pretrained(source, revision=revision)
+        config = AutoConfig.from_pretrained(source, revision=revision)
     except (OSError, ValueError, KeyError, TypeError) as error:
         if Path(source).is_dir():
             given = f"{source}/config.json can't be used: {_first_line(error)}"
@@ -227,6 +243,9 @@ def _read_config(source: str, revision: str | None) -> Any:
                 given, "a model type of transformers", "check the file, or upgrade transformers"
             ) from error
         raise _no_such(source, _first_line(error)) from error
+    if hasattr(config, "mm_vision_tower"):
+        raise original_error(source, config.to_dict())
+    return config
 
 
 def _not_lvlm(source: str, config: Any) -> ModelError:
