@@ -45,7 +45,11 @@ def scene(rng: random.Random, supplies: Supplies) -> tuple[Image.Image, list[Que
     for item in placed:
         questions += _single_questions(rng, item, placed)
     if len(placed) > 1:
-        questions.append(_relation_question(rng, *rng.sample(placed, 2)))
+        pair = rng.sample(placed, 2)
+        looks = [(item.colour, item.shape) for item in placed]
+        # Of two shapes that look the same nobody can say which is meant.
+        if all(looks.count((item.colour, item.shape)) == 1 for item in pair):
+            questions.append(_relation_question(rng, *pair))
     return canvas, questions
 
 
