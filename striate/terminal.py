@@ -72,7 +72,9 @@ def draw_stack(region: Region, removed: tuple[int, ...] = ()) -> str:
 
 def result_lines(retention: Retention) -> list[str]:
     """Return the run's result, a line a comparison: visual score, text, and the same for other models."""
-    return [_line(row) for row in retention.rows if row.pack == "*" or row.metric == "perplexity"]
+    rows = [row for row in retention.rows if row.pack == "*" or row.metric == "perplexity"]
+    labels = list(dict.fromkeys(row.label for row in rows))
+    return [_line(row) for row in sorted(rows, key=lambda row: (labels.index(row.label), row.kind == "text"))]
 
 
 def _line(row: Difference) -> str:
