@@ -20,6 +20,8 @@ def check_run(config: RunConfig) -> Iterator[str]:
     yield f"region    {config.select.region}"
     yield f"scorers   {_scorers(config)}"
     yield f"model     {_model(config.model.path)}"
+    if config.train.method == "qlora":
+        yield f"qlora     {_quantisation(config.machine.device)}"
     for name in dict.fromkeys((*config.data.train, *config.data.calibration)):
         yield f"data      {_data(name)}"
     for name in config.evaluate.packs:
@@ -47,6 +49,16 @@ def _model(path: str) -> str:
             f"no model at {path!r}", "a folder, a hub id such as owner/name, or builtin", "check model.path"
         )
     return path
+
+
+def _quantisation(device: str) -> str:
+    """Return the device that holds weights in 4 bits."""
+    from striate.models.loading import resolve_device
+    from striate.models.quantised import check_quantisation
+
+    place = resolve_device(device)
+    check_quantisation(place)
+    return f"bitsandbytes on {place}"
 
 
 def _has_config(folder: Path) -> bool:

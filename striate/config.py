@@ -60,7 +60,7 @@ class LoraSection(Section):
 class TrainSection(Section):
     """Visual instruction tuning of the region and the projector; defaults are the paper's."""
 
-    method: Literal["lora", "full"] = "lora"
+    method: Literal["lora", "qlora", "full"] = "lora"
     lora: LoraSection = LoraSection()
     train_projector: bool = True
     lr: float = Field(default=2e-4, gt=0)
@@ -134,6 +134,8 @@ class RunConfig(Section):
             raise ValueError(
                 f"train.batch_size {self.train.batch_size} is not a multiple of machine.micro_batch {micro}"
             )
+        if self.train.method == "qlora" and self.machine.dtype not in ("auto", "bfloat16"):
+            raise ValueError(f"train.method qlora computes in bfloat16, not in machine.dtype {self.machine.dtype}")
         if self.prune.remove and self.prune.scorer not in self.analyze.scorers:
             raise ValueError(
                 f"prune.scorer {self.prune.scorer!r} is not among analyze.scorers {list(self.analyze.scorers)}"

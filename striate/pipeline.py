@@ -22,9 +22,9 @@ from striate.artifacts import (
 from striate.config import RunConfig
 from striate.demo.places import locate_data, locate_model
 from striate.progress import Progress, Silent
-from striate.run_folder import RunFolder, fingerprint, open_run
+from striate.run_folder import RunFolder, fingerprint, open_run, weight_bytes
 
-BASE_LABEL, WORK_FOLDER = "start", ".training"
+BASE_LABEL, QUANTISED, WORK_FOLDER = "start", "start in 4 bits", ".training"
 
 
 class Flow:
@@ -49,8 +49,10 @@ class Flow:
         self.config = config
         self.out = out
         self.progress = progress or Silent()
-        device = str(resolve_device(config.machine.device))
-        self.run: RunFolder = open_run(out, config, self.progress, command=command, device=device, overwrite=overwrite)
+        self.device = resolve_device(config.machine.device)
+        self.run: RunFolder = open_run(
+            out, config, self.progress, command=command, device=str(self.device), overwrite=overwrite
+        )
         self.model_path = locate_model(config.model.path, self.progress)
         self.train_paths = [locate_data(name, self.progress) for name in config.data.train]
         self.calibration_paths = [locate_data(name, self.progress) for name in config.data.calibration]
@@ -61,6 +63,10 @@ class Flow:
 
     def everything(self) -> Path:
         """Run all stages in order; return the path of the report."""
+        if self.config.train.method == "qlora":
+            from striate.models.quantised import check_quantisation
+
+            check_quantisation(self.device)
         self.analyze()
         self.select()
         self.train()
@@ -73,6 +79,7 @@ class Flow:
     def analyze(self) -> Scores:
         """Score every decoder layer on the calibration set; write scores.json."""
         from striate.data.reading import read_many
+        from striate.models.memory import peak_memory_gib
         from striate.stages.analyze import analyze
 
         section = self.config.analyze
@@ -91,7 +98,7 @@ class Flow:
                 progress=self.progress,
             )
             write_document(self.out / "scores.json", scores)
-            return self._peak_memory()
+            return peak_memory_gib(self.device)
 
         self.run.stage("analyze", self._analyze_inputs(), ["scores.json"], work)
         return read_document(self.out / "scores.json", Scores)
@@ -122,7 +129,7 @@ class Flow:
 
         def work() -> float:
             samples = read_many(self.train_paths, config.data.max_train_samples, config.seed)
-            loaded = self._load(BASE_LABEL)
+            loaded = self._load(QUANTISED if config.train.method == "qlora" else BASE_LABEL)
             self._held = None
             record = train(
                 loaded.model,
@@ -149,6 +156,7 @@ class Flow:
         """Remove layers outside the region; write pruned/ and prune.json."""
         from striate.data.collate import Collator
         from striate.data.reading import read_many
+        from striate.models.memory import peak_memory_gib
         from striate.stages.prune import prune
 
         section = self.config.prune
@@ -170,7 +178,7 @@ class Flow:
             )
             write_document(self.out / "prune.json", record)
             self.progress.say(f"prune: removed layers {', '.join(map(str, record.removed)) or 'none'}")
-            return self._peak_memory()
+            return peak_memory_gib(self.device)
 
         self.run.stage("prune", self._prune_inputs(), ["pruned", "prune.json"], work)
         return read_document(self.out / "prune.json", PruneRecord)
@@ -224,7 +232,7 @@ class Flow:
                 config=section,
                 machine=self.config.machine,
                 seed=self.config.seed,
-                size_bytes=_weight_bytes(Path(self._path_of(label))),
+                size_bytes=weight_bytes(Path(self._path_of(label))),
                 progress=self.progress,
             )
             self._held = None
@@ -304,15 +312,17 @@ class Flow:
     def _load(self, label: str) -> Any:
         """Return the model called `label` with its processor, adapters merged; it is held for the next stage."""
         from striate.models.loading import load_model
+        from striate.models.quantised import load_quantised
 
         if self._held is None or self._held[0] != label:
             self._held = None
             gc.collect()
-            machine = self.config.machine
-            revision = self.config.model.revision if label == BASE_LABEL else None
-            loaded = load_model(
-                self._path_of(label), device=machine.device, dtype=machine.dtype, revision=revision, merge=True
-            )
+            machine, path = self.config.machine, self._path_of(label)
+            revision = self.config.model.revision if "start" in label else None
+            if label == QUANTISED:
+                loaded = load_quantised(path, device=machine.device, revision=revision)
+            else:
+                loaded = load_model(path, device=machine.device, dtype=machine.dtype, revision=revision, merge=True)
             self._held = (label, loaded)
         return self._held[1]
 
@@ -329,13 +339,6 @@ class Flow:
             self.run.note_fingerprint(f"{name} ({place})" if shared else name, value)
         return self._fingerprints[place]
 
-    def _peak_memory(self) -> float:
-        """Return the peak memory so far, in GiB."""
-        from striate.models.loading import resolve_device
-        from striate.models.memory import peak_memory_gib
-
-        return peak_memory_gib(resolve_device(self.config.machine.device))
-
     def _num_layers(self) -> int:
         """Return the number of decoder layers: from the scores if there are some, else from the model's config."""
         if self.run.is_done("analyze", self._analyze_inputs()):
@@ -345,8 +348,3 @@ class Flow:
 
         folder = Path(self.model_path)
         return blueprint(base_of(folder) if is_adapter(folder) else self.model_path).anatomy.num_layers
-
-
-def _weight_bytes(path: Path) -> int:
-    """Return the size of the weight files in a model's folder; 0 for a hub id."""
-    return sum(file.stat().st_size for file in path.glob("*.safetensors")) if path.is_dir() else 0

@@ -312,3 +312,8 @@ def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> 
 def _now() -> str:
     """Return the time, in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def weight_bytes(path: Path) -> int:
+    """Return the size of the weight files in a model's folder; 0 for a hub id."""
+    return sum(file.stat().st_size for file in path.glob("*.safetensors")) if path.is_dir() else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import defaultdict
 from typing import Any, Literal
 
@@ -11,7 +12,8 @@ from torch import nn
 from striate.artifacts import ComponentCount, Region, Trainable
 from striate.errors import TrainingError
 from striate.models.anatomy import COMPONENTS, DECODER_LAYER, Anatomy, component_of, layer_of, unwrap
-from striate.models.choice import checked_anatomy, chosen_parameters, is_adapted
+from striate.models.choice import can_train, checked_anatomy, chosen_parameters, is_adapted
+from striate.models.peft_names import not_rewritten
 from striate.models.proof import prove_trainable
 
 __all__ = [
@@ -20,18 +22,20 @@ __all__ = [
     "count_trainable",
     "describe",
     "is_adapted",
+    "is_quantised",
     "lora_config",
     "prove_trainable",
 ]
 
-Method = Literal["full", "lora"]
-METHODS = ("full", "lora")
+Method = Literal["full", "lora", "qlora"]
+METHODS = ("full", "lora", "qlora")
 
 
 def apply_region(model: nn.Module, region: Region, method: str = "full", train_projector: bool = True) -> Trainable:
     """Return what trains after freezing all of `model` and opening the region's layers and the projector.
 
-    `full` opens the weights themselves. `lora` opens the adapters of a model that PEFT has wrapped with `lora_config`.
+    `full` opens the weights themselves. `lora` opens the adapters of a model that PEFT has wrapped with `lora_config`,
+    and so does `qlora`, on weights in 4 bits.
 
     Raises:
         TrainingError: an unknown method, a region of another depth, nothing to train, weights that can't train,
@@ -66,7 +70,8 @@ def lora_config(
     """Return a LoraConfig for every linear layer of the region, and the projector as a fully trained module.
 
     LoRA (Hu et al., 2106.09685): W' = W + alpha / r * B A. Targets are full module names, so that no block of the
-    vision encoder gets an adapter because it has the same number or name.
+    vision encoder gets an adapter because it has the same number or name. Left out are linear layers that the loss
+    never reaches, and those whose names PEFT takes for experts of every layer on some mixture-of-experts models.
 
     Raises:
         TrainingError: a region of another depth, an empty one, no linear layer in it, or settings out of range.
@@ -80,8 +85,9 @@ def lora_config(
     targets = [
         name
         for name, module in unwrap(model).named_modules()
-        if isinstance(module, nn.Linear) and layer_of(anatomy, name) in region.layers
+        if isinstance(module, nn.Linear) and layer_of(anatomy, name) in region.layers and can_train(name)
     ]
+    targets = not_rewritten(unwrap(model), targets)
     if not targets:
         raise TrainingError(
             f"region {region.spec!r} gives LoRA no linear layer to adapt",
@@ -93,10 +99,15 @@ def lora_config(
         lora_alpha=alpha,
         lora_dropout=dropout,
         bias="none",
-        task_type="CAUSAL_LM",
+        task_type=_task_type(model),
         target_modules=targets,
         modules_to_save=_trained_modules(model, anatomy) if train_projector else None,
     )
+
+
+def _task_type(model: nn.Module) -> str | None:
+    """Return PEFT's task type, whose wrapper hands `inputs_embeds` on: none for a model that does not take it."""
+    return "CAUSAL_LM" if "inputs_embeds" in inspect.signature(unwrap(model).forward).parameters else None
 
 
 def _trained_modules(model: nn.Module, anatomy: Anatomy) -> list[str]:
@@ -150,6 +161,11 @@ def describe(trainable: Trainable) -> str:
     )
 
 
+def is_quantised(model: nn.Module) -> bool:
+    """Return whether `model` holds weights in 4 bits."""
+    return any(getattr(parameter, "quant_state", None) is not None for parameter in model.parameters())
+
+
 class _Count:
     """A running count of one component's parameters."""
 
@@ -176,9 +192,9 @@ def _check_method(model: nn.Module, method: Any) -> None:
     if method not in METHODS:
         raise TrainingError(f"unknown method {method!r}", ", ".join(METHODS), "set train.method")
     adapted = is_adapted(model)
-    if method == "lora" and not adapted:
+    if method in ("lora", "qlora") and not adapted:
         raise TrainingError(
-            "method lora needs adapters, and the model has none",
+            f"method {method} needs adapters, and the model has none",
             "a model from peft.get_peft_model",
             "wrap it first: peft.get_peft_model(model, striate.lora_config(model, region))",
         )
@@ -187,6 +203,12 @@ def _check_method(model: nn.Module, method: Any) -> None:
             "method full would train the weights under the model's adapters",
             "a plain model for full, adapters for lora",
             "load the model with merge=True, or use method lora",
+        )
+    if method == "qlora" and not is_quantised(model):
+        raise TrainingError(
+            "method qlora needs weights in 4 bits, and the model's are not",
+            "a model from striate.models.quantised.load_quantised, or method lora",
+            "load it so, or use train.method=lora",
         )
 
 

@@ -11,6 +11,8 @@ from striate.reporting.wording import amount, count, duration, gibibytes, percen
 
 HEADS = ["", "parameters", "trainable", "share", ""]
 
+_METHODS = {"lora": "LoRA", "qlora": "QLoRA", "full": "full weights"}
+
 
 def draw_trained(record: TrainRecord) -> Html:
     """Return the block on what trained: a table of components, a folded table of layers, and the proof."""
@@ -31,7 +33,7 @@ def draw_course(record: TrainRecord) -> Html:
     """Return the figures of the training run."""
     return facts(
         [
-            ("method", {"lora": "LoRA", "full": "full weights"}.get(record.trainable.method, record.trainable.method)),
+            ("method", _METHODS.get(record.trainable.method, record.trainable.method)),
             ("samples", count(record.samples)),
             ("steps", f"{count(record.steps)} ({amount_of_epochs(record.epochs)})"),
             ("loss, first to last", f"{plain_number(record.first_loss)} → {plain_number(record.last_loss)}"),

@@ -18,7 +18,7 @@ from striate.data.samples import Sample
 from striate.errors import ArtifactError, TrainingError
 from striate.models.loading import save_model
 from striate.models.memory import peak_memory_gib
-from striate.models.trainability import apply_region, lora_config, prove_trainable
+from striate.models.trainability import apply_region, is_quantised, lora_config, prove_trainable
 from striate.progress import Progress, Silent
 from striate.training.engine import Plan
 from striate.training.modes import MasterWeights
@@ -129,6 +129,12 @@ def _check(model: nn.Module, samples: Sequence[Sample], config: TrainSection, ou
             "samples with pictures, or train.train_projector=false",
             "add pictures to data.train, or use --set train.train_projector=false",
         )
+    if config.method == "qlora" and not is_quantised(model):
+        raise TrainingError(
+            "train.method is qlora, and the model's weights are not in 4 bits",
+            "a model from striate.models.quantised.load_quantised, or train.method=lora",
+            "load it so; `striate train` does",
+        )
     weight = next(model.parameters())
     if weight.dtype is torch.float16 and weight.device.type == "cpu":
         raise TrainingError(
@@ -157,4 +163,4 @@ def _open(model: Any, region: Region, config: TrainSection, base_path: str) -> t
         warnings.simplefilter("ignore", FutureWarning)
         tuned = peft.get_peft_model(model, lora)
     tuned.peft_config["default"].base_model_name_or_path = base_path
-    return tuned, apply_region(tuned, region, "lora", config.train_projector)
+    return tuned, apply_region(tuned, region, config.method, config.train_projector)

@@ -262,8 +262,8 @@ def test_a_region_of_another_depth_is_refused(tiny_llava: Loaded) -> None:
 
 
 def test_methods_must_fit_the_model(tiny_llava: Loaded) -> None:
-    with pytest.raises(TrainingError, match="unknown method 'qlora'"):
-        apply_region(tiny_llava.model, _region(1), "qlora")
+    with pytest.raises(TrainingError, match="unknown method 'dora'"):
+        apply_region(tiny_llava.model, _region(1), "dora")
     with pytest.raises(TrainingError, match="method lora needs adapters, and the model has none"):
         apply_region(tiny_llava.model, _region(1), "lora")
     wrapped = _lora(tiny_llava.model, _region(1))

@@ -99,7 +99,7 @@ def test_later_override_wins_and_source_is_untouched() -> None:
         ("train.batch_sise=3", "run.yaml: unknown key 'train.batch_sise' did you mean 'batch_size'?"),
         ("train.lora.rank=3", "run.yaml: unknown key 'train.lora.rank'"),
         ("trian.lr=3", "run.yaml: unknown key 'trian' did you mean 'train'?"),
-        ("train.method=qlora", "run.yaml: train.method: Input should be 'lora' or 'full' (given: 'qlora')"),
+        ("train.method=dora", "run.yaml: train.method: Input should be 'lora', 'qlora' or 'full' (given: 'dora')"),
         (
             "train=full",
             "run.yaml: train: Input should be a valid dictionary or instance of TrainSection (given: 'full')",
