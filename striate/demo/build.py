@@ -8,22 +8,17 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GenerationConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    LlavaProcessor,
-)
+from transformers import GenerationConfig, LlavaProcessor
 
 from striate.demo.register import register_with_transformers
 from striate.demo.vision import EfficientNetLiteConfig, EfficientNetLiteModel, convert_imagenet_weights
 from striate.errors import ModelError
+from striate.models.compose import join
+from striate.models.parts import Sight, load_llm
+from striate.models.templates import IMAGE_TOKEN
 
-IMAGE_TOKEN, PAD_TOKEN = "<image>", "<|striate_pad|>"
+PAD_TOKEN = "<|striate_pad|>"
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' }}"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
@@ -46,13 +41,11 @@ def build(llm: Path, vision: Path, *, image_size: int = 224, aligned: bool = Tru
     """
     register_with_transformers()
     _check_size(image_size)
-    language_model, tokenizer = _load_llm(llm)
+    language_model, tokenizer = load_llm(llm)
     _add_special_tokens(language_model, tokenizer)
     encoder = _load_vision(vision, image_size)
-    model = LlavaForConditionalGeneration(_config(language_model.config, encoder.config, tokenizer))
-    model.model.language_model.load_state_dict(language_model.model.state_dict())
-    model.model.vision_tower.load_state_dict(encoder.state_dict())
-    model.tie_weights()
+    tokens, patch = encoder.config.num_image_tokens, encoder.config.patch_size
+    model = join(language_model, encoder, tokenizer, Sight(-1, "full", tokens, 0, patch))
     if aligned:
         load_aligned(model)
     model.generation_config = GenerationConfig(
@@ -111,27 +104,6 @@ def _check_size(image_size: int) -> None:
         )
 
 
-def _load_llm(path: Path) -> tuple[Any, Any]:
-    """Return the causal LM at `path` in float32 with its tokenizer."""
-    if not path.exists():
-        raise ModelError(f"no LLM at {path}", "a GGUF file or a Hugging Face folder", "check --llm")
-    if path.is_file() and path.suffix == ".gguf":
-        folder, options = path.parent, {"gguf_file": path.name}
-    elif (path / "config.json").is_file():
-        folder, options = path, {}
-    else:
-        raise ModelError(f"{path} holds no LLM", "a .gguf file, or a folder with config.json", "check --llm")
-    try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **options)
-        return model, AutoTokenizer.from_pretrained(folder, **options)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ModelError(
-            f"{path} can't be used as the LLM: {(str(error).splitlines() or [type(error).__name__])[0]}",
-            "a whole causal language model with its tokenizer",
-            "check --llm",
-        ) from error
-
-
 def _add_special_tokens(language_model: Any, tokenizer: Any) -> None:
     """Give the tokenizer an image token and a padding token that ends no turn; new embedding rows are zero."""
     tokenizer.add_tokens([IMAGE_TOKEN], special_tokens=True)
@@ -162,19 +134,3 @@ def _load_vision(path: Path, image_size: int) -> EfficientNetLiteModel:
             "check --vision",
         ) from error
     return encoder
-
-
-def _config(text: Any, vision: EfficientNetLiteConfig, tokenizer: Any) -> LlavaConfig:
-    """Return the LLaVA config that joins both parts."""
-    text_settings = {key: value for key, value in text.to_dict().items() if key != "quantization_config"}
-    text_settings |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    text_settings |= {"pad_token_id": tokenizer.pad_token_id, "_name_or_path": ""}
-    return LlavaConfig(
-        vision_config=vision,
-        text_config=type(text)(**text_settings),
-        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
-        image_seq_length=vision.num_image_tokens,
-        vision_feature_select_strategy="full",
-        vision_feature_layer=-1,
-        tie_word_embeddings=text.tie_word_embeddings,
-    )
