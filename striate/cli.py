@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -240,7 +241,7 @@ def _flow(config: RunConfig, out: Path, overwrite: bool) -> Flow:
     quiet_libraries()
     from striate.pipeline import Flow
 
-    command = " ".join(["striate", *sys.argv[1:]])
+    command = shlex.join(["striate", *sys.argv[1:]])
     return Flow(config, out, progress=RichProgress(), overwrite=overwrite, command=command)
 
 

@@ -244,7 +244,7 @@ def test_without_network_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--llm", "none.gguf", "--vision", "lite0.pth"], "no LLM at none.gguf"),
+        (["--llm", "none.gguf", "--vision", "lite0.pth"], "none.gguf"),
         (["--set", "train.lrr=1"], "the quickstart's config: unknown key 'train.lrr'"),
         (["--device", "cudda"], "unknown device 'cudda'"),
     ],

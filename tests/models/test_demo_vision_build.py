@@ -169,13 +169,13 @@ def test_aligned_weights_of_another_size_are_refused(parts: tuple[Path, Path]) -
 @pytest.mark.parametrize(
     ("llm", "vision", "text"),
     [
-        ("none", "lite0.pth", "no LLM at "),
-        ("empty", "lite0.pth", "empty holds no LLM\n  allowed: a .gguf file, or a folder with config.json"),
-        ("lite0.pth", "lite0.pth", "lite0.pth holds no LLM"),
+        ("none", "lite0.pth", "/none"),
+        ("empty", "lite0.pth", "/empty"),
+        ("lite0.pth", "lite0.pth", "/lite0.pth"),
         ("llm", "none.pth", "no vision weights at "),
         ("llm", "text.pth", "text.pth does not hold EfficientNet-Lite0"),
         ("llm", "other.pth", "other.pth does not hold EfficientNet-Lite0"),
-        ("broken", "lite0.pth", "broken can't be used as the LLM"),
+        ("broken", "lite0.pth", "/broken"),
     ],
 )
 def test_wrong_parts(parts: tuple[Path, Path], tmp_path: Path, llm: str, vision: str, text: str) -> None:
@@ -223,6 +223,6 @@ def test_built_once_and_loads_like_any_lvlm(
 def test_wrong_local_copy_leaves_nothing(
     parts: tuple[Path, Path], unaligned: Callable[..., Path], tmp_path: Path
 ) -> None:
-    with pytest.raises(ModelError, match="no LLM at "):
+    with pytest.raises(ModelError, match="/none"):
         unaligned(tmp_path / "none", parts[1])
     assert not (tmp_path / "cache").exists() or list((tmp_path / "cache").rglob("*.safetensors")) == []

@@ -1,0 +1,113 @@
+"""The verbs through the real command line: one after another they equal `run`, and each says what it did."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from striate.cli import app
+
+VERBS = ["analyze", "select", "train", "prune", "evaluate", "report"]
+SAME = ["config.yaml", "scores.json", "region.json", "checkpoint/adapter_model.safetensors"]
+SAME += ["pruned/model.safetensors", "eval/retention.json", "eval/start.predictions.jsonl"]
+
+
+def call(*arguments: object) -> Any:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def done(*arguments: object) -> str:
+    shown = call(*arguments)
+    assert shown.exit_code == 0, shown.output
+    return shown.stdout
+
+
+@pytest.fixture
+def verbs(run_yaml: Path, tmp_path: Path) -> tuple[Path, dict[str, str]]:
+    """A run made by the single verbs, and what each printed; only the first is given the config."""
+    out = tmp_path / "verbs"
+    said = {"analyze": done("analyze", run_yaml, "--out", out)}
+    said |= {verb: done(verb, "--out", out) for verb in VERBS[1:]}
+    return out, said
+
+
+def test_single_verbs_equal_run(verbs: tuple[Path, dict[str, str]], run_yaml: Path, tmp_path: Path) -> None:
+    out, _ = verbs
+    shown = done("run", run_yaml, "--out", tmp_path / "run")
+    assert [name for name in SAME if (out / name).read_bytes() != (tmp_path / "run" / name).read_bytes()] == []
+    assert {path.name for path in out.iterdir()} == {path.name for path in (tmp_path / "run").iterdir()}
+    assert shown.strip().splitlines()[-1].startswith(f"report  {tmp_path / 'run' / 'report.html'}  (")
+    again = done("run", out / "config.yaml", "--out", tmp_path / "again")
+    assert "up to date" not in again
+    assert [name for name in SAME if (out / name).read_bytes() != (tmp_path / "again" / name).read_bytes()] == []
+
+
+def test_verbs_say_what_they_did(verbs: tuple[Path, dict[str, str]]) -> None:
+    out, said = verbs
+    lines = said["analyze"].splitlines()
+    assert any(re.match(r"layer +block-influence +modality-block-influence", line) for line in lines)
+    assert sum(bool(re.match(r" *[0-3] +0\.\d{4} +0\.\d{4}", line)) for line in lines) == 4
+    assert "█░█░  2 of 4 layers" in said["select"]
+    assert re.search(r"4 steps in \d+ s, loss \d\.\d{3} -> \d\.\d{3}", said["train"])
+    removed = json.loads((out / "prune.json").read_text())["removed"]
+    assert f"prune: removed layers {removed[0]}" in said["prune"]
+    assert re.search(r"[\d,]+ -> [\d,]+ parameters; reloaded and compared", said["prune"])
+    assert "tuned   visual: start " in said["evaluate"]
+    assert said["report"].strip() == str(out / "report.html")
+    assert "select: up to date" in done("select", "--out", out)
+
+
+def test_settings_of_a_verb(run_yaml: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    done("select", run_yaml, "--out", out, "--set", "select.region=ids:1,3")
+    assert json.loads((out / "region.json").read_text())["layers"] == [1, 3]
+    shown = call("select", "--out", out, "--set", "select.region=top:1")
+    assert shown.exit_code == 1
+    assert "holds a run of another config: select.region: ids:1,3 -> top:1" in shown.stderr
+    assert "█" in done("select", "--out", out, "--set", "select.region=top:1", "--overwrite")
+    assert json.loads((out / "region.json").read_text())["layers"] == [3]
+
+
+def test_region_file_of_another_run(run_yaml: Path, tmp_path: Path) -> None:
+    done("select", run_yaml, "--out", tmp_path / "one")
+    setting = f"select.region={tmp_path / 'one' / 'region.json'}"
+    done("select", run_yaml, "--out", tmp_path / "two", "--set", setting)
+    assert json.loads((tmp_path / "two" / "region.json").read_text())["layers"] == [0, 2]
+
+
+def test_check_needs_no_model_and_writes_nothing(run_yaml: Path) -> None:
+    before = sorted(run_yaml.parent.rglob("*"))
+    lines = done("check", run_yaml).splitlines()
+    assert [line.split()[0] for line in lines][:4] == ["region", "scorers", "model", "data"]
+    assert lines[-1].split()[0] == "pack"
+    assert sorted(run_yaml.parent.rglob("*")) == before
+
+
+def test_inspect_counts_what_would_train(tiny_llava_dir: Path, run_yaml: Path, tmp_path: Path) -> None:
+    shown = done("inspect", tiny_llava_dir, "--region", "uniform:50%")
+    assert "4 decoder layers at model.language_model.layers" in shown
+    assert "█░█░  2 of 4 layers" in shown
+    out = tmp_path / "run"
+    for verb in ("select", "train"):
+        done(verb, run_yaml, "--out", out, "--set", "train.method=full", "--set", "train.max_steps=1")
+    trained = json.loads((out / "train.json").read_text())["trainable"]["components"]
+    count = sum(row["trainable"] for row in trained)
+    assert f"{count:,}" in shown
+
+
+def test_report_of_a_part(run_yaml: Path, tmp_path: Path) -> None:
+    done("select", run_yaml, "--out", tmp_path / "run")
+    page = Path(done("report", "--out", tmp_path / "run").replace("\n", ""))
+    assert page.read_text(encoding="utf-8").strip().endswith("</html>")
+
+
+def test_record_keeps_the_command(run_yaml: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["/bin/striate", "select", "run me.yaml", "--set", "report.title=a b"])
+    done("select", run_yaml, "--out", tmp_path / "run")
+    command = json.loads((tmp_path / "run" / "run.json").read_text())["command"]
+    assert command == "striate select 'run me.yaml' --set 'report.title=a b'"
