@@ -103,7 +103,7 @@ def test_checkpointing_gives_the_same_gradients(
     kept, recomputed = found
     assert kept.keys() == recomputed.keys()
     assert kept
-    tolerance = 1e-5 if dtype is torch.float32 else 2e-2
+    tolerance = 1e-4 if dtype is torch.float32 else 2e-2
     for name, gradient in kept.items():
         difference = float((recomputed[name] - gradient).abs().max())
         assert difference <= tolerance * max(float(gradient.abs().max()), 1e-6), name

@@ -204,7 +204,7 @@ def test_image_tokens(model_type: str, count: int) -> None:
     assert "px" in str(found) or "every picture" in str(found)
 
 
-@pytest.mark.parametrize("model_type", ["qwen3_vl_moe", "llama4", "gemma3", "mllama", "idefics3"])
+@pytest.mark.parametrize("model_type", ["qwen3_vl_moe", "llama4", "gemma3", "mllama", "paligemma"])
 def test_other_families_have_a_forecast(model_type: str) -> None:
     from transformers import AutoModelForImageTextToText
 
