@@ -5,15 +5,15 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from striate.errors import ConfigError, StriateError
-from striate.terminal import ERR, OUT, RichProgress, draw_stack, quiet_libraries, result_lines, show_error, show_table
+from striate.errors import ConfigError, did_you_mean
+from striate.model_verbs import VERBS
+from striate.terminal import OUT, RichProgress, draw_stack, guard, quiet_libraries, result_lines, show_table
 from striate.version import __version__
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def quickstart(
     """Run the whole flow on the built-in LVLM; a CPU and a few minutes are enough."""
     from striate.demo.places import builtin_model, quickstart_config
 
-    with _guard(out):
+    with guard(out):
         overrides = list(settings or [])
         if llm or vision:
             quiet_libraries()
@@ -69,7 +69,7 @@ def run(
     """Run the whole flow on your model and your data."""
     from striate.config import load_config
 
-    with _guard(out):
+    with guard(out):
         _everything(load_config(config, _with_device(settings, device)), out, overwrite)
 
 
@@ -150,7 +150,7 @@ def report(out: Out = Path("run")) -> None:
     """Write report.html from the run folder's artifacts."""
     from striate.stages.report import report as write_report
 
-    with _guard(out):
+    with guard(out):
         OUT.print(str(write_report(out)), soft_wrap=True)
 
 
@@ -169,7 +169,7 @@ def inspect(
     accelerator: Annotated[str, typer.Option(help="Forecast: h100, h200, a100, l40s or rtx4090.")] = "h100",
 ) -> None:
     """Show an LVLM's parts, what a region would train, and a forecast of a step's memory and time."""
-    with _guard(None):
+    with guard(None):
         quiet_libraries()
         from striate.models.blueprint import blueprint, trained_counts
         from striate.models.forecast import Settings as Step
@@ -194,10 +194,11 @@ def inspect(
 @app.command(name="ls")
 def list_names(what: Annotated[str, typer.Argument(help="scorers, selectors, tasks or families")]) -> None:
     """List what exists, one line each."""
-    with _guard(None):
+    with guard(None):
         rows = _listings().get(what)
         if rows is None:
-            raise ConfigError(f"unknown list {what!r}", ", ".join(_listings()), "for example `striate ls scorers`")
+            hint = f"{did_you_mean(what, _listings())}for example `striate ls scorers`"
+            raise ConfigError(f"unknown list {what!r}", ", ".join(_listings()), hint)
         show_table("", ["name", "what it is"], rows())
 
 
@@ -207,7 +208,7 @@ def check(config: Annotated[Path, typer.Argument(help="Run config (YAML).")], se
     from striate.checking import check_run
     from striate.config import load_config
 
-    with _guard(None):
+    with guard(None):
         for line in check_run(load_config(config, settings or [])):
             OUT.print(line, soft_wrap=True)
 
@@ -216,6 +217,10 @@ def check(config: Annotated[Path, typer.Argument(help="Run config (YAML).")], se
 def version() -> None:
     """Print the version."""
     OUT.print(__version__)
+
+
+for _name, _verb in VERBS.items():
+    app.command(name=_name)(_verb)
 
 
 def main() -> None:
@@ -251,7 +256,7 @@ def _stage(
     """Run one stage in the run folder `out`, with the config given or else the one that lies there."""
     from striate.config import load_config
 
-    with _guard(out):
+    with guard(out):
         source = config or out / "config.yaml"
         if not source.is_file():
             raise ConfigError(
@@ -311,20 +316,6 @@ def _listings() -> dict[str, Callable[[], list[list[str]]]]:
         return [[family.model_type, family.title] for family in FAMILIES]
 
     return {"scorers": scorers, "selectors": selectors, "tasks": tasks, "families": families}
-
-
-@contextmanager
-def _guard(out: Path | None) -> Iterator[None]:
-    """Turn errors a person can mend into a message and exit code 1, and Ctrl-C into word of how to go on."""
-    try:
-        yield
-    except StriateError as error:
-        show_error(error)
-        raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        hint = f"; the same command with --out {out} goes on from here" if out else ""
-        ERR.print(f"stopped{hint}", soft_wrap=True)
-        raise typer.Exit(130) from None
 
 
 if __name__ == "__main__":

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -17,6 +19,20 @@ from striate.progress import Advance
 # Paths and names may hold brackets and colons: text is printed as it is.
 OUT = Console(highlight=False, markup=False, emoji=False)
 ERR = Console(stderr=True, highlight=False, markup=False, emoji=False)
+
+
+@contextmanager
+def guard(out: Path | None) -> Iterator[None]:
+    """Turn errors a person can mend into a message and exit code 1, and Ctrl-C into word of how to go on."""
+    try:
+        yield
+    except StriateError as error:
+        show_error(error)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        hint = f"; the same command with --out {out} goes on from here" if out else ""
+        ERR.print(f"stopped{hint}", soft_wrap=True)
+        raise typer.Exit(130) from None
 
 
 class RichProgress:
