@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from striate.config import BUILTIN, RunConfig
+from striate.demo.places import check_pack
 from striate.errors import ModelError
 from striate.selectors.spec import parse_spec
 
@@ -70,7 +71,8 @@ def _data(name: str) -> str:
     """Return what a training file holds, every picture opened once."""
     from striate.data.reading import check_images, read_samples
 
-    if name.startswith(f"{BUILTIN}:"):
+    if name.partition(":")[0] == BUILTIN:
+        check_pack(name)
         return name
     samples = read_samples(Path(name).expanduser())
     return f"{name}: {len(samples)} samples, {check_images(samples)} pictures"
@@ -80,7 +82,8 @@ def _pack(name: str, limit: int | None) -> str:
     """Return what a test pack holds."""
     from striate.tasks.packs import read_pack
 
-    if name.startswith(f"{BUILTIN}:"):
+    if name.partition(":")[0] == BUILTIN:
+        check_pack(name)
         return name
     pack = read_pack(Path(name).expanduser(), limit)
     return f"{name}: {len(pack.items)} items of {len({item.task for item in pack.items})} tasks"

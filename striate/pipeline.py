@@ -22,7 +22,8 @@ from striate.artifacts import (
 from striate.config import RunConfig
 from striate.demo.places import locate_data, locate_model
 from striate.progress import Progress, Silent
-from striate.run_folder import RunFolder, fingerprint, open_run, weight_bytes
+from striate.run_folder import RunFolder, open_run, weight_bytes
+from striate.stage_inputs import StageInputs
 
 BASE_LABEL, QUANTISED, WORK_FOLDER = "start", "start in 4 bits", ".training"
 
@@ -58,8 +59,7 @@ class Flow:
         self.calibration_paths = [locate_data(name, self.progress) for name in config.data.calibration]
         self.pack_paths = [locate_data(name, self.progress) for name in config.evaluate.packs]
         self._held: tuple[str, Any] | None = None
-        self._fingerprints: dict[str, str] = {}
-        self._noted: dict[str, str] = {}
+        self.inputs = StageInputs(self.run, self.model_path, self.train_paths, self.calibration_paths, self.pack_paths)
 
     def everything(self) -> Path:
         """Run all stages in order; return the path of the report."""
@@ -67,8 +67,9 @@ class Flow:
             from striate.models.quantised import check_quantisation
 
             check_quantisation(self.device)
+        self._look_ahead()
         self.analyze()
-        self.select()
+        self._check_removal(self.select())
         self.train()
         if self.config.prune.remove:
             self.prune()
@@ -100,7 +101,7 @@ class Flow:
             write_document(self.out / "scores.json", scores)
             return peak_memory_gib(self.device)
 
-        self.run.stage("analyze", self._analyze_inputs(), ["scores.json"], work)
+        self.run.stage("analyze", self.inputs.analyze(), ["scores.json"], work)
         return read_document(self.out / "scores.json", Scores)
 
     def select(self) -> Region:
@@ -108,7 +109,7 @@ class Flow:
         from striate.stages.select import select
 
         spec = self.config.select.region
-        inputs = self._select_inputs()
+        inputs = self.inputs.select()
 
         def work() -> float:
             scores = read_document(self.out / "scores.json", Scores) if inputs["scores"] else None
@@ -149,7 +150,7 @@ class Flow:
             return record.peak_memory_gib
 
         outputs = ["checkpoint", "train.json", "train_log.jsonl"]
-        self.run.stage("train", self._train_inputs(), outputs, work, unfinished=[WORK_FOLDER, "train_log.jsonl"])
+        self.run.stage("train", self.inputs.train(), outputs, work, unfinished=[WORK_FOLDER, "train_log.jsonl"])
         return read_document(self.out / "train.json", TrainRecord)
 
     def prune(self) -> PruneRecord:
@@ -180,7 +181,7 @@ class Flow:
             self.progress.say(f"prune: removed layers {', '.join(map(str, record.removed)) or 'none'}")
             return peak_memory_gib(self.device)
 
-        self.run.stage("prune", self._prune_inputs(), ["pruned", "prune.json"], work)
+        self.run.stage("prune", self.inputs.prune(), ["pruned", "prune.json"], work)
         return read_document(self.out / "prune.json", PruneRecord)
 
     def evaluate(self) -> Retention:
@@ -212,6 +213,24 @@ class Flow:
 
         return report(self.out)
 
+    def _look_ahead(self) -> None:
+        """Raise now for a SPEC or test pack that would otherwise be refused only after hours."""
+        from striate.selectors.spec import parse_spec
+        from striate.stages.select import select
+        from striate.tasks.packs import read_pack
+
+        spec = parse_spec(self.config.select.region)
+        if spec.selector != "scores":
+            self._check_removal(select(self._num_layers(), spec.text))
+        for path in self.pack_paths:
+            read_pack(path, self.config.evaluate.limit)
+
+    def _check_removal(self, region: Region) -> None:
+        """Raise if `prune` could not remove as many layers as it is asked to."""
+        from striate.stages.prune import check_removal
+
+        check_removal(region, self.config.prune.remove)
+
     def _evaluate_one(self, label: str) -> None:
         """Ask the model called `label` all packs."""
         from striate.stages.evaluate import evaluate
@@ -240,74 +259,12 @@ class Flow:
             write_document(self.out / files[0], record)
             return record.peak_memory_gib
 
-        inputs = {
-            "model": self._model_key(label),
-            "packs": self._data_keys(self.pack_paths),
-            "section": section.model_dump(exclude={"models", "baseline"}),
-            "seed": self.config.seed,
-        }
-        self.run.stage(f"evaluate:{label}", inputs, files, work)
+        self.run.stage(f"evaluate:{label}", self.inputs.evaluate(label), files, work)
 
     def _path_of(self, label: str) -> str:
         """Return where the model called `label` is."""
         places = {"tuned": self.out / "checkpoint", "pruned": self.out / "pruned"}
         return str(places.get(label, self.model_path))
-
-    def _model_key(self, label: str) -> str:
-        """Return the fingerprint of the model called `label`."""
-        if label == "tuned":
-            return self.run.output("train", "checkpoint", self._train_inputs())
-        if label == "pruned":
-            return self.run.output("prune", "pruned", self._prune_inputs())
-        return self._fingerprint("model", self.model_path)
-
-    def _analyze_inputs(self) -> dict[str, Any]:
-        """Return what the scores follow from."""
-        return {
-            "model": self._model_key(BASE_LABEL),
-            "data": self._data_keys(self.calibration_paths or self.train_paths),
-            "section": self.config.analyze.model_dump(),
-            "max_length": self.config.train.max_length,
-            "seed": self.config.seed,
-        }
-
-    def _select_inputs(self) -> dict[str, Any]:
-        """Return what the region follows from; scores only where the SPEC asks for them."""
-        spec = self.config.select.region
-        return {
-            "model": self._model_key(BASE_LABEL),
-            "spec": spec,
-            "scores": self._scores_key() if spec.strip().startswith("scores:") else "",
-            "file": fingerprint(Path(spec)) if Path(spec).is_file() else "",
-        }
-
-    def _train_inputs(self) -> dict[str, Any]:
-        """Return what the tuned model follows from."""
-        return {
-            "model": self._model_key(BASE_LABEL),
-            "data": self._data_keys(self.train_paths),
-            "limit": self.config.data.max_train_samples,
-            "region": self.run.output("select", "region.json", self._select_inputs()),
-            "section": self.config.train.model_dump(),
-            "seed": self.config.seed,
-        }
-
-    def _prune_inputs(self) -> dict[str, Any]:
-        """Return what the pruned model follows from."""
-        return {
-            "checkpoint": self._model_key("tuned"),
-            "region": self.run.output("select", "region.json", self._select_inputs()),
-            "scores": self._scores_key() if self.config.prune.remove else "",
-            "section": self.config.prune.model_dump(),
-        }
-
-    def _scores_key(self) -> str:
-        """Return the fingerprint of the scores."""
-        return self.run.output("analyze", "scores.json", self._analyze_inputs())
-
-    def _data_keys(self, paths: list[Path]) -> list[str]:
-        """Return the fingerprints of data sets."""
-        return [self._fingerprint(f"data:{path.name}", path) for path in paths]
 
     def _load(self, label: str) -> Any:
         """Return the model called `label` with its processor, adapters merged; it is held for the next stage."""
@@ -326,22 +283,9 @@ class Flow:
             self._held = (label, loaded)
         return self._held[1]
 
-    def _fingerprint(self, name: str, place: str | Path) -> str:
-        """Return the fingerprint of a model or data set, computed once; a hub id stands for itself."""
-        place = str(place)
-        if place not in self._fingerprints:
-            path = Path(place)
-            value = fingerprint(path) if path.exists() else f"{place}@{self.config.model.revision or 'main'}"
-            # Data sets in folders of one name are told apart by their whole paths.
-            shared = name in self._noted and self._noted[name] != place
-            self._noted[f"{name} ({place})" if shared else name] = place
-            self._fingerprints[place] = value
-            self.run.note_fingerprint(f"{name} ({place})" if shared else name, value)
-        return self._fingerprints[place]
-
     def _num_layers(self) -> int:
         """Return the number of decoder layers: from the scores if there are some, else from the model's config."""
-        if self.run.is_done("analyze", self._analyze_inputs()):
+        if self.run.is_done("analyze", self.inputs.analyze()):
             return read_document(self.out / "scores.json", Scores).num_layers
         from striate.models.adapters import base_of, is_adapter
         from striate.models.blueprint import blueprint

@@ -45,16 +45,26 @@ def locate_data(name: str, progress: Progress) -> Path:
     head, _, pack = name.partition(":")
     if head != BUILTIN:
         return Path(name).expanduser()
+    check_pack(name)
     home = cache_folder() / "data"
     if pack == "easy-vqa":
         return prepare_easy_vqa(fetch(EASY_VQA, progress), home / pack)
-    if pack == "language-reference":
-        return prepare_language_reference(home / pack)
-    raise ConfigError(
-        f"unknown built-in pack {name!r}",
-        ", ".join(f"{BUILTIN}:{known}" for known in PACKS),
-        f"{did_you_mean(pack, PACKS)}or give a folder",
-    )
+    return prepare_language_reference(home / pack)
+
+
+def check_pack(name: str) -> None:
+    """Check that `builtin:PACK` names a pack that comes with striate.
+
+    Raises:
+        ConfigError: no such built-in pack.
+    """
+    pack = name.partition(":")[2]
+    if pack not in PACKS:
+        raise ConfigError(
+            f"unknown built-in pack {name!r}",
+            ", ".join(f"{BUILTIN}:{known}" for known in PACKS),
+            f"{did_you_mean(pack, PACKS)}or give a folder",
+        )
 
 
 def builtin_model(llm: Path | None, vision: Path | None, progress: Progress) -> Path:

@@ -58,7 +58,8 @@ def prune(
     """
     started = time.perf_counter()
     num_layers = find_anatomy(model).num_layers
-    _check(region, remove, num_layers)
+    _check_layers(region, num_layers)
+    check_removal(region, remove)
     _check_out(out, processor)
     name, removed = _least_important(region, remove, scores, scorer)
     before = _parameters(model)
@@ -76,20 +77,29 @@ def prune(
     return model, record.model_copy(update={"seconds": time.perf_counter() - started})
 
 
-def _check(region: Region, remove: int, num_layers: int) -> None:
-    """Raise where the region or the count does not fit the model, before anything is changed."""
+def check_removal(region: Region, remove: int) -> None:
+    """Check that `remove` layers lie outside `region`, and that one layer stays.
+
+    Raises:
+        ConfigError: more layers than that, or fewer than none.
+    """
+    most = min(len(region.outside), region.num_layers - 1)
+    if not 0 <= remove <= most:
+        given = f"{len(region.outside)} of {region.num_layers} lie outside region {region.spec!r}"
+        raise ConfigError(
+            f"{remove} layers to remove, but {given}",
+            f"0 to {most} layers",
+            "set prune.remove to such a number or choose another region",
+        )
+
+
+def _check_layers(region: Region, num_layers: int) -> None:
+    """Raise where the region is of another model, before anything is changed."""
     if region.num_layers != num_layers:
         raise SpecError(
             f"region {region.spec!r} is of a model with {region.num_layers} layers, and this one has {num_layers}",
             "a region of the same model",
             "choose the region again with `striate select`",
-        )
-    most = min(len(region.outside), num_layers - 1)
-    if not 0 <= remove <= most:
-        raise ConfigError(
-            f"{remove} layers to remove, but {len(region.outside)} of {num_layers} lie outside region {region.spec!r}",
-            f"0 to {most} layers",
-            "set prune.remove to such a number or choose another region",
         )
 
 

@@ -1,0 +1,111 @@
+"""What each stage's result follows from: its settings, and the fingerprints of model, data and earlier artifacts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from striate.run_folder import RunFolder, fingerprint
+
+
+@dataclass
+class StageInputs:
+    """The inputs of every stage of one run; a change in them makes the stage's artifacts out of date.
+
+    Asking for the inputs of a stage whose predecessor has not run, or ran on other inputs, raises ArtifactError.
+    """
+
+    run: RunFolder
+    model_path: str
+    train_paths: Sequence[Path]
+    calibration_paths: Sequence[Path]
+    pack_paths: Sequence[Path]
+    _known: dict[str, str] = field(default_factory=dict)
+    _noted: dict[str, str] = field(default_factory=dict)
+
+    def analyze(self) -> dict[str, Any]:
+        """Return what the scores follow from."""
+        config = self.run.config
+        return {
+            "model": self.model(),
+            "data": self._data(self.calibration_paths or self.train_paths),
+            "section": config.analyze.model_dump(),
+            "max_length": config.train.max_length,
+            "seed": config.seed,
+        }
+
+    def select(self) -> dict[str, Any]:
+        """Return what the region follows from; scores only where the SPEC asks for them."""
+        spec = self.run.config.select.region
+        return {
+            "model": self.model(),
+            "spec": spec,
+            "scores": self._scores() if spec.strip().startswith("scores:") else "",
+            "file": fingerprint(Path(spec)) if Path(spec).is_file() else "",
+        }
+
+    def train(self) -> dict[str, Any]:
+        """Return what the tuned model follows from."""
+        config = self.run.config
+        return {
+            "model": self.model(),
+            "data": self._data(self.train_paths),
+            "limit": config.data.max_train_samples,
+            "region": self._region(),
+            "section": config.train.model_dump(),
+            "seed": config.seed,
+        }
+
+    def prune(self) -> dict[str, Any]:
+        """Return what the pruned model follows from."""
+        section = self.run.config.prune
+        return {
+            "checkpoint": self.model("tuned"),
+            "region": self._region(),
+            "scores": self._scores() if section.remove else "",
+            "section": section.model_dump(),
+        }
+
+    def evaluate(self, label: str) -> dict[str, Any]:
+        """Return what the answers of the model called `label` follow from."""
+        config = self.run.config
+        return {
+            "model": self.model(label),
+            "packs": self._data(self.pack_paths),
+            "section": config.evaluate.model_dump(exclude={"models", "baseline"}),
+            "seed": config.seed,
+        }
+
+    def model(self, label: str = "start") -> str:
+        """Return the fingerprint of the model called `label`."""
+        if label == "tuned":
+            return self.run.output("train", "checkpoint", self.train())
+        if label == "pruned":
+            return self.run.output("prune", "pruned", self.prune())
+        return self._fingerprint("model", self.model_path)
+
+    def _scores(self) -> str:
+        """Return the fingerprint of the scores."""
+        return self.run.output("analyze", "scores.json", self.analyze())
+
+    def _region(self) -> str:
+        """Return the fingerprint of the region."""
+        return self.run.output("select", "region.json", self.select())
+
+    def _data(self, paths: Sequence[Path]) -> list[str]:
+        """Return the fingerprints of data sets."""
+        return [self._fingerprint(f"data:{path.name}", str(path)) for path in paths]
+
+    def _fingerprint(self, name: str, place: str) -> str:
+        """Return the fingerprint of a model or data set, computed once and noted; a hub id stands for itself."""
+        if place not in self._known:
+            path = Path(place)
+            revision = self.run.config.model.revision or "main"
+            self._known[place] = fingerprint(path) if path.exists() else f"{place}@{revision}"
+            # Data sets in folders of one name are told apart by their whole paths.
+            label = f"{name} ({place})" if self._noted.get(name, place) != place else name
+            self._noted[label] = place
+            self.run.note_fingerprint(label, self._known[place])
+        return self._known[place]
