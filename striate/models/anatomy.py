@@ -9,7 +9,7 @@ from torch import nn
 
 from striate.errors import ModelError
 from striate.models.families import family_of
-from striate.models.seeing import projector_names, text_only, vision_names
+from striate.models.seeing import part_of, projector_names, text_only, vision_names
 from striate.models.stack import (
     decoder_config,
     decoder_layers,
@@ -99,8 +99,8 @@ def find_anatomy(model: nn.Module) -> Anatomy:
         projector_names=projector_names(core, vision),
         num_layers=depth,
         image_token_ids=_image_token_ids(core.config),
-        embedding_names=_names_of(names, core.get_input_embeddings()),
-        head_names=_names_of(names, core.get_output_embeddings()),
+        embedding_names=_names_of(names, part_of(core.get_input_embeddings)),
+        head_names=_names_of(names, part_of(core.get_output_embeddings)),
         companion_names=tuple(f"{holder}.{name}".lstrip(".") for name in stack.companions),
     )
 

@@ -7,6 +7,7 @@ from torch import nn
 from striate.artifacts import Region
 from striate.errors import TrainingError
 from striate.models.anatomy import DECODER_LAYER, PROJECTOR, Anatomy, component_of, find_anatomy, layer_of
+from striate.models.families import UNTRAINABLE
 
 
 def is_adapted(model: nn.Module) -> bool:
@@ -29,9 +30,14 @@ def chosen_parameters(model: nn.Module, region: Region, *, train_projector: bool
         component = component_of(anatomy, name)
         in_region = component == DECODER_LAYER and layer_of(anatomy, name) in region.layers
         in_projector = component == PROJECTOR and train_projector
-        if (in_region or in_projector) and (not adapted or is_adapter_name(name)):
+        if (in_region or in_projector) and can_train(name) and (not adapted or is_adapter_name(name)):
             chosen.add(name)
     return chosen
+
+
+def can_train(name: str) -> bool:
+    """Return whether the loss reaches a parameter or module: it passes no gradient through a choice of the top k."""
+    return not any(part in UNTRAINABLE for part in name.split("."))
 
 
 def is_adapter_name(name: str) -> bool:

@@ -30,6 +30,12 @@ _PROJECTOR = ("multi_modal_projector",)
 _MERGER = ("visual.merger",)
 _DEEPSTACK = ("visual.merger", "visual.deepstack_merger_list")
 
+# Parts that only choose tokens or experts, through which no gradient passes, and parts that no forward pass reads.
+UNTRAINABLE = frozenset({"indexer", "e_score_correction_bias", "image_sep"})
+
+# Facts of a decoder layer that later layers depend on: a layer where one is true can't be removed.
+BOUNDARIES = {"is_block_boundary": "it starts a block of layers whose sum later layers read"}
+
 # Config fields that list vision layers whose features are added to the first decoder layers, one each: those decoder
 # layers can't be removed.
 INJECTED = ("deepstack_visual_indexes",)
@@ -44,12 +50,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("qwen3_vl", "Qwen3-VL", _DEEPSTACK),
     Family("qwen3_vl_moe", "Qwen3-VL MoE", _DEEPSTACK),
     Family("gemma3", "Gemma 3", _PROJECTOR),
-    Family(
-        "gemma3n",
-        "Gemma 3n",
-        ("embed_vision",),
-        no_removal="its last layers reuse keys and values of earlier ones, and its per-layer embeddings are one tensor",
-    ),
+    Family("gemma3n", "Gemma 3n", ("embed_vision",)),
     Family("paligemma", "PaliGemma", _PROJECTOR),
     Family("idefics2", "Idefics2", ("connector",)),
     Family("idefics3", "Idefics3", ("connector",)),
@@ -62,6 +63,14 @@ FAMILIES: tuple[Family, ...] = (
     Family("deepseek_vl", "DeepSeek-VL", ("aligner",)),
     Family("janus", "Janus", ("aligner",)),
     Family("glm4v", "GLM-4V", _MERGER),
+    Family("evolla", "Evolla", refused="it reads proteins, not pictures"),
+    Family("pi0", "pi0", refused="it answers with movements of a robot, not with text"),
+    Family("diffusion_gemma", "DiffusionGemma", refused="it writes blocks of text at once by diffusion"),
+    Family(
+        "shieldgemma2",
+        "ShieldGemma 2",
+        refused="it is a classifier: transformers writes its weights under names that it can't read back",
+    ),
 )
 
 DEFAULT = Family("", "unlisted family")

@@ -15,7 +15,7 @@ from transformers import PretrainedConfig
 from striate.errors import ModelError
 from striate.models.anatomy import Anatomy, find_anatomy
 from striate.models.choice import is_adapted
-from striate.models.families import INJECTED, family_of
+from striate.models.families import BOUNDARIES, INJECTED, family_of
 from striate.models.layer_config import OVERRIDES, cannot_remove, config_edits
 from striate.models.layer_facts import facts, index_changes
 from striate.models.layer_tensors import cut, tensor_slices
@@ -83,6 +83,7 @@ def _check_family(model: Any, anatomy: Anatomy, remove: Sequence[int]) -> None:
     family = family_of(anatomy.model_type)
     if family.no_removal:
         raise cannot_remove(f"{family.title}: {family.no_removal}")
+    _check_boundaries(model, remove)
     injected = max((len(value) for field in INJECTED for value in _values(unwrap(model).config, field)), default=0)
     fed = sorted(layer for layer in remove if layer < injected)
     if fed:
@@ -90,6 +91,16 @@ def _check_family(model: Any, anatomy: Anatomy, remove: Sequence[int]) -> None:
             f"{family.title if family.model_type else type(unwrap(model)).__name__} adds features of the vision encoder"
             f" to its first {injected} decoder layers by number, layer {', '.join(map(str, fed))} among them"
         )
+
+
+def _check_boundaries(model: Any, remove: Sequence[int]) -> None:
+    """Refuse layers that mark a boundary for later ones."""
+    layers = find_stack(model).layers
+    for layer in remove:
+        for module in layers[layer].modules():
+            for name, reason in BOUNDARIES.items():
+                if facts(module).get(name) is True:
+                    raise cannot_remove(f"of layer {layer}, {reason}")
 
 
 def _values(config: Any, field: str) -> Iterator[list[Any] | tuple[Any, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
@@ -80,6 +81,14 @@ def projector_names(core: Any, vision: tuple[str, ...]) -> tuple[str, ...]:
     return found
 
 
+def part_of(find: Callable[[], Any]) -> Any:
+    """Return what an accessor of the model finds; some models have the accessor but no such part."""
+    try:
+        return find()
+    except NotImplementedError:
+        return None
+
+
 def _by_accessor(core: Any, modules: dict[str, nn.Module]) -> str | None:
     """Return the vision encoder's name that Hugging Face's accessor gives, if it gives one."""
     find = getattr(core, "get_encoder", None)
@@ -110,7 +119,7 @@ def _by_main_input(core: Any, modules: dict[str, nn.Module]) -> str | None:
 def _by_word(core: Any, modules: dict[str, nn.Module]) -> str | None:
     """Return the first and outermost module whose name speaks of pictures."""
     layers = find_stack(core).layers
-    names = [name for name in modules if _is_vision(name) and not _is_projector(name) and not _is_other_word(name)]
+    names = [name for name in modules if (_is_vision(name) or _is_codec(name)) and not _is_projector(name) and not _is_other_word(name)]
     names = [
         name for name in names if any(True for _ in modules[name].parameters()) and not _holds(modules[name], layers)
     ]
@@ -126,7 +135,7 @@ def _inside(core: Any, modules: dict[str, nn.Module], vision: tuple[str, ...]) -
 def _children(core: Any, modules: dict[str, nn.Module], parent: str) -> list[str]:
     """Return the names of the children of `parent` that have parameters, without decoder, embeddings and LM head."""
     layers = find_stack(core).layers
-    outer = {id(core.get_input_embeddings()), id(core.get_output_embeddings())}
+    outer = {id(part_of(core.get_input_embeddings)), id(part_of(core.get_output_embeddings))}
     found = []
     for child, module in modules[parent].named_children():
         has_weights = any(True for _ in module.parameters())
@@ -143,6 +152,11 @@ def _holds(module: nn.Module, layers: nn.ModuleList) -> bool:
 def _is_vision(name: str) -> bool:
     """Return whether the last part of a name speaks of pictures."""
     return any(word in name.rpartition(".")[2] for word in _VISION_WORDS)
+
+
+def _is_codec(name: str) -> bool:
+    """Return whether the last part of a name is that of an encoder of pictures as tokens of the vocabulary."""
+    return name.rpartition(".")[2].startswith("vq")
 
 
 def _is_projector(name: str) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PretrainedConfig
 
 from striate.artifacts import SelfTest
 from striate.errors import ModelError
@@ -36,14 +37,21 @@ def self_test(
     """
     core = unwrap(model)
     inputs = {key: _placed(value, core) for key, value in batch_inputs.items() if key != "labels"}
-    attention = core.config._attn_implementation
-    reloaded = load_weights(path, device=core.device, dtype=core.dtype, attn_implementation=attention)
+    reloaded = load_weights(
+        path, device=core.device, dtype=core.dtype, attn_implementation=_attention(core.config)
+    )
     if processor is not None:
         _check_processor(processor, load_processor(path), path)
     with torch.inference_mode(), _evaluating(model):
         difference = _logit_difference(model, reloaded, inputs, path)
         _check_answers(reloaded, inputs, path)
     return SelfTest(prompts=inputs["input_ids"].shape[0], max_logit_difference=difference, cached_equals_uncached=True)
+
+
+def _attention(config: Any) -> dict[str, str]:
+    """Return the attention implementation of the model and of each of its parts, which may have their own."""
+    parts = {name: part for name, part in vars(config).items() if isinstance(part, PretrainedConfig)}
+    return {name: part._attn_implementation for name, part in {"": config, **parts}.items()}
 
 
 def _logit_difference(model: Any, reloaded: Any, inputs: Mapping[str, torch.Tensor], path: Path | str) -> float:
@@ -65,9 +73,9 @@ def _check_answers(model: Any, inputs: Mapping[str, torch.Tensor], path: Path | 
     """Raise unless greedy answers are the same with and without the cache, up to ties within rounding."""
     cached = _answers(model, inputs, use_cache=True)
     uncached = _answers(model, inputs, use_cache=False)
-    length = inputs["input_ids"].shape[1]
-    for row in range(inputs["input_ids"].shape[0]):
-        one, other = cached.sequences[row, length:], uncached.sequences[row, length:]
+    for row in range(cached.sequences.shape[0]):
+        # Of a model of encoder and decoder, the sequences hold the answer alone.
+        one, other = cached.sequences[row, -NEW_TOKENS:], uncached.sequences[row, -NEW_TOKENS:]
         apart = (one != other).nonzero()
         if len(apart) == 0:
             continue
@@ -95,9 +103,11 @@ def _answers(model: Any, inputs: Mapping[str, torch.Tensor], *, use_cache: bool)
 
 def _picture_tokens(config: Any) -> list[int] | None:
     """Return the ids that stand for pictures and video: an answer with one would ask for a missing picture."""
-    fields = [name for name in vars(config) if name.endswith(("_token_id", "_token_index"))]
-    kinds = ("image", "video", "vision", "boi", "eoi")
-    tokens = {getattr(config, name) for name in fields if name.startswith(kinds)}
+    kinds = ("image", "video", "vision", "visual", "boi", "eoi")
+    endings = ("_token_id", "_token_index", "_token_ids")
+    fields = [name for name in vars(config) if name.startswith(kinds) and name.endswith(endings)]
+    values = [getattr(config, name) for name in fields]
+    tokens = {token for value in values for token in (value if isinstance(value, list | tuple) else [value])}
     return sorted(token for token in tokens if isinstance(token, int)) or None
 
 

@@ -61,6 +61,8 @@ def _candidates(model: Any, names: set[str], row: Row) -> list[Batch]:
     shapes = [row.pixels] if row.pixels else patches + pictures if names & _GRIDS else pictures + patches
     by_name = {name: value for name, value in _by_name(size).items() if name in names}
     by_name |= {name: torch.tensor(value) for name, value in row.extra.items()}
+    if row.pixel_name == "flattened_patches":
+        return [{"flattened_patches": _flattened(vision.patch_embed_hidden_size), **_flat_sides(names)}]
     found = []
     for shape in shapes:
         batch: Batch = {row.pixel_name: _random(*shape), **by_name}
@@ -70,7 +72,17 @@ def _candidates(model: Any, names: set[str], row: Row) -> list[Batch]:
     return found
 
 
-_GRIDS = {"image_grid_thw", "image_grid_hw", "spatial_shapes", "target_sizes"}
+def _flattened(width: int) -> torch.Tensor:
+    """Return patches of two pictures of 4 x 4, each after its row and column, counted from 1."""
+    places = torch.cartesian_prod(torch.arange(1.0, 5.0), torch.arange(1.0, 5.0))
+    return torch.cat([places.expand(2, 16, 2), _random(2, 16, width)], dim=-1)
+
+
+def _flat_sides(names: set[str]) -> Batch:
+    return {name: torch.tensor([4, 4]) for name in ("width", "height") if name in names}
+
+
+_GRIDS = {"image_grid_thw", "image_grid_hw", "spatial_shapes", "target_sizes", "image_position_ids"}
 
 
 def _by_name(size: int) -> Batch:
@@ -79,6 +91,7 @@ def _by_name(size: int) -> Batch:
         "image_grid_hw": torch.tensor([[4, 4]] * 2),
         "spatial_shapes": torch.tensor([[4, 4]] * 2),
         "target_sizes": torch.tensor([[4, 4]] * 2),
+        "image_position_ids": torch.cartesian_prod(torch.arange(4), torch.arange(4)).expand(2, 16, 2),
         "image_merge_sizes": torch.tensor([2, 2]),
         "high_res_pixel_values": _random(2, 3, size, size),
         "qformer_input_ids": torch.tensor([[1, 3, 4, 5]] * 2),
@@ -122,7 +135,16 @@ def _rows(model: Any, count: int) -> Batch:
 
 
 def _add_kinds(model: Any, inputs: Batch, names: set[str]) -> None:
-    token = inputs["input_ids"][0, 2]
-    for name in ("token_type_ids", "mm_token_type_ids"):
+    ids = inputs["input_ids"]
+    pictures = ids == ids[0, 2]
+    for name in ("token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids"):
         if name in names:
-            inputs[name] = (inputs["input_ids"] == token).long()
+            inputs[name] = pictures.long()
+    if "image_embeds_position_mask" in names:
+        inputs["image_embeds_position_mask"] = pictures
+    if "bbox" in names:
+        inputs["bbox"] = torch.tensor([0.1, 0.2, 0.5, 0.6]).expand(*ids.shape, 4)
+    if model.config.is_encoder_decoder or "decoder_input_ids" in names and model.main_input_name != "input_ids":
+        inputs["decoder_input_ids"] = torch.tensor([[1, 5, 6, 7, 8], [1, 9, 10, 11, 12]])
+        if "input_ids" not in names:
+            del inputs["input_ids"], inputs["attention_mask"]

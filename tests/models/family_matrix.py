@@ -12,8 +12,9 @@ from typing import Any
 
 import peft
 import torch
-from family_inputs import Batch
-from family_zoo import NUM_LAYERS, NotBuilt, build
+from family_inputs import Batch, make_inputs
+from family_rows import ROWS, Row
+from family_zoo import NUM_LAYERS, NotBuilt, build_model
 
 from striate.artifacts import Region
 from striate.errors import StriateError
@@ -62,12 +63,14 @@ def check(model_type: str) -> Result:
     """Return what striate can do with the model type, column by column; the first refusal or failure ends it."""
     result = Result(model_type)
     try:
-        model, inputs = build(model_type)
+        model = build_model(model_type)
     except NotBuilt as error:
         result.reason = str(error)
         return result
+    inputs: Batch = {}
     for columns, step in _STEPS:
         try:
+            inputs = inputs if columns[0] == "anatomy" else inputs or make_inputs(model, ROWS.get(model_type, Row()))
             step(model, inputs, result)
         except StriateError as error:
             first = str(error).splitlines()[0]

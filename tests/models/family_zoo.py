@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ OTHER_LAYERS = 4
 VOCABULARY = 100
 IMAGE_TOKEN = 60
 HIDDEN = 64
+MOST_PARAMETERS = 20_000_000
 
 _DEPTHS = frozenset({"num_hidden_layers", "n_layers", "num_layers", "layers", "depth"})
 _DEPTHS |= {"decoder_layers", "encoder_layers", "num_decoder_layers"}
@@ -58,7 +60,6 @@ _EXACT: dict[str, Any] = {
     "ssm_state_size": 8,
     "max_2d_position_embeddings": 64,
     "hc_lowrank": 8,
-    "temporal_merge_size": 1,
     "attention_chunk_size": 4,
 }
 _TOKENS = {"pad": 0, "bos": 1, "eos": 2, "decoder_start": 1, "image": IMAGE_TOKEN, "video": 63, "audio": 64}
@@ -82,20 +83,50 @@ def tiny_config(model_type: str) -> Any:
     return config
 
 
+def build_model(model_type: str) -> Any:
+    """Return a random model of the type in eval mode.
+
+    Raises:
+        NotBuilt: this machine lacks a package that the model needs.
+    """
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            config = tiny_config(model_type)
+            _check_size(model_class(model_type), config)
+            model = model_class(model_type)(config)
+            _fill_zeros(model)
+    except ImportError as error:
+        package = next(line for line in str(error).splitlines() if line.strip())
+        raise NotBuilt(package.strip().partition(" but it was not found")[0]) from error
+    if getattr(model, "generation_config", None) is not None:
+        model.generation_config.eos_token_id = None
+    return model.eval()
+
+
 def build(model_type: str) -> tuple[Any, Batch]:
-    """Return a random model of the type in eval mode, and inputs of two rows with one picture each."""
-    config = tiny_config(model_type)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = model_class(model_type)(config)
-        _fill_zeros(model)
-    model.generation_config.eos_token_id = None
-    return model.eval(), make_inputs(model, ROWS.get(model_type, Row()))
+    """Return a random model of the type in eval mode, and inputs of two rows with one picture each.
+
+    Raises:
+        NotBuilt: this machine lacks a package that the model needs.
+    """
+    model = build_model(model_type)
+    return model, make_inputs(model, ROWS.get(model_type, Row()))
 
 
 def model_class(model_type: str) -> Any:
     """Return the class that `AutoModelForImageTextToText` uses for the type."""
     return getattr(transformers, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES[model_type])
+
+
+def _check_size(cls: Any, config: Any) -> None:
+    """Refuse a model that the rules did not make small: it would not fit into a test."""
+    with torch.device("meta"):
+        skeleton = cls(copy.deepcopy(config))
+    count = sum(tensor.numel() for tensor in skeleton.parameters())
+    if count > MOST_PARAMETERS:
+        largest = max(skeleton.named_parameters(), key=lambda entry: entry[1].numel())
+        raise ValueError(f"{count:,} parameters, of which {largest[0]} of shape {tuple(largest[1].shape)}")
 
 
 def _shrunk(config: Any, text: Any, row: Row, path: str) -> Any:
@@ -104,7 +135,16 @@ def _shrunk(config: Any, text: Any, row: Row, path: str) -> Any:
     depth = _depth(config)
     fields: dict[str, Any] = {}
     known = _accepted(type(config))
-    for name, value in vars(config).items():
+    if getattr(config, "is_heterogeneous", False):
+        overrides = {int(layer): values for layer, values in config.to_dict()["per_layer_config"].items()}
+        fields["per_layer_config"] = {
+            layer: {name: _small(name, value, SimpleNamespace(**values), depth, is_text) for name, value in values.items()}
+            for layer, values in overrides.items()
+            if layer < NUM_LAYERS
+        }
+    public = {field: name for name, field in type(config).attribute_map.items()}
+    for field_name, value in vars(config).items():
+        name = field_name if field_name in known else public.get(field_name, field_name)
         if name.startswith("_") or name not in known:
             continue
         place = f"{path}.{name}".lstrip(".")
@@ -131,7 +171,7 @@ def _accepted(cls: type) -> set[str]:
 
 def _depth(config: Any) -> int:
     """Return how many layers a config speaks of, 0 if it does not say."""
-    found = (getattr(config, name, None) for name in sorted(_DEPTHS))
+    found = (vars(config).get(name) for name in sorted(_DEPTHS))
     return next((value for value in found if isinstance(value, int)), 0)
 
 
@@ -143,14 +183,15 @@ def _small(name: str, value: Any, config: Any, depth: int, is_text: bool) -> Any
     if "token" in name and name.endswith(("_id", "_index", "_ids")):
         return _small_token(name, value)
     if isinstance(value, dict):
-        return _small_rope(value, is_text and config.model_type in ROPE_IN_PARTS) if name.startswith("rope") else value
+        mrope = is_text and getattr(config, "model_type", "") in ROPE_IN_PARTS
+        return _small_rope(value, mrope) if name.startswith("rope") else value
     if isinstance(value, list | tuple):
         return _small_list(name, value, depth, layers)
-    if name in _EXACT and isinstance(value, float) is isinstance(_EXACT[name], float):
+    if name in _EXACT and value and isinstance(value, float) is isinstance(_EXACT[name], float):
         return _EXACT[name]
     if isinstance(value, float):
         return 0.0 if "dropout" in name or "drop_path" in name else value
-    if name == "num_key_value_heads" and value == getattr(config, "num_attention_heads", 0):
+    if name == "num_key_value_heads" and value == vars(config).get("num_attention_heads"):
         return 4
     return _small_int(name, value, layers)
 
@@ -203,7 +244,7 @@ def _small_int(name: str, value: int, layers: int) -> int:
         (("experts",), 4),
         (("moe_intermediate", "shared_expert", "expert_dim"), 32),
         (("intermediate", "ffn_dim", "d_ff", "mlp_dim"), 96),
-        (("hidden_size", "d_model", "embed_dim", "projection_dim", "output_dim", "hidden_dim", "out_dim", "in_dim"), HIDDEN),
+        (("hidden_size", "d_model", "embed_dim", "projection_dim", "output_dim", "hidden_dim", "out_dim", "in_dim", "input_size"), HIDDEN),
         (("num_image_tokens", "image_seq_length", "tokens_per_image"), 16),
         (("first_k_dense", "num_dense"), 2),
     )
