@@ -37,7 +37,28 @@ def test_layers_that_make_no_sense_are_refused(layers: str, text: str, tiny_llav
     assert not (tmp_path / "small").exists()
 
 
-def test_compose_writes_a_model_that_loads(tiny_llava_dir: Path, tmp_path: Path) -> None:
+def _align(folder: Path) -> None:
+    """Stage-1 alignment from the command line: region none moves the projector only."""
+    config = {
+        "model": {"path": str(folder / "new")},
+        "data": {"train": [str(folder / "pack")]},
+        "select": {"region": "none"},
+        "train": {"method": "full", "max_steps": 2, "batch_size": 2, "max_length": 128},
+        "machine": {"micro_batch": 2, "device": "cpu"},
+    }
+    (folder / "run.yaml").write_text(json.dumps(config))
+    for verb in ("select", "train"):
+        result = striate(verb, folder / "run.yaml", "--out", folder / "run")
+        assert result.exit_code == 0, result.output
+    before = load_model(folder / "new").model.state_dict()
+    after = load_model(folder / "run" / "checkpoint").model.state_dict()
+    moved = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
+    assert moved
+    assert all("multi_modal_projector" in name for name in moved)
+
+
+def test_compose_writes_a_model_that_aligns(tiny_llava_dir: Path, pack_dir: Path, tmp_path: Path) -> None:
+    assert pack_dir == tmp_path / "pack"
     loaded = load_model(tiny_llava_dir)
     loaded.model.model.vision_tower.save_pretrained(tmp_path / "clip")
     from transformers import LlamaForCausalLM
@@ -52,6 +73,7 @@ def test_compose_writes_a_model_that_loads(tiny_llava_dir: Path, tmp_path: Path)
     assert "4 image tokens a picture; the projector is random" in result.output
     assert "region none" in result.output
     assert load_model(tmp_path / "new").model.config.image_seq_length == 4
+    _align(tmp_path)
     again = striate("compose", "--vision", tmp_path / "clip", "--llm", tmp_path / "llama", "--out", tmp_path / "new")
     assert again.exit_code == 1
     assert "exists already" in again.output

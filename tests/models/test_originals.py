@@ -783,3 +783,13 @@ def test_striate_names_the_verb_for_original_checkpoints(tmp_path: Path) -> None
             assert "is an original checkpoint" in str(caught.value)
             assert kind in str(caught.value)
             assert f"striate import {folder} --vision" in str(caught.value)
+
+
+def test_the_docs_say_these_numbers() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "original-checkpoints.md").read_text(encoding="utf-8")
+    for published in PUBLISHED:
+        tower = _tower_parameters(TOWERS[published.config["mm_vision_tower"]])
+        projector = published.parameters - published.language_model - tower
+        counts = (published.language_model, projector, tower, published.parameters)
+        assert f"| {published.name} | " + " | ".join(f"{count:,}" for count in counts) + " |\n" in text
+        assert text.count(f"{published.language_model:,}") == 2
