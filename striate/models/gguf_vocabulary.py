@@ -1,0 +1,85 @@
+"""Write a tokenizer into a GGUF file."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import gguf
+
+from striate.errors import ModelError
+
+# How llama.cpp calls the ways of cutting text before byte pairs are merged.
+PRETOKENIZERS = ("gpt-2", "smollm", "llama-bpe", "qwen2")
+
+
+def write_vocabulary(writer: gguf.GGUFWriter, processor: Any, size: int) -> None:
+    """Write the processor's byte-level BPE tokenizer: tokens, merges, special tokens and chat template.
+
+    Ids that the embeddings have and the tokenizer has not become unused tokens.
+
+    Raises:
+        ModelError: a tokenizer of another kind, or one with more tokens than the model has embeddings.
+    """
+    tokenizer = processor.tokenizer
+    described = json.loads(tokenizer.backend_tokenizer.to_str())
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(_pretokenizer(described))
+    tokens, kinds = _tokens(tokenizer, described, size)
+    writer.add_token_list(tokens)
+    writer.add_token_types(kinds)
+    merges = described["model"]["merges"]
+    writer.add_token_merges([one if isinstance(one, str) else " ".join(one) for one in merges])
+    for name in ("bos", "eos", "pad"):
+        token = getattr(tokenizer, f"{name}_token_id")
+        if token is not None:
+            getattr(writer, f"add_{name}_token_id")(token)
+    first = tokenizer("a")["input_ids"][0]
+    writer.add_add_bos_token(tokenizer.bos_token_id is not None and first == tokenizer.bos_token_id)
+    template = getattr(processor, "chat_template", None) or tokenizer.chat_template
+    if isinstance(template, str):
+        writer.add_chat_template(template)
+
+
+def _tokens(tokenizer: Any, described: dict[str, Any], size: int) -> tuple[list[str], list[gguf.TokenType]]:
+    """Return every token by id, and its kind."""
+    known = {index: token for token, index in tokenizer.get_vocab().items()}
+    if max(known) >= size:
+        raise ModelError(
+            f"the tokenizer has {max(known) + 1} tokens, the model {size} embeddings",
+            "a tokenizer and weights of one model",
+            "resize the embeddings, or use the model's own tokenizer",
+        )
+    added = {entry["id"]: entry["special"] for entry in described["added_tokens"]}
+    tokens, kinds = [], []
+    for index in range(size):
+        tokens.append(known.get(index, f"[PAD{index}]"))
+        if index not in known:
+            kinds.append(gguf.TokenType.UNUSED)
+        elif index in added:
+            kinds.append(gguf.TokenType.CONTROL if added[index] else gguf.TokenType.USER_DEFINED)
+        else:
+            kinds.append(gguf.TokenType.NORMAL)
+    return tokens, kinds
+
+
+def _pretokenizer(described: dict[str, Any]) -> str:
+    """Return llama.cpp's name for how text is cut, from the steps that the tokenizer describes."""
+    step = described.get("pre_tokenizer") or {}
+    steps = step.get("pretokenizers", [step])
+    kinds = [one.get("type") for one in steps]
+    if described["model"]["type"] == "BPE" and kinds[-1:] == ["ByteLevel"]:
+        if kinds == ["ByteLevel"]:
+            return "gpt-2"
+        if kinds == ["Digits", "ByteLevel"] and steps[0].get("individual_digits"):
+            return "smollm"
+        pattern = steps[0].get("pattern", {}).get("Regex", "") if kinds == ["Split", "ByteLevel"] else ""
+        if r"\p{N}{1,3}" in pattern:
+            return "llama-bpe"
+        if r"|\p{N}|" in pattern:
+            return "qwen2"
+    raise ModelError(
+        f"a tokenizer of the kind {described['model']['type']} with steps {kinds} is not written as GGUF",
+        "byte-level BPE cut like " + ", ".join(PRETOKENIZERS),
+        "save the language part as a plain language model and use llama.cpp's own converter",
+    )
