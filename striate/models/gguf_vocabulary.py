@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import gguf
@@ -14,23 +15,27 @@ PRETOKENIZERS = ("gpt-2", "smollm", "llama-bpe", "qwen2")
 
 
 def write_vocabulary(writer: gguf.GGUFWriter, processor: Any, size: int) -> None:
-    """Write the processor's byte-level BPE tokenizer: tokens, merges, special tokens and chat template.
+    """Write the processor's tokenizer: tokens, merges or scores, special tokens and chat template.
 
-    Ids that the embeddings have and the tokenizer has not become unused tokens.
+    Two kinds are known: byte-level BPE, and the SentencePiece BPE of Llama 2 and Vicuna (characters with bytes to fall
+    back on). Ids that the embeddings have and the tokenizer has not become unused tokens.
 
     Raises:
         ModelError: a tokenizer of another kind, or one with more tokens than the model has embeddings.
     """
     tokenizer = processor.tokenizer
     described = json.loads(tokenizer.backend_tokenizer.to_str())
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(_pretokenizer(described))
     tokens, kinds = _tokens(tokenizer, described, size)
+    if described["model"].get("byte_fallback"):
+        _write_sentencepiece(writer, tokens, kinds, described)
+    else:
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre(_pretokenizer(described))
+        merges = described["model"]["merges"]
+        writer.add_token_merges([one if isinstance(one, str) else " ".join(one) for one in merges])
     writer.add_token_list(tokens)
     writer.add_token_types(kinds)
-    merges = described["model"]["merges"]
-    writer.add_token_merges([one if isinstance(one, str) else " ".join(one) for one in merges])
-    for name in ("bos", "eos", "pad"):
+    for name in ("bos", "eos", "pad", "unk"):
         token = getattr(tokenizer, f"{name}_token_id")
         if token is not None:
             getattr(writer, f"add_{name}_token_id")(token)
@@ -39,6 +44,31 @@ def write_vocabulary(writer: gguf.GGUFWriter, processor: Any, size: int) -> None
     template = getattr(processor, "chat_template", None) or tokenizer.chat_template
     if isinstance(template, str):
         writer.add_chat_template(template)
+
+
+def _write_sentencepiece(
+    writer: gguf.GGUFWriter, tokens: list[str], kinds: list[gguf.TokenType], described: dict[str, Any]
+) -> None:
+    """Write what llama.cpp needs for SentencePiece BPE: it joins the pair whose token has the highest score.
+
+    A token's score is minus the place of the merge that makes it, so pairs join in the tokenizer's own order.
+    """
+    places: dict[str, int] = {}
+    for place, merge in enumerate(described["model"]["merges"]):
+        first, second = merge.split(" ") if isinstance(merge, str) else merge
+        places.setdefault(first + second, place)
+    for index, token in enumerate(tokens):
+        if kinds[index] == gguf.TokenType.NORMAL and re.fullmatch("<0x[0-9A-F]{2}>", token):
+            kinds[index] = gguf.TokenType.BYTE
+        elif token == described["model"].get("unk_token"):
+            kinds[index] = gguf.TokenType.UNKNOWN
+    writer.add_tokenizer_model("llama")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_scores([-float(places.get(token, len(places))) for token in tokens])
+    steps = json.dumps([described.get("normalizer"), described.get("pre_tokenizer")])
+    writer.add_add_space_prefix(
+        '"Prepend"' in steps or ('"prepend_scheme": "never"' not in steps and "Metaspace" in steps)
+    )
 
 
 def _tokens(tokenizer: Any, described: dict[str, Any], size: int) -> tuple[list[str], list[gguf.TokenType]]:
@@ -80,6 +110,6 @@ def _pretokenizer(described: dict[str, Any]) -> str:
             return "qwen2"
     raise ModelError(
         f"a tokenizer of the kind {described['model']['type']} with steps {kinds} is not written as GGUF",
-        "byte-level BPE cut like " + ", ".join(PRETOKENIZERS),
+        "SentencePiece BPE with bytes, or byte-level BPE cut like " + ", ".join(PRETOKENIZERS),
         "save the language part as a plain language model and use llama.cpp's own converter",
     )

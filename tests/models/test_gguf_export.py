@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import gguf
@@ -68,6 +70,42 @@ def test_llama_cpp_runs_it(tiny_llava: Loaded, pruned: Path, tmp_path: Path) -> 
         if len(theirs) == 8:
             break
     assert theirs == ours[0, len(ids) :].tolist()
+
+
+def sentencepiece() -> Any:
+    """Return a tokenizer of Llama 2's kind: characters, bytes to fall back on, a space before the first word."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    model = models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True)
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    byte_tokens = [f"<0x{value:02X}>" for value in range(256)]
+    trainer = trainers.BpeTrainer(
+        vocab_size=350, special_tokens=["<unk>", "<s>", "</s>", *byte_tokens], show_progress=False
+    )
+    tokenizer.train_from_iterator([TEXT, "There are 3 squares here, and the other is not red."] * 3, trainer)
+    described = json.loads(tokenizer.to_str())
+    # Only the first three are special there; bytes are ordinary tokens.
+    described["added_tokens"] = described["added_tokens"][:3]
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(described)), unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    )
+
+
+@pytest.mark.skipif(importlib.util.find_spec("llama_cpp") is None, reason="needs llama-cpp-python")
+def test_llama_cpp_reads_text_as_sentencepiece_does(tiny_llava: Loaded, tmp_path: Path) -> None:
+    from llama_cpp import Llama
+
+    tokenizer = sentencepiece()
+    processor = SimpleNamespace(tokenizer=tokenizer, chat_template=None)
+    write_language_model(tiny_llava.model, processor, tmp_path / "language.gguf", "float32")
+    engine = Llama(str(tmp_path / "language.gguf"), n_ctx=128, verbose=False, n_threads=1)
+    for text in (TEXT, "There are 2 other squares", "è red ∂", "the  two"):
+        assert engine.tokenize(text.encode(), add_bos=False) == tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
 @pytest.mark.assets
