@@ -21,6 +21,7 @@ from striate.artifacts import (
 )
 from striate.config import RunConfig
 from striate.demo.places import locate_data, locate_model
+from striate.errors import ModelError
 from striate.progress import Progress, Silent
 from striate.run_folder import RunFolder, open_run, weight_bytes
 from striate.stage_inputs import StageInputs
@@ -127,6 +128,7 @@ class Flow:
         from striate.stages.train import train
 
         config = self.config
+        self._check_base()
 
         def work() -> float:
             samples = read_many(self.train_paths, config.data.max_train_samples, config.seed)
@@ -214,16 +216,28 @@ class Flow:
         return report(self.out)
 
     def _look_ahead(self) -> None:
-        """Raise now for a SPEC or test pack that would otherwise be refused only after hours."""
+        """Raise now for a base model, SPEC or test pack that would otherwise be refused only after hours."""
         from striate.selectors.spec import parse_spec
         from striate.stages.select import select
         from striate.tasks.packs import read_pack
 
+        self._check_base()
         spec = parse_spec(self.config.select.region)
         if spec.selector != "scores":
             self._check_removal(select(self._num_layers(), spec.text))
         for path in self.pack_paths:
             read_pack(path, self.config.evaluate.limit)
+
+    def _check_base(self) -> None:
+        """Raise if the tuned adapter's base would be an adapter itself: nothing could load the two."""
+        from striate.models.adapters import is_adapter
+
+        if self.config.train.method != "full" and is_adapter(Path(self.model_path)):
+            raise ModelError(
+                f"{self.model_path} is an adapter: {self.config.train.method} can't train on top of it",
+                "a model with weights of its own, or train.method=full",
+                "merge the adapter into its base first (PEFT's merge_and_unload)",
+            )
 
     def _check_removal(self, region: Region) -> None:
         """Raise if `prune` could not remove as many layers as it is asked to."""

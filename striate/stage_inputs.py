@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from striate.run_folder import RunFolder, fingerprint
+from striate.selectors.spec import parse_spec
 
 
 @dataclass
@@ -38,12 +39,12 @@ class StageInputs:
 
     def select(self) -> dict[str, Any]:
         """Return what the region follows from; scores only where the SPEC asks for them."""
-        spec = self.run.config.select.region
+        spec = parse_spec(self.run.config.select.region)
         return {
             "model": self.model(),
-            "spec": spec,
-            "scores": self._scores() if spec.strip().startswith("scores:") else "",
-            "file": fingerprint(Path(spec)) if Path(spec).is_file() else "",
+            "spec": spec.text,
+            "scores": self._scores() if spec.selector == "scores" else "",
+            "file": fingerprint(spec.path) if spec.path and spec.path.is_file() else "",
         }
 
     def train(self) -> dict[str, Any]:

@@ -78,6 +78,13 @@ def test_region_file_of_another_run(run_yaml: Path, tmp_path: Path) -> None:
     setting = f"select.region={tmp_path / 'one' / 'region.json'}"
     done("select", run_yaml, "--out", tmp_path / "two", "--set", setting)
     assert json.loads((tmp_path / "two" / "region.json").read_text())["layers"] == [0, 2]
+    text = (tmp_path / "one" / "region.json").read_text()
+    (tmp_path / "one" / "region.json").write_text(text.replace("2\n  ]", "1\n  ]"))
+    shown = call("select", "--out", tmp_path / "two")
+    assert shown.exit_code == 1
+    assert "region.json was made from other inputs than select has now" in shown.stderr
+    done("select", "--out", tmp_path / "two", "--overwrite")
+    assert json.loads((tmp_path / "two" / "region.json").read_text())["layers"] == [0, 1]
 
 
 def test_check_needs_no_model_and_writes_nothing(run_yaml: Path) -> None:

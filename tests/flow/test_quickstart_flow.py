@@ -200,7 +200,13 @@ def test_checkpoints_in_a_new_process(quick: Any, tmp_path: Path) -> None:
     picture = tmp_path / "red.png"
     Image.new("RGB", (16, 16), "red").save(picture)
     base = json.loads((out / "checkpoint" / "adapter_config.json").read_text())["base_model_name_or_path"]
-    places = {"tuned": str(out / "checkpoint"), "pruned": str(out / "pruned")}
+    logits = dict(quick["logits"])
+    whole = out.parent / "full"
+    assert quick["call"]("--set", "train.method=full", "--set", "evaluate.packs=[]", out=whole).exit_code == 0
+    logits |= {"full": quick["logits"]["tuned"], "pruned of full": quick["logits"]["pruned"]}
+    places = {"tuned": out / "checkpoint", "pruned": out / "pruned"}
+    places |= {"full": whole / "checkpoint", "pruned of full": whole / "pruned"}
+    places = {label: str(place) for label, place in places.items()}
     (tmp_path / "job.json").write_text(json.dumps({"base": base, "places": places, "picture": str(picture)}))
     (tmp_path / "stranger.py").write_text(STRANGER)
     done = subprocess.run(
@@ -213,10 +219,10 @@ def test_checkpoints_in_a_new_process(quick: Any, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     found = torch.load(tmp_path / "found.pt", weights_only=False)
-    for label in ("tuned", "pruned"):
-        torch.testing.assert_close(found[label]["logits"], quick["logits"][label], atol=1e-5, rtol=1e-5)
-        assert torch.equal(found[label]["kept"], found[label]["fresh"])
-    assert torch.equal(found["pruned"]["logits"], quick["logits"]["pruned"])
+    assert found.keys() == logits.keys()
+    for label, before in logits.items():
+        assert torch.equal(found[label]["logits"], before), label
+        assert torch.equal(found[label]["kept"], found[label]["fresh"]), label
     assert not torch.equal(found["tuned"]["logits"], found["pruned"]["logits"])
 
 
