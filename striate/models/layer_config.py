@@ -57,7 +57,7 @@ def config_edits(config: Any, kept: Sequence[int], num_layers: int) -> dict[str,
     """
     edits: dict[str, Any] = {}
     for name, value in vars(config).items():
-        if name.startswith(_ELSEWHERE) or value is None:
+        if name.startswith(_ELSEWHERE) or not isinstance(value, int | list | tuple | dict):
             continue
         new = _edited(name, value, kept, num_layers)
         if new != value:
@@ -66,8 +66,9 @@ def config_edits(config: Any, kept: Sequence[int], num_layers: int) -> dict[str,
     if getattr(config, depth, getattr(config, DEPTH, None)) == num_layers:
         edits[depth] = len(kept)
     if getattr(config, "is_heterogeneous", False):
-        overrides = {int(layer): values for layer, values in config.to_dict()[OVERRIDES].items()}
-        edits[OVERRIDES] = {new: overrides[old] for new, old in enumerate(kept) if old in overrides}
+        overrides = {int(layer): values for layer, values in config.to_dict().get(OVERRIDES, {}).items()}
+        if overrides:
+            edits[OVERRIDES] = {new: overrides[old] for new, old in enumerate(kept) if old in overrides}
     return edits
 
 

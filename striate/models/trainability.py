@@ -85,7 +85,7 @@ def lora_config(
     targets = [
         name
         for name, module in unwrap(model).named_modules()
-        if isinstance(module, nn.Linear) and layer_of(anatomy, name) in region.layers and can_train(name)
+        if _is_linear(module) and layer_of(anatomy, name) in region.layers and can_train(name)
     ]
     targets = not_rewritten(unwrap(model), targets)
     if not targets:
@@ -103,6 +103,11 @@ def lora_config(
         target_modules=targets,
         modules_to_save=_trained_modules(model, anatomy) if train_projector else None,
     )
+
+
+def _is_linear(module: nn.Module) -> bool:
+    """Return whether a module maps one tensor to one tensor: some routers are linear layers that return more."""
+    return isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
 
 
 def _task_type(model: nn.Module) -> str | None:

@@ -137,14 +137,14 @@ def _rows(model: Any, count: int) -> Batch:
 def _add_kinds(model: Any, inputs: Batch, names: set[str]) -> None:
     ids = inputs["input_ids"]
     pictures = ids == ids[0, 2]
-    for name in ("token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids"):
+    for name in ("token_type_ids", "mm_token_type_ids"):
         if name in names:
             inputs[name] = pictures.long()
     if "image_embeds_position_mask" in names:
         inputs["image_embeds_position_mask"] = pictures
     if "bbox" in names:
         inputs["bbox"] = torch.tensor([0.1, 0.2, 0.5, 0.6]).expand(*ids.shape, 4)
-    if model.config.is_encoder_decoder or "decoder_input_ids" in names and model.main_input_name != "input_ids":
+    if "encoder_outputs" in names:
         inputs["decoder_input_ids"] = torch.tensor([[1, 5, 6, 7, 8], [1, 9, 10, 11, 12]])
         if "input_ids" not in names:
             del inputs["input_ids"], inputs["attention_mask"]

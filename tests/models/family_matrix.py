@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from family_zoo import NUM_LAYERS, NotBuilt, build_model
 
 from striate.artifacts import Region
 from striate.errors import StriateError
-from striate.models.anatomy import DECODER_LAYER, VISION, Anatomy, component_of, find_anatomy, find_stack, layer_of
+from striate.models.anatomy import DECODER_LAYER, VISION, Anatomy, component_of, find_anatomy, find_stack, layer_of, unwrap
 from striate.models.layer_surgery import remove_layers, self_test
 from striate.models.saving import save_model
 from striate.models.trainability import apply_region, chosen_parameters, lora_config, prove_trainable
@@ -84,12 +85,16 @@ def check(model_type: str) -> Result:
     return result
 
 
-def with_labels(inputs: Batch) -> Batch:
+def with_labels(model: Any, inputs: Batch) -> Batch:
     """Return a training batch: every token that is not a picture's is to be predicted."""
-    ids = inputs.get("decoder_input_ids", inputs["input_ids"])
+    ids = inputs["decoder_input_ids"] if "decoder_input_ids" in inputs else inputs["input_ids"]
     values, counts = ids.unique(return_counts=True)
     picture = values[counts.argmax()] if counts.max() > ids.shape[0] else -1
-    return {**inputs, "labels": ids.masked_fill(ids == picture, -100)}
+    batch = {**inputs, "labels": ids.masked_fill(ids == picture, -100)}
+    if "moe_mm_token_type_ids" in inspect.signature(type(unwrap(model)).forward).parameters:
+        # It routes tokens to experts of text and of pictures, but `generate` does not make it longer.
+        batch["moe_mm_token_type_ids"] = inputs["mm_token_type_ids"]
+    return batch
 
 
 def skipping(model: Any, layers: Sequence[int]) -> Any:
@@ -130,14 +135,14 @@ def _anatomy(model: Any, inputs: Batch, result: Result) -> None:
 def _full_proof(model: Any, inputs: Batch, result: Result) -> None:
     twin = copy.deepcopy(model)
     apply_region(twin, REGION)
-    prove_trainable(twin, REGION, with_labels(inputs))
+    prove_trainable(twin, REGION, with_labels(twin, inputs))
 
 
 def _lora_proof(model: Any, inputs: Batch, result: Result) -> None:
     twin = copy.deepcopy(model)
     wrapped = peft.get_peft_model(twin, lora_config(twin, REGION, r=2))
     apply_region(wrapped, REGION, "lora")
-    prove_trainable(wrapped, REGION, with_labels(inputs))
+    prove_trainable(wrapped, REGION, with_labels(twin, inputs))
     adapted = {layer_of(find_anatomy(wrapped), name) for name, _ in wrapped.named_parameters() if ".lora_" in name}
     assert adapted == set(REGION.layers), f"adapters on {adapted}"
 
@@ -146,7 +151,7 @@ def _one_step(model: Any, inputs: Batch, result: Result) -> None:
     twin = copy.deepcopy(model)
     apply_region(twin, REGION)
     before = {name: tensor.detach().clone() for name, tensor in (*twin.named_parameters(), *twin.named_buffers())}
-    twin(**with_labels(inputs), use_cache=False).loss.backward()
+    twin(**with_labels(twin, inputs), use_cache=False).loss.backward()
     torch.optim.SGD((tensor for tensor in twin.parameters() if tensor.requires_grad), lr=0.1).step()
     after = dict((*twin.named_parameters(), *twin.named_buffers()))
     moved = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}

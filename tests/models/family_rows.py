@@ -56,6 +56,7 @@ _ROPE = {"rope_type": "default", "rope_theta": 1e4}
 _PARTS = {**_ROPE, "mrope_section": [4, 2, 2]}
 _DECODER = {"decoder_start_token_id": 1, "pad_token_id": 0}
 _OMNI = {"vision_start_token_id": 61, "vision_end_token_id": 62, "audio_start_token_id": 65, "audio_end_token_id": 66}
+_IMAGE = {"image_token_id": 60}
 _SHUFFLED = {"out_hidden_size": 256}
 _LLAMA4_VISION = {"intermediate_size": 256, "vision_output_dim": 64, "projector_input_dim": 64, "projector_output_dim": 64}
 _CODES = 16
@@ -141,14 +142,15 @@ ROWS: dict[str, Row] = {
         pixel_name="flattened_patches",
         image_tokens=4,
     ),
+    "janus": Row(config={"vq_config.base_channels": 32, "vq_config.channel_multiplier": [1, 1, 1, 1]}),
     "lfm2_vl": Row(extra={"pixel_attention_mask": [[1] * 16] * 2}),
     "llama4": Row(config={f"vision_config.{name}": size for name, size in _LLAMA4_VISION.items()}),
     "llava_next": Row(config=_GRID_POINTS),
     "llava_next_video": Row(config=_GRID_POINTS),
     "llava_onevision": Row(config={**_GRID_POINTS, "vision_feature_select_strategy": "full"}),
-    "minicpm_ocr": Row(pixels=(1, 3, 8, 256)),
-    "minicpmv4_6": Row(pixels=(1, 3, 8, 256)),
-    "minicpmv4_7": Row(pixels=(1, 3, 8, 256)),
+    "minicpm_ocr": Row(config=_IMAGE, pixels=(1, 3, 8, 256)),
+    "minicpmv4_6": Row(config=_IMAGE, pixels=(1, 3, 8, 256)),
+    "minicpmv4_7": Row(config=_IMAGE, pixels=(1, 3, 8, 256)),
     "mllama": Row(
         config={
             "vision_config.max_num_tiles": 1,
@@ -164,9 +166,22 @@ ROWS: dict[str, Row] = {
             "cross_attention_mask": [[[[1]]] * 8] * 2,
         },
     ),
-    "molmo2": Row(start={"adapter_config": {"vision_feature_layer": [2, 1]}}),
+    "molmo2": Row(
+        start={"adapter_config": {"vision_feature_layer": [2, 1]}},
+        pixels=(2, 16, 192),
+        extra={
+            "image_token_pooling": [[4 * token + patch for patch in range(4)] for token in range(8)],
+            "image_grids": [[2, 2, 0, 0]] * 2,
+            "image_num_crops": [1, 1],
+        },
+    ),
+    "nemotron_h_omni": Row(
+        config=_IMAGE, text={"layers_block_type": ["linear_attention", "moe", "full_attention", "mlp"] * 2}
+    ),
     "muse_glimmer": Row(config=_SHUFFLED),
-    "muse_spark": Row(config=_SHUFFLED),
+    "muse_spark": Row(
+        config={**_SHUFFLED, "audio_config.hidden_sizes": (16, 16, 16, 16), "audio_config.depths": (1, 1, 1, 1)}
+    ),
     "pix2struct": Row(config={"vision_config.patch_embed_hidden_size": 192}, pixel_name="flattened_patches"),
     "qwen2_5_omni_thinker": Row(config=_OMNI),
     "qwen3_omni_moe_thinker": Row(config=_OMNI),

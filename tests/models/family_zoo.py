@@ -53,7 +53,7 @@ _EXACT: dict[str, Any] = {
     "num_global_layers": 1,
     "partial_rotary_factor": 1.0,
     "projection_dim": HIDDEN,
-    "index_topk": 8,
+    "index_topk": 64,
     "index_kpool": 2,
     "d_kv": 16,
     "d_rel": 4,
