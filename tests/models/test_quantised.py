@@ -61,7 +61,7 @@ def test_dtype_without_effect_refused() -> None:
         parse_config(raw, ["machine.dtype=float32"])
 
 
-@pytest.mark.parametrize("model_type", ["llava", "qwen2_5_vl", "gemma3", "idefics3"])
+@pytest.mark.parametrize("model_type", ["llava", "qwen2_5_vl", "gemma3", "internvl"])
 def test_only_decoder_layers_go_to_4_bits(model_type: str) -> None:
     from transformers.quantizers.quantizers_utils import should_convert_module
 
