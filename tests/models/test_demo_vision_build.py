@@ -169,13 +169,13 @@ def test_aligned_weights_of_another_size_are_refused(parts: tuple[Path, Path]) -
 @pytest.mark.parametrize(
     ("llm", "vision", "text"),
     [
-        ("none", "lite0.pth", "/none"),
-        ("empty", "lite0.pth", "/empty"),
-        ("lite0.pth", "lite0.pth", "/lite0.pth"),
+        ("none", "lite0.pth", "/none': there is no such folder"),
+        ("empty", "lite0.pth", "/empty holds no LLM\n  allowed: a .gguf file, or a folder with config.json"),
+        ("lite0.pth", "lite0.pth", "/lite0.pth holds no LLM"),
         ("llm", "none.pth", "no vision weights at "),
         ("llm", "text.pth", "text.pth does not hold EfficientNet-Lite0"),
         ("llm", "other.pth", "other.pth does not hold EfficientNet-Lite0"),
-        ("broken", "lite0.pth", "/broken"),
+        ("broken", "lite0.pth", "/broken can't be used as the LLM: "),
     ],
 )
 def test_wrong_parts(parts: tuple[Path, Path], tmp_path: Path, llm: str, vision: str, text: str) -> None:
