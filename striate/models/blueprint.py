@@ -55,12 +55,16 @@ def blueprint(path: str, revision: str | None = None) -> Blueprint:
 def trained_counts(plan: Blueprint, region: Region, *, r: int = 128) -> dict[str, int]:
     """Return how many parameters `region` trains, projector included: with LoRA of rank `r`, and with full weights.
 
+    An empty region has no place for LoRA.
+
     A LoRA pair on a matrix of shape (out, in) has r * (in + out) parameters (Hu et al., arXiv 2106.09685).
 
     Raises:
         SpecError: the region is of a model with another number of layers.
     """
     full = apply_region(plan.model, region, "full").trainable
+    if not region.layers:
+        return {"full": full}
     names = lora_config(plan.model, region, r=r).target_modules
     modules = dict(plan.model.named_modules())
     pairs = sum(r * sum(modules[name].weight.shape) for name in names)

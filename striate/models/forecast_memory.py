@@ -134,7 +134,8 @@ def _own_bytes(layer: LayerShape, chosen: bool, settings: Settings) -> float:
     A frozen layer, through which gradients pass, keeps: the float32 input of every norm (4 x norms); queries, keys,
     values and output of attention (2 x (2 queries + 2 keys)) and its float32 row sums (4 x heads); the MLP's gate
     before and after the activation, and what it multiplies (2 x 3 inner), or just the activation's input (2 x inner).
-    A frozen matrix keeps no input. A trained layer adds:
+    A frozen matrix keeps no input. Values cut from one fused product keep all of it (2 x (queries + keys) more). In a
+    mixture every route keeps its gathered input, its result and the weighted one (6 x hidden). A trained layer adds:
 
     - full: each norm's result for its weight (2 x norms), and the inputs of its matrices. With float32 masters a norm
       gives float32, so every matrix casts an input of its own (2 x inputs; the output projection shares attention's);
@@ -144,6 +145,7 @@ def _own_bytes(layer: LayerShape, chosen: bool, settings: Settings) -> float:
     """
     saved = 4.0 * layer.norms + 4.0 * (layer.queries + layer.keys) + 4.0 * layer.heads
     saved += 2.0 * layer.inner * (3 if layer.gated else 1)
+    saved += 2.0 * (layer.queries + layer.keys) * layer.fused + 6.0 * layer.hidden * layer.routes
     if not chosen:
         return saved
     inputs = sum(inside for inside, _ in layer.linears)

@@ -11,6 +11,9 @@ from striate.models.anatomy import VISION, component_of, find_decoder
 from striate.models.blueprint import Blueprint
 from striate.models.image_tokens import image_tokens
 
+# Config fields that say how many experts a token goes through.
+_ROUTES = ("num_experts_per_tok", "moe_topk", "moe_k")
+
 
 @dataclass(frozen=True)
 class LayerShape:
@@ -23,6 +26,8 @@ class LayerShape:
         heads: query heads.
         inner: the MLP's inner width, of the active experts in a mixture.
         gated: whether the MLP multiplies two inner projections.
+        fused: whether one matrix gives queries, keys and values.
+        routes: experts that a token goes through; 0 without a mixture.
         norms: the sum of what the layer's norms see.
         linears: (in, out) of each linear layer: what LoRA adapts.
         experts: matrix weights of a mixture's experts, which are no linear layers.
@@ -36,6 +41,8 @@ class LayerShape:
     heads: int
     inner: int
     gated: bool
+    fused: bool
+    routes: int
     norms: int
     linears: tuple[tuple[int, int], ...]
     experts: int
@@ -130,6 +137,8 @@ def _layer_shape(layer: nn.Module, text: Any) -> LayerShape:
         heads=heads,
         inner=inner,
         gated=gated,
+        fused=(hidden, heads * size + 2 * keys) in linears,
+        routes=_first(text, _ROUTES, 1) if experts else 0,
         norms=sum(_norm_width(name, m, heads * size, keys) for name, m in layer.named_modules()),
         linears=linears,
         experts=experts,
@@ -149,7 +158,7 @@ def _mlp(layer: nn.Module, text: Any) -> tuple[int, bool]:
     up = sum(
         m.out_features for m in outside if m.in_features == text.hidden_size and m.out_features >= max(down, default=1)
     )
-    chosen = _first(text, ("num_experts_per_tok", "moe_topk"), 1)
+    chosen = _first(text, _ROUTES, 1)
     if down:
         return max(down), up >= 2 * max(down)
     inner = _first(text, ("moe_intermediate_size", "intermediate_size"), 4 * text.hidden_size)
@@ -159,7 +168,7 @@ def _mlp(layer: nn.Module, text: Any) -> tuple[int, bool]:
 def _active_share(text: Any) -> float:
     """Return the share of a mixture's experts that a token goes through."""
     total = _first(text, ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"), 0)
-    chosen = _first(text, ("num_experts_per_tok", "moe_topk", "moe_k"), 1)
+    chosen = _first(text, _ROUTES, 1)
     return chosen / total if total else 1.0
 
 

@@ -8,7 +8,14 @@ from typing import Any
 import peft
 import pytest
 import torch
-from transformers import AutoConfig, CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+)
 from typer.testing import CliRunner
 
 from striate.artifacts import Region
@@ -18,7 +25,7 @@ from striate.models.anatomy import find_anatomy
 from striate.models.blueprint import Blueprint, blueprint
 from striate.models.forecast import Settings, accelerator, forecast, forecasts
 from striate.models.forecast_memory import _own_bytes
-from striate.models.forecast_shapes import LayerShape, ModelShape, model_shape
+from striate.models.forecast_shapes import LayerShape, ModelShape, _layer_shape, model_shape
 from striate.models.image_tokens import image_tokens
 from striate.models.trainability import apply_region, lora_config
 from striate.training.modes import MasterWeights
@@ -180,6 +187,37 @@ def test_kept_activations(region: tuple[int, ...], method: Any, masters: bool) -
     assert found / tokens == pytest.approx(expected, rel=0.03)
 
 
+def kept_by_decoder(model_type: str, layers: int) -> tuple[int, LayerShape]:
+    """Return the bytes that autograd keeps in a frozen text decoder, and the shape of its last layer."""
+    sizes = {"hidden_size": 64, "intermediate_size": 160, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = AutoConfig.for_model(
+        model_type, **sizes, head_dim=16, num_hidden_layers=layers, vocab_size=100, pad_token_id=0
+    )
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).requires_grad_(False)
+    model.enable_input_require_grads()
+    weights = {p.shape for p in model.parameters()} | {p.T.shape for p in model.parameters() if p.dim() == 2}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.shape not in weights:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16):
+        out = model(input_ids=torch.randint(1, 90, (2, 24)), use_cache=False).logits
+    assert out.requires_grad
+    return sum(storage.nbytes() for storage in kept.values()), _layer_shape(model.model.layers[-1], config)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "qwen2", "qwen3", "phi3", "gemma3_text"])
+def test_kept_activations_of_other_decoders(model_type: str) -> None:
+    """Grouped keys, norms of queries and keys, one matrix for queries, keys and values, four norms a layer."""
+    more, layer = kept_by_decoder(model_type, 3)
+    less, _ = kept_by_decoder(model_type, 2)
+    expected = _own_bytes(layer, False, Settings())
+    assert (more - less) / 48 == pytest.approx(expected, rel=0.05)
+
+
 @pytest.mark.parametrize(
     ("model_type", "count"),
     [
@@ -240,6 +278,9 @@ def test_inspect(tmp_path: Path) -> None:
     assert [row[0] for row in rows if row[1] in ("yes", "no")] == ["LoRA"] * 2 + ["QLoRA"] * 2 + ["full"] * 2
     small = CliRunner().invoke(app, ["inspect", str(tmp_path), "--region", "all", "--accelerator", "rtx4090"])
     assert "> 24" in small.output
+    empty = CliRunner().invoke(app, ["inspect", str(tmp_path), "--region", "none"])
+    assert empty.exit_code == 0, empty.output
+    assert "LoRA " not in empty.output.replace("QLoRA and", "").replace("LoRA rank", "")
     wrong = CliRunner().invoke(app, ["inspect", str(tmp_path), "--region", "all", "--batch", "0"])
     assert wrong.exit_code == 1
     assert blueprint(str(tmp_path)).anatomy.num_layers == 32
