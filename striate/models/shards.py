@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,24 +26,51 @@ _LENGTH_BYTES = 8
 
 
 @dataclass(frozen=True)
+class Cut:
+    """A part of a tensor: in each of `rows`, the blocks `kept` of `size` bytes, out of `blocks`."""
+
+    rows: int
+    blocks: int
+    size: int
+    kept: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Stored:
-    """One tensor on disk: its file, dtype code (`BF16`, ...), shape, and first and last byte in the file."""
+    """One tensor on disk: its file, dtype code (`BF16`, ...), shape, first and last byte, and what is left of it."""
 
     file: Path
     dtype: str
     shape: tuple[int, ...]
     begin: int
     end: int
+    cut: Cut | None = None
 
     @property
     def size(self) -> int:
-        """Bytes of the tensor."""
-        return self.end - self.begin
+        """Bytes of the tensor, once cut."""
+        return self.cut.rows * len(self.cut.kept) * self.cut.size if self.cut else self.end - self.begin
 
     @property
     def numel(self) -> int:
-        """Elements of the tensor."""
+        """Elements of the tensor, once cut."""
         return math.prod(self.shape)
+
+    def only(self, axis: int, kept: Sequence[int], blocks: int) -> Stored:
+        """Return the tensor with only the blocks `kept` of its equal `blocks` along `axis`."""
+        rows = math.prod(self.shape[:axis])
+        length = self.shape[axis] // blocks * len(kept)
+        cut = Cut(rows, blocks, (self.end - self.begin) // (rows * blocks), tuple(kept))
+        return replace(self, shape=(*self.shape[:axis], length, *self.shape[axis + 1 :]), cut=cut)
+
+    def pieces(self) -> Iterator[tuple[int, int]]:
+        """Yield where the tensor's bytes are, in order: first byte and how many."""
+        if self.cut is None:
+            yield self.begin, self.size
+            return
+        for row in range(self.cut.rows):
+            for block in self.cut.kept:
+                yield self.begin + (row * self.cut.blocks + block) * self.cut.size, self.cut.size
 
 
 def read_shards(folder: Path) -> dict[str, Stored]:
@@ -166,8 +193,9 @@ def _copy_all(target: BinaryIO, tensors: Iterable[Stored]) -> None:
                 if source is not None:
                     source.close()
                 source = tensor.file.open("rb")
-            source.seek(tensor.begin)
-            _copy(source, target, tensor.size)
+            for begin, size in tensor.pieces():
+                source.seek(begin)
+                _copy(source, target, size)
     finally:
         if source is not None:
             source.close()

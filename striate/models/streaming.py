@@ -24,6 +24,7 @@ from striate.writing import new_folder
 # Weights, and what is written anew or speaks of the model before the removal.
 _WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth", ".gguf", ".h5")
 _OWN = frozenset({"config.json", REGION_FILE, "prune.json"})
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -54,18 +55,23 @@ def prune_checkpoint(source: Path | str, remove: Sequence[int], out: Path | str)
     layers = {name: layer_of(plan.anatomy, target.name) for name, target in targets.items()}
     region = _region(folder, plan.anatomy, remove)
     with quietly(True):
+        before = _shapes(plan.model)
         old_to_new = remove_layers(plan.model, remove)
         names = _new_names(plan.model, plan.anatomy, targets, layers, old_to_new)
+        kept = {name: stored[name] for name in names}
+        for name, target in targets.items():
+            if layers[name] is None and target.name in before:
+                kept[name] = _cut(stored[name], target, before, plan.model, tuple(old_to_new), plan.anatomy.num_layers)
         with new_folder(Path(out)) as target_folder:
             _copy_small_files(folder, target_folder)
             _write_config(plan.model, target_folder)
-            write_shards(target_folder, by_file(stored, names))
+            write_shards(target_folder, by_file(kept, names))
             if region is not None:
                 write_document(target_folder / REGION_FILE, renumbered(region, old_to_new))
     return PrunedCheckpoint(
         old_to_new,
         sum(tensor.numel for tensor in stored.values()),
-        sum(stored[name].numel for name in names),
+        sum(tensor.numel for tensor in kept.values()),
     )
 
 
@@ -155,12 +161,32 @@ def _new_names(
             names[stored] = stored
         elif old in old_to_new:
             new = old_to_new[old]
-            rest = target.name.removeprefix(f"{anatomy.layers_name}.{old}.")
-            name = renaming.renumbered(stored, f"{anatomy.layers_name}.{new}.{rest}", old, new)
+            stacks = (anatomy.layers_name, *anatomy.companion_names)
+            stack = next(name for name in stacks if target.name.startswith(f"{name}.{old}."))
+            rest = target.name.removeprefix(f"{stack}.{old}.")
+            name = renaming.renumbered(stored, f"{stack}.{new}.{rest}", old, new)
             if name is None:
                 raise cannot_remove(f"the stored name {stored} can't be renumbered from layer {old} to {new}")
             names[stored] = name
     return names
+
+
+def _cut(
+    tensor: Stored, target: Target, before: Mapping[str, Shape], model: Any, kept: Sequence[int], num_layers: int
+) -> Stored:
+    """Return a tensor beside the stack, cut where it holds one block a layer: its shape in `model` has then changed."""
+    now = model.get_parameter(target.name).shape
+    axes = [axis for axis, size in enumerate(before[target.name]) if now[axis] != size]
+    if not axes:
+        return tensor
+    if target.reshaped:
+        raise cannot_remove(f"the stored tensors of {target.name} hold one block a layer, in a form of their own")
+    return tensor.only(axes[0], kept, num_layers)
+
+
+def _shapes(model: Any) -> dict[str, Shape]:
+    """Return the shape of every parameter, shared ones under each of their names."""
+    return {name: tuple(tensor.shape) for name, tensor in model.named_parameters(remove_duplicate=False)}
 
 
 def _write_config(model: Any, folder: Path) -> None:

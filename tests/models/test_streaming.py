@@ -19,7 +19,7 @@ from striate.artifacts import Region, read_document, write_document
 from striate.errors import ArtifactError, ModelError
 from striate.models.layer_surgery import remove_layers, self_test
 from striate.models.loading import Loaded, load_model, load_weights, save_model
-from striate.models.shards import INDEX, WHOLE, read_file, read_shards
+from striate.models.shards import INDEX, WHOLE, by_file, read_file, read_shards, write_shards
 from striate.models.streaming import prune_checkpoint
 
 Built = tuple[Any, dict[str, Any]]
@@ -74,6 +74,36 @@ def test_bit_equal_to_the_path_in_memory(
     assert config_of(tmp_path / "streamed") == config_of(tmp_path / "memory")
     assert pruned.parameters_after == sum(tensor.numel() for tensor in tensors_of(tmp_path / "memory").values())
     assert pruned.parameters_before > pruned.parameters_after
+
+
+# Blocks of layers inside one tensor; a list beside the stack; layers of a decoder known by another name; experts.
+UNUSUAL = ("gemma4", "idefics", "kosmos-2", "blip-2", "llama4", "qwen3_vl_moe", "glm4v_moe", "mllama", "pix2struct")
+
+
+@pytest.mark.parametrize("family", UNUSUAL)
+def test_unusual_stacks_are_bit_equal_too(family: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    from family_zoo import NotBuilt, build_model
+
+    try:
+        model = build_model(family)
+    except NotBuilt as reason:
+        pytest.skip(str(reason))
+    model.save_pretrained(tmp_path / "whole", max_shard_size="200KB")
+    reloaded = load_weights(tmp_path / "whole", device=torch.device("cpu"), dtype=model.dtype)
+    for removed in ((2, 5), (2,), (5,), (6,), (3, 7)):
+        try:
+            kept = remove_layers(reloaded, removed)
+        except ModelError as in_memory:
+            with pytest.raises(ModelError, match=re.escape(in_memory.given)):
+                prune_checkpoint(tmp_path / "whole", removed, tmp_path / "streamed")
+            continue
+        assert prune_checkpoint(tmp_path / "whole", removed, tmp_path / "streamed").old_to_new == kept
+        save_model(reloaded, None, tmp_path / "memory")
+        assert_same_weights(tmp_path / "streamed", tmp_path / "memory")
+        assert config_of(tmp_path / "streamed") == config_of(tmp_path / "memory")
+        return
+    raise AssertionError("no layer of this family could go")
 
 
 @pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "smolvlm"])
@@ -350,6 +380,17 @@ def test_no_folder_and_a_full_one_are_refused(tiny_llava_dir: Path, tmp_path: Pa
         prune_checkpoint(tiny_llava_dir, [1], tiny_llava_dir)
 
 
+def test_blocks_of_a_tensor_are_cut_along_any_axis(tmp_path: Path) -> None:
+    tensor = torch.arange(2 * 12 * 3, dtype=torch.bfloat16).reshape(2, 12, 3)
+    save_file({"a": tensor, "b": tensor.flatten().clone()}, tmp_path / "a.safetensors")
+    found = read_file(tmp_path / "a.safetensors")
+    groups = [{"a": found["a"].only(1, (0, 2, 5), 6), "b": found["b"].only(0, (1,), 4)}]
+    write_shards(tmp_path, groups)
+    cut = load_file(tmp_path / WHOLE)
+    assert torch.equal(cut["a"], tensor[:, [0, 1, 4, 5, 10, 11]])
+    assert torch.equal(cut["b"], tensor.flatten()[18:36])
+
+
 def test_every_dtype_code_is_copied_as_it_is(tmp_path: Path) -> None:
     tensors = {
         "a": torch.arange(6, dtype=torch.float64).reshape(2, 3),
@@ -361,8 +402,6 @@ def test_every_dtype_code_is_copied_as_it_is(tmp_path: Path) -> None:
     save_file(tensors, tmp_path / "a.safetensors")
     found = read_file(tmp_path / "a.safetensors")
     assert {name: entry.shape for name, entry in found.items()} == {name: tuple(t.shape) for name, t in tensors.items()}
-    from striate.models.shards import by_file, write_shards
-
     (tmp_path / "out").mkdir()
     write_shards(tmp_path / "out", by_file(found, {"a": "x", "b": "b", "d": "z", "e": "e"}))
     copied = load_file(tmp_path / "out" / WHOLE)
