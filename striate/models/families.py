@@ -16,6 +16,7 @@ class Family:
         no_removal: why no decoder layer of this family can be removed, or empty.
         vision: dotted module names of the vision encoder, where the accessor does not find it.
         refused: why models of this family can't be used at all, or empty.
+        routes: parts of parameter names that only some batches take; they may receive no gradient from one batch.
     """
 
     model_type: str
@@ -24,6 +25,7 @@ class Family:
     no_removal: str = ""
     vision: tuple[str, ...] = ()
     refused: str = ""
+    routes: tuple[str, ...] = ()
 
 
 _PROJECTOR = ("multi_modal_projector",)
@@ -63,6 +65,9 @@ FAMILIES: tuple[Family, ...] = (
     Family("deepseek_vl", "DeepSeek-VL", ("aligner",)),
     Family("janus", "Janus", ("aligner",)),
     Family("glm4v", "GLM-4V", _MERGER),
+    Family("ernie4_5_vl_moe", "ERNIE 4.5 VL", ("resampler_model",), routes=("vision_moe",)),
+    Family("granite_docling", "Granite Docling", ("vision_model.connector",), routes=("connector.fine",)),
+    Family("udop", "UDOP", vision=("patch_embed",)),
     Family("evolla", "Evolla", refused="it reads proteins, not pictures"),
     Family("pi0", "pi0", refused="it answers with movements of a robot, not with text"),
     Family("diffusion_gemma", "DiffusionGemma", refused="it writes blocks of text at once by diffusion"),

@@ -63,7 +63,8 @@ def config_edits(config: Any, kept: Sequence[int], num_layers: int) -> dict[str,
         if new != value:
             edits[name] = new
     depth = depth_field(config)
-    if getattr(config, depth, getattr(config, DEPTH, None)) == num_layers:
+    computed = isinstance(getattr(type(config), depth, None), property)
+    if not computed and getattr(config, depth, getattr(config, DEPTH, None)) == num_layers:
         edits[depth] = len(kept)
     if getattr(config, "is_heterogeneous", False):
         overrides = {int(layer): values for layer, values in config.to_dict().get(OVERRIDES, {}).items()}

@@ -13,6 +13,7 @@ from striate.artifacts import Region
 from striate.errors import TrainingError
 from striate.models.anatomy import DECODER_LAYER, PROJECTOR, Anatomy, component_of, layer_of
 from striate.models.choice import checked_anatomy, chosen_parameters, is_adapted
+from striate.models.families import family_of
 
 
 def prove_trainable(model: nn.Module, region: Region, batch: Mapping[str, Any], *, train_projector: bool = True) -> str:
@@ -84,7 +85,7 @@ def _check_gradients(
     stray = sorted(name for name, gradient in gradients.items() if gradient is not None and name not in chosen)
     if stray:
         raise _disproved(stray, "tensors outside the choice received gradients", "this is a fault: please report it")
-    without = sorted(name for name in chosen if gradients[name] is None)
+    without = sorted(name for name in chosen if gradients[name] is None and not _is_route(anatomy, name))
     if without:
         raise _disproved(without, "chosen tensors received no gradient", _hint(anatomy, without))
     found = {name: gradient for name in sorted(chosen) if (gradient := gradients[name]) is not None}
@@ -113,6 +114,12 @@ def _all_zero(anatomy: Anatomy, found: Mapping[str, torch.Tensor], adapted: bool
         )
     reached = {key: any(bool(found[name].any()) for name in names) for key, names in groups.items()}
     return [name for key, names in groups.items() if not reached[key] for name in names]
+
+
+def _is_route(anatomy: Anatomy, name: str) -> bool:
+    """Return whether a tensor lies on a way through the family's model that only some batches take."""
+    plain = name.replace(".modules_to_save.default", "")
+    return any(part in plain for part in family_of(anatomy.model_type).routes)
 
 
 def _hint(anatomy: Anatomy, names: Sequence[str]) -> str:

@@ -117,19 +117,20 @@ def _by_main_input(core: Any, modules: dict[str, nn.Module]) -> str | None:
 
 
 def _by_word(core: Any, modules: dict[str, nn.Module]) -> str | None:
-    """Return the first and outermost module whose name speaks of pictures."""
+    """Return the outermost module whose name speaks of pictures."""
     layers = find_stack(core).layers
-    names = [name for name in modules if (_is_vision(name) or _is_codec(name)) and not _is_projector(name) and not _is_other_word(name)]
-    names = [
-        name for name in names if any(True for _ in modules[name].parameters()) and not _holds(modules[name], layers)
-    ]
-    return min(names, key=lambda name: name.count("."), default=None)
+    names = [name for name in modules if (_is_vision(name) or _is_codec(name)) and not _is_other_word(name)]
+    names = [name for name in names if _has_weights(modules[name]) and not _holds(modules[name], layers)]
+    # Where pictures enter through one module, it has the name of a projector.
+    return min(names, key=lambda name: (_is_projector(name), name.count(".")), default=None)
 
 
 def _inside(core: Any, modules: dict[str, nn.Module], vision: tuple[str, ...]) -> tuple[str, ...]:
     """Return the projector's modules that are children of the vision encoder."""
     names = [child for name in vision for child in _children(core, modules, name)]
-    return tuple(name for name in names if _is_projector(name))
+    found = tuple(name for name in names if _is_projector(name))
+    # The projection of patches that is all of a vision encoder is no projector of its own.
+    return found if len(found) < len(names) else ()
 
 
 def _children(core: Any, modules: dict[str, nn.Module], parent: str) -> list[str]:
@@ -138,10 +139,14 @@ def _children(core: Any, modules: dict[str, nn.Module], parent: str) -> list[str
     outer = {id(part_of(core.get_input_embeddings)), id(part_of(core.get_output_embeddings))}
     found = []
     for child, module in modules[parent].named_children():
-        has_weights = any(True for _ in module.parameters())
-        if has_weights and id(module) not in outer and module is not layers and not _holds(module, layers):
+        if _has_weights(module) and id(module) not in outer and module is not layers and not _holds(module, layers):
             found.append(f"{parent}.{child}".lstrip("."))
     return found
+
+
+def _has_weights(module: nn.Module) -> bool:
+    """Return whether a module has parameters."""
+    return any(True for _ in module.parameters())
 
 
 def _holds(module: nn.Module, layers: nn.ModuleList) -> bool:

@@ -45,7 +45,12 @@ def self_test(
     with torch.inference_mode(), _evaluating(model):
         difference = _logit_difference(model, reloaded, inputs, path)
         _check_answers(reloaded, inputs, path)
-    return SelfTest(prompts=inputs["input_ids"].shape[0], max_logit_difference=difference, cached_equals_uncached=True)
+    return SelfTest(prompts=_rows(inputs), max_logit_difference=difference, cached_equals_uncached=True)
+
+
+def _rows(inputs: Mapping[str, torch.Tensor]) -> int:
+    """Return how many prompts there are; models whose main input is the picture may have no prompt of their own."""
+    return next(inputs[name].shape[0] for name in ("input_ids", "decoder_input_ids", *inputs) if name in inputs)
 
 
 def _attention(config: Any) -> dict[str, str]:

@@ -115,7 +115,7 @@ def decoder_config(model: nn.Module) -> Any:
 def depth_field(config: Any) -> str:
     """Return the name of the config field that counts decoder layers."""
     own = next((name for name in _DECODER_DEPTHS if hasattr(config, name)), None)
-    return own or config.attribute_map.get(DEPTH, DEPTH)
+    return config.attribute_map.get(own or DEPTH, own or DEPTH)
 
 
 def _lists_below(root: nn.Module) -> Iterator[Stack]:

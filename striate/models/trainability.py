@@ -15,6 +15,8 @@ from striate.models.anatomy import COMPONENTS, DECODER_LAYER, Anatomy, component
 from striate.models.choice import can_train, checked_anatomy, chosen_parameters, is_adapted
 from striate.models.peft_names import not_rewritten
 from striate.models.proof import prove_trainable
+from striate.models.seeing import part_of
+from striate.models.stack import name_of
 
 __all__ = [
     "apply_region",
@@ -82,6 +84,7 @@ def lora_config(
         raise TrainingError(
             "the model has adapters already", "a plain model", "load it with merge=True, or unload the adapters"
         )
+    _check_embeddings(model)
     targets = [
         name
         for name, module in unwrap(model).named_modules()
@@ -103,6 +106,17 @@ def lora_config(
         target_modules=targets,
         modules_to_save=_trained_modules(model, anatomy) if train_projector else None,
     )
+
+
+def _check_embeddings(model: nn.Module) -> None:
+    """Refuse a model whose embeddings transformers does not find: PEFT asks for them."""
+    core = unwrap(model)
+    if part_of(core.get_input_embeddings) is None:
+        raise TrainingError(
+            f"{name_of(core)} can't be adapted with LoRA: transformers does not say where its embeddings are",
+            "train.method=full on this model, or LoRA on another",
+            "set train.method=full",
+        )
 
 
 def _is_linear(module: nn.Module) -> bool:

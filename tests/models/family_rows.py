@@ -128,7 +128,10 @@ ROWS: dict[str, Row] = {
     ),
     "granite_docling": Row(pixels=(2, 1, 3, 32, 32), extra={"pixel_attention_mask": [[True]] * 2}),
     "granite4_vision": Row(
-        start={"downsample_rate": "1/2", "deepstack_layer_map": [(1, 0), (2, 3)], "spatial_target_layers": [2, 3, 5, 7]}, config=_GRID_POINTS
+        start={"downsample_rate": "1/2", "deepstack_layer_map": [(1, 0)], "spatial_target_layers": [2, 3, 5, 7]},
+        config=_GRID_POINTS,
+        pixels=(2, 2, 3, 32, 32),
+        image_tokens=10,
     ),
     "hunyuan_vl": Row(text={"head_dim": 16}),
     "idefics": Row(config={"use_resampler": False}, pixels=(2, 1, 3, 32, 32), extra={"image_attention_mask": [[[1]] * 8] * 2}),
@@ -176,7 +179,12 @@ ROWS: dict[str, Row] = {
         },
     ),
     "nemotron_h_omni": Row(
-        config=_IMAGE, text={"layers_block_type": ["linear_attention", "moe", "full_attention", "mlp"] * 2}
+        config=_IMAGE, text={
+            "layers_block_type": ["linear_attention", "moe", "full_attention", "mlp"] * 2,
+            "n_groups": 2,
+            "mamba_num_heads": 4,
+            "mamba_head_dim": 16,
+        },
     ),
     "muse_glimmer": Row(config=_SHUFFLED),
     "muse_spark": Row(
@@ -195,6 +203,7 @@ ROWS: dict[str, Row] = {
         }
     ),
     "step3p7": Row(text={"sliding_window": 4}),
+    "udop": Row(config=_DECODER),
     "unlimited_ocr": Row(
         config={"vision_config.sam_config.downsample_channels": [32, 64]},
         # With a cache the window slides over new tokens only, so a short one tells cached from uncached answers.

@@ -131,7 +131,7 @@ def _check_size(cls: Any, config: Any) -> None:
 
 def _shrunk(config: Any, text: Any, row: Row, path: str) -> Any:
     """Return a config of the same class with small sizes; sub-configs first."""
-    is_text = config is text
+    is_text = type(config) is type(text)
     depth = _depth(config)
     fields: dict[str, Any] = {}
     known = _accepted(type(config))
@@ -180,7 +180,7 @@ def _small(name: str, value: Any, config: Any, depth: int, is_text: bool) -> Any
     layers = NUM_LAYERS if is_text else OTHER_LAYERS
     if isinstance(value, bool) or value is None or isinstance(value, str):
         return value
-    if "token" in name and name.endswith(("_id", "_index", "_ids")):
+    if ("token" in name or name == "image_patch_id") and name.endswith(("_id", "_index", "_ids")):
         return _small_token(name, value)
     if isinstance(value, dict):
         mrope = is_text and getattr(config, "model_type", "") in ROPE_IN_PARTS
@@ -198,7 +198,7 @@ def _small(name: str, value: Any, config: Any, depth: int, is_text: bool) -> Any
 
 def _small_token(name: str, value: Any) -> Any:
     """Return a token id within the small vocabulary."""
-    kind = name.removesuffix("_id").removesuffix("_index").removesuffix("_ids").removesuffix("_token")
+    kind = name.removesuffix("_id").removesuffix("_index").removesuffix("_ids").removesuffix("_token").removesuffix("_patch")
     if isinstance(value, list | tuple):
         return type(value)(40 + index for index, _ in enumerate(value)) if kind not in _TOKENS else _TOKENS[kind]
     return _TOKENS.get(kind, 40 + sum(map(ord, kind)) % 20)
@@ -244,7 +244,7 @@ def _small_int(name: str, value: int, layers: int) -> int:
         (("experts",), 4),
         (("moe_intermediate", "shared_expert", "expert_dim"), 32),
         (("intermediate", "ffn_dim", "d_ff", "mlp_dim"), 96),
-        (("hidden_size", "d_model", "embed_dim", "projection_dim", "output_dim", "hidden_dim", "out_dim", "in_dim", "input_size"), HIDDEN),
+        (("hidden_size", "d_model", "embed_dim", "projection_dim", "output_dim", "hidden_dim", "out_dim", "in_dim", "input_size", "proj_dim"), HIDDEN),
         (("num_image_tokens", "image_seq_length", "tokens_per_image"), 16),
         (("first_k_dense", "num_dense"), 2),
     )
