@@ -136,7 +136,10 @@ class RegionTrainer(Trainer):
         if "loss" in logs:
             rate = self.rates.get("region", 0.0)
             projector_rate = self.rates.get("projector", 0.0)
-            norm = float(logs.get("grad_norm", 0.0))
+            norm: float | None = float(logs.get("grad_norm", 0.0))
+            if self.args.fp16 and not math.isfinite(norm):
+                # The gradient scaler skips such a step and halves its scale.
+                norm = None
             self.step_log.write(self.state.global_step, logs["loss"], norm, rate, projector_rate)
             self.advance(1)
 

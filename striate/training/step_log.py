@@ -36,15 +36,15 @@ class StepLog:
         """Start the clock of the first step."""
         self._since = time.perf_counter()
 
-    def write(self, step: int, loss: float, grad_norm: float, lr: float, projector_lr: float) -> None:
-        """Add the line of one step.
+    def write(self, step: int, loss: float, grad_norm: float | None, lr: float, projector_lr: float) -> None:
+        """Add the line of one step; `grad_norm` is None for a float16 step that the gradient scaler skipped.
 
         Raises:
             TrainingError: loss or gradient norm is not finite.
             ArtifactError: the disk is full.
         """
         now = time.perf_counter()
-        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+        if not (math.isfinite(loss) and math.isfinite(grad_norm or 0.0)):
             raise _diverged(step, loss, grad_norm)
         row = {"step": step, "loss": loss, "lr": lr, "projector_lr": projector_lr, "grad_norm": grad_norm}
         row["seconds"] = now - self._since
@@ -64,7 +64,7 @@ class StepLog:
         self._stream.close()
 
 
-def _diverged(step: int, loss: float, grad_norm: float) -> TrainingError:
+def _diverged(step: int, loss: float, grad_norm: float | None) -> TrainingError:
     """Return the error for a loss or gradient that is no longer a number."""
     return TrainingError(
         f"training diverged at step {step}: loss {loss}, gradient norm {grad_norm}",
