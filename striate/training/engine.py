@@ -136,10 +136,9 @@ class RegionTrainer(Trainer):
         if "loss" in logs:
             rate = self.rates.get("region", 0.0)
             projector_rate = self.rates.get("projector", 0.0)
-            norm: float | None = float(logs.get("grad_norm", 0.0))
-            if self.args.fp16 and not math.isfinite(norm):
-                # The gradient scaler skips such a step and halves its scale.
-                norm = None
+            found = float(logs.get("grad_norm", 0.0))
+            # The gradient scaler of float16 skips a step that overflows, and halves its scale.
+            norm = None if self.args.fp16 and not math.isfinite(found) else found
             self.step_log.write(self.state.global_step, logs["loss"], norm, rate, projector_rate)
             self.advance(1)
 
