@@ -46,7 +46,8 @@ def load_quantised(path: str | Path, *, device: str = "auto", revision: str | No
         dtype=torch.bfloat16,
         revision=revision,
         quantization_config=settings,
-        device_map={"": place},
+        # accelerate compares devices by number, and "cuda" alone has none.
+        device_map={"": torch.device("cuda", place.index or 0) if place.type == "cuda" else place},
     )
     return Loaded(model, load_processor(path, revision=revision))
 
