@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from original_kit import CLIP as CLIP_TOWER
+from original_kit import SIGLIP as SIGLIP_TOWER
+from original_kit import write_tower
 
 if TYPE_CHECKING:
     from striate.models.loading import Loaded
@@ -274,3 +278,15 @@ def question(tiny_llava: Loaded) -> Batch:
     ids = tiny_llava.processor.tokenizer("<image>" * 4 + "What colour?", return_tensors="pt")["input_ids"]
     pictures = torch.randn(1, 3, 28, 28, generator=torch.Generator().manual_seed(0))
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pictures}
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    """A small CLIP as published: both halves in one folder."""
+    return write_tower(tmp_path / "towers" / "clip", CLIP_TOWER)
+
+
+@pytest.fixture
+def siglip(tmp_path: Path) -> Path:
+    """A small SigLIP as published: both halves in one folder."""
+    return write_tower(tmp_path / "towers" / "siglip", SIGLIP_TOWER)
