@@ -92,10 +92,13 @@ def _backward(layer: LayerShape, chosen: bool, settings: Settings, tokens: int, 
     """Return one layer's backward pass.
 
     Bytes a token: norms 64 a value, rotary positions 22, the gated MLP 18, sums of gradients at branches 30 x hidden.
-    LoRA adds 29 a value in and 4 a value out.
+    Gradients of the parts of one fused product are padded to its width and summed (20 a value, 4 for two halves). LoRA
+    adds 29 a value in and 4 a value out.
     """
     traffic = 64.0 * layer.norms + 22.0 * (layer.queries + layer.keys) + 30.0 * layer.hidden
     traffic += layer.inner * (18.0 if layer.gated else 6.0)
+    if layer.fused:
+        traffic += 20.0 * (layer.queries + 2 * layer.keys) + 4.0 * 2 * layer.inner
     weights, own, launches = layer.weights, 0, LAUNCHES * 1.5
     per_step = _unpacking(layer, settings)
     if chosen and settings.adapted:

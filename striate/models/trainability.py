@@ -121,7 +121,9 @@ def _check_embeddings(model: nn.Module) -> None:
 
 def _is_linear(module: nn.Module) -> bool:
     """Return whether a module maps one tensor to one tensor: some routers are linear layers that return more."""
-    return isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
+    # Linear layers in 4 bits bring their own forward pass, and still map one tensor to one.
+    plain = type(module).forward is nn.Linear.forward or hasattr(getattr(module, "weight", None), "quant_state")
+    return isinstance(module, nn.Linear) and plain
 
 
 def _task_type(model: nn.Module) -> str | None:

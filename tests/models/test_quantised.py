@@ -6,6 +6,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
@@ -19,7 +20,7 @@ from striate.models import quantised
 from striate.models.anatomy import find_anatomy, layer_of
 from striate.models.blueprint import Blueprint
 from striate.models.loading import Loaded, load_model
-from striate.models.trainability import apply_region, count_trainable, is_quantised
+from striate.models.trainability import apply_region, count_trainable, is_quantised, lora_config
 from striate.pipeline import Flow
 from striate.stages.train import train
 
@@ -45,10 +46,6 @@ def test_refused_without_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_plain_weights_refused(tiny_llava: Loaded, pack_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="the model's weights are not in 4 bits"):
         _train(tiny_llava, pack_dir, tmp_path)
-    import peft
-
-    from striate.models.trainability import lora_config
-
     wrapped = peft.get_peft_model(tiny_llava.model, lora_config(tiny_llava.model, REGION, r=2))
     with pytest.raises(TrainingError, match="method qlora needs weights in 4 bits"):
         apply_region(wrapped, REGION, "qlora")
@@ -88,6 +85,29 @@ def test_the_flow_refuses_before_its_first_stage(tiny_llava_dir: Path, pack_dir:
     assert not (tmp_path / "run" / "scores.json").exists()
     with pytest.raises(ModelError, match="qlora needs a CUDA device"):
         list(check_run(config))
+
+
+class PackedWeight(torch.nn.Parameter):
+    """What bitsandbytes marks its weights with."""
+
+    quant_state = None
+
+
+class PackedLinear(torch.nn.Linear):
+    """A linear layer with a forward pass of its own, as those in 4 bits have."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.linear(input, self.weight, self.bias)
+
+
+def test_linear_layers_in_4_bits_get_adapters(tiny_llava: Loaded) -> None:
+    plain = lora_config(tiny_llava.model, REGION, r=2).target_modules
+    for module in tiny_llava.model.model.language_model.layers.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.__class__ = PackedLinear
+            module.weight.__class__ = PackedWeight
+    assert lora_config(tiny_llava.model, REGION, r=2).target_modules == plain
+    assert len(plain) == 14
 
 
 @needs_bitsandbytes

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "true_shapes.py"
+MEASURED = SCRIPT.parents[1] / "results" / "true-shapes-h100.jsonl"
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,28 @@ def test_both_regions_run_at_one_batch_that_fits(script: ModuleType) -> None:
         }
         assert len(sizes) == 1
         assert sizes <= {8, 4}
+
+
+@pytest.mark.skipif(not MEASURED.is_file(), reason="the measurements are not in a package's sources")
+def test_measured_steps(script: ModuleType) -> None:
+    """Steps measured on an H100: none but the references was used to fit the forecast."""
+    rows = [json.loads(line) for line in MEASURED.read_text(encoding="utf-8").splitlines()]
+    known = {case.name: case for case in script.cases(True)}
+    found = [row for row in rows if row.get("name") in known and "ms" in row]
+    assert len(found) >= 14
+    for row in found:
+        case = known[row["name"]]
+        shape = script.shape_of(script.SHAPES[case.model]())
+        settings = script.Settings(
+            method=case.method,
+            batch=row["batch"],
+            checkpointing=case.checkpointing,
+            masters=not case.reference,
+            answers_only=not case.reference,
+        )
+        expected = script.forecast(shape, script.resolve(case.region, len(shape.layers)), settings)
+        assert expected.memory.peak_gib == pytest.approx(row["peak_gib"], rel=0.05), case.name
+        assert expected.milliseconds == pytest.approx(row["ms"], rel=0.15), case.name
 
 
 def test_tiny_run(
