@@ -49,7 +49,7 @@ def encoder_config(folder: Path) -> Any:
             "check --vision",
         )
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
             f"{folder / 'config.json'} can't be used: {str(error).splitlines()[0]}",

@@ -154,7 +154,7 @@ def _source(path: str, revision: str | None) -> str:
     """Return the folder or hub id to read from; hub ids of adapters are fetched and become a folder."""
     folder = Path(path).expanduser()
     if folder.is_dir():
-        _refuse_original(folder)
+        _refuse_original(folder / "config.json", str(folder))
         return str(folder)
     if folder.exists():
         raise ModelError(f"{path} is a file", "a model folder or a hub id", "give the folder that the file is in")
@@ -162,21 +162,26 @@ def _source(path: str, revision: str | None) -> str:
         # Hub ids read owner/name, so nothing else needs the network to be refused.
         raise _no_such(path, "there is no such folder")
     try:
-        file = cached_file(path, ADAPTER_CONFIG, revision=revision, _raise_exceptions_for_missing_entries=False)
-        return snapshot_download(path, revision=revision) if file else path
+        plain, adapter = (
+            cached_file(path, name, revision=revision, _raise_exceptions_for_missing_entries=False)
+            for name in ("config.json", ADAPTER_CONFIG)
+        )
+        if plain:
+            _refuse_original(Path(plain), path)
+        return snapshot_download(path, revision=revision) if adapter else path
     except (OSError, ValueError) as error:
         raise _no_such(path, _first_line(error)) from error
 
 
-def _refuse_original(folder: Path) -> None:
-    """Raise for a checkpoint in the layout of its authors: transformers would misread it, or not read it at all."""
+def _refuse_original(file: Path, source: str) -> None:
+    """Raise for a config in the layout of its authors: transformers would misread it, or not read it at all."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         # Missing and damaged configs have errors of their own where they are read.
         return
     if isinstance(config, dict) and is_original(config):
-        raise original_error(str(folder), config)
+        raise original_error(source, config)
 
 
 def _no_such(path: str, reason: str) -> ModelError:
@@ -235,7 +240,7 @@ def _read_config(source: str, revision: str | None) -> Any:
             "give the folder that `save_pretrained` wrote",
         )
     try:
-        config = AutoConfig.from_pretrained(source, revision=revision)
+        return AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
         if Path(source).is_dir():
             given = f"{source}/config.json can't be used: {_first_line(error)}"
@@ -243,9 +248,6 @@ def _read_config(source: str, revision: str | None) -> Any:
                 given, "a model type of transformers", "check the file, or upgrade transformers"
             ) from error
         raise _no_such(source, _first_line(error)) from error
-    if hasattr(config, "mm_vision_tower"):
-        raise original_error(source, config.to_dict())
-    return config
 
 
 def _not_lvlm(source: str, config: Any) -> ModelError:

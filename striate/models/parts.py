@@ -45,9 +45,9 @@ def load_llm(path: Path | str, *, dtype: torch.dtype | str = torch.float32) -> t
         ModelError: no such path, not a causal language model, or incomplete weights.
     """
     file = Path(path).expanduser()
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"trust_remote_code": False}
     if file.is_file() and file.suffix == ".gguf":
-        folder, options = file.parent, {"gguf_file": file.name}
+        folder, options = file.parent, {**options, "gguf_file": file.name}
     elif file.is_file():
         raise ModelError(f"{file} holds no LLM", "a .gguf file, or a folder with config.json", "check --llm")
     else:

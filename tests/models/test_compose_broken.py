@@ -57,7 +57,12 @@ LLM_ROWS: dict[str, tuple[str, Callable[[Path], None] | dict[str, Any], str]] = 
     "logits scaled after the head": ("granite", {"logits_scaling": 4.0}, "GraniteForCausalLM.* inside LLaVA's form"),
     "too few positions": ("llama", {"max_position_embeddings": 4}, "takes 4 image tokens, .* has 4 positions"),
     "a tokenizer of another model": ("llama", {"vocab_size": 100}, r"has \d+ tokens, and its embeddings 100 rows"),
-    "a masked language model": ("t5", {"d_model": 32, "d_ff": 32, "num_layers": 1}, "can't be used as the LLM"),
+    "code of its own": (
+        "llama",
+        _spoil("config.json", model_type="mine", auto_map={"AutoConfig": "mine.Mine"}),
+        "can't be used as the LLM: .*custom code",
+    ),
+    "an encoder-decoder": ("t5", {"d_model": 32, "d_ff": 32, "num_layers": 1}, "can't be used as the LLM"),
 }
 VISION_ROWS: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "no config": ("clip-alone", _delete("config.json"), "holds no vision encoder"),

@@ -81,6 +81,16 @@ def test_bunny_has_the_logits_of_its_parts(config: dict[str, Any], place: str, s
     assert written["vision_feature_layer"] == (-1 if place == "inside-trimmed" else -2)
 
 
+def test_code_of_the_original_is_not_asked_about(
+    siglip: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source = write_original(tmp_path / "bunny", BUNNY_LLAMA, whole_weights(BUNNY_LLAMA))
+    import_checkpoint(source, tmp_path / "out", vision=siglip)
+    assert "auto_map" in (source / "config.json").read_text()
+    assert "auto_map" not in (tmp_path / "out" / "config.json").read_text()
+    assert "custom code" not in "".join(capfd.readouterr())
+
+
 def test_weights_inside_go_before_those_of_the_tower(siglip: Path, tmp_path: Path) -> None:
     changed = {name: tensor + 0.1 for name, tensor in tower_weights(build_tower(SIGLIP)).items()}
     source = write_original(tmp_path / "bunny", BUNNY_LLAMA, whole_weights(BUNNY_LLAMA) | inside(changed))

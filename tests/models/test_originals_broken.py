@@ -25,6 +25,7 @@ from original_kit import (
 from safetensors.torch import load_file
 
 from striate.errors import ArtifactError, ModelError
+from striate.models import loading
 from striate.models.loading import load_model, load_processor, read_config
 from striate.models.originals.importing import import_checkpoint
 from striate.models.originals.published import CLIP_NAME
@@ -294,3 +295,14 @@ def test_striate_names_the_verb_for_original_checkpoints(tmp_path: Path) -> None
             assert "is an original checkpoint" in str(caught.value)
             assert kind in str(caught.value)
             assert f"striate import {folder} --vision" in str(caught.value)
+
+
+def test_striate_names_the_verb_for_hub_ids_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write_original(tmp_path / "bunny", BUNNY_PHI3, whole_weights(BUNNY_PHI3))
+
+    def cached(_: str, name: str, **__: Any) -> str | None:
+        return str(source / name) if (source / name).is_file() else None
+
+    monkeypatch.setattr(loading, "cached_file", cached)
+    with pytest.raises(ModelError, match="striate import BAAI/Bunny-Phi3-mini-4B-V --vision"):
+        load_model("BAAI/Bunny-Phi3-mini-4B-V")

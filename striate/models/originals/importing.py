@@ -12,7 +12,7 @@ from transformers import LlavaConfig
 
 from striate.errors import ModelError
 from striate.models.adapters import is_adapter
-from striate.models.originals.configs import llava_config, on_meta
+from striate.models.originals.configs import llava_config, on_meta, text_config
 from striate.models.originals.layouts import Layout, layout_of, read_original
 from striate.models.originals.lora import Adapter, base_path, read_adapter
 from striate.models.originals.names import EMBEDDINGS, HEAD, TOWER, llava_name
@@ -83,7 +83,7 @@ def import_checkpoint(
             names |= read.adapter.full.keys()
         inside = {named for name in names if (named := llava_name(name)) and named.startswith(TOWER)}
         tower = find_tower(read.config, inside, vision)
-        tokenizer = read_tokenizer(read.folder, read.weights)
+        tokenizer = read_tokenizer(text_config(read.config, read.layout), read.folder, read.weights)
         vocabulary = add_image_token(tokenizer, int(read.config["vocab_size"]), str(read.folder))
         processor = build_processor(tokenizer, tower, read.config, read.layout, str(read.folder))
         config = _config(read, tower, vocabulary)

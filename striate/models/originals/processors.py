@@ -20,8 +20,8 @@ from striate.models.vocabulary import pad_token
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
 
 
-def read_tokenizer(*folders: Path) -> Any:
-    """Return the tokenizer in the first of `folders` that has one.
+def read_tokenizer(text_config: Any, *folders: Path) -> Any:
+    """Return the tokenizer in the first of `folders` that has one; `text_config` is of the language model.
 
     Raises:
         ModelError: none has, or it can't be read.
@@ -30,7 +30,8 @@ def read_tokenizer(*folders: Path) -> Any:
         if not any((folder / name).is_file() for name in _TOKENIZER_FILES[:2]):
             continue
         try:
-            return AutoTokenizer.from_pretrained(folder)
+            # The config of the original names code of its own, about which transformers would ask.
+            return AutoTokenizer.from_pretrained(folder, config=text_config, trust_remote_code=False)
         except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError) as error:
             slow = not (folder / "tokenizer.json").is_file()
             raise ModelError(
