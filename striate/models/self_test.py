@@ -37,9 +37,7 @@ def self_test(
     """
     core = unwrap(model)
     inputs = {key: _placed(value, core) for key, value in batch_inputs.items() if key != "labels"}
-    reloaded = load_weights(
-        path, device=core.device, dtype=core.dtype, attn_implementation=_attention(core.config)
-    )
+    reloaded = load_weights(path, device=core.device, dtype=core.dtype, attn_implementation=_attention(core.config))
     if processor is not None:
         _check_processor(processor, load_processor(path), path)
     with torch.inference_mode(), _evaluating(model):

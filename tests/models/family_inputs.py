@@ -8,10 +8,13 @@ import traceback
 from typing import Any
 
 import torch
-
 from family_rows import Row
 
 Batch = dict[str, Any]
+
+
+class NotBuilt(Exception):
+    """This model type does not build here; the text says why."""
 
 
 def make_inputs(model: Any, row: Row) -> Batch:
@@ -22,7 +25,7 @@ def make_inputs(model: Any, row: Row) -> Batch:
         try:
             count = row.image_tokens or _image_tokens(model, pictures)
             inputs = {**_rows(model, count), **pictures}
-            _add_kinds(model, inputs, names)
+            _add_kinds(inputs, names, row)
             with torch.no_grad():
                 model(**inputs)
         except Exception as error:
@@ -65,10 +68,18 @@ def _candidates(model: Any, names: set[str], row: Row) -> list[Batch]:
         return [{"flattened_patches": _flattened(vision.patch_embed_hidden_size), **_flat_sides(names)}]
     found = []
     for shape in shapes:
-        batch: Batch = {row.pixel_name: _random(*shape), **by_name}
+        batch: Batch = {_pixel_name(names, row): _random(*shape), **by_name}
         found.append(batch)
         if "image_sizes" in names:
             found.append({**batch, "image_sizes": torch.tensor([[size, size]] * 2)})
+    return found
+
+
+def _pixel_name(names: set[str], row: Row) -> str:
+    """Return the name of the input that takes the picture; it has another one in older transformers."""
+    found = next((name for name in (row.pixel_name, "pixel_values_images") if name in names), None)
+    if found is None:
+        raise NotBuilt(f"its forward takes no {row.pixel_name}")
     return found
 
 
@@ -105,6 +116,8 @@ def _image_tokens(model: Any, pictures: Batch) -> int:
     wanted = inspect.signature(find).parameters
     if "args" in wanted:
         wanted = inspect.signature(model.get_image_features).parameters
+    if "vision_feature_select_strategy" in wanted and "vision_feature_layer" not in wanted:
+        pictures = {**pictures, "vision_feature_select_strategy": "default"}
     with torch.no_grad():
         output = find(**{key: value for key, value in pictures.items() if key in wanted})
     features = getattr(output, "pooler_output", None) if not isinstance(output, torch.Tensor | list | tuple) else output
@@ -134,12 +147,12 @@ def _rows(model: Any, count: int) -> Batch:
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
-def _add_kinds(model: Any, inputs: Batch, names: set[str]) -> None:
+def _add_kinds(inputs: Batch, names: set[str], row: Row) -> None:
     ids = inputs["input_ids"]
     pictures = ids == ids[0, 2]
     for name in ("token_type_ids", "mm_token_type_ids"):
         if name in names:
-            inputs[name] = pictures.long()
+            inputs[name] = pictures.long() if row.kinds else torch.zeros_like(ids)
     if "image_embeds_position_mask" in names:
         inputs["image_embeds_position_mask"] = pictures
     if "bbox" in names:

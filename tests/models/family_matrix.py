@@ -19,7 +19,16 @@ from family_zoo import NUM_LAYERS, NotBuilt, build_model
 
 from striate.artifacts import Region
 from striate.errors import StriateError
-from striate.models.anatomy import DECODER_LAYER, VISION, Anatomy, component_of, find_anatomy, find_stack, layer_of, unwrap
+from striate.models.anatomy import (
+    DECODER_LAYER,
+    VISION,
+    Anatomy,
+    component_of,
+    find_anatomy,
+    find_stack,
+    layer_of,
+    unwrap,
+)
 from striate.models.layer_surgery import remove_layers, self_test
 from striate.models.saving import save_model
 from striate.models.trainability import apply_region, chosen_parameters, lora_config, prove_trainable
@@ -29,6 +38,8 @@ REGION = Region(layers=(1, 4, 6), num_layers=NUM_LAYERS, spec="ids:1,4,6")
 # One early, one middle and one late layer: the first choice that the model allows.
 EARLY, MIDDLE, LATE = (1, 0, 2), (4, 3), (6, 5, 7)
 YES = "yes"
+# Listed by transformers beside vision-language models, but no picture goes in, or no text comes out.
+NO_LVLM = frozenset({"evolla", "mistral4", "pi0"})
 
 
 @dataclass
@@ -53,9 +64,11 @@ class Result:
 
     @property
     def state(self) -> str:
-        """`green`, `refused`, `not built` or `failed`."""
+        """`green`, `refused`, `failed`, `not built` or `no LVLM`."""
         if not self.cells:
             return "not built"
+        if self.model_type in NO_LVLM:
+            return "no LVLM"
         values = [self.cells.get(column, "") for column in COLUMNS]
         return "green" if all(value == YES for value in values) else "failed" if "failed" in values else "refused"
 
@@ -79,6 +92,8 @@ def check(model_type: str) -> Result:
             result.cells[columns[0]], result.reason = word, first
             break
         except Exception as error:
+            if isinstance(error, NotBuilt):
+                return Result(model_type, reason=str(error))
             result.cells[columns[0]], result.reason = "failed", f"{type(error).__name__}: {error}".replace("\n", " ")
             break
         result.cells.update(dict.fromkeys(columns, YES))
@@ -111,6 +126,15 @@ def logits_of(model: Any, inputs: Batch) -> torch.Tensor:
     """Return the model's logits."""
     with torch.inference_mode():
         return model(**inputs, use_cache=False).logits
+
+
+def _other_pictures(inputs: Batch) -> Batch:
+    """Return the inputs with other pictures in place of theirs."""
+    changed = {name: -value for name, value in inputs.items() if name.startswith(("pixel_values", "high_res"))}
+    if "flattened_patches" in inputs:
+        patches = inputs["flattened_patches"]
+        changed["flattened_patches"] = torch.cat([patches[..., :2], -patches[..., 2:]], dim=-1)
+    return {**inputs, **changed}
 
 
 def _keep_input(module: torch.nn.Module, args: tuple[Any, ...], kwargs: Batch, output: Any) -> Any:
@@ -176,6 +200,7 @@ def _prune(model: Any, inputs: Batch, result: Result) -> None:
         raise refusals[0]
     expected = logits_of(skipping(model, result.removed), inputs)
     before = logits_of(model, inputs)
+    assert not torch.equal(before, logits_of(model, _other_pictures(inputs))), "it does not look at the picture"
     remove_layers(model, result.removed)
     after = logits_of(model, inputs)
     assert torch.equal(after, expected), f"{(after - expected).abs().max():.3g} from a model that skips the layers"

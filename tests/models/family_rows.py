@@ -19,6 +19,7 @@ class Row:
         pixel_name: the input that takes the picture.
         extra: more inputs, as nested lists.
         image_tokens: image tokens per picture, where `get_image_features` does not tell.
+        kinds: whether token types mark the image tokens.
     """
 
     start: Mapping[str, Any] = field(default_factory=dict)
@@ -28,6 +29,7 @@ class Row:
     pixel_name: str = "pixel_values"
     extra: Mapping[str, Any] = field(default_factory=dict)
     image_tokens: int = 0
+    kinds: bool = True
 
 
 ROPE_IN_PARTS = frozenset(
@@ -58,7 +60,12 @@ _DECODER = {"decoder_start_token_id": 1, "pad_token_id": 0}
 _OMNI = {"vision_start_token_id": 61, "vision_end_token_id": 62, "audio_start_token_id": 65, "audio_end_token_id": 66}
 _IMAGE = {"image_token_id": 60}
 _SHUFFLED = {"out_hidden_size": 256}
-_LLAMA4_VISION = {"intermediate_size": 256, "vision_output_dim": 64, "projector_input_dim": 64, "projector_output_dim": 64}
+_LLAMA4_VISION = {
+    "intermediate_size": 256,
+    "vision_output_dim": 64,
+    "projector_input_dim": 64,
+    "projector_output_dim": 64,
+}
 _CODES = 16
 _EMU3_CODES = {f"<|visual token {code:06d}|>": 70 + code for code in range(_CODES)}
 _CHAMELEON_CODES = {f"IMGIMG{'AB'[code // 10]}{'ABCDEFGHIJ'[code % 10]}Z": 70 + code for code in range(_CODES)}
@@ -71,7 +78,12 @@ _GEMMA4_TEXT = {
     "hidden_size_per_layer_input": 8,
 }
 
-_DEEPSEEK_TEXT = {"mlp_layer_types": ["dense", *["sparse"] * 7], "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1}
+_DEEPSEEK_TEXT = {
+    "mlp_layer_types": ["dense", *["sparse"] * 7],
+    "num_experts_per_tok": 2,
+    "n_group": 1,
+    "topk_group": 1,
+}
 
 ROWS: dict[str, Row] = {
     "aria": Row(config={"projector_patch_to_query_dict": {16: 4}}),
@@ -134,7 +146,9 @@ ROWS: dict[str, Row] = {
         image_tokens=10,
     ),
     "hunyuan_vl": Row(text={"head_dim": 16}),
-    "idefics": Row(config={"use_resampler": False}, pixels=(2, 1, 3, 32, 32), extra={"image_attention_mask": [[[1]] * 8] * 2}),
+    "idefics": Row(
+        config={"use_resampler": False}, pixels=(2, 1, 3, 32, 32), extra={"image_attention_mask": [[[1]] * 8] * 2}
+    ),
     "inkling2": Row(pixels=(8, 16, 16, 3), extra={"image_grid_thw": [[1, 2, 2]] * 2}),
     "inkling_mm_model": Row(pixels=(2, 2, 8, 8, 3)),
     "instructblip": Row(config={"image_token_index": 60, "num_query_tokens": 4}, image_tokens=4),
@@ -179,7 +193,8 @@ ROWS: dict[str, Row] = {
         },
     ),
     "nemotron_h_omni": Row(
-        config=_IMAGE, text={
+        config=_IMAGE,
+        text={
             "layers_block_type": ["linear_attention", "moe", "full_attention", "mlp"] * 2,
             "n_groups": 2,
             "mamba_num_heads": 4,
@@ -190,6 +205,7 @@ ROWS: dict[str, Row] = {
     "muse_spark": Row(
         config={**_SHUFFLED, "audio_config.hidden_sizes": (16, 16, 16, 16), "audio_config.depths": (1, 1, 1, 1)}
     ),
+    "paligemma": Row(kinds=False),
     "pix2struct": Row(config={"vision_config.patch_embed_hidden_size": 192}, pixel_name="flattened_patches"),
     "qwen2_5_omni_thinker": Row(config=_OMNI),
     "qwen3_omni_moe_thinker": Row(config=_OMNI),
@@ -210,5 +226,8 @@ ROWS: dict[str, Row] = {
         text={"sliding_window": 64},
     ),
     "vipllava": Row(config={"vision_feature_layers": [-1, -2]}),
-    "vision-encoder-decoder": Row(config={**_DECODER, "decoder.is_decoder": True, "decoder.add_cross_attention": True}),
+    "vision-encoder-decoder": Row(
+        start={"encoder": {"model_type": "vit"}, "decoder": {"model_type": "bert"}},
+        config={**_DECODER, "decoder.is_decoder": True, "decoder.add_cross_attention": True},
+    ),
 }

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import transformers
-from family_inputs import Batch, make_inputs
+from family_inputs import Batch, NotBuilt, make_inputs
 from family_rows import ROPE_IN_PARTS, ROWS, Row
 from transformers import PretrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -64,10 +64,6 @@ _EXACT: dict[str, Any] = {
 }
 _TOKENS = {"pad": 0, "bos": 1, "eos": 2, "decoder_start": 1, "image": IMAGE_TOKEN, "video": 63, "audio": 64}
 _TOKENS |= {"vision_start": 61, "vision_end": 62, "boi": 61, "eoi": 62, "image_start": 61, "image_end": 62}
-
-
-class NotBuilt(Exception):
-    """This model type does not build here; the text says why."""
 
 
 def model_types() -> list[str]:
@@ -138,14 +134,16 @@ def _shrunk(config: Any, text: Any, row: Row, path: str) -> Any:
     if getattr(config, "is_heterogeneous", False):
         overrides = {int(layer): values for layer, values in config.to_dict()["per_layer_config"].items()}
         fields["per_layer_config"] = {
-            layer: {name: _small(name, value, SimpleNamespace(**values), depth, is_text) for name, value in values.items()}
+            layer: {
+                name: _small(name, value, SimpleNamespace(**values), depth, is_text) for name, value in values.items()
+            }
             for layer, values in overrides.items()
             if layer < NUM_LAYERS
         }
     public = {field: name for name, field in type(config).attribute_map.items()}
     for field_name, value in vars(config).items():
         name = field_name if field_name in known else public.get(field_name, field_name)
-        if name.startswith("_") or name not in known:
+        if name.startswith("_") or (name not in known and not isinstance(value, PretrainedConfig)):
             continue
         place = f"{path}.{name}".lstrip(".")
         if isinstance(value, PretrainedConfig):
@@ -198,7 +196,13 @@ def _small(name: str, value: Any, config: Any, depth: int, is_text: bool) -> Any
 
 def _small_token(name: str, value: Any) -> Any:
     """Return a token id within the small vocabulary."""
-    kind = name.removesuffix("_id").removesuffix("_index").removesuffix("_ids").removesuffix("_token").removesuffix("_patch")
+    kind = (
+        name.removesuffix("_id")
+        .removesuffix("_index")
+        .removesuffix("_ids")
+        .removesuffix("_token")
+        .removesuffix("_patch")
+    )
     if isinstance(value, list | tuple):
         return type(value)(40 + index for index, _ in enumerate(value)) if kind not in _TOKENS else _TOKENS[kind]
     return _TOKENS.get(kind, 40 + sum(map(ord, kind)) % 20)
@@ -244,7 +248,21 @@ def _small_int(name: str, value: int, layers: int) -> int:
         (("experts",), 4),
         (("moe_intermediate", "shared_expert", "expert_dim"), 32),
         (("intermediate", "ffn_dim", "d_ff", "mlp_dim"), 96),
-        (("hidden_size", "d_model", "embed_dim", "projection_dim", "output_dim", "hidden_dim", "out_dim", "in_dim", "input_size", "proj_dim"), HIDDEN),
+        (
+            (
+                "hidden_size",
+                "d_model",
+                "embed_dim",
+                "projection_dim",
+                "output_dim",
+                "hidden_dim",
+                "out_dim",
+                "in_dim",
+                "input_size",
+                "proj_dim",
+            ),
+            HIDDEN,
+        ),
         (("num_image_tokens", "image_seq_length", "tokens_per_image"), 16),
         (("first_k_dense", "num_dense"), 2),
     )

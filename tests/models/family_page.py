@@ -1,0 +1,59 @@
+"""The page of supported families, written from the matrix."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import transformers
+from family_matrix import COLUMNS, YES, Result
+from family_zoo import NUM_LAYERS, model_class
+
+_HEAD = f"""# Families
+
+This page is written by `python scripts/family_matrix.py --write` with transformers {transformers.__version__}: do not
+edit it. Each model type of `AutoModelForImageTextToText` is built at a tiny size with {NUM_LAYERS} decoder layers and
+random weights, from its default config. A model type that no table of striate names goes through the same rules.
+
+What each column says:
+
+- **anatomy**: vision encoder, projector and decoder layers are found, and every parameter has its place.
+- **full proof**, **LoRA proof**: the chosen layers and the projector receive gradients, and nothing else does.
+- **one step**: after a training step only the chosen layers and the projector differ, to the bit.
+- **prune**: an early, a middle and a late layer are removed; the logits equal those of a model that skips them.
+- **reload**: the smaller model, saved and read back from disk, gives the same logits to the bit.
+- **cached == uncached**: its greedy answers are the same with and without the key-value cache.
+"""
+
+
+def page(results: Sequence[Result]) -> str:
+    """Return the page in Markdown."""
+    counts = Counter(result.state for result in results)
+    summary = f"{counts['green']} model types pass every check, {counts['refused']} are refused in part or whole."
+    head = "| model type | class | removed | " + " | ".join(COLUMNS) + " |"
+    rows = [row_of(result) for result in results if result.state in ("green", "refused", "failed")]
+    parts = [_HEAD, summary + "\n", head, "|" + " --- |" * (len(COLUMNS) + 3), *rows, ""]
+    for title, state in _SECTIONS:
+        entries = [f"- `{result.model_type}`: {result.reason}" for result in results if result.state == state]
+        parts += [f"## {title}\n", *entries, ""] if entries else []
+    notes = [f"- `{result.model_type}`: {result.note}" for result in results if result.note and result.state == "green"]
+    if notes:
+        parts += ["## Layers that stay\n", _NOTES, *notes, ""]
+    return "\n".join(parts)
+
+
+def row_of(result: Result) -> str:
+    """Return the table row of one model type."""
+    cells = [result.cells.get(column, "") for column in COLUMNS]
+    marks = [cell if cell != YES else "✓" for cell in cells]
+    removed = ", ".join(map(str, result.removed))
+    return f"| `{result.model_type}` | {model_class(result.model_type).__name__} | {removed} | {' | '.join(marks)} |"
+
+
+_SECTIONS = (
+    ("Refused", "refused"),
+    ("Failed", "failed"),
+    ("Not vision-language models", "no LVLM"),
+    ("Not built here", "not built"),
+)
+_NOTES = "Of these families, some layers can't be removed, and striate says why when asked to:\n"
