@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 
 from striate.artifacts import Region, write_document
 from striate.models.quiet import quietly
-from striate.writing import cannot_write, new_folder
+from striate.writing import new_folder
 
 REGION_FILE = "region.json"
 
@@ -28,7 +28,8 @@ def save_model(model: Any, processor: Any | None, path: Path | str, region: Regi
         try:
             model.save_pretrained(folder)
         except SafetensorError as error:
-            raise cannot_write(folder, OSError(str(error))) from error
+            # The folder's own writer says it, under the name that was asked for.
+            raise OSError(str(error)) from error
         if processor is not None:
             processor.save_pretrained(folder)
         if region is not None:

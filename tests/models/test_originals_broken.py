@@ -22,11 +22,13 @@ from original_kit import (
     write_original,
     write_shards,
 )
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from striate.errors import ArtifactError, ModelError
 from striate.models import loading
 from striate.models.loading import load_model, load_processor, read_config
+from striate.models.originals import writing
 from striate.models.originals.importing import import_checkpoint
 from striate.models.originals.published import CLIP_NAME
 
@@ -306,3 +308,14 @@ def test_striate_names_the_verb_for_hub_ids_too(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(loading, "cached_file", cached)
     with pytest.raises(ModelError, match="striate import BAAI/Bunny-Phi3-mini-4B-V --vision"):
         load_model("BAAI/Bunny-Phi3-mini-4B-V")
+
+
+def test_a_full_disk_leaves_nothing_behind(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise SafetensorError("I/O error: No space left on device")
+
+    source = write_original(tmp_path / "llava", LLAVA, whole_weights(LLAVA))
+    monkeypatch.setattr(writing, "save_file", full)
+    with pytest.raises(ArtifactError, match=r"can't write .*/out: I/O error: No space left on device"):
+        import_checkpoint(source, tmp_path / "out", vision=clip)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["llava", "towers"]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from striate.errors import ModelError
@@ -32,6 +33,7 @@ class ShardWriter:
 
         Raises:
             ModelError: a tensor that the model has no place for, twice, or of another shape.
+            OSError: the disk is full.
         """
         ready: Tensors = {}
         for name, tensor in tensors.items():
@@ -39,7 +41,10 @@ class ShardWriter:
             ready[name] = (tensor.to(self._dtype) if tensor.is_floating_point() else tensor).contiguous()
         if not ready:
             return
-        save_file(ready, self._part(len(self._parts)), {"format": "pt"})
+        try:
+            save_file(ready, self._part(len(self._parts)), {"format": "pt"})
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
         self._parts.append(list(ready))
         self._elements += sum(tensor.numel() for tensor in ready.values())
         self._bytes += sum(tensor.numel() * tensor.element_size() for tensor in ready.values())
