@@ -60,6 +60,7 @@ class Anatomy:
         embedding_names: the input embeddings.
         head_names: the LM head; empty when the model has none.
         companion_names: lists beside the decoder stack with one entry a decoder layer, which belongs to that layer.
+        encoder_decoder: whether the decoder attends to an encoder, and never sees image tokens itself.
     """
 
     model_type: str
@@ -71,6 +72,7 @@ class Anatomy:
     embedding_names: tuple[str, ...] = ()
     head_names: tuple[str, ...] = ()
     companion_names: tuple[str, ...] = ()
+    encoder_decoder: bool = False
 
 
 def find_anatomy(model: nn.Module) -> Anatomy:
@@ -102,6 +104,7 @@ def find_anatomy(model: nn.Module) -> Anatomy:
         embedding_names=_names_of(names, part_of(core.get_input_embeddings)),
         head_names=_names_of(names, part_of(core.get_output_embeddings)),
         companion_names=tuple(f"{holder}.{name}".lstrip(".") for name in stack.companions),
+        encoder_decoder=bool(core.config.is_encoder_decoder or decoder_config(core).is_encoder_decoder),
     )
 
 

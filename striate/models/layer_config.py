@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from striate.errors import ModelError
@@ -140,7 +141,7 @@ def _are_indices(name: str, value: Any, num_layers: int) -> bool:
     """Return whether a list holds layer numbers, by its name and by what it holds."""
     if name in INDICES:
         return all(isinstance(entry, int) for entry in value)
-    rising = _are_numbers(value, num_layers) and all(one < two for one, two in zip(value, value[1:], strict=False))
+    rising = _are_numbers(value, num_layers) and all(one < two for one, two in pairwise(value))
     return name not in PER_LAYER and name.endswith(_INDEX_ENDINGS) and rising
 
 

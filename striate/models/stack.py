@@ -120,7 +120,7 @@ def depth_field(config: Any) -> str:
 
 def _lists_below(root: nn.Module) -> Iterator[Stack]:
     """Yield lists of layers below `root`, those of a decoder first, leaving out vision and audio encoders."""
-    found = []
+    found: list[tuple[bool, Stack]] = []
     for path, module in root.named_modules():
         parts = path.split(".")
         inside_list = any(part.isdigit() for part in parts)

@@ -13,7 +13,7 @@ from family_rows import Row
 Batch = dict[str, Any]
 
 
-class NotBuilt(Exception):
+class NotBuiltError(Exception):
     """This model type does not build here; the text says why."""
 
 
@@ -79,7 +79,7 @@ def _pixel_name(names: set[str], row: Row) -> str:
     """Return the name of the input that takes the picture; it has another one in older transformers."""
     found = next((name for name in (row.pixel_name, "pixel_values_images") if name in names), None)
     if found is None:
-        raise NotBuilt(f"its forward takes no {row.pixel_name}")
+        raise NotBuiltError(f"its forward takes no {row.pixel_name}")
     return found
 
 

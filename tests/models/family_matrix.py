@@ -15,7 +15,7 @@ import peft
 import torch
 from family_inputs import Batch, make_inputs
 from family_rows import ROWS, Row
-from family_zoo import NUM_LAYERS, NotBuilt, build_model
+from family_zoo import NUM_LAYERS, NotBuiltError, build_model
 
 from striate.artifacts import Region
 from striate.errors import StriateError
@@ -78,7 +78,7 @@ def check(model_type: str) -> Result:
     result = Result(model_type)
     try:
         model = build_model(model_type)
-    except NotBuilt as error:
+    except NotBuiltError as error:
         result.reason = str(error)
         return result
     inputs: Batch = {}
@@ -92,7 +92,7 @@ def check(model_type: str) -> Result:
             result.cells[columns[0]], result.reason = word, first
             break
         except Exception as error:
-            if isinstance(error, NotBuilt):
+            if isinstance(error, NotBuiltError):
                 return Result(model_type, reason=str(error))
             result.cells[columns[0]], result.reason = "failed", f"{type(error).__name__}: {error}".replace("\n", " ")
             break

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import transformers
-from family_inputs import Batch, NotBuilt, make_inputs
+from family_inputs import Batch, NotBuiltError, make_inputs
 from family_rows import ROPE_IN_PARTS, ROWS, Row
 from transformers import PretrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -75,15 +75,14 @@ def tiny_config(model_type: str) -> Any:
     """Return a config of the model type with small sizes and `NUM_LAYERS` decoder layers."""
     row = ROWS.get(model_type, Row())
     default = CONFIG_MAPPING[model_type](**row.start)
-    config = _shrunk(default, text=default.get_text_config(decoder=True), row=row, path="")
-    return config
+    return _shrunk(default, text=default.get_text_config(decoder=True), row=row, path="")
 
 
 def build_model(model_type: str) -> Any:
     """Return a random model of the type in eval mode.
 
     Raises:
-        NotBuilt: this machine lacks a package that the model needs.
+        NotBuiltError: this machine lacks a package that the model needs.
     """
     try:
         with torch.random.fork_rng(devices=[]):
@@ -94,7 +93,7 @@ def build_model(model_type: str) -> Any:
             _fill_zeros(model)
     except ImportError as error:
         package = next(line for line in str(error).splitlines() if line.strip())
-        raise NotBuilt(package.strip().partition(" but it was not found")[0]) from error
+        raise NotBuiltError(package.strip().partition(" but it was not found")[0]) from error
     if getattr(model, "generation_config", None) is not None:
         model.generation_config.eos_token_id = None
     return model.eval()
@@ -104,7 +103,7 @@ def build(model_type: str) -> tuple[Any, Batch]:
     """Return a random model of the type in eval mode, and inputs of two rows with one picture each.
 
     Raises:
-        NotBuilt: this machine lacks a package that the model needs.
+        NotBuiltError: this machine lacks a package that the model needs.
     """
     model = build_model(model_type)
     return model, make_inputs(model, ROWS.get(model_type, Row()))
@@ -225,10 +224,10 @@ def _small_list(name: str, value: Any, depth: int, layers: int) -> Any:
     numbers = all(isinstance(entry, int) and not isinstance(entry, bool) for entry in value)
     if name in ("image_size", "patch_size"):
         return type(value)(_EXACT[name] for _ in value)
-    if numbers and value and depth and ("index" in name or "idx" in name or "layer" in name):
-        if max(value) < depth and min(value) >= 0:
-            step = max(1, layers // (len(value) + 1))
-            return type(value)(range(0, layers, step))[: min(len(value), 2)]
+    of_layers = numbers and bool(value) and any(word in name for word in ("index", "idx", "layer"))
+    if of_layers and min(value) >= 0 and max(value) < depth:
+        step = max(1, layers // (len(value) + 1))
+        return type(value)(range(0, layers, step))[: min(len(value), 2)]
     return value
 
 

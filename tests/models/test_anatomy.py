@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from family_zoo import build_model
 from torch import nn
 from transformers import AutoModelForImageTextToText, LlamaConfig, LlamaForCausalLM
 
@@ -128,10 +129,10 @@ def test_a_model_without_a_known_projector_is_refused(tiny_llava: Loaded) -> Non
         find_anatomy(tiny_llava.model)
 
 
-def test_an_encoder_decoder_is_refused(tiny_llava: Loaded) -> None:
-    tiny_llava.model.config.text_config.is_encoder_decoder = True
-    with pytest.raises(ModelError, match="the language model of LlavaForConditionalGeneration is an encoder-decoder"):
-        find_anatomy(tiny_llava.model)
+def test_an_encoder_decoder_says_that_it_is_one(tiny_llava: Loaded) -> None:
+    assert not find_anatomy(tiny_llava.model).encoder_decoder
+    found = find_anatomy(build_model("florence2"))
+    assert (found.encoder_decoder, found.layers_name) == (True, "model.language_model.decoder.layers")
 
 
 def test_a_model_without_a_decoder_stack_is_refused() -> None:

@@ -55,10 +55,14 @@ def test_any_set_of_removed_layers_keeps_the_invariants(model_type: str, remove:
     kept = [layer for layer in range(NUM_LAYERS) if layer not in remove]
     weights = [dict(decoder_layers(model)[layer].named_parameters()) for layer in kept]
     stored = model.config.to_json_string()
+    refused = ""
+    mapping: dict[int, int] = {}
     try:
         mapping = remove_layers(model, sorted(remove))
     except ModelError as error:
-        assert "can't be removed: " in str(error)
+        refused = str(error)
+    if refused:
+        assert "can't be removed: " in refused
         assert model.config.to_json_string() == stored
         assert len(decoder_layers(model)) == NUM_LAYERS
         assert torch.equal(logits_of(model, inputs), logits_of(whole, inputs))

@@ -56,7 +56,7 @@ def test_every_shape_of_layer_fact_follows(fields: Batch, edits: Batch) -> None:
         ({"deepstack_layer_map": [(5, 4)]}, "features of the picture enter there (deepstack_layer_map=[(5, 4)])"),
         ({"layer_types": ["a", "b"]}, "the config field layer_types=['a', 'b'] speaks of layers"),
         ({"kv_source_layers": [0, 1, 1, 3, 3, 4]}, "layer 2, 5 reads keys and values of layer 1, 4 (kv_source_layers="),
-        ({"layer_widths": [4, 2]}, "the config field layer_widths=[4, 2] speaks of layers in a way that striate does not"),
+        ({"layer_widths": [4, 2]}, "the config field layer_widths=[4, 2] speaks of layers in a way that"),
         ({"cross_attention_layers": [1, 4]}, "they are the only ones that look at the picture"),
     ],
 )

@@ -177,14 +177,6 @@ def test_layers_fed_by_the_vision_encoder_must_stay(family_builder: Callable[[st
     assert len(decoder_layers(model)) == 6
 
 
-def test_a_family_that_shares_keys_and_values_is_refused(tiny_llava: Loaded) -> None:
-    tiny_llava.model.config.model_type = "gemma3n"
-    parts = tiny_llava.model.model
-    parts.embed_vision = parts._modules.pop("multi_modal_projector")
-    with pytest.raises(ModelError, match="Gemma 3n: its last layers reuse keys and values of earlier ones"):
-        remove_layers(tiny_llava.model, [1])
-
-
 @pytest.mark.parametrize(
     ("remove", "text"),
     [
