@@ -25,6 +25,8 @@ def checkpointed(model: nn.Module, wanted: bool) -> Iterator[None]:
     name = next(name for name in names if hasattr(core, f"{name}_enable"))
     if wanted:
         getattr(core, f"{name}_enable")(**{f"{name}_kwargs": {"use_reentrant": False}})
+        # transformers asks for gradients of all embeddings, and a frozen vision encoder then keeps its activations.
+        core.disable_input_require_grads()
     try:
         yield
     finally:

@@ -234,6 +234,25 @@ def test_checkpointing_recomputes_frozen_layers_too(tiny_llava: Loaded, samples:
     assert not model.model.vision_tower.training
 
 
+@pytest.mark.parametrize("lora", [False, True])
+def test_checkpointing_keeps_no_activations_of_the_frozen_encoder(
+    tiny_llava: Loaded, samples: list[Sample], lora: bool
+) -> None:
+    import peft
+
+    from striate.models.trainability import apply_region, lora_config
+
+    model = tiny_llava.model
+    tuned = peft.get_peft_model(model, lora_config(model, REGION, r=2)) if lora else model
+    apply_region(tuned, REGION, "lora" if lora else "full")
+    kept: list[bool] = []
+    model.model.vision_tower.register_forward_hook(lambda _, __, out: kept.append(out.last_hidden_state.requires_grad))
+    batch = Collator(tiny_llava.processor, 96, train=True)([sample for sample in samples if sample.images][:2])
+    with checkpointed(tuned, True):
+        answer_loss(tuned.train(), batch).backward()
+    assert kept == [False]
+
+
 def test_frozen_modules_and_lora_dropout(tiny_llava: Loaded) -> None:
     import peft
 
