@@ -41,7 +41,8 @@ LEADING = frozenset(
     {"first_k_dense_replace", "max_window_layers", "num_dense_layers", "num_first_full_attention_layers"}
 )
 # How many of the last layers are special.
-TRAILING = frozenset({"num_kv_shared_layers", "num_last_full_attention_layers"})
+SHARED = "num_kv_shared_layers"
+TRAILING = frozenset({SHARED, "num_last_full_attention_layers"})
 # Index lists without which the language model no longer sees the picture.
 VITAL = frozenset({"cross_attention_layers"})
 
@@ -56,6 +57,7 @@ def config_edits(config: Any, kept: Sequence[int], num_layers: int) -> dict[str,
     Raises:
         ModelError: a field speaks of layers in a way that no rule here covers, or can't follow.
     """
+    _check_sharing(config, kept, num_layers)
     edits: dict[str, Any] = {}
     for name, value in vars(config).items():
         if name.startswith(_ELSEWHERE) or not isinstance(value, int | list | tuple | dict):
@@ -81,6 +83,19 @@ def cannot_remove(reason: str) -> ModelError:
         "decoder layers that nothing else depends on",
         "choose other layers, remove none, or use another model",
     )
+
+
+def _check_sharing(config: Any, kept: Sequence[int], num_layers: int) -> None:
+    """Refuse to part the last layers from the layer whose keys and values they read: the last of their kind before."""
+    fields = vars(config)
+    first = num_layers - (fields.get(SHARED) or 0)
+    kinds = fields.get("layer_types") or [""] * num_layers
+    for layer in (layer for layer in kept if layer >= first):
+        source = max((other for other in range(first) if kinds[other] == kinds[layer]), default=layer)
+        if source not in kept:
+            raise cannot_remove(
+                f"layer {layer} reads keys and values of layer {source} ({SHARED}={num_layers - first})"
+            )
 
 
 def _edited(name: str, value: Any, kept: Sequence[int], num_layers: int) -> Any:

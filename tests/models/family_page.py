@@ -13,7 +13,8 @@ _HEAD = f"""# Families
 
 This page is written by `python scripts/family_matrix.py --write` with transformers {transformers.__version__}: do not
 edit it. Each model type of `AutoModelForImageTextToText` is built at a tiny size with {NUM_LAYERS} decoder layers and
-random weights, from its default config. A model type that no table of striate names goes through the same rules.
+random weights, from its default config; vision encoders of the package timm have a stand-in. A model type that no
+table of striate names goes through the same rules.
 
 What each column says:
 

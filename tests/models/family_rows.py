@@ -85,6 +85,14 @@ _DEEPSEEK_TEXT = {
     "topk_group": 1,
 }
 
+_GEMMA3N_TEXT = {
+    "layer_types": _GEMMA4_TEXT["layer_types"],
+    "num_kv_shared_layers": 2,
+    "hidden_size_per_layer_input": 8,
+    "intermediate_size": [96, 80, 96, 80, 96, 80, 96, 80],
+    "activation_sparsity_pattern": [0.9, 0.8, 0.7, 0.6, 0.5, 0.0, 0.0, 0.0],
+}
+
 ROWS: dict[str, Row] = {
     "aria": Row(config={"projector_patch_to_query_dict": {16: 4}}),
     "blip-2": Row(config={"image_token_index": 60, "num_query_tokens": 4}, image_tokens=4),
@@ -123,6 +131,8 @@ ROWS: dict[str, Row] = {
         },
         pixels=(2, 3, 64, 64),
     ),
+    "fast_vlm": Row(config={"vision_config.hidden_size": 64}),
+    "gemma3n": Row(text=_GEMMA3N_TEXT),
     "gemma4": Row(
         start={"vision_config": {"model_type": "gemma4_vision"}},
         config={"vision_config.pooling_kernel_size": 2},
@@ -206,6 +216,10 @@ ROWS: dict[str, Row] = {
         config={**_SHUFFLED, "audio_config.hidden_sizes": (16, 16, 16, 16), "audio_config.depths": (1, 1, 1, 1)}
     ),
     "paligemma": Row(kinds=False),
+    "perception_lm": Row(
+        config={"vision_config.architecture": "vit", "vision_config.model_args": {"embed_dim": 64}},
+        pixels=(2, 1, 3, 32, 32),
+    ),
     "pix2struct": Row(config={"vision_config.patch_embed_hidden_size": 192}, pixel_name="flattened_patches"),
     "qwen2_5_omni_thinker": Row(config=_OMNI),
     "qwen3_omni_moe_thinker": Row(config=_OMNI),

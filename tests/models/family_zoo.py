@@ -12,6 +12,7 @@ import torch
 import transformers
 from family_inputs import Batch, NotBuiltError, make_inputs
 from family_rows import ROPE_IN_PARTS, ROWS, Row
+from family_timm import stand_in
 from transformers import PretrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
@@ -84,6 +85,7 @@ def build_model(model_type: str) -> Any:
     Raises:
         NotBuiltError: this machine lacks a package that the model needs.
     """
+    stand_in()
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -155,7 +157,16 @@ def _shrunk(config: Any, text: Any, row: Row, path: str) -> Any:
             fields[place[len(prefix) :]] = copy.deepcopy(value)
     if is_text:
         fields.update(copy.deepcopy(dict(row.text)))
-    return type(config)(**fields)
+    try:
+        return type(config)(**fields)
+    except AttributeError:
+        # Older configs of an encoder and a decoder take dicts.
+        return type(config)(**{name: _as_dict(value) for name, value in fields.items()})
+
+
+def _as_dict(value: Any) -> Any:
+    """Return a config as a dict, anything else as it is."""
+    return value.to_dict() if isinstance(value, PretrainedConfig) else value
 
 
 def _accepted(cls: type) -> set[str]:

@@ -61,7 +61,12 @@ def _one_thread() -> None:
 def _judge(model_type: str) -> Result:
     if model_type not in model_types():
         pytest.skip(f"transformers {transformers.__version__} has no model type {model_type!r}")
-    result = check(model_type)
+    try:
+        result = check(model_type)
+    except Exception as error:
+        if _is_current():
+            raise
+        pytest.skip(f"its tiny config does not build in transformers {transformers.__version__}: {error}")
     if result.state == "not built":
         pytest.skip(result.reason)
     if result.state == "failed" and model_type in UNCACHED_DIFFERS and not _is_current():

@@ -50,7 +50,10 @@ def test_any_set_of_removed_layers_keeps_the_invariants(model_type: str, remove:
     if model_type not in model_types():
         pytest.skip(f"this transformers has no model type {model_type!r}")
     torch.set_num_threads(1)
-    whole, inputs = _built(model_type)
+    try:
+        whole, inputs = _built(model_type)
+    except AttributeError as error:
+        pytest.skip(f"its tiny config does not build in this transformers: {error}")
     model = copy.deepcopy(whole)
     kept = [layer for layer in range(NUM_LAYERS) if layer not in remove]
     weights = [dict(decoder_layers(model)[layer].named_parameters()) for layer in kept]

@@ -37,6 +37,10 @@ class _Config:
         ({"deepstack_layer_map": [(9, 2), (5, 0)]}, {"deepstack_layer_map": [(9, 1), (5, 0)]}),
         ({"activation_sparsity": [0.9, 0.8, 0.7, 0.6, 0.5, 0.4]}, {"activation_sparsity": [0.9, 0.7, 0.6, 0.4]}),
         ({"num_kv_shared_layers": 2}, {"num_kv_shared_layers": 1}),
+        (
+            {"num_kv_shared_layers": 3, "layer_types": list("aabbab")},
+            {"num_kv_shared_layers": 2, "layer_types": list("abbb")},
+        ),
         ({"first_k_dense_replace": 3}, {"first_k_dense_replace": 2}),
         ({"max_window_layers": 28}, {}),
         ({"max_window_layers": 5}, {"max_window_layers": 3}),
@@ -53,6 +57,7 @@ def test_every_shape_of_layer_fact_follows(fields: Batch, edits: Batch) -> None:
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
+        ({"num_kv_shared_layers": 1}, "layer 5 reads keys and values of layer 4 (num_kv_shared_layers=1)"),
         ({"deepstack_layer_map": [(5, 4)]}, "features of the picture enter there (deepstack_layer_map=[(5, 4)])"),
         ({"layer_types": ["a", "b"]}, "the config field layer_types=['a', 'b'] speaks of layers"),
         ({"kv_source_layers": [0, 1, 1, 3, 3, 4]}, "layer 2, 5 reads keys and values of layer 1, 4 (kv_source_layers="),
