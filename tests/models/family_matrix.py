@@ -90,10 +90,7 @@ def check(model_type: str) -> Result:
             first = str(error).splitlines()[0]
             word = "refused" if "can't be" in first or columns[0] == "anatomy" else "failed"
             result.cells[columns[0]], result.reason = word, first
-            # What LoRA can't adapt may still train in full and lose layers.
-            if (columns[0], word) != ("LoRA proof", "refused"):
-                break
-            continue
+            break
         except Exception as error:
             if isinstance(error, NotBuiltError):
                 return Result(model_type, reason=str(error))
