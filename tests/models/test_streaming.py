@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from family_zoo import NotBuilt, build_model
+from family_zoo import NotBuiltError, build_model
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from shards_kit import Built, as_bytes, assert_same_weights, config_of, sharded, tensors_of
@@ -56,7 +56,7 @@ UNUSUAL = ("gemma4", "idefics", "kosmos-2", "blip-2", "llama4", "qwen3_vl_moe", 
 def test_unusual_stacks_are_bit_equal_too(family: str, tmp_path: Path) -> None:
     try:
         model = build_model(family)
-    except NotBuilt as reason:
+    except NotBuiltError as reason:
         pytest.skip(str(reason))
     model.save_pretrained(tmp_path / "whole", max_shard_size="200KB")
     reloaded = load_weights(tmp_path / "whole", device=torch.device("cpu"), dtype=model.dtype)
