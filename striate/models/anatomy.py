@@ -108,6 +108,20 @@ def find_anatomy(model: nn.Module) -> Anatomy:
     )
 
 
+def check_decoder_only(anatomy: Anatomy) -> None:
+    """Return if the model reads a conversation with its pictures in one sequence.
+
+    Raises:
+        ModelError: an encoder-decoder, whose decoder never sees the prompt.
+    """
+    if anatomy.encoder_decoder:
+        raise ModelError(
+            f"{anatomy.model_type} is an encoder-decoder: its prompts are not conversations",
+            "an LVLM whose decoder reads image and text tokens in one sequence, for data, scores and answers",
+            "`striate inspect`, apply_region, lora_config and layer removal work on it",
+        )
+
+
 def _checked_depth(core: Any) -> int:
     """Return the number of decoder layers, refusing a config that says another."""
     layers = decoder_layers(core)

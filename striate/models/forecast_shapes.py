@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from striate.models.anatomy import VISION, component_of, find_decoder
+from striate.models.anatomy import VISION, component_of, decoder_layers
 from striate.models.blueprint import Blueprint
 from striate.models.image_tokens import image_tokens
 
@@ -98,7 +98,7 @@ class ModelShape:
 def model_shape(plan: Blueprint, tokens: int | None = None) -> ModelShape:
     """Return the shape of the LVLM in `plan`; `tokens` overrides its image tokens a picture."""
     text = plan.model.config.get_text_config(decoder=True)
-    layers = tuple(_layer_shape(layer, text) for layer in find_decoder(plan.model).layers)
+    layers = tuple(_layer_shape(layer, text) for layer in decoder_layers(plan.model))
     modules = dict(plan.model.named_modules())
     projector = [module for name in plan.anatomy.projector_names for module in modules[name].modules()]
     vision = [m for name, m in modules.items() if component_of(plan.anatomy, f"{name}.weight") == VISION]

@@ -15,7 +15,7 @@ from striate.artifacts import Scores
 from striate.data.collate import Collator
 from striate.data.samples import Sample
 from striate.errors import ConfigError, DataError, SpecError
-from striate.models.anatomy import Anatomy, decoder_layers, find_anatomy, unwrap
+from striate.models.anatomy import Anatomy, check_decoder_only, decoder_layers, find_anatomy, unwrap
 from striate.progress import Progress, Silent
 from striate.scorers import SCORERS
 from striate.scorers.stream import LayerStream, PartSums, TokenMasks
@@ -51,7 +51,7 @@ def analyze(
     Raises:
         SpecError: unknown scorer, or none.
         DataError: no samples, or none with tokens that a scorer needs.
-        ModelError: not an LVLM, or one whose layers can't be scored by input and output.
+        ModelError: not an LVLM, an encoder-decoder, or one whose layers can't be scored by input and output.
     """
     chosen = [SCORERS.get(name) for name in dict.fromkeys(scorers)]
     if not chosen:
@@ -62,6 +62,7 @@ def analyze(
         raise ConfigError(f"a batch of {batch_size} samples can't run", "1 or more", "set the batch size to 1 or more")
     order = _longest_first(samples)
     core, anatomy = unwrap(model), find_anatomy(model)
+    check_decoder_only(anatomy)
     collate = Collator(processor, max_length, train=True)
     bar = (progress or Silent()).track("analyze", len(samples))
     with _evaluating(core), LayerStream(decoder_layers(core), chosen) as stream, torch.no_grad(), bar as advance:

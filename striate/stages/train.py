@@ -16,6 +16,7 @@ from striate.config import MachineSection, TrainSection
 from striate.data.collate import Collator
 from striate.data.samples import Sample
 from striate.errors import ArtifactError, TrainingError
+from striate.models.anatomy import check_decoder_only, find_anatomy
 from striate.models.loading import save_model
 from striate.models.memory import peak_memory_gib
 from striate.models.trainability import apply_region, is_quantised, lora_config, prove_trainable
@@ -65,6 +66,7 @@ def train(
         progress: where to show it.
 
     Raises:
+        ModelError: not an LVLM, or an encoder-decoder.
         TrainingError: nothing to train, a failed proof, a loss that is not finite, or a work folder of another run.
         DataError: a sample that can't be used.
         ArtifactError: a folder that can't be written, or `out` is not empty.
@@ -121,6 +123,7 @@ def train(
 
 def _check(model: nn.Module, samples: Sequence[Sample], config: TrainSection, out: Path) -> None:
     """Raise for what would otherwise fail only after hours."""
+    check_decoder_only(find_anatomy(model))
     if not samples:
         raise TrainingError("there are no training samples", "at least one sample", "check data.train")
     if config.train_projector and not any(sample.images for sample in samples):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from striate.models.anatomy import check_decoder_only, find_anatomy
 from striate.tasks import metric_of
 from striate.tasks.batches import asking_mode
 from striate.tasks.causality import check_causal
@@ -39,8 +40,10 @@ def ask(
 
     Raises:
         DataError: a picture that can't be read, or an item that is longer than the model's context.
-        ModelError: plain text is to be scored, but the model does not read it from left to right.
+        ModelError: not an LVLM, or an encoder-decoder; or plain text is to be scored, but the model does not read it
+            from left to right.
     """
+    check_decoder_only(find_anatomy(model))
     places: dict[AskingMode, list[int]] = {}
     for index, item in enumerate(items):
         places.setdefault(metric_of(item.metric).mode, []).append(index)

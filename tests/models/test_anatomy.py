@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,15 @@ from transformers import AutoModelForImageTextToText, LlamaConfig, LlamaForCausa
 
 from striate.artifacts import Region
 from striate.errors import ModelError
-from striate.models.anatomy import component_of, decoder_layers, find_anatomy, find_decoder, layer_of, unwrap
+from striate.models.anatomy import (
+    check_decoder_only,
+    component_of,
+    decoder_layers,
+    find_anatomy,
+    find_decoder,
+    layer_of,
+    unwrap,
+)
 from striate.models.families import DEFAULT, FAMILIES, family_of
 from striate.models.loading import Loaded
 from striate.models.trainability import lora_config
@@ -157,3 +166,10 @@ def test_a_family_without_a_row_is_found_by_the_usual_names(
 ) -> None:
     monkeypatch.setattr("striate.models.families.FAMILIES", ())
     assert find_anatomy(tiny_llava.model).projector_names == ("model.multi_modal_projector",)
+
+
+def test_encoder_decoders_are_refused_where_prompts_are_made(tiny_llava: Loaded) -> None:
+    anatomy = find_anatomy(tiny_llava.model)
+    check_decoder_only(anatomy)
+    with pytest.raises(ModelError, match="llava is an encoder-decoder: its prompts are not conversations"):
+        check_decoder_only(dataclasses.replace(anatomy, encoder_decoder=True))
