@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 # Set before huggingface_hub is imported: a missing file then fails at once instead of waiting for a network.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Each worker has a core of its own.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SPECIAL_TOKENS = ["<pad>", "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>"]
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 40), "blue": (30, 60, 220), "black": (10, 10, 10)}
