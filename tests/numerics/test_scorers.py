@@ -229,7 +229,7 @@ def test_every_scorer_describes_itself(name: str) -> None:
     assert strategy.title
     assert strategy.summary[0].islower() or strategy.summary[:5] == "Block"
     assert not strategy.summary.endswith(".")
-    assert strategy.paper.startswith("arXiv ")
+    assert strategy.paper.startswith("https://arxiv.org/abs/")
     assert (strategy.function.__doc__ or "").startswith("Return")
 
 
