@@ -19,8 +19,9 @@ import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 import peft
 import torch
@@ -30,7 +31,7 @@ from torch import nn
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from striate.artifacts import Region
-from striate.models.anatomy import find_anatomy
+from striate.models.anatomy import decoder_layers, find_anatomy
 from striate.models.blueprint import Blueprint
 from striate.models.forecast import ACCELERATORS, Accelerator, Settings, forecast
 from striate.models.forecast_shapes import ModelShape, model_shape
@@ -49,7 +50,7 @@ class Case:
 
     model: str
     region: str
-    method: str = "lora"
+    method: Literal["lora", "qlora", "full"] = "lora"
     checkpointing: bool = False
     reference: bool = False
 
@@ -74,7 +75,11 @@ def cases(checkpointed_too: bool) -> list[Case]:
     ]
     for checkpointing in (False, True)[: 1 + checkpointed_too]:
         found += [Case(model, region, "lora", checkpointing) for model in SHAPES for region in ("uniform:25%", "all")]
-    return [*found, Case("llava-1.5-7b", "uniform:25%", "full")]
+    found.append(Case("llava-1.5-7b", "uniform:25%", "full"))
+    if find_spec("bitsandbytes"):
+        steps = (False, True)[: 1 + checkpointed_too]
+        found += [Case("llava-1.5-7b", "uniform:25%", "qlora", checkpointing) for checkpointing in steps]
+    return found
 
 
 def build(config: LlavaConfig, device: str) -> Any:
@@ -98,9 +103,28 @@ def shape_of(config: LlavaConfig) -> ModelShape:
     return model_shape(Blueprint(model, find_anatomy(model)))
 
 
+def quantise(model: Any, device: str) -> None:
+    """Put the decoder layers' linear layers in 4 bits, as `striate.models.quantised` has them loaded."""
+    from bitsandbytes.nn import Linear4bit, Params4bit
+
+    kind: dict[str, Any] = {"compress_statistics": True, "quant_type": "nf4"}
+    for layer in decoder_layers(model):
+        for name, module in list(layer.named_modules()):
+            if type(module) is nn.Linear:
+                parent, _, child = name.rpartition(".")
+                bias = module.bias is not None
+                packed = Linear4bit(module.in_features, module.out_features, bias, torch.bfloat16, **kind)
+                packed.weight = Params4bit(module.weight.data, requires_grad=False, **kind)
+                setattr(layer.get_submodule(parent), child, packed.to(device))
+    # PEFT chooses its 4-bit adapters by this mark of a loaded model.
+    model.is_loaded_in_4bit = True
+
+
 def open_region(model: Any, region: Region, case: Case, device: str) -> Any:
     """Return `model` with what the case trains open, wrapped by PEFT for LoRA."""
-    if case.method == "lora":
+    if case.method == "qlora":
+        quantise(model, device)
+    if case.method != "full":
         # PEFT makes the factors on the default device: the CPU would take seconds for each model.
         with torch.device(device):
             model = peft.get_peft_model(model, lora_config(model, region))
@@ -183,7 +207,7 @@ def run(case: Case, args: argparse.Namespace, device: str, accelerator: Accelera
     text_tokens = 16 if args.tiny else TEXT_TOKENS
     size = choose_batch(shape, case, args.batch, accelerator)
     settings = Settings(
-        method="full" if case.method == "full" else "lora",
+        method=case.method,
         batch=size,
         text_tokens=text_tokens,
         answer_tokens=text_tokens // 2,
