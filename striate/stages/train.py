@@ -24,7 +24,7 @@ from striate.progress import Progress, Silent
 from striate.training.engine import Plan
 from striate.training.modes import MasterWeights
 from striate.training.resume import find_checkpoint, identity, remove_checkpoints
-from striate.training.session import run_session
+from striate.training.sitting import run_sitting
 
 
 def train(
@@ -86,7 +86,7 @@ def train(
         return prove_trainable(prepared, region, collator([example]), train_projector=config.train_projector)
 
     try:
-        outcome = run_session(
+        outcome = run_sitting(
             tuned,
             samples,
             collator,

@@ -86,7 +86,7 @@ class RegionTrainer(Trainer):
             projector_lr: the learning rate of the projector.
             checkpointing: whether the model's decoder layers are set to recompute activations.
             step_log: gets a line a step.
-            run: what a session that resumes must share (see `training.resume.identity`).
+            run: what a run that is continued must share (see `training.resume.identity`).
             prove: called with the prepared model before the first step; returns the proof in words.
             advance: called with 1 after every step.
         """

@@ -30,7 +30,7 @@ class Outcome:
     seconds: float
 
 
-def run_session(
+def run_sitting(
     model: nn.Module,
     samples: Sequence[Sample],
     collator: Callable[[Sequence[Sample]], dict[str, torch.Tensor]],
