@@ -17,7 +17,8 @@ INTRO = """# Run config
 
 One YAML document is one run: `striate run RUN.yaml --out DIR`. Sections follow the stages; `machine:` is apart from the
 science, so changing it never makes a stage stale. Unknown keys are errors. `--set section.key=value` overrides one
-value (in YAML). The config is kept in the run folder and runs again as it is. `configs/` has whole examples.
+value (in YAML). Paths count from the working folder; the run folder keeps the config with absolute paths, and it runs
+again as it is. `configs/` has whole examples.
 
 This page is written by `python scripts/config_docs.py`.
 """

@@ -176,6 +176,32 @@ def parse_config(raw: dict[str, Any], overrides: Sequence[str] = (), source: str
         raise ConfigError("\n".join(problems), "the keys and values of docs/config.md", f"mend {source}") from error
 
 
+def anchored(config: RunConfig) -> RunConfig:
+    """Return `config` with its paths that exist made absolute, so that it means the same from any folder."""
+
+    def fix(place: str) -> str:
+        if place.partition(":")[0] == BUILTIN:
+            return place
+        try:
+            return str(Path(place).expanduser().resolve(strict=True))
+        except (OSError, RuntimeError, ValueError):
+            return place
+
+    def fix_all(places: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(fix(place) for place in places)
+
+    data = {"train": fix_all(config.data.train), "calibration": fix_all(config.data.calibration)}
+    region = config.select.region
+    return config.model_copy(
+        update={
+            "model": config.model.model_copy(update={"path": fix(config.model.path)}),
+            "data": config.data.model_copy(update=data),
+            "select": config.select.model_copy(update={"region": fix(region) if region.endswith(".json") else region}),
+            "evaluate": config.evaluate.model_copy(update={"packs": fix_all(config.evaluate.packs)}),
+        }
+    )
+
+
 def dump_config(config: RunConfig) -> str:
     """Return `config` as YAML that `load_config` reads back to an equal config."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -19,7 +19,7 @@ from striate.artifacts import (
     write_document,
     write_lines,
 )
-from striate.config import RunConfig
+from striate.config import RunConfig, anchored
 from striate.demo.places import locate_data, locate_model
 from striate.errors import ModelError
 from striate.progress import Progress, Silent
@@ -48,6 +48,7 @@ class Flow:
         """
         from striate.models.loading import resolve_device
 
+        config = anchored(config)
         self.config = config
         self.out = out
         self.progress = progress or Silent()

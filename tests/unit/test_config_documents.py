@@ -178,3 +178,23 @@ def test_missing_file(tmp_path: Path) -> None:
 def test_machine_is_apart_from_the_science() -> None:
     sections = set(RunConfig.model_fields)
     assert {"analyze", "select", "train", "prune", "evaluate", "report", "machine"} <= sections
+
+
+def test_paths_that_exist_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from striate.config import anchored
+
+    (tmp_path / "pack").mkdir()
+    (tmp_path / "region.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    raw = {
+        "model": {"path": "owner/name"},
+        "data": {"train": ["pack", "builtin:easy-vqa"]},
+        "select": {"region": "region.json"},
+        "evaluate": {"packs": ["pack"]},
+    }
+    config = anchored(parse_config(raw))
+    assert config.model.path == "owner/name"
+    assert config.data.train == (str(tmp_path / "pack"), "builtin:easy-vqa")
+    assert config.select.region == str(tmp_path / "region.json")
+    assert config.evaluate.packs == (str(tmp_path / "pack"),)
+    assert anchored(config) == config
