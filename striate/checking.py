@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from striate.config import BUILTIN, RunConfig
+from striate.config import BUILTIN, RunConfig, is_builtin, looks_like_hub_id
 from striate.demo.places import check_pack
 from striate.errors import ModelError
 from striate.selectors.spec import parse_spec
@@ -45,7 +45,7 @@ def _model(path: str) -> str:
             "a folder with config.json or adapter_config.json",
             "give the folder that `save_pretrained` wrote",
         )
-    if path != BUILTIN and not folder.is_dir() and (path.count("/") != 1 or path.startswith((".", "/", "~"))):
+    if path != BUILTIN and not folder.is_dir() and not looks_like_hub_id(path):
         raise ModelError(
             f"no model at {path!r}", "a folder, a hub id such as owner/name, or builtin", "check model.path"
         )
@@ -71,7 +71,7 @@ def _data(name: str) -> str:
     """Return what a training file holds, every picture opened once."""
     from striate.data.reading import check_images, read_samples
 
-    if name.partition(":")[0] == BUILTIN:
+    if is_builtin(name):
         check_pack(name)
         return name
     samples = read_samples(Path(name).expanduser())
@@ -82,7 +82,7 @@ def _pack(name: str, limit: int | None) -> str:
     """Return what a test pack holds."""
     from striate.tasks.packs import read_pack
 
-    if name.partition(":")[0] == BUILTIN:
+    if is_builtin(name):
         check_pack(name)
         return name
     pack = read_pack(Path(name).expanduser(), limit)

@@ -176,11 +176,21 @@ def parse_config(raw: dict[str, Any], overrides: Sequence[str] = (), source: str
         raise ConfigError("\n".join(problems), "the keys and values of docs/config.md", f"mend {source}") from error
 
 
+def is_builtin(name: str) -> bool:
+    """Return whether `name` stands for something that comes with striate: `builtin`, `builtin:easy-vqa`, ..."""
+    return name.partition(":")[0] == BUILTIN
+
+
+def looks_like_hub_id(path: str) -> bool:
+    """Return whether `path`, which is no folder, may be a hub id: owner/name. Anything else needs no network."""
+    return path.count("/") == 1 and not path.startswith(("/", ".", "~"))
+
+
 def anchored(config: RunConfig) -> RunConfig:
     """Return `config` with its paths that exist made absolute, so that it means the same from any folder."""
 
     def fix(place: str) -> str:
-        if place.partition(":")[0] == BUILTIN:
+        if is_builtin(place):
             return place
         try:
             return str(Path(place).expanduser().resolve(strict=True))

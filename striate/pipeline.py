@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gc
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from striate.artifacts import (
     EvalRecord,
@@ -25,6 +26,9 @@ from striate.errors import ModelError
 from striate.progress import Progress, Silent
 from striate.run_folder import RunFolder, open_run, weight_bytes
 from striate.stage_inputs import StageInputs
+
+if TYPE_CHECKING:
+    from striate.tasks.items import Pack
 
 BASE_LABEL, QUANTISED, WORK_FOLDER = "start", "start in 4 bits", ".training"
 
@@ -220,14 +224,13 @@ class Flow:
         """Raise now for a base model, SPEC or test pack that would otherwise be refused only after hours."""
         from striate.selectors.spec import parse_spec
         from striate.stages.select import select
-        from striate.tasks.packs import read_pack
 
         self._check_base()
         spec = parse_spec(self.config.select.region)
         if spec.selector != "scores":
             self._check_removal(select(self._num_layers(), spec.text))
-        for path in self.pack_paths:
-            read_pack(path, self.config.evaluate.limit)
+        # Read once, here or by the first evaluation.
+        _ = self._packs
 
     def _check_base(self) -> None:
         """Raise if the tuned adapter's base would be an adapter itself: nothing could load the two."""
@@ -246,16 +249,22 @@ class Flow:
 
         check_removal(region, self.config.prune.remove)
 
+    @cached_property
+    def _packs(self) -> list[Pack]:
+        """The test packs, read and checked once."""
+        from striate.tasks.packs import read_pack
+
+        return [read_pack(path, self.config.evaluate.limit) for path in self.pack_paths]
+
     def _evaluate_one(self, label: str) -> None:
         """Ask the model called `label` all packs."""
         from striate.stages.evaluate import evaluate
-        from striate.tasks.packs import read_pack
 
         section = self.config.evaluate
         files = [f"eval/{label}.json", f"eval/{label}.predictions.jsonl"]
 
         def work() -> float:
-            packs = [read_pack(path, section.limit) for path in self.pack_paths]
+            packs = self._packs
             loaded = self._load(label)
             record, predictions = evaluate(
                 loaded.model,
@@ -290,7 +299,7 @@ class Flow:
             self._held = None
             gc.collect()
             machine, path = self.config.machine, self._path_of(label)
-            revision = self.config.model.revision if "start" in label else None
+            revision = self.config.model.revision if label in (BASE_LABEL, QUANTISED) else None
             if label == QUANTISED:
                 loaded = load_quantised(path, device=machine.device, revision=revision)
             else:

@@ -6,7 +6,7 @@ import hashlib
 from importlib import resources
 from pathlib import Path
 
-from striate.config import BUILTIN, RunConfig, parse_config
+from striate.config import BUILTIN, RunConfig, is_builtin, parse_config
 from striate.demo.assets import EASY_VQA, LLM, VISION, cache_folder, fetch
 from striate.demo.easy_vqa import prepare_easy_vqa
 from striate.demo.language_reference import prepare_language_reference
@@ -42,10 +42,10 @@ def locate_data(name: str, progress: Progress) -> Path:
     Raises:
         ConfigError: no such built-in pack.
     """
-    head, _, pack = name.partition(":")
-    if head != BUILTIN:
+    if not is_builtin(name):
         return Path(name).expanduser()
     check_pack(name)
+    pack = name.partition(":")[2]
     home = cache_folder() / "data"
     if pack == "easy-vqa":
         return prepare_easy_vqa(fetch(EASY_VQA, progress), home / pack)

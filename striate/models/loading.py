@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import cached_file
 
+from striate.config import looks_like_hub_id
 from striate.errors import ModelError, did_you_mean
 from striate.models.adapters import ADAPTER_CONFIG, add_adapter, base_of, base_revision_of, is_adapter, merged
 from striate.models.anatomy import find_anatomy, text_only
@@ -139,10 +140,7 @@ def read_config(path: str | Path, revision: str | None = None) -> Any:
     Raises:
         ModelError: no such model, or a text-only one.
     """
-    config = _read_config(_source(str(path), revision), revision)
-    if type(config) not in AutoModelForImageTextToText._model_mapping:
-        raise _not_lvlm(str(path), config)
-    return config
+    return _lvlm_config(_source(str(path), revision), revision)
 
 
 def _no_device(given: str, hint: str = "") -> ModelError:
@@ -158,8 +156,7 @@ def _source(path: str, revision: str | None) -> str:
         return str(folder)
     if folder.exists():
         raise ModelError(f"{path} is a file", "a model folder or a hub id", "give the folder that the file is in")
-    if path.startswith(("/", ".", "~")) or path.count("/") != 1:
-        # Hub ids read owner/name, so nothing else needs the network to be refused.
+    if not looks_like_hub_id(path):
         raise _no_such(path, "there is no such folder")
     try:
         plain, adapter = (
@@ -213,9 +210,7 @@ def _read_model(
 
 def _read_plain(source: str, dtype: torch.dtype, revision: str | None, **options: Any) -> Any:
     """Return the LVLM in `source` on the CPU, refusing text-only models and incomplete weights."""
-    config = _read_config(source, revision)
-    if type(config) not in AutoModelForImageTextToText._model_mapping:
-        raise _not_lvlm(source, config)
+    config = _lvlm_config(source, revision)
     _check_weight_files(source)
     try:
         model, info = AutoModelForImageTextToText.from_pretrained(
@@ -229,6 +224,14 @@ def _read_plain(source: str, dtype: torch.dtype, revision: str | None, **options
         ) from error
     _check_complete(source, model, info)
     return model
+
+
+def _lvlm_config(source: str, revision: str | None) -> Any:
+    """Return the config of `source`, refusing other kinds of models."""
+    config = _read_config(source, revision)
+    if type(config) not in AutoModelForImageTextToText._model_mapping:
+        raise _not_lvlm(source, config)
+    return config
 
 
 def _read_config(source: str, revision: str | None) -> Any:

@@ -88,7 +88,7 @@ def paired_difference(
 ) -> tuple[float, float, float]:
     """Return mean(other) - mean(baseline) on the same items, with its 95% paired bootstrap interval (low, high)."""
     pairs = [Paired.of(baseline, other, weights)]
-    return (difference_of(mean_of(pairs)), *interval_of(_differences(macro_replicates(pairs, repetitions, seed))))
+    return (difference_of(mean_of(pairs)), *difference_interval(macro_replicates(pairs, repetitions, seed)))
 
 
 def retention_interval(
@@ -120,7 +120,7 @@ def difference_of(means: Floats) -> float:
 
 def difference_interval(replicates: Floats) -> tuple[float, float]:
     """Return the 95% interval of other - baseline from `replicates` (R, 2)."""
-    return interval_of(_differences(replicates))
+    return interval_of(replicates[:, 1] - replicates[:, 0])
 
 
 def retention_of(means: Floats, replicates: Floats) -> tuple[float | None, float | None, float | None]:
@@ -145,8 +145,3 @@ def perplexity_retention(means: Floats, replicates: Floats) -> tuple[float, floa
     """
     low, high = interval_of(100 * np.exp(replicates[:, 0] - replicates[:, 1]))
     return float(100 * np.exp(means[0] - means[1])), low, high
-
-
-def _differences(replicates: Floats) -> Floats:
-    """Return other - baseline (R,) of `replicates` (R, 2)."""
-    return replicates[:, 1] - replicates[:, 0]

@@ -11,6 +11,7 @@ import torch
 from huggingface_hub import snapshot_download
 from safetensors.torch import load_file
 
+from striate.config import looks_like_hub_id
 from striate.errors import ModelError
 from striate.models.shards import AGAIN, INDEX, WHOLE, read_shards
 
@@ -29,7 +30,7 @@ def folder_of(path: str | Path, what: str) -> Path:
     if folder.is_dir():
         return folder
     text = str(path)
-    if text.startswith(("/", ".", "~")) or text.count("/") != 1:
+    if not looks_like_hub_id(text):
         raise ModelError(f"no {what} at {text!r}: there is no such folder", "a folder or a hub id", "check the path")
     try:
         return Path(snapshot_download(text))
