@@ -37,10 +37,17 @@ class DataSection(Section):
 
 
 class AnalyzeSection(Section):
-    """Which scorers run, on how many calibration samples."""
+    """Which scorers run, on how many calibration samples, for all of them together or by task as well.
+
+    `base` is the untuned checkpoint that `parameter-change` compares with; `pairs` is how many pairs of pictures per
+    attribute `token-swap` draws.
+    """
 
     scorers: tuple[str, ...] = ("block-influence", "modality-block-influence")
     samples: int = Field(default=64, ge=1)
+    by: Literal["all", "task"] = "all"
+    base: str | None = None
+    pairs: int = Field(default=32, ge=2)
 
 
 class SelectSection(Section):

@@ -9,11 +9,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from striate.errors import ModelError
 from striate.registry import Strategy
+from striate.scorers.sums import PartSums
 
 
 @dataclass(frozen=True)
@@ -74,14 +74,6 @@ def cosine_distance(x_BTD: Tensor, y_BTD: Tensor) -> Tensor:
     apart_BT, together_BT = (length.square() for length in unit_difference(x_BTD, y_BTD))
     # Equals |u - v|^2 / 2, since the sum below is 4 for unit vectors.
     return 2 * apart_BT / (apart_BT + together_BT).clamp_min(torch.finfo(torch.float32).tiny)
-
-
-@dataclass
-class PartSums:
-    """One scorer on one kind of token: sums per sample and layer, shape (N, L), and token counts, shape (N,)."""
-
-    sums: NDArray[np.float64]
-    counts: NDArray[np.float64]
 
 
 @dataclass

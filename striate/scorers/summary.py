@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from striate.artifacts import LayerScores
 from striate.errors import DataError, ModelError
-from striate.scorers.stream import PartSums
+from striate.scorers.sums import PartSums
 
 REPETITIONS = 2000
 _DRAWS_AT_ONCE = 2_000_000

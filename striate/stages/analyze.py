@@ -18,8 +18,9 @@ from striate.errors import ConfigError, DataError, SpecError
 from striate.models.anatomy import Anatomy, check_decoder_only, decoder_layers, find_anatomy, unwrap
 from striate.progress import Progress, Silent
 from striate.scorers import SCORERS
-from striate.scorers.stream import LayerStream, PartSums, TokenMasks
+from striate.scorers.stream import LayerStream, TokenMasks
 from striate.scorers.summary import summarise
+from striate.scorers.sums import PartSums
 
 
 def analyze(
