@@ -281,7 +281,7 @@ def _show_forecast(plan: Blueprint, region: Region, step: Step, name: str, image
     show_table("", list(HEADER), rows)
     OUT.print(
         "bfloat16 with float32 masters of what trains, gradients kept between micro-batches;"
-        " QLoRA and accelerators other than h100 are uncalibrated (docs/forecast.md)",
+        " accelerators other than h100 are uncalibrated (docs/forecast.md)",
         style="dim",
         soft_wrap=True,
     )

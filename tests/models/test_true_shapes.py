@@ -59,12 +59,13 @@ def test_both_regions_run_at_one_batch_that_fits(script: ModuleType) -> None:
 
 
 @pytest.mark.skipif(not MEASURED.is_file(), reason="the measurements are not in a package's sources")
-def test_measured_steps(script: ModuleType) -> None:
+def test_measured_steps(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps measured on an H100: none but the references was used to fit the forecast."""
+    monkeypatch.setattr(script, "find_spec", lambda name: True)
     rows = [json.loads(line) for line in MEASURED.read_text(encoding="utf-8").splitlines()]
     known = {case.name: case for case in script.cases(True)}
     found = [row for row in rows if row.get("name") in known and "ms" in row]
-    assert len(found) >= 14
+    assert len(found) >= 24
     for row in found:
         case = known[row["name"]]
         shape = script.shape_of(script.SHAPES[case.model]())
@@ -76,9 +77,8 @@ def test_measured_steps(script: ModuleType) -> None:
             answers_only=not case.reference,
         )
         expected = script.forecast(shape, script.resolve(case.region, len(shape.layers)), settings)
-        # Striate's checkpointed rows were measured while the frozen encoder still kept its activations.
-        if case.reference or not case.checkpointing:
-            assert expected.memory.peak_gib == pytest.approx(row["peak_gib"], rel=0.05), case.name
+        tolerance = 0.07 if case.method == "qlora" else 0.02
+        assert expected.memory.peak_gib == pytest.approx(row["peak_gib"], rel=tolerance), case.name
         assert expected.milliseconds == pytest.approx(row["ms"], rel=0.15), case.name
 
 
