@@ -82,6 +82,28 @@ class SplitHalf(Document):
     samples_needed: int | None = None
 
 
+class Peak(Document):
+    """Where in the stack a scorer peaks, with 95% bootstrap intervals over samples.
+
+    Attributes:
+        layer: the layer with the highest score.
+        low: the 2.5% quantile of that layer over resamples.
+        high: the 97.5% quantile.
+        share: the share of resamples with the same highest layer, 0 to 1.
+        centre: the centre of mass: the mean layer, weighted by the scores above the lowest one.
+        centre_low: its 2.5% quantile.
+        centre_high: its 97.5% quantile.
+    """
+
+    layer: int
+    low: int
+    high: int
+    share: float
+    centre: float
+    centre_low: float
+    centre_high: float
+
+
 class LayerScores(Document):
     """One scorer's importance per layer (higher = keep), with a 95% interval over samples, and parts by modality.
 
@@ -101,6 +123,7 @@ class LayerScores(Document):
     samples: int
     tokens: dict[str, int] = Field(default_factory=dict)
     split_half: SplitHalf | None = None
+    peak: Peak | None = None
 
 
 class Scores(Document):

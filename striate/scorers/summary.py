@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from striate.artifacts import LayerScores
 from striate.errors import DataError, ModelError
+from striate.scorers.peaks import peak_of
 from striate.scorers.sums import PartSums
 
 REPETITIONS = 2000
@@ -35,7 +36,8 @@ def summarise(scorer: str, parts: Mapping[str, PartSums], seed: int) -> LayerSco
     means = {part: sums.sums.sum(0) / sums.counts.sum() for part, sums in parts.items()}
     values_L = np.mean(list(means.values()), axis=0)
     _require_finite(scorer, values_L)
-    low_L, high_L = _interval(list(parts.values()), seed)
+    draws_RL = _draws(list(parts.values()), seed)
+    low_L, high_L = np.nanquantile(draws_RL, [0.025, 0.975], axis=0)
     return LayerScores(
         scorer=scorer,
         values=tuple(values_L.tolist()),
@@ -44,11 +46,12 @@ def summarise(scorer: str, parts: Mapping[str, PartSums], seed: int) -> LayerSco
         parts={part: tuple(mean_L.tolist()) for part, mean_L in means.items()} if len(means) > 1 else {},
         samples=len(next(iter(parts.values())).counts),
         tokens={part: int(sums.counts.sum()) for part, sums in parts.items()},
+        peak=peak_of(values_L, draws_RL),
     )
 
 
-def _interval(parts: list[PartSums], seed: int) -> tuple[Floats, Floats]:
-    """Return the 2.5% and 97.5% quantiles over resamples of the samples; all parts see the same resamples."""
+def _draws(parts: list[PartSums], seed: int) -> Floats:
+    """Return the mean of every resample of the samples, shape (R, L); all parts see the same resamples."""
     samples = len(parts[0].counts)
     generator = np.random.default_rng(seed)
     chunk = max(1, min(REPETITIONS, _DRAWS_AT_ONCE // samples))
@@ -57,8 +60,7 @@ def _interval(parts: list[PartSums], seed: int) -> tuple[Floats, Floats]:
         size = min(chunk, REPETITIONS - start)
         times_RN = generator.multinomial(samples, np.full(samples, 1 / samples), size=size).astype(np.float64)
         rows.append(np.mean([_resampled(part, times_RN) for part in parts], axis=0))
-    low_L, high_L = np.nanquantile(np.concatenate(rows), [0.025, 0.975], axis=0)
-    return low_L, high_L
+    return np.concatenate(rows)
 
 
 def _resampled(part: PartSums, times_RN: Floats) -> Floats:
