@@ -8,7 +8,7 @@ from typing import Literal
 
 from striate.artifacts import Kind
 
-Compare = Literal["sum", "mean"]
+Compare = Literal["sum", "mean", "characters"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,10 @@ class Item:
         answer_index: which of `choices` is right (`choice_logprob`).
         context: text that a choice or the next word continues.
         text: text whose perplexity is measured.
-        compare: `choice_logprob` only: compare the `sum` or the per-token `mean` of log-probabilities.
+        compare: `choice_logprob` only: compare log-probabilities by their `sum`, their `mean` a token, or their sum a
+            character (`characters`).
+        more_images: further pictures of the same question, in the order of its placeholders.
+        size: width and height of the picture in pixels, where boxes are given in pixels.
     """
 
     id: str
@@ -42,6 +45,13 @@ class Item:
     context: str = ""
     text: str = ""
     compare: Compare = "mean"
+    more_images: tuple[Path, ...] = ()
+    size: tuple[int, int] | None = None
+
+    @property
+    def images(self) -> tuple[Path, ...]:
+        """All pictures of the item, in order."""
+        return () if self.image is None else (self.image, *self.more_images)
 
     @property
     def kind(self) -> Kind:

@@ -7,12 +7,11 @@ from striate.tasks.items import Item
 
 
 def chat_sample(item: Item) -> Sample:
-    """Return the item as a sample that ends with the user's question, its image before the words."""
+    """Return the item as a sample that ends with the user's question, its images before the words."""
     text = item.question
-    if item.image is not None and PLACEHOLDER not in text:
-        text = f"{PLACEHOLDER}\n{text}"
-    images = () if item.image is None else (item.image,)
-    return Sample(item.id, (Message("user", text),), images, item.task)
+    if item.images and PLACEHOLDER not in text:
+        text = f"{PLACEHOLDER * len(item.images)}\n{text}"
+    return Sample(item.id, (Message("user", text),), item.images, item.task)
 
 
 def plain_context(item: Item) -> str:

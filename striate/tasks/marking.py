@@ -1,0 +1,31 @@
+"""Score replies: one by one, or a whole task together where its metric needs that. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from striate.tasks import metric_of
+from striate.tasks.items import Item, Mark, Reply
+
+
+def mark_all(items: Sequence[Item], replies: Sequence[Reply]) -> list[Mark]:
+    """Return the score of every reply, in the order of `items`.
+
+    Items of one pack, task and metric are scored together if the metric has a `corpus` function.
+
+    Raises:
+        DataError: a metric that needs a package which is not installed, or more items than there are.
+    """
+    tasks: dict[tuple[str, str, str], list[int]] = {}
+    for index, item in enumerate(items):
+        tasks.setdefault((item.pack, item.task, item.metric), []).append(index)
+    marks: dict[int, Mark] = {}
+    for (_, _, name), places in tasks.items():
+        metric = metric_of(name)
+        chosen = [(items[place], replies[place]) for place in places]
+        if metric.corpus is None:
+            found = [metric.function(item, reply) for item, reply in chosen]
+        else:
+            found = metric.corpus([item for item, _ in chosen], [reply for _, reply in chosen])
+        marks.update(zip(places, found, strict=True))
+    return [marks[index] for index in range(len(items))]
