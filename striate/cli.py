@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +11,7 @@ import typer
 
 from striate.errors import ConfigError, did_you_mean
 from striate.model_verbs import VERBS
+from striate.run_options import Config, Out, Overwrite, Settings, open_flow, run_stage
 from striate.terminal import OUT, RichProgress, draw_stack, guard, quiet_libraries, result_lines, show_table
 from striate.version import __version__
 
@@ -31,10 +30,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Config = Annotated[Path | None, typer.Argument(help="Run config (YAML). Left out: the config in --out.")]
-Out = Annotated[Path, typer.Option("--out", help="Run folder: made, or continued.")]
-Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override, e.g. train.lr=1e-4.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Do stages again whose inputs have changed.")]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
 
 
@@ -87,7 +82,7 @@ def analyze(
         ]
         show_table(f"{scores.samples} samples", ["layer", *(entry.scorer for entry in scores.scorers)], rows)
 
-    _stage(config, out, settings, overwrite, stage)
+    run_stage(config, out, settings, overwrite, stage)
 
 
 @app.command()
@@ -100,7 +95,7 @@ def select(
         region = flow.select()
         OUT.print(f"{draw_stack(region)}  {len(region)} of {region.num_layers} layers")
 
-    _stage(config, out, settings, overwrite, stage)
+    run_stage(config, out, settings, overwrite, stage)
 
 
 @app.command()
@@ -115,7 +110,7 @@ def train(
             f"{record.steps} steps in {record.seconds:.0f} s, loss {record.first_loss:.3f} -> {record.last_loss:.3f}"
         )
 
-    _stage(config, out, settings, overwrite, stage)
+    run_stage(config, out, settings, overwrite, stage)
 
 
 @app.command()
@@ -129,7 +124,7 @@ def prune(
         OUT.print(f"{draw_stack(record.region, record.removed)}  {len(record.removed)} layers removed")
         OUT.print(f"{record.parameters_before:,} -> {record.parameters_after:,} parameters; reloaded and compared")
 
-    _stage(config, out, settings, overwrite, stage)
+    run_stage(config, out, settings, overwrite, stage)
 
 
 @app.command()
@@ -142,7 +137,7 @@ def evaluate(
         for line in result_lines(flow.evaluate()):
             OUT.print(line, soft_wrap=True)
 
-    _stage(config, out, settings, overwrite, stage)
+    run_stage(config, out, settings, overwrite, stage)
 
 
 @app.command()
@@ -233,38 +228,12 @@ def _everything(config: RunConfig, out: Path, overwrite: bool) -> None:
     from striate.artifacts import Retention, read_document
 
     begin = time.perf_counter()
-    page = _flow(config, out, overwrite).everything()
+    page = open_flow(config, out, overwrite).everything()
     OUT.print()
     if (out / "eval" / "retention.json").is_file():
         for line in result_lines(read_document(out / "eval" / "retention.json", Retention)):
             OUT.print(line, soft_wrap=True)
     OUT.print(f"report  {page.resolve()}  ({time.perf_counter() - begin:.0f} s)", soft_wrap=True)
-
-
-def _flow(config: RunConfig, out: Path, overwrite: bool) -> Flow:
-    """Return the flow of `config` in the run folder `out`."""
-    quiet_libraries()
-    from striate.pipeline import Flow
-
-    command = shlex.join(["striate", *sys.argv[1:]])
-    return Flow(config, out, progress=RichProgress(), overwrite=overwrite, command=command)
-
-
-def _stage(
-    config: Path | None, out: Path, settings: list[str] | None, overwrite: bool, stage: Callable[[Flow], None]
-) -> None:
-    """Run one stage in the run folder `out`, with the config given or else the one that lies there."""
-    from striate.config import load_config
-
-    with guard(out):
-        source = config or out / "config.yaml"
-        if not source.is_file():
-            raise ConfigError(
-                f"no run config: {source} does not exist",
-                "a run config (YAML), or a run folder that has one",
-                "give RUN.yaml, or the folder of an earlier run with --out",
-            )
-        stage(_flow(load_config(source, settings or []), out, overwrite))
 
 
 def _show_forecast(plan: Blueprint, region: Region, step: Step, name: str, image_tokens: int | None) -> None:

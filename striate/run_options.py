@@ -1,0 +1,49 @@
+"""What verbs on a run folder share: their options, and how one opens the folder's flow and runs a stage in it."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from striate.errors import ConfigError
+from striate.terminal import RichProgress, guard, quiet_libraries
+
+if TYPE_CHECKING:
+    from striate.config import RunConfig
+    from striate.pipeline import Flow
+
+Config = Annotated[Path | None, typer.Argument(help="Run config (YAML). Left out: the config in --out.")]
+Out = Annotated[Path, typer.Option("--out", help="Run folder: made, or continued.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override, e.g. train.lr=1e-4.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Do stages again whose inputs have changed.")]
+
+
+def open_flow(config: RunConfig, out: Path, overwrite: bool) -> Flow:
+    """Return the flow of `config` in the run folder `out`."""
+    quiet_libraries()
+    from striate.pipeline import Flow
+
+    command = shlex.join(["striate", *sys.argv[1:]])
+    return Flow(config, out, progress=RichProgress(), overwrite=overwrite, command=command)
+
+
+def run_stage(
+    config: Path | None, out: Path, settings: list[str] | None, overwrite: bool, stage: Callable[[Flow], None]
+) -> None:
+    """Run one stage in the run folder `out`, with the config given or else the one that lies there."""
+    from striate.config import load_config
+
+    with guard(out):
+        source = config or out / "config.yaml"
+        if not source.is_file():
+            raise ConfigError(
+                f"no run config: {source} does not exist",
+                "a run config (YAML), or a run folder that has one",
+                "give RUN.yaml, or the folder of an earlier run with --out",
+            )
+        stage(open_flow(load_config(source, settings or []), out, overwrite))
