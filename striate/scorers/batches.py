@@ -1,0 +1,71 @@
+"""Collated batches for the runners, which get smaller when memory runs out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from striate.data.samples import Sample
+from striate.errors import ModelError
+from striate.progress import Advance
+
+Result = TypeVar("Result")
+Collate = Callable[[Sequence[Sample]], dict[str, Tensor]]
+
+
+@dataclass
+class Batches:
+    """Samples in the order in which they run, how they become a batch, and how many at a time.
+
+    Attributes:
+        samples: the calibration set, best sorted so that neighbours are of like length, longest first.
+        collate: makes a training batch with labels.
+        size: samples in one batch; halved for good when the device has too little memory.
+    """
+
+    samples: Sequence[Sample]
+    collate: Collate
+    size: int
+
+    def each(self, work: Callable[[dict[str, Tensor]], Result], advance: Advance) -> list[Result]:
+        """Return what `work` makes of every batch, in order; `advance` hears of samples that are done.
+
+        Raises:
+            ModelError: one sample alone does not fit into the device's memory.
+        """
+        results: list[Result] = []
+        start = 0
+        while start < len(self.samples):
+            part = self.samples[start : start + self.size]
+            result = self._attempt(work, part)
+            if result is None:
+                self._shrink(len(part), part[0].id)
+                continue
+            results.append(result[0])
+            start += len(part)
+            advance(len(part))
+        return results
+
+    def _attempt(self, work: Callable[[dict[str, Tensor]], Result], part: Sequence[Sample]) -> tuple[Result] | None:
+        """Return what `work` makes of `part`, or None if memory ran out; nothing of the attempt stays alive then."""
+        batch = self.collate(part)
+        try:
+            return (work(batch),)
+        except torch.OutOfMemoryError:
+            return None
+
+    def _shrink(self, tried: int, sample: str) -> None:
+        """Halve the batch size for the rest of the run."""
+        if tried == 1:
+            raise ModelError(
+                f"sample {sample!r} alone does not fit into the device's memory",
+                "a device with room for the model and one sample",
+                "use a larger device, machine.dtype bfloat16, smaller pictures, or a smaller max_length",
+            )
+        self.size = -(-tried // 2)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
