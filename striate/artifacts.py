@@ -26,17 +26,21 @@ DocumentT = TypeVar("DocumentT", bound=Document)
 
 
 class Region(Document):
-    """The chosen decoder layers of one LLM (`region.json`): 0-based, sorted, of `num_layers` in all."""
+    """The chosen decoder layers of one LLM (`region.json`): 0-based, sorted, of `num_layers` in all.
+
+    `removable` are layers outside it that its selector gives up, the most redundant first; `prune` takes these first.
+    """
 
     version: Literal[1] = 1
     layers: tuple[int, ...]
     num_layers: int = Field(ge=1)
     spec: str
     selector: str = ""
+    removable: tuple[int, ...] = ()
 
     @model_validator(mode="after")
     def _check(self) -> Region:
-        outside = [layer for layer in self.layers if not 0 <= layer < self.num_layers]
+        outside = [layer for layer in (*self.layers, *self.removable) if not 0 <= layer < self.num_layers]
         if outside:
             raise SpecError(
                 f"region {self.spec!r} names layer {', '.join(map(str, outside))}, "
@@ -49,6 +53,12 @@ class Region(Document):
                 f"region {self.spec!r} has layers out of order or twice: {list(self.layers)}",
                 "each layer once, in rising order",
                 "remove the repeats",
+            )
+        if len({*self.layers, *self.removable}) < len(self.layers) + len(self.removable):
+            raise SpecError(
+                f"region {self.spec!r} may remove a layer twice, or one of its own: {list(self.removable)}",
+                "each removable layer once, and outside the region",
+                "choose the region again with `striate select`",
             )
         return self
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from striate.config import BUILTIN, RunConfig, is_builtin, looks_like_hub_id
 from striate.demo.places import check_pack
 from striate.errors import ModelError
+from striate.selectors.needs import check_needs
 from striate.selectors.spec import parse_spec
 
 
@@ -17,7 +18,7 @@ def check_run(config: RunConfig) -> Iterator[str]:
     Raises:
         StriateError: the first part that is wrong.
     """
-    parse_spec(config.select.region)
+    check_needs(parse_spec(config.select.region), config.analyze)
     yield f"region    {config.select.region}"
     yield f"scorers   {_scorers(config)}"
     yield f"model     {_model(config.model.path)}"

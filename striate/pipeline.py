@@ -185,7 +185,8 @@ class Flow:
                 test_inputs=prompts,
             )
             write_document(self.out / "prune.json", record)
-            self.progress.say(f"prune: removed layers {', '.join(map(str, record.removed)) or 'none'}")
+            layers = ", ".join(map(str, record.removed)) or "none"
+            self.progress.say(f"prune: removed layers {layers}{record.scorer and f', ranked by {record.scorer}'}")
             return peak_memory_gib(self.device)
 
         self.run.stage("prune", self.inputs.prune(), ["pruned", "prune.json"], work)
@@ -222,12 +223,14 @@ class Flow:
 
     def _look_ahead(self) -> None:
         """Raise now for a base model, SPEC or test pack that would otherwise be refused only after hours."""
+        from striate.selectors.needs import check_needs
         from striate.selectors.spec import parse_spec
         from striate.stages.select import select
 
         self._check_base()
         spec = parse_spec(self.config.select.region)
-        if spec.selector != "scores":
+        check_needs(spec, self.config.analyze)
+        if not spec.needs_scores:
             self._check_removal(select(self._num_layers(), spec.text))
         # Read once, here or by the first evaluation.
         _ = self._packs

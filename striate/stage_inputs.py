@@ -43,7 +43,7 @@ class StageInputs:
         return {
             "model": self.model(),
             "spec": spec.text,
-            "scores": self._scores() if spec.selector == "scores" else "",
+            "scores": self._scores() if spec.needs_scores else "",
             "file": fingerprint(spec.path) if spec.path and spec.path.is_file() else "",
         }
 

@@ -5,17 +5,38 @@ from __future__ import annotations
 from striate.registry import Registry
 from striate.selectors.all_layers import ALL
 from striate.selectors.bottom import BOTTOM
+from striate.selectors.combined import COMBINED
+from striate.selectors.coverage import COVERAGE
 from striate.selectors.from_scores import SCORES
 from striate.selectors.hybrid import HYBRID
 from striate.selectors.ids import IDS
+from striate.selectors.interlace import INTERLACE
 from striate.selectors.middle import MIDDLE
 from striate.selectors.no_layers import NONE
 from striate.selectors.paper import PAPER
 from striate.selectors.params import Selector
 from striate.selectors.random import RANDOM
+from striate.selectors.spaced import SPACED
 from striate.selectors.top import TOP
 from striate.selectors.uniform import UNIFORM
 
 SELECTORS: Registry[Selector] = Registry(
-    "selector", [UNIFORM, BOTTOM, MIDDLE, TOP, HYBRID, RANDOM, IDS, SCORES, PAPER, ALL, NONE]
+    "selector",
+    [
+        UNIFORM,
+        BOTTOM,
+        MIDDLE,
+        TOP,
+        HYBRID,
+        RANDOM,
+        IDS,
+        SCORES,
+        SPACED,
+        COVERAGE,
+        COMBINED,
+        INTERLACE,
+        PAPER,
+        ALL,
+        NONE,
+    ],
 )

@@ -20,6 +20,10 @@ class SpecParams(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     forms: ClassVar[str] = "no argument"
+    needs_scores: ClassVar[bool] = False
+    """Whether layers can't be chosen without scores."""
+    needs_tasks: ClassVar[bool] = False
+    """Whether those have to be scores by task."""
 
     @classmethod
     def read(cls, argument: str | None) -> Self:
@@ -31,6 +35,10 @@ class SpecParams(BaseModel):
         if argument is not None:
             raise SpecError(f"unexpected {':' + argument!r}", cls.forms, "leave out the colon and what follows it")
         return cls()
+
+    def removable(self, num_layers: int, scores: Scores | None) -> tuple[int, ...]:
+        """Return layers outside the region that the selector itself gives up, the most redundant first; mostly none."""
+        return ()
 
     @classmethod
     def required(cls, argument: str | None) -> str:

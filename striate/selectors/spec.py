@@ -11,6 +11,7 @@ from striate.artifacts import Region, Scores, read_document
 from striate.errors import ArtifactError, SpecError, StriateError, did_you_mean
 from striate.selectors import SELECTORS
 from striate.selectors.params import SpecParams
+from striate.selectors.scored import ScoredParams, ScoreName
 
 ReadRegion = Callable[[Path], Region]
 
@@ -23,6 +24,16 @@ class Spec:
     selector: str
     params: SpecParams | None = None
     path: Path | None = None
+
+    @property
+    def needs_scores(self) -> bool:
+        """Whether its layers follow from scores."""
+        return self.params is not None and self.params.needs_scores
+
+    @property
+    def score_names(self) -> tuple[ScoreName, ...]:
+        """The scores that it names."""
+        return self.params.names if isinstance(self.params, ScoredParams) else ()
 
 
 def read_region_file(path: Path) -> Region:
@@ -64,23 +75,25 @@ def resolve(
     Args:
         spec: the SPEC, or the path of a `region.json`.
         num_layers: decoder layers of the language model.
-        scores: what `striate analyze` found; only `scores:` needs it.
+        scores: what `striate analyze` found; only selectors from scores need it.
         read_region: how the file of a path is read.
 
     Raises:
         SpecError: the SPEC can't be read, or does not fit the model or the scores.
-        ArtifactError: the region file can't be read, or the scorer of a `scores:` SPEC was not run.
+        ArtifactError: the region file can't be read, or a scorer that the SPEC names was not run.
     """
     if num_layers < 1:
         raise SpecError(f"a model with {num_layers} layers has no region", "1 layer or more", "check the model")
     read = parse_spec(spec)
     if read.path is not None:
         return _from_file(read, num_layers, read_region(read.path))
+    assert read.params is not None
     try:
         layers = SELECTORS.get(read.selector).function(read.params, num_layers, scores)
+        removable = read.params.removable(num_layers, scores)
     except (SpecError, ArtifactError) as error:
         raise _about(read.text, error) from error
-    return Region(layers=layers, num_layers=num_layers, spec=read.text, selector=read.selector)
+    return Region(layers=layers, num_layers=num_layers, spec=read.text, selector=read.selector, removable=removable)
 
 
 def _from_file(spec: Spec, num_layers: int, region: Region) -> Region:

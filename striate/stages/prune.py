@@ -37,7 +37,8 @@ def prune(
 ) -> tuple[nn.Module, PruneRecord]:
     """Return `model` without its `remove` least important layers outside `region`, and the record of it.
 
-    The model is changed in place and stays an ordinary one. Of equally important layers the deeper goes first.
+    The model is changed in place and stays an ordinary one. Layers that the region's own selector gives up
+    (`Region.removable`, of `interlace`) go before all others; of equally important layers the deeper goes first.
     Paper: arXiv 2412.12785, removal of layers outside the visual region.
 
     Args:
@@ -120,9 +121,10 @@ def _check_out(out: Path | None, processor: Any) -> None:
 def _least_important(
     region: Region, remove: int, scores: Scores | None, scorer: str | None
 ) -> tuple[str, tuple[int, ...]]:
-    """Return the scorer's name and the layers that go, in rising order."""
-    if remove == 0:
-        return scorer or "", ()
+    """Return what ranked the layers and those that go, in rising order."""
+    given = region.removable[:remove]
+    if len(given) == remove:
+        return (region.selector if remove else scorer or ""), tuple(sorted(given))
     if scores is None:
         raise SpecError(
             "removing layers needs scores, and there are none",
@@ -139,8 +141,10 @@ def _least_important(
             "scores of the same model",
             "run `striate analyze` on this model",
         )
-    ranked = sorted(region.outside, key=lambda layer: (entry.values[layer], -layer))
-    return entry.scorer, tuple(sorted(ranked[:remove]))
+    others = [layer for layer in region.outside if layer not in given]
+    ranked = sorted(others, key=lambda layer: (entry.values[layer], -layer))
+    name = f"{region.selector}, then {entry.scorer}" if given else entry.scorer
+    return name, tuple(sorted((*given, *ranked[: remove - len(given)])))
 
 
 def _save(model: Any, processor: Any, out: Path, region: Region, test_inputs: Mapping[str, Tensor] | None) -> SelfTest:

@@ -19,11 +19,11 @@ def select(model: int | nn.Module, spec: str, scores: Scores | None = None) -> R
     Args:
         model: an LVLM (PEFT-wrapped or not), or just the number of its decoder layers.
         spec: the SPEC, for example `uniform:25%`; docs/regions.md has all forms.
-        scores: what `analyze` returned; only a `scores:` SPEC needs it.
+        scores: what `analyze` returned; only selectors from scores need it.
 
     Raises:
         SpecError: the SPEC can't be read, or does not fit the model or the scores.
-        ArtifactError: the region file can't be read, or the scorer of a `scores:` SPEC was not run.
+        ArtifactError: the region file can't be read, or a scorer that the SPEC names was not run.
         ModelError: the model is not an LVLM.
     """
     return resolve(spec, _num_layers(model), scores)
