@@ -6,13 +6,39 @@ from striate.registry import Registry
 from striate.tasks.anls import ANLS
 from striate.tasks.choice import CHOICE
 from striate.tasks.choice_logprob import CHOICE_LOGPROB
+from striate.tasks.cider import CIDER
+from striate.tasks.containment import CONTAINMENT
 from striate.tasks.exact import EXACT
 from striate.tasks.iou50 import IOU50
 from striate.tasks.last_word import LAST_WORD
+from striate.tasks.letter import LETTER
 from striate.tasks.metric import Metric, ScoreFunction
+from striate.tasks.normalised import NORMALISED
 from striate.tasks.perplexity import PERPLEXITY
+from striate.tasks.relaxed import RELAXED
+from striate.tasks.vqa import VQA
+from striate.tasks.yes_no import MME, YES_NO
 
-METRICS: Registry[ScoreFunction] = Registry("task", [EXACT, CHOICE, ANLS, IOU50, CHOICE_LOGPROB, LAST_WORD, PERPLEXITY])
+METRICS: Registry[ScoreFunction] = Registry(
+    "task",
+    [
+        EXACT,
+        NORMALISED,
+        CHOICE,
+        LETTER,
+        YES_NO,
+        MME,
+        VQA,
+        ANLS,
+        RELAXED,
+        CONTAINMENT,
+        IOU50,
+        CIDER,
+        CHOICE_LOGPROB,
+        LAST_WORD,
+        PERPLEXITY,
+    ],
+)
 
 
 def metric_of(name: str) -> Metric:

@@ -1,4 +1,4 @@
-"""Long work in batches of similar length, that halve themselves when memory runs out."""
+"""Long work in batches of similar length, bounded by tokens, that shrink for good when memory runs out."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from striate.errors import ModelError
+from striate.tasks.sitting import Budget
 
 Entry = TypeVar("Entry")
 Result = TypeVar("Result")
@@ -19,41 +20,47 @@ def run_in_batches(
     entries: Sequence[Entry],
     run: Callable[[list[Entry]], list[Result]],
     *,
-    length: Callable[[Entry], Any],
+    length: Callable[[Entry], int],
     rows: Callable[[Entry], int],
-    batch_size: int,
-    advance: Callable[[int], None],
+    budget: Budget,
+    finished: Callable[[list[int], list[Result]], None],
 ) -> list[Result]:
     """Return `run`'s result for every entry, in the order of `entries`.
 
-    Entries are sorted by `length`, longest first, so that a batch has little padding and memory runs out early or
-    never. A batch takes entries until their `rows` reach `batch_size`; one entry is the least.
+    Entries are sorted by `length` (tokens, those still to be written included), longest first, so that a batch has
+    little padding and memory runs out early or never. A batch takes what `budget` has room for; one entry is the least.
+    When memory runs out the budget shrinks, and the batches that follow keep to what fitted. `finished` is told of each
+    batch: the places of its entries and their results.
+
+    Raises:
+        ModelError: the device has too little memory for a single entry.
     """
     order = sorted(range(len(entries)), key=lambda index: length(entries[index]), reverse=True)
     results: dict[int, Result] = {}
-    for batch in _split(order, lambda index: rows(entries[index]), batch_size):
-        found = _run_or_halve([entries[index] for index in batch], run)
+    while order:
+        size = budget.fitting([(length(entries[index]), rows(entries[index])) for index in order[: budget.rows]])
+        batch = order[:size]
+        found = attempt([entries[index] for index in batch], run, budget, length, rows)
+        if found is None:
+            continue
+        order = order[size:]
         results.update(zip(batch, found, strict=True))
-        advance(len(batch))
+        finished(batch, found)
     return [results[index] for index in range(len(entries))]
 
 
-def _split(order: Sequence[int], rows: Callable[[int], int], batch_size: int) -> Iterator[list[int]]:
-    """Yield runs of `order` whose rows add up to at most `batch_size`, or that have one entry."""
-    batch: list[int] = []
-    for index in order:
-        if batch and sum(map(rows, batch)) + rows(index) > batch_size:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
-
-
-def _run_or_halve(batch: list[Entry], run: Callable[[list[Entry]], list[Result]]) -> list[Result]:
-    """Return `run(batch)`; when the device has too little memory, the results of its two halves."""
+def attempt(
+    batch: list[Entry],
+    run: Callable[[list[Entry]], list[Result]],
+    budget: Budget,
+    length: Callable[[Entry], int],
+    rows: Callable[[Entry], int],
+) -> list[Result] | None:
+    """Return `run(batch)`, or None after `budget` was made smaller because the device has too little memory."""
+    total = sum(map(rows, batch))
+    longest = max(map(length, batch))
     try:
-        return run(batch)
+        found = run(batch)
     except torch.OutOfMemoryError as error:
         if len(batch) == 1:
             raise ModelError(
@@ -61,10 +68,13 @@ def _run_or_halve(batch: list[Entry], run: Callable[[list[Entry]], list[Result]]
                 "a device with room for the model and one item",
                 "use a smaller machine.dtype, another machine.device, or a smaller model",
             ) from error
+    else:
+        budget.fitted(total)
+        return found
     # Outside the handler: the exception would keep the failed batch's tensors alive.
     torch.cuda.empty_cache()
-    half = len(batch) // 2
-    return _run_or_halve(batch[:half], run) + _run_or_halve(batch[half:], run)
+    budget.shrink(total, longest)
+    return None
 
 
 @contextmanager

@@ -24,10 +24,11 @@ def read_pack(path: Path, limit: int | None = None) -> Pack:
 
     A line of `test.jsonl` is an object with `id`, `metric`, `task` (the pack's name if missing) and, by metric:
 
-    - `exact`, `choice`, `anls`, `iou50`: `question`, `answers`, `image` (none for a text question), and `choices`
-      for `choice`
-    - `choice_logprob`: `context` or `question`, `choices`, `answer_index`, and `compare` (`sum` or `mean`; the mean a
-      token if missing, the sum for the task `winogrande`)
+    - metrics of generated answers (`exact`, `vqa`, `relaxed`, ...): `question`, `answers`, `image` (none for a text
+      question, a list for several pictures); `choices` for `choice`; `choices` and `answer_index` instead of `answers`
+      for `letter`; `size`, the picture's [width, height], for `iou50` with boxes in pixels
+    - `choice_logprob`: `context` or `question`, `choices`, `answer_index`, and `compare` (`sum`, `mean` or
+      `characters`; the mean a token if missing, the sum for the task `winogrande`)
     - `last_word`: `context`, `continuation`
     - `perplexity`: `text`
 
@@ -104,7 +105,7 @@ def _item(row: dict[str, Any], pack: str, pictures: ImageFolder, place: str) -> 
         pack=pack,
         task=_text(row, "task", place) if "task" in row else pack,
         metric=metric,
-        image=None if row.get("image") is None else pictures.find(_text(row, "image", place), place),
+        **_pictures(row, pictures, place),
         **_fields(row, metric, place),
     )
     problem = _misplaced_image(item) or metric_of(metric).check(item)
@@ -117,12 +118,7 @@ def _fields(row: dict[str, Any], metric: str, place: str) -> dict[str, Any]:
     """Return the fields of an item that depend on how its metric asks."""
     mode = metric_of(metric).mode
     if mode == "generate":
-        choices = _texts(row, "choices", place) if metric == "choice" else ()
-        return {
-            "question": _text(row, "question", place),
-            "answers": _texts(row, "answers", place),
-            "choices": choices,
-        }
+        return {"question": _text(row, "question", place), **_truth(row, metric, place)}
     if mode == "next_word":
         return {"context": _text(row, "context", place), "answers": (_text(row, "continuation", place),)}
     if mode == "perplexity":
@@ -134,6 +130,37 @@ def _fields(row: dict[str, Any], metric: str, place: str) -> dict[str, Any]:
         "answer_index": _index(row, place),
         "compare": _compare(row, place),
     }
+
+
+def _truth(row: dict[str, Any], metric: str, place: str) -> dict[str, Any]:
+    """Return the fields that say which generated answers are right."""
+    choices = _texts(row, "choices", place) if metric in ("choice", "letter") else ()
+    if metric == "letter":
+        return {"choices": choices, "answer_index": _index(row, place)}
+    size = _size(row, place) if metric == "iou50" and "size" in row else None
+    return {"answers": _texts(row, "answers", place), "choices": choices, "size": size}
+
+
+def _pictures(row: dict[str, Any], pictures: ImageFolder, place: str) -> dict[str, Any]:
+    """Return the item's pictures: `image` may be one name or a list of names."""
+    names = row.get("image")
+    if names is None:
+        return {}
+    found = [pictures.find(name, place) for name in (_texts({"image": _listed(names)}, "image", place))]
+    return {"image": found[0], "more_images": tuple(found[1:])}
+
+
+def _listed(names: Any) -> Any:
+    """Return one name as a list of it; lists stay as they are."""
+    return names if isinstance(names, list) else [names]
+
+
+def _size(row: dict[str, Any], place: str) -> tuple[int, int]:
+    """Return the picture's width and height in pixels."""
+    value = row["size"]
+    if not isinstance(value, list) or len(value) != 2 or not all(type(side) is int and side > 0 for side in value):
+        raise DataError(f"{place}: 'size' is {value!r}", "[width, height] in pixels", "mend that line")
+    return value[0], value[1]
 
 
 def _text(row: dict[str, Any], key: str, place: str) -> str:
@@ -167,8 +194,8 @@ def _index(row: dict[str, Any], place: str) -> int:
 def _compare(row: dict[str, Any], place: str) -> Compare:
     """Return whether sums or means of log-probabilities are compared: the row's word, else by its task."""
     value = row.get("compare", "sum" if row.get("task") in SUM_TASKS else "mean")
-    if value not in ("sum", "mean"):
-        raise DataError(f"{place}: 'compare' is {value!r}", "'sum' or 'mean'", "mend that line")
+    if value not in ("sum", "mean", "characters"):
+        raise DataError(f"{place}: 'compare' is {value!r}", "'sum', 'mean' or 'characters'", "mend that line")
     return cast(Compare, value)
 
 
@@ -177,8 +204,10 @@ def _misplaced_image(item: Item) -> str:
     if item.image is not None and metric_of(item.metric).mode != "generate":
         return "this metric asks about text only, but the row has an image"
     count = item.question.count(PLACEHOLDER)
-    allowed = 0 if item.image is None else 1
-    return f"'question' has {PLACEHOLDER} {count} times, but {allowed} is the most here" if count > allowed else ""
+    pictures = len(item.images)
+    if count > pictures:
+        return f"'question' has {PLACEHOLDER} {count} times, but {pictures} is the most here"
+    return f"'question' has {PLACEHOLDER} {count} times for {pictures} pictures" if 0 < count < pictures else ""
 
 
 def _refuse_repeats(items: Sequence[Item], file: Path) -> None:

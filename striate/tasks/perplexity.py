@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
+from striate.artifacts import Prediction
 from striate.tasks.items import Item, Mark, Reply
 from striate.tasks.metric import Metric
 
@@ -20,6 +22,13 @@ def score_perplexity(item: Item, reply: Reply) -> Mark:
     return Mark(nats, shown, weight=float(reply.tokens[0]))
 
 
+def perplexity_details(predictions: Sequence[Prediction]) -> dict[str, float]:
+    """Return how many tokens were scored, and the perplexity of all of them together (0 where it is too large)."""
+    tokens = sum(row.weight for row in predictions)
+    nats = sum(row.score * row.weight for row in predictions) / tokens
+    return {"tokens": tokens, "perplexity": math.exp(nats) if nats < 700 else 0.0}
+
+
 PERPLEXITY = Metric(
     name="perplexity",
     title="Perplexity, log",
@@ -28,4 +37,5 @@ PERPLEXITY = Metric(
     paper="https://doi.org/10.1121/1.2016299",
     mode="perplexity",
     higher_is_better=False,
+    details=perplexity_details,
 )

@@ -1,0 +1,84 @@
+"""What one sitting of asking keeps: how much runs side by side, what was counted, and replies that are kept on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from striate.tasks.items import Item, Reply
+
+
+@dataclass
+class Budget:
+    """How much runs side by side: at most `rows` rows, and at most `tokens` tokens with padding and new tokens.
+
+    Attributes:
+        rows: the most rows.
+        tokens: the most tokens, rows times the longest of them.
+        out_of_memory: how often it had to shrink.
+        largest: the most rows that have run side by side.
+    """
+
+    rows: int
+    tokens: int
+    out_of_memory: int = 0
+    largest: int = 0
+
+    def fitting(self, entries: Sequence[tuple[int, int]]) -> int:
+        """Return how many of `entries`, pairs of length in tokens and rows, fit side by side; one is the least."""
+        count = taken = longest = 0
+        for length, rows in entries:
+            longest = max(longest, length)
+            if count and not self.holds(taken + rows, longest):
+                break
+            count, taken = count + 1, taken + rows
+        return count
+
+    def holds(self, rows: int, longest: int) -> bool:
+        """Return whether `rows` rows of `longest` tokens fit."""
+        return rows <= self.rows and rows * longest <= self.tokens
+
+    def fitted(self, rows: int) -> None:
+        """Note that `rows` rows have run side by side."""
+        self.largest = max(self.largest, rows)
+
+    def shrink(self, rows: int, longest: int) -> None:
+        """Keep later batches to half of one of `rows` rows and `longest` tokens that did not fit."""
+        self.out_of_memory += 1
+        self.tokens = max(1, min(self.tokens, rows * longest) // 2)
+        self.rows = max(1, min(self.rows, (rows + 1) // 2))
+
+
+@dataclass
+class Tally:
+    """What was read and written, and what was not done twice."""
+
+    prompt_tokens: int = 0
+    new_tokens: int = 0
+    batches: int = 0
+    pictures_encoded: int = 0
+    pictures_reused: int = 0
+    reuse: str = ""
+
+
+def _ignore(items: Sequence[Item], replies: Sequence[Reply]) -> None:
+    """Keep nothing."""
+
+
+@dataclass
+class Sitting:
+    """One sitting: its budget, its counts, and where finished replies go, batch by batch."""
+
+    budget: Budget = field(default_factory=lambda: Budget(rows=32, tokens=16384))
+    tally: Tally = field(default_factory=Tally)
+    keep: Callable[[Sequence[Item], Sequence[Reply]], None] = _ignore
+    workers: int = 2
+
+    def finisher(self, items: Sequence[Item]) -> Callable[[list[int], Sequence[Reply]], None]:
+        """Return a function that keeps the replies to the items at some places of `items`."""
+
+        def finished(places: list[int], replies: Sequence[Reply]) -> None:
+            self.tally.batches += 1
+            self.keep([items[place] for place in places], replies)
+
+        return finished
