@@ -61,6 +61,7 @@ class Anatomy:
         head_names: the LM head; empty when the model has none.
         companion_names: lists beside the decoder stack with one entry a decoder layer, which belongs to that layer.
         encoder_decoder: whether the decoder attends to an encoder, and never sees image tokens itself.
+        cross_attends: whether the decoder attends to the vision encoder's output, instead of reading image tokens.
     """
 
     model_type: str
@@ -73,6 +74,7 @@ class Anatomy:
     head_names: tuple[str, ...] = ()
     companion_names: tuple[str, ...] = ()
     encoder_decoder: bool = False
+    cross_attends: bool = False
 
 
 def find_anatomy(model: nn.Module) -> Anatomy:
@@ -105,6 +107,7 @@ def find_anatomy(model: nn.Module) -> Anatomy:
         head_names=_names_of(names, part_of(core.get_output_embeddings)),
         companion_names=tuple(f"{holder}.{name}".lstrip(".") for name in stack.companions),
         encoder_decoder=bool(core.config.is_encoder_decoder or decoder_config(core).is_encoder_decoder),
+        cross_attends=any("cross" in name for name, _ in stack.holder.named_modules()),
     )
 
 

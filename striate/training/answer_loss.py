@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from striate.data.encoding import IGNORED
-from striate.models.anatomy import unwrap
+from striate.models.answer_logits import answer_logits
 
 
 def answer_loss(
@@ -28,30 +27,8 @@ def answer_loss(
         answer_tokens: n of the whole accumulated batch; None takes that of this batch.
     """
     labels = inputs["labels"]
-    targets = labels[:, 1:]
-    answered = targets != IGNORED
+    rows_N, columns_N = (labels[:, 1:] != IGNORED).nonzero(as_tuple=True)
     rest = {name: value for name, value in inputs.items() if name != "labels"}
-    with _only_rows(unwrap(model).get_output_embeddings(), answered):
-        logits = model(**rest, use_cache=False).logits
-    # A model without a separate LM head module gives logits for every position.
-    logits_NV = logits[:, :-1][answered] if logits.shape[:2] == labels.shape else logits[0]
-    total = cross_entropy(logits_NV.float(), targets[answered], reduction="sum")
-    return total / (answered.sum() if answer_tokens is None else answer_tokens)
-
-
-@contextmanager
-def _only_rows(head: nn.Module | None, answered: torch.Tensor) -> Iterator[None]:
-    """Let the LM head see only the hidden states (1, n, D) of positions that predict an answer."""
-    if head is None:
-        yield
-        return
-
-    def keep(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        hidden_BTD = args[0]
-        return (hidden_BTD[:, :-1][answered].unsqueeze(0), *args[1:])
-
-    handle = head.register_forward_pre_hook(keep)
-    try:
-        yield
-    finally:
-        handle.remove()
+    logits_NV = answer_logits(model, rest, rows_N, columns_N)
+    total = cross_entropy(logits_NV.float(), labels[rows_N, columns_N + 1], reduction="sum")
+    return total / (len(rows_N) if answer_tokens is None else answer_tokens)

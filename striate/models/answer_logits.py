@@ -1,0 +1,57 @@
+"""Logits of chosen positions only: the LM head and what follows it never see the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from striate.models.seeing import part_of
+from striate.models.stack import unwrap
+
+
+def answer_logits(model: nn.Module, inputs: Mapping[str, Any], rows_N: Tensor, columns_N: Tensor) -> Tensor:
+    """Return the logits (N, V) at N positions of a batch, by one forward pass without a cache.
+
+    The model's own code computes them, so that caps and scales of logits hold; only its LM head is given fewer rows.
+
+    Args:
+        model: an LVLM, plain or wrapped by PEFT.
+        inputs: what its forward takes, without labels.
+        rows_N: the sample of each position.
+        columns_N: the place of each position in its sample.
+    """
+    shape = inputs["input_ids"].shape
+    with _only_positions(part_of(unwrap(model).get_output_embeddings), rows_N, columns_N):
+        logits = model(**inputs, use_cache=False).logits
+    # A model without a separate LM head module gives logits for every position.
+    return logits[rows_N, columns_N] if logits.shape[:2] == shape else logits[0]
+
+
+def on_device(core: Any, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a collated batch without its labels, on the model's device, pictures in the model's dtype."""
+    device = core.get_input_embeddings().weight.device
+    named = {name: value for name, value in batch.items() if name != "labels"}
+    return {
+        name: value.to(device, core.dtype) if value.is_floating_point() else value.to(device)
+        for name, value in named.items()
+    }
+
+
+@contextmanager
+def _only_positions(head: nn.Module | None, rows_N: Tensor, columns_N: Tensor) -> Iterator[None]:
+    """Let the LM head see only the hidden states (1, N, D) of the given positions."""
+    if head is None:
+        yield
+        return
+
+    def keep(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (args[0][rows_N, columns_N].unsqueeze(0), *args[1:])
+
+    handle = head.register_forward_pre_hook(keep)
+    try:
+        yield
+    finally:
+        handle.remove()
