@@ -23,9 +23,12 @@ DOCS = Path(__file__).parents[2] / "docs" / "regions.md"
 layers_and_count = st.integers(1, 130).flatmap(lambda total: st.tuples(st.just(total), st.integers(1, total)))
 
 
+def entry_of(values: list[float], scorer: str = "block-influence") -> LayerScores:
+    return LayerScores(scorer=scorer, values=tuple(values), low=tuple(values), high=tuple(values), samples=1)
+
+
 def scores_of(values: list[float], scorer: str = "block-influence") -> Scores:
-    entry = LayerScores(scorer=scorer, values=tuple(values), low=tuple(values), high=tuple(values), samples=1)
-    return Scores(num_layers=len(values), samples=1, scorers=(entry,))
+    return Scores(num_layers=len(values), samples=1, scorers=(entry_of(values, scorer),))
 
 
 def layers(spec: str, num_layers: int, scores: Scores | None = None) -> tuple[int, ...]:
@@ -149,6 +152,22 @@ def test_a_region_file_is_read_back_unchanged(tmp_path: Path) -> None:
     assert resolve("other.json", 12, read_region=lambda path: region) == region
 
 
+def documented_scores() -> Scores:
+    """The scores that docs/regions.md describes."""
+    rising = [0.01 * layer for layer in range(32)]
+    spans = tuple(tuple(0.32 - 0.01 * layer for layer in range(33 - length)) for length in (1, 2, 3))
+    angular = entry_of(list(spans[0]), "angular-distance").model_copy(update={"spans": spans})
+    attention = entry_of([-abs(layer - 16.0) for layer in range(32)], "image-attention")
+    reading = entry_of([max(0.0, 8.0 - layer) for layer in range(32)])
+    counting = entry_of([max(0.0, layer - 23.0) for layer in range(32)])
+    return Scores(
+        num_layers=32,
+        samples=1,
+        scorers=(entry_of(rising), angular, attention),
+        tasks={"ocr": (reading,), "count": (counting,)},
+    )
+
+
 def documented_rows() -> list[tuple[str, str, str]]:
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in DOCS.read_text().splitlines() if "|" in line]
     return [(row[0].strip("`"), row[1].strip("`"), row[2]) for row in cells if row[1].startswith("`")]
@@ -157,8 +176,7 @@ def documented_rows() -> list[tuple[str, str, str]]:
 @pytest.mark.parametrize(("form", "example", "shown"), documented_rows())
 def test_the_documented_table_is_true(form: str, example: str, shown: str) -> None:
     stored = resolve("uniform:25%", 32)
-    rising = scores_of([0.01 * layer for layer in range(32)])
-    region = resolve(example, 32, rising, read_region=lambda path: stored)
+    region = resolve(example, 32, documented_scores(), read_region=lambda path: stored)
     assert (", ".join(map(str, region.layers)) or "(none)") == shown
     assert form == "a path" or form.partition(":")[0] == region.selector
 
