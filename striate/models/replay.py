@@ -49,23 +49,32 @@ class LayerCall:
 
 @dataclass
 class Recording:
-    """One plain forward pass: logits (N, V) at the chosen positions, every layer's call, and what saw the pictures."""
+    """One plain forward pass.
+
+    Attributes:
+        inputs: what the model was given.
+        rows: the samples of the chosen positions, shape (N,).
+        columns: their places, shape (N,).
+        calls: every decoder layer's call.
+        seen: what the parts that see pictures returned, by name.
+        logits: those of the chosen positions, shape (N, V).
+    """
 
     inputs: Mapping[str, Any]
-    rows_N: Tensor
-    columns_N: Tensor
+    rows: Tensor
+    columns: Tensor
     calls: list[LayerCall] = field(default_factory=list)
     seen: dict[str, list[Any]] = field(default_factory=dict)
-    logits_NV: Tensor = field(default_factory=lambda: torch.empty(0))
+    logits: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
 @dataclass
 class _Run:
-    """A forward pass that goes on behind layer `layer` with `output_BTD`."""
+    """A forward pass that goes on behind layer `layer`, which returns `output` (B, T, D)."""
 
     recording: Recording
     layer: int
-    output_BTD: Tensor
+    output: Tensor
     used: dict[str, int] = field(default_factory=dict)
 
 
@@ -112,7 +121,7 @@ class Replay:
         recording = Recording(inputs, rows_N, columns_N)
         self._recording = recording
         try:
-            recording.logits_NV = answer_logits(self._core, inputs, rows_N, columns_N)
+            recording.logits = answer_logits(self._core, inputs, rows_N, columns_N)
         finally:
             self._recording = None
         self._check_calls(recording)
@@ -125,7 +134,7 @@ class Replay:
         """Return the logits (N, V) when `layer` returns `output_BTD`: only the layers behind it run."""
         self._run = _Run(recording, layer, output_BTD)
         try:
-            return answer_logits(self._core, recording.inputs, recording.rows_N, recording.columns_N)
+            return answer_logits(self._core, recording.inputs, recording.rows, recording.columns)
         finally:
             self._run = None
 
@@ -158,7 +167,7 @@ class Replay:
         call = run.recording.calls[index]
         output = None if self.reuse else original(*args, **kwargs)
         if index == run.layer:
-            return call.returning(run.output_BTD)
+            return call.returning(run.output)
         return output if output is not None else call.returning(LayerCall(args, kwargs, None).x_in)
 
     def _eye_forward(self, name: str, original: Forward) -> Forward:
@@ -199,12 +208,12 @@ class Replay:
 
     def _is_faithful(self, recording: Recording) -> bool:
         """Return whether each layer run again on its input, and the layers behind it, give the recorded logits."""
-        plain = recording.logits_NV.float()
+        plain = recording.logits.float()
         apart = plain.new_zeros(())
         for index, call in enumerate(recording.calls):
             again = self.behind(recording, index, self.step(recording, index, call.x_in))
             apart = torch.maximum(apart, (again.float() - plain).abs().amax())
-        loose = 1e-4 if recording.logits_NV.dtype == torch.float32 else 3e-2
+        loose = 1e-4 if recording.logits.dtype == torch.float32 else 3e-2
         return bool(apart <= loose * plain.abs().amax())
 
 

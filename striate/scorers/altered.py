@@ -38,10 +38,10 @@ class AlteredScorer(LayerScorer):
 
 @dataclass(frozen=True)
 class _Scored:
-    """One batch: sums over the answer tokens of each sample, (B, L), and how many those are, (B,)."""
+    """One batch: sums over the answer tokens of each sample, shape (B, L), and how many those are, shape (B,)."""
 
-    sums_BL: Tensor
-    counts_B: Tensor
+    sums: Tensor
+    counts: Tensor
 
 
 def run_altered(
@@ -123,7 +123,7 @@ def _sums(
         output_BTD = torch.where(mask_BT[..., None], call.x_in, call.x_out)
         altered_NV = replay.behind(recording, layer, output_BTD)
         for scorer in scorers:
-            values_N = scorer.function(recording.logits_NV, altered_NV, answers.targets)
+            values_N = scorer.function(recording.logits, altered_NV, answers.targets)
             columns[scorer.name].append(answers.per_sample(values_N) * mask_BT.any(1))
     return {name: torch.stack(one, dim=1) for name, one in columns.items()}
 
@@ -131,6 +131,6 @@ def _sums(
 def _joined(scored: Sequence[_Scored]) -> PartSums:
     """Return the sums of all batches."""
     return PartSums(
-        torch.cat([one.sums_BL for one in scored]).numpy().astype(np.float64),
-        torch.cat([one.counts_B for one in scored]).numpy().astype(np.float64),
+        torch.cat([one.sums for one in scored]).numpy().astype(np.float64),
+        torch.cat([one.counts for one in scored]).numpy().astype(np.float64),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -76,7 +76,5 @@ def _divergence(plain_NV: Tensor, altered_NV: Tensor) -> Tensor:
 def _in_chunks(work: Callable[[Tensor, Tensor], Tensor], first: Tensor, second: Tensor) -> Tensor:
     """Return `work` on all positions, a few at a time, so that no float32 copy of all logits is made."""
     size = max(1, _LOGITS_AT_ONCE // max(1, first.shape[-1]))
-    parts: Iterator[Tensor] = (
-        work(one, other) for one, other in zip(first.split(size), second.split(size), strict=True)
-    )
-    return torch.cat(list(parts))
+    pairs = zip(first.split(size), second.split(size), strict=True)
+    return torch.cat([work(one, other) for one, other in pairs])
