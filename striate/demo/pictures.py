@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from striate.demo.shapes import COLOURS, SHAPES, Placed, background, draw_shape, plural
+from striate.data.shapes import COLOURS, SHAPES, Placed, background, draw_shape, plural
 
 Question = tuple[str, str]
 ROWS, COLUMNS = ("top", "middle", "bottom"), ("left", "centre", "right")

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from striate.data.shapes import COLOURS, SHAPES, Placed, draw_shape, plural
 from striate.demo import pictures
 from striate.demo.pictures import GENERATORS, Supplies, render
-from striate.demo.shapes import COLOURS, SHAPES, Placed, draw_shape, plural
 
 WORDS = Supplies(words=("stripe", "cortex", "layer"))
 SEEDS = range(25)
