@@ -196,6 +196,18 @@ class Trainable(Document):
         return sum(row.trainable for row in self.components)
 
 
+class Resampled(Document):
+    """How the layers of a region took turns: `active` open at a time, others drawn every `every` steps.
+
+    `steps_open` counts the steps in which each layer was open; in each step exactly the open ones received gradients.
+    """
+
+    active: int
+    every: int
+    state: Literal["keep", "drop"]
+    steps_open: dict[int, int]
+
+
 class TrainRecord(Document):
     """How a training run went (`train.json`)."""
 
@@ -209,6 +221,7 @@ class TrainRecord(Document):
     last_loss: float
     seconds: float
     peak_memory_gib: float
+    resampled: Resampled | None = None
 
 
 class SelfTest(Document):
@@ -287,21 +300,23 @@ class AskingFacts(Document):
         items: items asked in this sitting.
         resumed: items whose replies an interrupted sitting had kept.
         seconds: of asking, without scoring.
-        prompt_tokens: tokens read, image tokens included, padding not.
-        new_tokens: tokens written, up to and without each row's end.
+        prompt_tokens: tokens of the prompts, image tokens included, padding not.
+        shared_tokens: those of them that were read once for several items.
+        new_tokens: tokens written, up to and without each answer's end.
         batches: passes of a batch from its prompt to its last token.
         largest_batch: the most rows that ran side by side.
         token_budget: the most tokens of a batch, padding and new tokens included, at the end.
         out_of_memory: how often a batch had to be made smaller.
         pictures_encoded: pictures that went through the vision encoder.
         pictures_reused: pictures whose features were kept from an earlier question.
-        reuse: `on`, or why features are not kept.
+        reuse: how pictures that are asked several times are not encoded again, or why they are.
     """
 
     items: int
     resumed: int = 0
     seconds: float
     prompt_tokens: int = 0
+    shared_tokens: int = 0
     new_tokens: int = 0
     batches: int = 0
     largest_batch: int = 0

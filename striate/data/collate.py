@@ -11,6 +11,7 @@ from PIL import Image
 from torch.nn.functional import pad
 
 from striate.data.encoding import IGNORED, Encoded, Encoder
+from striate.data.packing import join_row
 from striate.data.pictures import open_image
 from striate.data.rendering import Renderer
 from striate.data.samples import PLACEHOLDER, Sample
@@ -58,7 +59,26 @@ class Collator:
         Raises:
             DataError: a picture or the question of a sample does not fit into `max_length`, or can't be read.
         """
-        return self._join([self._conversation(*item) for item in self._with_images(samples)], left=False)
+        return self.join(self.encode_each(samples))
+
+    def encode_each(self, samples: Sequence[Sample]) -> list[Encoded]:
+        """Return each conversation on its own, with labels, its text cut at `max_length`.
+
+        Raises:
+            DataError: as `encode_conversations`.
+        """
+        return [self._conversation(*item) for item in self._with_images(samples)]
+
+    def join(self, items: Sequence[Encoded]) -> Batch:
+        """Return conversations as one batch, padded on the right."""
+        return self._join(items, left=False)
+
+    def pack(self, items: Sequence[Encoded]) -> Batch:
+        """Return conversations as one row without padding, with the `segments` that `data.packing` describes.
+
+        The pictures of all of them go together through the vision encoder.
+        """
+        return {**join_row(items), **_pictures(items)}
 
     def encode_prompts(self, samples: Sequence[Sample]) -> Batch:
         """Return what comes before the last answers, padded on the left, ready for `model.generate`.
@@ -66,7 +86,19 @@ class Collator:
         Raises:
             DataError: a prompt does not fit into `max_length`, or a picture can't be read.
         """
-        return self._join([self._prompt(*item) for item in self._with_images(samples)], left=True)
+        return self.join_prompts(self.prompts(samples))
+
+    def prompts(self, samples: Sequence[Sample]) -> list[Encoded]:
+        """Return what comes before the last answers, each prompt on its own; a picture's file is opened once.
+
+        Raises:
+            DataError: a prompt does not fit into `max_length`, or a picture can't be read.
+        """
+        return [self._prompt(*item) for item in self._with_images(samples)]
+
+    def join_prompts(self, prompts: list[Encoded]) -> Batch:
+        """Return prompts as one batch, padded on the left, ready for `model.generate`."""
+        return self._join(prompts, left=True)
 
     def image_mask(self, batch: Batch) -> torch.Tensor:
         """Return a bool tensor (B, T): which positions of the batch are image tokens."""
@@ -112,16 +144,14 @@ class Collator:
                     opened[path] = open_image(path, sample.id)
             yield sample, [opened[path] for path in sample.images]
 
-    def _join(self, items: list[Encoded], left: bool) -> Batch:
+    def _join(self, items: Sequence[Encoded], left: bool) -> Batch:
         """Return the items as one batch, their tokens padded to the longest."""
         length = max(item.length for item in items)
         batch = {}
         for name in _names(item.tokens for item in items):
             rows = [_token_row(item, name, length, self._fill.get(name, 0), left) for item in items]
             batch[name] = torch.cat(rows)
-        for name in _names(item.pictures for item in items):
-            batch[name] = _cat_padded([item.pictures[name] for item in items if name in item.pictures])
-        return batch
+        return {**batch, **_pictures(items)}
 
 
 def _check_placeholders(sample: Sample) -> None:
@@ -133,6 +163,14 @@ def _check_placeholders(sample: Sample) -> None:
             "one placeholder for every picture, in order",
             f"add {PLACEHOLDER} to the question, or name the pictures",
         )
+
+
+def _pictures(items: Sequence[Encoded]) -> Batch:
+    """Return the picture tensors of all items together."""
+    return {
+        name: _cat_padded([item.pictures[name] for item in items if name in item.pictures])
+        for name in _names(item.pictures for item in items)
+    }
 
 
 def _names(rows: Iterator[Batch]) -> list[str]:

@@ -11,8 +11,11 @@ from striate.tasks.batches import asking_mode
 from striate.tasks.causality import check_causal
 from striate.tasks.generation import answer_replies, word_replies
 from striate.tasks.items import Item, Reply
+from striate.tasks.journal import Journal
 from striate.tasks.likelihood import choice_replies, text_replies
 from striate.tasks.metric import AskingMode
+from striate.tasks.room import budget_for
+from striate.tasks.sitting import Sitting, Tally
 
 
 def ask(
@@ -21,12 +24,15 @@ def ask(
     items: Sequence[Item],
     *,
     max_new_tokens: int = 32,
-    batch_size: int = 32,
+    batch_size: int | None = None,
+    token_budget: int | None = None,
     advance: Callable[[int], None] = lambda count: None,
+    journal: Journal | None = None,
+    sitting: Sitting | None = None,
 ) -> list[Reply]:
     """Return the model's reply to every item, in the order of `items`.
 
-    Items that are asked in the same way share batches, sorted by length. The replies don't depend on `batch_size`
+    Items that are asked in the same way share batches of similar length. The replies don't depend on the batches
     (in float32; in half precision rounding may turn near ties). The model is in eval mode meanwhile, and as before
     afterwards.
 
@@ -35,43 +41,50 @@ def ask(
         processor: its processor.
         items: what to ask; packs may be mixed.
         max_new_tokens: the longest answer, in tokens.
-        batch_size: the most rows that run side by side.
+        batch_size: the most rows that run side by side; left out, what suits the device.
+        token_budget: the most tokens of a batch, padding and new tokens included; left out, what suits the device.
         advance: called with the number of items done.
+        journal: where replies are kept as they come; those that are there already are not asked again.
+        sitting: filled with the budget in use and with what was counted.
 
     Raises:
         DataError: a picture that can't be read, or an item that is longer than the model's context.
         ModelError: not an LVLM, or an encoder-decoder; or plain text is to be scored, but the model does not read it
             from left to right.
+        ArtifactError: the journal can't be written.
     """
     check_decoder_only(find_anatomy(model))
+    known = journal.replies(items) if journal else {}
+    advance(len(known))
+
+    def keep(done: Sequence[Item], replies: Sequence[Reply]) -> None:
+        if journal:
+            journal.add(done, replies)
+        advance(len(done))
+
+    sitting = sitting or Sitting()
+    sitting.budget, sitting.tally, sitting.keep = budget_for(model, batch_size, token_budget), Tally(), keep
     places: dict[AskingMode, list[int]] = {}
     for index, item in enumerate(items):
-        places.setdefault(metric_of(item.metric).mode, []).append(index)
-    replies: dict[int, Reply] = {}
+        if index not in known:
+            places.setdefault(metric_of(item.metric).mode, []).append(index)
+    replies = dict(known)
     with asking_mode(model):
         for mode, indices in places.items():
             group = [items[index] for index in indices]
-            found = _ask_in_mode(mode, model, processor, group, max_new_tokens, batch_size, advance)
+            found = _ask_in_mode(mode, model, processor, group, max_new_tokens, sitting)
             replies.update(zip(indices, found, strict=True))
     return [replies[index] for index in range(len(items))]
 
 
 def _ask_in_mode(
-    mode: AskingMode,
-    model: Any,
-    processor: Any,
-    items: list[Item],
-    max_new_tokens: int,
-    batch_size: int,
-    advance: Callable[[int], None],
+    mode: AskingMode, model: Any, processor: Any, items: list[Item], max_new_tokens: int, sitting: Sitting
 ) -> list[Reply]:
     """Return the replies to items that are all asked in `mode`."""
     if mode == "generate":
-        return answer_replies(
-            model, processor, items, max_new_tokens=max_new_tokens, batch_size=batch_size, advance=advance
-        )
+        return answer_replies(model, processor, items, max_new_tokens=max_new_tokens, sitting=sitting)
     check_causal(model, processor.tokenizer)
     if mode == "next_word":
-        return word_replies(model, processor, items, batch_size, advance)
+        return word_replies(model, processor, items, sitting)
     likelihood = choice_replies if mode == "choose" else text_replies
-    return likelihood(model, processor.tokenizer, items, batch_size, advance)
+    return likelihood(model, processor.tokenizer, items, sitting)

@@ -24,26 +24,28 @@ def run_in_batches(
     rows: Callable[[Entry], int],
     budget: Budget,
     finished: Callable[[list[int], list[Result]], None],
+    order: Callable[[Entry], Any] | None = None,
 ) -> list[Result]:
     """Return `run`'s result for every entry, in the order of `entries`.
 
     Entries are sorted by `length` (tokens, those still to be written included), longest first, so that a batch has
     little padding and memory runs out early or never. A batch takes what `budget` has room for; one entry is the least.
     When memory runs out the budget shrinks, and the batches that follow keep to what fitted. `finished` is told of each
-    batch: the places of its entries and their results.
+    batch: the places of its entries and their results. `order` is another key to sort by, largest first.
 
     Raises:
         ModelError: the device has too little memory for a single entry.
     """
-    order = sorted(range(len(entries)), key=lambda index: length(entries[index]), reverse=True)
+    key = order or length
+    places = sorted(range(len(entries)), key=lambda index: key(entries[index]), reverse=True)
     results: dict[int, Result] = {}
-    while order:
-        size = budget.fitting([(length(entries[index]), rows(entries[index])) for index in order[: budget.rows]])
-        batch = order[:size]
+    while places:
+        size = budget.fitting([(length(entries[index]), rows(entries[index])) for index in places[: budget.rows]])
+        batch = places[:size]
         found = attempt([entries[index] for index in batch], run, budget, length, rows)
         if found is None:
             continue
-        order = order[size:]
+        places = places[size:]
         results.update(zip(batch, found, strict=True))
         finished(batch, found)
     return [results[index] for index in range(len(entries))]

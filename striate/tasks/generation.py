@@ -1,4 +1,4 @@
-"""Greedy answers: left-padded batches with a cache, stopped as soon as every row has ended."""
+"""Greedy answers and words: left-padded batches with a cache, stopped as soon as every row has ended."""
 
 from __future__ import annotations
 
@@ -16,59 +16,66 @@ from striate.data.rendering import Renderer
 from striate.data.samples import Message, Sample
 from striate.errors import DataError
 from striate.models.anatomy import unwrap
+from striate.models.placing import to_model
+from striate.tasks.asked_prompts import Prompt, windows
 from striate.tasks.batches import padded, run_in_batches
 from striate.tasks.encoding import check_length, context_limit, encode
+from striate.tasks.greedy import before_end, write
 from striate.tasks.items import Item, Reply
-from striate.tasks.prompts import chat_sample, plain_context
+from striate.tasks.prompts import plain_context
+from striate.tasks.sitting import Sitting
+from striate.tasks.starts import Starts
 
 WORD_TOKENS = 12
 WORD_AND_SPACE = re.compile(r"\s*\S+\s")
 PROBE = "ANSWER"
-SHORT_ANSWER = 12
+WINDOW = 4
 
 
 def answer_replies(
-    model: Any,
-    processor: Any,
-    items: Sequence[Item],
-    *,
-    max_new_tokens: int,
-    batch_size: int,
-    advance: Callable[[int], None],
+    model: Any, processor: Any, items: Sequence[Item], *, max_new_tokens: int, sitting: Sitting
 ) -> list[Reply]:
     """Return the greedy answer to every item's question, asked with the processor's chat template.
 
     An answer ends at an end-of-turn token or after `max_new_tokens` tokens. Only new tokens are decoded. Items with
-    and without an image don't share a batch.
+    and without an image don't share a batch. Where the model allows it (see `Starts`), prompts that begin with the same
+    picture share that start.
 
     Raises:
         DataError: a picture that can't be read, or a prompt that leaves no room for the answer.
     """
     collator = Collator(processor, max(context_limit(unwrap(model)) - max_new_tokens, 1), train=False)
     ends = end_ids(model, processor)
-
-    def ask(batch: list[Item]) -> list[Reply]:
-        inputs = _to_model(model, collator.encode_prompts([chat_sample(item) for item in batch]))
-        return _generate(model, processor.tokenizer, inputs, ends, max_new_tokens)
-
+    starts = Starts(model, collator, sitting.tally)
     replies: dict[int, Reply] = {}
+
+    def ask(batch: list[Prompt]) -> list[Reply]:
+        sitting.tally.prompt_tokens += sum(len(prompt.ids) for prompt in batch)
+        rows = starts.read(batch)
+        if rows is not None:
+            return _decoded(processor.tokenizer, write(model, rows, ends, max_new_tokens), sitting)
+        inputs = to_model(model, collator.join_prompts([prompt.encoded for prompt in batch]))
+        return _generate(model, processor.tokenizer, inputs, ends, max_new_tokens, sitting)
+
     for has_image in (True, False):
-        group = [(index, item) for index, item in enumerate(items) if (item.image is not None) == has_image]
-        found = run_in_batches(
-            [item for _, item in group],
-            ask,
-            length=_effort,
-            rows=lambda item: 1,
-            batch_size=batch_size,
-            advance=advance,
-        )
-        replies.update({index: reply for (index, _), reply in zip(group, found, strict=True)})
+        places = [index for index, item in enumerate(items) if bool(item.images) == has_image]
+        group = [items[index] for index in places]
+        for window in windows(group, collator, WINDOW * sitting.budget.rows):
+            finished = sitting.finisher([group[prompt.place] for prompt in window])
+            found = run_in_batches(
+                window,
+                ask,
+                length=lambda prompt: len(prompt.ids) + max_new_tokens,
+                order=_starts_together(window),
+                rows=lambda prompt: 1,
+                budget=sitting.budget,
+                finished=finished,
+            )
+            replies.update({places[prompt.place]: reply for prompt, reply in zip(window, found, strict=True)})
     return [replies[index] for index in range(len(items))]
 
 
-def word_replies(
-    model: Any, processor: Any, items: Sequence[Item], batch_size: int, advance: Callable[[int], None]
-) -> list[Reply]:
+def word_replies(model: Any, processor: Any, items: Sequence[Item], sitting: Sitting) -> list[Reply]:
     """Return the text with which the model continues every item's context, up to the end of its first word.
 
     The context is plain text, without a chat template. Decoding is greedy and ends at the first white space after a
@@ -86,17 +93,29 @@ def word_replies(
     ends = _text_end_ids(model, tokenizer)
 
     def ask(batch: list[tuple[int, ...]]) -> list[Reply]:
+        sitting.tally.prompt_tokens += sum(map(len, batch))
         ids, mask = padded(batch, 0, "left", core.device)
         stop = StoppingCriteriaList([_WordEnded(tokenizer, ids.shape[1])])
         inputs = {"input_ids": ids, "attention_mask": mask}
-        return _generate(model, tokenizer, inputs, ends, WORD_TOKENS, stopping_criteria=stop)
+        return _generate(model, tokenizer, inputs, ends, WORD_TOKENS, sitting, stopping_criteria=stop)
 
-    return run_in_batches(encoded, ask, length=len, rows=lambda tokens: 1, batch_size=batch_size, advance=advance)
+    return run_in_batches(
+        encoded,
+        ask,
+        length=lambda tokens: len(tokens) + WORD_TOKENS,
+        rows=lambda tokens: 1,
+        budget=sitting.budget,
+        finished=sitting.finisher(items),
+    )
 
 
-def _effort(item: Item) -> tuple[bool, int]:
-    """Return a sort key: items with long answers apart, so that short answers don't wait for them; then by question."""
-    return max(map(len, item.answers), default=0) > SHORT_ANSWER, len(item.question)
+def _starts_together(window: Sequence[Prompt]) -> Callable[[Prompt], tuple[int, ...]]:
+    """Return a sort key by the longest prompt of a start, that keeps prompts with equal starts together."""
+    longest: dict[Any, int] = {}
+    for prompt in window:
+        longest[prompt.start] = max(longest.get(prompt.start, 0), len(prompt.ids))
+    places = {start: place for place, start in enumerate(longest)}
+    return lambda prompt: (longest[prompt.start], places[prompt.start], len(prompt.ids))
 
 
 def end_ids(model: Any, processor: Any) -> list[int]:
@@ -120,21 +139,13 @@ def _end_of_turn(processor: Any) -> int | None:
     return tokens[0] if len(tokens) == 1 else None
 
 
-def _to_model(model: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the batch on the model's device, pictures in its dtype."""
-    core = unwrap(model)
-    return {
-        name: value.to(core.device, core.dtype) if value.is_floating_point() else value.to(core.device)
-        for name, value in batch.items()
-    }
-
-
 def _generate(
     model: Any,
     tokenizer: Any,
     inputs: dict[str, Tensor],
     ends: list[int],
     max_new_tokens: int,
+    sitting: Sitting,
     **options: Any,
 ) -> list[Reply]:
     """Return the decoded greedy continuation of each row of `inputs`, without its end token and what follows."""
@@ -145,13 +156,13 @@ def _generate(
     with _plain_generation(model):
         output = unwrap(model).generate(**inputs, generation_config=config, **options)
     new_rows = output[:, inputs["input_ids"].shape[1] :].tolist()
-    cut = [_before_end(row, {*ends, padding}) for row in new_rows]
-    return [Reply(text=text) for text in tokenizer.batch_decode(cut, skip_special_tokens=True)]
+    return _decoded(tokenizer, [before_end(row, {*ends, padding}) for row in new_rows], sitting)
 
 
-def _before_end(row: list[int], ends: set[int]) -> list[int]:
-    """Return the tokens before the first of `ends`."""
-    return row[: next((index for index, token in enumerate(row) if token in ends), len(row))]
+def _decoded(tokenizer: Any, rows: list[list[int]], sitting: Sitting) -> list[Reply]:
+    """Return the text of each row of new tokens."""
+    sitting.tally.new_tokens += sum(map(len, rows))
+    return [Reply(text=text) for text in tokenizer.batch_decode(rows, skip_special_tokens=True)]
 
 
 @contextmanager

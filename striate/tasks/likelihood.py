@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,40 +10,44 @@ from torch import Tensor
 
 from striate.errors import DataError
 from striate.models.anatomy import unwrap
+from striate.models.continuing import last_logits_only
 from striate.tasks.batches import padded, run_in_batches
 from striate.tasks.encoding import Encoded, check_length, context_limit, encode
 from striate.tasks.items import Item, Reply
 from striate.tasks.prompts import joined, plain_context
+from striate.tasks.sitting import Sitting
 
 LOGITS_AT_ONCE = 2048
 
 
-def choice_replies(
-    model: Any, tokenizer: Any, items: Sequence[Item], batch_size: int, advance: Callable[[int], None]
-) -> list[Reply]:
+def choice_replies(model: Any, tokenizer: Any, items: Sequence[Item], sitting: Sitting) -> list[Reply]:
     """Return, for every item, the summed log-probability (nats) and token count of each choice after its context.
 
     The tokens that all choices of an item share at the start (its context) pass through the model once; the choices
-    then continue from that cache. `batch_size` bounds the choices that run side by side.
+    then continue from that cache. Each choice is a row of the sitting's budget.
 
     Raises:
         DataError: an item that is longer than the model's context.
     """
     limit = context_limit(unwrap(model))
     options = [_options(tokenizer, item, limit) for item in items]
+
+    def choose(batch: list[list[Encoded]]) -> list[Reply]:
+        sitting.tally.prompt_tokens += sum(len(option.tokens) for group in batch for option in group)
+        sitting.tally.shared_tokens += sum((len(group) - 1) * _shared_length(group) for group in batch)
+        return _choose(model, batch)
+
     return run_in_batches(
         options,
-        lambda batch: _choose(model, batch),
+        choose,
         length=lambda group: max(len(option.tokens) for option in group),
         rows=len,
-        batch_size=batch_size,
-        advance=advance,
+        budget=sitting.budget,
+        finished=sitting.finisher(items),
     )
 
 
-def text_replies(
-    model: Any, tokenizer: Any, items: Sequence[Item], batch_size: int, advance: Callable[[int], None]
-) -> list[Reply]:
+def text_replies(model: Any, tokenizer: Any, items: Sequence[Item], sitting: Sitting) -> list[Reply]:
     """Return the summed log-probability (nats) and token count of every item's text.
 
     A text longer than the model's context is cut into pieces of that length, each on its own. The first token of a
@@ -54,30 +57,40 @@ def text_replies(
         DataError: a text with no token to score.
     """
     limit = context_limit(unwrap(model))
-    pieces = [
-        (index, number, piece)
-        for index, item in enumerate(items)
-        for number, piece in enumerate(_pieces(tokenizer, item, limit))
-    ]
-
-    def read(batch: list[tuple[int, int, Encoded]]) -> list[float]:
-        found = _text_logprobs(model, [piece for _, _, piece in batch])
-        advance(sum(number == 0 for _, number, _ in batch))
-        return found
-
+    pieces = [(index, piece) for index, item in enumerate(items) for piece in _pieces(tokenizer, item, limit)]
+    finish = sitting.finisher(items)
+    pending = [0] * len(items)
+    for index, _ in pieces:
+        pending[index] += 1
     totals, counts = [0.0] * len(items), [0] * len(items)
-    found = run_in_batches(
+
+    def read(batch: list[tuple[int, Encoded]]) -> list[float]:
+        sitting.tally.prompt_tokens += sum(len(piece.tokens) for _, piece in batch)
+        return _text_logprobs(model, [piece for _, piece in batch])
+
+    def finished(places: list[int], found: list[float]) -> None:
+        done = []
+        for place, total in zip(places, found, strict=True):
+            index, piece = pieces[place]
+            totals[index] += total
+            counts[index] += piece.scored
+            pending[index] -= 1
+            if not pending[index]:
+                done.append(index)
+        finish(done, [reply(index) for index in done])
+
+    def reply(index: int) -> Reply:
+        return Reply(logprobs=(totals[index],), tokens=(counts[index],))
+
+    run_in_batches(
         pieces,
         read,
-        length=lambda entry: len(entry[2].tokens),
+        length=lambda entry: len(entry[1].tokens),
         rows=lambda entry: 1,
-        batch_size=batch_size,
-        advance=lambda count: None,
+        budget=sitting.budget,
+        finished=finished,
     )
-    for (index, _, piece), total in zip(pieces, found, strict=True):
-        totals[index] += total
-        counts[index] += piece.scored
-    return [Reply(logprobs=(total,), tokens=(count,)) for total, count in zip(totals, counts, strict=True)]
+    return [reply(index) for index in range(len(items))]
 
 
 def _options(tokenizer: Any, item: Item, limit: int) -> list[Encoded]:
@@ -119,7 +132,7 @@ def _choose(model: Any, groups: Sequence[Sequence[Encoded]]) -> list[Reply]:
         attention_mask=mask_BT,
         position_ids=(mask_BT.cumsum(-1) - 1).clamp(min=0),
         use_cache=True,
-        **_last_logits_only(model),
+        **last_logits_only(model),
     )
     owner = [index for index, group in enumerate(groups) for _ in group]
     tails = [option.tokens[shared[index] :] for index, group in enumerate(groups) for option in group]
@@ -193,9 +206,3 @@ def _token_logprobs(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
     logits_BTV = logits_BTV.float()
     chosen_BT = logits_BTV.gather(-1, targets_BT.unsqueeze(-1)).squeeze(-1)
     return chosen_BT - logits_BTV.logsumexp(-1)
-
-
-def _last_logits_only(model: Any) -> dict[str, int]:
-    """Return the argument that makes the model compute the logits of the last position only, where it has one."""
-    known = "logits_to_keep" in inspect.signature(unwrap(model).forward).parameters
-    return {"logits_to_keep": 1} if known else {}

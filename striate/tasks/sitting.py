@@ -36,7 +36,7 @@ class Budget:
 
     def holds(self, rows: int, longest: int) -> bool:
         """Return whether `rows` rows of `longest` tokens fit."""
-        return rows <= self.rows and rows * longest <= self.tokens
+        return rows <= self.rows and rows * max(longest, 1) <= self.tokens
 
     def fitted(self, rows: int) -> None:
         """Note that `rows` rows have run side by side."""
@@ -45,8 +45,7 @@ class Budget:
     def shrink(self, rows: int, longest: int) -> None:
         """Keep later batches to half of one of `rows` rows and `longest` tokens that did not fit."""
         self.out_of_memory += 1
-        self.tokens = max(1, min(self.tokens, rows * longest) // 2)
-        self.rows = max(1, min(self.rows, (rows + 1) // 2))
+        self.tokens = max(1, min(self.tokens, rows * max(longest, 1)) // 2)
 
 
 @dataclass
@@ -54,6 +53,7 @@ class Tally:
     """What was read and written, and what was not done twice."""
 
     prompt_tokens: int = 0
+    shared_tokens: int = 0
     new_tokens: int = 0
     batches: int = 0
     pictures_encoded: int = 0
@@ -72,7 +72,6 @@ class Sitting:
     budget: Budget = field(default_factory=lambda: Budget(rows=32, tokens=16384))
     tally: Tally = field(default_factory=Tally)
     keep: Callable[[Sequence[Item], Sequence[Reply]], None] = _ignore
-    workers: int = 2
 
     def finisher(self, items: Sequence[Item]) -> Callable[[list[int], Sequence[Reply]], None]:
         """Return a function that keeps the replies to the items at some places of `items`."""

@@ -20,6 +20,7 @@ from striate.tasks.generation import WORD_AND_SPACE, end_ids, word_replies
 from striate.tasks.items import Item, Reply
 from striate.tasks.packs import read_pack
 from striate.tasks.prompts import chat_sample, joined, plain_context
+from striate.tasks.sitting import Budget, Sitting
 
 if TYPE_CHECKING:
     from striate.models.loading import Loaded
@@ -141,7 +142,7 @@ def test_a_word_ends_at_the_first_space_or_after_12_tokens(
     shapes = _always_say(tiny_llava.model, token)
     items = [word("a", "The quick"), word("b", "The lazy old")]
     with batches.asking_mode(tiny_llava.model):
-        replies = word_replies(tiny_llava.model, tiny_llava.processor, items, 8, lambda count: None)
+        replies = word_replies(tiny_llava.model, tiny_llava.processor, items, Sitting())
     assert [reply.text for reply in replies] == [text, text]
     assert len(shapes) == passes
 
@@ -163,7 +164,7 @@ def _always_say(model: Any, token: int) -> list[tuple[int, ...]]:
 def test_generation_stops_when_all_rows_have_ended_and_prefills_one_logit_a_row(
     tiny_llava: Loaded, pack_dir: Path
 ) -> None:
-    items = read_pack(pack_dir, limit=4).items
+    items = read_pack(pack_dir).items[:16:4]
     shapes = _always_say(tiny_llava.model, tiny_llava.processor.tokenizer.convert_tokens_to_ids("<|im_end|>"))
     replies = ask(tiny_llava.model, tiny_llava.processor, items, max_new_tokens=30)
     assert [reply.text for reply in replies] == [""] * 4
@@ -185,7 +186,7 @@ def test_choices_compute_only_the_logits_of_the_choices(tiny_llava: Loaded) -> N
     tiny_llava.model.lm_head.register_forward_hook(lambda module, inputs, logits: shapes.append(logits.shape[1]))
     with batches.asking_mode(tiny_llava.model):
         items = [choose("b", 12, "yes", "no")]
-        likelihood.choice_replies(tiny_llava.model, tiny_llava.processor.tokenizer, items, 8, lambda count: None)
+        likelihood.choice_replies(tiny_llava.model, tiny_llava.processor.tokenizer, items, Sitting())
     assert shapes[0] == 1
     assert sum(shapes) <= 4
 
@@ -307,29 +308,56 @@ def test_batches_sort_by_length_respect_rows_and_keep_order() -> None:
         return [text.upper() for text in batch]
 
     entries = ["a", "bbb", "cc", "dddd"]
-    found = run_in_batches(entries, run, length=len, rows=len, batch_size=4, advance=lambda count: None)
+    told: list[list[int]] = []
+    found = run_in_batches(
+        entries,
+        run,
+        length=len,
+        rows=len,
+        budget=Budget(rows=4, tokens=99),
+        finished=lambda places, results: told.append(places),
+    )
     assert found == ["A", "BBB", "CC", "DDDD"]
     assert seen == [["dddd"], ["bbb"], ["cc", "a"]]
+    assert told == [[3], [1], [2, 0]]
 
 
-def test_a_batch_that_does_not_fit_is_halved() -> None:
+def test_batches_keep_to_their_tokens_padding_included() -> None:
     sizes: list[int] = []
 
     def run(batch: list[int]) -> list[int]:
         sizes.append(len(batch))
-        if len(batch) > 1:
+        return batch
+
+    options: dict[str, Any] = {"length": lambda n: n, "rows": lambda n: 1, "finished": lambda places, found: None}
+    assert run_in_batches([9, 5, 5, 2, 2, 2], run, budget=Budget(rows=99, tokens=10), **options) == [9, 5, 5, 2, 2, 2]
+    assert sizes == [1, 2, 3]
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_the_size_that_fits_is_kept() -> None:
+    sizes: list[int] = []
+
+    def run(batch: list[int]) -> list[int]:
+        sizes.append(len(batch))
+        if len(batch) > 2:
             raise torch.OutOfMemoryError("too large")
         return batch
 
-    options: dict[str, Any] = {"length": lambda entry: 0, "rows": lambda entry: 1, "advance": lambda count: None}
-    assert run_in_batches([1, 2, 3], run, batch_size=3, **options) == [1, 2, 3]
-    assert sizes == [3, 1, 2, 1, 1]
+    options: dict[str, Any] = {
+        "length": lambda entry: 10,
+        "rows": lambda entry: 1,
+        "finished": lambda places, found: None,
+    }
+    budget = Budget(rows=8, tokens=1000)
+    assert run_in_batches(list(range(9)), run, budget=budget, **options) == list(range(9))
+    assert sizes == [8, 4, 2, 2, 2, 2, 1]
+    assert (budget.out_of_memory, budget.largest, budget.tokens) == (2, 2, 20)
 
     def never(batch: list[int]) -> list[int]:
         raise torch.OutOfMemoryError("too large")
 
     with pytest.raises(ModelError, match="too little memory to ask even one item at a time"):
-        run_in_batches([1, 2], never, batch_size=2, **options)
+        run_in_batches([1, 2], never, budget=Budget(rows=2, tokens=99), **options)
 
 
 def test_no_items_no_replies(tiny_llava: Loaded) -> None:

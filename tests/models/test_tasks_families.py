@@ -14,6 +14,7 @@ from striate.tasks.batches import asking_mode
 from striate.tasks.generation import _generate
 from striate.tasks.items import Item
 from striate.tasks.likelihood import choice_replies, text_replies
+from striate.tasks.sitting import Sitting
 
 END = 63
 
@@ -52,10 +53,6 @@ def causal(family: tuple[Any, Any]) -> Any:
     return family[0]
 
 
-def nothing(count: int) -> None:
-    """Ignore progress."""
-
-
 def test_choices_on_every_family(causal: Any) -> None:
     model = causal
     items = [
@@ -64,7 +61,7 @@ def test_choices_on_every_family(causal: Any) -> None:
         item("c", context="30 31 32", choices=("33", "34")),
     ]
     with asking_mode(model):
-        replies = choice_replies(model, NumberTokenizer(), items, 32, nothing)
+        replies = choice_replies(model, NumberTokenizer(), items, Sitting())
     for entry, reply in zip(items, replies, strict=True):
         for choice, total, count in zip(entry.choices, reply.logprobs, reply.tokens, strict=True):
             assert count == len(choice.split())
@@ -76,7 +73,7 @@ def test_texts_on_every_family(causal: Any, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(likelihood, "LOGITS_AT_ONCE", 9)
     items = [item(str(length), text=" ".join(map(str, range(5, 5 + length)))) for length in (3, 8, 14)]
     with asking_mode(model):
-        replies = text_replies(model, NumberTokenizer(), items, 32, nothing)
+        replies = text_replies(model, NumberTokenizer(), items, Sitting())
     for entry, reply in zip(items, replies, strict=True):
         assert reply.tokens == (len(entry.text.split()),)
         assert reply.logprobs[0] == pytest.approx(plain(model, entry.text).sum().item(), abs=1e-3)
@@ -100,7 +97,7 @@ def test_greedy_rows_do_not_depend_on_their_padding(causal: Any) -> None:
     def ask(batch: list[list[int]]) -> list[str]:
         ids, mask = likelihood.padded(batch, 0, "left", torch.device("cpu"))
         with asking_mode(model):
-            replies = _generate(model, tokenizer, {"input_ids": ids, "attention_mask": mask}, [END], 6)
+            replies = _generate(model, tokenizer, {"input_ids": ids, "attention_mask": mask}, [END], 6, Sitting())
         return [reply.text for reply in replies]
 
     assert ask(rows) == [*ask(rows[:1]), *ask(rows[1:])]

@@ -1,0 +1,78 @@
+"""Pictures that are asked several times: their features, or their whole start of a prompt, are computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from striate.data.collate import Collator
+from striate.models.continuing import why_not_continued, why_not_selected
+from striate.tasks.asked_prompts import Prompt, Start
+from striate.tasks.greedy import Rows, read_shared, read_whole, shared_is_whole
+from striate.tasks.sitting import Tally
+
+SHARED = "prompts that begin with the same picture share that start"
+
+
+class Starts:
+    """Reads prompts with shared starts where a model allows it, proved on its own first batch."""
+
+    def __init__(self, model: Any, collator: Collator, tally: Tally) -> None:
+        """Keep what reading needs; nothing is decided before the first batch."""
+        self._model = model
+        self._collator = collator
+        self._tally = tally
+        self._why_not: str | None = None
+        self._proved = False
+
+    def read(self, prompts: Sequence[Prompt]) -> Rows | None:
+        """Return the rows of `prompts`, read; None where the model has to generate by itself, for the reason tallied.
+
+        The first batch with two prompts of one start is read both ways, and both must agree.
+        """
+        if self._why_not is None:
+            self._why_not = why_not_continued(self._model, prompts[0].encoded.tokens)
+        if self._why_not:
+            self._note(self._why_not)
+            return None
+        starts = {prompt.start for prompt in prompts}
+        shares = len(starts) < len(prompts) and all(0 < prompt.shared < len(prompt.ids) for prompt in prompts)
+        if shares and not self._proved:
+            self._prove(prompts)
+            if self._why_not:
+                self._note(self._why_not)
+                return None
+        rows = (read_shared if shares else read_whole)(self._model, self._collator, prompts)
+        problem = why_not_selected(rows.cache)
+        if problem:
+            self._why_not = problem
+            self._note(problem)
+            return None
+        self._count(prompts, list(starts) if shares else [prompt.start for prompt in prompts])
+        if shares:
+            self._tally.shared_tokens += sum(p.shared for p in prompts) - sum(len(start[1]) for start in starts)
+        return rows
+
+    def _note(self, reason: str) -> None:
+        """Note why starts are not shared."""
+        self._tally.reuse = f"starts of prompts are not shared: {reason}"
+
+    def _prove(self, prompts: Sequence[Prompt]) -> None:
+        """Compare both ways of reading on two prompts of one start and one of another, and note what came of it."""
+        groups: dict[Any, list[Prompt]] = {}
+        for prompt in prompts:
+            groups.setdefault(prompt.start, []).append(prompt)
+        pair = next(group for group in groups.values() if len(group) > 1)[:2]
+        other = [group[0] for group in groups.values() if group[0] not in pair][:1]
+        problem = why_not_selected(read_whole(self._model, self._collator, pair[:1]).cache)
+        if not problem and not shared_is_whole(self._model, self._collator, [*pair, *other]):
+            problem = "a prompt that is read in two parts continues otherwise"
+        self._why_not, self._proved = problem, True
+        if not problem:
+            self._tally.reuse = SHARED
+
+    def _count(self, prompts: Sequence[Prompt], read: Sequence[Start]) -> None:
+        """Count pictures that went through the vision encoder, and those that did not have to."""
+        encoded = sum(len(pictures) for pictures, _ in read)
+        self._tally.pictures_encoded += encoded
+        self._tally.pictures_reused += sum(len(prompt.start[0]) for prompt in prompts) - encoded
