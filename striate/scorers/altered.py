@@ -45,7 +45,11 @@ class _Scored:
 
 
 def run_altered(
-    core: Any, anatomy: Anatomy, batches: Batches, scorers: Sequence[LayerScorer], advance: Advance
+    core: Any,
+    anatomy: Anatomy,
+    batches: Batches[Any, dict[str, Tensor]],
+    scorers: Sequence[LayerScorer],
+    advance: Advance,
 ) -> dict[str, dict[str, PartSums]]:
     """Return the sums of each scorer whose source is `altered layers`, by name and part, samples in their order.
 

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import torch
-from torch import Tensor
 
-from striate.data.samples import Sample
 from striate.errors import ModelError
 from striate.progress import Advance
 
+
+class Named(Protocol):
+    """What errors can name."""
+
+    @property
+    def id(self) -> str:
+        """Its name."""
+
+
+Item = TypeVar("Item", bound=Named)
+Batch = TypeVar("Batch")
 Result = TypeVar("Result")
-Collate = Callable[[Sequence[Sample]], dict[str, Tensor]]
 
 
 @dataclass
-class Batches:
+class Batches(Generic[Item, Batch]):
     """Samples in the order in which they run, how they become a batch, and how many at a time.
 
     Attributes:
@@ -27,11 +35,11 @@ class Batches:
         size: samples in one batch; halved for good when the device has too little memory.
     """
 
-    samples: Sequence[Sample]
-    collate: Collate
+    samples: Sequence[Item]
+    collate: Callable[[Sequence[Item]], Batch]
     size: int
 
-    def each(self, work: Callable[[dict[str, Tensor]], Result], advance: Advance) -> list[Result]:
+    def each(self, work: Callable[[Batch], Result], advance: Advance) -> list[Result]:
         """Return what `work` makes of every batch, in order; `advance` hears of samples that are done.
 
         Raises:
@@ -50,7 +58,7 @@ class Batches:
             advance(len(part))
         return results
 
-    def _attempt(self, work: Callable[[dict[str, Tensor]], Result], part: Sequence[Sample]) -> tuple[Result] | None:
+    def _attempt(self, work: Callable[[Batch], Result], part: Sequence[Item]) -> tuple[Result] | None:
         """Return what `work` makes of `part`, or None if memory ran out; nothing of the attempt stays alive then."""
         batch = self.collate(part)
         try:

@@ -61,7 +61,11 @@ FISHER = LayerScorer(
 
 
 def run_gradients(
-    core: Any, anatomy: Anatomy, batches: Batches, scorers: Sequence[LayerScorer], advance: Advance
+    core: Any,
+    anatomy: Anatomy,
+    batches: Batches[Any, dict[str, Tensor]],
+    scorers: Sequence[LayerScorer],
+    advance: Advance,
 ) -> dict[str, dict[str, PartSums]]:
     """Return the sums of each scorer whose source is `gradients`, by name and part, samples in their order.
 
