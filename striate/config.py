@@ -64,11 +64,29 @@ class LoraSection(Section):
     dropout: float = Field(default=0.05, ge=0, lt=1)
 
 
+class ResampleSection(Section):
+    """A few layers of the region open at a time (LISA): `active` of them, others every `every` steps; none: all.
+
+    `state` says whether the optimizer keeps what it knows of a closed layer until its next turn, or drops it.
+    """
+
+    active: int | None = Field(default=None, ge=1)
+    every: int = Field(default=20, ge=1)
+    state: Literal["keep", "drop"] = "keep"
+
+    @model_validator(mode="after")
+    def _check(self) -> ResampleSection:
+        if self.active is None and (self.every, self.state) != (20, "keep"):
+            raise ValueError("every and state have no effect without active, the number of layers open at a time")
+        return self
+
+
 class TrainSection(Section):
     """Visual instruction tuning of the region and the projector; defaults are the paper's."""
 
     method: Literal["lora", "qlora", "full"] = "lora"
     lora: LoraSection = LoraSection()
+    resample: ResampleSection = ResampleSection()
     train_projector: bool = True
     lr: float = Field(default=2e-4, gt=0)
     projector_lr: float = Field(default=2e-5, gt=0)

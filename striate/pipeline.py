@@ -75,7 +75,7 @@ class Flow:
             check_quantisation(self.device)
         self._look_ahead()
         self.analyze()
-        self._check_removal(self.select())
+        self._check_region(self.select())
         self.train()
         if self.config.prune.remove:
             self.prune()
@@ -231,7 +231,7 @@ class Flow:
         spec = parse_spec(self.config.select.region)
         check_needs(spec, self.config.analyze)
         if not spec.needs_scores:
-            self._check_removal(select(self._num_layers(), spec.text))
+            self._check_region(select(self._num_layers(), spec.text))
         # Read once, here or by the first evaluation.
         _ = self._packs
 
@@ -246,10 +246,12 @@ class Flow:
                 "merge the adapter into its base first (PEFT's merge_and_unload)",
             )
 
-    def _check_removal(self, region: Region) -> None:
-        """Raise if `prune` could not remove as many layers as it is asked to."""
+    def _check_region(self, region: Region) -> None:
+        """Raise if `train` could not open, or `prune` not remove, as many layers as they are asked to."""
         from striate.stages.prune import check_removal
+        from striate.training.resampling import check_resampling
 
+        check_resampling(region, self.config.train.resample)
         check_removal(region, self.config.prune.remove)
 
     @cached_property

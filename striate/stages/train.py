@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from striate.artifacts import Region, Trainable, TrainRecord
-from striate.config import MachineSection, TrainSection
+from striate.config import MachineSection, ResampleSection, TrainSection
 from striate.data.collate import Collator
 from striate.data.samples import Sample
 from striate.errors import ArtifactError, TrainingError
@@ -23,6 +23,7 @@ from striate.models.trainability import apply_region, is_quantised, lora_config,
 from striate.progress import Progress, Silent
 from striate.training.engine import Plan
 from striate.training.modes import MasterWeights
+from striate.training.resampling import LayerTurns, check_resampling, never_open, resampled
 from striate.training.resume import find_checkpoint, identity, remove_checkpoints
 from striate.training.sitting import run_sitting
 
@@ -73,11 +74,14 @@ def train(
     """
     progress = progress or Silent()
     _check(model, samples, config, out)
+    check_resampling(region, config.resample)
     plan = Plan.of(len(samples), config, machine)
+    _warn_of_turns(region, config.resample, plan.steps, seed, progress)
     run = identity(region, config, samples, seed, base_path)
     checkpoint = find_checkpoint(work_dir, run)
     torch.manual_seed(seed)
     tuned, trainable = _open(model, region, config, base_path)
+    turns = LayerTurns(tuned, region, config.resample, seed) if config.resample.active else None
     weights = MasterWeights(tuned)
     collator = Collator(processor, config.max_length, train=True)
     example = next((sample for sample in samples if sample.images), samples[0])
@@ -101,6 +105,7 @@ def train(
             checkpoint=checkpoint,
             prove=prove,
             progress=progress,
+            turns=turns,
         )
     finally:
         weights.restore()
@@ -118,6 +123,7 @@ def train(
         last_loss=outcome.last_loss,
         seconds=outcome.seconds,
         peak_memory_gib=peak_memory_gib(next(tuned.parameters()).device),
+        resampled=resampled(config.resample, region.layers, outcome.rows) if turns else None,
     )
 
 
@@ -147,6 +153,20 @@ def _check(model: nn.Module, samples: Sequence[Sample], config: TrainSection, ou
         )
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ArtifactError(f"{out} exists already", "a new or empty folder", "remove it, or choose another folder")
+
+
+def _warn_of_turns(region: Region, section: ResampleSection, steps: int, seed: int, progress: Progress) -> None:
+    """Say which settings of `train.resample` have no effect, and which layers will never be open."""
+    if section.active is None:
+        return
+    if section.active == len(region):
+        progress.say(f"train.resample has no effect: all {len(region)} layers of the region are open all the time")
+    left_out = never_open(region, section, steps, seed)
+    if left_out:
+        progress.say(
+            f"layers {', '.join(map(str, left_out))} will not train: {steps} steps, with {section.active} layers drawn"
+            f" every {section.every} steps, are too few; lower train.resample.every or raise train.resample.active"
+        )
 
 
 def _open(model: Any, region: Region, config: TrainSection, base_path: str) -> tuple[Any, Trainable]:

@@ -19,6 +19,7 @@ from striate.models.anatomy import PROJECTOR, component_of, find_anatomy
 from striate.training.answer_loss import answer_loss
 from striate.training.modes import FrozenModules
 from striate.training.order import SeededOrder
+from striate.training.resampling import OPEN_LAYERS, LayerTurns
 from striate.training.resume import load_trainable, mark_complete, save_trainable
 from striate.training.step_log import StepLog
 from striate.writing import cannot_write
@@ -75,6 +76,7 @@ class RegionTrainer(Trainer):
         run: dict[str, Any],
         prove: Proof,
         advance: Callable[[int], None],
+        turns: LayerTurns | None = None,
     ) -> None:
         """Take a model whose chosen parameters are open already.
 
@@ -89,6 +91,7 @@ class RegionTrainer(Trainer):
             run: what a run that is continued must share (see `training.resume.identity`).
             prove: called with the prepared model before the first step; returns the proof in words.
             advance: called with 1 after every step.
+            turns: which layers are open in each step; None leaves the whole region open.
         """
         # Set before the parent is built: it may take the model's device and wrap it.
         args.device  # noqa: B018
@@ -104,7 +107,20 @@ class RegionTrainer(Trainer):
         self.advance = advance
         self.proof = ""
         self.rates: dict[str, float] = {}
-        self.frozen = FrozenModules(model, checkpointing)
+        if turns and self.accelerator.num_processes > 1:
+            raise TrainingError(
+                f"train.resample on {self.accelerator.num_processes} processes",
+                "one process: their gradients are averaged over tensors that are fixed at the start",
+                "train on one device, or leave out train.resample",
+            )
+        self.turns = turns
+        self.trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        self.checkpointing = checkpointing
+        self.note_frozen()
+
+    def note_frozen(self) -> None:
+        """Find out anew which modules are frozen."""
+        self.frozen = FrozenModules(self.model, self.checkpointing)
 
     def compute_loss(
         self,
@@ -139,7 +155,8 @@ class RegionTrainer(Trainer):
             found = float(logs.get("grad_norm", 0.0))
             # The gradient scaler of float16 skips a step that overflows, and halves its scale.
             norm = None if self.args.fp16 and not math.isfinite(found) else found
-            self.step_log.write(self.state.global_step, logs["loss"], norm, rate, projector_rate)
+            more = {OPEN_LAYERS: list(self.turns.open)} if self.turns else {}
+            self.step_log.write(self.state.global_step, logs["loss"], norm, rate, projector_rate, **more)
             self.advance(1)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
@@ -170,7 +187,7 @@ class RegionTrainer(Trainer):
         """Write only what trains: all else is in the base model."""
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        save_trainable(self.model, folder)
+        save_trainable(self.model, folder, self.trained)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Read what `_save` wrote."""
@@ -187,7 +204,7 @@ class RegionTrainer(Trainer):
 
 
 class _Watch(TrainerCallback):
-    """Proves what trains before the first step, and notes the learning rates of each."""
+    """Proves what trains before the first step, gives layers their turns, and notes the learning rates of each step."""
 
     def __init__(self, trainer: RegionTrainer) -> None:
         """Keep the trainer to report to."""
@@ -200,8 +217,16 @@ class _Watch(TrainerCallback):
         self._trainer.proof = self._trainer.prove(self._trainer.model)
         self._trainer.step_log.start()
 
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Open the layers whose turn the coming step is."""
+        turns = self._trainer.turns
+        if turns and turns.turn_to(state.global_step, self._trainer.optimizer):
+            self._trainer.note_frozen()
+
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Note the learning rates that the coming update uses."""
+        """Note the learning rates that the coming update uses, and prove that only open layers are in it."""
+        if self._trainer.turns:
+            self._trainer.turns.check_gradients()
         self._trainer.rates = {group["name"]: group["lr"] for group in kwargs["optimizer"].param_groups}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +81,9 @@ def step_of(checkpoint: Path | None) -> int:
     return int(checkpoint.name.partition("-")[2]) if checkpoint else 0
 
 
-def save_trainable(model: nn.Module, folder: Path) -> None:
-    """Write the parameters of `model` that train to `folder`."""
-    tensors = {name: tensor.data.contiguous() for name, tensor in model.named_parameters() if tensor.requires_grad}
+def save_trainable(model: nn.Module, folder: Path, names: Container[str]) -> None:
+    """Write the parameters of `model` that train, `names`, to `folder`; some of them may be closed for the moment."""
+    tensors = {name: tensor.data.contiguous() for name, tensor in model.named_parameters() if name in names}
     save_file(tensors, str(folder / WEIGHTS))
 
 

@@ -16,18 +16,20 @@ from striate.data.samples import Sample
 from striate.progress import Progress
 from striate.training.engine import Plan, Proof, RegionTrainer, training_arguments
 from striate.training.modes import checkpointed
+from striate.training.resampling import LayerTurns
 from striate.training.resume import COMPLETE, load_trainable, step_of
 from striate.training.step_log import StepLog
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How it went, earlier sittings included: the proof, losses in nats a token, seconds of all steps."""
+    """How it went, earlier sittings included: the proof, losses in nats a token, seconds, and the log of all steps."""
 
     proof: str
     first_loss: float
     last_loss: float
     seconds: float
+    rows: list[dict[str, Any]]
 
 
 def run_sitting(
@@ -46,6 +48,7 @@ def run_sitting(
     checkpoint: Path | None,
     prove: Proof,
     progress: Progress,
+    turns: LayerTurns | None = None,
 ) -> Outcome:
     """Return how the training went, with `model` trained in place from `checkpoint` (or the start) to the last step.
 
@@ -73,12 +76,13 @@ def run_sitting(
                 run=run,
                 prove=prove,
                 advance=advance,
+                turns=turns,
             )
             with checkpointed(model, config.gradient_checkpointing):
                 _train(trainer, checkpoint)
             proof = trainer.proof
     rows = step_log.rows
-    return Outcome(proof, rows[0]["loss"], rows[-1]["loss"], sum(row["seconds"] for row in rows))
+    return Outcome(proof, rows[0]["loss"], rows[-1]["loss"], sum(row["seconds"] for row in rows), rows)
 
 
 def _train(trainer: RegionTrainer, checkpoint: Path | None) -> None:
@@ -94,3 +98,5 @@ def _train(trainer: RegionTrainer, checkpoint: Path | None) -> None:
             delattr(model, name)
         model.config.use_cache = cache
         model.zero_grad(set_to_none=True)
+        if trainer.turns:
+            trainer.turns.open_all()

@@ -17,7 +17,7 @@ class StepLog:
     """Writes `train_log.jsonl` and stops training when its numbers go wrong.
 
     Keys of a line: `step` (from 1), `loss` (nats a token), `lr`, `projector_lr` (those used in this step),
-    `grad_norm` (before clipping) and `seconds` (of this step).
+    `grad_norm` (before clipping) and `seconds` (of this step); where layers take turns also `open_layers`.
     """
 
     def __init__(self, path: Path, done: int = 0) -> None:
@@ -36,8 +36,12 @@ class StepLog:
         """Start the clock of the first step."""
         self._since = time.perf_counter()
 
-    def write(self, step: int, loss: float, grad_norm: float | None, lr: float, projector_lr: float) -> None:
+    def write(
+        self, step: int, loss: float, grad_norm: float | None, lr: float, projector_lr: float, **more: Any
+    ) -> None:
         """Add the line of one step; `grad_norm` is None for a float16 step that the gradient scaler skipped.
+
+        `more` are further keys of the line.
 
         Raises:
             TrainingError: loss or gradient norm is not finite.
@@ -47,7 +51,7 @@ class StepLog:
         if not (math.isfinite(loss) and math.isfinite(grad_norm or 0.0)):
             raise _diverged(step, loss, grad_norm)
         row = {"step": step, "loss": loss, "lr": lr, "projector_lr": projector_lr, "grad_norm": grad_norm}
-        row["seconds"] = now - self._since
+        row |= {"seconds": now - self._since, **more}
         self._since = now
         self.rows.append(row)
         try:
