@@ -21,7 +21,12 @@ def cannot_write(path: Path, error: OSError) -> ArtifactError:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path` under a temporary name, then rename it: readers see all of it or nothing.
+    """Write `text` in UTF-8 as `write_bytes` does."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` to `path` under a temporary name, then rename it: readers see all of it or nothing.
 
     Raises:
         ArtifactError: the folder can't be written, or the disk is full.
@@ -30,7 +35,7 @@ def write_text(path: Path, text: str) -> None:
     temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content)
         temporary.replace(path)
     except OSError as error:
         raise cannot_write(path, error) from error

@@ -9,6 +9,7 @@ from striate.tasks.choice_logprob import CHOICE_LOGPROB
 from striate.tasks.cider import CIDER
 from striate.tasks.containment import CONTAINMENT
 from striate.tasks.exact import EXACT
+from striate.tasks.final_answer import FINAL_ANSWER
 from striate.tasks.iou50 import IOU50
 from striate.tasks.last_word import LAST_WORD
 from striate.tasks.letter import LETTER
@@ -32,6 +33,7 @@ METRICS: Registry[ScoreFunction] = Registry(
         ANLS,
         RELAXED,
         CONTAINMENT,
+        FINAL_ANSWER,
         IOU50,
         CIDER,
         CHOICE_LOGPROB,

@@ -26,6 +26,6 @@ def plain_context(item: Item) -> str:
 
 
 def joined(context: str, choice: str) -> str:
-    """Return `context` continued by `choice`: with a space between, except after `=` and after a line break or tab."""
-    tight = not context or context.endswith(("=", "\n", "\t"))
+    """Return `context` continued by `choice`: with a space between, except after `=`, `：`, a line break or a tab."""
+    tight = not context or context.endswith(("=", "：", "\n", "\t"))
     return f"{context}{'' if tight else ' '}{choice.strip()}"

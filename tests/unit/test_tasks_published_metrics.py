@@ -309,6 +309,22 @@ def test_all_forms_of_a_box_are_one_box(box: tuple[int, int, int, int]) -> None:
     assert parse_box(str([value / 1000 for value in box])) == true
 
 
+@pytest.mark.parametrize(
+    ("text", "score", "unparsed"),
+    [
+        ("2 + 3 is 5. So the answer is 5.", 1, False),
+        ("The answer is: 5", 1, False),
+        ("The answer is 4. No, so the answer is 5.\nQ: next", 1, False),
+        ("the answer is 6", 0, False),
+        ("2 + 3 is 5", 0, True),
+        ("", 0, True),
+    ],
+)
+def test_final_answers(text: str, score: int, unparsed: bool) -> None:
+    found = mark("final_answer", text, "5")
+    assert (found.score, found.unparsed) == (score, unparsed)
+
+
 def test_choices_by_log_probability_a_character() -> None:
     fields = {"choices": ("short", "a long one"), "answer_index": 0}
     asked = item("choice_logprob", compare="characters", **fields)
@@ -406,7 +422,9 @@ def test_a_perfect_answer_scores_1(metric: str, text: str) -> None:
     if metric in ("yes_no", "mme", "iou50"):
         text = "[0.1, 0.2, 0.3, 0.4]" if metric == "iou50" else "no"
     answers = (text,) * (10 if metric == "vqa" else 1)
-    if metric == "letter":
+    if metric == "final_answer":
+        assert mark(metric, "I think the answer is red.", "red").score == 1
+    elif metric == "letter":
         assert mark(metric, "B", choices=("other", text), answer_index=1).score == 1
     elif metric == "choice":
         assert mark(metric, text, text, choices=("other", text)).score == 1

@@ -1,0 +1,130 @@
+"""A local copy of a benchmark's files: found, opened and checked, with errors that name what is missing."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from striate.errors import DataError
+
+
+@dataclass(frozen=True)
+class Release:
+    """The folder of one benchmark.
+
+    Attributes:
+        name: the benchmark's registered name, also the name of its items' pack.
+        folder: where its files are.
+        layout: the files that are expected there, for errors.
+        unpacked: where pictures go that lie inside other files.
+        shots: how many worked examples stand before a question.
+    """
+
+    name: str
+    folder: Path
+    layout: tuple[str, ...]
+    unpacked: Path
+    shots: int = 0
+
+    def find(self, *patterns: str) -> Path:
+        """Return the first file that matches one of the glob patterns, tried in order.
+
+        Raises:
+            DataError: there is none.
+        """
+        return self.find_all(*patterns)[0]
+
+    def find_all(self, *patterns: str) -> list[Path]:
+        """Return the files that match the first of the glob patterns that matches any, sorted by name.
+
+        Raises:
+            DataError: none matches, or the folder is missing.
+        """
+        for pattern in patterns:
+            found = sorted(path for path in self.folder.glob(pattern) if path.is_file())
+            if found:
+                return found
+        missing = "is not a folder" if not self.folder.is_dir() else f"has no {' or '.join(patterns)}"
+        raise DataError(
+            f"benchmark {self.name}: {self.folder} {missing}",
+            f"the published files: {', '.join(self.layout)}",
+            "see docs/evaluation.md for where they come from",
+        )
+
+    def place(self, *folders: str) -> Path:
+        """Return the first of the subfolders that exists, or the first one: pictures are checked when chosen."""
+        candidates = [self.folder / folder for folder in folders]
+        return next((path for path in candidates if path.is_dir()), candidates[0])
+
+    def json(self, file: Path) -> Any:
+        """Return the JSON value that `file` holds.
+
+        Raises:
+            DataError: it can't be read, or is not JSON.
+        """
+        try:
+            return json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise self.damaged(file, f"is not JSON: {error}") from error
+
+    def lines(self, file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield the place and object of every line of JSON lines."""
+        try:
+            texts = file.read_text(encoding="utf-8").split("\n")
+            rows = [(f"{file}:{number}", json.loads(text)) for number, text in enumerate(texts, 1) if text.strip()]
+        except (OSError, ValueError) as error:
+            raise self.damaged(file, f"is not JSON lines: {error}") from error
+        yield from ((place, self.object(row, place)) for place, row in rows)
+
+    def table(self, file: Path, columns: tuple[str, ...] = (), delimiter: str = ",") -> Iterator[dict[str, str]]:
+        """Yield the rows of a table, streamed; `columns` names them where the file has no header.
+
+        Raises:
+            DataError: it can't be read, or a row has too few cells.
+        """
+        # Pictures stand in single cells of many megabytes.
+        csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+        try:
+            with file.open(encoding="utf-8-sig", newline="") as stream:
+                for row in csv.DictReader(stream, fieldnames=columns or None, delimiter=delimiter):
+                    if any(value is None for value in row.values()):
+                        raise self.damaged(file, f"has too few cells in a row: {str(row)[:120]}")
+                    yield row
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise self.damaged(file, f"can't be read as a table: {error}") from error
+
+    def object(self, value: Any, place: str) -> dict[str, Any]:
+        """Return `value`, which must be a JSON object."""
+        if not isinstance(value, dict):
+            raise self.damaged(place, f"holds {type(value).__name__}, not an object")
+        return value
+
+    def rows(self, value: Any, key: str, file: Path) -> list[dict[str, Any]]:
+        """Return the list of objects under `key` of a JSON object."""
+        listed = self.object(value, str(file)).get(key)
+        if not isinstance(listed, list):
+            raise self.damaged(file, f"has no list under {key!r}")
+        return [self.object(row, f"{file}, {key}[{index}]") for index, row in enumerate(listed)]
+
+    def field(self, row: dict[str, Any], key: str, place: Path | str) -> Any:
+        """Return what `row` has under `key`, which must be there."""
+        if key not in row or row[key] is None:
+            raise self.damaged(place, f"has a row without {key!r}: {str(row)[:120]}")
+        return row[key]
+
+    def text(self, row: dict[str, Any], key: str, place: Path | str) -> str:
+        """Return what `row` has under `key`, as trimmed text."""
+        return str(self.field(row, key, place)).strip()
+
+    def damaged(self, place: Path | str, what: str) -> DataError:
+        """Return the error for a file that is not as it was published."""
+        return DataError(
+            f"benchmark {self.name}: {place} {what}",
+            f"the published files: {', '.join(self.layout)}",
+            "fetch the file again, or see docs/evaluation.md for its layout",
+        )
