@@ -16,6 +16,12 @@ LIGHT = {
     "pruned": "#d9661f",
     "right": "#1b7a43",
     "wrong": "#b4332a",
+    "s0": "#15181d",
+    "s1": "#2b5bd7",
+    "s2": "#d9661f",
+    "s3": "#1b8a6b",
+    "s4": "#9147c2",
+    "s5": "#b08a00",
 }
 DARK = {
     "paper": "#101317",
@@ -30,15 +36,24 @@ DARK = {
     "pruned": "#f29150",
     "right": "#66c68e",
     "wrong": "#f28b80",
+    "s0": "#e7eaee",
+    "s1": "#7ea6ff",
+    "s2": "#f29150",
+    "s3": "#5fd0ae",
+    "s4": "#c79bf0",
+    "s5": "#dcbc4c",
 }
 LIGHT_RAMP = ("#f1eee2", "#9ccfbf", "#34899a", "#10335c")
 DARK_RAMP = ("#1d242b", "#1f5560", "#4ba39a", "#e2f3c8")
+LIGHT_SIDES = ("#a8480c", "#f0b48c", "#f3f2ee", "#9db8ee", "#1d479f")
+DARK_SIDES = ("#ffb07a", "#8a4a1c", "#22272e", "#2c4b8a", "#a9c4ff")
 
 
 def theme_css() -> str:
     """Return the custom properties and the ramp's classes for both colour schemes."""
-    light, dark = _scheme(LIGHT, LIGHT_RAMP), _scheme(DARK, DARK_RAMP)
-    classes = "".join(f".h{step}{{fill:var(--h{step});background:var(--h{step})}}" for step in range(STEPS))
+    light, dark = _scheme(LIGHT, LIGHT_RAMP, LIGHT_SIDES), _scheme(DARK, DARK_RAMP, DARK_SIDES)
+    names = [f"{letter}{step}" for letter in "hd" for step in range(STEPS)]
+    classes = "".join(f".{name}{{fill:var(--{name});background:var(--{name})}}" for name in names)
     return (
         f":root{{color-scheme:light;{light}}}"
         f":root[data-theme=dark]{{color-scheme:dark;{dark}}}"
@@ -52,10 +67,12 @@ def step_of(share: float) -> int:
     return round(min(1.0, max(0.0, share)) * (STEPS - 1))
 
 
-def _scheme(colours: dict[str, str], ramp: tuple[str, ...]) -> str:
+def _scheme(colours: dict[str, str], ramp: tuple[str, ...], sides: tuple[str, ...]) -> str:
     """Return the custom properties of one colour scheme."""
     named = [f"--{name}:{value}" for name, value in colours.items()]
-    return ";".join([*named, *(f"--h{step}:{_mix(ramp, step / (STEPS - 1))}" for step in range(STEPS))])
+    for letter, stops in (("h", ramp), ("d", sides)):
+        named += [f"--{letter}{step}:{_mix(stops, step / (STEPS - 1))}" for step in range(STEPS)]
+    return ";".join(named)
 
 
 def _mix(ramp: tuple[str, ...], share: float) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from striate.reporting.findings import Findings
 from striate.reporting.markup import Html, tag
+from striate.reporting.scatter import items_per_second
 from striate.reporting.tables import Cell, share_bar, table
-from striate.reporting.wording import count, duration, gibibytes, size
+from striate.reporting.wording import count, duration, gibibytes, plain_number, size
 
 
 def draw_stages(found: Findings) -> Html | None:
@@ -41,11 +42,12 @@ def draw_models(found: Findings) -> Html | None:
             Cell(size(record.size_bytes) if record.size_bytes else "–", right=True),
             Cell(count(sum(task.n for task in record.tasks)), right=True),
             Cell(duration(record.seconds), right=True),
+            Cell(f"{plain_number(items_per_second(record))} items/s", right=True),
             Cell(gibibytes(record.peak_memory_gib), right=True),
         ]
         for record in records
     ]
-    heads = ["model", "layers", "parameters", "on disk", "test items", "time to answer", "peak memory"]
+    heads = ["model", "layers", "parameters", "on disk", "test items", "time to answer", "speed", "peak memory"]
     return table(heads, rows)
 
 

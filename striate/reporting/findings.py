@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from striate.artifacts import (
     DocumentT,
     EvalRecord,
+    GateResult,
+    LayerScores,
     Prediction,
     PruneRecord,
     Region,
@@ -54,6 +56,7 @@ class Findings:
     evals: dict[str, EvalRecord] = field(default_factory=dict)
     predictions: dict[str, list[Prediction]] = field(default_factory=dict)
     retention: Retention | None = None
+    gate: GateResult | None = None
 
     @property
     def num_layers(self) -> int:
@@ -100,9 +103,8 @@ def _check_depth(found: Findings) -> None:
     layers = found.num_layers
     if not found.scores:
         return
-    rows = [
-        row for entry in found.scores.scorers for row in (entry.values, entry.low, entry.high, *entry.parts.values())
-    ]
+    entries = [*found.scores.scorers, *(entry for task in found.scores.tasks.values() for entry in task)]
+    rows = [row for entry in entries for row in _rows(entry)]
     depths = {found.scores.num_layers, *map(len, rows)} - {layers}
     if depths:
         raise ArtifactError(
@@ -110,6 +112,12 @@ def _check_depth(found: Findings) -> None:
             "artifacts of one model",
             "run `striate analyze` and `striate select` again on the same model",
         )
+
+
+def _rows(entry: LayerScores) -> list[tuple[float, ...]]:
+    """Return everything in `entry` that has one value a layer."""
+    parts = [row for rows in (entry.parts, entry.part_low, entry.part_high) for row in rows.values()]
+    return [entry.values, entry.low, entry.high, *parts]
 
 
 def _read(run: Path) -> Findings:
@@ -132,6 +140,7 @@ def _read(run: Path) -> Findings:
         evals={label: record for label, record in records.items() if record},
         predictions={label: read_lines(path, Prediction) for label, path in answers.items() if path.exists()},
         retention=_optional(evals / "retention.json", Retention),
+        gate=_optional(evals / "gate.json", GateResult),
     )
 
 

@@ -15,6 +15,7 @@ GAP = 18.0
 MARGIN = 30.0
 SMALL = 10.5
 NARROWEST = 60.0
+MOST_COLUMNS = 14
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ class Column:
         value = self.values[layer]
         if self.part:
             tokens = self.entry.tokens.get(self.part)
-            counted = f", {tokens} tokens" if tokens else ""
-            return f"layer {layer} · {words(self.scorer)}, {self.part} tokens: {value:.5g}{counted}"
+            counted, kind = (f", {tokens} tokens", " tokens") if tokens else ("", "")
+            return f"layer {layer} · {words(self.scorer)}, {self.part}{kind}: {value:.5g}{counted}"
         interval = f"95% interval {self.entry.low[layer]:.5g} to {self.entry.high[layer]:.5g}"
         return f"layer {layer} · {words(self.scorer)}: {value:.5g}, {interval}, {self.entry.samples} samples"
 
@@ -62,7 +63,9 @@ def scale_of(values: Sequence[float]) -> Scale:
 
 
 def columns_of(scores: Sequence[LayerScores]) -> list[Column]:
-    """Return one column a scorer and one a part, in order."""
+    """Return one column a scorer and one a part, in order; parts are left out where there are very many."""
+    if sum(1 + len(entry.parts) for entry in scores) > MOST_COLUMNS:
+        scores = [entry.model_copy(update={"parts": {}}) for entry in scores]
     columns: list[Column] = []
     for entry in scores:
         scale = scale_of([value for row in (entry.values, *entry.parts.values()) for value in row])

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from html import escape
 from typing import Any
 
-VOID = frozenset({"img", "meta", "link", "br"})
+VOID = frozenset({"img", "meta", "link", "br", "input"})
 
 
 class Html(str):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.resources import files
 from urllib.parse import quote
 
+from striate.artifacts import Region
 from striate.reporting.colours import LIGHT, theme_css
 from striate.reporting.findings import Findings
+from striate.reporting.gate import draw_gate
 from striate.reporting.markup import Html, tag
 from striate.reporting.sections import draw_sections
 from striate.reporting.summary import draw_tiles, headline
@@ -15,9 +18,13 @@ from striate.reporting.svg import rect
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
 
-def draw_page(found: Findings) -> str:
-    """Return the whole page as HTML."""
+SCRIPTS = ("page", "chooser", "save", "browser")
+
+
+def draw_page(found: Findings, regions: Sequence[Region] = ()) -> str:
+    """Return the whole page as HTML; `regions` of several strategies are shown side by side."""
     title = found.config.report.title if found.config else "striate run"
+    noscript = tag("noscript", tag("style", Html(".panel[hidden]{display:block}.chooser{display:none}")))
     style = Html(_data("page.css").replace("/* theme */", theme_css()))
     head = tag(
         "head",
@@ -27,9 +34,11 @@ def draw_page(found: Findings) -> str:
         tag("title", title),
         tag("link", rel="icon", href=_icon()),
         tag("style", style),
+        noscript,
     )
-    script = tag("script", Html(_data("page.js")))
-    body = tag("body", _header(found, title), tag("main", draw_sections(found)), _footer(), script)
+    code = "\n".join(files("striate.reporting").joinpath("js", f"{name}.js").read_text("utf-8") for name in SCRIPTS)
+    script = tag("script", Html(f'"use strict";\n{code}'))
+    body = tag("body", _header(found, title), tag("main", draw_sections(found, regions)), _footer(), script)
     return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
 
 
@@ -50,7 +59,9 @@ def _header(found: Findings, title: str) -> Html:
     model = found.config.model.path if found.config else next((r.model for r in found.evals.values()), "")
     theme = tag("button", "◐", id="theme", type="button", aria_label="Switch between light and dark")
     top = tag("div", tag("span", "striate", class_="mark"), tag("span", model, class_="model"), theme, class_="top")
-    return tag("header", top, _stripes(found), tag("h1", title), headline(found), draw_tiles(found))
+    return tag(
+        "header", top, _stripes(found), tag("h1", title), headline(found), draw_gate(found.gate), draw_tiles(found)
+    )
 
 
 def _stripes(found: Findings) -> Html | None:

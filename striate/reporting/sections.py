@@ -1,38 +1,64 @@
-"""The sections of the page, top to bottom; a section whose artifact is missing says what has not been run."""
+"""The sections of the page, top to bottom; what has not been run is told at the end."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-from striate.reporting.bars import Row, draw_bars, rows_of
+from striate.artifacts import Region
+from striate.reporting.analysis import (
+    draw_agreements,
+    draw_function_maps,
+    draw_layer_maps,
+    draw_side_by_side,
+    draw_span_maps,
+    draw_stability,
+)
+from striate.reporting.bars import rows_of
+from striate.reporting.browser import draw_browser
 from striate.reporting.costs import draw_models, draw_stages, draw_surgery
+from striate.reporting.evaluation import comparison, key, perplexity_bars, task_bars, trade_off
 from striate.reporting.findings import Findings
-from striate.reporting.gallery import draw_gallery
 from striate.reporting.loss import draw_loss, steps_a_point
-from striate.reporting.markup import Child, Html, tag
+from striate.reporting.markup import Child, Html, join, tag
 from striate.reporting.provenance import draw_provenance
-from striate.reporting.retention import draw_retention
 from striate.reporting.stack import draw_stack
 from striate.reporting.svg import picture
 from striate.reporting.trained import draw_course, draw_trained
 from striate.reporting.wording import amount
 
+HALVES = (
+    "How far two random halves of the samples rank the layers alike (Spearman's correlation), with its 95% interval, "
+    "and how many samples would make that 0.9. The highest layer is given with its 95% bootstrap interval."
+)
 
-def draw_sections(found: Findings) -> list[Html]:
-    """Return the sections of the page, top to bottom."""
+
+class Missing(Html):
+    """The note that a stage has not been run."""
+
+
+def draw_sections(found: Findings, regions: Sequence[Region] = ()) -> list[Html]:
+    """Return the sections of the page, top to bottom; those that would be empty are listed before the last."""
     visual = rows_of(found, "visual")
-    return [
-        _section("stack", "The stack of layers", _stack(found)),
-        _section("tasks", "Visual tasks", _tasks(found, "visual", visual), f"{len(visual)} tasks" if visual else ""),
-        _section("text", "Text tasks", _text_tasks(found)),
-        _section("gallery", "Questions and answers", _gallery(found)),
-        _section("retention", "Change from the baseline", _retention(found)),
-        _section("trained", "What trained", _trained(found)),
-        _section("loss", "Training", _loss(found)),
-        _section("costs", "Size, time and memory", _costs(found)),
-        _section("repeat", "Run it again", draw_provenance(found)),
+    aside = amount(len(visual), "task") if visual else ""
+    planned: list[tuple[str, str, Child, str]] = [
+        ("stack", "The stack of layers", _stack(found), ""),
+        ("layers", "Which layers matter", _layers(found), ""),
+        ("functions", "Which layers matter for which ability", _functions(found), ""),
+        ("strategies", "Regions of several strategies", draw_side_by_side(regions) if len(regions) > 1 else None, ""),
+        ("tasks", "Visual tasks", _tasks(found, "visual"), aside),
+        ("text", "Text tasks", _text_tasks(found), ""),
+        ("retention", "Change from the baseline", _retention(found), ""),
+        ("trade", "Size, speed and quality", trade_off(found), ""),
+        ("answers", "Questions and answers", _answers(found), ""),
+        ("trained", "What trained", _trained(found), ""),
+        ("loss", "Training", _loss(found), ""),
+        ("costs", "Size, time and memory", _costs(found), ""),
     ]
+    shown = [_section(*plan) for plan in planned if plan[2] is not None and not isinstance(plan[2], Missing)]
+    missing = [plan[2] for plan in planned if isinstance(plan[2], Missing)]
+    shown += [_section("missing", "Not run yet", missing)] if missing else []
+    return [*shown, _section("repeat", "Run it again", draw_provenance(found))]
 
 
 def _section(name: str, title: str, content: Child, aside: str = "") -> Html:
@@ -41,14 +67,9 @@ def _section(name: str, title: str, content: Child, aside: str = "") -> Html:
     return tag("section", heading, content, id=name)
 
 
-def _missing(stage: str, what: str) -> Html:
+def _missing(stage: str, what: str) -> Missing:
     """Return the note that a stage has not been run."""
-    return tag("p", f"{what}. ", "Not run yet: ", tag("code", f"striate {stage}"), ".", class_="missing")
-
-
-def _key(entries: Sequence[tuple[str, str]]) -> Html:
-    """Return a legend of colour patches."""
-    return tag("ul", [tag("li", tag("i", class_=f"key {kind}"), name) for kind, name in entries], class_="legend")
+    return Missing(tag("p", f"{what}. ", "Not run yet: ", tag("code", f"striate {stage}"), ".", class_="missing"))
 
 
 def _stack(found: Findings) -> Child:
@@ -67,10 +88,10 @@ def _stack(found: Findings) -> Child:
         )
     label = f"{found.num_layers} decoder layers; region {list(region.layers) if region else 'not chosen'}"
     shown = picture("layers", label, lambda width: draw_stack(found, width), tag("p", words_below))
-    notes = [] if region else [_missing("select", "No region has been chosen")]
+    notes: list[Child] = [] if region else [_missing("select", "No region has been chosen")]
     notes += [] if found.scores else [_missing("analyze", "Layers have not been scored")]
     notes += [] if found.prune else [_not_pruned(found)]
-    return [_key(entries), shown, notes]
+    return [key(entries), shown, notes]
 
 
 def _not_pruned(found: Findings) -> Html:
@@ -80,50 +101,55 @@ def _not_pruned(found: Findings) -> Html:
     return _missing("prune", "No layer has been removed")
 
 
-def _tasks(found: Findings, kind: str, rows: Sequence[Row]) -> Child:
+def _layers(found: Findings) -> Child:
+    """Return scores with bands and the map, agreement, stability and spans."""
+    scores = found.scores
+    if not scores or not scores.scorers:
+        return None
+    shown: list[Child] = [draw_layer_maps(scores)]
+    for title, block in (
+        ("Agreement between scorers", draw_agreements(scores)),
+        ("How stable the rankings are", [tag("p", HALVES, class_="caption"), draw_stability(scores)]),
+        ("Spans of layers", draw_span_maps(scores)),
+    ):
+        shown += [tag("h3", title), block] if block else []
+    return shown
+
+
+def _functions(found: Findings) -> Child:
+    """Return the function map, or say how to get one."""
+    if not found.scores:
+        return None
+    return draw_function_maps(found.scores) or _missing("analyze --by task", "Layers have not been scored by task")
+
+
+def _tasks(found: Findings, kind: str) -> Child:
     """Return the bars of one kind of task."""
+    rows = rows_of(found, kind)
     if not rows and found.evals:
         return tag("p", f"The test packs of this run hold no {kind} task.", class_="missing")
-    if not rows:
-        return _missing("evaluate", f"No {kind} task has been evaluated")
-    label = f"Scores on {len(rows)} {kind} tasks"
-    bars = picture(
-        f"{kind}-bars", label, lambda width: draw_bars(rows, width), "Score in %, whiskers are 95% intervals."
-    )
-    return [_key([(name, name) for name in found.labels]), bars]
+    return task_bars(found, kind, rows) if rows else _missing("evaluate", f"No {kind} task has been evaluated")
 
 
 def _text_tasks(found: Findings) -> Child:
     """Return the text tasks: shares of right answers, then perplexity on its own axis."""
-    rows, perplexity = rows_of(found, "text"), rows_of(found, "text", "perplexity")
-    shown: list[Child] = [_tasks(found, "text", rows)] if rows or not perplexity else []
-    if perplexity:
-        caption = "Mean nats a token: lower is better. Perplexity is e to this power. Whiskers are 95% intervals."
-        label = f"Nats a token on {len(perplexity)} texts, lower is better"
-        shown.append(tag("h3", "Perplexity", tag("small", "lower is better")))
-        shown.append(None if rows else _key([(name, name) for name in found.labels]))
-        shown.append(picture("perplexity-bars", label, lambda width: draw_bars(perplexity, width), caption))
-    return shown
-
-
-def _gallery(found: Findings) -> Child:
-    """Return the gallery, or say why there is none."""
-    if found.config and not found.config.report.examples:
-        return tag("p", "Left out: report.examples is 0.", class_="missing")
-    return draw_gallery(found) or _missing("evaluate", "No model has answered a question with a picture")
+    rows = rows_of(found, "text")
+    perplexity = perplexity_bars(found, legend=not rows)
+    return [_tasks(found, "text") if rows else None, perplexity] if perplexity else _tasks(found, "text")
 
 
 def _retention(found: Findings) -> Child:
-    """Return the table of paired differences."""
+    """Return the paired comparisons."""
     if not found.retention or not found.retention.rows:
         return _missing("evaluate", "Models have not been compared")
-    base = found.retention.baseline
-    caption = (
-        f"Every model against {base} on the same items, {found.retention.repetitions} paired bootstrap repetitions. "
-        "Rows over all tasks are unweighted means of the task scores; n counts test items. "
-        f"Retention is the score over that of {base}; for perplexity, e to the power of nats saved."
-    )
-    return [tag("p", caption, class_="caption"), draw_retention(found.retention.rows)]
+    return comparison(found, found.retention)
+
+
+def _answers(found: Findings) -> Child:
+    """Return the browser of questions, or say why there is none."""
+    if found.config and not found.config.report.examples:
+        return tag("p", "Left out: report.examples is 0.", class_="missing")
+    return draw_browser(found) or _missing("evaluate", "No model has answered a question")
 
 
 def _trained(found: Findings) -> Child:
@@ -135,7 +161,8 @@ def _loss(found: Findings) -> Child:
     """Return the course of training."""
     facts_of_run = draw_course(found.train) if found.train else None
     if not found.log:
-        return [facts_of_run, _missing("train", "No training log")]
+        missing = _missing("train", "No training log")
+        return [facts_of_run, missing] if facts_of_run else missing
     size = steps_a_point(found.log)
     each = "each step" if size == 1 else f"the mean of every {size} steps"
     caption = f"Loss on answer tokens: {each} faint, the running mean over a tenth of the run strong."
@@ -147,7 +174,5 @@ def _loss(found: Findings) -> Child:
 
 def _costs(found: Findings) -> Child:
     """Return sizes and costs."""
-    blocks: list[Child] = [draw_models(found), draw_stages(found), draw_surgery(found)]
-    if not any(blocks):
-        return tag("p", "No stage is recorded and no model evaluated.", class_="missing")
-    return blocks
+    blocks = [block for block in (draw_models(found), draw_stages(found), draw_surgery(found)) if block]
+    return join(blocks) if blocks else None

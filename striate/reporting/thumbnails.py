@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import base64
 import io
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image, ImageOps
 
-LONGEST = 400
-TINY = 120
+# Longest side in pixels, by the number of pictures that the page holds.
+SIZES = ((60, 400), (400, 256))
+SMALLEST, TINY = 160, 120
+BUDGET_BYTES = 18_000_000
+Thumbnail = tuple[str, int, int]
+
+
+def longest_side(pictures: int) -> int:
+    """Return how large thumbnails may be where the page holds so many pictures."""
+    return next((size for most, size in SIZES if pictures <= most), SMALLEST)
 
 
 def find_picture(image: str, pack: str, run: Path, packs: tuple[str, ...]) -> Path | None:
@@ -20,28 +29,67 @@ def find_picture(image: str, pack: str, run: Path, packs: tuple[str, ...]) -> Pa
     return next((path for path in candidates if path.is_file()), None)
 
 
-def thumbnail(path: Path) -> tuple[str, int, int] | None:
-    """Return a picture as a `data:` address with its width and height; None where Pillow can't read it."""
+def thumbnail(path: Path, longest: int) -> Thumbnail | None:
+    """Return a picture as a `data:` address with its width and height; None where Pillow can't read it.
+
+    Pictures that are tiny already stay as they are, in PNG.
+    """
     try:
         with Image.open(path) as source:
+            # A JPEG is decoded at a fraction of its size where that is enough: much faster for photos.
+            source.draft("RGB", (2 * longest, 2 * longest))
             picture = _on_white(ImageOps.exif_transpose(source))
     except (OSError, ValueError, Image.DecompressionBombError):
         return None
-    picture.thumbnail((LONGEST, LONGEST), Image.Resampling.LANCZOS)
-    kinds = {"jpeg": _encode(picture, "JPEG"), "png": _encode(picture, "PNG")}
-    kind = min(kinds, key=lambda name: len(kinds[name])) if max(picture.size) > TINY else "png"
-    return f"data:image/{kind};base64,{base64.b64encode(kinds[kind]).decode('ascii')}", *picture.size
+    picture.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+    kind, data = ("png", _encode(picture, "PNG")) if max(picture.size) <= TINY else ("webp", _encode(picture, "WEBP"))
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}", *picture.size
+
+
+@dataclass
+class Album:
+    """The pictures of the page, each once, until `BUDGET_BYTES` are used up."""
+
+    run: Path
+    packs: tuple[str, ...]
+    longest: int
+    pictures: list[Thumbnail] = field(default_factory=list)
+    left_out: int = 0
+    _places: dict[tuple[str, str], int | None] = field(default_factory=dict)
+    _by_path: dict[Path, int | None] = field(default_factory=dict)
+    _bytes: int = 0
+
+    def add(self, image: str, pack: str) -> int | None:
+        """Return the place of a picture among `pictures`; None where it can't be shown."""
+        if (image, pack) not in self._places:
+            path = find_picture(image, pack, self.run, self.packs)
+            self._places[image, pack] = self._add(path) if path else None
+        return self._places[image, pack]
+
+    def _add(self, path: Path) -> int | None:
+        """Return the place of the picture in the file `path`, read at most once."""
+        if path not in self._by_path:
+            made = thumbnail(path, self.longest) if self._bytes < BUDGET_BYTES else None
+            self.left_out += self._bytes >= BUDGET_BYTES
+            self._by_path[path] = len(self.pictures) if made else None
+            if made:
+                self._bytes += len(made[0])
+                self.pictures.append(made)
+        return self._by_path[path]
 
 
 def _on_white(picture: Image.Image) -> Image.Image:
     """Return the picture in RGB, what is transparent over white."""
+    if picture.mode == "RGB":
+        return picture
     layered = picture.convert("RGBA")
     ground = Image.new("RGBA", layered.size, "white")
     return Image.alpha_composite(ground, layered).convert("RGB")
 
 
 def _encode(picture: Image.Image, kind: str) -> bytes:
-    """Return the picture as the bytes of a JPEG or PNG file."""
+    """Return the picture as the bytes of a PNG or WebP file."""
     stream = io.BytesIO()
-    picture.save(stream, kind, optimize=True, **({"quality": 82} if kind == "JPEG" else {}))
+    options = {"optimize": True} if kind == "PNG" else {"quality": 72, "method": 4}
+    picture.save(stream, kind, **options)
     return stream.getvalue()

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from striate.artifacts import write_text
-from striate.reporting.findings import gather
+from striate.artifacts import Region, Scores, write_text
+from striate.errors import StriateError
+from striate.reporting.findings import Findings, gather
 from striate.reporting.page import draw_page
+from striate.selectors.spec import resolve
+
+RULES = ("uniform", "bottom", "middle", "top", "hybrid")
 
 
 def report(run: Path, out: Path | None = None) -> Path:
@@ -20,5 +24,38 @@ def report(run: Path, out: Path | None = None) -> Path:
     """
     run = Path(run)
     target = Path(out) if out else run / "report.html"
-    write_text(target, draw_page(gather(run)))
+    found = gather(run)
+    write_text(target, draw_page(found, side_by_side(found)))
     return target
+
+
+def side_by_side(found: Findings) -> list[Region]:
+    """Return the regions of other strategies with as many layers as the run's own, which comes first;
+    one that equals it is not repeated.
+
+    Without a region they have a quarter of the layers; without scores there is nothing to hold rules against, and the
+    list is empty. Strategies that can't choose so few layers, or not from these scores, are left out.
+    """
+    if not found.scores:
+        return []
+    own = [found.region] if found.region and found.region.layers else []
+    size = len(own[0]) if own else max(1, round(found.scores.num_layers / 4))
+    regions = [region for spec in _specs(found.scores, size) if (region := _resolved(spec, found.scores))]
+    return own + [region for region in regions if region.layers not in {one.layers for one in own}]
+
+
+def _specs(scores: Scores, size: int) -> list[str]:
+    """Return the SPECs of the rules, and of every scorer."""
+    return [
+        *(f"{rule}:{size}" for rule in RULES),
+        f"random:{size}@seed0",
+        *(f"scores:{entry.scorer}:{size}" for entry in scores.scorers),
+    ]
+
+
+def _resolved(spec: str, scores: Scores) -> Region | None:
+    """Return the region of a SPEC, or None where it does not fit the model or the scores."""
+    try:
+        return resolve(spec, scores.num_layers, scores)
+    except StriateError:
+        return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,13 +15,17 @@ from striate.artifacts import (
     ComponentCount,
     Difference,
     EvalRecord,
+    GateResult,
+    GateRow,
     LayerScores,
+    Peak,
     Prediction,
     PruneRecord,
     Region,
     Retention,
     Scores,
     SelfTest,
+    SplitHalf,
     TaskScore,
     Trainable,
     TrainRecord,
@@ -50,23 +54,59 @@ def region() -> Region:
     return Region(layers=layers, num_layers=LAYERS, spec="uniform:25%", selector="uniform")
 
 
-def fake_scores() -> Scores:
-    rng = random.Random(0)
-    base = [0.05 + 0.4 * math.exp(-layer / 2) + 0.3 * math.exp((layer - 29) / 2) for layer in range(LAYERS)]
+def layer_scores(scorer: str, parts: Sequence[str], centre: float, seed: int, samples: int = 64) -> LayerScores:
+    """Return a hill about `centre` with noise, one hill a part, and what analysis says of its certainty."""
+    rng = random.Random(seed)
 
     def values() -> tuple[float, ...]:
-        return tuple(value * rng.uniform(0.8, 1.3) for value in base)
+        hill = [math.exp(-(((layer - centre) / 5) ** 2)) for layer in range(LAYERS)]
+        return tuple(0.05 + 0.6 * height * rng.uniform(0.9, 1.1) + 0.02 * rng.random() for height in hill)
 
-    entries = []
-    for scorer, parts in (("block-influence", ()), ("modality-block-influence", ("image", "text"))):
-        mean = values()
-        low, high = tuple(0.9 * value for value in mean), tuple(1.1 * value for value in mean)
-        modal = {part: values() for part in parts}
-        tokens = dict.fromkeys(parts, 4096)
-        entries.append(
-            LayerScores(scorer=scorer, values=mean, low=low, high=high, parts=modal, samples=64, tokens=tokens)
+    def widened(share: float, rows: tuple[float, ...]) -> tuple[float, ...]:
+        return tuple(share * value for value in rows)
+
+    mean = values()
+    modal = {part: values() for part in parts}
+    best = mean.index(max(mean))
+    return LayerScores(
+        scorer=scorer,
+        values=mean,
+        low=widened(0.9, mean),
+        high=widened(1.1, mean),
+        parts=modal,
+        part_low={part: widened(0.85, row) for part, row in modal.items()},
+        part_high={part: widened(1.15, row) for part, row in modal.items()},
+        spans=tuple(
+            tuple(0.1 * length + 0.001 * first for first in range(LAYERS - length + 1)) for length in range(1, 9)
         )
-    return Scores(num_layers=LAYERS, samples=64, scorers=tuple(entries))
+        if scorer == "angular-distance"
+        else (),
+        samples=samples,
+        tokens=dict.fromkeys(parts, 4096),
+        split_half=SplitHalf(rank_correlation=0.93, low=0.88, high=0.97, samples_needed=41),
+        peak=Peak(
+            layer=best,
+            low=max(0, best - 1),
+            high=min(LAYERS - 1, best + 2),
+            share=0.81,
+            centre=centre + 0.3,
+            centre_low=centre - 0.6,
+            centre_high=centre + 1.1,
+        ),
+    )
+
+
+def fake_scores() -> Scores:
+    scorers = (
+        layer_scores("block-influence", (), 4, 0),
+        layer_scores("modality-block-influence", ("image", "text"), 9, 1),
+        layer_scores("angular-distance", (), 20, 2),
+    )
+    tasks = {
+        task: tuple(layer_scores(entry.scorer, (), centre, 10 * place + 7, samples=16) for entry in scorers)
+        for place, (task, centre) in enumerate({"recognition": 5, "count": 12, "reading": 21, NASTY: 26}.items())
+    }
+    return Scores(num_layers=LAYERS, samples=64, scorers=scorers, tasks=tasks)
 
 
 def fake_training() -> TrainRecord:
@@ -144,6 +184,7 @@ def fake_answers(label: str, folder: Path) -> list[Prediction]:
                 expected=(expected,),
                 answer=expected if right else wrong,
                 score=float(right),
+                unparsed=label == "start" and place % 9 == 1,
             )
         )
     return answers
@@ -169,6 +210,10 @@ def difference(
         retention=kept,
         retention_low=kept and kept - 4.2,
         retention_high=kept and kept + 5.1,
+        right_to_wrong=None if metric == "perplexity" else 17,
+        wrong_to_right=None if metric == "perplexity" else 61,
+        mcnemar_p=None if metric == "perplexity" else 0.00000071,
+        resolvable=0.052,
     )
 
 
@@ -180,7 +225,38 @@ def fake_retention() -> Retention:
             rows.append(difference(label, one.pack, one.task, one.kind, one.metric, one.score, other.score, one.n))
         rows.append(difference(label, "*", "visual", "visual", "*", SCORES["start"], SCORES[label], 723))
         rows.append(difference(label, "*", "text", "text", "*", 0.512, 0.509, 243))
-    return Retention(baseline="start", repetitions=2000, rows=tuple(rows))
+    return Retention(baseline="start", repetitions=2000, rows=tuple(rows), interval="Pictures are drawn whole.")
+
+
+def fake_gate() -> GateResult:
+    rows = (
+        GateRow(
+            condition="visual>=99",
+            label="pruned",
+            scope="visual",
+            threshold=99,
+            retention=191.4,
+            low=180.2,
+            high=201.5,
+            n=723,
+            passed=True,
+            resolvable=True,
+        ),
+        GateRow(
+            condition="text>=99.5",
+            label="pruned",
+            scope="text",
+            threshold=99.5,
+            retention=99.4,
+            low=95.2,
+            high=104.5,
+            n=243,
+            passed=False,
+            resolvable=False,
+            needed_n=41_000,
+        ),
+    )
+    return GateResult(gate="visual>=99,text>=99.5", baseline="start", rows=rows)
 
 
 def build_run(folder: Path) -> Path:
@@ -231,6 +307,7 @@ def build_run(folder: Path) -> Path:
         write_document(folder / "eval" / f"{label}.json", fake_eval(label))
         write_lines(folder / "eval" / f"{label}.predictions.jsonl", fake_answers(label, folder))
     write_document(folder / "eval" / "retention.json", fake_retention())
+    write_document(folder / "eval" / "gate.json", fake_gate())
     write_document(folder / "run.json", fake_record())
     return folder
 

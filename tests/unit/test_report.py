@@ -11,12 +11,10 @@ import pytest
 
 from striate.artifacts import (
     EvalRecord,
-    Prediction,
     Region,
     Retention,
     Scores,
     read_document,
-    read_lines,
     write_document,
     write_text,
 )
@@ -31,7 +29,7 @@ REGION = Region(layers=(0, 3, 7, 11), num_layers=16, spec="uniform:25%")
 class Page(HTMLParser):
     """What the tests ask of a page: ids, addresses, text, open tags."""
 
-    VOID = frozenset({"meta", "link", "img", "br"})
+    VOID = frozenset({"meta", "link", "img", "br", "input"})
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -45,7 +43,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.ids += [value or "" for name, value in attrs if name == "id"]
         self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "action", "data")]
-        self.scripts += tag == "script"
+        self.scripts += tag == "script" and ("type", "application/json") not in attrs
         if tag not in self.VOID:
             self.open.append(tag)
 
@@ -110,7 +108,8 @@ def test_every_cell_of_the_stack_tells_its_score(html: str, run: Path) -> None:
 
 
 def test_stack_marks_region_and_removed_layers(html: str) -> None:
-    assert html.count('class="layer region"') == 2 * 8
+    stack = html.partition('<section id="layers">')[0]
+    assert stack.count('class="layer region"') == 2 * 8
     assert html.count('class="layer removed"') == html.count('class="cross"') == 2 * 3
     assert "layer 9: removed" in html
     assert "layer 29: outside the region, layer 26 after pruning" in html
@@ -151,20 +150,6 @@ def test_training_shows_components_proof_and_curve(html: str, page: Page) -> Non
     assert "Every decoder layer (30)" in page.text
 
 
-def test_gallery_shows_marked_answers_with_filters(html: str, run: Path) -> None:
-    cards = re.findall(r'<article class="card" data-kinds="([^"]*)">', html)
-    assert len(cards) == 12
-    for kind in ("gained", "lost", "pruned"):
-        shown = sum(kind in card.split() for card in cards)
-        assert shown > 0
-        assert f'data-filter="{kind}"' in html
-    assert html.count('src="data:image/') == 12
-    assert 'class="box expected"' in html
-    truth = {label: read_lines(run / f"eval/{label}.predictions.jsonl", Prediction) for label in LABELS}
-    gained = sum(a.score < b.score for a, b in zip(truth["start"], truth["tuned"], strict=True))
-    assert f"wrong to right: {gained};" in html
-
-
 def test_provenance_holds_command_versions_and_config(page: Page) -> None:
     for text in (
         "striate run my.yaml --set train.lr=1e-4",
@@ -185,7 +170,7 @@ def test_no_width_is_wider_than_a_phone(html: str) -> None:
     columns = re.findall(r"minmax\((\d+)px", always)
     assert all(int(width) <= 350 for width in columns)
     narrow = re.findall(r'<svg viewBox="0 0 (\d+) \d+" class="narrow"', html)
-    assert len(narrow) == 5
+    assert len(narrow) > 20
     assert set(narrow) == {"350"}
 
 

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
-from striate.artifacts import LayerScores, Prediction, Region, Scores, write_document
+from striate.artifacts import LayerScores, Region, Scores, write_document
 from striate.errors import ArtifactError
 from striate.reporting import wording
+from striate.reporting.boxes import read_box
 from striate.reporting.colours import DARK, LIGHT, STEPS, step_of, theme_css
-from striate.reporting.examples import Example, choose
 from striate.reporting.findings import LogStep, gather, read_log
-from striate.reporting.gallery import read_box
 from striate.reporting.layout import columns_of, lay_out, scale_of
 from striate.reporting.loss import nice_step, points_of, smooth
 from striate.reporting.markup import Html, tag
 from striate.reporting.svg import NARROW, WIDE
-from striate.reporting.thumbnails import find_picture, thumbnail
+from striate.reporting.thumbnails import find_picture
 from striate.writing import write_text
 
 
@@ -71,7 +67,7 @@ def luminance(colour: str) -> float:
 
 
 @pytest.mark.parametrize("scheme", [LIGHT, DARK])
-@pytest.mark.parametrize("name", ["ink", "muted", "right", "wrong", "tuned"])
+@pytest.mark.parametrize("name", ["ink", "muted", "right", "wrong", "tuned", "s0", "s1"])
 def test_text_colours_stand_out(scheme: dict[str, str], name: str) -> None:
     light, dark = sorted([luminance(scheme[name]), luminance(scheme["paper"])], reverse=True)
     assert (light + 0.05) / (dark + 0.05) >= 4.5
@@ -123,51 +119,6 @@ def test_long_logs_are_averaged_and_keep_their_mean() -> None:
 @pytest.mark.parametrize(("highest", "step"), [(1.0, 0.25), (3.0, 1.0), (0.0002, 5e-5), (870.0, 250.0)])
 def test_axis_steps_are_round(highest: float, step: float) -> None:
     assert nice_step(highest) == pytest.approx(step)
-
-
-def example(pack: str, task: str, place: int, start: bool, tuned: bool) -> Example:
-    def answer(right: bool) -> Prediction:
-        return Prediction(
-            id=str(place),
-            pack=pack,
-            task=task,
-            metric="exact",
-            question="?",
-            image=f"{pack}{place}",
-            score=float(right),
-        )
-
-    return Example(answer(start), {"start": answer(start), "tuned": answer(tuned)})
-
-
-def test_examples_take_turns_over_packs_tasks_and_changes() -> None:
-    same = [example("a", "x", place, True, True) for place in range(50)]
-    changed = [example("a", "x", 90, False, True), example("a", "x", 91, True, False)]
-    other = [example("a", "y", 0, True, True), example("b", "z", 0, False, False)]
-    chosen = choose([*same, *changed, *other], 6)
-    assert [one.first.pack for one in chosen[:2]] == ["a", "b"]
-    assert {one.first.task for one in chosen[:3]} == {"x", "y", "z"}
-    assert {kind for one in chosen for kind in one.kinds} == {"gained", "lost"}
-    assert choose(same, 0) == []
-
-
-def test_the_same_picture_comes_again_only_when_others_are_used_up() -> None:
-    twice = [example("a", "x", 1, True, True), example("a", "x", 1, True, True), example("a", "x", 2, True, True)]
-    assert [one.first.image for one in choose(twice, 3)] == ["a1", "a2", "a1"]
-
-
-def test_thumbnails_are_small_and_tiny_pictures_stay_exact(tmp_path: Path) -> None:
-    Image.effect_noise((1600, 800), 80).convert("RGB").save(tmp_path / "large.png")
-    Image.new("RGBA", (28, 28), (255, 0, 0, 0)).save(tmp_path / "tiny.png")
-    write_text(tmp_path / "broken.png", "not a picture")
-    large, tiny = thumbnail(tmp_path / "large.png"), thumbnail(tmp_path / "tiny.png")
-    assert large
-    assert large[0].startswith("data:image/jpeg;base64,")
-    assert large[1:] == (400, 200)
-    assert tiny
-    copied = Image.open(io.BytesIO(base64.b64decode(tiny[0].removeprefix("data:image/png;base64,"))))
-    assert (copied.size, copied.getpixel((3, 3))) == ((28, 28), (255, 255, 255))
-    assert thumbnail(tmp_path / "broken.png") is None
 
 
 def test_pictures_are_found_in_their_pack(tmp_path: Path) -> None:
