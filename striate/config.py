@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,8 @@ from striate.errors import ConfigError, did_you_mean
 
 STAGES = ("analyze", "select", "train", "prune", "evaluate", "report")
 BUILTIN = "builtin"
+OWN_MODELS = ("start", "tuned", "pruned")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._%:+@-]{0,63}")
 
 
 class Section(BaseModel):
@@ -99,6 +102,7 @@ class TrainSection(Section):
     max_grad_norm: float = Field(default=1.0, gt=0)
     max_length: int = Field(default=2048, ge=16)
     gradient_checkpointing: bool = False
+    packing: bool = False
     save_steps: int = Field(default=100, ge=1)
 
 
@@ -110,31 +114,43 @@ class PruneSection(Section):
 
 
 class EvaluateSection(Section):
-    """Test packs (folders with `test.jsonl`), and which models answer them."""
+    """Test packs (folders with `test.jsonl`), which models answer them, and what they must keep.
+
+    `others` names further checkpoints (folders or hub ids) that answer beside the run's own models, such as
+    `{tuned all: runs/all/checkpoint}`. `baseline` is the model that all others are held against. `gate` is what they
+    must keep of it, in %: `visual>=99,text>=99.5`, also of a pack or of PACK/TASK.
+    """
 
     packs: tuple[str, ...] = ()
     models: tuple[Literal["start", "tuned", "pruned"], ...] = ("start", "tuned", "pruned")
-    baseline: Literal["start", "tuned", "pruned"] = "start"
+    others: dict[str, str] = Field(default_factory=dict)
+    baseline: str = "start"
+    gate: str = ""
     limit: int | None = Field(default=None, ge=1)
     max_new_tokens: int = Field(default=32, ge=1)
     bootstrap: int = Field(default=2000, ge=100)
 
 
 class ReportSection(Section):
-    """What the page shows besides the figures."""
+    """What the page shows besides the figures: its heading, and at most how many questions with their answers."""
 
     title: str = "striate run"
-    examples: int = Field(default=24, ge=0)
+    examples: int = Field(default=1000, ge=0)
 
 
 class MachineSection(Section):
-    """The machine, apart from the science: changing it must not change what is learned, only how fast."""
+    """The machine, apart from the science: changing it must not change what is learned, only how fast.
+
+    With `train.packing`, `pack_tokens` is the most tokens of a row, in place of `micro_batch`.
+    """
 
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     micro_batch: int = Field(default=8, ge=1)
-    eval_batch: int = Field(default=32, ge=1)
+    eval_batch: int | None = Field(default=None, ge=1)
+    eval_tokens: int | None = Field(default=None, ge=1)
     workers: int = Field(default=0, ge=0)
+    pack_tokens: int = Field(default=8192, ge=16)
 
 
 class RunConfig(Section):
@@ -165,8 +181,19 @@ class RunConfig(Section):
             raise ValueError(
                 f"prune.scorer {self.prune.scorer!r} is not among analyze.scorers {list(self.analyze.scorers)}"
             )
-        if self.evaluate.packs and self.evaluate.baseline not in self.evaluate.models:
-            raise ValueError(f"evaluate.baseline {self.evaluate.baseline!r} is not among evaluate.models")
+        evaluated = (*self.evaluate.models, *self.evaluate.others)
+        if self.evaluate.packs and self.evaluate.baseline not in evaluated:
+            raise ValueError(
+                f"evaluate.baseline {self.evaluate.baseline!r} is not among evaluate.models and evaluate.others"
+            )
+        for name in self.evaluate.others:
+            if name in OWN_MODELS or not NAME.fullmatch(name):
+                raise ValueError(
+                    f"evaluate.others: {name!r} is no name for a model: letters, digits, '-', '_', '.', '%', ':', '+',"
+                    f" '@' and spaces, and not one of {', '.join(OWN_MODELS)}"
+                )
+        if self.evaluate.gate and not self.evaluate.packs:
+            raise ValueError("evaluate.gate is set, but evaluate.packs is empty: nothing would be measured")
         if self.evaluate.baseline == "pruned" and not self.prune.remove:
             raise ValueError("evaluate.baseline is 'pruned', but prune.remove is 0: there is no pruned model")
         return self
@@ -232,7 +259,12 @@ def anchored(config: RunConfig) -> RunConfig:
             "model": config.model.model_copy(update={"path": fix(config.model.path)}),
             "data": config.data.model_copy(update=data),
             "select": config.select.model_copy(update={"region": fix(region) if region.endswith(".json") else region}),
-            "evaluate": config.evaluate.model_copy(update={"packs": fix_all(config.evaluate.packs)}),
+            "evaluate": config.evaluate.model_copy(
+                update={
+                    "packs": fix_all(config.evaluate.packs),
+                    "others": {name: fix(place) for name, place in config.evaluate.others.items()},
+                }
+            ),
         }
     )
 
