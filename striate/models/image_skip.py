@@ -1,0 +1,329 @@
+"""Region-only visual compute: outside the region, image tokens keep their state and only lend keys and values.
+
+In a decoder layer outside the region, text tokens attend to image tokens as ever, but the image tokens themselves get
+no queries, no attention output and no feed-forward: they leave the layer as they entered it. What is saved is all of
+their work but two projections. The rule changes what the model computes, so it is a choice, never a default.
+
+No family's code is repeated here. A layer runs twice: once on its image tokens, only until its attention has handed
+keys and values to the cache, and once on its text tokens, with a cache that puts those among its own.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from striate.artifacts import Region
+from striate.errors import ModelError
+from striate.models.anatomy import decoder_layers, find_anatomy, unwrap
+
+# Arguments of decoder layers that hold something for every position, and the dimension that counts positions.
+_BY_POSITION = {"position_ids": -1, "position_embeddings": -2, "cache_position": -1, "per_layer_input": -2}
+_ATTENTION_KINDS = ("sdpa", "eager")
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the image tokens and the other tokens of a batch stand.
+
+    Rows with fewer of a kind than the longest are filled up with position T, one behind the last: what is computed
+    there is dropped, so that it has no gradient either.
+
+    Attributes:
+        image: positions of image tokens, (B, I).
+        text: positions of all other tokens, padding among them, (B, X).
+        length: T, the tokens of a row.
+    """
+
+    image: Tensor
+    text: Tensor
+    length: int
+
+    @classmethod
+    def of(cls, image_BT: Tensor) -> Places | None:
+        """Return the places for a mask of image tokens, or None where there are none."""
+        if not bool(image_BT.any()):
+            return None
+        return cls(_positions(image_BT), _positions(~image_BT), image_BT.shape[1])
+
+
+class ImageSkip:
+    """Region-only visual compute on a model: installed when made, gone after `remove`; also a context manager.
+
+    It holds for training, for scoring and for generation: with a cache, the prompt is where image tokens are.
+    """
+
+    def __init__(self, model: nn.Module, region: Region) -> None:
+        """Install the rule on the decoder layers of `model` that are not in `region`.
+
+        Raises:
+            ModelError: the region is of another depth, the model has no image tokens, or its attention takes masks
+                that can't be cut by rows.
+        """
+        core = unwrap(model)
+        self.region = region
+        self._anatomy = find_anatomy(core)
+        self._layers = decoder_layers(core)
+        self._check(core)
+        self._places: Places | None = None
+        self._handle = core.register_forward_pre_hook(self._look, with_kwargs=True)
+        self._changed = [self._layers[index] for index in region.outside]
+        for index in region.outside:
+            self._layers[index].forward = self._forward_of(index)
+
+    def __enter__(self) -> ImageSkip:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
+
+    def remove(self) -> None:
+        """Take the rule away again; the model computes as it was made to."""
+        self._handle.remove()
+        for layer in self._changed:
+            vars(layer).pop("forward", None)
+        self._changed = []
+
+    def _check(self, core: Any) -> None:
+        """Raise if the rule can't hold for this model."""
+        if self.region.num_layers != len(self._layers):
+            raise ModelError(
+                f"the region is of a model with {self.region.num_layers} layers, and this one has {len(self._layers)}",
+                "a region of the same model",
+                "choose the region again with `striate select`",
+            )
+        if not self._anatomy.image_token_ids:
+            raise ModelError(
+                f"{self._anatomy.model_type} has no image tokens among its text tokens",
+                "a model whose pictures become tokens of the decoder",
+                "use train.image_tokens=all",
+            )
+        kind = core.config.get_text_config()._attn_implementation or "eager"
+        if kind not in _ATTENTION_KINDS:
+            raise ModelError(
+                f"region-only visual compute does not work with attention {kind!r}",
+                " or ".join(_ATTENTION_KINDS),
+                "load the model with attn_implementation='sdpa'",
+            )
+
+    def _look(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Note where the image tokens of the coming forward pass are."""
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        if ids is None:
+            raise ModelError(
+                "region-only visual compute needs token ids, and only embeddings were given",
+                "a forward pass with input_ids",
+                "pass input_ids and pixel_values instead of inputs_embeds",
+            )
+        tokens = torch.tensor(self._anatomy.image_token_ids, device=ids.device, dtype=ids.dtype)
+        self._places = Places.of(torch.isin(ids, tokens))
+
+    def _forward_of(self, index: int) -> Callable[..., Any]:
+        """Return the forward method of layer `index`, which is outside the region."""
+        layer: Any = self._layers[index]
+        plain = layer.forward
+        whole = _without_checkpointing(layer)
+        signature = inspect.signature(whole)
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            if self._places is None:
+                return plain(*args, **kwargs)
+            given = {**signature.bind(*args, **kwargs).arguments}
+            given.update(given.pop("kwargs", {}))
+            run = partial(_run_text_only, whole, index, self._places, given)
+            if whole is plain or not (layer.gradient_checkpointing and layer.training):
+                return run(given.pop("hidden_states"))
+            return layer._gradient_checkpointing_func(run, given.pop("hidden_states"))
+
+        return forward
+
+
+class _Captured(Exception):  # noqa: N818
+    """Ends a layer's forward pass once its keys and values are known; never an error."""
+
+
+class _StandIn:
+    """Stands in for a cache that only attention uses; layers that ask more of it are refused."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise ModelError(
+            f"a decoder layer asks its cache for {name!r}: it is more than attention over all positions",
+            "decoder layers of plain attention",
+            "use train.image_tokens=all",
+        )
+
+
+class _Recorder(_StandIn):
+    """Keeps what attention gives to the cache, and ends the forward pass there."""
+
+    keys: Tensor
+    values: Tensor
+
+    def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Keep keys and values, (B, heads, I, d) each."""
+        self.keys, self.values = keys, values
+        raise _Captured
+
+
+class _Joiner(_StandIn):
+    """Puts the image tokens' keys and values among those of the text tokens."""
+
+    def __init__(self, recorder: _Recorder, places: Places, cache: Any) -> None:
+        """Keep the image tokens' part, and the cache to hand all to, if there is one."""
+        self._recorder = recorder
+        self._places = places
+        self._cache = cache
+
+    def update(self, keys: Tensor, values: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Return the keys and values of all positions, (B, heads, T, d) each, those of earlier calls before them."""
+        keys = self._join(self._recorder.keys, keys)
+        values = self._join(self._recorder.values, values)
+        if self._cache is None:
+            return keys, values
+        joined: tuple[Tensor, Tensor] = self._cache.update(keys, values, *args, **kwargs)
+        return joined
+
+    def _join(self, image: Tensor, text: Tensor) -> Tensor:
+        """Return (B, heads, T, d) from the two kinds' parts."""
+        batch, heads, _, width = text.shape
+        whole = text.new_zeros(batch, heads, self._places.length + 1, width)
+        for part, places in ((image, self._places.image), (text, self._places.text)):
+            whole = whole.scatter(2, places[:, None, :, None].expand(-1, heads, -1, width), part)
+        return whole[:, :, :-1]
+
+
+def _positions(mask_BT: Tensor) -> Tensor:
+    """Return the positions where each row of `mask_BT` holds, in order, filled up with T."""
+    length = mask_BT.shape[1]
+    most = int(mask_BT.sum(1).max())
+    places = torch.arange(length, device=mask_BT.device).expand_as(mask_BT)
+    return places.masked_fill(~mask_BT, length).sort(1).values[:, :most]
+
+
+def _without_checkpointing(layer: nn.Module) -> Callable[..., Any]:
+    """Return the layer's forward method without the checkpointing that newer transformers wrap around it.
+
+    That one drops the cache; what stands in for a cache here is made anew whenever the layer runs again.
+    """
+    inner = getattr(type(layer).forward, "__wrapped__", None)
+    wrapped = isinstance(layer, GradientCheckpointingLayer) and "__call__" not in vars(GradientCheckpointingLayer)
+    if inner is None or not wrapped:
+        return layer.forward
+    return MethodType(inner, layer)
+
+
+def _run_text_only(
+    whole: Callable[..., Any], index: int, places: Places, others: dict[str, Any], hidden_BTD: Tensor
+) -> Any:
+    """Return the output of layer `index` with the image tokens' hidden states as they were."""
+    given = dict(others)
+    if hidden_BTD.shape[1] != places.length:
+        raise ModelError(
+            f"the decoder sees {hidden_BTD.shape[1]} positions where the prompt has {places.length}",
+            "a model with one position a token",
+            "use train.image_tokens=all",
+        )
+    cache = given.pop("past_key_values", None)
+    mask = _rows_of_mask(given.pop("attention_mask", None), hidden_BTD, places, _past(cache, index))
+    recorder = _Recorder()
+    try:
+        whole(_take(hidden_BTD, places.image, 1), past_key_values=recorder, **_at(given, places.image))
+    except _Captured:
+        pass
+    else:
+        raise ModelError(
+            "a decoder layer handed no keys and values to its cache",
+            "layers with an attention of their own",
+            "use train.image_tokens=all",
+        )
+    text_BXD = _take(hidden_BTD, places.text, 1)
+    joiner = _Joiner(recorder, places, cache)
+    output = whole(text_BXD, attention_mask=mask, past_key_values=joiner, **_at(given, places.text))
+    new_BXD = output[0] if isinstance(output, tuple) else output
+    wide_BTD = nn.functional.pad(hidden_BTD, (0, 0, 0, 1))
+    result = wide_BTD.scatter(1, places.text[:, :, None].expand_as(new_BXD), new_BXD)[:, :-1]
+    return (result, *output[1:]) if isinstance(output, tuple) else result
+
+
+def _past(cache: Any, index: int) -> int:
+    """Return how many positions layer `index` has seen before this call."""
+    if cache is None:
+        return 0
+    try:
+        return int(cache.get_seq_length(index))
+    except ValueError as error:
+        raise ModelError(
+            f"decoder layer {index} keeps no keys and values: {error}",
+            "decoder layers of plain attention",
+            "use train.image_tokens=all",
+        ) from error
+
+
+def _take(values: Tensor, places_BX: Tensor, dim: int) -> Tensor:
+    """Return `values` (B, ...) at `places_BX` along dimension `dim`; a place behind the last gives the last."""
+    dim = dim % values.ndim
+    index = places_BX.clamp_max(values.shape[dim] - 1)
+    shape = [1] * values.ndim
+    shape[0], shape[dim] = index.shape
+    target = list(values.shape)
+    target[dim] = index.shape[1]
+    return values.gather(dim, index.view(shape).expand(target))
+
+
+def _at(given: dict[str, Any], places_BX: Tensor) -> dict[str, Any]:
+    """Return a layer's other arguments at the positions `places_BX`."""
+    return {name: _argument_at(name, value, places_BX) for name, value in given.items()}
+
+
+def _argument_at(name: str, value: Any, places_BX: Tensor) -> Any:
+    """Return one argument at the positions `places_BX`.
+
+    Raises:
+        ModelError: a tensor of which it is not known how it goes with positions.
+    """
+    if isinstance(value, tuple | list) and any(isinstance(part, Tensor) for part in value):
+        return type(value)(_argument_at(name, part, places_BX) for part in value)
+    if not isinstance(value, Tensor):
+        return value
+    dim = next((dim for known, dim in _BY_POSITION.items() if name.startswith(known)), None)
+    if dim is None:
+        raise ModelError(
+            f"a decoder layer takes {name!r}, and it is not known how that goes with positions",
+            ", ".join(_BY_POSITION),
+            "use train.image_tokens=all",
+        )
+    return _spread(value, places_BX, dim)
+
+
+def _spread(value: Tensor, places_BX: Tensor, dim: int) -> Tensor:
+    """Return `value`, (T,), (1, T), (B, T), (3, B, T) or these with a width, at the positions of each row."""
+    rows = places_BX.shape[0]
+    if value.ndim == 1:
+        return _take(value.expand(rows, -1), places_BX, -1)
+    batch_dim = value.ndim + dim - 1
+    sizes = [-1] * value.ndim
+    sizes[batch_dim] = rows
+    moved = value.expand(sizes).movedim(batch_dim, 0)
+    return _take(moved, places_BX, dim).movedim(0, batch_dim)
+
+
+def _rows_of_mask(mask: Any, hidden_BTD: Tensor, places: Places, past: int) -> Tensor:
+    """Return the rows of text tokens of the attention mask, (B, 1, X, past + T)."""
+    if mask is None:
+        keys = torch.arange(past + places.length, device=hidden_BTD.device)
+        return keys <= places.text[:, None, :, None] + past
+    if not isinstance(mask, Tensor) or mask.ndim != 4:
+        raise ModelError(
+            "a decoder layer takes an attention mask that can't be cut by rows",
+            "a mask of shape (batch, 1, queries, keys), or none",
+            "load the model with attn_implementation='sdpa', or use train.image_tokens=all",
+        )
+    return _take(mask.expand(hidden_BTD.shape[0], -1, -1, -1), places.text, 2)

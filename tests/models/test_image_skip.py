@@ -1,0 +1,218 @@
+"""Region-only visual compute against plain layers whose image tokens are put back afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from family_inputs import make_inputs
+from family_rows import ROWS, Row
+from family_zoo import build_model, model_types
+from torch import Tensor, nn
+
+from striate.artifacts import Region
+from striate.errors import ModelError
+from striate.models.anatomy import decoder_layers, find_anatomy
+from striate.models.image_skip import ImageSkip
+
+FAMILIES = ("llava", "qwen2_vl", "qwen2_5_vl", "gemma3", "idefics3", "internvl", "mistral3", "paligemma", "qwen3_vl")
+OTHER_ATTENTION = {"qwen3_5", "lfm3_vl", "llama4", "nemotron_h_omni"}
+PICTURES = ("pixel_values",)
+
+
+@contextmanager
+def put_back(model: Any, region: Region, image_BT: Tensor) -> Iterator[None]:
+    """Run whole layers, then undo what those outside the region did to image tokens."""
+
+    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        before = args[0] if args else kwargs["hidden_states"]
+        after = output[0] if isinstance(output, tuple) else output
+        if after.shape[1] != image_BT.shape[1]:
+            return output
+        after = torch.where(image_BT[..., None], before, after)
+        return (after, *output[1:]) if isinstance(output, tuple) else after
+
+    layers = decoder_layers(model)
+    handles = [layers[index].register_forward_hook(hook, with_kwargs=True) for index in region.outside]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def build(model_type: str) -> tuple[Any, dict[str, Any], Region, Tensor]:
+    """Return a tiny model, inputs with pictures, a region of two layers, and the mask of image tokens."""
+    model = build_model(model_type).eval()
+    inputs = make_inputs(model, ROWS.get(model_type, Row()))
+    anatomy = find_anatomy(model)
+    region = Region(layers=(0, 3), num_layers=anatomy.num_layers, spec="ids:0,3")
+    image_BT = torch.isin(inputs["input_ids"], torch.tensor(anatomy.image_token_ids))
+    return model, inputs, region, image_BT
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_equals_whole_layers_put_back(model_type: str) -> None:
+    model, inputs, region, image_BT = build(model_type)
+    with torch.no_grad():
+        plain = model(**inputs).logits
+        with ImageSkip(model, region):
+            found = model(**inputs).logits
+        with put_back(model, region, image_BT):
+            expected = model(**inputs).logits
+        assert torch.equal(model(**inputs).logits, plain)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    assert (plain - expected).abs().max() > 1e-2
+
+
+@pytest.mark.families
+@pytest.mark.parametrize("model_type", model_types())
+def test_every_family_is_equal_or_refused(model_type: str) -> None:
+    try:
+        model, inputs, region, image_BT = build(model_type)
+    except Exception:
+        pytest.skip("does not build as an LVLM here")
+    with torch.no_grad():
+        try:
+            with ImageSkip(model, region):
+                found = model(**inputs).logits
+        except ModelError:
+            return
+        with put_back(model, region, image_BT):
+            expected = model(**inputs).logits
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_gradients_equal_those_of_whole_layers_put_back() -> None:
+    model, inputs, region, image_BT = build("llava")
+
+    def gradients() -> dict[str, Tensor]:
+        model.zero_grad()
+        model(**inputs).logits.square().mean().backward()
+        return {name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None}
+
+    with ImageSkip(model, region):
+        found = gradients()
+    with put_back(model, region, image_BT):
+        expected = gradients()
+    assert set(found) <= set(expected)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found.get(name, torch.zeros_like(gradient)), gradient, atol=1e-6, rtol=1e-4)
+
+
+def mixed(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Return the first row of `inputs` right-padded, beside a row of text only."""
+    ids_1T = inputs["input_ids"][:1]
+    text_1T = torch.randint(5, 50, ids_1T.shape)
+    padded = torch.cat([ids_1T, torch.zeros(1, 3, dtype=torch.long)], dim=1)
+    rows = torch.cat([padded, torch.cat([text_1T, text_1T[:, :3]], dim=1)])
+    mask = torch.ones_like(rows)
+    mask[0, -3:] = 0
+    pictures = {name: inputs[name][:1] for name in PICTURES}
+    return {"input_ids": rows, "attention_mask": mask, **pictures}
+
+
+def test_rows_with_and_without_pictures() -> None:
+    model, inputs, region, _ = build("llava")
+    batch = mixed(model, inputs)
+    image_BT = torch.isin(batch["input_ids"], torch.tensor(find_anatomy(model).image_token_ids))
+    with torch.no_grad():
+        with ImageSkip(model, region):
+            found = model(**batch).logits
+        with put_back(model, region, image_BT):
+            expected = model(**batch).logits
+        text_only = model(input_ids=batch["input_ids"][1:], attention_mask=batch["attention_mask"][1:]).logits
+    attended = batch["attention_mask"].bool()
+    torch.testing.assert_close(found[attended], expected[attended], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found[1:], text_only, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("model_type", ["llava", "qwen2_5_vl", "gemma3"])
+def test_generation_with_and_without_cache(model_type: str) -> None:
+    model, inputs, region, _ = build(model_type)
+    options = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": -1, "pad_token_id": 0}
+    with torch.no_grad():
+        plain = model.generate(**inputs, **options, use_cache=True)
+        with ImageSkip(model, region):
+            cached = model.generate(**inputs, **options, use_cache=True)
+            uncached = model.generate(**inputs, **options, use_cache=False)
+    assert torch.equal(cached, uncached)
+    assert not torch.equal(cached, plain)
+
+
+def test_a_region_of_all_layers_changes_nothing() -> None:
+    model, inputs, region, _ = build("llava")
+    everything = Region(layers=tuple(range(region.num_layers)), num_layers=region.num_layers, spec="all")
+    with torch.no_grad():
+        plain = model(**inputs).logits
+        with ImageSkip(model, everything):
+            assert torch.equal(model(**inputs).logits, plain)
+
+
+def test_image_tokens_are_computed_only_inside() -> None:
+    model, inputs, region, image_BT = build("llava")
+    seen: dict[int, int] = {}
+    handles = [
+        layer.mlp.register_forward_hook(lambda _m, args, _o, index=index: seen.update({index: args[0].shape[1]}))
+        for index, layer in enumerate(decoder_layers(model))
+    ]
+    with torch.no_grad(), ImageSkip(model, region):
+        model(**inputs)
+    for handle in handles:
+        handle.remove()
+    text = int((~image_BT).sum(1).max())
+    assert seen == {index: image_BT.shape[1] if index in region else text for index in range(region.num_layers)}
+
+
+def test_checkpointed_gradients_are_the_same() -> None:
+    model, inputs, region, _ = build("llava")
+    model.train()
+    found = []
+    for checkpointing in (False, True):
+        if checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.zero_grad()
+        with ImageSkip(model, region):
+            model(**inputs, use_cache=False).logits.square().mean().backward()
+        found.append([one.grad.clone() for one in model.parameters() if one.grad is not None])
+    for plain, again in zip(*found, strict=True):
+        torch.testing.assert_close(plain, again)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "layers", "message"),
+    [
+        ("llava", 5, "the region is of a model with 5 layers, and this one has 8"),
+        ("mllama", 8, "has no image tokens among its text tokens|it is not known how that goes with positions"),
+        ("qwen3_5", 8, "asks its cache for|keeps no keys and values"),
+    ],
+)
+def test_refusals(model_type: str, layers: int, message: str) -> None:
+    model, inputs, _, _ = build(model_type)
+    region = Region(layers=(0,), num_layers=layers, spec="ids:0")
+    plain = model(**inputs).logits
+
+    def run() -> None:
+        with ImageSkip(model, region):
+            model(**inputs)
+
+    with pytest.raises(ModelError, match=message):
+        run()
+    assert torch.equal(model(**inputs).logits, plain)
+
+
+def test_embeddings_alone_are_refused() -> None:
+    model, inputs, region, _ = build("llava")
+    embeddings = model.get_input_embeddings()(inputs["input_ids"])
+    with ImageSkip(model, region), pytest.raises(ModelError, match="needs token ids, and only embeddings were given"):
+        model(inputs_embeds=embeddings)
+
+
+def test_another_attention_is_refused() -> None:
+    model, _, region, _ = build("llava")
+    model.config.get_text_config()._attn_implementation = "flash_attention_2"
+    with pytest.raises(ModelError, match="does not work with attention 'flash_attention_2'"):
+        ImageSkip(model, region)
