@@ -35,6 +35,8 @@ def kind(annotation: Any) -> str:
         return " or ".join(kind(argument) for argument in arguments)
     if origin is tuple:
         return f"list of {kind(arguments[0])}"
+    if origin is dict:
+        return f"mapping of {kind(arguments[0])} to {kind(arguments[1])}"
     return {"str": "text", "int": "whole number", "float": "number", "bool": "true or false"}[annotation.__name__]
 
 
@@ -42,7 +44,9 @@ def default(field: FieldInfo) -> str:
     """Return a field's default as YAML writes it."""
     if field.is_required():
         return "(required)"
-    value = field.default
+    value = field.get_default(call_default_factory=True)
+    if value in ("", {}):
+        return "none"
     if isinstance(value, tuple):
         return f"`[{', '.join(map(str, value))}]`"
     if value is None:

@@ -142,6 +142,9 @@ class MachineSection(Section):
     """The machine, apart from the science: changing it must not change what is learned, only how fast.
 
     With `train.packing`, `pack_tokens` is the most tokens of a row, in place of `micro_batch`.
+
+    At most `eval_batch` rows, and `eval_tokens` tokens with padding and new ones, are asked side by side; left out, what
+    suits the device.
     """
 
     device: str = "auto"
