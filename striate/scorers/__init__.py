@@ -2,10 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, cast
+
 from striate.registry import Registry
 from striate.scorers.angular_distance import ANGULAR_DISTANCE
 from striate.scorers.block_influence import BLOCK_INFLUENCE
+from striate.scorers.gradients import FISHER, GRADIENT_NORM
+from striate.scorers.image_attention import IMAGE_ATTENTION
+from striate.scorers.kinds import LayerScorer
+from striate.scorers.knock_out import KNOCK_OUT, KNOCK_OUT_ACCURACY
+from striate.scorers.layer_contribution import LAYER_CONTRIBUTION_IMAGE, LAYER_CONTRIBUTION_TEXT
+from striate.scorers.linear_cka import LINEAR_CKA
+from striate.scorers.matrix_entropy import MATRIX_ENTROPY
 from striate.scorers.modality_block_influence import MODALITY_BLOCK_INFLUENCE
-from striate.scorers.stream import Scorer
+from striate.scorers.relative_magnitude import RELATIVE_MAGNITUDE
+from striate.scorers.spectrum import SPECTRUM_SNR
+from striate.scorers.token_swap import TOKEN_SWAP, TOKEN_SWAP_FLIPS, TOKEN_SWAP_ONWARD
+from striate.scorers.weight_change import ANGULAR_CHANGE, PARAMETER_CHANGE
 
-SCORERS: Registry[Scorer] = Registry("scorer", [BLOCK_INFLUENCE, MODALITY_BLOCK_INFLUENCE, ANGULAR_DISTANCE])
+SCORERS: Registry[Callable[..., Any]] = Registry(
+    "scorer",
+    [
+        BLOCK_INFLUENCE,
+        MODALITY_BLOCK_INFLUENCE,
+        ANGULAR_DISTANCE,
+        RELATIVE_MAGNITUDE,
+        LINEAR_CKA,
+        MATRIX_ENTROPY,
+        IMAGE_ATTENTION,
+        LAYER_CONTRIBUTION_IMAGE,
+        LAYER_CONTRIBUTION_TEXT,
+        KNOCK_OUT,
+        KNOCK_OUT_ACCURACY,
+        TOKEN_SWAP,
+        TOKEN_SWAP_FLIPS,
+        TOKEN_SWAP_ONWARD,
+        GRADIENT_NORM,
+        FISHER,
+        SPECTRUM_SNR,
+        PARAMETER_CHANGE,
+        ANGULAR_CHANGE,
+    ],
+)
+
+
+def scorer_of(name: str) -> LayerScorer:
+    """Return the scorer called `name`.
+
+    Raises:
+        SpecError: no such scorer; the text names the closest one and lists all.
+    """
+    return cast(LayerScorer, SCORERS.get(name))

@@ -1,29 +1,28 @@
-"""Angular distance: how far a layer turns the last token."""
+"""Angular distance: how far a layer, or a span of layers, turns the last token."""
 
 from __future__ import annotations
 
 import math
 
-import torch
-from torch import Tensor
-
-from striate.registry import Strategy
-from striate.scorers.stream import Scorer, Tally, TokenMasks, tally, unit_difference
+from striate.scorers.kinds import LayerScorer
+from striate.scorers.view import LayerView, Tally
 
 
-def angular_distance(x_in_BTD: Tensor, x_out_BTD: Tensor, masks: TokenMasks) -> dict[str, Tally]:
+def angular_distance(view: LayerView) -> dict[str, Tally]:
     """Return the sums behind `arccos(cos(x_in, x_out)) / pi` at the last token: 0 for identity, 0.5 for orthogonal.
 
-    Paper: Gromov et al., arXiv 2403.17887, its angular distance for a span of one layer.
+    Paper: Gromov et al., arXiv 2403.17887, its angular distance. The score is of single layers; `spans` holds the
+    distance from the input of layer l to the output of layer l + n - 1 for every n, by which whole blocks are chosen.
     """
-    apart_BT, together_BT = unit_difference(x_in_BTD, x_out_BTD)
-    return {"last": tally(2 * torch.atan2(apart_BT, together_BT) / math.pi, masks.last)}
+    return view.tally(view.angle / math.pi, "last")
 
 
-ANGULAR_DISTANCE: Strategy[Scorer] = Strategy(
+ANGULAR_DISTANCE = LayerScorer(
     name="angular-distance",
     title="Angular distance",
     summary="the angle between a layer's input and output at the last token, as a share of half a turn",
     function=angular_distance,
     paper="https://arxiv.org/abs/2403.17887",
+    spans=True,
+    limits="it reads one token a sample, so image tokens count only through what that token took from them",
 )

@@ -16,12 +16,16 @@ Source = Literal[
 
 @dataclass(frozen=True)
 class LayerScorer(Strategy[Callable[..., Any]]):
-    """One registered scorer.
+    """One registered scorer. Of hidden states, its function takes a `LayerView` and returns a `Tally` for each part.
 
     Attributes:
         source: what it looks at; scorers of one source share their work.
         limits: what it can't tell, in one sentence, as docs and report show it.
+        shown: parts that are reported beside the score and do not count in it; they may have no tokens.
+        spans: whether it also scores spans of several layers.
     """
 
     source: Source = "hidden states"
     limits: str = ""
+    shown: tuple[str, ...] = ()
+    spans: bool = False

@@ -3,119 +3,94 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from striate.errors import ModelError
-from striate.registry import Strategy
+from striate.models.attention import AttentionCall, watched_attention
+from striate.scorers.attention_view import AttentionView, QueryGroups
+from striate.scorers.groups import TokenGroups
+from striate.scorers.kinds import LayerScorer
+from striate.scorers.masks import TokenMasks
+from striate.scorers.spans import Spans, SpanStates
 from striate.scorers.sums import PartSums
+from striate.scorers.view import LayerView, Tally
 
-
-@dataclass(frozen=True)
-class TokenMasks:
-    """Which positions of a batch hold what: booleans of shape (B, T)."""
-
-    attended: Tensor
-    image: Tensor
-
-    @property
-    def text(self) -> Tensor:
-        """Attended positions that are not image tokens, shape (B, T)."""
-        return self.attended & ~self.image
-
-    @property
-    def last(self) -> Tensor:
-        """The last attended position of each sample, shape (B, T)."""
-        following_BT = self.attended.flip(1).cumsum(1).flip(1)
-        return self.attended & (following_BT == 1)
-
-    def to(self, device: torch.device) -> TokenMasks:
-        """Return the masks on `device`."""
-        return TokenMasks(self.attended.to(device), self.image.to(device))
-
-
-@dataclass(frozen=True)
-class Tally:
-    """A sum over the tokens of each sample, and how many tokens that were: shape (B,) each."""
-
-    total: Tensor
-    tokens: Tensor
-
-
-Scorer: TypeAlias = Callable[[Tensor, Tensor, TokenMasks], dict[str, Tally]]
-"""A function `(x_in_BTD, x_out_BTD, masks) -> tallies by part`; the layer's score is the mean of the parts' means."""
-
-
-def tally(values_BT: Tensor, mask_BT: Tensor) -> Tally:
-    """Return the sum and count of `values_BT` where `mask_BT` holds; what is masked out may be anything, even NaN."""
-    return Tally(values_BT.masked_fill(~mask_BT, 0.0).sum(1), mask_BT.sum(1))
-
-
-def unit_difference(x_BTD: Tensor, y_BTD: Tensor) -> tuple[Tensor, Tensor]:
-    """Return `|u - v|` and `|u + v|` of the unit vectors u, v along x and y: float32, shape (B, T).
-
-    From these, cosine and angle keep their digits for nearly equal vectors, where the usual formulas lose them all.
-    """
-    u_BTD = nn.functional.normalize(x_BTD.float(), dim=-1)
-    v_BTD = nn.functional.normalize(y_BTD.float(), dim=-1)
-    return torch.linalg.vector_norm(u_BTD - v_BTD, dim=-1), torch.linalg.vector_norm(u_BTD + v_BTD, dim=-1)
-
-
-def cosine_distance(x_BTD: Tensor, y_BTD: Tensor) -> Tensor:
-    """Return `1 - cos(x, y)` per token, shape (B, T): 0 for the same direction, 1 for orthogonal, 2 for opposite.
-
-    A zero vector has no direction: it counts as orthogonal to any other vector, and as unchanged if it stays zero.
-    """
-    apart_BT, together_BT = (length.square() for length in unit_difference(x_BTD, y_BTD))
-    # Equals |u - v|^2 / 2, since the sum below is 4 for unit vectors.
-    return 2 * apart_BT / (apart_BT + together_BT).clamp_min(torch.finfo(torch.float32).tiny)
+Key = tuple[str, str]
+# Half precision rounds weights and outputs of attention; other formulas are off by far more.
+_CLOSE = 0.05
 
 
 @dataclass
 class _Batch:
     """What the hooks have gathered in one forward pass: per scorer and part, one tally a layer."""
 
-    masks: TokenMasks
-    seen: set[int] = field(default_factory=set)
-    tallies: dict[tuple[str, str], list[Tally]] = field(default_factory=dict)
+    groups: TokenGroups
+    queries: QueryGroups | None = None
+    spans: SpanStates | None = None
+    before: LayerView | None = None
+    seen: int = 0
+    attended: set[int] = field(default_factory=set)
+    deviations: list[Tensor] = field(default_factory=list)
+    tallies: dict[Key, list[Tally]] = field(default_factory=dict)
+
+    def add(self, scorer: LayerScorer, found: dict[str, Tally]) -> None:
+        """Keep one layer's tallies of one scorer."""
+        for part, one in found.items():
+            self.tallies.setdefault((scorer.name, part), []).append(one)
 
 
 class LayerStream:
     """Hooks on the decoder layers that feed scorers while the model runs; a context manager that leaves none behind.
 
-    Only per-sample sums stay (samples x layers numbers a scorer and part), never hidden states.
+    Only per-sample sums stay (samples x layers numbers a scorer and part), never hidden states or attention maps. Sums
+    stay on the device until a batch is through, and move once.
     """
 
-    def __init__(self, layers: nn.ModuleList, scorers: Sequence[Strategy[Scorer]]) -> None:
-        """Keep the decoder `layers`, first to last, and the `scorers` that watch them."""
+    def __init__(self, layers: nn.ModuleList, scorers: Sequence[LayerScorer]) -> None:
+        """Keep the decoder `layers`, first to last, and the `scorers` of hidden states and attention."""
         self._layers = layers
-        self._scorers = scorers
-        self._handles: list[Any] = []
+        self._scorers = [scorer for scorer in scorers if scorer.source == "hidden states"]
+        self._watchers = [scorer for scorer in scorers if scorer.source == "attention"]
+        self._stack = ExitStack()
         self._batch: _Batch | None = None
-        self._done: dict[tuple[str, str], list[tuple[Tensor, Tensor]]] = {}
+        self._checked = False
+        self._done: dict[Key, list[tuple[Tensor, Tensor]]] = {}
+        self._spans: list[Tensor] = []
 
     def __enter__(self) -> LayerStream:
-        for index, layer in enumerate(self._layers):
-            self._handles.append(layer.register_forward_hook(self._hook(index), with_kwargs=True))
+        with ExitStack() as stack:
+            for index, layer in enumerate(self._layers):
+                stack.enter_context(_hooked(layer, self._hook(index)))
+            if self._watchers:
+                stack.enter_context(watched_attention(self._layers, self._attention))
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        while self._handles:
-            self._handles.pop().remove()
+        self._stack.close()
 
     @contextmanager
     def batch(self, masks: TokenMasks) -> Iterator[None]:
         """Score the one forward pass that runs inside this context; `masks` says what its positions hold.
 
+        Masks on the CPU save a wait for the device. Nothing of a pass that fails is kept.
+
         Raises:
-            ModelError: a layer ran twice or not at all, or its hidden states are not of shape (B, T, D).
+            ModelError: a layer ran twice or not at all, its hidden states are not of shape (B, T, D), or its attention
+                can't be watched.
         """
-        self._batch = _Batch(masks)
+        groups = TokenGroups(masks)
+        self._batch = _Batch(
+            groups,
+            QueryGroups(groups) if self._watchers else None,
+            SpanStates() if any(scorer.spans for scorer in self._scorers) else None,
+        )
         try:
             yield
             self._close(self._batch)
@@ -126,12 +101,16 @@ class LayerStream:
         """Return the sums of `scorer` by part, samples in the order in which they ran."""
         return {
             part: PartSums(
-                torch.cat([sums_BL for sums_BL, _ in rows]).numpy().astype(np.float64),
-                torch.cat([counts_B for _, counts_B in rows]).numpy().astype(np.float64),
+                torch.cat([sums_NL for sums_NL, _ in rows]).numpy().astype(np.float64),
+                torch.cat([counts_N for _, counts_N in rows]).numpy().astype(np.float64),
             )
             for (name, part), rows in self._done.items()
             if name == scorer
         }
+
+    def spans(self) -> Spans:
+        """Return the angles of all spans at the last token, shape (N, L, L), see `SpanStates.angles`."""
+        return torch.cat(self._spans).numpy()
 
     def _hook(self, index: int) -> Callable[..., None]:
         """Return the forward hook of layer `index`."""
@@ -145,25 +124,75 @@ class LayerStream:
 
     def _update(self, batch: _Batch, layer: int, x_in_BTD: Tensor, x_out_BTD: Tensor) -> None:
         """Let every scorer see one layer."""
-        if layer in batch.seen or layer != len(batch.seen):
+        if layer != batch.seen:
             raise _not_plain(f"layer {layer} did not run exactly once, in order")
+        masks = batch.groups.masks
         for hidden in (x_in_BTD, x_out_BTD):
-            if hidden.ndim != 3 or hidden.shape[:2] != batch.masks.attended.shape:
-                expected = (*batch.masks.attended.shape, "D")
+            if hidden.ndim != 3 or hidden.shape[:2] != masks.attended.shape:
+                expected = (*masks.attended.shape, "D")
                 raise _not_plain(f"layer {layer} has hidden states of shape {tuple(hidden.shape)}, not {expected}")
-        batch.seen.add(layer)
-        masks = batch.masks.to(x_out_BTD.device)
+        batch.seen += 1
+        view = LayerView(x_in_BTD.to(x_out_BTD.device), x_out_BTD, masks, batch.groups, batch.before)
         for scorer in self._scorers:
-            for part, found in scorer.function(x_in_BTD.to(x_out_BTD.device), x_out_BTD, masks).items():
-                batch.tallies.setdefault((scorer.name, part), []).append(found)
+            batch.add(scorer, scorer.function(view))
+        view.release()
+        batch.before = view
+        if batch.spans is not None:
+            batch.spans.add(view.x_in, view.x_out, batch.groups.on("last_index", x_out_BTD.device))
+
+    def _attention(self, layer: int, call: AttentionCall) -> None:
+        """Let every attention scorer see one attention call."""
+        batch = self._batch
+        if batch is None or batch.queries is None:
+            return
+        view = AttentionView(call, batch.queries)
+        problem = view.problem() or ("it attends twice" if layer in batch.attended else "")
+        if problem:
+            raise _not_watched(f"layer {layer}: {problem}")
+        batch.attended.add(layer)
+        if not self._checked:
+            batch.deviations.append(view.deviation())
+        for scorer in self._watchers:
+            batch.add(scorer, scorer.function(view))
 
     def _close(self, batch: _Batch) -> None:
         """Move the sums of a finished forward pass off the device, once a batch."""
-        if len(batch.seen) != len(self._layers):
-            raise _not_plain(f"only {len(batch.seen)} of {len(self._layers)} layers ran")
-        for key, tallies in batch.tallies.items():
-            sums_BL = torch.stack([one.total.cpu() for one in tallies], dim=1)
-            self._done.setdefault(key, []).append((sums_BL, tallies[0].tokens.cpu()))
+        if batch.seen != len(self._layers):
+            raise _not_plain(f"only {batch.seen} of {len(self._layers)} layers ran")
+        if self._watchers:
+            self._check_attention(batch)
+        tallies = batch.tallies
+        if tallies:
+            device = next(iter(tallies.values()))[0].total.device
+            stacked = [torch.stack([one.total.to(device) for one in layers], dim=1) for layers in tallies.values()]
+            for (key, layers), sums_NL in zip(tallies.items(), torch.stack(stacked).cpu(), strict=True):
+                self._done.setdefault(key, []).append((sums_NL, layers[0].tokens.cpu()))
+        if batch.spans is not None:
+            self._spans.append(batch.spans.angles().float().cpu())
+
+    def _check_attention(self, batch: _Batch) -> None:
+        """Raise where a layer's attention was not seen, or is not what its queries and keys say."""
+        missing = [str(layer) for layer in range(len(self._layers)) if layer not in batch.attended]
+        if missing:
+            raise _not_watched(f"no attention over tokens was seen in layer {', '.join(missing)}")
+        if batch.deviations:
+            for layer, deviation in enumerate(torch.stack([one.cpu() for one in batch.deviations]).tolist()):
+                if not deviation < _CLOSE:
+                    raise _not_watched(
+                        f"layer {layer}: its attention is not the softmax of its queries and keys "
+                        f"(outputs differ by {deviation:.0%})"
+                    )
+            self._checked = True
+
+
+@contextmanager
+def _hooked(layer: nn.Module, hook: Callable[..., None]) -> Iterator[None]:
+    """Keep a forward hook on `layer` inside this context."""
+    handle = layer.register_forward_hook(hook, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _not_plain(problem: str) -> ModelError:
@@ -172,4 +201,13 @@ def _not_plain(problem: str) -> ModelError:
         f"this language model can't be scored layer by layer: {problem}",
         "decoder layers that run once each, in order, on hidden states of shape (batch, tokens, width)",
         "choose the region by a rule instead, for example uniform:25%",
+    )
+
+
+def _not_watched(problem: str) -> ModelError:
+    """Return the error for a language model whose attention can't be watched."""
+    return ModelError(
+        f"this language model's attention can't be watched: {problem}",
+        "decoder layers that attend once each, by softmax over the tokens of the conversation",
+        "leave image-attention out; scorers of hidden states need no attention",
     )

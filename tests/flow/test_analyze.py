@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scorer_formulas import SampleStates
+from scorer_formulas import scores as formulas
 
 from striate.artifacts import Scores
+from striate.data.collate import Collator
 from striate.data.reading import read_samples
 from striate.data.samples import Message, Sample
 from striate.errors import ConfigError, DataError, ModelError, SpecError
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
 
     from striate.models.loading import Loaded
 
-NAMES = tuple(SCORERS.names())
+NAMES = tuple(one.name for one in SCORERS if getattr(one, "source", "") in ("hidden states", "attention"))
 
 
 @pytest.fixture
@@ -38,40 +41,33 @@ def close(a: Scores, b: Scores, tolerance: float = 1e-5) -> None:
         np.testing.assert_allclose(one.values, other.values, atol=tolerance)
 
 
-def layer_states(loaded: Loaded, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
-    """Return the states between layers (L + 1, T, D) of one unpadded sample, and where its image tokens are."""
+def states_of(loaded: Loaded, sample: Sample) -> SampleStates:
+    """Return the states of one unpadded sample in float64, read without hooks, and its attention maps."""
     processor, model = loaded.processor, loaded.model
     pictures = [Image.open(path).convert("RGB") for path in sample.images] or None
     text = processor.apply_chat_template(sample.chat())
     inputs = processor(images=pictures, text=[text], return_tensors="pt")
     inputs = {name: value.double() if value.is_floating_point() else value for name, value in inputs.items()}
     with torch.no_grad():
-        states = model(**inputs, output_hidden_states=True).hidden_states
-    image = inputs["input_ids"][0] == model.config.image_token_index
-    return torch.cat(states).numpy(), image.numpy()
+        output = model(**inputs, output_hidden_states=True, output_attentions=True)
+    states = torch.cat(output.hidden_states).numpy()
+    ids = inputs["input_ids"][0]
+    answer = Collator(processor, 512, train=True)([sample])["labels"][0] != -100
+    return SampleStates(
+        states[:-1],
+        states[1:],
+        (ids == model.config.image_token_index).numpy(),
+        answer.numpy(),
+        torch.cat(output.attentions).numpy(),
+    )
 
 
-def expected_scores(loaded: Loaded, samples: Sequence[Sample]) -> dict[str, np.ndarray]:
-    """Return the definitions worked out in float64, one sample at a time, without hooks."""
+def expected_scores(loaded: Loaded, samples: Sequence[Sample]) -> dict[str, dict[str, np.ndarray]]:
+    """Return the definitions worked out in float64, one sample at a time."""
     model = loaded.model.double()
+    model.set_attn_implementation("eager")
     model.model.language_model.norm = torch.nn.Identity()
-    image, text, angle = [], [], []
-    for sample in samples:
-        states, is_image = layer_states(loaded, sample)
-        x, y = states[:-1], states[1:]
-        cos = (x * y).sum(-1) / np.linalg.norm(x, axis=-1) / np.linalg.norm(y, axis=-1)
-        image.append(1 - cos[:, is_image])
-        text.append(1 - cos[:, ~is_image])
-        angle.append(np.arccos(cos[:, -1]) / np.pi)
-    image_LT, text_LT = np.concatenate(image, axis=1), np.concatenate(text, axis=1)
-    return {
-        "block-influence": np.concatenate([image_LT, text_LT], axis=1).mean(1),
-        "modality-block-influence": (image_LT.mean(1) + text_LT.mean(1)) / 2,
-        "angular-distance": np.mean(angle, axis=0),
-        "image": image_LT.mean(1),
-        "text": text_LT.mean(1),
-        "tokens": np.array([image_LT.shape[1], text_LT.shape[1]]),
-    }
+    return formulas([states_of(loaded, sample) for sample in samples])
 
 
 def test_scores_match_the_definitions_in_float64(tiny_llava: Loaded, samples: list[Sample]) -> None:
@@ -79,14 +75,21 @@ def test_scores_match_the_definitions_in_float64(tiny_llava: Loaded, samples: li
     expected = expected_scores(tiny_llava, samples)
     assert (scores.num_layers, scores.samples) == (4, len(samples))
     for entry in scores.scorers:
-        np.testing.assert_allclose(entry.values, expected[entry.scorer], atol=1e-5)
+        parts = expected[entry.scorer]
+        np.testing.assert_allclose(entry.values, parts.pop("score"), rtol=1e-4)
+        assert list(entry.parts) == (list(parts) if len(parts) > 1 else [])
+        for part, values in entry.parts.items():
+            np.testing.assert_allclose(values, parts[part], rtol=1e-4)
+            bands = zip(entry.part_low[part], values, entry.part_high[part], strict=True)
+            assert all(low < value < high for low, value, high in bands)
         assert entry.samples == len(samples)
         assert all(low < value < high for low, value, high in zip(entry.low, entry.values, entry.high, strict=True))
+        assert entry.split_half is not None
+        assert entry.peak is not None
     aware = scores.of("modality-block-influence")
-    np.testing.assert_allclose(aware.parts["image"], expected["image"], atol=1e-5)
-    np.testing.assert_allclose(aware.parts["text"], expected["text"], atol=1e-5)
-    assert list(aware.tokens.values()) == expected["tokens"].tolist()
-    assert scores.of("block-influence").tokens == {"all": expected["tokens"].sum()}
+    assert aware.tokens["image"] == 4 * sum(len(sample.images) for sample in samples)
+    assert aware.tokens["prompt"] + aware.tokens["answer"] == aware.tokens["text"]
+    assert scores.of("block-influence").tokens["all"] == aware.tokens["image"] + aware.tokens["text"]
     assert scores.of("angular-distance").tokens == {"last": len(samples)}
 
 
@@ -113,7 +116,8 @@ def test_a_layer_that_adds_nothing_scores_0(tiny_llava: Loaded, samples: list[Sa
     layer = decoder_layers(tiny_llava.model)[2]
     torch.nn.init.zeros_(layer.self_attn.o_proj.weight)
     torch.nn.init.zeros_(layer.mlp.down_proj.weight)
-    scores = analyze(tiny_llava.model, tiny_llava.processor, samples[:3], NAMES)
+    names = [name for name in NAMES if name != "image-attention"]
+    scores = analyze(tiny_llava.model, tiny_llava.processor, samples[:3], names)
     for entry in scores.scorers:
         assert entry.values[2] == 0
         assert min(entry.values[:2]) > 1e-3

@@ -10,18 +10,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
+from scorer_formulas import SampleStates, hsic, sample_sum
 from torch import Tensor, nn
 
 from striate.errors import DataError, ModelError, SpecError
-from striate.scorers import SCORERS
-from striate.scorers.angular_distance import angular_distance
-from striate.scorers.block_influence import block_influence
-from striate.scorers.modality_block_influence import modality_block_influence
-from striate.scorers.stream import LayerStream, PartSums, TokenMasks, cosine_distance, tally
+from striate.scorers import SCORERS, scorer_of
+from striate.scorers.linear_cka import centred
+from striate.scorers.masks import TokenMasks
+from striate.scorers.spans import span_table
+from striate.scorers.stream import LayerStream
 from striate.scorers.summary import summarise
+from striate.scorers.sums import PartSums
+from striate.scorers.view import LayerView, turn
 
-Array = NDArray[np.float64]
+HIDDEN = [one for one in map(scorer_of, SCORERS.names()) if one.source == "hidden states"]
 
 
 class Layer(nn.Module):
@@ -38,75 +40,157 @@ def masks(attended: list[list[int]], image: list[list[int]] | None = None) -> To
     return TokenMasks(attended_BT, torch.tensor(image).bool() if image else torch.zeros_like(attended_BT))
 
 
-def cosines(x: Array, y: Array) -> Array:
-    return (x * y).sum(-1) / np.sqrt((x * x).sum(-1)) / np.sqrt((y * y).sum(-1))
+def view(x: Tensor, y: Tensor, found: TokenMasks | None = None) -> LayerView:
+    return LayerView(x, y, found or masks([[1] * x.shape[1]] * x.shape[0]))
 
 
-@given(st.integers(0, 10_000), st.integers(1, 4), st.integers(2, 7), st.integers(1, 9))
+@given(st.integers(0, 10_000), st.integers(1, 4), st.integers(2, 12), st.integers(1, 9), st.sampled_from([1.0, 0.05]))
 @settings(max_examples=40, deadline=None)
-def test_scorers_match_the_formulas_in_float64(seed: int, B: int, T: int, D: int) -> None:
+def test_sums_match_the_formulas_in_float64(seed: int, B: int, T: int, D: int, step: float) -> None:
     generator = np.random.default_rng(seed)
-    x, y = generator.normal(size=(2, B, T, D))
+    x = generator.normal(size=(B, T, D)).astype(np.float32)
+    y = (x + step * generator.normal(size=(B, T, D))).astype(np.float32)
     lengths = generator.integers(1, T + 1, size=B)
     attended = np.arange(T)[None] < lengths[:, None]
     image = (generator.random((B, T)) < 0.5) & attended
-    found = TokenMasks(torch.tensor(attended), torch.tensor(image))
-    x_in, x_out = torch.tensor(x, dtype=torch.float32), torch.tensor(y, dtype=torch.float32)
-    distance = 1 - cosines(x, y)
-    blocks = block_influence(x_in, x_out, found)["all"]
-    np.testing.assert_allclose(blocks.total, (distance * attended).sum(1), atol=1e-5)
-    np.testing.assert_array_equal(blocks.tokens, attended.sum(1))
-    parts = modality_block_influence(x_in, x_out, found)
-    np.testing.assert_allclose(parts["image"].total, (distance * image).sum(1), atol=1e-5)
-    np.testing.assert_allclose(parts["text"].total, (distance * (attended & ~image)).sum(1), atol=1e-5)
-    np.testing.assert_array_equal(parts["image"].tokens + parts["text"].tokens, attended.sum(1))
-    angles = angular_distance(x_in, x_out, found)["last"]
-    expected = np.arccos(np.clip(cosines(x, y), -1, 1))[np.arange(B), lengths - 1] / np.pi
-    np.testing.assert_allclose(angles.total, expected, atol=2e-4 if D == 1 else 1e-5)
-    np.testing.assert_array_equal(angles.tokens, np.ones(B))
+    answer = (generator.random((B, T)) < 0.5) & attended
+    found = TokenMasks(*map(torch.tensor, (attended, image, answer)))
+    seen = view(torch.tensor(x), torch.tensor(y), found)
+    for scorer in HIDDEN:
+        for part, one in scorer.function(seen).items():
+            for row, length in enumerate(lengths):
+                alone = SampleStates(
+                    x[row, None, :length].astype(float),
+                    y[row, None, :length].astype(float),
+                    image[row, :length],
+                    answer[row, :length],
+                )
+                total, count = sample_sum(scorer.name, part, alone)
+                assert int(one.tokens[row]) == count
+                assert one.total[row].item() == pytest.approx(total, rel=1e-4, abs=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("out", "distance", "angle"),
-    [
-        ([3.0, 0.0], 0.0, 0.0),
-        ([0.0, 2.0], 1.0, 0.5),
-        ([-1.0, 0.0], 2.0, 1.0),
-        ([1.0, 1.0], 1 - math.sqrt(0.5), 0.25),
-        ([1.0, 1e-4], 5e-9, 1e-4 / math.pi),
-    ],
-)
-def test_closed_forms(out: list[float], distance: float, angle: float) -> None:
-    x_in, x_out = torch.tensor([[[1.0, 0.0]]]), torch.tensor([[out]])
-    one = masks([[1]])
-    assert block_influence(x_in, x_out, one)["all"].total.item() == pytest.approx(distance, rel=1e-3, abs=1e-12)
-    assert angular_distance(x_in, x_out, one)["last"].total.item() == pytest.approx(angle, rel=1e-3, abs=1e-12)
+CLOSED = [
+    ([3.0, 0.0], 0.0, 0.0, 2.0),
+    ([0.0, 2.0], 1.0, 0.5, math.sqrt(5)),
+    ([-1.0, 0.0], 2.0, 1.0, 2.0),
+    ([1.0, 1.0], 1 - math.sqrt(0.5), 0.25, 1.0),
+    ([1.0, 1e-4], 5e-9, 1e-4 / math.pi, 1e-4),
+    ([0.0, 0.0], 1.0, 0.5, 1.0),
+]
+
+
+@pytest.mark.parametrize(("out", "distance", "angle", "ratio"), CLOSED)
+def test_closed_forms(out: list[float], distance: float, angle: float, ratio: float) -> None:
+    seen = view(torch.tensor([[[1.0, 0.0]]]), torch.tensor([[out]]))
+    assert seen.cosine_distance.item() == pytest.approx(distance, rel=1e-3, abs=1e-12)
+    assert seen.angle.item() / math.pi == pytest.approx(angle, rel=1e-3, abs=1e-12)
+    assert seen.turn.relative_update.item() == pytest.approx(ratio, rel=1e-6)
 
 
 def test_a_zero_vector_is_orthogonal_to_others_and_equal_to_itself() -> None:
     x, y = torch.tensor([[[0.0, 0.0], [1.0, 2.0], [0.0, 0.0]]]), torch.tensor([[[3.0, 4.0], [0.0, 0.0], [0.0, 0.0]]])
-    assert cosine_distance(x, y).tolist() == [[1.0, 1.0, 0.0]]
-    assert angular_distance(x[:, :1], y[:, :1], masks([[1]]))["last"].total.item() == pytest.approx(0.5)
+    assert view(x, y).cosine_distance.tolist() == [[pytest.approx(1.0), pytest.approx(1.0), 0.0]]
+    assert view(x, y).turn.relative_update.tolist() == [[1.0, pytest.approx(1.0), 0.0]]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_an_unchanged_token_scores_exactly_zero_in_every_dtype(dtype: torch.dtype) -> None:
-    x = (torch.randn(2, 5, 64) * 300).to(dtype)
-    assert cosine_distance(x, x).abs().max() == 0
-    assert angular_distance(x, x.clone(), masks([[1] * 5] * 2))["last"].total.abs().max() == 0
+    x = (torch.randn(2, 8, 64) * 300).to(dtype)
+    for scorer in HIDDEN:
+        for one in scorer.function(view(x, x.clone(), masks([[1] * 8] * 2, [[1, 1, 1, 1, 0, 0, 0, 0]] * 2))).values():
+            assert one.total.abs().max() == 0, scorer.name
+
+
+@given(st.integers(0, 1000), st.floats(-7, 0), st.floats(-1, 3))
+@settings(max_examples=60, deadline=None)
+def test_small_turns_keep_their_digits(seed: int, turned: float, stretched: float) -> None:
+    """Vectors that are 10**turned apart in angle and 10**stretched in length, as wide as those of a 7B model."""
+    generator = np.random.default_rng(seed)
+    x = generator.normal(size=4096).astype(np.float32)
+    across = generator.normal(size=4096)
+    across -= across @ x.astype(float) / (x.astype(float) @ x.astype(float)) * x
+    y = 10**stretched * (x + 10**turned * np.linalg.norm(x) * across / np.linalg.norm(across))
+    y = y.astype(np.float32)
+    a, b = x.astype(float), y.astype(float)
+    expected = np.arctan2(np.linalg.norm(b - (a @ b) / (a @ a) * a), (a @ b) / np.linalg.norm(a))
+    found = turn(torch.tensor(x)[None], torch.tensor(y)[None]).angle.item()
+    assert found == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
 def test_half_precision_states_are_summed_in_float32() -> None:
     x, y = torch.randn(1, 2000, 16).bfloat16(), torch.randn(1, 2000, 16).bfloat16()
-    total = block_influence(x, y, masks([[1] * 2000]))["all"].total
-    assert total.dtype is torch.float32
-    expected = (1 - cosines(x.double().numpy(), y.double().numpy())).sum()
-    assert total.item() == pytest.approx(expected, rel=1e-5)
+    total = SCORERS.get("block-influence").function(view(x, y))["all"].total
+    cos = torch.nn.functional.cosine_similarity(x.double(), y.double(), dim=-1)
+    assert total.item() == pytest.approx((1 - cos).sum().item(), rel=1e-6)
+
+
+def test_a_common_turn_shift_and_scale_leave_linear_cka_at_0() -> None:
+    x = torch.randn(1, 20, 6, dtype=torch.float64)
+    rotation = torch.linalg.qr(torch.randn(6, 6, dtype=torch.float64))[0]
+    seen = view(x, 3 * x @ rotation + 5, masks([[1] * 20], [[1] * 10 + [0] * 10]))
+    for name, tolerance in (("linear-cka", 1e-12), ("matrix-entropy", 1e-12)):
+        for one in SCORERS.get(name).function(seen).values():
+            assert one.total.item() == pytest.approx(0, abs=tolerance)
+
+
+def test_unrelated_states_have_a_linear_cka_of_1_on_average_whatever_the_number_of_tokens() -> None:
+    torch.manual_seed(0)
+    x, y = torch.randn(2, 400, 8, 32)
+    found = SCORERS.get("linear-cka").function(view(x, y, masks([[1] * 8] * 400)))["text"]
+    assert found.total.mean().item() == pytest.approx(1, abs=0.03)
+
+
+def test_u_centred_products_are_the_unbiased_hsic() -> None:
+    x, y = np.random.default_rng(0).normal(size=(2, 9, 4))
+    k, m = (torch.tensor(one @ one.T)[None] for one in (x, y))
+    chosen = torch.ones(1, 9, dtype=torch.bool)
+    found = (centred(k, chosen) * centred(m, chosen)).sum().item() / (9 * 6)
+    assert found == pytest.approx(hsic(x @ x.T, y @ y.T), rel=1e-10)
+
+
+def test_the_entropy_of_tokens_along_k_axes_is_ln_k() -> None:
+    def axes(k: int) -> Tensor:
+        return torch.cat([torch.eye(8)[:k], -torch.eye(8)[:k]]).repeat(4 // k, 1)[None]
+
+    found = SCORERS.get("matrix-entropy").function(view(axes(1), axes(4), masks([[1] * 8])))["text"]
+    assert found.total.item() == pytest.approx(math.log(4), rel=1e-9)
+
+
+def test_few_tokens_do_not_count_for_linear_cka() -> None:
+    x, y = torch.randn(2, 1, 9, 5)
+    found = SCORERS.get("linear-cka").function(view(x, y, masks([[1] * 9], [[1] * 3 + [0] * 6])))
+    assert found["image"].tokens.tolist() == [0]
+    assert found["image"].total.tolist() == [0]
+    assert found["text"].tokens.tolist() == [1]
 
 
 def test_padding_may_hold_anything() -> None:
     values_BT = torch.tensor([[1.0, math.nan], [2.0, math.inf]])
-    assert tally(values_BT, masks([[1, 0], [1, 0]]).attended).total.tolist() == [1.0, 2.0]
+    seen = view(torch.zeros(2, 2, 1), torch.zeros(2, 2, 1), masks([[1, 0], [1, 0]]))
+    assert seen.tally(values_BT, "all")["all"].total.tolist() == [1.0, 2.0]
+    x, y = torch.randn(2, 1, 9, 4)
+    padded = masks([[1] * 8 + [0]], [[1] * 4 + [0] * 5])
+    wild = [scorer.function(view(x, y, padded)) for scorer in HIDDEN]
+    x[:, -1], y[:, -1] = math.nan, math.inf
+    for scorer, before in zip(HIDDEN, wild, strict=True):
+        after = scorer.function(view(x, y, padded))
+        assert {part: one.total.tolist() for part, one in after.items()} == {
+            part: one.total.tolist() for part, one in before.items()
+        }
+
+
+def test_prompt_and_answer_are_the_text_apart() -> None:
+    found = TokenMasks(*(torch.tensor([row]).bool() for row in ([1, 1, 1, 1, 0], [1, 0, 0, 0, 0], [0, 0, 0, 1, 1])))
+    rows = {kind: found.of(kind)[0].int().tolist() for kind in ("all", "image", "text", "prompt", "answer", "last")}
+    assert rows == {
+        "all": [1, 1, 1, 1, 0],
+        "image": [1, 0, 0, 0, 0],
+        "text": [0, 1, 1, 1, 0],
+        "prompt": [0, 1, 1, 0, 0],
+        "answer": [0, 0, 0, 1, 0],
+        "last": [0, 0, 0, 1, 0],
+    }
 
 
 def test_the_last_token_is_the_last_attended_one_on_either_side_of_the_padding() -> None:
@@ -181,24 +265,45 @@ def quarter_turn(x: Tensor) -> Tensor:
 def test_an_identity_layer_scores_0_and_a_quarter_turn_1() -> None:
     layers = nn.ModuleList([Layer(lambda x: x), Layer(quarter_turn), Layer(lambda x: (2 * x,))])
     states = torch.randn(2, 3, 2)
-    with LayerStream(layers, list(SCORERS)) as stream, stream.batch(masks([[1, 1, 1]] * 2, [[1, 0, 0]] * 2)):
+    with LayerStream(layers, HIDDEN) as stream, stream.batch(masks([[1, 1, 1]] * 2, [[1, 0, 0]] * 2)):
         hidden = layers[0](states)
         layers[2](layers[1](hidden_states=hidden))
     for name, turned in (("block-influence", 1.0), ("modality-block-influence", 1.0), ("angular-distance", 0.5)):
-        values = summarise(name, stream.results(name), seed=0).values
-        assert values == pytest.approx((0.0, turned, 0.0), abs=1e-6)
+        found = summarise(name, stream.results(name), 0, scorer_of(name).shown)
+        assert found.values == pytest.approx((0.0, turned, 0.0), abs=1e-6)
     assert not any(layer._forward_hooks for layer in layers)
+    spans = span_table(stream.spans())
+    assert spans[0] == pytest.approx((0, 0.5, 0), abs=1e-6)
+    assert spans[1] == pytest.approx((0.5, 0.5), abs=1e-6)
+    assert spans[2] == pytest.approx((0.5,), abs=1e-6)
+
+
+def test_spans_are_angles_from_a_layers_input_to_a_later_layers_output() -> None:
+    layers = nn.ModuleList([nn.Linear(5, 5) for _ in range(4)])
+    states = torch.randn(3, 4, 5)
+    with torch.no_grad(), LayerStream(layers, HIDDEN) as stream, stream.batch(masks([[1, 1, 1, 0]] * 3)):
+        path = [states]
+        for layer in layers:
+            path.append(layer(path[-1]))
+    last = [one[:, 2].double() for one in path]
+    spans = span_table(stream.spans())
+    assert [len(row) for row in spans] == [4, 3, 2, 1]
+    for n in range(1, 5):
+        for start in range(5 - n):
+            cos = torch.nn.functional.cosine_similarity(last[start], last[start + n], dim=-1)
+            assert spans[n - 1][start] == pytest.approx((cos.arccos() / math.pi).mean().item(), rel=1e-5)
+    assert summarise("a", stream.results("angular-distance"), 0).values == pytest.approx(spans[0], rel=1e-5)
 
 
 def test_hooks_stay_silent_outside_a_batch() -> None:
     layers = nn.ModuleList([Layer(lambda x: x)])
-    with LayerStream(layers, list(SCORERS)) as stream:
+    with LayerStream(layers, HIDDEN) as stream:
         layers[0](torch.randn(1, 2, 2))
     assert stream.results("block-influence") == {}
 
 
 def run_layers(layers: nn.ModuleList, order: list[int], states: Tensor) -> None:
-    with LayerStream(layers, list(SCORERS)) as stream, stream.batch(masks([[1, 1]])):
+    with LayerStream(layers, HIDDEN) as stream, stream.batch(masks([[1, 1]])):
         for index in order:
             layers[index](states)
 

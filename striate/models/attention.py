@@ -1,0 +1,96 @@
+"""Watching the attention of decoder layers while a model runs, whatever attention function it uses."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from transformers.modeling_utils import AttentionInterface
+
+_LOCK = threading.RLock()
+
+
+@dataclass(frozen=True)
+class AttentionCall:
+    """What one attention function was given, and what it returned.
+
+    Attributes:
+        query: (B, H, T, E).
+        key: (B, G, S, E); G divides H.
+        value: (B, G, S, V).
+        mask: what the function takes as its mask: (B, 1 or H, T, S) of booleans or of terms to add, None, or other.
+        scaling: what inner products are multiplied by.
+        causal: whether a query sees no later key, where there is no mask that says so.
+        window: how many keys back a query sees at most, where there is no mask that says so.
+        softcap: the limit of logits, or None.
+        bias: what is added to the scaled logits besides the mask, or None.
+        sinks: one logit a head that takes mass from all keys, or None.
+        output: (B, T, H, V).
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    mask: Any
+    scaling: float
+    causal: bool
+    window: int | None
+    softcap: float | None
+    bias: Tensor | None
+    sinks: Tensor | None
+    output: Tensor
+
+
+@contextmanager
+def watched_attention(layers: nn.ModuleList, saw: Callable[[int, AttentionCall], None]) -> Iterator[None]:
+    """Call `saw(layer, call)` after every attention call inside `layers`; everything is as before afterwards.
+
+    Each modeling file asks `AttentionInterface` for its attention function in every forward pass; inside this context
+    the answer is wrapped. The model, its config and its attention function stay what they are, so masks are made as
+    ever. Other models that run meanwhile are passed through.
+    """
+    owners = {id(module): index for index, layer in enumerate(layers) for module in layer.modules()}
+    original = AttentionInterface.get_interface
+
+    def get_interface(self: Any, attn_implementation: str, default: Callable[..., Any]) -> Callable[..., Any]:
+        function = original(self, attn_implementation, default)
+
+        def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **options: Any) -> Any:
+            found = function(module, query, key, value, mask, **options)
+            if id(module) in owners:
+                saw(owners[id(module)], _call(module, query, key, value, mask, options, found[0]))
+            return found
+
+        return attend
+
+    with _LOCK:
+        AttentionInterface.get_interface = get_interface
+        try:
+            yield
+        finally:
+            AttentionInterface.get_interface = original
+
+
+def _call(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, options: dict[str, Any], output: Tensor
+) -> AttentionCall:
+    """Return the call in one form; options that a model leaves out have the values that functions give them."""
+    causal, scaling = options.get("is_causal"), options.get("scaling")
+    sinks = options.get("s_aux")
+    return AttentionCall(
+        query=query,
+        key=key,
+        value=value,
+        mask=mask,
+        scaling=query.shape[-1] ** -0.5 if scaling is None else float(scaling),
+        causal=bool(getattr(module, "is_causal", True) if causal is None else causal),
+        window=options.get("sliding_window"),
+        softcap=options.get("softcap"),
+        bias=options.get("position_bias"),
+        sinks=sinks if sinks is not None else getattr(module, "sinks", None),
+        output=output,
+    )
