@@ -8,7 +8,7 @@ from striate.tasks.exact import normalise
 from striate.tasks.items import Item, Mark, Reply
 from striate.tasks.metric import Metric
 
-ENDING = re.compile(r"\banswer is:?\s*(.+?)(?:\.?\s*$|\.\s*\n|\n)", re.IGNORECASE)
+PHRASE = re.compile(r"\banswer is:?[ \t]*", re.IGNORECASE)
 
 
 def score_final_answer(item: Item, reply: Reply) -> Mark:
@@ -18,8 +18,8 @@ def score_final_answer(item: Item, reply: Reply) -> Mark:
     2201.11903). The answer ends with its line. A reply without those words is unparsed: often it was cut off, so
     `evaluate.max_new_tokens` wants to be some hundreds.
     """
-    found = ENDING.findall(reply.text)
-    answer = normalise(found[-1]) if found else ""
+    pieces = PHRASE.split(reply.text)
+    answer = normalise(pieces[-1].partition("\n")[0]) if len(pieces) > 1 else ""
     right = bool(answer) and answer in {normalise(accepted) for accepted in item.answers}
     return Mark(float(right), answer or reply.text.strip(), unparsed=not answer)
 
