@@ -55,17 +55,28 @@ def pope_details(predictions: Sequence[Prediction]) -> dict[str, float]:
 
 
 def mme_details(predictions: Sequence[Prediction]) -> dict[str, float]:
-    """Return accuracy and accuracy+ in %, and their sum: the score of one MME subtask, 0 to 200.
+    """Return accuracy and accuracy+ in %, and MME's score: the sum of both, added up over subtasks.
 
     Accuracy+ is the share of pictures of which every question is answered right (Fu et al. 2023, arXiv 2306.13394,
-    section 2.2). Items without a picture count one by one.
+    section 2.2). A subtask is what stands before `/` in an item's id; its own score, 0 to 200, stands under its name
+    where there are several. Items without a picture count one by one.
     """
+    subtasks: dict[str, list[Prediction]] = {}
+    for row in predictions:
+        subtasks.setdefault(row.id.rpartition("/")[0], []).append(row)
+    pairs = {name: _accuracies(rows) for name, rows in subtasks.items()}
+    overall = _accuracies(predictions)
+    scores = {name: sum(pair) for name, pair in pairs.items()} if len(pairs) > 1 else {}
+    return {"accuracy": overall[0], "accuracy_plus": overall[1], "mme_score": sum(map(sum, pairs.values())), **scores}
+
+
+def _accuracies(predictions: Sequence[Prediction]) -> tuple[float, float]:
+    """Return the share of right answers and of pictures with right answers only, in %."""
     pictures: dict[str, list[bool]] = {}
     for row in predictions:
         pictures.setdefault(row.image or row.id, []).append(row.score == 1)
-    accuracy = 100 * sum(row.score == 1 for row in predictions) / len(predictions)
-    plus = 100 * sum(map(all, pictures.values())) / len(pictures)
-    return {"accuracy": accuracy, "accuracy_plus": plus, "mme_score": accuracy + plus}
+    right = sum(row.score == 1 for row in predictions)
+    return 100 * right / len(predictions), 100 * sum(map(all, pictures.values())) / len(pictures)
 
 
 def _check(item: Item) -> str:

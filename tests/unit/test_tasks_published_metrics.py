@@ -238,6 +238,14 @@ def test_mme_score_by_hand() -> None:
     # accuracy 3/4; of two pictures one has both right: 75 + 50
     rows = predictions(("a", "yes", "yes"), ("a", "no", "no"), ("b", "yes", "yes"), ("b", "no", "yes"))
     assert mme_details(rows) == {"accuracy": 75.0, "accuracy_plus": 50.0, "mme_score": 125.0}
+    named = [row.model_copy(update={"id": f"{'count' if row.image == 'a' else 'OCR'}/{row.id}"}) for row in rows]
+    assert mme_details(named) == {
+        "accuracy": 75.0,
+        "accuracy_plus": 50.0,
+        "mme_score": 250.0,
+        "count": 200.0,
+        "OCR": 50.0,
+    }
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["yes", "no"]), WORDS), min_size=1, max_size=8))

@@ -28,7 +28,7 @@ REQUEST = "Please answer yes or no."
 
 
 def read_mme(release: Release) -> Iterator[Item]:
-    """Yield the questions of all subtasks found, in the tasks `perception` and `cognition` (arXiv 2306.13394).
+    """Yield the questions of all 14 subtasks, in the tasks `perception` and `cognition` (arXiv 2306.13394).
 
     LLaVA-1.5 replaces the request `Please answer yes or no.` with that for a word or phrase; so does this reader. An id
     is SUBTASK/PICTURE-NUMBER; the score of a task, the sum over its subtasks, is among its figures.
