@@ -42,8 +42,8 @@ class DataSection(Section):
 class AnalyzeSection(Section):
     """Which scorers run, on how many calibration samples, for all of them together or by task as well.
 
-    `base` is the untuned checkpoint that `parameter-change` compares with; `pairs` is how many pairs of pictures per
-    attribute `token-swap` draws.
+    `base` is the folder of the untuned checkpoint that `parameter-change` compares with; `pairs` is how many pairs of
+    pictures per attribute `token-swap` draws.
     """
 
     scorers: tuple[str, ...] = ("block-influence", "modality-block-influence")
@@ -256,9 +256,10 @@ def anchored(config: RunConfig) -> RunConfig:
         return tuple(fix(place) for place in places)
 
     data = {"train": fix_all(config.data.train), "calibration": fix_all(config.data.calibration)}
-    region = config.select.region
+    region, base = config.select.region, config.analyze.base
     return config.model_copy(
         update={
+            "analyze": config.analyze.model_copy(update={"base": fix(base) if base else base}),
             "model": config.model.model_copy(update={"path": fix(config.model.path)}),
             "data": config.data.model_copy(update=data),
             "select": config.select.model_copy(update={"region": fix(region) if region.endswith(".json") else region}),

@@ -22,7 +22,7 @@ from striate.artifacts import (
 )
 from striate.config import RunConfig, anchored
 from striate.demo.places import locate_data, locate_model
-from striate.errors import ModelError
+from striate.errors import ConfigError, ModelError
 from striate.progress import Progress, Silent
 from striate.run_folder import RunFolder, open_run, weight_bytes
 from striate.stage_inputs import StageInputs
@@ -65,7 +65,10 @@ class Flow:
         self.calibration_paths = [locate_data(name, self.progress) for name in config.data.calibration]
         self.pack_paths = [locate_data(name, self.progress) for name in config.evaluate.packs]
         self._held: tuple[str, Any] | None = None
-        self.inputs = StageInputs(self.run, self.model_path, self.train_paths, self.calibration_paths, self.pack_paths)
+        self.base_path = self._find_base()
+        self.inputs = StageInputs(
+            self.run, self.model_path, self.train_paths, self.calibration_paths, self.pack_paths, self.base_path
+        )
 
     def everything(self) -> Path:
         """Run all stages in order; return the path of the report."""
@@ -99,6 +102,9 @@ class Flow:
                 loaded.processor,
                 samples,
                 section.scorers,
+                by=section.by,
+                base=self.base_path,
+                pairs=section.pairs,
                 batch_size=self.config.machine.micro_batch,
                 max_length=self.config.train.max_length,
                 seed=self.config.seed,
@@ -126,6 +132,11 @@ class Flow:
 
         self.run.stage("select", inputs, ["region.json"], work)
         return read_document(self.out / "region.json", Region)
+
+    def scores_if_any(self) -> Scores | None:
+        """Return the scores of this run's settings, or None where `analyze` has not made them."""
+        done = self.run.is_done("analyze", self.inputs.analyze())
+        return read_document(self.out / "scores.json", Scores) if done else None
 
     def train(self) -> TrainRecord:
         """Tune the region and the projector; write checkpoint/, train.json and train_log.jsonl."""
@@ -235,6 +246,24 @@ class Flow:
         # Read once, here or by the first evaluation.
         _ = self._packs
 
+    def _find_base(self) -> str | None:
+        """Return the folder of the untuned checkpoint that scorers compare with, if there is one.
+
+        Raises:
+            ConfigError: it is no folder.
+        """
+        name = self.config.analyze.base
+        if name is None:
+            return None
+        place = locate_model(name, self.progress)
+        if not Path(place).is_dir():
+            raise ConfigError(
+                f"analyze.base {name!r} is no folder",
+                "the folder of the checkpoint from which the model was tuned",
+                "check the path; a model of the hub is to be downloaded first",
+            )
+        return place
+
     def _check_base(self) -> None:
         """Raise if the tuned adapter's base would be an adapter itself: nothing could load the two."""
         from striate.models.adapters import is_adapter
@@ -314,8 +343,9 @@ class Flow:
 
     def _num_layers(self) -> int:
         """Return the number of decoder layers: from the scores if there are some, else from the model's config."""
-        if self.run.is_done("analyze", self.inputs.analyze()):
-            return read_document(self.out / "scores.json", Scores).num_layers
+        scores = self.scores_if_any()
+        if scores:
+            return scores.num_layers
         from striate.models.adapters import base_of, is_adapter
         from striate.models.blueprint import blueprint
 

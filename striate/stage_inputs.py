@@ -23,6 +23,7 @@ class StageInputs:
     train_paths: Sequence[Path]
     calibration_paths: Sequence[Path]
     pack_paths: Sequence[Path]
+    base_path: str | None = None
     _known: dict[str, str] = field(default_factory=dict)
     _noted: dict[str, str] = field(default_factory=dict)
 
@@ -33,6 +34,7 @@ class StageInputs:
             "model": self.model(),
             "data": self._data(self.calibration_paths or self.train_paths),
             "section": config.analyze.model_dump(),
+            "base": self._fingerprint("base", self.base_path) if self.base_path else "",
             "max_length": config.train.max_length,
             "seed": config.seed,
         }
