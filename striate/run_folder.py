@@ -22,7 +22,7 @@ from striate.progress import Progress
 from striate.version import __version__
 from striate.writing import cannot_write, write_text
 
-RUN_FILE, CONFIG_FILE = "run.json", "config.yaml"
+RUN_FILE, CONFIG_FILE, CARD_FILE = "run.json", "config.yaml", "README.md"
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "safetensors", "numpy", "pillow", "pydantic")
 WHOLE_BYTES, SAMPLE_BYTES = 8 * 2**20, 2**20
 
@@ -237,12 +237,16 @@ def fingerprint_of(inputs: Mapping[str, Any]) -> str:
 def fingerprint(path: Path) -> str:
     """Return a short hash of a file or folder: names, sizes and contents; of files over 8 MiB both ends and the middle.
 
+    A folder's own README.md is not in it: a model card gains figures later, and changes nothing that the model does.
+
     Raises:
         ArtifactError: it can't be read.
     """
     digest = hashlib.sha256()
     try:
-        files = sorted(part for part in path.rglob("*") if part.is_file()) if path.is_dir() else [path]
+        card = path / CARD_FILE
+        inside = (part for part in path.rglob("*") if part.is_file() and part != card)
+        files = sorted(inside) if path.is_dir() else [path]
         for file in files:
             size = file.stat().st_size
             digest.update(f"{file.relative_to(path) if path.is_dir() else ''}:{size};".encode())

@@ -25,14 +25,16 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes, beside: Path | None = None) -> None:
     """Write `content` to `path` under a temporary name, then rename it: readers see all of it or nothing.
+
+    The temporary file lies in the folder `beside`, on the same disk; by default in that of `path`.
 
     Raises:
         ArtifactError: the folder can't be written, or the disk is full.
     """
     # An ordinary open, unlike tempfile's, gives the file the rights that the umask asks for.
-    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}"
+    temporary = (beside or path.parent) / f".{path.name}.{secrets.token_hex(4)}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(content)

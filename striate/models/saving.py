@@ -9,14 +9,21 @@ from typing import Any
 from safetensors import SafetensorError
 
 from striate.artifacts import Region, write_document
+from striate.models.card import CARD_FILE, CardFacts, card_text
 from striate.models.quiet import quietly
-from striate.writing import new_folder
+from striate.writing import new_folder, write_text
 
 REGION_FILE = "region.json"
 
 
-def save_model(model: Any, processor: Any | None, path: Path | str, region: Region | None = None) -> None:
-    """Write `model`, `processor` and `region.json` to the folder `path`, whole or not at all.
+def save_model(
+    model: Any,
+    processor: Any | None,
+    path: Path | str,
+    region: Region | None = None,
+    card: CardFacts | None = None,
+) -> None:
+    """Write `model`, `processor`, `region.json` and the model card to the folder `path`, whole or not at all.
 
     A plain model becomes an ordinary checkpoint, a PEFT model an adapter folder. `processor` None writes none:
     such a folder is only good for more work in memory, since nothing can ask the model without a processor.
@@ -34,6 +41,8 @@ def save_model(model: Any, processor: Any | None, path: Path | str, region: Regi
             processor.save_pretrained(folder)
         if region is not None:
             write_document(folder / REGION_FILE, region)
+        if card is not None:
+            write_text(folder / CARD_FILE, card_text(card, Path(path).name))
 
 
 def renumbered(region: Region, old_to_new: Mapping[int, int]) -> Region:

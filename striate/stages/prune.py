@@ -17,6 +17,7 @@ from striate.data.collate import Collator
 from striate.data.samples import PLACEHOLDER, Message, Sample
 from striate.errors import ArtifactError, ConfigError, ModelError, SpecError
 from striate.models.anatomy import find_anatomy
+from striate.models.card import CardFacts
 from striate.models.layer_surgery import remove_layers, self_test
 from striate.models.loading import save_model
 from striate.models.saving import renumbered
@@ -73,9 +74,9 @@ def prune(
         old_to_new=old_to_new,
         parameters_before=before,
         parameters_after=_parameters(model),
-        self_test=None if out is None else _save(model, processor, out, renumbered(region, old_to_new), test_inputs),
     )
-    return model, record.model_copy(update={"seconds": time.perf_counter() - started})
+    test = None if out is None else _save(model, processor, out, record, test_inputs)
+    return model, record.model_copy(update={"self_test": test, "seconds": time.perf_counter() - started})
 
 
 def check_removal(region: Region, remove: int) -> None:
@@ -147,10 +148,13 @@ def _least_important(
     return name, tuple(sorted((*given, *ranked[: remove - len(given)])))
 
 
-def _save(model: Any, processor: Any, out: Path, region: Region, test_inputs: Mapping[str, Tensor] | None) -> SelfTest:
+def _save(
+    model: Any, processor: Any, out: Path, record: PruneRecord, test_inputs: Mapping[str, Tensor] | None
+) -> SelfTest:
     """Save the model, load it again and compare the two; a saved model without that proof is removed."""
     inputs = dict(test_inputs) if test_inputs is not None else _test_inputs(processor)
-    save_model(model, processor, out, region=region)
+    card = CardFacts(base=str(model.name_or_path), method="", region=record.region, prune=record)
+    save_model(model, processor, out, region=renumbered(record.region, record.old_to_new), card=card)
     try:
         return self_test(model, out, inputs, processor)
     except BaseException:
