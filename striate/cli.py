@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from striate.analysis_verbs import VERBS as ANALYSIS_VERBS
 from striate.errors import ConfigError, did_you_mean
 from striate.model_verbs import VERBS
 from striate.run_options import Config, Out, Overwrite, Settings, open_flow, run_stage
@@ -68,34 +69,8 @@ def run(
         _everything(load_config(config, _with_device(settings, device)), out, overwrite)
 
 
-@app.command()
-def analyze(
-    config: Config = None, out: Out = Path("run"), settings: Settings = None, overwrite: Overwrite = False
-) -> None:
-    """Score every decoder layer for vision and text: scores.json."""
-
-    def stage(flow: Flow) -> None:
-        scores = flow.analyze()
-        rows = [
-            [str(layer), *(f"{entry.values[layer]:.4f}" for entry in scores.scorers)]
-            for layer in range(scores.num_layers)
-        ]
-        show_table(f"{scores.samples} samples", ["layer", *(entry.scorer for entry in scores.scorers)], rows)
-
-    run_stage(config, out, settings, overwrite, stage)
-
-
-@app.command()
-def select(
-    config: Config = None, out: Out = Path("run"), settings: Settings = None, overwrite: Overwrite = False
-) -> None:
-    """Choose the visual region: region.json."""
-
-    def stage(flow: Flow) -> None:
-        region = flow.select()
-        OUT.print(f"{draw_stack(region)}  {len(region)} of {region.num_layers} layers")
-
-    run_stage(config, out, settings, overwrite, stage)
+for _name, _verb in ANALYSIS_VERBS.items():
+    app.command(name=_name)(_verb)
 
 
 @app.command()
@@ -276,8 +251,10 @@ def _listings() -> dict[str, Callable[[], list[list[str]]]]:
 
     def tasks() -> list[list[str]]:
         from striate.tasks import METRICS
+        from striate.tasks.published import BENCHMARKS
 
-        return [[strategy.name, strategy.summary] for strategy in METRICS]
+        metrics = [[strategy.name, f"metric: {strategy.summary}"] for strategy in METRICS]
+        return metrics + [[f"{row.name}:FOLDER", f"benchmark: {row.summary}"] for row in BENCHMARKS]
 
     def families() -> list[list[str]]:
         from striate.models.families import FAMILIES

@@ -21,7 +21,7 @@ from striate.artifacts import (
     write_lines,
 )
 from striate.config import RunConfig, anchored
-from striate.demo.places import locate_data, locate_model
+from striate.demo.places import locate_data, locate_model, locate_pack
 from striate.errors import ConfigError, ModelError
 from striate.progress import Progress, Silent
 from striate.run_folder import RunFolder, open_run, weight_bytes
@@ -63,11 +63,12 @@ class Flow:
         self.model_path = locate_model(config.model.path, self.progress)
         self.train_paths = [locate_data(name, self.progress) for name in config.data.train]
         self.calibration_paths = [locate_data(name, self.progress) for name in config.data.calibration]
-        self.pack_paths = [locate_data(name, self.progress) for name in config.evaluate.packs]
+        self.sources = [locate_pack(name, self.progress) for name in config.evaluate.packs]
         self._held: tuple[str, Any] | None = None
         self.base_path = self._find_base()
+        pack_paths = [source.folder for source in self.sources]
         self.inputs = StageInputs(
-            self.run, self.model_path, self.train_paths, self.calibration_paths, self.pack_paths, self.base_path
+            self.run, self.model_path, self.train_paths, self.calibration_paths, pack_paths, self.base_path
         )
 
     def everything(self) -> Path:
@@ -286,9 +287,10 @@ class Flow:
     @cached_property
     def _packs(self) -> list[Pack]:
         """The test packs, read and checked once."""
-        from striate.tasks.packs import read_pack
+        from striate.tasks.sources import read_source
 
-        return [read_pack(path, self.config.evaluate.limit) for path in self.pack_paths]
+        pictures = (self.out / "eval" / "pictures").resolve()
+        return [read_source(source, self.config.evaluate.limit, pictures) for source in self.sources]
 
     def _evaluate_one(self, label: str) -> None:
         """Ask the model called `label` all packs."""

@@ -157,6 +157,22 @@ def _compared(scorer: str, first: Sequence[float], second: Sequence[float]) -> S
     return ScorerComparison(scorer, spearman(first, second), tuple(moves))
 
 
+def shared_tasks(first: Scores, second: Scores) -> list[str]:
+    """Return the tasks that both runs scored apart.
+
+    Raises:
+        ArtifactError: there are none.
+    """
+    shared = [task for task in first.tasks if task in second.tasks]
+    if not shared:
+        raise ArtifactError(
+            f"the runs share no task: {', '.join(first.tasks) or 'none'} against {', '.join(second.tasks) or 'none'}",
+            "two runs that scored a task in common apart",
+            "run `striate analyze --by task` in both, or compare without --by task",
+        )
+    return shared
+
+
 def tidy_rows(scores: Scores) -> list[ScoreRow]:
     """Return every score as a row: all samples first and then each task; all tokens first and then each part.
 
