@@ -118,8 +118,8 @@ def _results(record: EvalRecord | None) -> list[Any]:
     return [
         EvalResult(
             task_type=PIPELINE if task.kind == "visual" else "text-generation",
-            dataset_type=task.pack,
-            dataset_name=f"{task.pack}: {task.task}",
+            dataset_type=_on_one_line(task.pack),
+            dataset_name=_on_one_line(f"{task.pack}: {task.task}"),
             metric_type=task.metric,
             metric_value=round(task.score, 4),
             metric_name=f"{task.metric}, n = {task.n}, 95% interval {task.low:.4f} to {task.high:.4f}",
@@ -260,6 +260,11 @@ def _without_places(value: Any) -> Any:
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
+def _on_one_line(text: str) -> str:
+    """Return `text` without line breaks: a line of dashes would end the metadata."""
+    return " ".join(text.split())
+
+
 def _plain(text: str) -> str:
     """Return `text` as it may stand in a table of Markdown."""
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;").replace("`", "'")
+    return _on_one_line(text).replace("|", "\\|").replace("<", "&lt;").replace("`", "'")

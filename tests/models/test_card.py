@@ -1,0 +1,226 @@
+"""The model card: metadata that the hub reads, figures, and code that loads the checkpoint as it stands."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from huggingface_hub import ModelCard
+
+from striate.artifacts import Difference, EvalRecord, PruneRecord, Region, TaskScore, write_text
+from striate.config import RunConfig
+from striate.errors import ArtifactError
+from striate.models.card import CARD_FILE, CardFacts, card_text, license_of, write_card
+from striate.models.loading import Loaded, save_model
+from striate.models.trainability import lora_config
+from striate.run_folder import fingerprint
+
+NASTY = "<script>alert('x')</script> | a\n---\n`b`"
+REGION = Region(layers=(0, 2), num_layers=4, spec="uniform:2", selector="uniform")
+
+
+def facts(**changes: Any) -> CardFacts:
+    base = CardFacts(base="owner/base", method="lora", region=REGION, trained=(120, 4800), samples=64, adapter=True)
+    return CardFacts(**{**vars(base), **changes})
+
+
+def evaluation(pack: str = "shapes") -> EvalRecord:
+    tasks = (
+        TaskScore(pack=pack, task="count", metric="exact", kind="visual", n=40, score=0.6437, low=0.5, high=0.75),
+        TaskScore(pack="prose", task="prose", metric="perplexity", kind="text", n=9, score=3.2, low=3.1, high=3.3),
+    )
+    return EvalRecord(
+        label="tuned",
+        model="m",
+        tasks=tasks,
+        visual=0.6437,
+        text=None,
+        parameters=4800,
+        num_layers=4,
+        seconds=2.0,
+        peak_memory_gib=0.1,
+    )
+
+
+def difference(pack: str, task: str, metric: str) -> Difference:
+    return Difference(
+        label="tuned",
+        baseline="start",
+        pack=pack,
+        task=task,
+        kind="visual",
+        metric=metric,
+        n=40,
+        baseline_score=0.65,
+        score=0.6437,
+        difference=-0.0063,
+        low=-0.03,
+        high=0.02,
+        retention=99.03,
+        retention_low=95.5,
+        retention_high=103.1,
+    )
+
+
+def metadata(text: str) -> dict[str, Any]:
+    found = yaml.safe_load(text.split("---\n")[1])
+    assert isinstance(found, dict)
+    return found
+
+
+def test_metadata_is_what_the_hub_reads() -> None:
+    text = card_text(facts(evaluation=evaluation()), "checkpoint")
+    found = metadata(text)
+    assert found["base_model"] == "owner/base"
+    assert found["base_model_relation"] == "adapter"
+    assert found["library_name"] == "peft"
+    assert found["pipeline_tag"] == "image-text-to-text"
+    assert found["tags"] == ["striate", "visual-region", "lora"]
+    assert "license" not in found
+    (index,) = found["model-index"]
+    assert index["name"] == "checkpoint"
+    first, second = index["results"]
+    assert first["dataset"] == {"name": "shapes: count", "type": "shapes"}
+    assert first["metrics"][0]["value"] == 0.6437
+    assert first["metrics"][0]["name"] == "exact, n = 40, 95% interval 0.5000 to 0.7500"
+    assert second["task"]["type"] == "text-generation"
+    assert ModelCard(text).data.eval_results[0].metric_value == 0.6437
+
+
+def test_a_whole_model_is_a_finetune_and_folders_are_no_hub_ids() -> None:
+    pruned = PruneRecord(
+        region=REGION,
+        scorer="block-influence",
+        kept=(0, 1, 2),
+        removed=(3,),
+        old_to_new={0: 0, 1: 1, 2: 2},
+        parameters_before=4800,
+        parameters_after=4000,
+    )
+    text = card_text(facts(method="full", adapter=False, prune=pruned), "pruned")
+    found = metadata(text)
+    assert (found["base_model_relation"], found["library_name"]) == ("finetune", "transformers")
+    assert found["tags"] == ["striate", "visual-region", "layer-pruning"]
+    assert "Old→new: 0→0, 1→1, 2→2." in text
+    assert "4,800 before pruning, 4,000 now" in text
+    local = metadata(card_text(facts(base="/somewhere/private/llava"), "checkpoint"))
+    assert "base_model" not in local
+    assert "base_model_relation" not in local
+
+
+def test_the_stack_is_drawn_from_the_output_down() -> None:
+    text = card_text(facts(), "checkpoint")
+    rows = re.findall(r"^ +(\d) (\S+)(?:  (\w+))?$", text, re.MULTILINE)
+    assert [(int(layer), state) for layer, _, state in rows] == [(3, ""), (2, "trained"), (1, ""), (0, "trained")]
+
+
+def test_figures_come_with_intervals_and_retention() -> None:
+    rows = (difference("shapes", "count", "exact"), difference("*", "visual", "*"))
+    text = card_text(facts(evaluation=evaluation(), differences=rows), "checkpoint")
+    assert "| shapes: count | exact | 40 | 64.4 | 50.0 to 75.0 | 99.0% | 95.5 to 103.1 |" in text
+    assert "| prose: prose | perplexity | 9 | 3.200 | 3.100 to 3.300 |  |  |" in text
+    assert "| all visual tasks | mean | 40 | 64.4 |  | 99.0% | 95.5 to 103.1 |" in text
+
+
+def test_names_from_data_break_neither_metadata_nor_table() -> None:
+    text = card_text(facts(evaluation=evaluation(NASTY)), "checkpoint")
+    found = metadata(text)
+    assert found["model-index"][0]["results"][0]["dataset"]["type"] == " ".join(NASTY.split())
+    body = text.split("---\n\n# ", 1)[1]
+    assert "<script>" not in body
+    assert "| &lt;script>alert('x')&lt;/script> \\| a --- 'b': count |" in body
+
+
+def test_the_config_names_no_places_of_the_disk() -> None:
+    config = RunConfig.model_validate(
+        {"model": {"path": "/home/someone/llava"}, "data": {"train": ["/secret/place/shapes"]}, "seed": 7}
+    )
+    text = card_text(facts(base="/home/someone/llava", config=config), "checkpoint")
+    assert "someone" not in text
+    assert "secret" not in text
+    assert "- shapes" in text
+    assert "seed: 7" in text
+    assert "Base model: `llava`." in text
+
+
+@pytest.mark.parametrize(
+    ("text", "licence"),
+    [
+        ("---\nlicense: apache-2.0\n---\n# Base", "apache-2.0"),
+        ("---\ntags: [a]\n---\n", None),
+        ("---\nlicense: [\n---\n", None),
+        ("# no metadata", None),
+        ("text\n---\nlicense: mit\n---\n", None),
+    ],
+)
+def test_the_licence_is_the_bases_own_where_it_says_so(tmp_path: Path, text: str, licence: str | None) -> None:
+    write_text(tmp_path / CARD_FILE, text)
+    assert license_of(str(tmp_path)) == licence
+    found = metadata(card_text(facts(base=str(tmp_path)), "checkpoint"))
+    assert found.get("license") == licence
+
+
+def test_a_card_does_not_change_the_fingerprint(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    write_text(folder / "config.json", "{}")
+    before = fingerprint(folder)
+    write_card(folder, facts())
+    assert (folder / CARD_FILE).is_file()
+    assert fingerprint(folder) == before
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["README.md", "checkpoint", "config.json"]
+    write_text(folder / "notes" / CARD_FILE, "inner")
+    assert fingerprint(folder) != before
+
+
+def test_a_card_that_can_not_be_written_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "checkpoint"
+    write_text(folder / CARD_FILE, "old")
+
+    def full(self: Path, target: Path) -> Path:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(ArtifactError, match="No space left on device"):
+        write_card(folder, facts())
+    monkeypatch.undo()
+    assert (folder / CARD_FILE).read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+
+
+def run_example(text: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    code = text.partition("````python\n")[2].partition("````")[0]
+    names: dict[str, Any] = {}
+    monkeypatch.chdir(folder)
+    exec(compile(code, "README.md", "exec"), names)
+    return names
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_the_example_loads_the_checkpoint_without_striate(
+    method: str, tiny_llava: Loaded, tiny_llava_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import peft
+
+    assert tiny_llava_dir.parent == tmp_path
+    model = tiny_llava.model
+    if method == "lora":
+        model = peft.get_peft_model(model, lora_config(model, REGION, r=2, alpha=4, dropout=0.0, train_projector=True))
+        model.peft_config["default"].base_model_name_or_path = str(tiny_llava_dir)
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                if "lora_B" in name:
+                    weight.add_(0.1)
+    told = facts(base=str(tiny_llava_dir), method=method, adapter=method == "lora")
+    save_model(model.eval(), tiny_llava.processor, tmp_path / "checkpoint", region=REGION, card=told)
+    text = (tmp_path / "checkpoint" / CARD_FILE).read_text()
+    assert "Model Card for Model ID" not in text
+    loaded = run_example(text, tmp_path, monkeypatch)
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        expected, got = model(input_ids=ids).logits, loaded["model"].eval()(input_ids=ids).logits
+    assert torch.equal(expected, got)
+    assert hasattr(loaded["processor"], "image_processor")
