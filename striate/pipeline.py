@@ -166,6 +166,7 @@ class Flow:
                 progress=self.progress,
             )
             write_document(self.out / "train.json", record)
+            self._write_card("tuned")
             return record.peak_memory_gib
 
         outputs = ["checkpoint", "train.json", "train_log.jsonl"]
@@ -197,6 +198,7 @@ class Flow:
                 test_inputs=prompts,
             )
             write_document(self.out / "prune.json", record)
+            self._write_card("pruned")
             layers = ", ".join(map(str, record.removed)) or "none"
             self.progress.say(f"prune: removed layers {layers}{record.scorer and f', ranked by {record.scorer}'}")
             return peak_memory_gib(self.device)
@@ -225,6 +227,8 @@ class Flow:
         ]
         retention = Retention(baseline=section.baseline, repetitions=section.bootstrap, rows=tuple(rows))
         write_document(self.out / "eval" / "retention.json", retention)
+        for label in labels:
+            self._write_card(label, figures=True)
         return retention
 
     def report(self) -> Path:
@@ -320,6 +324,13 @@ class Flow:
             return record.peak_memory_gib
 
         self.run.stage(f"evaluate:{label}", self.inputs.evaluate(label), files, work)
+
+    def _write_card(self, label: str, figures: bool = False) -> None:
+        """Write README.md of the checkpoint called `label`; the model that the run began with keeps its own."""
+        from striate.run_cards import write_run_card
+
+        if label in ("tuned", "pruned"):
+            write_run_card(self.out, label, self.config, self.model_path, figures)
 
     def _path_of(self, label: str) -> str:
         """Return where the model called `label` is."""
