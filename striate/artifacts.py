@@ -209,7 +209,7 @@ class Resampled(Document):
 
 
 class TrainRecord(Document):
-    """How a training run went (`train.json`)."""
+    """How a training run went (`train.json`); `tokens` are those of its samples, `padding` is a share of all slots."""
 
     version: Literal[1] = 1
     trainable: Trainable
@@ -221,6 +221,8 @@ class TrainRecord(Document):
     last_loss: float
     seconds: float
     peak_memory_gib: float
+    tokens: int = 0
+    padding: float = 0.0
     resampled: Resampled | None = None
 
 

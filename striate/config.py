@@ -114,14 +114,18 @@ class PruneSection(Section):
 
 
 class EvaluateSection(Section):
-    """Test packs (folders with `test.jsonl`), which models answer them, and what they must keep.
+    """Test packs, harness suites, which models answer them, and what they must keep.
 
+    A pack is a folder with `test.jsonl`, or NAME:FOLDER for the published files of a benchmark (`striate ls tasks`).
+    A suite is `lm-eval:TASKS` or `lmms-eval:TASKS`, tasks with commas between, `@FOLDER` after them for tasks of one's
+    own.
     `others` names further checkpoints (folders or hub ids) that answer beside the run's own models, such as
     `{tuned all: runs/all/checkpoint}`. `baseline` is the model that all others are held against. `gate` is what they
     must keep of it, in %: `visual>=99,text>=99.5`, also of a pack or of PACK/TASK.
     """
 
     packs: tuple[str, ...] = ()
+    suites: tuple[str, ...] = ()
     models: tuple[Literal["start", "tuned", "pruned"], ...] = ("start", "tuned", "pruned")
     others: dict[str, str] = Field(default_factory=dict)
     baseline: str = "start"
@@ -252,6 +256,15 @@ def anchored(config: RunConfig) -> RunConfig:
         except (OSError, RuntimeError, ValueError):
             return place
 
+    def fix_named(place: str) -> str:
+        name, colon, folder = place.partition(":")
+        named = colon and not is_builtin(place) and not Path(place).expanduser().exists()
+        return f"{name}:{fix(folder)}" if named else fix(place)
+
+    def fix_suite(suite: str) -> str:
+        tasks, at, folder = suite.partition("@")
+        return f"{tasks}@{fix(folder)}" if at else suite
+
     def fix_all(places: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(fix(place) for place in places)
 
@@ -265,7 +278,8 @@ def anchored(config: RunConfig) -> RunConfig:
             "select": config.select.model_copy(update={"region": fix(region) if region.endswith(".json") else region}),
             "evaluate": config.evaluate.model_copy(
                 update={
-                    "packs": fix_all(config.evaluate.packs),
+                    "packs": tuple(fix_named(place) for place in config.evaluate.packs),
+                    "suites": tuple(fix_suite(suite) for suite in config.evaluate.suites),
                     "others": {name: fix(place) for name, place in config.evaluate.others.items()},
                 }
             ),

@@ -123,6 +123,8 @@ def train(
         last_loss=outcome.last_loss,
         seconds=outcome.seconds,
         peak_memory_gib=peak_memory_gib(next(tuned.parameters()).device),
+        tokens=outcome.tokens,
+        padding=1 - outcome.tokens / max(1, outcome.slots),
         resampled=resampled(config.resample, region.layers, outcome.rows) if turns else None,
     )
 

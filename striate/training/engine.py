@@ -10,18 +10,22 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from striate.config import MachineSection, TrainSection
+from striate.data.collate import Collator
 from striate.data.samples import Sample
 from striate.errors import TrainingError
 from striate.models.anatomy import PROJECTOR, component_of, find_anatomy
 from striate.training.answer_loss import answer_loss
 from striate.training.modes import FrozenModules
 from striate.training.order import SeededOrder
+from striate.training.packing_check import Packing, check_packing
 from striate.training.resampling import OPEN_LAYERS, LayerTurns
 from striate.training.resume import load_trainable, mark_complete, save_trainable
+from striate.training.step_batches import Share, StepCollator, StepSampler
 from striate.training.step_log import StepLog
+from striate.training.steps import StepTrainer
 from striate.writing import cannot_write
 
 Proof = Callable[[nn.Module], str]
@@ -32,6 +36,7 @@ class Plan:
     """How many samples make a step, and how many steps the training has."""
 
     samples: int
+    batch_size: int
     micro_batch: int
     accumulation: int
     steps_per_epoch: int
@@ -39,26 +44,31 @@ class Plan:
     warmup_steps: int
 
     @classmethod
-    def of(cls, samples: int, config: TrainSection, machine: MachineSection) -> Plan:
+    def of(cls, samples: int, config: TrainSection, machine: MachineSection, processes: int = 1) -> Plan:
         """Return the plan for `samples` samples; an epoch's last step takes what is left.
 
+        A step's samples are dealt to `processes` processes: batch size = micro-batch x processes x accumulation.
+
         Raises:
-            TrainingError: the batch size is not a multiple of the micro-batch.
+            TrainingError: the batch size is not a multiple of the micro-batch times the processes.
         """
-        micro = min(machine.micro_batch, config.batch_size)
-        if config.batch_size % micro:
+        size = config.batch_size
+        micro = max(1, min(machine.micro_batch, size // processes))
+        if size % (micro * processes):
+            on = f" x {processes} processes" if processes > 1 else ""
             raise TrainingError(
-                f"train.batch_size {config.batch_size} is not a multiple of machine.micro_batch {micro}",
-                "a batch of whole micro-batches",
-                "choose a machine.micro_batch that divides train.batch_size",
+                f"train.batch_size {size} is not a multiple of machine.micro_batch {micro}{on}",
+                "a batch of whole micro-batches, as many on every process",
+                "choose a machine.micro_batch that divides train.batch_size"
+                + (", and a number of processes that divides the rest" if processes > 1 else ""),
             )
-        per_epoch = math.ceil(samples / config.batch_size)
+        per_epoch = math.ceil(samples / size)
         steps = config.max_steps or math.ceil(config.epochs * per_epoch)
         warmup = math.ceil(config.warmup_ratio * steps)
-        return cls(samples, micro, config.batch_size // micro, per_epoch, steps, warmup)
+        return cls(samples, size, micro, size // (micro * processes), per_epoch, steps, warmup)
 
 
-class RegionTrainer(Trainer):
+class RegionTrainer(StepTrainer):
     """HF's Trainer with two learning rates, frozen modules in eval mode, and the loss on answers only."""
 
     optimizer: Any
@@ -68,8 +78,9 @@ class RegionTrainer(Trainer):
         model: nn.Module,
         args: TrainingArguments,
         samples: Sequence[Sample],
-        collator: Callable[[Sequence[Sample]], dict[str, torch.Tensor]],
+        collator: Collator,
         *,
+        share: Share,
         projector_lr: float,
         checkpointing: bool,
         step_log: StepLog,
@@ -84,7 +95,8 @@ class RegionTrainer(Trainer):
             model: plain, or wrapped by PEFT.
             args: Hugging Face's settings; `learning_rate` is that of the region.
             samples: the training set.
-            collator: makes training batches.
+            collator: encodes, joins and packs samples.
+            share: which samples of a step are this process's, and how they are batched.
             projector_lr: the learning rate of the projector.
             checkpointing: whether the model's decoder layers are set to recompute activations.
             step_log: gets a line a step.
@@ -96,7 +108,11 @@ class RegionTrainer(Trainer):
         # Set before the parent is built: it may take the model's device and wrap it.
         args.device  # noqa: B018
         args._n_gpu = min(args.n_gpu, 1)
-        super().__init__(model=model, args=args, train_dataset=list(samples), data_collator=collator)
+        step_collator = StepCollator(collator, share)
+        super().__init__(model=model, args=args, train_dataset=list(samples), data_collator=step_collator)
+        self.step_collator = step_collator
+        self.step_sampler = StepSampler(SeededOrder(samples, args.seed, args.per_device_train_batch_size), share)
+        self.packing = Packing(model) if share.pack_tokens is not None else None
         self.remove_callback(PrinterCallback)
         self.add_callback(_Watch(self))
         self.model_accepts_loss_kwargs = True
@@ -136,6 +152,18 @@ class RegionTrainer(Trainer):
         # The processes' gradients are averaged; the tokens were counted over all of them.
         return loss * processes if processes > 1 and num_items_in_batch is not None else loss
 
+    def prove_packing(self, packing: Packing) -> str:
+        """Return how near the shortest and longest samples of the first step, in one row, come to each alone.
+
+        Raises:
+            TrainingError: they differ: this model can't be trained on packed rows.
+        """
+        order = self.step_sampler.order
+        first = list(order)[: order.batch_size]
+        chosen = [self.train_dataset[index] for index in dict.fromkeys([*first[:2], *first[-2:]])]
+        collator = self.step_collator.collator
+        return check_packing(self.model, packing, collator, collator.encode_each(chosen), collator.max_length)
+
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Return AdamW with a group for the region and one for the projector."""
         if self.optimizer is None:
@@ -155,7 +183,8 @@ class RegionTrainer(Trainer):
             found = float(logs.get("grad_norm", 0.0))
             # The gradient scaler of float16 skips a step that overflows, and halves its scale.
             norm = None if self.args.fp16 and not math.isfinite(found) else found
-            more = {OPEN_LAYERS: list(self.turns.open)} if self.turns else {}
+            more: dict[str, Any] = {OPEN_LAYERS: list(self.turns.open)} if self.turns else {}
+            more |= dict(zip(("tokens", "slots"), self.count_tokens(), strict=True))
             self.step_log.write(self.state.global_step, logs["loss"], norm, rate, projector_rate, **more)
             self.advance(1)
 
@@ -177,11 +206,6 @@ class RegionTrainer(Trainer):
             {"params": parameters, "name": part, "lr": rates[part], "weight_decay": self.args.weight_decay * decay}
             for (part, decay), parameters in groups.items()
         ]
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> SeededOrder:
-        """Return the order of the samples."""
-        batch = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
-        return SeededOrder(self.train_dataset, self.args.seed, batch)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Write only what trains: all else is in the base model."""
@@ -215,6 +239,8 @@ class _Watch(TrainerCallback):
         self._trainer.model.train()
         self._trainer.frozen.set_eval()
         self._trainer.proof = self._trainer.prove(self._trainer.model)
+        if self._trainer.packing:
+            self._trainer.proof += f" {self._trainer.prove_packing(self._trainer.packing)}"
         self._trainer.step_log.start()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -245,8 +271,8 @@ def training_arguments(
     scheduler = "constant_with_warmup" if config.scheduler == "constant" and plan.warmup_steps else config.scheduler
     return TrainingArguments(
         output_dir=str(work_dir),
-        per_device_train_batch_size=plan.micro_batch,
-        gradient_accumulation_steps=plan.accumulation,
+        # A whole step is one batch of the loader: see `training.steps`.
+        per_device_train_batch_size=plan.batch_size,
         max_steps=plan.steps,
         learning_rate=config.lr,
         weight_decay=config.weight_decay,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,14 @@ import torch
 from torch import nn
 
 from striate.config import MachineSection, TrainSection
+from striate.data.collate import Collator
 from striate.data.samples import Sample
 from striate.progress import Progress
 from striate.training.engine import Plan, Proof, RegionTrainer, training_arguments
 from striate.training.modes import checkpointed
 from striate.training.resampling import LayerTurns
 from striate.training.resume import COMPLETE, load_trainable, step_of
+from striate.training.step_batches import Share
 from striate.training.step_log import StepLog
 
 
@@ -31,11 +33,21 @@ class Outcome:
     seconds: float
     rows: list[dict[str, Any]]
 
+    @property
+    def tokens(self) -> int:
+        """Tokens of all samples learned from, as often as they were."""
+        return sum(row.get("tokens", 0) for row in self.rows)
+
+    @property
+    def slots(self) -> int:
+        """The same with padding."""
+        return sum(row.get("slots", 0) for row in self.rows)
+
 
 def run_sitting(
     model: nn.Module,
     samples: Sequence[Sample],
-    collator: Callable[[Sequence[Sample]], dict[str, torch.Tensor]],
+    collator: Collator,
     config: TrainSection,
     machine: MachineSection,
     plan: Plan,
@@ -70,6 +82,7 @@ def run_sitting(
                 training_arguments(config, machine, plan, model=model, half=half, seed=seed, work_dir=work_dir),
                 samples,
                 collator,
+                share=Share(plan.micro_batch, machine.pack_tokens if config.packing else None),
                 projector_lr=config.projector_lr,
                 checkpointing=config.gradient_checkpointing,
                 step_log=step_log,

@@ -17,7 +17,8 @@ class StepLog:
     """Writes `train_log.jsonl` and stops training when its numbers go wrong.
 
     Keys of a line: `step` (from 1), `loss` (nats a token), `lr`, `projector_lr` (those used in this step),
-    `grad_norm` (before clipping) and `seconds` (of this step); where layers take turns also `open_layers`.
+    `grad_norm` (before clipping), `seconds` (of this step), `tokens` (of its samples) and `slots` (the same with
+    padding); where layers take turns also `open_layers`.
     """
 
     def __init__(self, path: Path, done: int = 0) -> None:

@@ -194,7 +194,9 @@ def test_log_has_a_line_a_step(run: Run, tiny_llava: Loaded, tmp_path: Path) -> 
     record = run(tiny_llava, FULL.model_copy(update={"warmup_ratio": 0.3}))
     rows = [json.loads(line) for line in (tmp_path / "run" / "train_log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
-    assert set(rows[0]) == {"step", "loss", "lr", "projector_lr", "grad_norm", "seconds"}
+    keys = {"step", "loss", "lr", "projector_lr", "grad_norm", "seconds", "tokens", "slots"}
+    assert set(rows[0]) == keys
+    assert all(0 < row["tokens"] <= row["slots"] for row in rows)
     assert (record.first_loss, record.last_loss) == (rows[0]["loss"], rows[-1]["loss"])
     assert rows[1]["lr"] == pytest.approx(FULL.lr / 2)
     assert rows[2]["lr"] == pytest.approx(FULL.lr)

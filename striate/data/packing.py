@@ -1,0 +1,61 @@
+"""Several samples in one row: which go together, and the row's tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from striate.data.encoding import IGNORED, Encoded
+
+SEGMENTS = "segments"
+GRIDS = "image_grid_thw"
+Batch = dict[str, torch.Tensor]
+
+
+def first_fit(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Return which items share a row of at most `budget` tokens: longest first, each into the first row with room.
+
+    First-fit decreasing (Johnson, 1973) needs at most 11/9 of the fewest rows, and one. An item longer than the budget
+    has a row of its own. Items keep their order within a row, and ties go by place: the same lengths give the same
+    rows everywhere.
+    """
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
+        row = next((row for row, left in enumerate(room) if left >= lengths[index]), None)
+        if row is None:
+            rows.append([])
+            room.append(budget)
+            row = len(rows) - 1
+        rows[row].append(index)
+        room[row] -= lengths[index]
+    return [sorted(row) for row in rows]
+
+
+def join_row(items: Sequence[Encoded]) -> Batch:
+    """Return the token tensors (1, T, ...) of `items` one after the other, and their `segments` (n, 2).
+
+    A segment is the number of tokens of a sample and of its picture grids, where the processor makes such grids. No
+    token predicts the first one of the next sample, so that one has no label.
+    """
+    names = dict.fromkeys(name for item in items for name in item.tokens)
+    row = {name: torch.cat([_aligned(item, name) for item in items], dim=1) for name in names}
+    row["attention_mask"] = torch.ones_like(row["input_ids"])
+    if "labels" in row:
+        starts = torch.tensor([0, *(item.length for item in items)]).cumsum(0)[:-1]
+        row["labels"][:, starts] = IGNORED
+    grids = [item.pictures[GRIDS].shape[0] if GRIDS in item.pictures else 0 for item in items]
+    row[SEGMENTS] = torch.tensor([[item.length, count] for item, count in zip(items, grids, strict=True)])
+    return row
+
+
+def split_row(row: Batch, tensor: torch.Tensor) -> list[torch.Tensor]:
+    """Return `tensor` (1, T, ...), aligned with the tokens of `row`, cut into its samples."""
+    return list(tensor.split(row[SEGMENTS][:, 0].tolist(), dim=1))
+
+
+def _aligned(item: Encoded, name: str) -> torch.Tensor:
+    """Return the item's tensor `name` (1, T, ...); zeros where it has none."""
+    value = item.tokens.get(name)
+    return torch.zeros_like(item.tokens["input_ids"]) if value is None else value

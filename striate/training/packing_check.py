@@ -1,0 +1,146 @@
+"""Proof, before step 1, that a packed row gives every sample what it gets alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from striate.data.collate import Collator
+from striate.data.encoding import Encoded
+from striate.data.packing import SEGMENTS, Batch, split_row
+from striate.models.anatomy import unwrap
+from striate.models.stack import decoder_config, decoder_layers
+from striate.training.packed_attention import Layout, PackedRows, refused
+from striate.training.packed_positions import Positions
+
+_KINDS = {"full_attention", "sliding_attention"}
+# Kernels round differently: these are shares of the size of a hidden state after the last layer.
+_TOLERANCE, _HALF_TOLERANCE = 1e-4, 5e-2
+_MOST_SAMPLES = 4
+
+
+class Packing:
+    """One model's packed rows: its positions and its attention."""
+
+    def __init__(self, model: nn.Module) -> None:
+        """Look at the model.
+
+        Raises:
+            TrainingError: a model that can't read packed rows, and why.
+        """
+        _check_layers(model)
+        self._rows = PackedRows(model)
+        self._positions = Positions(model)
+
+    def prepared(self, row: Batch) -> Batch:
+        """Return `row` with the positions of its tokens; to be called before it goes to the device."""
+        return {**row, "position_ids": self._positions(row)}
+
+    @contextmanager
+    def attending(self, row: Batch) -> Iterator[Batch]:
+        """Yield what the model takes of `row`, and keep its samples apart until the end of the block."""
+        taken = {name: tensor for name, tensor in row.items() if name != SEGMENTS}
+        with self._rows.attending(row[SEGMENTS][:, 0].tolist(), row["input_ids"].device) as layout:
+            self.layout = layout
+            yield taken
+
+
+def check_packing(
+    model: nn.Module, packing: Packing, collator: Collator, items: Sequence[Encoded], longest: int
+) -> str:
+    """Return one sentence that says how near a packed row of `items` comes to the samples alone.
+
+    Compared are the hidden states that the LM head gets, in eval mode and without gradients.
+
+    Args:
+        model: as it trains.
+        packing: of this model.
+        collator: makes the batches.
+        items: encoded samples, a few of which are taken.
+        longest: the most tokens that a sample may have.
+
+    Raises:
+        TrainingError: they differ, or not every layer kept the samples apart; says why.
+    """
+    items = list(items[:_MOST_SAMPLES])
+    if len(items) < 2:
+        return "packing: one sample is not compared"
+    device = next(model.parameters()).device
+    row = _moved(packing.prepared(collator.pack(items)), device)
+    with _evaluating(model):
+        try:
+            with packing.attending(row) as inputs:
+                together = _hidden(model, inputs)
+        except (RuntimeError, ValueError, TypeError, IndexError, KeyError) as error:
+            raise refused(f"its forward pass fails on a packed row: {str(error).splitlines()[0]}") from error
+        _check_calls(model, packing.layout, longest)
+        worst = 0.0
+        for item, packed in zip(items, split_row(row, together), strict=True):
+            alone = _hidden(model, _moved(collator.join([item]), device))
+            worst = max(worst, float((packed - alone).norm() / alone.norm()))
+    half = any(parameter.dtype in (torch.bfloat16, torch.float16) for parameter in model.parameters())
+    if not worst <= (_HALF_TOLERANCE if half else _TOLERANCE):
+        raise refused(f"samples in one row change each other's hidden states, by {worst:.1%}")
+    return f"packing: {len(items)} samples in one row get the hidden states they get alone (within {worst:.1e})"
+
+
+def _check_layers(model: nn.Module) -> None:
+    """Refuse decoder layers that mix tokens by other means than attention over them."""
+    kinds = getattr(decoder_config(model), "layer_types", None) or []
+    other = sorted(set(kinds) - _KINDS)
+    if other:
+        raise refused(f"it has layers of {other[0].replace('_', ' ')}")
+
+
+def _check_calls(model: nn.Module, layout: Layout, longest: int) -> None:
+    """Refuse a model of which a layer went another way, or did not say its window."""
+    config = decoder_config(model)
+    kinds = getattr(config, "layer_types", None) or []
+    for index, layer in enumerate(decoder_layers(model)):
+        called = [layout.windows[id(module)] for module in layer.modules() if id(module) in layout.windows]
+        if not called:
+            raise refused(f"layer {index} does not attend through transformers' attention interface")
+        window = getattr(config, "sliding_window", None)
+        slides = index < len(kinds) and kinds[index] == "sliding_attention"
+        if slides and window and window < longest and called[0] != window:
+            raise refused(f"layer {index} does not hand its sliding window of {window} tokens to the interface")
+
+
+def _hidden(model: nn.Module, inputs: Batch) -> torch.Tensor:
+    """Return the hidden states (B, T, D) that the LM head gets, in float32; logits of a model without one."""
+    caught: list[torch.Tensor] = []
+
+    def catch(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        caught.append(args[0])
+        return (args[0][:, -1:], *args[1:])
+
+    head = unwrap(model).get_output_embeddings()
+    handle = head.register_forward_pre_hook(catch) if head is not None else None
+    try:
+        logits = model(**{name: value for name, value in inputs.items() if name != "labels"}, use_cache=False).logits
+    finally:
+        if handle:
+            handle.remove()
+    return (caught[0] if caught else logits).float()
+
+
+def _moved(batch: Batch, device: torch.device) -> Batch:
+    """Return the batch on the device."""
+    return {name: value.to(device) for name, value in batch.items()}
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Switch dropout and gradients off, and put every module back as it was."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True

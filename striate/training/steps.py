@@ -1,0 +1,124 @@
+"""Hugging Face's Trainer with whole optimizer steps as its batches: their micro-batches may differ in number."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from accelerate.utils import DistributedType
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import Trainer
+
+from striate.data.encoding import IGNORED
+from striate.data.packing import SEGMENTS, Batch
+from striate.training.packing_check import Packing
+from striate.training.step_batches import StepCollator, StepSampler
+
+
+class StepLoader(DataLoader[Any]):
+    """Loads one process's share of every step, prepared by workers ahead of time."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of `epoch`."""
+        self.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
+
+
+class StepTrainer(Trainer):
+    """Takes a list of micro-batches for a step, forward and backward one by one, gradients exchanged at the last.
+
+    `gradient_accumulation_steps` of its arguments is 1. Attributes that a subclass sets before training:
+
+    Attributes:
+        step_sampler: the shares of the steps.
+        step_collator: makes a share's micro-batches.
+        packing: how the model reads packed rows; None for padded batches.
+    """
+
+    step_sampler: StepSampler
+    step_collator: StepCollator
+    packing: Packing | None = None
+    real_tokens = 0
+    slots = 0
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Return the loader of this process's shares; Accelerate would deal them again."""
+        workers = self.args.dataloader_num_workers
+        return StepLoader(
+            self.train_dataset,
+            batch_sampler=self.step_sampler,
+            collate_fn=self.step_collator,
+            num_workers=workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            persistent_workers=workers > 0,
+        )
+
+    def training_step(
+        self, model: nn.Module, inputs: Any, num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        """Return the loss of the step's micro-batches, after their backward passes."""
+        model.train()
+        batches = self._levelled(inputs)
+        total = torch.zeros((), device=self.args.device)
+        for index, batch in enumerate(batches):
+            last = index + 1 == len(batches)
+            self.accelerator.gradient_state._set_sync_gradients(last)
+            with self._waiting(model, last), self._on_device(batch) as ready:
+                with self.compute_loss_context_manager():
+                    loss = self.compute_loss(model, ready, num_items_in_batch=num_items_in_batch)
+                self.accelerator.backward(loss)
+            total += loss.detach()
+        return total
+
+    @property
+    def sharded(self) -> bool:
+        """Whether the processes hold parts of each weight, and so must run the same modules in turn."""
+        kind = self.accelerator.distributed_type
+        return kind in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+
+    def count_tokens(self) -> tuple[int, int]:
+        """Return the tokens of samples and the tokens with padding since the last call, of all processes."""
+        found = self.real_tokens, self.slots
+        self.real_tokens = self.slots = 0
+        if self.accelerator.num_processes == 1:
+            return found
+        real, slots = self.accelerator.reduce(torch.tensor(found, device=self.args.device), "sum").tolist()
+        return real, slots
+
+    def _levelled(self, batches: list[Batch]) -> list[Batch]:
+        """Return as many batches as every other process has, where they must run alike."""
+        if not self.sharded or self.accelerator.num_processes == 1:
+            return batches
+        count = torch.tensor([len(batches)], device=self.args.device)
+        most = int(self.accelerator.gather(count).max())
+        # The last batch of all processes has gradients to exchange, so what is added goes first.
+        return [self.step_collator.empty() for _ in range(most - len(batches))] + batches
+
+    def _waiting(self, model: nn.Module, last: bool) -> contextlib.AbstractContextManager[Any]:
+        """Return a context in which processes don't exchange gradients, before the last micro-batch."""
+        if last or self.accelerator.distributed_type == DistributedType.DEEPSPEED:
+            return contextlib.nullcontext()
+        return self.accelerator.no_sync(model)
+
+    @contextlib.contextmanager
+    def _on_device(self, batch: Batch) -> Iterator[Batch]:
+        """Yield the batch on the device; the samples of a packed row stay apart until its backward pass is done."""
+        slots = batch["input_ids"].numel()
+        self.slots += slots
+        self.real_tokens += int(batch["attention_mask"].sum()) if "attention_mask" in batch else slots
+        if self.packing is None or SEGMENTS not in batch:
+            yield self._prepare_inputs(batch)
+            return
+        lengths = batch[SEGMENTS]
+        ready = self._prepare_inputs(self.packing.prepared(batch))
+        # The segments are read on the CPU: asking the device for them would make it wait.
+        with self.packing.attending({**ready, SEGMENTS: lengths}) as taken:
+            yield taken
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor | int | None:
+        """Return the answer tokens of the whole step, those of other processes included."""
+        labels = [batch["labels"][:, 1:] for batches in batch_samples for batch in batches]
+        count = torch.tensor(sum(int((label != IGNORED).sum()) for label in labels), device=device)
+        return self.accelerator.reduce(count, "sum")
