@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +21,7 @@ from striate.models.anatomy import Anatomy, decoder_layers
 from striate.models.answer_logits import answer_logits
 
 # What a layer that lacks the state of earlier layers raises when it runs without them.
-_MISSING = (KeyError, IndexError, TypeError, AttributeError, ValueError)
+_MISSING = (KeyError, IndexError, TypeError, AttributeError, ValueError, RuntimeError)
 Forward = Callable[..., Any]
 
 
@@ -177,10 +178,10 @@ class Replay:
             if self._run is not None and self.reuse:
                 place = self._run.used.get(name, 0)
                 self._run.used[name] = place + 1
-                return self._run.recording.seen[name][place]
+                return _apart(self._run.recording.seen[name][place])
             output = original(*args, **kwargs)
             if self._recording is not None:
-                self._recording.seen.setdefault(name, []).append(output)
+                self._recording.seen.setdefault(name, []).append(_apart(output))
             return output
 
         return forward
@@ -200,7 +201,10 @@ class Replay:
         try:
             if self._is_faithful(recording):
                 return
+        except torch.OutOfMemoryError:
+            raise
         except _MISSING:
+            # The model can't run without the parts that were passed over, so they run from now on.
             pass
         self.reuse = False
         if not self._is_faithful(recording):
@@ -213,7 +217,7 @@ class Replay:
         for index, call in enumerate(recording.calls):
             again = self.behind(recording, index, self.step(recording, index, call.x_in))
             apart = torch.maximum(apart, (again.float() - plain).abs().amax())
-        loose = 1e-4 if recording.logits.dtype == torch.float32 else 3e-2
+        loose = 1e-4 if recording.logits.dtype.itemsize >= 4 else 3e-2
         return bool(apart <= loose * plain.abs().amax())
 
 
@@ -229,6 +233,11 @@ def _own_forward(module: nn.Module, forward: Forward) -> Iterator[None]:
             del module.forward
         else:
             module.forward = former  # type: ignore[method-assign]
+
+
+def _apart(output: Any) -> Any:
+    """Return an output whose fields can be set without touching this one's: some models write into what they get."""
+    return output if isinstance(output, Tensor) else copy(output)
 
 
 def _unfit(problem: str) -> ModelError:
