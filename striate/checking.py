@@ -80,11 +80,11 @@ def _data(name: str) -> str:
 
 
 def _pack(name: str, limit: int | None) -> str:
-    """Return what a test pack holds."""
-    from striate.tasks.packs import read_pack
+    """Return what a test pack or a benchmark holds; pictures inside other files stay there."""
+    from striate.tasks.sources import parse_source, read_source
 
     if is_builtin(name):
         check_pack(name)
         return name
-    pack = read_pack(Path(name).expanduser(), limit)
+    pack = read_source(parse_source(name), limit)
     return f"{name}: {len(pack.items)} items of {len({item.task for item in pack.items})} tasks"

@@ -13,6 +13,7 @@ from striate.demo.language_reference import prepare_language_reference
 from striate.errors import ConfigError, did_you_mean
 from striate.progress import Progress
 from striate.run_folder import fingerprint
+from striate.tasks.sources import Source, parse_source
 from striate.writing import new_folder
 
 PACKS = ("easy-vqa", "language-reference")
@@ -50,6 +51,15 @@ def locate_data(name: str, progress: Progress) -> Path:
     if pack == "easy-vqa":
         return prepare_easy_vqa(fetch(EASY_VQA, progress), home / pack)
     return prepare_language_reference(home / pack)
+
+
+def locate_pack(name: str, progress: Progress) -> Source:
+    """Return where the test items called `name` come from: see `striate.tasks.sources.parse_source`.
+
+    Raises:
+        StriateError: no such built-in pack or benchmark.
+    """
+    return Source(locate_data(name, progress)) if is_builtin(name) else parse_source(name)
 
 
 def check_pack(name: str) -> None:
