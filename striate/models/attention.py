@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from transformers.modeling_utils import AttentionInterface
 
 _LOCK = threading.RLock()
+# What attention functions take by position, after the module.
+_TENSORS = ("query", "key", "value", "attention_mask")
 
 
 @dataclass(frozen=True)
@@ -59,10 +61,11 @@ def watched_attention(layers: nn.ModuleList, saw: Callable[[int, AttentionCall],
     def get_interface(self: Any, attn_implementation: str, default: Callable[..., Any]) -> Callable[..., Any]:
         function = original(self, attn_implementation, default)
 
-        def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **options: Any) -> Any:
-            found = function(module, query, key, value, mask, **options)
+        def attend(module: nn.Module, *tensors: Any, **options: Any) -> Any:
+            found = function(module, *tensors, **options)
             if id(module) in owners:
-                saw(owners[id(module)], _call(module, query, key, value, mask, options, found[0]))
+                given = dict(zip(_TENSORS, tensors, strict=False)) | options
+                saw(owners[id(module)], _call(module, given, found[0]))
             return found
 
         return attend
@@ -75,22 +78,19 @@ def watched_attention(layers: nn.ModuleList, saw: Callable[[int, AttentionCall],
             AttentionInterface.get_interface = original
 
 
-def _call(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, options: dict[str, Any], output: Tensor
-) -> AttentionCall:
+def _call(module: nn.Module, given: dict[str, Any], output: Tensor) -> AttentionCall:
     """Return the call in one form; options that a model leaves out have the values that functions give them."""
-    causal, scaling = options.get("is_causal"), options.get("scaling")
-    sinks = options.get("s_aux")
+    causal, scaling, sinks = given.get("is_causal"), given.get("scaling"), given.get("s_aux")
     return AttentionCall(
-        query=query,
-        key=key,
-        value=value,
-        mask=mask,
-        scaling=query.shape[-1] ** -0.5 if scaling is None else float(scaling),
+        query=given["query"],
+        key=given["key"],
+        value=given["value"],
+        mask=given.get("attention_mask"),
+        scaling=given["query"].shape[-1] ** -0.5 if scaling is None else float(scaling),
         causal=bool(getattr(module, "is_causal", True) if causal is None else causal),
-        window=options.get("sliding_window"),
-        softcap=options.get("softcap"),
-        bias=options.get("position_bias"),
+        window=given.get("sliding_window"),
+        softcap=given.get("softcap"),
+        bias=given.get("position_bias"),
         sinks=sinks if sinks is not None else getattr(module, "sinks", None),
         output=output,
     )

@@ -110,7 +110,7 @@ def _require_tokens(scorer: str, parts: Mapping[str, PartSums]) -> None:
         if not sums.counts.sum():
             raise DataError(
                 f"{scorer} needs {part} tokens, and the calibration set has none",
-                f"samples with {part} tokens",
+                f"samples with {part} tokens (4 or more each for linear-cka and matrix-entropy)",
                 "add such samples to data.calibration, or choose another scorer",
             )
 
