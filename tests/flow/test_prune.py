@@ -185,3 +185,14 @@ def test_adapters_have_to_be_merged_first(tiny_llava: Loaded) -> None:
     assert "merge=True" in str(caught.value)
     _, record = prune(wrapped.merge_and_unload(), resolve("ids:0", 4), 1, scores_of(1, 2, 3, 4))
     assert record.removed == (1,)
+
+
+def test_layers_that_the_selector_gives_up_go_first(tiny_llava: Loaded) -> None:
+    region = Region(layers=(3,), num_layers=4, spec="interlace:1", selector="interlace", removable=(2,))
+    one, two = copy.deepcopy(tiny_llava.model), copy.deepcopy(tiny_llava.model)
+    _, record = prune(one, region, 1)
+    assert (record.removed, record.scorer) == ((2,), "interlace")
+    _, record = prune(two, region, 2, scores_of(0.3, 0.1, 0.9, 0.0))
+    assert (record.removed, record.scorer) == ((1, 2), "interlace, then block-influence")
+    with pytest.raises(SpecError, match="removing layers needs scores, and there are none"):
+        prune(tiny_llava.model, region, 2)
