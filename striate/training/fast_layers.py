@@ -1,0 +1,205 @@
+"""Decoder layers that run compiled and, where memory asks for it, are run again in the backward pass."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from striate.models.anatomy import decoder_layers
+from striate.training.layer_check import DifferenceError, compare
+from striate.training.layer_function import Kind, LayerFunction, LayerTensors, kind_of, refusal
+
+# More kinds than this and compiling them takes longer than most trainings.
+MOST_KINDS = 12
+Say = Callable[[str], None]
+
+
+class FastLayers:
+    """The layers of one model, each led through the compiled function of its kind.
+
+    A layer whose kind changes (another part of it trains, another mode) is led through that kind's function from then
+    on. Outside training (no gradients, a cache) every layer runs as it is.
+
+    Attributes:
+        functions: one a kind, in the order of their first use.
+        compile_seconds: what compiling and checking took.
+        plain: whether functions run without the compiler, such as while a proof is made.
+    """
+
+    def __init__(
+        self,
+        layers: Iterable[nn.Module],
+        *,
+        compiled: bool = True,
+        recomputed: Collection[int] = (),
+        say: Say = lambda line: None,
+        backend: str = "inductor",
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Take `layers`; nothing changes before `install`.
+
+        Args:
+            layers: of one stack, first to last.
+            compiled: whether to compile at all; else layers are only recomputed.
+            recomputed: which layers keep their input alone, by index.
+            say: told in one line what can't be compiled and why.
+            backend: of `torch.compile`.
+            options: of the backend.
+        """
+        self.functions: dict[Kind, LayerFunction] = {}
+        self.compile_seconds = 0.0
+        self.plain = False
+        self._say = say
+        self._backend, self._options = backend, options
+        self._layers = [_Led(self, layer, compiled, index in recomputed) for index, layer in enumerate(layers)]
+
+    def install(self) -> None:
+        """Lead the layers' calls through their functions."""
+        for layer in self._layers:
+            layer.install()
+
+    def remove(self) -> None:
+        """Give the layers back as they were."""
+        for layer in self._layers:
+            layer.remove()
+
+    @contextmanager
+    def uncompiled(self) -> Iterator[None]:
+        """Run the functions without the compiler for a while: the same operations, one by one."""
+        before, self.plain = self.plain, True
+        try:
+            yield
+        finally:
+            self.plain = before
+
+    def describe(self) -> str:
+        """Return in one line how many layers run compiled, and of how many kinds."""
+        good = [function for function in self.functions.values() if function.checked and not function.refused]
+        count = sum(layer.function in good for layer in self._layers)
+        return (
+            f"{count} of {len(self._layers)} decoder layers run compiled, as {len(good)} kinds"
+            f" ({self.compile_seconds:.0f} s to compile and check)"
+        )
+
+    def function_of(self, layer: nn.Module) -> LayerFunction | None:
+        """Return the function of the layer's kind, or None where it can't have one."""
+        kind = kind_of(layer)
+        if kind not in self.functions:
+            reason = refusal(layer)
+            if not reason and len(self.functions) >= MOST_KINDS:
+                reason = f"there are more than {MOST_KINDS} kinds"
+            if reason:
+                self.tell(layer, reason)
+                return None
+            self.functions[kind] = LayerFunction(layer, self._backend, self._options)
+        return self.functions[kind]
+
+    def tell(self, layer: nn.Module, reason: str) -> None:
+        """Say once that layers like `layer` run as Hugging Face has them."""
+        self._say(f"{type(layer).__name__} runs uncompiled: {reason}")
+
+
+class _Led:
+    """One layer and the function that stands in for its forward method."""
+
+    def __init__(self, owner: FastLayers, layer: Any, compiled: bool, recomputed: bool) -> None:
+        """Keep both; `recomputed` says whether only the layer's input is kept."""
+        self._owner, self._layer = owner, layer
+        self._compiled, self._recomputed = compiled, recomputed
+        self._tensors = LayerTensors(layer)
+        self._flags: tuple[bool, ...] = ()
+        self._compared = False
+        self._saved: dict[str, Any] = {}
+        self.function: LayerFunction | None = None
+
+    def install(self) -> None:
+        """Take the place of the layer's forward method, and over its checkpointing."""
+        layer = self._layer
+        own = vars(layer)
+        self._saved = {name: own[name] for name in ("forward", "gradient_checkpointing") if name in own}
+        self._recomputed = self._recomputed or bool(getattr(layer, "gradient_checkpointing", False))
+        layer.gradient_checkpointing = False
+        self._original = layer.forward
+        layer.forward = self._forward
+
+    def remove(self) -> None:
+        """Put back what `install` found."""
+        for name in ("forward", "gradient_checkpointing"):
+            vars(self._layer).pop(name, None)
+        vars(self._layer).update(self._saved)
+
+    def _forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the layer's output, by the way that fits the call."""
+        if not torch.is_grad_enabled() or kwargs.get("past_key_values") is not None:
+            return self._original(*args, **kwargs)
+        function = self._current(args, kwargs) if self._compiled else None
+        if function is None:
+            return self._kept(self._original, args, kwargs)
+        tensors, keys = self._tensors.current(), function.keys(_hidden(args, kwargs))
+        run = function.plain if self._owner.plain else function
+        return self._kept(lambda *a, **k: run(tensors, keys, a, k), args, kwargs)
+
+    def _kept(self, run: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> Any:
+        """Run it, keeping all that the backward pass needs or the input alone."""
+        if not self._recomputed:
+            return run(*args, **kwargs)
+        return checkpoint(run, *args, use_reentrant=False, **kwargs)
+
+    def _current(self, args: Any, kwargs: Mapping[str, Any]) -> LayerFunction | None:
+        """Return the function of what the layer is now, compared with the layer at its first use."""
+        flags = self._tensors.flags()
+        if flags != self._flags:
+            self._flags, self._compared = flags, False
+            self.function = self._owner.function_of(self._layer)
+        function = self.function
+        if function is None or function.refused:
+            return None
+        if not (self._compared or self._owner.plain):
+            self._compare(function, args, kwargs)
+        return None if function.refused else function
+
+    def _compare(self, function: LayerFunction, args: Any, kwargs: Mapping[str, Any]) -> None:
+        """Compare the function with the layer on this batch, and refuse it where they differ or it can't be had."""
+        begin = time.perf_counter()
+        try:
+            compare(function, self._layer, self._original, self._tensors.current(), args, kwargs)
+        except DifferenceError as found:
+            function.refused = str(found)
+        finally:
+            self._owner.compile_seconds += time.perf_counter() - begin
+        self._compared = function.checked = True
+        if function.refused:
+            self._owner.tell(self._layer, function.refused)
+
+
+@contextmanager
+def fast_layers(
+    model: nn.Module,
+    *,
+    compiled: bool,
+    recomputed: Collection[int] = (),
+    say: Say = lambda line: None,
+    backend: str = "inductor",
+    options: Mapping[str, Any] | None = None,
+) -> Iterator[FastLayers]:
+    """Lead the decoder layers of `model` through compiled functions for a while; see `FastLayers`."""
+    layers = FastLayers(
+        decoder_layers(model), compiled=compiled, recomputed=recomputed, say=say, backend=backend, options=options
+    )
+    layers.install()
+    try:
+        yield layers
+    finally:
+        layers.remove()
+
+
+def _hidden(args: Any, kwargs: Mapping[str, Any]) -> torch.Tensor:
+    """Return the hidden states that a layer was called with."""
+    hidden: torch.Tensor = args[0] if args else kwargs["hidden_states"]
+    return hidden

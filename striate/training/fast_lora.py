@@ -1,0 +1,107 @@
+"""LoRA's forward pass in a form that a compiler fuses: dropout from a counter, no mask kept, no cast written out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import linear
+from torch.utils.checkpoint import checkpoint
+
+# The two multipliers of a 32-bit integer finaliser of low bias (github.com/skeeto/hash-prospector), as signed numbers.
+_FIRST, _SECOND = 0x7FEB352D, 0x846CA68B - 2**32
+# 2**32 over the golden ratio, odd: neighbouring columns begin far apart.
+_STRIDE = 0x9E3779B9 - 2**32
+
+
+def kept(keys: torch.Tensor, columns: int, probability: float) -> torch.Tensor:
+    """Return which values dropout keeps, bool (..., columns), each with probability 1 - `probability`.
+
+    Value c of a row is kept when hash(key + c x stride) lies in the upper share of the 32-bit numbers. The hash is a
+    bijection, so over random keys every value is uniform, to 2^-32; the same keys give the same mask again.
+
+    Args:
+        keys: int32 (...), one random number a row, over the whole range of the type.
+        columns: values a row.
+        probability: of dropping a value.
+    """
+    counter = torch.arange(columns, device=keys.device, dtype=torch.int32) * _STRIDE
+    bits = keys.unsqueeze(-1) + counter
+    # Shifts of signed numbers bring copies of the sign in; the mask takes them away.
+    bits = (bits ^ ((bits >> 16) & 0xFFFF)) * _FIRST
+    bits = (bits ^ ((bits >> 15) & 0x1FFFF)) * _SECOND
+    return bits >= round(probability * 2**32) - 2**31
+
+
+def _drop(hidden: torch.Tensor, keys: torch.Tensor, probability: float) -> torch.Tensor:
+    """Return `hidden` with values dropped; what is left is scaled later, where it is narrow."""
+    return torch.where(kept(keys, hidden.shape[-1], probability), hidden, 0.0)
+
+
+def draw_keys(count: int, shape: torch.Size, device: torch.device) -> torch.Tensor:
+    """Return random keys for `kept`, int32 (count, *shape), from PyTorch's generator of the device."""
+    return torch.randint(-(2**31), 2**31, (count, *shape), dtype=torch.int32, device=device)
+
+
+class FastLora(nn.Module):
+    """One linear layer with its adapter: y = W x + alpha / r * B A dropout(x), as PEFT's, with the same names.
+
+    LoRA: Hu et al., arXiv 2106.09685. The distribution of the dropout is PEFT's (every module draws a mask of its
+    own), its random numbers are not. Number formats are those of PEFT under autocast.
+
+    Attributes:
+        keys: a row's random numbers (B, T) for the dropout of this call; set from outside.
+    """
+
+    keys: torch.Tensor
+
+    def __init__(self, module: Any) -> None:
+        """Take the parts of a PEFT linear layer: nothing is copied."""
+        super().__init__()
+        (self.adapter,) = module.active_adapters
+        self.base_layer = module.base_layer
+        self.lora_A, self.lora_B = module.lora_A, module.lora_B
+        self.scaling = float(module.scaling[self.adapter])
+        self.probability = float(getattr(module.lora_dropout[self.adapter], "p", 0.0))
+        self.training = module.training
+        # A buffer, so that a functional call replaces it.
+        self.register_buffer("keys", torch.zeros((), dtype=torch.int32, device="meta"), persistent=False)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return the layer's output for `hidden` (B, T, in)."""
+        result = self.base_layer(hidden)
+        first, second = self.lora_A[self.adapter].weight, self.lora_B[self.adapter].weight
+        device, scaling = hidden.device.type, self.scaling
+        hidden = hidden.to(torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else first.dtype)
+        if self.training and self.probability:
+            # Within a compiled graph this keeps neither the mask nor the dropped input: both come back from the keys.
+            hidden = checkpoint(_drop, hidden, self.keys, self.probability, use_reentrant=False)
+            scaling /= 1 - self.probability
+        update = linear(linear(hidden, first), second) * scaling
+        return (result + update).to(result.dtype)
+
+
+def why_not(module: nn.Module) -> str:
+    """Return why a module of PEFT can't be a `FastLora`, or nothing; any other module can stay as it is."""
+    if not hasattr(module, "lora_A"):
+        return ""
+    adapters: Any = module
+    if type(getattr(adapters, "base_layer", None)) is not nn.Linear:
+        return "an adapter on something else than a plain linear layer"
+    if len(adapters.active_adapters) != 1 or adapters.disable_adapters or adapters.merged:
+        return "several adapters, or a merged or disabled one"
+    if adapters.lora_variant or any(adapters.lora_bias.values()) or adapters.fan_in_fan_out:
+        return "a variant of LoRA"
+    return ""
+
+
+def adapt(template: nn.Module) -> list[FastLora]:
+    """Return the `FastLora` modules put in place of PEFT's linear layers inside `template`, in order."""
+    found = [name for name, module in template.named_modules() if hasattr(module, "lora_A")]
+    fast = []
+    for name in found:
+        parent, _, child = name.rpartition(".")
+        fast.append(FastLora(template.get_submodule(name)))
+        setattr(template.get_submodule(parent), child, fast[-1])
+    return fast

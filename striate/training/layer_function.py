@@ -1,0 +1,184 @@
+"""A decoder layer as a pure function of its tensors, so that one compiled graph serves every layer of its kind."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch import nn
+from torch.func import functional_call
+from transformers import PretrainedConfig
+
+from striate.training.fast_lora import adapt, draw_keys, why_not
+
+Kind = tuple[Any, ...]
+# A layer's own place in the stack: read only together with a cache, which training does not have.
+_PLACES = ("idx", "layer_id", "layer_index", "layer_number")
+_PLAIN = (bool, int, float, str, type(None), torch.dtype)
+
+
+def kind_of(layer: nn.Module) -> Kind:
+    """Return what two layers share that can run as one function: modules, settings, shapes, and what trains."""
+    modules = tuple((name, type(module), module.training, _settings(module)) for name, module in layer.named_modules())
+    tensors = tuple(
+        (name, tuple(tensor.shape), tensor.dtype, tensor.device, tensor.requires_grad)
+        for name, tensor in [*layer.named_parameters(), *layer.named_buffers()]
+    )
+    return modules, tensors
+
+
+def refusal(layer: nn.Module) -> str:
+    """Return why `layer` can't be a function of its tensors, or nothing."""
+    for name, module in layer.named_modules():
+        if module is not layer and ("forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks):
+            return f"{name} has a hook"
+        if reason := why_not(module):
+            return f"{name} is {reason}"
+    for name, parameter in layer.named_parameters():
+        if type(parameter) is not nn.Parameter or not (parameter.is_floating_point() or parameter.is_complex()):
+            return f"{name} is a {type(parameter).__name__} of {parameter.dtype}"
+    return ""
+
+
+class LayerFunction:
+    """One kind of decoder layer, compiled: call it with the tensors of any layer of that kind.
+
+    Attributes:
+        template: the layer's modules without its weights.
+        adapters: how many LoRA modules draw dropout masks.
+        refused: why the function must not be used, or empty; set by whoever finds out.
+        checked: whether it has been compared with the layer itself.
+    """
+
+    def __init__(self, layer: nn.Module, backend: str = "inductor", options: Mapping[str, Any] | None = None) -> None:
+        """Take the form of `layer`; nothing is compiled before the first call."""
+        self.template = template_of(layer)
+        self._loras = adapt(self.template)
+        names = {id(module): name for name, module in self.template.named_modules()}
+        self._keys = [f"{names[id(lora)]}.keys" for lora in self._loras]
+        self.adapters = len(self._loras)
+        self.refused = ""
+        self.checked = False
+        self._compiled = torch.compile(
+            _own_code(self._pure()), fullgraph=True, backend=backend, options=dict(options) if options else None
+        )
+
+    @property
+    def drops(self) -> bool:
+        """Whether a call draws random masks for LoRA."""
+        return any(lora.training and lora.probability for lora in self._loras)
+
+    def keys(self, hidden: torch.Tensor) -> torch.Tensor | None:
+        """Return the random numbers of one call on `hidden` (B, T, D), or None where nothing is dropped."""
+        return draw_keys(self.adapters, hidden.shape[:-1], hidden.device) if self.drops else None
+
+    def __call__(
+        self, tensors: Mapping[str, torch.Tensor], keys: torch.Tensor | None, args: Any, kwargs: Mapping[str, Any]
+    ) -> Any:
+        """Return the layer's output."""
+        return self._compiled(self._with_keys(tensors, keys), args, kwargs)
+
+    def plain(
+        self, tensors: Mapping[str, torch.Tensor], keys: torch.Tensor | None, args: Any, kwargs: Mapping[str, Any]
+    ) -> Any:
+        """Return the same without the compiler."""
+        return functional_call(self.template, self._with_keys(tensors, keys), args, dict(kwargs), strict=True)
+
+    def _with_keys(self, tensors: Mapping[str, torch.Tensor], keys: torch.Tensor | None) -> dict[str, torch.Tensor]:
+        """Return the tensors with each adapter's random numbers among them."""
+        if keys is None:
+            # Never read, but a functional call replaces every buffer.
+            keys = next(iter(tensors.values())).new_empty((self.adapters, 1), dtype=torch.int32)
+        return {**tensors, **dict(zip(self._keys, keys.unbind(0), strict=True))}
+
+    def _pure(self) -> Callable[..., Any]:
+        """Return the function to compile; it refers to the template and to nothing else."""
+        template = self.template
+
+        def run(tensors: dict[str, torch.Tensor], args: Any, kwargs: Mapping[str, Any]) -> Any:
+            return functional_call(template, tensors, args, dict(kwargs), strict=True)
+
+        return run
+
+
+def template_of(layer: nn.Module) -> nn.Module:
+    """Return a copy of `layer` with its modules and settings, and tensors of no memory in place of its weights."""
+    memo: dict[int, Any] = {}
+    for parameter in layer.parameters():
+        empty = torch.empty_like(parameter, device="meta")
+        memo[id(parameter)] = nn.Parameter(empty, requires_grad=parameter.requires_grad)
+    for buffer in layer.buffers():
+        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+    for module in layer.modules():
+        for value in vars(module).values():
+            if isinstance(value, PretrainedConfig):
+                memo[id(value)] = value
+    own = vars(layer).pop("forward", None)
+    try:
+        template: Any = copy.deepcopy(layer, memo)
+    finally:
+        if own is not None:
+            vars(layer)["forward"] = own
+    # Recomputing is decided outside the function; hooks on the layer itself run outside too.
+    template.gradient_checkpointing = False
+    template._forward_hooks.clear()
+    template._forward_pre_hooks.clear()
+    return template
+
+
+class LayerTensors:
+    """The parameters and buffers of one layer, looked up anew at every call: some wrappers swap them."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        """Note where each tensor of `layer` is kept."""
+        self._modules = list(layer.modules())
+        self._slots = [
+            (f"{path}.{name}".lstrip("."), owner, name)
+            for path, module in layer.named_modules()
+            for owner in (module._parameters, module._buffers)
+            for name, tensor in owner.items()
+            if tensor is not None
+        ]
+
+    def current(self) -> dict[str, torch.Tensor]:
+        """Return the tensors by name."""
+        return {name: owner[key] for name, owner, key in self._slots}
+
+    def flags(self) -> tuple[bool, ...]:
+        """Return what may change during training: which parameters train, which modules are in training mode."""
+        training = [module.training for module in self._modules]
+        return (*training, *(owner[key].requires_grad for _, owner, key in self._slots))
+
+
+@contextmanager
+def without_dropout(module: nn.Module) -> Iterator[None]:
+    """Take `module` and all inside it out of training mode for a while."""
+    before = [(one, one.training) for one in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for one, training in before:
+            one.training = training
+
+
+def _settings(module: nn.Module) -> tuple[Any, ...]:
+    """Return a module's plain attributes, other than its place in the stack."""
+    return tuple(
+        (name, value)
+        for name, value in sorted(vars(module).items())
+        if not name.startswith("_") and isinstance(value, _PLAIN) and not name.endswith(_PLACES)
+    )
+
+
+def _own_code(function: Any) -> FunctionType:
+    """Return `function` with a code object of its own: the compiler counts its graphs by code object."""
+    copied = FunctionType(
+        function.__code__.replace(), function.__globals__, function.__name__, None, function.__closure__
+    )
+    copied.__annotations__ = {}
+    return copied
