@@ -143,8 +143,8 @@ class ReportSection(Section):
 
 
 class MachineSection(Section):
-    """The machine, apart from the science: changing it must not change what is learned, only how fast.
-
+    At most `eval_batch` rows, and `eval_tokens` tokens with padding and new ones, are asked side by side; left out,
+    what suits the device.
     With `train.packing`, `pack_tokens` is the most tokens of a row, in place of `micro_batch`.
 
     At most `eval_batch` rows, and `eval_tokens` tokens with padding and new ones, are asked side by side; left out, what
