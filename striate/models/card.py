@@ -120,6 +120,8 @@ def _results(record: EvalRecord | None) -> list[Any]:
             task_type=PIPELINE if task.kind == "visual" else "text-generation",
             dataset_type=_on_one_line(task.pack),
             dataset_name=_on_one_line(f"{task.pack}: {task.task}"),
+            # Without a config of their own, tasks of one pack would be taken for one.
+            dataset_config=_on_one_line(task.task),
             metric_type=task.metric,
             metric_value=round(task.score, 4),
             metric_name=f"{task.metric}, n = {task.n}, 95% interval {task.low:.4f} to {task.high:.4f}",

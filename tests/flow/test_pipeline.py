@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from striate.artifacts import (
     EvalRecord,
@@ -330,3 +331,27 @@ def test_select_reads_no_weights(
     monkeypatch.setattr(Flow, "_load", lambda *_: pytest.fail("weights were read"))
     flow = Flow(run_config(), tmp_path / "run", progress=listener())
     assert flow.select().layers == (0, 2)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_checkpoints_have_cards_with_the_figures_of_their_evaluation(method: str, finished: dict[str, Path]) -> None:
+    for label, folder in (("tuned", "checkpoint"), ("pruned", "pruned")):
+        text = (finished[method] / folder / "README.md").read_text()
+        card = yaml.safe_load(text.split("---\n")[1])
+        record = read_document(finished[method] / "eval" / f"{label}.json", EvalRecord)
+        results = card["model-index"][0]["results"]
+        values = [metric["value"] for result in results for metric in result["metrics"]]
+        assert values == [round(task.score, 4) for task in record.tasks]
+        assert card["library_name"] == ("peft" if (method, label) == ("lora", "tuned") else "transformers")
+        assert "Config of the run" in text
+        assert str(finished[method]) not in text
+        assert ("layer-pruning" in card["tags"]) == (label == "pruned")
+
+
+def test_a_changed_card_is_written_again_and_makes_no_stage_out_of_date(own: Path, listener: Any) -> None:
+    card = own / "checkpoint" / "README.md"
+    whole = card.read_text()
+    card.write_text("changed by hand")
+    told = listener()
+    Flow(load_config(own / "config.yaml"), own, progress=told).everything()
+    assert card.read_text() == whole

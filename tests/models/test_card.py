@@ -84,7 +84,7 @@ def test_metadata_is_what_the_hub_reads() -> None:
     (index,) = found["model-index"]
     assert index["name"] == "checkpoint"
     first, second = index["results"]
-    assert first["dataset"] == {"name": "shapes: count", "type": "shapes"}
+    assert first["dataset"] == {"name": "shapes: count", "type": "shapes", "config": "count"}
     assert first["metrics"][0]["value"] == 0.6437
     assert first["metrics"][0]["name"] == "exact, n = 40, 95% interval 0.5000 to 0.7500"
     assert second["task"]["type"] == "text-generation"
