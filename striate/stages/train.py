@@ -17,6 +17,7 @@ from striate.data.collate import Collator
 from striate.data.samples import Sample
 from striate.errors import ArtifactError, TrainingError
 from striate.models.anatomy import check_decoder_only, find_anatomy
+from striate.models.card import CardFacts
 from striate.models.loading import save_model
 from striate.models.memory import peak_memory_gib
 from striate.models.trainability import apply_region, is_quantised, lora_config, prove_trainable
@@ -110,7 +111,15 @@ def train(
     finally:
         weights.restore()
         tuned.eval()
-    save_model(tuned, processor, out, region)
+    card = CardFacts(
+        base=base_path,
+        method=config.method,
+        region=region,
+        trained=(trainable.trainable, trainable.total),
+        samples=len(samples),
+        adapter=config.method != "full",
+    )
+    save_model(tuned, processor, out, region, card)
     remove_checkpoints(work_dir)
     progress.say(outcome.proof)
     return TrainRecord(

@@ -106,6 +106,7 @@ def test_a_saved_model_is_reloaded_and_compared(
     small = load_model(out, device="cpu").model
     assert len(decoder_layers(small)) == 3
     assert torch.equal(logits(small, prompts), logits(model, prompts))
+    assert "Old→new: " in (out / "README.md").read_text()
     stored = read_document(out / "region.json", Region)
     assert (stored.layers, stored.num_layers, stored.spec) == ((0, 1), 3, "ids:0,1")
 

@@ -165,6 +165,8 @@ def test_lora_checkpoint_loads_with_plain_peft(
     out = tmp_path / "run" / "checkpoint"
     assert json.loads((out / "adapter_config.json").read_text())["base_model_name_or_path"] == str(tiny_llava_dir)
     assert json.loads((out / "region.json").read_text())["layers"] == [1, 3]
+    assert "Model Card for Model ID" not in (out / "README.md").read_text()
+    assert "tuned in 2 of 4 layers" in (out / "README.md").read_text()
     assert not (tmp_path / "run" / "work").exists()
     base = LlavaForConditionalGeneration.from_pretrained(tiny_llava_dir)
     loaded = PeftModel.from_pretrained(base, out).eval()
