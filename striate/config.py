@@ -143,12 +143,12 @@ class ReportSection(Section):
 
 
 class MachineSection(Section):
-    At most `eval_batch` rows, and `eval_tokens` tokens with padding and new ones, are asked side by side; left out,
-    what suits the device.
-    With `train.packing`, `pack_tokens` is the most tokens of a row, in place of `micro_batch`.
+    """The machine, apart from the science: changing it must not change what is learned, only how fast.
 
-    At most `eval_batch` rows, and `eval_tokens` tokens with padding and new ones, are asked side by side; left out, what
-    suits the device.
+    At most `eval_batch` rows, and `eval_tokens` tokens with padding and new ones, are asked side by side; left out,
+    what suits the device. With `train.packing`, `pack_tokens` is the most tokens of a row, in place of `micro_batch`.
+    `compile` fuses the decoder layers' operations while training; `memory_budget` is the peak in GiB that training may
+    reach: as few layers as that takes are run again in the backward pass.
     """
 
     device: str = "auto"
@@ -157,6 +157,8 @@ class MachineSection(Section):
     eval_batch: int | None = Field(default=None, ge=1)
     eval_tokens: int | None = Field(default=None, ge=1)
     workers: int = Field(default=0, ge=0)
+    compile: Literal["auto", "off", "on"] = "auto"
+    memory_budget: float | None = Field(default=None, gt=0)
     pack_tokens: int = Field(default=8192, ge=16)
 
 

@@ -77,7 +77,7 @@ def forecast_memory(shape: ModelShape, region: Region, settings: Settings) -> Me
     done = 0.0
     for index in reversed(range(len(shape.layers))):
         layer = shape.layers[index]
-        recomputed = whole[index] if settings.checkpointing else 0.0
+        recomputed = whole[index] if settings.recomputes(index) else 0.0
         passing = tokens * _passing_bytes(layer, settings)
         grown = 0.0 if settings.accumulated else done
         held = 0.0 if settings.checkpointing else copies
@@ -125,7 +125,7 @@ def _saved_bytes(index: int, layer: LayerShape, region: Region, settings: Settin
     first = 0 if settings.train_projector else min(region.layers, default=len(region))
     if index < first:
         return 0.0
-    return 2.0 * layer.hidden if settings.checkpointing else _own_bytes(layer, index in region.layers, settings)
+    return 2.0 * layer.hidden if settings.recomputes(index) else _own_bytes(layer, index in region.layers, settings)
 
 
 def _own_bytes(layer: LayerShape, chosen: bool, settings: Settings) -> float:
@@ -142,7 +142,11 @@ def _own_bytes(layer: LayerShape, chosen: bool, settings: Settings) -> float:
       without, matrices side by side share one (2 x (2 hidden + inner)).
     - LoRA, QLoRA: of every linear layer the dropped input in bfloat16 and the dropout's mask (2 + 1 a value), and the
       result of A (2 r).
+
+    Compiled, see `_fused_bytes`.
     """
+    if settings.fused:
+        return _fused_bytes(layer, chosen, settings)
     saved = 4.0 * layer.norms + 4.0 * (layer.queries + layer.keys) + 4.0 * layer.heads
     saved += 2.0 * layer.inner * (3 if layer.gated else 1)
     saved += 2.0 * (layer.queries + layer.keys) * layer.fused + 6.0 * layer.hidden * layer.routes
@@ -154,6 +158,23 @@ def _own_bytes(layer: LayerShape, chosen: bool, settings: Settings) -> float:
     if settings.masters:
         return saved + 2.0 * layer.norms + 2.0 * (inputs - layer.queries)
     return saved + 2.0 * layer.norms + 2.0 * (2 * layer.hidden + layer.inner)
+
+
+def _fused_bytes(layer: LayerShape, chosen: bool, settings: Settings) -> float:
+    """Return the bytes a token that a compiled layer keeps: what is cheap to make from something kept is made again.
+
+    A frozen layer keeps every norm's input in bfloat16 (2 x norms), queries, keys, values and output of attention, its
+    row sums, and the MLP's gate and what it multiplies. A trained layer adds: full, each norm's result and the last
+    matrix's input (2 x (norms + inner)); LoRA, the result of A (2 r a matrix) and a row's random number (4 a matrix).
+    """
+    saved = 2.0 * layer.norms + 4.0 * (layer.queries + layer.keys) + 4.0 * layer.heads
+    saved += 2.0 * layer.inner * (2 if layer.gated else 1)
+    saved += 2.0 * (layer.queries + layer.keys) * layer.fused + 6.0 * layer.hidden * layer.routes
+    if not chosen:
+        return saved
+    if settings.adapted:
+        return saved + (2.0 * settings.r + 4.0) * len(layer.linears)
+    return saved + 2.0 * (layer.norms + layer.inner)
 
 
 def _passing_bytes(layer: LayerShape, settings: Settings) -> float:

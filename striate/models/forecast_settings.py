@@ -23,6 +23,8 @@ class Settings:
         masters: whether trained weights are float32 and run in bfloat16; else they are bfloat16 all through.
         answers_only: whether the LM head sees answer positions only; else all of them.
         accumulated: whether gradients of earlier micro-batches are kept while one runs.
+        fused: whether the decoder layers run compiled.
+        recomputed: the layers that are run again where not all are.
     """
 
     method: Literal["lora", "qlora", "full"] = "lora"
@@ -35,6 +37,12 @@ class Settings:
     masters: bool = True
     answers_only: bool = True
     accumulated: bool = False
+    fused: bool = False
+    recomputed: frozenset[int] = frozenset()
+
+    def recomputes(self, layer: int) -> bool:
+        """Return whether the decoder layer is run again in the backward pass."""
+        return self.checkpointing or layer in self.recomputed
 
     @property
     def adapted(self) -> bool:
