@@ -26,6 +26,9 @@ Compare = Annotated[
 Export = Annotated[
     Path | None, typer.Option("--export", metavar="FILE", help="Write all scores to a .csv or .json file.")
 ]
+Replace = Annotated[
+    bool, typer.Option("--overwrite", help="Do the stage again if its inputs have changed; replace --export's file.")
+]
 Beside = Annotated[
     list[str] | None, typer.Option("--beside", metavar="SPEC", help="Draw this region below; may be given again.")
 ]
@@ -38,7 +41,7 @@ def analyze(
     compare: Compare = None,
     export: Export = None,
     settings: Settings = None,
-    overwrite: Overwrite = False,
+    overwrite: Replace = False,
 ) -> None:
     """Score every decoder layer for vision and text: scores.json."""
     if compare:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,7 @@ def train(
     example = next((sample for sample in samples if sample.images), samples[0])
 
     def prove(prepared: nn.Module) -> str:
-        return prove_trainable(prepared, region, collator([example]), train_projector=config.train_projector)
+        return _prove(prepared, region, collator([example]), config.train_projector, turns)
 
     try:
         outcome = run_sitting(
@@ -164,6 +164,21 @@ def _check(model: nn.Module, samples: Sequence[Sample], config: TrainSection, ou
         )
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ArtifactError(f"{out} exists already", "a new or empty folder", "remove it, or choose another folder")
+
+
+def _prove(
+    model: nn.Module, region: Region, batch: Mapping[str, Any], train_projector: bool, turns: LayerTurns | None
+) -> str:
+    """Return the proof of what trains: of the whole region at once, or of as many layers at a time as train so."""
+    if turns is None:
+        return prove_trainable(model, region, batch, train_projector=train_projector)
+    proofs = [
+        prove_trainable(model, region.model_copy(update={"layers": layers}), batch, train_projector=train_projector)
+        for layers in turns.one_after_another()
+    ]
+    return (
+        f"{len(region)} layers, proved in {len(proofs)} sets that were open one after another; the first: {proofs[0]}"
+    )
 
 
 def _warn_of_turns(region: Region, section: ResampleSection, steps: int, seed: int, progress: Progress) -> None:

@@ -75,6 +75,7 @@ class LayerTurns:
         assert section.active is not None
         self.open: tuple[int, ...] = region.layers
         self._region = region.layers
+        self._active = section.active
         self._section = section
         self._tensors = _tensors_by_layer(model)
         self._draws = enumerate(draws(region.layers, section.active, seed))
@@ -93,8 +94,18 @@ class LayerTurns:
             self._forget(optimizer)
         return True
 
+    def one_after_another(self) -> Iterator[tuple[int, ...]]:
+        """Open the layers in rising order, as many at a time as in training, and yield which; then all of them again.
+
+        What is done with each set so takes no more memory than a step does.
+        """
+        for start in range(0, len(self._region), self._active):
+            self._open(self._region[start : start + self._active])
+            yield self.open
+        self.open_all()
+
     def open_all(self) -> None:
-        """Open the whole region again, after the last step."""
+        """Open the whole region again, as it was before the first turn."""
         self._open(self._region)
 
     def check_gradients(self) -> None:

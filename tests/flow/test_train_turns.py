@@ -18,6 +18,7 @@ from striate.artifacts import Region, TrainRecord
 from striate.config import LoraSection, MachineSection, ResampleSection, TrainSection, parse_config
 from striate.data.reading import read_samples
 from striate.errors import ConfigError, TrainingError
+from striate.models.anatomy import decoder_layers
 from striate.models.loading import Loaded
 from striate.stages.train import train
 from striate.training.engine import RegionTrainer
@@ -123,7 +124,8 @@ def test_only_open_layers_move(run: Run, tiny_llava: Loaded, tmp_path: Path, con
     assert record.resampled is not None
     assert record.resampled.steps_open == {0: 4, 1: 4, 2: 4, 3: 4}
     assert (record.resampled.active, record.resampled.every, record.resampled.state) == (2, 2, "keep")
-    assert "of 4 decoder layers" in record.proof
+    assert record.proof.startswith("4 layers, proved in 2 sets that were open one after another; the first: ")
+    assert "in 2 of 4 decoder layers and 4 tensors of the projector received finite gradients" in record.proof
     assert all(parameter.grad is None for parameter in tiny_llava.model.parameters())
     trained = [name for name, parameter in tiny_llava.model.named_parameters() if parameter.requires_grad]
     assert {int(name.partition("model.layers.")[2][0]) for name in trained if ".layers." in name} == {0, 1, 2, 3}
@@ -292,6 +294,35 @@ def test_a_stray_gradient_stops(tiny_llava: Loaded) -> None:
         TrainingError, match=rf"layers {turns.open[0]} are open, and layers 0, 1, 2, 3 received gradients"
     ):
         turns.check_gradients()
+
+
+def test_every_layer_is_proved_before_the_first_step(run: Run, tiny_llava: Loaded) -> None:
+    """A layer whose turn would come late, and that no gradient reaches, stops the training at once."""
+    layer = decoder_layers(tiny_llava.model)[2]
+    plain = layer.forward
+
+    def detached(*args: Any, **kwargs: Any) -> Any:
+        with torch.no_grad():
+            out = plain(*args, **kwargs)
+        return args[0] + (out - args[0]).detach()
+
+    layer.forward = detached
+    config = FULL.model_copy(update={"resample": ResampleSection(active=1, every=100)})
+    with pytest.raises(TrainingError, match=r"chosen tensors received no gradient: .*layers\.2\."):
+        run(tiny_llava, "run", config)
+
+
+def test_half_precision_keeps_turns(run: Run, tiny_llava: Loaded, tmp_path: Path) -> None:
+    tiny_llava.model.to(torch.bfloat16)
+    before = layer_weights(tiny_llava.model)
+    config = FULL.model_copy(update={"max_steps": 2, "resample": ResampleSection(active=1, every=2)})
+    run(tiny_llava, "run", config)
+    after = layer_weights(tiny_llava.model)
+    moved = {
+        layer for layer in range(4) if any(not torch.equal(before[layer][n], after[layer][n]) for n in before[layer])
+    }
+    assert moved == {layer for row in log_of(tmp_path / "run") for layer in row["open_layers"]}
+    assert {tensor.dtype for tensor in tiny_llava.model.parameters()} == {torch.bfloat16}
 
 
 def test_what_a_person_gets_wrong(run: Run, tiny_llava: Loaded, tmp_path: Path) -> None:
