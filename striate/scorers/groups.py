@@ -25,6 +25,7 @@ class TokenGroups:
         self.masks = masks
         self._weights: dict[tuple[torch.device, tuple[str, ...]], Tensor] = {}
         self._moved: dict[tuple[torch.device, str], Tensor] = {}
+        self._counts: dict[str, Tensor] = {}
 
     def on(self, name: str, device: torch.device) -> Tensor:
         """Return the tensor `name` of the masks or of these groups on `device`."""
@@ -35,7 +36,9 @@ class TokenGroups:
 
     def counts(self, kind: str) -> Tensor:
         """Return how many tokens of `kind` each sample has, shape (N,)."""
-        return (self.masks.members & self.masks.of(kind)).sum((1, 2))
+        if kind not in self._counts:
+            self._counts[kind] = (self.masks.members & self.masks.of(kind)).sum((1, 2))
+        return self._counts[kind]
 
     def totals(self, values_BT: Tensor, kinds: Sequence[str]) -> Tensor:
         """Return the sum of `values_BT` over the tokens of each kind and sample, shape (P, N)."""
@@ -55,12 +58,11 @@ class TokenGroups:
         """
         device = hidden_BTD.device
         wide = torch.float32 if device.type == "mps" else torch.float64
-        index_GM, chosen_GM1 = self.on("index", device), self.on("chosen", device)[:, :, None].to(wide)
-        states_GMD = hidden_BTD.flatten(0, 1)[index_GM].to(wide)
+        chosen_GM1 = self.on("chosen", device)[:, :, None]
         # Padding may hold anything, even NaN.
-        states_GMD = states_GMD.masked_fill(chosen_GM1 == 0, 0.0)
-        mean_G1D = states_GMD.sum(1, keepdim=True) / chosen_GM1.sum(1, keepdim=True).clamp_min(1)
-        states_GMD = (states_GMD - mean_G1D) * chosen_GM1
+        states_GMD = hidden_BTD.flatten(0, 1)[self.on("index", device)].to(wide).masked_fill_(~chosen_GM1, 0.0)
+        mean_G1D = states_GMD.sum(1, keepdim=True) / self.on("divisors", device)
+        states_GMD = (states_GMD - mean_G1D).masked_fill_(~chosen_GM1, 0.0)
         return states_GMD @ states_GMD.mT
 
     def by_kind(self, values_G: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
@@ -79,6 +81,17 @@ class TokenGroups:
     def enough(self) -> Tensor:
         """Which groups have tokens enough for an unbiased estimate, shape (2N,)."""
         return self.sizes >= FEWEST_TOKENS
+
+    @cached_property
+    def pairs(self) -> Tensor:
+        """1 for each pair of two chosen tokens of a group, else 0, shape (2N, M, M)."""
+        pairs_GMM = self.chosen[:, :, None] & self.chosen[:, None, :]
+        return (pairs_GMM & ~torch.eye(self.chosen.shape[1], dtype=torch.bool)).to(torch.float32)
+
+    @cached_property
+    def divisors(self) -> Tensor:
+        """The groups' sizes, 3 at least, shape (2N, 1, 1)."""
+        return self.sizes[:, None, None].clamp_min(3).to(torch.float32)
 
     @cached_property
     def index(self) -> Tensor:

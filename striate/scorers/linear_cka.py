@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from striate.scorers.groups import TokenGroups
 from striate.scorers.kinds import LayerScorer
-from striate.scorers.view import LayerView, Tally, turn
+from striate.scorers.view import LayerView, Tally
 
 
 def linear_cka(view: LayerView) -> dict[str, Tally]:
@@ -19,30 +20,39 @@ def linear_cka(view: LayerView) -> dict[str, Tally]:
     shifts, rotates or rescales all tokens alike, 1 where their places have nothing in common any more. Samples with
     fewer than 4 tokens of a kind do not count for it.
     """
-    chosen_GM = view.groups.on("chosen", view.x_out.device)
-    inner, outer = (centred(gram, chosen_GM).flatten(1) for gram in (view.gram_in, view.gram_out))
-    return view.tally_groups(turn(_scaled(inner), _scaled(outer)).cosine_distance)
+    inner_GF, outer_GF = view.from_grams(_directions)
+    lengths_G = inner_GF.square().sum(1), outer_GF.square().sum(1)
+    # Half the squared distance of unit vectors is one minus their cosine; a zero one counts as orthogonal to others.
+    apart_G = (inner_GF - outer_GF).square().sum(1) + (lengths_G[0] - lengths_G[1]).abs()
+    return view.tally_groups(apart_G / 2)
 
 
-def centred(gram_GMM: Tensor, chosen_GM: Tensor) -> Tensor:
+def centred(gram_GMM: Tensor, pairs_GMM: Tensor, sizes_G11: Tensor) -> Tensor:
     """Return the U-centred Gram matrices: their inner products are `n (n - 3)` times the unbiased HSIC.
 
     Paper: Szekely and Rizzo, Annals of Statistics 42 (2014), definition 2. Off the diagonal, entry (i, j) becomes
     `k_ij - sum_l k_il / (n - 2) - sum_l k_lj / (n - 2) + sum_kl k_kl / ((n - 1) (n - 2))`; on it, 0.
+
+    Args:
+        gram_GMM: inner products.
+        pairs_GMM: 1 for pairs of two tokens of the group, else 0.
+        sizes_G11: n, the number of tokens of each group, 3 at least.
     """
-    pairs_GMM = chosen_GM[:, :, None] & chosen_GM[:, None, :]
-    pairs_GMM = pairs_GMM & ~torch.eye(chosen_GM.shape[1], dtype=torch.bool, device=chosen_GM.device)
-    n_G11 = chosen_GM.sum(1)[:, None, None].clamp_min(3).to(gram_GMM.dtype)
     off_GMM = gram_GMM * pairs_GMM
-    rows_GM1 = off_GMM.sum(2, keepdim=True) / (n_G11 - 2)
-    whole_G11 = off_GMM.sum((1, 2), keepdim=True) / ((n_G11 - 1) * (n_G11 - 2))
-    return (off_GMM - rows_GM1 - rows_GM1.mT + whole_G11) * pairs_GMM
+    rows_GM1 = off_GMM.sum(2, keepdim=True)
+    whole_G11 = rows_GM1.sum(1, keepdim=True) / (sizes_G11 - 1)
+    return (off_GMM - (rows_GM1 + rows_GM1.mT - whole_G11) / (sizes_G11 - 2)) * pairs_GMM
 
 
-def _scaled(rows_GF: Tensor) -> Tensor:
-    """Return each row divided by its largest entry, so that no square overflows."""
+def _directions(gram_GMM: Tensor, groups: TokenGroups) -> Tensor:
+    """Return the U-centred Gram matrices as unit vectors, shape (G, M * M); zero where all tokens are one."""
+    device = gram_GMM.device
+    rows_GF = centred(gram_GMM, groups.on("pairs", device), groups.on("divisors", device)).flatten(1)
     largest_G1 = rows_GF.abs().amax(1, keepdim=True)
-    return rows_GF / torch.where(largest_G1 == 0, 1.0, largest_G1)
+    # First by the largest entry, so that no square overflows.
+    rows_GF = rows_GF / torch.where(largest_G1 == 0, 1.0, largest_G1)
+    length_G1 = torch.linalg.vector_norm(rows_GF, dim=1, keepdim=True)
+    return rows_GF / torch.where(length_G1 == 0, 1.0, length_G1)
 
 
 LINEAR_CKA = LayerScorer(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from striate.scorers.groups import TokenGroups
 from striate.scorers.kinds import LayerScorer
 from striate.scorers.view import LayerView, Tally
 
@@ -17,10 +18,11 @@ def matrix_entropy(view: LayerView) -> dict[str, Tally]:
     number of directions over which they spread (the participation ratio). It is 0 where a layer keeps that number.
     Samples with fewer than 4 tokens of a kind do not count for it.
     """
-    return view.tally_groups((_entropy(view.gram_out) - _entropy(view.gram_in)).abs())
+    before_G, after_G = view.from_grams(_entropy)
+    return view.tally_groups((after_G - before_G).abs())
 
 
-def _entropy(gram_GMM: Tensor) -> Tensor:
+def _entropy(gram_GMM: Tensor, _: TokenGroups) -> Tensor:
     """Return the entropy of each Gram matrix in nats, shape (G,); 0 where all tokens are one."""
     trace_G = gram_GMM.diagonal(dim1=1, dim2=2).sum(1)
     scaled_GMM = gram_GMM / torch.where(trace_G == 0, 1.0, trace_G)[:, None, None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -18,6 +19,8 @@ _CHUNK = {"cuda": 1 << 22}
 _CHUNK_CPU = 1 << 18
 # Below this, a length is rounding: the vector has no direction.
 _NO_LENGTH = 1e-12
+
+GramMeasure = Callable[[Tensor, TokenGroups], Tensor]
 
 
 @dataclass(frozen=True)
@@ -48,11 +51,6 @@ class Turn(NamedTuple):
         gone = self.across.square() + (1 + self.along).square() < _NO_LENGTH
         blank = torch.where(self.across > 0, math.pi / 2, 0.0)
         return torch.where(self.length == 0, blank.to(angle), angle.masked_fill(gone, math.pi / 2))
-
-    @property
-    def cosine_distance(self) -> Tensor:
-        """`1 - cos(x, y)`: 0 for the same direction, 1 for orthogonal, 2 for opposite."""
-        return 2 * torch.sin(self.angle / 2).square()
 
     @property
     def relative_update(self) -> Tensor:
@@ -118,6 +116,7 @@ class LayerView:
         self.masks = masks
         self.groups = groups or TokenGroups(masks)
         self._before = before
+        self._of_output: dict[GramMeasure, Tensor] = {}
 
     @cached_property
     def turn(self) -> Turn:
@@ -131,19 +130,35 @@ class LayerView:
 
     @cached_property
     def cosine_distance(self) -> Tensor:
-        """`1 - cos(input, output)` of each token, shape (B, T)."""
-        return self.turn.cosine_distance
+        """`1 - cos(input, output)` of each token, shape (B, T): 0 for the same direction, 1 for orthogonal."""
+        return 2 * torch.sin(self.angle / 2).square()
+
+    def from_grams(self, measure: GramMeasure) -> tuple[Tensor, Tensor]:
+        """Return `measure` of the Gram matrices of the input and of the output, each worked out once.
+
+        Where the input is the output of the layer before, what was worked out there is taken.
+
+        Args:
+            measure: a function `(gram_GMM, groups) -> (G, ...)`, see `TokenGroups.gram`.
+        """
+        before = self._before
+        if before is not None and before.x_out is self.x_in and measure in before._of_output:
+            return before._of_output[measure], self._measured(measure)
+        return measure(self._gram_in, self.groups), self._measured(measure)
+
+    def _measured(self, measure: GramMeasure) -> Tensor:
+        """Return `measure` of the output's Gram matrices."""
+        if measure not in self._of_output:
+            self._of_output[measure] = measure(self._gram_out, self.groups)
+        return self._of_output[measure]
 
     @cached_property
-    def gram_in(self) -> Tensor:
-        """Inner products between the inputs of chosen tokens of each group, see `TokenGroups.gram`."""
-        before = self._before
-        if before is not None and before.x_out is self.x_in and "gram_out" in before.__dict__:
-            return before.gram_out
+    def _gram_in(self) -> Tensor:
+        """Inner products between the inputs of chosen tokens of each group."""
         return self.groups.gram(self.x_in)
 
     @cached_property
-    def gram_out(self) -> Tensor:
+    def _gram_out(self) -> Tensor:
         """Inner products between the outputs of the same tokens."""
         return self.groups.gram(self.x_out)
 

@@ -144,8 +144,8 @@ def test_unrelated_states_have_a_linear_cka_of_1_on_average_whatever_the_number_
 def test_u_centred_products_are_the_unbiased_hsic() -> None:
     x, y = np.random.default_rng(0).normal(size=(2, 9, 4))
     k, m = (torch.tensor(one @ one.T)[None] for one in (x, y))
-    chosen = torch.ones(1, 9, dtype=torch.bool)
-    found = (centred(k, chosen) * centred(m, chosen)).sum().item() / (9 * 6)
+    pairs, size = 1 - torch.eye(9)[None], torch.full((1, 1, 1), 9.0)
+    found = (centred(k, pairs, size) * centred(m, pairs, size)).sum().item() / (9 * 6)
     assert found == pytest.approx(hsic(x @ x.T, y @ y.T), rel=1e-10)
 
 
