@@ -436,6 +436,36 @@ class GateResult(Document):
         return all(row.passed for row in self.rows)
 
 
+class SuiteRecord(Document):
+    """What a harness measured on one model (`eval/suites/LABEL.SUITE.json`).
+
+    Attributes:
+        label: what the model is called in the run.
+        model: where the model comes from.
+        harness: `lm-eval` or `lmms-eval`, in `harness_version`.
+        packages: versions of the libraries underneath.
+        tasks: as they were asked for; groups count as one.
+        task_versions: the harness's version of every task.
+        limit: the most items of each task, if any.
+        samples: how many items of each task were asked.
+        figures: by task, the harness's own metrics with their standard errors.
+        seconds: how long it took, without loading the model.
+    """
+
+    version: Literal[1] = 1
+    label: str
+    model: str
+    harness: str
+    harness_version: str
+    packages: dict[str, str]
+    tasks: tuple[str, ...]
+    task_versions: dict[str, str] = Field(default_factory=dict)
+    limit: int | None = None
+    samples: dict[str, int]
+    figures: dict[str, dict[str, float]]
+    seconds: float
+
+
 def write_document(path: Path, document: Document) -> None:
     """Write `document` as indented JSON to `path`, whole or not at all."""
     write_text(path, document.model_dump_json(indent=2) + "\n")

@@ -1,0 +1,1 @@
+"""EleutherAI's lm-evaluation-harness and lmms-eval, run on striate's models. Both are optional packages."""

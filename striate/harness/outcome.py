@@ -1,0 +1,27 @@
+"""What a harness hands back, in the form that striate keeps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A harness's figures by task, its versions of the tasks, and its own records of every item by task."""
+
+    figures: dict[str, dict[str, float]]
+    versions: dict[str, str]
+    samples: dict[str, list[dict[str, Any]]]
+
+
+def figures_of(results: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Return the numbers of a harness's results; a metric's name has its filter after a comma unless that is `none`."""
+    return {
+        task: {
+            name.removesuffix(",none"): float(value)
+            for name, value in figures.items()
+            if isinstance(value, int | float) and not isinstance(value, bool)
+        }
+        for task, figures in results.items()
+    }
