@@ -125,7 +125,8 @@ class Replay:
             recording.logits = answer_logits(self._core, inputs, rows_N, columns_N)
         finally:
             self._recording = None
-        self._check_calls(recording)
+        if len(recording.calls) != len(self._layers):
+            raise _unfit(f"only {len(recording.calls)} of {len(self._layers)} layers ran")
         if not self._checked:
             self._prove(recording)
             self._checked = True
@@ -156,12 +157,20 @@ class Replay:
                 return self._known(self._run, index, original, args, kwargs)
             output = original(*args, **kwargs)
             if self._recording is not None:
-                if index != len(self._recording.calls):
-                    raise _unfit(f"layer {index} did not run exactly once, in order")
-                self._recording.calls.append(LayerCall(args, kwargs, output))
+                self._keep(self._recording, index, LayerCall(args, kwargs, output))
             return output
 
         return forward
+
+    def _keep(self, recording: Recording, index: int, call: LayerCall) -> None:
+        """Keep one call of layer `index`, which must be its first, on hidden states (B, T, D)."""
+        if index != len(recording.calls):
+            raise _unfit(f"layer {index} did not run exactly once, in order")
+        shape = tuple(recording.inputs["input_ids"].shape)
+        for hidden in (call.x_in, call.x_out):
+            if hidden.ndim != 3 or tuple(hidden.shape[:2]) != shape:
+                raise _unfit(f"layer {index} has hidden states of shape {tuple(hidden.shape)}, not {(*shape, 'D')}")
+        recording.calls.append(call)
 
     def _known(self, run: _Run, index: int, original: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return what a layer up to the altered one gives: nothing that counts before it, the new output at it."""
@@ -185,16 +194,6 @@ class Replay:
             return output
 
         return forward
-
-    def _check_calls(self, recording: Recording) -> None:
-        """Raise unless every layer ran once, on hidden states (B, T, D)."""
-        shape = tuple(recording.inputs["input_ids"].shape)
-        if len(recording.calls) != len(self._layers):
-            raise _unfit(f"only {len(recording.calls)} of {len(self._layers)} layers ran")
-        for index, call in enumerate(recording.calls):
-            for hidden in (call.x_in, call.x_out):
-                if hidden.ndim != 3 or tuple(hidden.shape[:2]) != shape:
-                    raise _unfit(f"layer {index} has hidden states of shape {tuple(hidden.shape)}, not {(*shape, 'D')}")
 
     def _prove(self, recording: Recording) -> None:
         """Find out whether running on behind a layer gives the plain logits; take whole passes where it does not."""
@@ -225,14 +224,14 @@ class Replay:
 def _own_forward(module: nn.Module, forward: Forward) -> Iterator[None]:
     """Give `module` another forward, and its former one back."""
     former = module.__dict__.get("forward")
-    module.forward = forward  # type: ignore[method-assign]
+    module.forward = forward
     try:
         yield
     finally:
         if former is None:
             del module.forward
         else:
-            module.forward = former  # type: ignore[method-assign]
+            module.forward = former
 
 
 def _apart(output: Any) -> Any:
