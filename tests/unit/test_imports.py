@@ -27,6 +27,11 @@ LIGHT = [
     "striate.data.reading",
     "striate.demo.places",
     "striate.checking",
+    "striate.run_options",
+    "striate.analysis_verbs",
+    "striate.score_tables",
+    "striate.score_views",
+    "striate.score_export",
     "striate.pipeline",
 ]
 HEAVY = ("torch", "transformers", "peft", "accelerate", "safetensors.torch")
