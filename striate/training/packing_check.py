@@ -14,6 +14,7 @@ from striate.data.encoding import Encoded
 from striate.data.packing import SEGMENTS, Batch, split_row
 from striate.models.anatomy import unwrap
 from striate.models.stack import decoder_config, decoder_layers
+from striate.training.modes import HALF
 from striate.training.packed_attention import Layout, PackedRows, refused
 from striate.training.packed_positions import Positions
 
@@ -82,7 +83,7 @@ def check_packing(
         for item, packed in zip(items, split_row(row, together), strict=True):
             alone = _hidden(model, _moved(collator.join([item]), device))
             worst = max(worst, float((packed - alone).norm() / alone.norm()))
-    half = any(parameter.dtype in (torch.bfloat16, torch.float16) for parameter in model.parameters())
+    half = any(parameter.dtype in HALF for parameter in model.parameters()) or torch.is_autocast_enabled(device.type)
     if not worst <= (_HALF_TOLERANCE if half else _TOLERANCE):
         raise refused(f"samples in one row change each other's hidden states, by {worst:.1%}")
     return f"packing: {len(items)} samples in one row get the hidden states they get alone (within {worst:.1e})"
