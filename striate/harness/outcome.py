@@ -21,7 +21,7 @@ def figures_of(results: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]
         task: {
             name.removesuffix(",none"): float(value)
             for name, value in figures.items()
-            if isinstance(value, int | float) and not isinstance(value, bool)
+            if isinstance(value, int | float) and not isinstance(value, bool) and name != "sample_len"
         }
         for task, figures in results.items()
     }

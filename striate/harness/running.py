@@ -115,13 +115,13 @@ def _run(suite: Suite, loaded: Loaded, limit: int | None, batch_size: int | None
 def _lines(outcome: Outcome) -> list[str]:
     """Return a JSON line for every item: its task, number, target, answers and scores."""
     return [
-        json.dumps({"task": task, **_kept(row)}, ensure_ascii=False, default=str) + "\n"
+        json.dumps({"task": task, **_kept(row, outcome.figures.get(task, {}))}, ensure_ascii=False, default=str) + "\n"
         for task, rows in outcome.samples.items()
         for row in rows
     ]
 
 
-def _kept(row: dict[str, Any]) -> dict[str, Any]:
-    """Return what is kept of a harness's record of one item: no prompts, no pictures."""
-    scores = {name: row[name] for name in row.get("metrics", ()) if name in row}
-    return {**{name: row[name] for name in KEPT if name in row}, **scores}
+def _kept(row: dict[str, Any], figures: dict[str, float]) -> dict[str, Any]:
+    """Return what is kept of a harness's record of one item: no prompts, no pictures, but its scores."""
+    scores = {name.partition(",")[0] for name in figures}
+    return {name: value for name, value in row.items() if name in KEPT or name in scores}
