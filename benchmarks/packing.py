@@ -202,9 +202,16 @@ def lines(args: argparse.Namespace, device: str) -> Iterator[dict[str, Any]]:
         )
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
     yield {
-        **{"device": name, "torch": torch.__version__, "model": " ".join(args.model), "region": args.region},
-        **{"method": args.method, "batch": args.batch, "micro_batch": args.micro, "pack_tokens": args.tokens},
-        **{"mean_tokens": round(statistics.mean(item.length for item in items), 1), "longest": longest},
+        "device": name,
+        "torch": torch.__version__,
+        "model": " ".join(args.model),
+        "region": args.region,
+        "method": args.method,
+        "batch": args.batch,
+        "micro_batch": args.micro,
+        "pack_tokens": args.tokens,
+        "mean_tokens": round(statistics.mean(item.length for item in items), 1),
+        "longest": longest,
     }
     with torch.autocast(device, torch.bfloat16):
         plain = [Encoded(item.tokens, {}) for item in items if not item.pictures][:4]
@@ -233,9 +240,8 @@ def main() -> None:
         print(json.dumps(line), flush=True)
         found += [line] if "way" in line else []
     base = found[0]["real_tokens_per_s"]
-    print(
-        "\n| batches | real tokens/s | of random order | padding | passes a step | peak GiB |\n|---|---|---|---|---|---|"
-    )
+    print("\n| batches | real tokens/s | of random order | padding | passes a step | peak GiB |")
+    print("|---|---|---|---|---|---|")
     for row in found:
         share = f"{row['real_tokens_per_s'] / base:.2f} x"
         print(
