@@ -28,6 +28,16 @@ def check_run(config: RunConfig) -> Iterator[str]:
         yield f"data      {_data(name)}"
     for name in config.evaluate.packs:
         yield f"pack      {_pack(name, config.evaluate.limit)}"
+    for text in config.evaluate.suites:
+        yield f"suite     {_suite(text)}"
+
+
+def _suite(text: str) -> str:
+    """Return the suite, whose harness is installed."""
+    from striate.harness.suites import parse_suite, require
+
+    suite = parse_suite(text)
+    return f"{text}: {suite.harness} {require(suite)}"
 
 
 def _scorers(config: RunConfig) -> str:

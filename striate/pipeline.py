@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from striate.artifacts import (
     Region,
     Retention,
     Scores,
+    SuiteRecord,
     TrainRecord,
     read_document,
     read_lines,
@@ -85,6 +86,7 @@ class Flow:
             self.prune()
         if self.config.evaluate.packs:
             self.evaluate()
+        self.suites()
         return self.report()
 
     def analyze(self) -> Scores:
@@ -230,6 +232,30 @@ class Flow:
         for label in labels:
             self._write_card(label, figures=True)
         return retention
+
+    def suites(self) -> list[SuiteRecord]:
+        """Run the harness suites of the config on every model; write eval/suites/."""
+        from striate.harness.suites import parse_suite, require
+        from striate.suite_runs import run_suite_stage
+
+        section = self.config.evaluate
+        wanted = [parse_suite(text) for text in section.suites]
+        for suite in wanted:
+            require(suite)
+        return [
+            run_suite_stage(
+                self.run,
+                suite,
+                label,
+                model=self._path_of(label),
+                inputs=self.inputs.suite(label, suite),
+                load=partial(self._load, label),
+                progress=self.progress,
+            )
+            for label in section.models
+            if label != "pruned" or self.config.prune.remove
+            for suite in wanted
+        ]
 
     def report(self) -> Path:
         """Write report.html from whatever artifacts there are; return its path."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from striate.harness.suites import Suite
 from striate.run_folder import RunFolder, fingerprint
 from striate.selectors.spec import parse_spec
 
@@ -77,8 +78,17 @@ class StageInputs:
         return {
             "model": self.model(label),
             "packs": self._data(self.pack_paths),
-            "section": config.evaluate.model_dump(exclude={"models", "baseline"}),
+            "section": config.evaluate.model_dump(exclude={"models", "baseline", "suites"}),
             "seed": config.seed,
+        }
+
+    def suite(self, label: str, suite: Suite) -> dict[str, Any]:
+        """Return what a harness's figures of the model called `label` follow from."""
+        return {
+            "model": self.model(label),
+            "suite": [suite.harness, *suite.tasks],
+            "folder": fingerprint(suite.folder) if suite.folder else "",
+            "limit": self.run.config.evaluate.limit,
         }
 
     def model(self, label: str = "start") -> str:
