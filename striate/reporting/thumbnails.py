@@ -90,6 +90,6 @@ def _on_white(picture: Image.Image) -> Image.Image:
 def _encode(picture: Image.Image, kind: str) -> bytes:
     """Return the picture as the bytes of a PNG or WebP file."""
     stream = io.BytesIO()
-    options = {"optimize": True} if kind == "PNG" else {"quality": 72, "method": 4}
+    options = {"optimize": True} if kind == "PNG" else {"quality": 72, "method": 2}
     picture.save(stream, kind, **options)
     return stream.getvalue()
