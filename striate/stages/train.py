@@ -27,6 +27,7 @@ from striate.training.modes import MasterWeights
 from striate.training.resampling import LayerTurns, check_resampling, never_open, resampled
 from striate.training.resume import find_checkpoint, identity, remove_checkpoints
 from striate.training.sitting import run_sitting
+from striate.training.speed import plan_speed
 
 
 def train(
@@ -80,11 +81,12 @@ def train(
     _warn_of_turns(region, config.resample, plan.steps, seed, progress)
     run = identity(region, config, samples, seed, base_path)
     checkpoint = find_checkpoint(work_dir, run)
+    collator = Collator(processor, config.max_length, train=True)
+    speed = plan_speed(model, region, samples, collator, config, machine, plan)
     torch.manual_seed(seed)
     tuned, trainable = _open(model, region, config, base_path)
     turns = LayerTurns(tuned, region, config.resample, seed) if config.resample.active else None
     weights = MasterWeights(tuned)
-    collator = Collator(processor, config.max_length, train=True)
     example = next((sample for sample in samples if sample.images), samples[0])
 
     def prove(prepared: nn.Module) -> str:
@@ -107,6 +109,7 @@ def train(
             prove=prove,
             progress=progress,
             turns=turns,
+            speed=speed,
         )
     finally:
         weights.restore()

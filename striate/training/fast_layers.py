@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from striate.models.anatomy import decoder_layers
 from striate.training.layer_check import DifferenceError, compare
 from striate.training.layer_function import Kind, LayerFunction, LayerTensors, kind_of, refusal
+from striate.training.packed_attention import current_layout
 
 # More kinds than this and compiling them takes longer than most trainings.
 MOST_KINDS = 12
@@ -138,7 +139,8 @@ class _Led:
         """Return the layer's output, by the way that fits the call."""
         if not torch.is_grad_enabled() or kwargs.get("past_key_values") is not None:
             return self._original(*args, **kwargs)
-        function = self._current(args, kwargs) if self._compiled else None
+        # Packed rows: attention asks which module calls it, and the function's modules are copies.
+        function = self._current(args, kwargs) if self._compiled and current_layout() is None else None
         if function is None:
             return self._kept(self._original, args, kwargs)
         tensors, keys = self._tensors.current(), function.keys(_hidden(args, kwargs))

@@ -19,6 +19,7 @@ from striate.training.engine import Plan, Proof, RegionTrainer, training_argumen
 from striate.training.modes import checkpointed
 from striate.training.resampling import LayerTurns
 from striate.training.resume import COMPLETE, load_trainable, step_of
+from striate.training.speed import Speed, fast
 from striate.training.step_batches import Share
 from striate.training.step_log import StepLog
 
@@ -61,6 +62,7 @@ def run_sitting(
     prove: Proof,
     progress: Progress,
     turns: LayerTurns | None = None,
+    speed: Speed | None = None,
 ) -> Outcome:
     """Return how the training went, with `model` trained in place from `checkpoint` (or the start) to the last step.
 
@@ -91,7 +93,7 @@ def run_sitting(
                 advance=advance,
                 turns=turns,
             )
-            with checkpointed(model, config.gradient_checkpointing):
+            with checkpointed(model, config.gradient_checkpointing), fast(trainer, speed or Speed(), progress.say):
                 _train(trainer, checkpoint)
             proof = trainer.proof
     rows = step_log.rows

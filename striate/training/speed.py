@@ -1,0 +1,168 @@
+"""What makes a training fast and small on this machine without changing its mathematics, decided before it begins."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from striate.artifacts import Region
+from striate.config import MachineSection, TrainSection
+from striate.data.collate import Collator
+from striate.data.encoding import IGNORED
+from striate.data.samples import Sample
+from striate.errors import TrainingError
+from striate.models.anatomy import find_anatomy
+from striate.models.blueprint import Blueprint
+from striate.models.forecast import forecast
+from striate.models.forecast_memory import forecast_memory
+from striate.models.forecast_settings import GIB, Settings
+from striate.models.forecast_shapes import ModelShape, model_shape
+from striate.training.engine import Plan, RegionTrainer
+from striate.training.fast_layers import fast_layers
+
+# Compiling takes up to a minute and a third of a step's time is saved: below this it is not worth the wait.
+WORTH_SECONDS = 180.0
+# What the allocator loses between tensors, as a share of the peak.
+GAPS = 0.02
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How the decoder layers run.
+
+    Attributes:
+        compiled: whether each kind of layer is compiled.
+        recomputed: the layers that keep their input alone and are run again in the backward pass.
+        line: what to tell about it, or empty.
+    """
+
+    compiled: bool = False
+    recomputed: frozenset[int] = frozenset()
+    line: str = ""
+
+
+def plan_speed(
+    model: Any,
+    region: Region,
+    samples: Sequence[Sample],
+    collator: Collator,
+    config: TrainSection,
+    machine: MachineSection,
+    plan: Plan,
+) -> Speed:
+    """Return how the layers of `model`, not yet wrapped by PEFT, run: from the config and the largest batch alone.
+
+    `machine.compile` auto compiles on CUDA when the forecast of the whole training is at least `WORTH_SECONDS`.
+
+    Raises:
+        TrainingError: the memory budget is too small, or given together with checkpointing of every layer.
+    """
+    budget = machine.memory_budget
+    if budget is not None and config.gradient_checkpointing:
+        raise TrainingError(
+            "machine.memory_budget and train.gradient_checkpointing are both set",
+            "a budget, from which the layers to recompute are chosen, or checkpointing of every layer",
+            "leave out one of them",
+        )
+    automatic = machine.compile == "auto" and next(model.parameters()).device.type == "cuda"
+    if not automatic and budget is None:
+        return Speed(compiled=machine.compile == "on")
+    shape = model_shape(Blueprint(model, find_anatomy(model)))
+    settings = _largest(shape, samples, collator, plan, config, machine)
+    settings = replace(settings, fused=machine.compile == "on" or automatic)
+    line = ""
+    if automatic:
+        each = forecast(shape, region, settings).milliseconds / 1e3 if region.layers else 0.0
+        seconds = each * plan.steps * plan.accumulation
+        if seconds < WORTH_SECONDS:
+            settings = replace(settings, fused=False)
+            line = f"decoder layers run uncompiled: training is forecast to take {seconds:.0f} s (machine.compile)"
+    if budget is None:
+        return Speed(settings.fused, frozenset(), line)
+    chosen = choose_recomputed(shape, region, settings, budget)
+    lines = [line, f"{len(chosen)} of {len(shape.layers)} decoder layers are recomputed to stay below {budget:g} GiB"]
+    return Speed(settings.fused, chosen, "; ".join(one for one in lines if one))
+
+
+@contextmanager
+def fast(trainer: RegionTrainer, speed: Speed, say: Callable[[str], None]) -> Iterator[None]:
+    """Let the trainer's decoder layers run as `speed` says for a while, and tell in one line how that went."""
+    if speed.line:
+        say(speed.line)
+    if speed.compiled and trainer.sharded:
+        say("decoder layers run uncompiled: each process holds a part of their weights")
+        speed = replace(speed, compiled=False)
+    if not (speed.compiled or speed.recomputed):
+        yield
+        return
+    with fast_layers(trainer.model, compiled=speed.compiled, recomputed=speed.recomputed, say=say) as layers:
+        prove = trainer.prove
+
+        def proved(model: nn.Module) -> str:
+            with layers.uncompiled():
+                return prove(model)
+
+        trainer.prove = proved
+        yield
+        if speed.compiled:
+            say(layers.describe())
+
+
+def choose_recomputed(shape: ModelShape, region: Region, settings: Settings, budget_gib: float) -> frozenset[int]:
+    """Return the fewest layers whose recomputation keeps the forecast peak below the budget.
+
+    Frozen layers go first: they are the cheapest to run again. From the bottom up: when a low layer is run again in
+    the backward pass, the activations of all layers above it are gone.
+
+    Raises:
+        TrainingError: the budget is too small even with every layer recomputed.
+    """
+    layers = range(len(shape.layers))
+    order = [index for index in layers if index not in region.layers] + list(region.layers)
+    peak = math.inf
+    for count in range(len(order) + 1):
+        chosen = frozenset(order[:count])
+        found = forecast_memory(shape, region, replace(settings, recomputed=chosen)).peak / GIB * (1 + GAPS)
+        if found <= budget_gib:
+            return chosen
+        peak = min(peak, found)
+    raise TrainingError(
+        f"machine.memory_budget is {budget_gib:g} GiB, and training is forecast to need {peak:.1f} GiB"
+        " with every decoder layer recomputed",
+        f"a budget of at least {math.ceil(10 * peak) / 10:.1f} GiB",
+        "raise it, lower machine.micro_batch or train.max_length, or use train.method=qlora",
+    )
+
+
+def _largest(
+    shape: ModelShape,
+    samples: Sequence[Sample],
+    collator: Collator,
+    plan: Plan,
+    config: TrainSection,
+    machine: MachineSection,
+) -> Settings:
+    """Return the settings of the largest micro-batch: that of the samples with most pictures and longest texts."""
+
+    def size(sample: Sample) -> tuple[int, int]:
+        return len(sample.images), sum(len(message.text) for message in sample.messages)
+
+    labels = collator(sorted(samples, key=size)[-plan.micro_batch :])["labels"]
+    rows, length = labels.shape
+    answers = float((labels != IGNORED).sum()) / labels.numel()
+    if config.packing:
+        rows, length = 1, machine.pack_tokens
+    return Settings(
+        method=config.method,
+        batch=rows,
+        text_tokens=max(1, length - shape.image_tokens),
+        answer_tokens=max(1, math.ceil(answers * length)),
+        r=config.lora.r,
+        train_projector=config.train_projector,
+        accumulated=plan.accumulation > 1,
+    )
