@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
 import re
 from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 from striate.errors import ConfigError, SpecError, did_you_mean
@@ -72,13 +72,13 @@ def require(suite: Suite) -> str:
         ConfigError: it is not installed; the text names the extra.
     """
     harness = HARNESSES[suite.harness]
-    if importlib.util.find_spec(harness.module) is None:
+    if find_spec(harness.module) is None:
         raise ConfigError(
             f"suite {suite.harness}:{','.join(suite.tasks)} needs the package {suite.harness}, which is not installed",
             f"striate with its extra {suite.harness!r}",
             f"pip install 'striate[{suite.harness}]'",
         )
-    return importlib.metadata.version(suite.harness)
+    return version(suite.harness)
 
 
 def check_tasks(suite: Suite, known: list[str]) -> None:
