@@ -122,7 +122,7 @@ def plain(loaded: Loaded, own: list[Any]) -> list[tuple[Any, Any, Any]]:
             for layer in decoder_layers(loaded.model)
         ]
         with torch.no_grad():
-            logits = loaded.model(**{name: value for name, value in batch.items() if name != "labels"}).logits
+            logits = loaded.model(**unlabelled(batch), use_cache=False).logits
         for handle in handles:
             handle.remove()
         found.append((logits, batch, states))
@@ -131,6 +131,10 @@ def plain(loaded: Loaded, own: list[Any]) -> list[tuple[Any, Any, Any]]:
 
 def _keep(states: list[torch.Tensor], module: Any, args: Any, kwargs: Any) -> None:
     states.append(args[0])
+
+
+def unlabelled(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in batch.items() if name != "labels"}
 
 
 def swapped(loaded: Loaded, first: Any, second: Any, layer: int, alone: bool) -> tuple[Any, Any]:
@@ -152,7 +156,7 @@ def swapped(loaded: Loaded, first: Any, second: Any, layer: int, alone: bool) ->
             module.register_forward_pre_hook(enter, with_kwargs=True),
             module.register_forward_hook(leave, with_kwargs=True),
         ]
-        logits = loaded.model(**{name: value for name, value in batch.items() if name != "labels"}).logits
+        logits = loaded.model(**unlabelled(batch), use_cache=False).logits
     for handle in handles:
         handle.remove()
     return logits, batch
