@@ -24,7 +24,6 @@ SCRIPTS = ("page", "chooser", "save", "browser")
 def draw_page(found: Findings, regions: Sequence[Region] = ()) -> str:
     """Return the whole page as HTML; `regions` of several strategies are shown side by side."""
     title = found.config.report.title if found.config else "striate run"
-    noscript = tag("noscript", tag("style", Html(".panel[hidden]{display:block}.chooser{display:none}")))
     style = Html(_data("page.css").replace("/* theme */", theme_css()))
     head = tag(
         "head",
@@ -34,7 +33,6 @@ def draw_page(found: Findings, regions: Sequence[Region] = ()) -> str:
         tag("title", title),
         tag("link", rel="icon", href=_icon()),
         tag("style", style),
-        noscript,
     )
     code = "\n".join(files("striate.reporting").joinpath("js", f"{name}.js").read_text("utf-8") for name in SCRIPTS)
     script = tag("script", Html(f'"use strict";\n{code}'))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 import math
 import random
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -341,3 +344,17 @@ def fake_record() -> RunRecord:
 @pytest.fixture(scope="session")
 def make_run() -> Callable[[Path], Path]:
     return build_run
+
+
+def unpacked(html: str) -> str:
+    """The page as its script sees it when every choice of its menus was made once."""
+
+    def opened(found: re.Match[str]) -> str:
+        return f" hidden>{gzip.decompress(base64.b64decode(found[1])).decode()}"
+
+    return re.sub(r' data-packed="([^"]*)" hidden>', opened, html)
+
+
+@pytest.fixture(scope="session")
+def unpack() -> Callable[[str], str]:
+    return unpacked

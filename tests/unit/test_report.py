@@ -61,8 +61,8 @@ def run(make_run: MakeRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def html(run: Path) -> str:
-    return report(run).read_text(encoding="utf-8").replace("\u00a0", " ")
+def html(run: Path, unpack: Callable[[str], str]) -> str:
+    return unpack(report(run).read_text(encoding="utf-8")).replace("\u00a0", " ")
 
 
 @pytest.fixture(scope="module")

@@ -133,10 +133,19 @@ def test_menus_show_one_figure_at_a_time(opened: Any) -> None:
     assert [panel.is_visible() for panel in panels.all()].count(True) == 1
     menu = opened.locator('[data-chooser="map"]')
     menu.select_option(label="modality block influence")
+    opened.locator("#figure-map-modality-block-influence").wait_for()
     assert opened.locator("#figure-map-modality-block-influence").is_visible()
     assert opened.locator("#figure-bands-modality-block-influence").is_visible()
     assert not opened.locator("#figure-map-all").is_visible()
     assert [panel.is_visible() for panel in panels.all()].count(True) == 1
+    assert opened.locator("svg title").count() == 0
+    opened.locator("#map-modality-block-influence-wide rect[data-tip]").first.hover()
+    assert opened.inner_text("#tip").startswith("layer 29 · all samples: ")
+    with opened.expect_download() as waiting:
+        opened.click("#figure-bands-modality-block-influence [data-save]")
+    assert waiting.value.suggested_filename == "striate-bands-modality-block-influence.svg"
+    menu.select_option(index=0)
+    opened.locator("#figure-map-all").wait_for()
 
 
 def test_cells_tell_their_value_under_the_pointer(opened: Any) -> None:

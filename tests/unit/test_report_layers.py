@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import math
 import re
 from collections.abc import Callable
@@ -14,7 +16,7 @@ from striate.artifacts import LayerScores, Peak, Region, Scores, SplitHalf, read
 from striate.errors import ArtifactError
 from striate.reporting.agreement import agreement_of
 from striate.reporting.bands import draw_bands
-from striate.reporting.chooser import chooser, slug
+from striate.reporting.chooser import chooser, pack, slug
 from striate.reporting.colours import STEPS
 from striate.reporting.findings import gather
 from striate.reporting.function_map import draw_function_map, function_map, peak_table
@@ -220,8 +222,8 @@ def test_a_folder_with_scores_alone_has_a_whole_page(run: Path, tmp_path: Path) 
     assert html.partition('<section id="missing">')[2].count("Not run yet: ") == 6
 
 
-def test_menus_name_every_scorer_and_task_and_show_the_first(run: Path) -> None:
-    html = report(run).read_text(encoding="utf-8")
+def test_menus_name_every_scorer_and_task_and_show_the_first(run: Path, unpack: Callable[[str], str]) -> None:
+    html = unpack(report(run).read_text(encoding="utf-8"))
     menu = html.partition('data-chooser="map"')[2].partition("</select>")[0]
     titles = re.findall(r">([^<]+)</option>", menu)
     assert titles[:2] == ["every scorer, all samples", "every scorer, recognition"]
@@ -232,6 +234,8 @@ def test_menus_name_every_scorer_and_task_and_show_the_first(run: Path) -> None:
 
 def test_a_single_choice_has_no_menu() -> None:
     assert "<select" not in chooser("a", "show", [("one", "content")])
+    assert pack("<b>") == pack("<b>")
+    assert gzip.decompress(base64.b64decode(pack("<b>"))) == b"&lt;b&gt;"
     assert slug("A / b_c!") == "a-b-c"
 
 

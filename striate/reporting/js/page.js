@@ -7,13 +7,17 @@ const tip = document.createElement("div");
 tip.id = "tip";
 tip.hidden = true;
 document.body.append(tip);
-for (const title of all("svg title")) {
-  title.parentNode.dataset.tip = title.textContent;
-  title.remove();
-}
+adoptTips(document);
 document.addEventListener("pointermove", showTip);
 document.addEventListener("pointerdown", showTip);
 document.addEventListener("scroll", () => { tip.hidden = true; }, { passive: true });
+
+function adoptTips(within) {
+  for (const title of all("svg title", within)) {
+    title.parentNode.dataset.tip = title.textContent;
+    title.remove();
+  }
+}
 
 function showTip(event) {
   const target = event.target.closest?.("[data-tip]");

@@ -25,13 +25,13 @@ function standalone(drawn) {
   return new XMLSerializer().serializeToString(copy);
 }
 
-for (const button of all("[data-save]")) {
-  button.addEventListener("click", () => {
-    const drawn = all("svg", button.closest("figure")).find((svg) => svg.getClientRects().length);
-    const link = document.createElement("a");
-    link.href = URL.createObjectURL(new Blob([standalone(drawn)], { type: "image/svg+xml" }));
-    link.download = `striate-${button.dataset.save}.svg`;
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
-  });
-}
+document.addEventListener("click", (event) => {
+  const button = event.target.closest?.("[data-save]");
+  if (!button) return;
+  const drawn = all("svg", button.closest("figure")).find((svg) => svg.getClientRects().length);
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([standalone(drawn)], { type: "image/svg+xml" }));
+  link.download = `striate-${button.dataset.save}.svg`;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+});
