@@ -31,6 +31,7 @@ class FastLayers:
         functions: one a kind, in the order of their first use.
         compile_seconds: what compiling and checking took.
         plain: whether functions run without the compiler, such as while a proof is made.
+        recomputed: how many layers keep their input alone.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class FastLayers:
         self.plain = False
         self._say = say
         self._backend, self._options = backend, options
+        self.recomputed = len(recomputed)
         self._layers = [_Led(self, layer, compiled, index in recomputed) for index, layer in enumerate(layers)]
 
     def install(self) -> None:

@@ -1,0 +1,292 @@
+#!/usr/bin/env python3
+"""Time one training step rung by rung, from the paper's way to striate's, in one process on one accelerator.
+
+Every rung prints a JSON line: milliseconds of a whole step (median, least), what compiling took, peak GiB, tokens a
+second, the ratio to the reference of the same run, and the loss of the first and last step. A table ends the output.
+
+    training_ladder.py                       all rungs
+    training_ladder.py --only exact region   some of them, and the reference
+    training_ladder.py --profile exact       where the accelerator's time goes
+    training_ladder.py --curves 200          losses of compiled and plain training, and of two plain ones
+    training_ladder.py --tiny                toys on the CPU, to test the machinery
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import json
+import statistics
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, TextIO
+
+import peft
+import torch
+import transformers
+from ladder_curves import curves
+from ladder_profile import profile
+from published_shapes import tiny
+from torch import nn
+from training_rungs import MODELS, RUNGS, TINY_BATCH, TINY_TEXT, Rung
+from true_shapes import build, make_batch, shape_of
+
+from striate.models.anatomy import decoder_layers
+from striate.models.forecast import Settings, forecast
+from striate.models.trainability import apply_region, lora_config
+from striate.selectors.spec import resolve
+from striate.training.answer_loss import answer_loss
+from striate.training.fast_layers import FastLayers
+from striate.training.modes import FrozenModules, MasterWeights, checkpointed
+from striate.training.speed import choose_recomputed
+
+
+class Bench:
+    """One model opened for a rung, its batch, and steps on it."""
+
+    def __init__(self, rung: Rung, args: argparse.Namespace, device: str) -> None:
+        """Build the model and open its region."""
+        self.device, self.args = device, args
+        config = MODELS[rung.model]()
+        self.config = tiny(config) if args.tiny else config
+        self.shape = shape_of(self.config)
+        self.region = resolve(rung.region, len(self.shape.layers))
+        self.model = self._open(rung)
+        self.trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.trainable, lr=1e-4, fused=device == "cuda")
+
+    def _open(self, rung: Rung) -> Any:
+        """Return the model with what the rung trains open."""
+        model = build(self.config, self.device)
+        if rung.method == "lora":
+            with torch.device(self.device):
+                model = peft.get_peft_model(model, lora_config(model, self.region, dropout=rung.dropout))
+        apply_region(model, self.region, rung.method)
+        if not rung.plain:
+            MasterWeights(model)
+        return model
+
+    def settings(self, rung: Rung) -> Settings:
+        """Return the rung's step as the forecast has it."""
+        text = TINY_TEXT if self.args.tiny else rung.text
+        return Settings(
+            method=rung.method,
+            batch=rung.batch,
+            text_tokens=text,
+            answer_tokens=rung.answers or text // 2,
+            checkpointing=rung.checkpointing,
+            masters=not rung.plain,
+            answers_only=not rung.plain,
+            fused=rung.compiled,
+        )
+
+    def batch(self, rung: Rung) -> dict[str, Any]:
+        """Return a batch of random pictures and tokens."""
+        torch.manual_seed(1)
+        text = TINY_TEXT if self.args.tiny else rung.text
+        found = make_batch(self.config, self.shape, rung.batch, text, self.device)
+        if rung.answers:
+            found["labels"][:, : -rung.answers] = -100
+        return found
+
+    @contextlib.contextmanager
+    def prepared(self, rung: Rung) -> Iterator[FastLayers | None]:
+        """Let the layers run as the rung says."""
+        recomputed: frozenset[int] = frozenset()
+        if rung.budget:
+            recomputed = choose_recomputed(self.shape, self.region, self.settings(rung), rung.budget)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(checkpointed(self.model, rung.checkpointing))
+            if rung.attention == "cudnn":
+                kernels = torch.nn.attention.SDPBackend
+                order = [kernels.CUDNN_ATTENTION, kernels.FLASH_ATTENTION, kernels.EFFICIENT_ATTENTION, kernels.MATH]
+                stack.enter_context(torch.nn.attention.sdpa_kernel(order, set_priority=True))
+            if not (rung.compiled or recomputed):
+                yield None
+                return
+            layers = FastLayers(
+                decoder_layers(self.model),
+                compiled=rung.compiled,
+                recomputed=recomputed,
+                say=lambda line: print(line, file=sys.stderr),
+                backend=self.args.backend,
+                options=rung.options or None,
+            )
+            layers.install()
+            stack.callback(layers.remove)
+            yield layers
+
+    def step(self, rung: Rung, batch: dict[str, Any], frozen: FrozenModules) -> torch.Tensor:
+        """Return the loss of one whole step: forward, backward, clipping, AdamW."""
+        if not rung.plain:
+            frozen.set_eval()
+        with torch.autocast(self.device, torch.bfloat16):
+            loss = self.model(**batch, use_cache=False).loss if rung.plain else answer_loss(self.model, batch)
+        loss.backward()
+        if not rung.plain:
+            nn.utils.clip_grad_norm_(self.trainable, 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return loss.detach()
+
+    def sync(self) -> None:
+        """Wait for the accelerator."""
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+    def measure(self, rung: Rung) -> dict[str, Any]:
+        """Return what the rung's line says."""
+        batch, frozen = self.batch(rung), FrozenModules(self.model, rung.checkpointing)
+        with self.prepared(rung) as layers:
+            begin = time.perf_counter()
+            first = float(self.step(rung, batch, frozen))
+            self.sync()
+            found: dict[str, Any] = {"first_step_s": round(time.perf_counter() - begin, 1)}
+            for _ in range(self.args.warmup):
+                self.step(rung, batch, frozen)
+            self.sync()
+            if self.device == "cuda":
+                torch.cuda.reset_peak_memory_stats()
+            timed = []
+            for _ in range(self.args.steps):
+                begin = time.perf_counter()
+                last = self.step(rung, batch, frozen)
+                self.sync()
+                timed.append(1e3 * (time.perf_counter() - begin))
+            if layers:
+                found |= {"layers_run": layers.describe(), "compile_s": round(layers.compile_seconds, 1)}
+                found |= {"recomputed": layers.recomputed}
+            if self.args.profile and rung.name in self.args.profile:
+                found["profile"] = profile(lambda: self.step(rung, batch, frozen), self.device)
+        tokens = batch["input_ids"].numel()
+        middle = statistics.median(timed)
+        peak = torch.cuda.max_memory_allocated() / 2**30 if self.device == "cuda" else 0.0
+        forecast_gib = self.forecast_gib(rung)
+        return found | {
+            "ms": round(middle, 1),
+            "ms_min": round(min(timed), 1),
+            "n": len(timed),
+            "peak_gib": round(peak, 2),
+            "forecast_gib": round(forecast_gib, 2),
+            "tokens_per_s": round(1e3 * tokens / middle),
+            "tokens": tokens,
+            "loss_first": round(first, 4),
+            "loss_last": round(float(last), 4),
+        }
+
+    def forecast_gib(self, rung: Rung) -> float:
+        """Return the peak that the forecast has for the rung."""
+        settings = self.settings(rung)
+        if rung.budget:
+            chosen = choose_recomputed(self.shape, self.region, settings, rung.budget)
+            settings = replace(settings, recomputed=chosen)
+        return forecast(self.shape, self.region, settings).memory.peak_gib
+
+
+def lines(args: argparse.Namespace, device: str) -> Iterator[dict[str, Any]]:
+    """Yield a line of the machine, then one a rung."""
+    name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__, "peft": peft.__version__}
+    yield {"device": name, **versions, "steps": args.steps, "warmup": args.warmup}
+    begin, bench, setup, reference = time.perf_counter(), None, None, None
+    for rung in chosen(args):
+        if time.perf_counter() - begin > args.limit:
+            yield {"name": rung.name, "error": f"not begun: {args.limit} s are over"}
+            continue
+        line: dict[str, Any] = {"name": rung.name, "says": rung.says}
+        try:
+            if rung.setup != setup:
+                bench = setup = None
+                _clean(device)
+                bench, setup = Bench(rung, args, device), rung.setup
+            line |= bench.measure(rung)  # type: ignore[union-attr]
+            reference = line["ms"] if rung.name == "reference" else reference
+            line |= (
+                {"of_reference": round(line["ms"] / reference, 3)} if reference and rung.model.endswith("7b") else {}
+            )
+        except torch.OutOfMemoryError as error:
+            # Its traceback holds the model.
+            traceback.clear_frames(error.__traceback__)
+            bench = setup = None
+            line["error"] = "out of memory"
+        yield {**line, "settings": {key: value for key, value in asdict(rung).items() if key not in line}}
+        _clean(device)
+
+
+def chosen(args: argparse.Namespace) -> list[Rung]:
+    """Return the rungs to run, small ones in place of the real where asked."""
+    found = [
+        rung
+        for rung in RUNGS
+        if (rung.name in args.only or rung.name == "reference" if args.only else not rung.optional or args.everything)
+    ]
+    return [replace(rung, batch=TINY_BATCH, budget=None, answers=None) for rung in found] if args.tiny else found
+
+
+def table(found: list[dict[str, Any]]) -> str:
+    """Return the lines as a Markdown table."""
+    names = ("rung", "ms", "least", "of reference", "peak GiB", "forecast GiB", "tokens/s", "compile s")
+    head = f"| {' | '.join(names)} |\n{'|---' * len(names)}|"
+    rows = [
+        f"| {line['name']}: {line['says']} | {line['ms']} | {line['ms_min']} | {line.get('of_reference', '')}"
+        f" | {line['peak_gib']} | {line['forecast_gib']} | {line['tokens_per_s']:,} | {line.get('compile_s', '')} |"
+        if "ms" in line
+        else f"| {line['name']} | {line['error']} | | | | | | |"
+        for line in found
+    ]
+    return "\n".join([head, *rows])
+
+
+def write(line: dict[str, Any], stream: TextIO | None) -> None:
+    """Print a line, and add it to the file."""
+    for place in (sys.stdout, stream):
+        if place:
+            print(json.dumps(line), file=place, flush=True)
+
+
+def _clean(device: str) -> None:
+    """Give memory back, and forget compiled graphs of models that are gone."""
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.empty_cache()
+
+
+def main() -> None:
+    """Run the rungs."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="*", default=[], help="names of rungs, quoted; the reference runs in any case")
+    parser.add_argument("--everything", action="store_true", help="also the rungs that are optional")
+    parser.add_argument("--profile", nargs="*", default=[], help="names of rungs to profile")
+    parser.add_argument("--curves", type=int, default=0, metavar="STEPS", help="compare losses instead")
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--warmup", type=int, default=3)
+    parser.add_argument("--limit", type=float, default=520, help="seconds after which no further rung begins")
+    parser.add_argument("--backend", default="inductor", help="of torch.compile")
+    parser.add_argument("--out", type=Path, help="a file to write the lines to as well")
+    parser.add_argument("--tiny", action="store_true", help="toys of the same families, on the CPU")
+    args = parser.parse_args()
+    device = "cpu" if args.tiny or not torch.cuda.is_available() else "cuda"
+    if device == "cpu" and not args.tiny:
+        parser.error("there is no CUDA device here; --tiny runs on the CPU")
+    stream = args.out.open("w", encoding="utf-8") if args.out else None
+    try:
+        if args.curves:
+            write(curves(Bench, args, device), stream)
+            return
+        found = []
+        for line in lines(args, device):
+            write(line, stream)
+            found += [line] if "name" in line else []
+        print(table(found))
+    finally:
+        if stream:
+            stream.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""The rungs of the training ladder: what each changes against the one below, at which shape and batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from published_shapes import SHAPES, llava
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
+
+# Tests of the machinery, not of speed: CUDA-free values of every rung.
+TINY_TEXT, TINY_BATCH = 16, 2
+
+
+def small() -> LlavaConfig:
+    """Return the shape of the built-in LVLM's language model with 49 image tokens from a vision encoder of no weight.
+
+    So a step is one with cached vision features, and the projector trains.
+    """
+    text = LlamaConfig(
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        vocab_size=49152,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+    )
+    vision = CLIPVisionConfig(
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=98,
+        patch_size=14,
+        projection_dim=32,
+    )
+    return llava(text, vision)
+
+
+MODELS: dict[str, Callable[[], LlavaConfig]] = {**SHAPES, "small": small}
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One configuration of a step.
+
+    Attributes:
+        name: what its line is called.
+        says: what it changes, in words.
+        model: a shape of `MODELS`.
+        region: a SPEC.
+        method: what trains.
+        plain: whether the step is plain Hugging Face's: logits everywhere, no masters, no clipping.
+        checkpointing: whether every layer is recomputed.
+        compiled: whether layers run compiled.
+        budget: GiB of `machine.memory_budget`.
+        batch: samples a step.
+        text: text tokens a sample, half of them answers.
+        answers: answer tokens a sample, where not half of the text.
+        dropout: of LoRA.
+        attention: PyTorch's choice of attention kernel, or cuDNN's first.
+        options: of the compiler.
+        optional: whether it runs only when asked for by name.
+    """
+
+    name: str
+    says: str
+    model: str = "llava-1.5-7b"
+    region: str = "uniform:25%"
+    method: Literal["lora", "full"] = "lora"
+    plain: bool = False
+    checkpointing: bool = False
+    compiled: bool = False
+    budget: float | None = None
+    batch: int = 8
+    text: int = 200
+    answers: int | None = None
+    dropout: float = 0.05
+    attention: Literal["default", "cudnn"] = "default"
+    options: dict[str, Any] = field(default_factory=dict)
+    optional: bool = False
+
+    @property
+    def setup(self) -> tuple[Any, ...]:
+        """What two rungs share that can be measured on one model."""
+        return self.model, self.region, self.method, self.plain, self.dropout
+
+
+RUNGS = (
+    Rung(
+        "reference", "the paper's way: LoRA on all layers, checkpointing", region="all", plain=True, checkpointing=True
+    ),
+    Rung("region checkpointed", "25% of the layers", plain=True, checkpointing=True),
+    Rung("region", "no checkpointing", plain=True),
+    Rung("answers", "the loss at answers only, float32 masters, clipping"),
+    Rung("exact", "compiled layers, LoRA's dropout from a counter", compiled=True),
+    Rung("exact cudnn", "attention by cuDNN first", compiled=True, attention="cudnn"),
+    Rung("exact no dropout", "LoRA without dropout", compiled=True, dropout=0.0, optional=True),
+    Rung(
+        "exact tuned",
+        "the compiler tries launch settings",
+        compiled=True,
+        options={"coordinate_descent_tuning": True},
+        optional=True,
+    ),
+    Rung("exact batch 4", "half the batch, nothing recomputed", compiled=True, batch=4),
+    Rung("exact batch 4, 22 GiB", "as few layers recomputed as 22 GiB take", compiled=True, batch=4, budget=22.0),
+    Rung("full", "full weights of 25%", method="full"),
+    Rung("full exact", "full weights, compiled layers", method="full", compiled=True),
+    Rung("all exact", "LoRA on all layers, compiled", region="all", compiled=True),
+    Rung("13b, 40 GiB", "LLaVA-1.5-13B within 40 GiB", model="llava-1.5-13b", compiled=True, batch=4, budget=40.0),
+    Rung(
+        "small", "the built-in LVLM's shape, full weights", model="small", method="full", batch=256, text=35, answers=3
+    ),
+    Rung("small exact", "compiled layers", model="small", method="full", batch=256, text=35, answers=3, compiled=True),
+    Rung("small lora exact", "LoRA", model="small", batch=256, text=35, answers=3, compiled=True, optional=True),
+    Rung("reference again", "to see how much the machine drifts", region="all", plain=True, checkpointing=True),
+)
