@@ -29,6 +29,7 @@ class Region(Document):
     """The chosen decoder layers of one LLM (`region.json`): 0-based, sorted, of `num_layers` in all.
 
     `removable` are layers outside it that its selector gives up, the most redundant first; `prune` takes these first.
+    `image_tokens` says where image tokens are computed: in all layers, or in those of the region alone.
     """
 
     version: Literal[1] = 1
@@ -37,6 +38,7 @@ class Region(Document):
     spec: str
     selector: str = ""
     removable: tuple[int, ...] = ()
+    image_tokens: Literal["all", "region"] = "all"
 
     @model_validator(mode="after")
     def _check(self) -> Region:

@@ -85,7 +85,12 @@ class ResampleSection(Section):
 
 
 class TrainSection(Section):
-    """Visual instruction tuning of the region and the projector; defaults are the paper's."""
+    """Visual instruction tuning of the region and the projector; defaults are the paper's.
+
+    `image_tokens` says where image tokens are computed: in all layers; in the region alone, from then on; or so only
+    while training. `frozen` is the number format of the decoder layers outside the region while training. Both trade
+    exactness for speed (docs/fast-modes.md).
+    """
 
     method: Literal["lora", "qlora", "full"] = "lora"
     lora: LoraSection = LoraSection()
@@ -103,7 +108,17 @@ class TrainSection(Section):
     max_length: int = Field(default=2048, ge=16)
     gradient_checkpointing: bool = False
     packing: bool = False
+    image_tokens: Literal["all", "region", "region while training"] = "all"
+    frozen: Literal["exact", "fp8"] = "exact"
     save_steps: int = Field(default=100, ge=1)
+
+    @model_validator(mode="after")
+    def _check_modes(self) -> TrainSection:
+        if self.packing and self.image_tokens != "all":
+            raise ValueError("packing and image_tokens other than 'all' do not go together")
+        if self.method == "qlora" and self.frozen != "exact":
+            raise ValueError("frozen has no effect on method qlora, whose frozen layers are in 4 bits")
+        return self
 
 
 class PruneSection(Section):

@@ -18,6 +18,11 @@ PIPELINE = "image-text-to-text"
 PERPLEXITY = "perplexity"
 METHODS = {"lora": "LoRA", "qlora": "QLoRA", "full": "full weights"}
 FENCE = "````"
+IMAGE_RULE = (
+    "**Image tokens are computed only in the layers of the region**: in others they keep their state."
+    " `striate.load_model` reads that from region.json. Plain transformers and PEFT load these weights too, but compute"
+    " image tokens in every layer, which is another model than the one that was tuned and measured."
+)
 
 
 @dataclass(frozen=True)
@@ -242,7 +247,16 @@ def _loading(facts: CardFacts, folder: str) -> str:
             f"model = AutoModelForImageTextToText.from_pretrained({folder!r})",
         ]
     lines.append(f"processor = AutoProcessor.from_pretrained({folder!r})")
-    return "\n".join(["## Loading", "", f"{FENCE}python", *lines, FENCE])
+    if _skips_images(facts):
+        lines = ["import striate", "", f"loaded = striate.load_model({folder!r})  # loaded.model, loaded.processor"]
+    code = "\n".join(["## Loading", "", f"{FENCE}python", *lines, FENCE])
+    return f"{code}\n\n{IMAGE_RULE}" if _skips_images(facts) else code
+
+
+def _skips_images(facts: CardFacts) -> bool:
+    """Return whether the model computes image tokens in its region alone."""
+    by_config = facts.config is not None and facts.config.train.image_tokens == "region"
+    return by_config or (facts.region is not None and facts.region.image_tokens == "region")
 
 
 def _config(facts: CardFacts) -> str:

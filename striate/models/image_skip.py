@@ -11,9 +11,10 @@ keys and values to the cache, and once on its text tokens, with a cache that put
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from types import MethodType
 from typing import Any
 
@@ -21,38 +22,14 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from striate.artifacts import Region
+from striate.artifacts import Region, read_document
 from striate.errors import ModelError
 from striate.models.anatomy import decoder_layers, find_anatomy, unwrap
+from striate.models.image_places import Places, arguments_at, rows_of_mask, take
 
-# Arguments of decoder layers that hold something for every position, and the dimension that counts positions.
-_BY_POSITION = {"position_ids": -1, "position_embeddings": -2, "cache_position": -1, "per_layer_input": -2}
 _ATTENTION_KINDS = ("sdpa", "eager")
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where the image tokens and the other tokens of a batch stand.
-
-    Rows with fewer of a kind than the longest are filled up with position T, one behind the last: what is computed
-    there is dropped, so that it has no gradient either.
-
-    Attributes:
-        image: positions of image tokens, (B, I).
-        text: positions of all other tokens, padding among them, (B, X).
-        length: T, the tokens of a row.
-    """
-
-    image: Tensor
-    text: Tensor
-    length: int
-
-    @classmethod
-    def of(cls, image_BT: Tensor) -> Places | None:
-        """Return the places for a mask of image tokens, or None where there are none."""
-        if not bool(image_BT.any()):
-            return None
-        return cls(_positions(image_BT), _positions(~image_BT), image_BT.shape[1])
+# Where a model keeps its rule.
+_RULE = "_striate_image_skip"
 
 
 class ImageSkip:
@@ -70,6 +47,7 @@ class ImageSkip:
         """
         core = unwrap(model)
         self.region = region
+        self._core = core
         self._anatomy = find_anatomy(core)
         self._layers = decoder_layers(core)
         self._check(core)
@@ -78,6 +56,7 @@ class ImageSkip:
         self._changed = [self._layers[index] for index in region.outside]
         for index in region.outside:
             self._layers[index].forward = self._forward_of(index)
+        vars(core)[_RULE] = self
 
     def __enter__(self) -> ImageSkip:
         return self
@@ -88,12 +67,19 @@ class ImageSkip:
     def remove(self) -> None:
         """Take the rule away again; the model computes as it was made to."""
         self._handle.remove()
+        vars(self._core).pop(_RULE, None)
         for layer in self._changed:
             vars(layer).pop("forward", None)
         self._changed = []
 
     def _check(self, core: Any) -> None:
         """Raise if the rule can't hold for this model."""
+        if _RULE in vars(core):
+            raise ModelError(
+                "this model computes image tokens in the layers of another region alone",
+                "one such region a model",
+                "remove the first rule, or load the model again",
+            )
         if self.region.num_layers != len(self._layers):
             raise ModelError(
                 f"the region is of a model with {self.region.num_layers} layers, and this one has {len(self._layers)}",
@@ -144,6 +130,42 @@ class ImageSkip:
             return layer._gradient_checkpointing_func(run, given.pop("hidden_states"))
 
         return forward
+
+
+def rule_of(model: nn.Module) -> ImageSkip | None:
+    """Return the rule that is installed on `model`, if there is one."""
+    rule: ImageSkip | None = vars(unwrap(model)).get(_RULE)
+    return rule
+
+
+def follow_region(model: nn.Module, file: Path) -> None:
+    """Install the rule on `model` if the region in `file` asks for it; without such a file nothing happens.
+
+    Raises:
+        ArtifactError: the file is not a region.
+        ModelError: the rule can't hold for this model.
+    """
+    region = read_document(file, Region) if file.is_file() else None
+    if region is not None and region.image_tokens == "region":
+        ImageSkip(model, region)
+
+
+@contextmanager
+def moved_rule(model: nn.Module, old_to_new: Mapping[int, int]) -> Iterator[None]:
+    """Take a rule off while layers are removed, and put it on again in the new numbers of the layers."""
+    rule = rule_of(model)
+    if rule is None:
+        yield
+        return
+    rule.remove()
+    try:
+        yield
+    except BaseException:
+        ImageSkip(model, rule.region)
+        raise
+    layers = tuple(old_to_new[layer] for layer in rule.region.layers if layer in old_to_new)
+    spec = f"ids:{','.join(map(str, layers))}" if layers else "none"
+    ImageSkip(model, Region(layers=layers, num_layers=len(old_to_new), spec=spec, image_tokens="region"))
 
 
 class _Captured(Exception):  # noqa: N818
@@ -200,14 +222,6 @@ class _Joiner(_StandIn):
         return whole[:, :, :-1]
 
 
-def _positions(mask_BT: Tensor) -> Tensor:
-    """Return the positions where each row of `mask_BT` holds, in order, filled up with T."""
-    length = mask_BT.shape[1]
-    most = int(mask_BT.sum(1).max())
-    places = torch.arange(length, device=mask_BT.device).expand_as(mask_BT)
-    return places.masked_fill(~mask_BT, length).sort(1).values[:, :most]
-
-
 def _without_checkpointing(layer: nn.Module) -> Callable[..., Any]:
     """Return the layer's forward method without the checkpointing that newer transformers wrap around it.
 
@@ -232,10 +246,10 @@ def _run_text_only(
             "use train.image_tokens=all",
         )
     cache = given.pop("past_key_values", None)
-    mask = _rows_of_mask(given.pop("attention_mask", None), hidden_BTD, places, _past(cache, index))
+    mask = rows_of_mask(given.pop("attention_mask", None), hidden_BTD, places, _past(cache, index))
     recorder = _Recorder()
     try:
-        whole(_take(hidden_BTD, places.image, 1), past_key_values=recorder, **_at(given, places.image))
+        whole(take(hidden_BTD, places.image, 1), past_key_values=recorder, **arguments_at(given, places.image))
     except _Captured:
         pass
     else:
@@ -244,9 +258,9 @@ def _run_text_only(
             "layers with an attention of their own",
             "use train.image_tokens=all",
         )
-    text_BXD = _take(hidden_BTD, places.text, 1)
+    text_BXD = take(hidden_BTD, places.text, 1)
     joiner = _Joiner(recorder, places, cache)
-    output = whole(text_BXD, attention_mask=mask, past_key_values=joiner, **_at(given, places.text))
+    output = whole(text_BXD, attention_mask=mask, past_key_values=joiner, **arguments_at(given, places.text))
     new_BXD = output[0] if isinstance(output, tuple) else output
     wide_BTD = nn.functional.pad(hidden_BTD, (0, 0, 0, 1))
     result = wide_BTD.scatter(1, places.text[:, :, None].expand_as(new_BXD), new_BXD)[:, :-1]
@@ -265,65 +279,3 @@ def _past(cache: Any, index: int) -> int:
             "decoder layers of plain attention",
             "use train.image_tokens=all",
         ) from error
-
-
-def _take(values: Tensor, places_BX: Tensor, dim: int) -> Tensor:
-    """Return `values` (B, ...) at `places_BX` along dimension `dim`; a place behind the last gives the last."""
-    dim = dim % values.ndim
-    index = places_BX.clamp_max(values.shape[dim] - 1)
-    shape = [1] * values.ndim
-    shape[0], shape[dim] = index.shape
-    target = list(values.shape)
-    target[dim] = index.shape[1]
-    return values.gather(dim, index.view(shape).expand(target))
-
-
-def _at(given: dict[str, Any], places_BX: Tensor) -> dict[str, Any]:
-    """Return a layer's other arguments at the positions `places_BX`."""
-    return {name: _argument_at(name, value, places_BX) for name, value in given.items()}
-
-
-def _argument_at(name: str, value: Any, places_BX: Tensor) -> Any:
-    """Return one argument at the positions `places_BX`.
-
-    Raises:
-        ModelError: a tensor of which it is not known how it goes with positions.
-    """
-    if isinstance(value, tuple | list) and any(isinstance(part, Tensor) for part in value):
-        return type(value)(_argument_at(name, part, places_BX) for part in value)
-    if not isinstance(value, Tensor):
-        return value
-    dim = next((dim for known, dim in _BY_POSITION.items() if name.startswith(known)), None)
-    if dim is None:
-        raise ModelError(
-            f"a decoder layer takes {name!r}, and it is not known how that goes with positions",
-            ", ".join(_BY_POSITION),
-            "use train.image_tokens=all",
-        )
-    return _spread(value, places_BX, dim)
-
-
-def _spread(value: Tensor, places_BX: Tensor, dim: int) -> Tensor:
-    """Return `value`, (T,), (1, T), (B, T), (3, B, T) or these with a width, at the positions of each row."""
-    rows = places_BX.shape[0]
-    if value.ndim == 1:
-        return _take(value.expand(rows, -1), places_BX, -1)
-    batch_dim = value.ndim + dim - 1
-    sizes = [-1] * value.ndim
-    sizes[batch_dim] = rows
-    moved = value.expand(sizes).movedim(batch_dim, 0)
-    return _take(moved, places_BX, dim).movedim(0, batch_dim)
-
-
-def _rows_of_mask(mask: Any, hidden_BTD: Tensor, places: Places, past: int) -> Tensor:
-    """Return the rows of text tokens of the attention mask, (B, 1, X, past + T)."""
-    if mask is None:
-        keys = torch.arange(past + places.length, device=hidden_BTD.device)
-        return keys <= places.text[:, None, :, None] + past
-    if not isinstance(mask, Tensor) or mask.ndim != 4:
-        raise ModelError(
-            "a decoder layer takes an attention mask that can't be cut by rows",
-            "a mask of shape (batch, 1, queries, keys), or none",
-            "load the model with attn_implementation='sdpa', or use train.image_tokens=all",
-        )
-    return _take(mask.expand(hidden_BTD.shape[0], -1, -1, -1), places.text, 2)

@@ -16,6 +16,7 @@ from striate.errors import ModelError
 from striate.models.anatomy import Anatomy, find_anatomy
 from striate.models.choice import is_adapted
 from striate.models.families import BOUNDARIES, INJECTED, family_of
+from striate.models.image_skip import moved_rule
 from striate.models.layer_config import OVERRIDES, cannot_remove, config_edits
 from striate.models.layer_facts import facts, index_changes
 from striate.models.layer_tensors import cut, tensor_slices
@@ -50,10 +51,12 @@ def remove_layers(model: nn.Module, remove: Sequence[int]) -> dict[int, int]:
     """
     anatomy = find_anatomy(model)
     _check_choice(model, anatomy, remove)
-    if remove:
-        _apply(model, _plan(model, anatomy, remove))
     kept = [layer for layer in range(anatomy.num_layers) if layer not in set(remove)]
-    return {old: new for new, old in enumerate(kept)}
+    old_to_new = {old: new for new, old in enumerate(kept)}
+    if remove:
+        with moved_rule(model, old_to_new):
+            _apply(model, _plan(model, anatomy, remove))
+    return old_to_new
 
 
 def _check_choice(model: Any, anatomy: Anatomy, remove: Sequence[int]) -> None:

@@ -17,6 +17,7 @@ from striate.config import looks_like_hub_id
 from striate.errors import ModelError, did_you_mean
 from striate.models.adapters import ADAPTER_CONFIG, add_adapter, base_of, base_revision_of, is_adapter, merged
 from striate.models.anatomy import find_anatomy, text_only
+from striate.models.image_skip import follow_region
 from striate.models.originals.layouts import is_original, original_error
 from striate.models.quiet import quietly
 from striate.models.saving import REGION_FILE, save_model
@@ -56,6 +57,8 @@ def load_model(
 ) -> Loaded:
     """Return the LVLM at `path` in eval mode, with its processor.
 
+    A folder whose region.json says that image tokens are computed in the region alone gives a model that does so.
+
     Args:
         path: a Hugging Face LVLM folder, a hub id, or a PEFT adapter folder (its base is found from its config).
         device: `auto` (CUDA where there is some, else CPU), `cpu`, `cuda`, `cuda:N` or `mps`.
@@ -72,6 +75,7 @@ def load_model(
     with quietly(quiet):
         source = _source(str(path), revision)
         model = _read_model(source, place, kind, revision, merge)
+        follow_region(model, Path(source) / REGION_FILE)
         return Loaded(model, _read_processor(source, revision))
 
 
@@ -84,7 +88,10 @@ def load_weights(
         ModelError: as `load_model`, but a processor is not asked for.
     """
     with quietly(True):
-        return _read_model(_source(str(path), revision), device, dtype, revision, False, **options)
+        source = _source(str(path), revision)
+        model = _read_model(source, device, dtype, revision, False, **options)
+        follow_region(model, Path(source) / REGION_FILE)
+        return model
 
 
 def load_processor(path: str | Path, *, revision: str | None = None) -> Any:

@@ -18,6 +18,7 @@ from striate.data.samples import PLACEHOLDER, Message, Sample
 from striate.errors import ArtifactError, ConfigError, ModelError, SpecError
 from striate.models.anatomy import find_anatomy
 from striate.models.card import CardFacts
+from striate.models.image_skip import rule_of
 from striate.models.layer_surgery import remove_layers, self_test
 from striate.models.loading import save_model
 from striate.models.saving import renumbered
@@ -64,6 +65,8 @@ def prune(
     check_removal(region, remove)
     _check_out(out, processor)
     name, removed = _least_important(region, remove, scores, scorer)
+    if rule_of(model) is not None:
+        region = region.model_copy(update={"image_tokens": "region"})
     before = _parameters(model)
     old_to_new = remove_layers(model, removed)
     record = PruneRecord(

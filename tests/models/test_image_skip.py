@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,37 +10,18 @@ import torch
 from family_inputs import make_inputs
 from family_rows import ROWS, Row
 from family_zoo import build_model, model_types
-from torch import Tensor, nn
+from torch import Tensor
 
-from striate.artifacts import Region
+from striate.artifacts import Region, write_document
 from striate.errors import ModelError
 from striate.models.anatomy import decoder_layers, find_anatomy
-from striate.models.image_skip import ImageSkip
+from striate.models.image_skip import ImageSkip, follow_region, rule_of
+from striate.models.image_skip_check import check_rule, put_back
+from striate.models.layer_surgery import remove_layers
 
 FAMILIES = ("llava", "qwen2_vl", "qwen2_5_vl", "gemma3", "idefics3", "internvl", "mistral3", "paligemma", "qwen3_vl")
 OTHER_ATTENTION = {"qwen3_5", "lfm3_vl", "llama4", "nemotron_h_omni"}
 PICTURES = ("pixel_values",)
-
-
-@contextmanager
-def put_back(model: Any, region: Region, image_BT: Tensor) -> Iterator[None]:
-    """Run whole layers, then undo what those outside the region did to image tokens."""
-
-    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        before = args[0] if args else kwargs["hidden_states"]
-        after = output[0] if isinstance(output, tuple) else output
-        if after.shape[1] != image_BT.shape[1]:
-            return output
-        after = torch.where(image_BT[..., None], before, after)
-        return (after, *output[1:]) if isinstance(output, tuple) else after
-
-    layers = decoder_layers(model)
-    handles = [layers[index].register_forward_hook(hook, with_kwargs=True) for index in region.outside]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def build(model_type: str) -> tuple[Any, dict[str, Any], Region, Tensor]:
@@ -61,7 +41,7 @@ def test_equals_whole_layers_put_back(model_type: str) -> None:
         plain = model(**inputs).logits
         with ImageSkip(model, region):
             found = model(**inputs).logits
-        with put_back(model, region, image_BT):
+        with put_back(decoder_layers(model), region, image_BT):
             expected = model(**inputs).logits
         assert torch.equal(model(**inputs).logits, plain)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
@@ -81,7 +61,7 @@ def test_every_family_is_equal_or_refused(model_type: str) -> None:
                 found = model(**inputs).logits
         except ModelError:
             return
-        with put_back(model, region, image_BT):
+        with put_back(decoder_layers(model), region, image_BT):
             expected = model(**inputs).logits
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
@@ -96,7 +76,7 @@ def test_gradients_equal_those_of_whole_layers_put_back() -> None:
 
     with ImageSkip(model, region):
         found = gradients()
-    with put_back(model, region, image_BT):
+    with put_back(decoder_layers(model), region, image_BT):
         expected = gradients()
     assert set(found) <= set(expected)
     for name, gradient in expected.items():
@@ -122,7 +102,7 @@ def test_rows_with_and_without_pictures() -> None:
     with torch.no_grad():
         with ImageSkip(model, region):
             found = model(**batch).logits
-        with put_back(model, region, image_BT):
+        with put_back(decoder_layers(model), region, image_BT):
             expected = model(**batch).logits
         text_only = model(input_ids=batch["input_ids"][1:], attention_mask=batch["attention_mask"][1:]).logits
     attended = batch["attention_mask"].bool()
@@ -216,3 +196,67 @@ def test_another_attention_is_refused() -> None:
     model.config.get_text_config()._attn_implementation = "flash_attention_2"
     with pytest.raises(ModelError, match="does not work with attention 'flash_attention_2'"):
         ImageSkip(model, region)
+
+
+def test_check_passes_and_leaves_no_rule() -> None:
+    model, inputs, region, _ = build("llava")
+    inputs = {**inputs, "attention_mask": torch.ones_like(inputs["input_ids"]), "labels": inputs["input_ids"]}
+    plain = model(input_ids=inputs["input_ids"], pixel_values=inputs["pixel_values"]).logits
+    check_rule(model, region, inputs)
+    assert rule_of(model) is None
+    assert torch.equal(model(input_ids=inputs["input_ids"], pixel_values=inputs["pixel_values"]).logits, plain)
+
+
+def test_check_finds_a_layer_that_looks_at_its_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, inputs, region, _ = build("llava")
+    inputs = {**inputs, "attention_mask": torch.ones_like(inputs["input_ids"])}
+    mlp = decoder_layers(model)[1].mlp
+    plain = mlp.forward
+    monkeypatch.setattr(mlp, "forward", lambda x: plain(x) + x.mean(1, keepdim=True))
+    with pytest.raises(ModelError, match="can't be left out of layers of llava: outputs are off by"):
+        check_rule(model, region, inputs)
+
+
+def test_one_rule_a_model() -> None:
+    model, _, region, _ = build("llava")
+    with ImageSkip(model, region), pytest.raises(ModelError, match="computes image tokens in the layers of another"):
+        ImageSkip(model, region)
+
+
+def test_a_region_file_is_followed_only_if_it_asks(tmp_path: Path) -> None:
+    model, _, region, _ = build("llava")
+    follow_region(model, tmp_path / "region.json")
+    write_document(tmp_path / "region.json", region)
+    follow_region(model, tmp_path / "region.json")
+    assert rule_of(model) is None
+    write_document(tmp_path / "region.json", region.model_copy(update={"image_tokens": "region"}))
+    follow_region(model, tmp_path / "region.json")
+    rule = rule_of(model)
+    assert rule is not None
+    assert rule.region.layers == region.layers
+
+
+def test_removing_layers_moves_the_rule() -> None:
+    model, inputs, region, image_BT = build("llava")
+    ImageSkip(model, region.model_copy(update={"image_tokens": "region"}))
+    old_to_new = remove_layers(model, [1, 5])
+    rule = rule_of(model)
+    assert rule is not None
+    assert rule.region.layers == tuple(old_to_new[layer] for layer in region.layers)
+    with torch.no_grad():
+        found = model(**inputs).logits
+        rule.remove()
+        with put_back(decoder_layers(model), rule.region, image_BT):
+            expected = model(**inputs).logits
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_refused_removal_keeps_the_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _, region, _ = build("llava")
+    ImageSkip(model, region)
+    monkeypatch.setattr("striate.models.layer_surgery._plan", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        remove_layers(model, [1])
+    rule = rule_of(model)
+    assert rule is not None
+    assert rule.region == region

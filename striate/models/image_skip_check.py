@@ -1,0 +1,76 @@
+"""Compare region-only visual compute with whole layers whose image tokens are put back, before it is trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from striate.artifacts import Region
+from striate.errors import ModelError
+from striate.models.anatomy import decoder_layers, find_anatomy, unwrap
+from striate.models.image_skip import ImageSkip
+
+# Largest ||a - b|| / ||b|| of what whole layers give with the image tokens put back, by number format.
+_TOLERANCE = {torch.bfloat16: 0.03, torch.float16: 0.01, torch.float32: 1e-3, torch.float64: 1e-6}
+
+
+def check_rule(model: nn.Module, region: Region, batch: Mapping[str, Any]) -> None:
+    """Return if the rule gives on `batch` what whole layers give whose image tokens are put back afterwards.
+
+    Raises:
+        ModelError: it does not, or it can't hold for this model.
+    """
+    core = unwrap(model)
+    inputs = {name: _placed(value, core) for name, value in batch.items() if name != "labels"}
+    ids_BT = inputs["input_ids"]
+    tokens = torch.tensor(find_anatomy(core).image_token_ids, device=ids_BT.device, dtype=ids_BT.dtype)
+    with torch.no_grad():
+        with ImageSkip(core, region):
+            found = core(**inputs).logits
+        with put_back(decoder_layers(core), region, torch.isin(ids_BT, tokens)):
+            expected = core(**inputs).logits
+    attended_BT = inputs["attention_mask"].bool()
+    found, expected = found[attended_BT].float(), expected[attended_BT].float()
+    error = float((found - expected).norm() / expected.norm())
+    if not error <= _TOLERANCE.get(core.dtype, _TOLERANCE[torch.bfloat16]):
+        raise ModelError(
+            f"image tokens can't be left out of layers of {core.config.model_type}: outputs are off by {error:.2g}",
+            "decoder layers of plain attention",
+            "use train.image_tokens=all",
+        )
+
+
+@contextmanager
+def put_back(layers: nn.ModuleList, region: Region, image_BT: Tensor) -> Iterator[None]:
+    """Run whole layers, and undo what those outside the region do to image tokens."""
+    handles = [layers[index].register_forward_hook(_undo(image_BT), with_kwargs=True) for index in region.outside]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _undo(image_BT: Tensor) -> Callable[..., Any]:
+    """Return a forward hook that gives image tokens the hidden states with which they entered."""
+
+    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        before = args[0] if args else kwargs["hidden_states"]
+        after = output[0] if isinstance(output, tuple) else output
+        if after.shape[1] != image_BT.shape[1]:
+            return output
+        after = torch.where(image_BT[..., None], before, after)
+        return (after, *output[1:]) if isinstance(output, tuple) else after
+
+    return hook
+
+
+def _placed(value: Any, core: Any) -> Any:
+    """Return a tensor on the model's device, pictures in its number format."""
+    if not isinstance(value, Tensor):
+        return value
+    return value.to(core.device, core.dtype) if value.is_floating_point() else value.to(core.device)

@@ -1,0 +1,175 @@
+"""Training with image tokens computed in the region alone, and with frozen layers in 8-bit floats."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from striate.artifacts import LayerScores, Region, Scores, TrainRecord, read_document
+from striate.config import LoraSection, MachineSection, TrainSection
+from striate.data.collate import Collator
+from striate.data.reading import read_samples
+from striate.data.samples import Sample
+from striate.errors import TrainingError
+from striate.models.anatomy import decoder_layers, find_anatomy
+from striate.models.image_skip import rule_of
+from striate.models.image_skip_check import put_back
+from striate.models.loading import Loaded, load_model
+from striate.stages.prune import prune
+from striate.stages.train import train
+
+REGION = Region(layers=(1, 3), num_layers=4, spec="ids:1,3")
+LORA = TrainSection(
+    lora=LoraSection(r=4, alpha=8, dropout=0.0),
+    batch_size=4,
+    lr=1e-2,
+    projector_lr=1e-3,
+    warmup_ratio=0,
+    max_length=96,
+    max_steps=2,
+)
+Run = Callable[..., TrainRecord]
+
+
+class Said:
+    """A progress that remembers what was said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+    def track(self, label: str, total: int) -> Any:
+        from striate.progress import Silent
+
+        return Silent().track(label, total)
+
+
+@pytest.fixture
+def samples(pack_dir: Path) -> list[Sample]:
+    return read_samples(pack_dir)
+
+
+@pytest.fixture
+def run(tmp_path: Path, samples: list[Sample], tiny_llava_dir: Path) -> Run:
+    def start(loaded: Loaded, config: TrainSection, name: str = "run", **more: Any) -> TrainRecord:
+        folder = tmp_path / name
+        return train(
+            loaded.model,
+            loaded.processor,
+            REGION,
+            samples,
+            config,
+            MachineSection(micro_batch=2),
+            seed=0,
+            base_path=str(tiny_llava_dir),
+            out=folder / "checkpoint",
+            work_dir=folder / "work",
+            log=folder / "train_log.jsonl",
+            **more,
+        )
+
+    return start
+
+
+def with_mode(**changes: Any) -> TrainSection:
+    return TrainSection.model_validate({**LORA.model_dump(), **changes})
+
+
+def batch_of(loaded: Loaded, samples: list[Sample]) -> dict[str, torch.Tensor]:
+    return {
+        name: value
+        for name, value in Collator(loaded.processor, 96, train=True)(samples[:3]).items()
+        if name != "labels"
+    }
+
+
+def test_the_rule_travels_with_the_checkpoint(
+    tiny_llava: Loaded, samples: list[Sample], run: Run, tmp_path: Path
+) -> None:
+    batch = batch_of(tiny_llava, samples)
+    run(tiny_llava, with_mode(image_tokens="region"))
+    folder = tmp_path / "run" / "checkpoint"
+    assert read_document(folder / "region.json", Region) == REGION.model_copy(update={"image_tokens": "region"})
+    again = load_model(folder, device="cpu", merge=True)
+    rule = rule_of(again.model)
+    assert rule is not None
+    ids = torch.tensor(find_anatomy(again.model).image_token_ids)
+    with torch.no_grad():
+        found = again.model(**batch).logits
+        rule.remove()
+        with put_back(decoder_layers(again.model), REGION, torch.isin(batch["input_ids"], ids)):
+            expected = again.model(**batch).logits
+        plain = again.model(**batch).logits
+    attended = batch["attention_mask"].bool()
+    torch.testing.assert_close(found[attended], expected[attended], atol=1e-5, rtol=1e-4)
+    assert (plain - expected)[attended].abs().max() > 1e-3
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "Image tokens are computed only in the layers of the region" in card
+    assert "striate.load_model('checkpoint')" in card
+
+
+def test_while_training_only(tiny_llava: Loaded, run: Run, tmp_path: Path) -> None:
+    run(tiny_llava, with_mode(image_tokens="region while training"))
+    assert read_document(tmp_path / "run" / "checkpoint" / "region.json", Region) == REGION
+    assert rule_of(tiny_llava.model) is None
+    assert "Image tokens" not in (tmp_path / "run" / "checkpoint" / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_mode_changes_what_is_learned(tiny_llava: Loaded, run: Run) -> None:
+    plain = run(copy.deepcopy(tiny_llava), LORA, "plain")
+    ruled = run(tiny_llava, with_mode(image_tokens="region"), "ruled")
+    assert plain.first_loss != ruled.first_loss
+
+
+@pytest.mark.parametrize("mode", ["all", "region while training"])
+def test_a_model_with_a_rule_keeps_to_it(tiny_llava: Loaded, run: Run, mode: str) -> None:
+    other = Region(layers=(0, 3), num_layers=4, spec="ids:0,3")
+    from striate.models.image_skip import ImageSkip
+
+    ImageSkip(tiny_llava.model, other)
+    with pytest.raises(TrainingError) as caught:
+        run(tiny_llava, with_mode(image_tokens=mode))
+    assert "the model computes image tokens in layers 0, 3 alone, training in" in str(caught.value)
+    assert "--set train.image_tokens=region --set select.region=ids:0,3" in str(caught.value)
+
+
+def test_pruning_keeps_the_rule(tiny_llava: Loaded, run: Run, tmp_path: Path) -> None:
+    run(tiny_llava, with_mode(image_tokens="region"))
+    tuned = load_model(tmp_path / "run" / "checkpoint", device="cpu", merge=True)
+    entry = LayerScores(scorer="x", values=(0, 1, 2, 3), low=(0,) * 4, high=(0,) * 4, samples=0)
+    scores = Scores(num_layers=4, samples=0, scorers=(entry,))
+    _, record = prune(tuned.model, REGION, 1, scores, processor=tuned.processor, out=tmp_path / "pruned")
+    assert record.removed == (0,)
+    kept = read_document(tmp_path / "pruned" / "region.json", Region)
+    assert (kept.layers, kept.image_tokens) == ((0, 2), "region")
+    assert rule_of(load_model(tmp_path / "pruned", device="cpu").model) is not None
+
+
+def test_frozen_layers_in_eight_bits(tiny_llava_dir: Path, run: Run, tmp_path: Path) -> None:
+    loaded = load_model(tiny_llava_dir, device="cpu", dtype="bfloat16")
+    before = {name: value.clone() for name, value in loaded.model.state_dict().items()}
+    said = Said()
+    record = run(loaded, with_mode(frozen="fp8"), progress=said)
+    assert "14 frozen linear layers are held in 8-bit floats while training" in said.lines
+    assert "28 tensors in 2 of 4 decoder layers" in record.proof
+    again = load_model(tmp_path / "run" / "checkpoint", device="cpu", dtype="bfloat16", merge=True).model.state_dict()
+    for name, value in before.items():
+        moved = not torch.equal(again[name], value)
+        trained = any(f"layers.{layer}." in name for layer in REGION.layers) and name.endswith("proj.weight")
+        if "language_model.layers" in name:
+            assert moved == trained, name
+
+
+def test_modes_that_exclude_each_other() -> None:
+    with pytest.raises(ValidationError, match="packing and image_tokens other than 'all' do not go together"):
+        with_mode(packing=True, image_tokens="region")
+    with pytest.raises(ValidationError, match="frozen has no effect on method qlora"):
+        with_mode(method="qlora", frozen="fp8")
