@@ -9,6 +9,7 @@ from striate.artifacts import LayerScores, Region, Scores
 from striate.reporting.agreement import agreement_of, draw_agreement
 from striate.reporting.bands import draw_bands
 from striate.reporting.chooser import chooser, slug
+from striate.reporting.contrast import contrast_map, contrasts_of, draw_contrast
 from striate.reporting.function_map import draw_function_map, function_map, peak_table
 from striate.reporting.heat import Heat
 from striate.reporting.layer_map import draw_map, map_of_all, map_of_scorer
@@ -23,6 +24,10 @@ from striate.reporting.wording import count, words
 MAP_NOTE = (
     "Each column has its own colours, from its lowest to its highest value, on a logarithmic scale where these are "
     "positive and a factor of 5 apart; its highest layer is outlined."
+)
+CONTRAST_NOTE = (
+    "What sets the tasks apart: each layer's share of a task's scores against its mean share over the tasks. One scale "
+    "for the whole picture; differences whose 95% interval excludes zero are outlined (each cell on its own)."
 )
 TASK_NOTE = (
     "Each row has its own colours. The highest layer is outlined; the bar below the row spans the 95% interval of that "
@@ -73,6 +78,8 @@ def _by_task(scores: Scores, scorer: str) -> Child:
         peak_table(series),
     ]
     if len(series) > 1:
+        heat = contrast_map(contrasts_of(series))
+        shown.insert(1, _figure(f"contrast-{name}", heat, draw_contrast, CONTRAST_NOTE))
         note = "Spearman's rank correlation of the layers between tasks: near 1, the tasks need the same layers."
         shown.append(_folded("Agreement between tasks", f"tasks-{name}", series, note))
     return shown
@@ -105,7 +112,7 @@ def draw_stability(scores: Scores) -> Html:
             Cell(words(entry.scorer), head=True),
             Cell(count(entry.samples) if entry.samples else "none", right=True),
             Cell(_peak(entry), right=True),
-            Cell(stability(entry.split_half, entry.samples)),
+            Cell(stability(entry.split_half, entry.samples), long=True),
         ]
         for entry in scores.scorers
     ]

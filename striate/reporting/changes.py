@@ -73,5 +73,5 @@ def _detail(label: str, task: TaskScore) -> list[Cell]:
         Cell(tag("span", tag("i", class_=f"key {label}"), label, class_="named")),
         Cell(words(task.metric)),
         Cell(f"{count(task.unparsed)} of {count(task.n)}", right=True),
-        Cell(told or "–"),
+        Cell(told or "–", long=True),
     ]

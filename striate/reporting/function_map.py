@@ -89,5 +89,5 @@ def _cells(series: Series) -> list[Cell]:
         Cell(series.name, head=True),
         Cell(count(series.samples), right=True),
         *(Cell(text, right=True) for text in measured),
-        Cell(stability(series.split_half, series.samples)),
+        Cell(stability(series.split_half, series.samples), long=True),
     ]

@@ -12,7 +12,7 @@ from striate.reporting.wording import shorten
 
 SMALL, TINY_SIZE = 10.5, 9.5
 GAP = 9.0
-DARK_FROM = 0.55
+DARK_FROM, DARK_FROM_TWO_SIDED = 0.55, 0.72
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Spot:
     @property
     def strong(self) -> bool:
         """Whether a label on the cell needs the colour of the paper to be read."""
-        return abs(self.share) > DARK_FROM if self.two_sided else self.share > DARK_FROM
+        return abs(self.share) > DARK_FROM_TWO_SIDED if self.two_sided else self.share > DARK_FROM
 
 
 @dataclass(frozen=True)

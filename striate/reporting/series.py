@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from striate.artifacts import LayerScores, Peak, Scores, SplitHalf
-from striate.reporting.wording import amount, count, words
+from striate.reporting.wording import amount, words
 
 SeriesKind = Literal["all", "part", "task", "scorer"]
 FEW_DIGITS = ".4g"
@@ -86,7 +86,7 @@ def stability(split: SplitHalf | None, samples: int) -> str:
     if split.samples_needed is None:
         return f"{told}: the ranking is noise at this size"
     enough = "enough" if split.samples_needed <= samples else "more than there are"
-    return f"{told}; 0.9 takes about {count(split.samples_needed)} samples, {enough}"
+    return f"{told}; 0.9 takes about {amount(split.samples_needed, 'sample')}, {enough}"
 
 
 def names_of(series: Sequence[Series]) -> list[str]:

@@ -6,7 +6,7 @@ from striate.artifacts import Difference
 from striate.reporting.findings import Findings
 from striate.reporting.markup import Child, Html, tag
 from striate.reporting.retention import overall
-from striate.reporting.wording import amount, count, percent, points, sample, score, span
+from striate.reporting.wording import amount, count, percent, points, sample, score, span, words
 
 
 def headline(found: Findings) -> Html:
@@ -52,8 +52,8 @@ def _text(found: Findings) -> Child:
     if not row:
         return _perplexity(found)
     kept = row.low <= 0 <= row.high
-    words = "text shows no measurable change" if kept else f"text {'gains' if row.difference > 0 else 'loses'}"
-    return [tag("b", words), tag("span", _change(row), class_="interval")]
+    told = "text shows no measurable change" if kept else f"text {'gains' if row.difference > 0 else 'loses'}"
+    return [tag("b", told), tag("span", _change(row), class_="interval")]
 
 
 def _perplexity(found: Findings) -> Child:
@@ -97,7 +97,16 @@ def _unfinished(found: Findings) -> str:
     ]
     told = [name for name, artifact in done if artifact]
     state = f"This run has {', '.join(told)}" if told else "This run has a config and no result yet"
-    return f"{state}; models have not been compared yet."
+    return f"{state}; models have not been compared yet.{_peaks(found)}"
+
+
+def _peaks(found: Findings) -> str:
+    """Return where the first scorer peaks, with its interval, or nothing where that was not measured."""
+    entry = next((entry for entry in found.scores.scorers if entry.peak), None) if found.scores else None
+    if entry is None or entry.peak is None:
+        return ""
+    told = f" By {words(entry.scorer)} layer {entry.peak.layer} matters most (95% interval {entry.peak.low} to "
+    return f"{told}{entry.peak.high}, {amount(entry.samples, 'sample')})."
 
 
 def draw_tiles(found: Findings) -> Html | None:

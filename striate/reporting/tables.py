@@ -10,12 +10,13 @@ from striate.reporting.markup import Child, Html, tag
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: `head` names the row, `right` aligns numbers, `wide_only` hides it on a phone."""
+    """One cell: `head` names the row, `right` aligns numbers, `wide_only` hides it on a phone, `long` is a sentence."""
 
     content: Child
     head: bool = False
     right: bool = False
     wide_only: bool = False
+    long: bool = False
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[Cell]], classes: Sequence[str] = ()) -> Html:
@@ -31,7 +32,7 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[Cell]], classes: Sequenc
 
 def _classes(cell: Cell) -> str | None:
     """Return the classes of a cell."""
-    names = [("number", cell.right), ("wide-only", cell.wide_only)]
+    names = [("number", cell.right), ("wide-only", cell.wide_only), ("long", cell.long)]
     return " ".join(name for name, on in names if on) or None
 
 

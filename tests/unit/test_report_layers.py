@@ -18,6 +18,7 @@ from striate.reporting.agreement import agreement_of
 from striate.reporting.bands import draw_bands
 from striate.reporting.chooser import chooser, pack, slug
 from striate.reporting.colours import STEPS
+from striate.reporting.contrast import contrast_map, contrasts_of
 from striate.reporting.findings import gather
 from striate.reporting.function_map import draw_function_map, function_map, peak_table
 from striate.reporting.heat import Heat, Spot, draw_heat
@@ -142,6 +143,28 @@ def test_function_map_places_peak_and_centre_with_their_intervals() -> None:
     assert "1 to 3 (62% the same)" in told
 
 
+def test_contrast_is_the_share_against_the_mean_of_tasks() -> None:
+    first = Series("a", "task", (1.0, 3.0, 1.0), (1.0, 2.9, 0.9), (1.0, 3.1, 1.1), samples=8)
+    second = Series("b", "task", (0.0, 2.0, 2.0), (0.0, 1.0, 1.0), (0.0, 3.0, 3.0), samples=8)
+    one, other = contrasts_of([first, second])
+    assert one.differences == pytest.approx((0.0, 0.25, -0.25))
+    assert other.differences == pytest.approx((0.0, -0.25, 0.25))
+    # Half widths of the shares are 0.05 and 0.25: with two tasks each counts for half.
+    assert one.halves == pytest.approx((0.0, math.hypot(0.05, 0.25) / 2, math.hypot(0.05, 0.25) / 2))
+    assert one.halves == pytest.approx(other.halves)
+    spots = contrast_map([one, other]).spots
+    assert [spot.share for spot in spots[0] if spot] == [0.0, 1.0, -1.0]
+    assert [spot.marked for spot in spots[0] if spot] == [False, True, True]
+    assert contrast_map(contrasts_of([first, first])).spots[0][1] == Spot(
+        0.0, "layer 1 · a: 0.00 points of share against the mean of tasks, 95% interval ± 3.54%", two_sided=True
+    )
+
+
+def test_contrast_of_equal_scores_is_none() -> None:
+    flat = Series("flat", "task", (0.3, 0.3))
+    assert contrasts_of([flat, flat])[0].differences == (0.0, 0.0)
+
+
 def test_agreement_is_spearmans_correlation() -> None:
     series = [
         whole(entry("a", 1, 2, 3, 4), "a"),
@@ -217,6 +240,7 @@ def test_rules_that_do_not_fit_are_left_out(tmp_path: Path) -> None:
 def test_a_folder_with_scores_alone_has_a_whole_page(run: Path, tmp_path: Path) -> None:
     (tmp_path / "scores.json").write_bytes((run / "scores.json").read_bytes())
     html = report(tmp_path).read_text(encoding="utf-8")
+    assert "By block influence layer " in html
     sections = re.findall(r'<section id="([a-z]+)"', html)
     assert sections == ["stack", "layers", "functions", "strategies", "missing", "repeat"]
     assert html.partition('<section id="missing">')[2].count("Not run yet: ") == 6
