@@ -15,6 +15,7 @@ from striate.models.anatomy import decoder_layers
 from striate.training.layer_check import DifferenceError, compare
 from striate.training.layer_function import Kind, LayerFunction, LayerTensors, kind_of, refusal
 from striate.training.packed_attention import current_layout
+from striate.training.packed_traced import packed_inputs
 
 # More kinds than this and compiling them takes longer than most trainings.
 MOST_KINDS = 12
@@ -141,13 +142,12 @@ class _Led:
         """Return the layer's output, by the way that fits the call."""
         if not torch.is_grad_enabled() or kwargs.get("past_key_values") is not None:
             return self._original(*args, **kwargs)
-        # Packed rows: attention asks which module calls it, and the function's modules are copies.
-        function = self._current(args, kwargs) if self._compiled and current_layout() is None else None
+        function = self._current(args, kwargs) if self._compiled else None
         if function is None:
             return self._kept(self._original, args, kwargs)
         tensors, keys = self._tensors.current(), function.keys(_hidden(args, kwargs))
         run = function.plain if self._owner.plain else function
-        return self._kept(lambda *a, **k: run(tensors, keys, a, k), args, kwargs)
+        return self._kept(lambda *a, **k: run(tensors, keys, a, k), args, {**kwargs, **_packed()})
 
     def _kept(self, run: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> Any:
         """Run it, keeping all that the backward pass needs or the input alone."""
@@ -172,7 +172,7 @@ class _Led:
         """Compare the function with the layer on this batch, and refuse it where they differ or it can't be had."""
         begin = time.perf_counter()
         try:
-            compare(function, self._layer, self._original, self._tensors.current(), args, kwargs)
+            compare(function, self._layer, self._original, self._tensors.current(), args, kwargs, _packed())
         except DifferenceError as found:
             function.refused = str(found)
         finally:
@@ -201,6 +201,12 @@ def fast_layers(
         yield layers
     finally:
         layers.remove()
+
+
+def _packed() -> dict[str, Any]:
+    """Return what keeps the samples of a packed row apart, for attention that a compiler follows."""
+    layout = current_layout()
+    return packed_inputs(layout.lengths, layout.ends) if layout else {}
 
 
 def _hidden(args: Any, kwargs: Mapping[str, Any]) -> torch.Tensor:

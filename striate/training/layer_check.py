@@ -26,8 +26,9 @@ def compare(
     tensors: Mapping[str, torch.Tensor],
     args: Any,
     kwargs: Mapping[str, Any],
+    more: Mapping[str, Any],
 ) -> None:
-    """Return if `function` does on these inputs what `layer` does.
+    """Return if `function` does on these inputs what `layer` does; `more` is what only the function is handed.
 
     Three comparisons: with dropout off, the function's operations one by one against the layer's own; with dropout,
     compiled against one by one; and at the first use of the function, the gradients of those two.
@@ -40,7 +41,8 @@ def compare(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         with torch.no_grad(), without_dropout(layer), without_dropout(function.template):
             expected = _first(original(*args, **kwargs))
-            found = _first(function.plain(tensors, None, args, kwargs))
+            kwargs = {**kwargs, **more}
+            found = _first(_tried(function.plain, tensors, None, args, kwargs))
         _check("without the compiler", found, expected, _OUTPUT)
         del expected, found
         if other_dropout(function.template):
@@ -62,18 +64,23 @@ def _compare_compiled(
     function: LayerFunction, tensors: Mapping[str, torch.Tensor], keys: torch.Tensor | None, args: Any, kwargs: Any
 ) -> None:
     """Compare compiled with one by one; gradients too where the function has not been used before."""
-    try:
-        output, inputs = _run(function, tensors, keys, args, kwargs)
-        gradients = _gradients(output, inputs) if not function.checked else []
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:
-        raise DifferenceError(f"it can't be compiled: {_short(error)}") from error
+    output, inputs = _tried(_run, function, tensors, keys, args, kwargs)
+    gradients = [] if function.checked else _tried(_gradients, output, inputs)
     expected, inputs = _run(function.plain, tensors, keys, args, kwargs)
     _check("compiled", output, expected, _OUTPUT)
     for found, wanted in zip(gradients, _gradients(expected, inputs) if gradients else [], strict=True):
         if found is not None and wanted is not None:
             _check("compiled, in its gradients", found, wanted, _GRADIENT)
+
+
+def _tried(step: Callable[..., Any], *args: Any) -> Any:
+    """Return what `step` gives; whatever a compiler does not like about a family is a reason not to use it there."""
+    try:
+        return step(*args)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        raise DifferenceError(f"it can't be compiled: {_short(error)}") from error
 
 
 def _run(run: Callable[..., Any], tensors: Mapping[str, torch.Tensor], keys: Any, args: Any, kwargs: Any) -> Any:

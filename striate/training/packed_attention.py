@@ -22,6 +22,7 @@ from transformers.masking_utils import sdpa_mask
 
 from striate.errors import TrainingError
 from striate.models.stack import decoder_layers, find_stack
+from striate.training.packed_traced import ENDS, LONGEST, attend
 
 NAME = "striate_packed"
 # What some families' attention adds, and a plain causal softmax has not.
@@ -112,6 +113,12 @@ def packed_attention(
     Raises:
         TrainingError: this attention is not one over the tokens of the row alone.
     """
+    if ENDS in kwargs:
+        extra = {name: kwargs[name] for name in (*_REFUSED, "is_causal") if kwargs.get(name) is not None}
+        if extra:
+            raise NotImplementedError(f"packed rows with {', '.join(extra)}")
+        how: dict[str, Any] = {"dropout": dropout, "scaling": scaling, "sliding_window": sliding_window}
+        return attend(query, key, value, attention_mask, kwargs[ENDS], kwargs[LONGEST], softcap=softcap, **how), None
     layout = _current[0]
     if layout is None or id(module) not in layout.modules:
         plain = AttentionInterface()["sdpa"]
