@@ -10,7 +10,7 @@ from torch import Tensor
 
 from striate.models.attention import AttentionCall
 from striate.scorers.groups import TokenGroups
-from striate.scorers.view import Tally, exact
+from striate.scorers.view import Tally, exact, tally
 
 _LOGITS_AT_ONCE = 1 << 24
 _PROBES = 2
@@ -51,12 +51,11 @@ class AttentionView:
             masses.append((self.probabilities(chosen_BQ).mean(1) @ image_BS1)[:, :, 0])
         found_BQ = torch.cat(masses, dim=1).masked_fill(~real_BQ, 0.0) if masses else real_BQ.float()
         empty_BT = torch.zeros(self.groups.masks.attended.shape, device=found_BQ.device)
-        return empty_BT.scatter_add_(1, queries_BQ, found_BQ).to(exact(found_BQ.device))
+        return empty_BT.scatter_(1, queries_BQ, found_BQ).to(exact(found_BQ.device))
 
     def tally(self, values_BT: Tensor, *kinds: str) -> dict[str, Tally]:
         """Return the sums of `values_BT` over the queries of each kind."""
-        totals_PN = self.groups.totals(values_BT, kinds)
-        return {kind: Tally(totals_PN[row], self.groups.counts(kind)) for row, kind in enumerate(kinds)}
+        return tally(self.groups, values_BT[None], kinds)
 
     def probabilities(self, chosen_BQ: Tensor) -> Tensor:
         """Return the attention of the chosen queries of each row, shape (B, H, Q, S), in float32."""

@@ -40,15 +40,14 @@ class TokenGroups:
             self._counts[kind] = (self.masks.members & self.masks.of(kind)).sum((1, 2))
         return self._counts[kind]
 
-    def totals(self, values_BT: Tensor, kinds: Sequence[str]) -> Tensor:
-        """Return the sum of `values_BT` over the tokens of each kind and sample, shape (P, N)."""
-        clean_BT = values_BT.masked_fill(~self.on("attended", values_BT.device), 0.0)
-        weights_PBT = self._weights_of(tuple(kinds), values_BT)
-        weighted_PBT = weights_PBT * clean_BT
+    def totals(self, values_KBT: Tensor, kinds: Sequence[str]) -> Tensor:
+        """Return the sum of `values_KBT` over the tokens of each kind and sample, shape (P, K, N)."""
+        clean_KBT = values_KBT.masked_fill(~self.on("attended", values_KBT.device), 0.0)
+        weighted_PKBT = self._weights_of(tuple(kinds), values_KBT)[:, None] * clean_KBT
         if self.masks.sample is None:
-            return weighted_PBT.sum(-1)
-        members_NS = self.on("members", values_BT.device).flatten(1).to(values_BT.dtype)
-        return weighted_PBT.flatten(1) @ members_NS.T
+            return weighted_PKBT.sum(-1)
+        members_NS = self.on("members", values_KBT.device).flatten(1).to(values_KBT.dtype)
+        return weighted_PKBT.flatten(2) @ members_NS.T
 
     def gram(self, hidden_BTD: Tensor) -> Tensor:
         """Return the inner products of centred hidden states between chosen tokens, shape (2N, M, M).
@@ -65,12 +64,10 @@ class TokenGroups:
         states_GMD = (states_GMD - mean_G1D).masked_fill_(~chosen_GM1, 0.0)
         return states_GMD @ states_GMD.mT
 
-    def by_kind(self, values_G: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """Return `values_G` of image and of text groups, and 1 for each group with enough tokens, else 0."""
-        enough_G = self.sizes >= FEWEST_TOKENS
-        kept_G = values_G.masked_fill(~self.on("enough", values_G.device), 0.0)
-        image_N, text_N = kept_G.chunk(2)
-        return (image_N, text_N), tuple(enough_G.long().chunk(2))  # type: ignore[return-value]
+    def by_kind(self, values_KG: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Return `values_KG` of image and of text groups, and 1 for each group with enough tokens, else 0."""
+        kept_KG = values_KG.masked_fill(~self.on("enough", values_KG.device), 0.0)
+        return kept_KG.chunk(2, dim=-1), self.enough.long().chunk(2)
 
     @cached_property
     def sizes(self) -> Tensor:

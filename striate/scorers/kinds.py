@@ -20,12 +20,14 @@ class LayerScorer(Strategy[Callable[..., Any]]):
 
     Attributes:
         source: what it looks at; scorers of one source share their work.
+        reads: of hidden states, the `tokens` themselves or the `grams` between them.
         limits: what it can't tell, in one sentence, as docs and report show it.
         shown: parts that are reported beside the score and do not count in it; they may have no tokens.
         spans: whether it also scores spans of several layers.
     """
 
     source: Source = "hidden states"
+    reads: Literal["tokens", "grams"] = "tokens"
     limits: str = ""
     shown: tuple[str, ...] = ()
     spans: bool = False

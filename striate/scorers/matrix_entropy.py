@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from striate.scorers.groups import TokenGroups
 from striate.scorers.kinds import LayerScorer
 from striate.scorers.view import LayerView, Tally
 
@@ -18,16 +17,16 @@ def matrix_entropy(view: LayerView) -> dict[str, Tally]:
     number of directions over which they spread (the participation ratio). It is 0 where a layer keeps that number.
     Samples with fewer than 4 tokens of a kind do not count for it.
     """
-    before_G, after_G = view.from_grams(_entropy)
-    return view.tally_groups((after_G - before_G).abs())
+    before_KG, after_KG = view.grams.pair(_entropy(view.grams.states))
+    return view.tally_groups((after_KG - before_KG).abs())
 
 
-def _entropy(gram_GMM: Tensor, _: TokenGroups) -> Tensor:
-    """Return the entropy of each Gram matrix in nats, shape (G,); 0 where all tokens are one."""
-    trace_G = gram_GMM.diagonal(dim1=1, dim2=2).sum(1)
-    scaled_GMM = gram_GMM / torch.where(trace_G == 0, 1.0, trace_G)[:, None, None]
-    square_G = scaled_GMM.square().sum((1, 2))
-    return -torch.where(square_G == 0, 1.0, square_G).log()
+def _entropy(gram_SGMM: Tensor) -> Tensor:
+    """Return the entropy of each Gram matrix in nats, shape (S, G); 0 where all tokens are one."""
+    trace_SG = gram_SGMM.diagonal(dim1=-2, dim2=-1).sum(-1)
+    scaled_SGMM = gram_SGMM / torch.where(trace_SG == 0, 1.0, trace_SG)[..., None, None]
+    square_SG = scaled_SGMM.square().sum((-2, -1))
+    return -torch.where(square_SG == 0, 1.0, square_SG).log()
 
 
 MATRIX_ENTROPY = LayerScorer(
@@ -36,5 +35,6 @@ MATRIX_ENTROPY = LayerScorer(
     summary="how far a layer spreads or gathers the directions of a sample's image tokens and of its text tokens",
     function=matrix_entropy,
     paper="https://arxiv.org/abs/2502.02013",
+    reads="grams",
     limits="it sees how many directions are in use, not which; a layer may change everything and keep their number",
 )

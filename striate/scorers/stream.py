@@ -19,28 +19,31 @@ from striate.scorers.kinds import LayerScorer
 from striate.scorers.masks import TokenMasks
 from striate.scorers.spans import Spans, SpanStates
 from striate.scorers.sums import PartSums
-from striate.scorers.view import LayerView, Tally
+from striate.scorers.view import LayerBlock, Tally
 
 Key = tuple[str, str]
 # Half precision rounds weights and outputs of attention; other formulas are off by far more.
 _CLOSE = 0.05
+# Layers that scorers see together: enough to save small operations, few enough to hold little.
+_BLOCK = 8
 
 
 @dataclass
 class _Batch:
-    """What the hooks have gathered in one forward pass: per scorer and part, one tally a layer."""
+    """What the hooks have gathered in one forward pass: per scorer and part, tallies of a few layers each."""
 
     groups: TokenGroups
+    block: LayerBlock
     queries: QueryGroups | None = None
     spans: SpanStates | None = None
-    before: LayerView | None = None
+    device: torch.device | None = None
     seen: int = 0
     attended: set[int] = field(default_factory=set)
     deviations: list[Tensor] = field(default_factory=list)
     tallies: dict[Key, list[Tally]] = field(default_factory=dict)
 
     def add(self, scorer: LayerScorer, found: dict[str, Tally]) -> None:
-        """Keep one layer's tallies of one scorer."""
+        """Keep the tallies of one scorer on a few layers."""
         for part, one in found.items():
             self.tallies.setdefault((scorer.name, part), []).append(one)
 
@@ -88,6 +91,7 @@ class LayerStream:
         groups = TokenGroups(masks)
         self._batch = _Batch(
             groups,
+            LayerBlock(groups, frozenset(scorer.reads for scorer in self._scorers)),
             QueryGroups(groups) if self._watchers else None,
             SpanStates() if any(scorer.spans for scorer in self._scorers) else None,
         )
@@ -123,7 +127,7 @@ class LayerStream:
         return hook
 
     def _update(self, batch: _Batch, layer: int, x_in_BTD: Tensor, x_out_BTD: Tensor) -> None:
-        """Let every scorer see one layer."""
+        """Take what scorers need of one layer."""
         if layer != batch.seen:
             raise _not_plain(f"layer {layer} did not run exactly once, in order")
         masks = batch.groups.masks
@@ -131,14 +135,22 @@ class LayerStream:
             if hidden.ndim != 3 or hidden.shape[:2] != masks.attended.shape:
                 expected = (*masks.attended.shape, "D")
                 raise _not_plain(f"layer {layer} has hidden states of shape {tuple(hidden.shape)}, not {expected}")
-        batch.seen += 1
-        view = LayerView(x_in_BTD.to(x_out_BTD.device), x_out_BTD, masks, batch.groups, batch.before)
-        for scorer in self._scorers:
-            batch.add(scorer, scorer.function(view))
-        view.release()
-        batch.before = view
+        if batch.device not in (None, x_out_BTD.device):
+            self._see(batch)
+        batch.seen, batch.device = batch.seen + 1, x_out_BTD.device
+        x_in_BTD = x_in_BTD.to(x_out_BTD.device)
+        batch.block.add(x_in_BTD, x_out_BTD)
+        if batch.block.size == _BLOCK:
+            self._see(batch)
         if batch.spans is not None:
-            batch.spans.add(view.x_in, view.x_out, batch.groups.on("last_index", x_out_BTD.device))
+            batch.spans.add(x_in_BTD, x_out_BTD, batch.groups.on("last_index", x_out_BTD.device))
+
+    def _see(self, batch: _Batch) -> None:
+        """Let every scorer see the layers of the block."""
+        if batch.block.size:
+            view = batch.block.view()
+            for scorer in self._scorers:
+                batch.add(scorer, scorer.function(view))
 
     def _attention(self, layer: int, call: AttentionCall) -> None:
         """Let every attention scorer see one attention call."""
@@ -159,14 +171,15 @@ class LayerStream:
         """Move the sums of a finished forward pass off the device, once a batch."""
         if batch.seen != len(self._layers):
             raise _not_plain(f"only {batch.seen} of {len(self._layers)} layers ran")
+        self._see(batch)
         if self._watchers:
             self._check_attention(batch)
         tallies = batch.tallies
         if tallies:
             device = next(iter(tallies.values()))[0].total.device
-            stacked = [torch.stack([one.total.to(device) for one in layers], dim=1) for layers in tallies.values()]
-            for (key, layers), sums_NL in zip(tallies.items(), torch.stack(stacked).cpu(), strict=True):
-                self._done.setdefault(key, []).append((sums_NL, layers[0].tokens.cpu()))
+            stacked = [torch.cat([one.total.to(device) for one in blocks]) for blocks in tallies.values()]
+            for (key, blocks), sums_LN in zip(tallies.items(), torch.stack(stacked).cpu(), strict=True):
+                self._done.setdefault(key, []).append((sums_LN.T, blocks[0].tokens.cpu()))
         if batch.spans is not None:
             self._spans.append(batch.spans.angles().float().cpu())
 

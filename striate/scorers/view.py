@@ -1,9 +1,9 @@
-"""What scorers see of one decoder layer: quantities that several of them need are worked out once."""
+"""What scorers see of decoder layers: quantities that several of them need are worked out once."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -20,12 +20,10 @@ _CHUNK_CPU = 1 << 18
 # Below this, a length is rounding: the vector has no direction.
 _NO_LENGTH = 1e-12
 
-GramMeasure = Callable[[Tensor, TokenGroups], Tensor]
-
 
 @dataclass(frozen=True)
 class Tally:
-    """A sum over the tokens of each sample, shape (N,), and how many tokens that were, shape (N,), on the CPU."""
+    """Sums over the tokens of each sample by layer, (K, N), and how many tokens those were, (N,), on the CPU."""
 
     total: Tensor
     tokens: Tensor
@@ -59,20 +57,34 @@ class Turn(NamedTuple):
         return torch.where(self.length == 0, (self.across > 0).to(ratio), ratio)
 
 
-def turn(x: Tensor, y: Tensor) -> Turn:
-    """Return how `y` lies to `x`, both (..., D); small angles keep their digits.
+class Lengths(NamedTuple):
+    """What remains of two vectors x and y: `|x|^2`, `x . (y - x)`, and the length of what of `y - x` is across x."""
 
-    The update is split into its parts along and across x, so that nothing of the size of x is subtracted after a sum.
-    Sums over D are in float32 at least; a chunk of rows is held at a time.
+    square: Tensor
+    dot: Tensor
+    rest: Tensor
+
+    def turn(self) -> Turn:
+        """Return how y lies to x."""
+        square, dot, rest = (one.to(exact(one.device)) for one in self)
+        length = square.sqrt()
+        unit = torch.where(length == 0, 1.0, length)
+        return Turn(dot / unit.square(), rest / unit, length)
+
+
+def lengths(x: Tensor, y: Tensor) -> Lengths:
+    """Return the lengths of `x` and `y`, both (..., D), in float32 at least: three numbers for each pair.
+
+    The update is split into its parts along and across x, so that nothing of the size of x is subtracted after a sum,
+    and small angles keep their digits. A chunk of rows is held at a time.
     """
     shape = x.shape[:-1]
     x_RD, y_RD = x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
     rows = max(1, _CHUNK.get(x.device.type, _CHUNK_CPU) // x_RD.shape[1])
     parts = [_sums(*pair) for pair in zip(x_RD.split(rows), y_RD.split(rows), strict=True)]
-    squares, dots, rests = (torch.cat(column).to(exact(x.device)).view(shape) for column in zip(*parts, strict=True))
-    length = squares.sqrt()
-    unit = torch.where(length == 0, 1.0, length)
-    return Turn(dots / unit.square(), rests / unit, length)
+    if len(parts) == 1:
+        return Lengths(*(one.view(shape) for one in parts[0]))
+    return Lengths(*(torch.cat(column).view(shape) for column in zip(*parts, strict=True)))
 
 
 def _sums(x_RD: Tensor, y_RD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -91,89 +103,124 @@ def exact(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-class LayerView:
-    """One decoder layer in one forward pass: its input and output, and what follows from them, on demand and once."""
+class Grams(NamedTuple):
+    """Gram matrices of S states between layers, shape (S, G, M, M), and which of them enter and leave each of K layers.
 
-    def __init__(
-        self,
-        x_in_BTD: Tensor,
-        x_out_BTD: Tensor,
-        masks: TokenMasks,
-        groups: TokenGroups | None = None,
-        before: LayerView | None = None,
-    ) -> None:
-        """Keep the hidden states of the batch that `masks` describes.
+    A layer's input is as a rule the output of the layer before, so S is K + 1.
+    """
+
+    states: Tensor
+    before: list[int]
+    after: list[int]
+
+    def pair(self, values_S: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what was worked out from `states`, shape (S, ...), of each layer's input and output: (K, ...) each."""
+        return values_S[self.before], values_S[self.after]
+
+
+class LayerView:
+    """K decoder layers in one forward pass: what follows from their inputs and outputs, on demand and once."""
+
+    def __init__(self, groups: TokenGroups, lengths: Lengths | None, grams: Grams | None) -> None:
+        """Keep what was taken from the hidden states.
 
         Args:
-            x_in_BTD: what enters the layer.
-            x_out_BTD: what leaves it, before any final norm.
-            masks: what the positions hold.
-            groups: the same, prepared for summing once a batch.
-            before: the view of the layer before, whose output this layer may have as its input.
+            groups: what the batch's positions hold.
+            lengths: of the input and output of each token, shape (K, B, T) each; None where no scorer reads them.
+            grams: inner products between chosen tokens, see `TokenGroups.gram`; None where no scorer reads them.
         """
-        self.x_in = x_in_BTD
-        self.x_out = x_out_BTD
-        self.masks = masks
-        self.groups = groups or TokenGroups(masks)
-        self._before = before
-        self._of_output: dict[GramMeasure, Tensor] = {}
+        self.groups = groups
+        self._lengths = lengths
+        self._grams = grams
+
+    @classmethod
+    def of(cls, x_in_BTD: Tensor, x_out_BTD: Tensor, masks: TokenMasks) -> LayerView:
+        """Return the view of one layer with this input and output."""
+        block = LayerBlock(TokenGroups(masks), frozenset(("tokens", "grams")))
+        block.add(x_in_BTD, x_out_BTD)
+        return block.view()
 
     @cached_property
     def turn(self) -> Turn:
-        """How the output of each token lies to its input, shape (B, T) each."""
-        return turn(self.x_in, self.x_out)
+        """How the output of each token lies to its input, shape (K, B, T) each."""
+        assert self._lengths is not None, "the scorer does not say that it reads tokens"
+        return self._lengths.turn()
 
     @cached_property
     def angle(self) -> Tensor:
-        """The angle between input and output of each token, in radians, shape (B, T)."""
+        """The angle between input and output of each token, in radians, shape (K, B, T)."""
         return self.turn.angle
 
     @cached_property
     def cosine_distance(self) -> Tensor:
-        """`1 - cos(input, output)` of each token, shape (B, T): 0 for the same direction, 1 for orthogonal."""
+        """`1 - cos(input, output)` of each token, shape (K, B, T): 0 for the same direction, 1 for orthogonal."""
         return 2 * torch.sin(self.angle / 2).square()
 
-    def from_grams(self, measure: GramMeasure) -> tuple[Tensor, Tensor]:
-        """Return `measure` of the Gram matrices of the input and of the output, each worked out once.
+    @property
+    def grams(self) -> Grams:
+        """Inner products between chosen tokens of each group, of inputs and of outputs."""
+        assert self._grams is not None, "the scorer does not say that it reads grams"
+        return self._grams
 
-        Where the input is the output of the layer before, what was worked out there is taken.
+    def tally(self, values_KBT: Tensor, *kinds: str) -> dict[str, Tally]:
+        """Return the sums of `values_KBT` over the tokens of each kind, by kind; what padding holds does not matter."""
+        return tally(self.groups, values_KBT, kinds)
 
-        Args:
-            measure: a function `(gram_GMM, groups) -> (G, ...)`, see `TokenGroups.gram`.
-        """
-        before = self._before
-        if before is not None and before.x_out is self.x_in and measure in before._of_output:
-            return before._of_output[measure], self._measured(measure)
-        return measure(self._gram_in, self.groups), self._measured(measure)
-
-    def _measured(self, measure: GramMeasure) -> Tensor:
-        """Return `measure` of the output's Gram matrices."""
-        if measure not in self._of_output:
-            self._of_output[measure] = measure(self._gram_out, self.groups)
-        return self._of_output[measure]
-
-    @cached_property
-    def _gram_in(self) -> Tensor:
-        """Inner products between the inputs of chosen tokens of each group."""
-        return self.groups.gram(self.x_in)
-
-    @cached_property
-    def _gram_out(self) -> Tensor:
-        """Inner products between the outputs of the same tokens."""
-        return self.groups.gram(self.x_out)
-
-    def tally(self, values_BT: Tensor, *kinds: str) -> dict[str, Tally]:
-        """Return the sums of `values_BT` over the tokens of each kind, by kind; what padding holds does not matter."""
-        totals_PN = self.groups.totals(values_BT, kinds)
-        return {kind: Tally(totals_PN[row], self.groups.counts(kind)) for row, kind in enumerate(kinds)}
-
-    def tally_groups(self, values_G: Tensor) -> dict[str, Tally]:
+    def tally_groups(self, values_KG: Tensor) -> dict[str, Tally]:
         """Return one value a sample of each group kind, `image` and `text`; see `TokenGroups.gram`."""
         return {
-            kind: Tally(values_N, counts_N)
-            for kind, values_N, counts_N in zip(("image", "text"), *self.groups.by_kind(values_G), strict=True)
+            kind: Tally(values_KN, counts_N)
+            for kind, values_KN, counts_N in zip(("image", "text"), *self.groups.by_kind(values_KG), strict=True)
         }
 
-    def release(self) -> None:
-        """Let go of all but what the next layer may use."""
-        self._before = None
+
+def tally(groups: TokenGroups, values_KBT: Tensor, kinds: Sequence[str]) -> dict[str, Tally]:
+    """Return the sums of `values_KBT` over the tokens of each kind, by kind."""
+    totals_PKN = groups.totals(values_KBT, kinds)
+    return {kind: Tally(totals_PKN[row], groups.counts(kind)) for row, kind in enumerate(kinds)}
+
+
+class LayerBlock:
+    """A few layers of one forward pass until scorers see them together, which takes few and large operations.
+
+    Of each layer three numbers a token and the Gram matrices are kept, no hidden states but those of the last output.
+    """
+
+    def __init__(self, groups: TokenGroups, reads: frozenset[str]) -> None:
+        """Start with no layer; `reads` says what scorers look at: `tokens`, `grams`, or both."""
+        self._groups = groups
+        self._reads = reads
+        self._lengths: list[Lengths] = []
+        self._grams: list[Tensor] = []
+        self._before: list[int] = []
+        self._after: list[int] = []
+        self._last: tuple[Tensor, Tensor] | None = None
+        self.size = 0
+
+    def add(self, x_in_BTD: Tensor, x_out_BTD: Tensor) -> None:
+        """Take what scorers need of one layer."""
+        self.size += 1
+        if "tokens" in self._reads:
+            self._lengths.append(lengths(x_in_BTD, x_out_BTD))
+        if "grams" in self._reads:
+            self._before.append(self._place(x_in_BTD))
+            self._grams.append(self._groups.gram(x_out_BTD))
+            self._after.append(len(self._grams) - 1)
+            self._last = (x_out_BTD, self._grams[-1])
+
+    def view(self) -> LayerView:
+        """Return the view of the layers so far, and start again."""
+        lengths = Lengths(*map(torch.stack, zip(*self._lengths, strict=True))) if self._lengths else None
+        grams = Grams(torch.stack(self._grams), self._before, self._after) if self._grams else None
+        self._lengths, self._grams, self._before, self._after, self.size = [], [], [], [], 0
+        return LayerView(self._groups, lengths, grams)
+
+    def _place(self, x_in_BTD: Tensor) -> int:
+        """Return where the Gram matrices of a layer's input are, adding them where they are not there yet."""
+        if self._last is not None and self._last[0] is x_in_BTD:
+            if self._grams:
+                return len(self._grams) - 1
+            self._grams.append(self._last[1])
+        else:
+            self._grams.append(self._groups.gram(x_in_BTD))
+        return len(self._grams) - 1
