@@ -13,7 +13,6 @@ from typing import Any
 from lmms_eval.api.model import lmms
 from lmms_eval.api.registry import register_model
 from lmms_eval.evaluator import simple_evaluate
-from lmms_eval.models.registry_v2 import ModelManifest
 from lmms_eval.tasks import TaskManager
 from PIL.Image import Image
 
@@ -26,7 +25,6 @@ from striate.tasks.asking import ask
 from striate.tasks.items import Item
 
 NEW_TOKENS = 128
-MANIFEST = ModelManifest("striate", simple_class_path="striate.harness.lmms_eval.StriateLmms")
 
 
 @register_model("striate")
@@ -103,11 +101,6 @@ class StriateLmms(lmms):
             image=paths[0] if paths else None,
             more_images=tuple(paths[1:]),
         )
-
-
-def manifest() -> ModelManifest:
-    """Return what lmms-eval's own command line needs to find the model class: `--model striate`."""
-    return MANIFEST
 
 
 def cut(answer: str, until: str | Sequence[str] | None) -> str:

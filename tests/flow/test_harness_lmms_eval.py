@@ -111,7 +111,8 @@ def test_the_harness_finds_the_model_class_by_name() -> None:
     from lmms_eval.api.registry import get_model
     from lmms_eval.models.registry_v2 import ModelRegistryV2
 
-    from striate.harness.lmms_eval import StriateLmms, manifest
+    from striate.harness.lmms_eval import StriateLmms
+    from striate.harness.lmms_plugin import manifest
 
     assert get_model("striate") is StriateLmms
     registry = ModelRegistryV2()
