@@ -1,0 +1,12 @@
+"""What lmms-eval reads to find striate's model class by name, while it is itself being imported."""
+
+from __future__ import annotations
+
+from lmms_eval.models.registry_v2 import ModelManifest
+
+MODEL_CLASS = "striate.harness.lmms_eval.StriateLmms"
+
+
+def manifest() -> ModelManifest:
+    """Return where the model called `striate` is: lmms-eval's `--model striate`."""
+    return ModelManifest("striate", simple_class_path=MODEL_CLASS)
