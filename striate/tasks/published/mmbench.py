@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,8 +14,8 @@ from striate.tasks.published.release import Release
 from striate.tasks.published.wording import by_letter, letter_index
 from striate.writing import write_bytes
 
-LETTERS = "ABCDEFGH"
-BLANK = ("", "nan", "none")
+LETTERS = "ABCD"
+BLANK = ("nan", "none")
 LONGEST_REFERENCE = 64
 
 
@@ -26,14 +27,13 @@ def read_mmbench(release: Release) -> Iterator[Item]:
     """
     file = _table(release)
     for row in release.table(file, delimiter="\t"):
-        choices = tuple(row[letter].strip() for letter in LETTERS if not _blank(row.get(letter)))
-        hint = "" if _blank(row.get("hint")) else row["hint"].strip()
+        choices = tuple(itertools.takewhile(bool, (_cell(row, letter) for letter in LETTERS)))
         yield Item(
             id=release.text(row, "index", file),
             pack=release.name,
             task=release.name,
             metric="letter",
-            question=by_letter(release.text(row, "question", file), choices, hint),
+            question=by_letter(release.text(row, "question", file), choices, _cell(row, "hint")),
             image=_place(release, _owner(row)),
             choices=choices,
             answer_index=letter_index(release.text(row, "answer", file)),
@@ -69,9 +69,10 @@ def _place(release: Release, index: str) -> Path:
     return release.unpacked / f"{index}.jpg"
 
 
-def _blank(value: str | None) -> bool:
-    """Return whether a cell is empty, as the table's own reader takes it."""
-    return value is None or value.strip().lower() in BLANK
+def _cell(row: dict[str, str], column: str) -> str:
+    """Return a cell's text; what the table's own reader takes for empty is empty."""
+    text = row.get(column, "").strip()
+    return "" if text.lower() in BLANK else text
 
 
 MMBENCH = Benchmark(
