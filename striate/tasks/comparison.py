@@ -9,14 +9,17 @@ import numpy as np
 from striate.artifacts import Difference, EvalRecord, Kind, Prediction, TaskScore
 from striate.errors import ArtifactError
 from striate.tasks import metric_of
+from striate.tasks.resampling import Paired, macro_replicates
 from striate.tasks.statistics import (
-    Paired,
     bootstrap_interval,
+    changed_answers,
     difference_interval,
     difference_of,
-    macro_replicates,
+    hidden_change,
+    mcnemar,
     mean_of,
     perplexity_retention,
+    resolvable_difference,
     retention_of,
 )
 
@@ -65,10 +68,13 @@ def compare_predictions(
     averages in a macro row, whose `n` counts items. For perplexity, in nats a token, a positive difference is worse,
     and retention is `100 * exp(baseline - other)`; it has rows of its own and is in no macro row.
 
+    Items that share a picture are drawn together, since they are right and wrong together (Cameron, Gelbach and Miller
+    2008, Review of Economics and Statistics 90, 414-427): intervals are over pictures.
+
     Raises:
         ArtifactError: the two did not answer the same items.
     """
-    pairs = _pairs(baseline[1], other[1], baseline[0].label, other[0].label)
+    pairs = paired_tasks(baseline, other)
     labels = (other[0].label, baseline[0].label)
     rows = [_difference(labels, key, [pair], repetitions, seed) for key, pair in pairs.items()]
     for kind in KINDS:
@@ -78,11 +84,41 @@ def compare_predictions(
     return rows
 
 
+def compare_scope(
+    baseline: tuple[EvalRecord, Sequence[Prediction]],
+    other: tuple[EvalRecord, Sequence[Prediction]],
+    scope: tuple[str, str],
+    repetitions: int,
+    seed: int,
+) -> Difference | None:
+    """Return the row of one task, or the macro row of a kind (`*`, `visual`) or of a pack (PACK, `*`); None if empty.
+
+    Raises:
+        ArtifactError: the two did not answer the same items.
+    """
+    pack, task = scope
+    chosen = {
+        key: pair
+        for key, pair in paired_tasks(baseline, other).items()
+        if (key[3] == task if pack == MACRO else key[0] == pack and task in (MACRO, key[1]))
+    }
+    if len(chosen) > 1 or pack == MACRO:
+        chosen = {key: pair for key, pair in chosen.items() if metric_of(key[2]).higher_is_better}
+    if not chosen:
+        return None
+    labels, first = (other[0].label, baseline[0].label), next(iter(chosen))
+    key = first if len(chosen) == 1 and pack != MACRO else (pack, task, MACRO_METRIC, first[3])
+    return _difference(labels, key, list(chosen.values()), repetitions, seed)
+
+
 def _task_score(key: TaskKey, group: Sequence[Prediction], repetitions: int, seed: int) -> TaskScore:
     """Return the score of one task."""
     pack, task, metric, kind = key
     scores, weights = [item.score for item in group], [item.weight for item in group]
-    low, high = bootstrap_interval(scores, weights, repetitions, seed)
+    clusters = [item.cluster for item in group]
+    kind_of_score = metric_of(metric)
+    bounded = kind_of_score.higher_is_better and _within_one(Paired.of(scores, scores))
+    low, high = bootstrap_interval(scores, weights, repetitions, seed, clusters, bounded)
     return TaskScore(
         pack=pack,
         task=task,
@@ -93,18 +129,30 @@ def _task_score(key: TaskKey, group: Sequence[Prediction], repetitions: int, see
         low=low,
         high=high,
         unparsed=sum(item.unparsed for item in group),
+        clusters=len(set(clusters)),
+        details=kind_of_score.details(group),
     )
 
 
-def _pairs(
-    baseline: Sequence[Prediction], other: Sequence[Prediction], baseline_label: str, label: str
+def _within_one(pair: Paired) -> bool:
+    """Return whether all scores lie between 0 and 1; a metric such as CIDEr goes further."""
+    return bool(all(((part >= 0) & (part <= 1)).all() for part in (pair.baseline, pair.other)))
+
+
+def paired_tasks(
+    baseline: tuple[EvalRecord, Sequence[Prediction]], other: tuple[EvalRecord, Sequence[Prediction]]
 ) -> dict[TaskKey, Paired]:
-    """Return the two models' scores of every task, item by item."""
-    found = {(*task_key(item), item.id): item for item in other}
-    missing = [item.id for item in baseline if (*task_key(item), item.id) not in found]
-    if missing or len(found) != len(baseline):
+    """Return the two models' scores of every task, item by item.
+
+    Raises:
+        ArtifactError: the two did not answer the same items.
+    """
+    baseline_label, label = baseline[0].label, other[0].label
+    found = {(*task_key(item), item.id): item for item in other[1]}
+    missing = [item.id for item in baseline[1] if (*task_key(item), item.id) not in found]
+    if missing or len(found) != len(baseline[1]):
         example = f"; {missing[0]!r} is only in {baseline_label!r}" if missing else ""
-        counts = f"{len(found)} and {len(baseline)}"
+        counts = f"{len(found)} and {len(baseline[1])}"
         raise ArtifactError(
             f"{label!r} and {baseline_label!r} did not answer the same items: {counts}{example}",
             "two evaluations with the same packs and the same limit",
@@ -115,8 +163,9 @@ def _pairs(
             [item.score for item in group],
             [found[*key, item.id].score for item in group],
             [item.weight for item in group],
+            [item.cluster for item in group],
         )
-        for key, group in by_task(baseline).items()
+        for key, group in by_task(baseline[1]).items()
     }
 
 
@@ -126,9 +175,13 @@ def _difference(
     """Return the comparison of one task, or of the macro average of several."""
     pack, task, metric, kind = key
     means, replicates = mean_of(pairs), macro_replicates(pairs, repetitions, seed)
-    low, high = difference_interval(replicates)
-    ratio = pack == MACRO or metric_of(metric).higher_is_better
-    retention, lowest, highest = retention_of(means, replicates) if ratio else perplexity_retention(means, replicates)
+    ratio = metric == MACRO_METRIC or metric_of(metric).higher_is_better
+    hidden = hidden_change(pairs, replicates, ratio and all(_within_one(pair) for pair in pairs))
+    low, high = difference_interval(replicates, hidden)
+    retention, lowest, highest = (
+        retention_of(means, replicates, hidden) if ratio else perplexity_retention(means, replicates)
+    )
+    changed = changed_answers(pairs) if ratio else None
     return Difference(
         label=labels[0],
         baseline=labels[1],
@@ -145,4 +198,9 @@ def _difference(
         retention=retention,
         retention_low=lowest,
         retention_high=highest,
+        clusters=replicates.clusters,
+        right_to_wrong=changed[0] if changed else None,
+        wrong_to_right=changed[1] if changed else None,
+        mcnemar_p=mcnemar(*changed) if changed else None,
+        resolvable=resolvable_difference(replicates, hidden),
     )

@@ -3,32 +3,38 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from striate.tasks import statistics
+from striate.tasks import resampling
+from striate.tasks.resampling import Paired, macro_replicates, student_quantile
 from striate.tasks.statistics import (
-    Paired,
     bootstrap_interval,
-    macro_replicates,
+    changed_answers,
+    mcnemar,
     mean_of,
     paired_difference,
     perplexity_retention,
-    replicate_means,
+    resolvable_difference,
     retention_interval,
 )
 
 SCORES = st.lists(st.floats(0, 1), min_size=1, max_size=30)
 
 
+def replicates_of(scores: Any, repetitions: int, seed: int, weights: Any = None, clusters: Any = None) -> Any:
+    return macro_replicates([Paired.of(scores, scores, weights, clusters)], repetitions, seed)
+
+
 def test_the_spread_of_replicates_is_the_standard_error() -> None:
     scores = np.random.default_rng(1).normal(size=400)
-    replicates = replicate_means(scores[:, None], None, 20_000, 0)[:, 0]
-    assert replicates.mean() == pytest.approx(scores.mean(), abs=0.002)
-    assert replicates.std() == pytest.approx(scores.std() / math.sqrt(400), rel=0.02)
+    values = replicates_of(scores, 20_000, 0).values[:, 0]
+    assert values.mean() == pytest.approx(scores.mean(), abs=0.002)
+    assert values.std() == pytest.approx(scores.std() / math.sqrt(400), rel=0.02)
 
 
 def test_the_interval_of_a_large_sample_is_the_normal_one() -> None:
@@ -41,16 +47,118 @@ def test_the_interval_of_a_large_sample_is_the_normal_one() -> None:
 
 def test_replicates_equal_a_plain_loop() -> None:
     scores, weights = np.array([0.0, 1.0, 0.5]), np.array([1.0, 2.0, 3.0])
-    drawn = np.random.default_rng(7).integers(3, size=(50, 3))
+    drawn = np.random.default_rng([7, 0]).integers(3, size=(50, 3))
     expected = [np.average(scores[row], weights=weights[row]) for row in drawn]
-    assert replicate_means(scores[:, None], weights, 50, 7)[:, 0] == pytest.approx(expected)
+    assert replicates_of(scores, 50, 7, weights).values[:, 0] == pytest.approx(expected)
+
+
+def test_clusters_are_drawn_whole_and_alike_in_every_task() -> None:
+    one, two = np.array([0.0, 1.0, 0.0, 1.0, 0.0]), np.array([1.0, 0.0, 1.0])
+    pairs = [Paired.of(one, one, None, ["a", "a", "b", "c", "c"]), Paired.of(two, two, None, ["c", "b", "a"])]
+    found = macro_replicates(pairs, 60, 3)
+    assert (found.clusters, found.strata) == (3, 1)
+    places = {"a": 0, "b": 1, "c": 2}
+    for row, value in zip(np.random.default_rng([3, 0]).integers(3, size=(60, 3)), found.values[:, 0], strict=True):
+        counts = np.bincount(row, minlength=3)
+        means = [
+            np.average(pair.baseline, weights=[counts[places[name]] + 1e-12 for name in pair.clusters])
+            for pair in pairs
+        ]
+        assert value == pytest.approx(np.mean(means), abs=1e-6)
 
 
 def test_replicates_do_not_depend_on_how_many_are_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    scores = np.random.default_rng(3).random((40, 2))
-    whole = replicate_means(scores, None, 100, 5)
-    monkeypatch.setattr(statistics, "DRAWS_AT_ONCE", 40 * 7)
-    assert replicate_means(scores, None, 100, 5) == pytest.approx(whole, rel=1e-12)
+    scores = np.random.default_rng(3).random(40)
+    whole = replicates_of(scores, 100, 5).values
+    monkeypatch.setattr(resampling, "DRAWS_AT_ONCE", 40 * 7)
+    assert replicates_of(scores, 100, 5).values == pytest.approx(whole, rel=1e-12)
+
+
+@pytest.mark.parametrize(("free", "value"), [(1, 12.706), (2, 4.3027), (5, 2.5706), (30, 2.0423), (1000, 1.9623)])
+def test_quantiles_of_student_equal_the_printed_table(free: int, value: float) -> None:
+    assert student_quantile(free) == pytest.approx(value, rel=0.005)
+
+
+def simulated(generator: np.random.Generator, n: int, changed: float, difference: float, together: int) -> Any:
+    """Right and wrong answers of two models on n items, `together` to a picture, which half of the time decides."""
+    pictures = n // together
+    own, shared = generator.random((pictures, together)), generator.random((pictures, 1))
+    draw = np.where(generator.random((pictures, together)) < 0.5, shared, own).ravel()
+    gained, lost = (changed + difference) / 2, (changed - difference) / 2
+    steady = generator.random(n) < 0.6
+    baseline = np.where(draw < gained, 0.0, np.where(draw < gained + lost, 1.0, steady))
+    other = np.where(draw < gained, 1.0, np.where(draw < gained + lost, 0.0, steady))
+    return baseline, other, [f"p{index // together}" for index in range(n)]
+
+
+@pytest.mark.parametrize(
+    ("n", "changed", "difference", "together"),
+    [
+        (20, 0.3, 0.1, 1),
+        (50, 0.2, 0.1, 1),
+        (100, 0.3, 0.1, 1),
+        (300, 0.1, 0.05, 1),
+        (300, 0.2, 0.0, 1),
+        (60, 0.3, 0.1, 3),
+        (300, 0.2, 0.05, 5),
+    ],
+)
+def test_intervals_cover_a_known_difference_in_93_to_97_percent_of_1000_repetitions(
+    n: int, changed: float, difference: float, together: int
+) -> None:
+    generator = np.random.default_rng(n + together)
+    hits = 0
+    for trial in range(1000):
+        baseline, other, clusters = simulated(generator, n, changed, difference, together)
+        _, low, high = paired_difference(baseline, other, None, 500, trial, clusters, bounded=True)
+        hits += low - 1e-9 <= difference <= high + 1e-9
+    assert 930 <= hits <= 970
+
+
+def test_items_of_one_picture_taken_for_independent_ones_cover_too_little() -> None:
+    generator, hits = np.random.default_rng(6), 0
+    for trial in range(300):
+        baseline, other, _ = simulated(generator, 300, 0.3, 0.1, 10)
+        _, low, high = paired_difference(baseline, other, None, 300, trial)
+        hits += low <= 0.1 <= high
+    assert hits / 300 < 0.9
+
+
+def test_models_that_answer_alike_have_the_interval_of_an_exact_binomial_bound() -> None:
+    bound = 1 - 0.025 ** (1 / 50)
+    assert paired_difference([1] * 50, [1] * 50, bounded=True) == pytest.approx((0, -bound, bound))
+    assert bootstrap_interval([1] * 50, bounded=True) == pytest.approx((1 - bound, 1))
+    # With that share of items changed, a sample of 50 shows none of them in 2.5% of samples.
+    assert (1 - bound) ** 50 == pytest.approx(0.025)
+
+
+@pytest.mark.parametrize(
+    ("lost", "gained", "p"), [(0, 0, 1.0), (1, 0, 1.0), (0, 6, 0.03125), (5, 15, 0.041389465), (60, 60, 1.0)]
+)
+def test_mcnemar_is_the_exact_binomial_test(lost: int, gained: int, p: float) -> None:
+    assert mcnemar(lost, gained) == pytest.approx(p)
+    assert mcnemar(gained, lost) == mcnemar(lost, gained)
+
+
+def test_mcnemar_of_many_changes_is_near_the_normal_approximation() -> None:
+    z = (abs(4200 - 3900) - 1) / math.sqrt(8100)
+    assert mcnemar(4200, 3900) == pytest.approx(math.erfc(z / math.sqrt(2)), rel=0.01)
+
+
+def test_changed_answers_are_counted_only_where_scores_are_right_or_wrong() -> None:
+    assert changed_answers([Paired.of([1, 1, 0, 0], [0, 1, 1, 1])]) == (1, 2)
+    assert changed_answers([Paired.of([1, 0.5], [1, 1])]) is None
+
+
+def test_the_resolvable_difference_is_found_in_80_percent_of_samples() -> None:
+    generator = np.random.default_rng(11)
+    baseline, other, clusters = simulated(generator, 400, 0.2, 0.0, 1)
+    size = resolvable_difference(macro_replicates([Paired.of(baseline, other, None, clusters)], 2000, 0))
+    found = 0
+    for trial in range(300):
+        baseline, other, clusters = simulated(generator, 400, 0.2, size, 1)
+        found += paired_difference(baseline, other, None, 300, trial, clusters)[1] > 0
+    assert 0.7 <= found / 300 <= 0.9
 
 
 @pytest.mark.parametrize("share", [0.5, 0.8])
@@ -115,19 +223,19 @@ def test_weights_count_as_repeated_items() -> None:
 def test_the_macro_average_weighs_tasks_alike() -> None:
     pairs = [Paired.of([0] * 9, [1] * 9), Paired.of([1], [1])]
     assert mean_of(pairs) == pytest.approx([0.5, 1.0])
-    assert macro_replicates(pairs, 100, 0) == pytest.approx(np.tile([0.5, 1.0], (100, 1)))
+    assert macro_replicates(pairs, 100, 0).values == pytest.approx(np.tile([0.5, 1.0], (100, 1)))
 
 
 def test_macro_replicates_draw_tasks_independently() -> None:
     scores = np.random.default_rng(9).normal(size=300)
-    pair = Paired.of(scores, scores)
-    replicates = macro_replicates([pair, pair], 20_000, 0)[:, 0]
+    pairs = [Paired.of(scores, scores), Paired.of(scores.copy(), scores)]
+    replicates = macro_replicates(pairs, 20_000, 0).values[:, 0]
     assert replicates.std() == pytest.approx(scores.std() / math.sqrt(300) / math.sqrt(2), rel=0.03)
 
 
 def test_perplexity_retention_is_the_ratio_of_perplexities() -> None:
-    means, replicates = np.array([math.log(10), math.log(20)]), np.log([[10.0, 20.0], [10.0, 20.0]])
-    assert perplexity_retention(means, replicates) == pytest.approx((50, 50, 50))
+    pairs = [Paired.of([math.log(10)] * 2, [math.log(20)] * 2)]
+    assert perplexity_retention(mean_of(pairs), macro_replicates(pairs, 20, 0)) == pytest.approx((50, 50, 50))
 
 
 def test_scores_that_do_not_pair_are_refused() -> None:

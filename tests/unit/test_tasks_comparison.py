@@ -18,7 +18,7 @@ def answer(name: str, score: float, task: str = "count", metric: str = "exact", 
         "task": task,
         "metric": metric,
         "question": "q",
-        "image": "x.png",
+        "image": f"{name}.png",
         "score": score,
     }
     return Prediction.model_validate(values | fields)
@@ -99,8 +99,14 @@ def test_comparisons_by_hand() -> None:
     assert count.difference == pytest.approx(-1 / 3)
     assert count.low <= count.difference <= count.high
     assert count.retention == pytest.approx(50)
-    assert (read.difference, read.low, read.high, read.retention) == pytest.approx((0.5, 0.5, 0.5, 200))
-    assert (arc.difference, arc.retention, arc.retention_low, arc.retention_high) == pytest.approx((0, 100, 100, 100))
+    # One item shows no spread: up to 97.5% of others may have changed.
+    assert (read.difference, read.low, read.high, read.retention) == pytest.approx((0.5, -0.475, 1, 200))
+    assert (arc.difference, arc.retention, arc.retention_low, arc.retention_high) == pytest.approx((0, 100, 2.5, 197.5))
+    assert (count.right_to_wrong, count.wrong_to_right, count.mcnemar_p, count.clusters) == (1, 0, 1.0, 3)
+    assert (read.right_to_wrong, read.wrong_to_right, read.mcnemar_p) == (None, None, None)
+    assert (book.right_to_wrong, visual.right_to_wrong, text.right_to_wrong) == (None, None, 0)
+    assert count.resolvable is not None
+    assert count.resolvable > 0.5
     assert book.difference == pytest.approx(0.25)
     assert book.retention == pytest.approx(100 * math.exp(-0.25))
     assert visual.baseline_score == pytest.approx((2 / 3 + 1 / 2) / 2)
@@ -109,10 +115,24 @@ def test_comparisons_by_hand() -> None:
     assert text.retention == pytest.approx(100)
 
 
-def test_a_model_against_itself_keeps_everything() -> None:
+def test_a_model_against_itself_keeps_everything_as_far_as_the_sample_can_tell() -> None:
     for row in compare_predictions((record("start"), START), (record("start"), START), 200, 0):
-        assert (row.difference, row.low, row.high) == (0, 0, 0)
+        assert row.difference == 0
         assert row.retention == pytest.approx(100)
+        if row.metric == "perplexity":
+            assert (row.low, row.high) == (0, 0)
+        else:
+            assert row.low == -row.high < 0
+            assert row.resolvable == row.high
+
+
+def test_items_of_one_picture_are_one_cluster_also_across_tasks() -> None:
+    same = [answer(name, score, task, picture="p1") for name, score, task in (("a", 1, "x"), ("b", 0, "y"))]
+    start = [*same, answer("c", 1, "x", picture="p2")]
+    tuned = [item.model_copy(update={"score": 1 - item.score}) for item in start]
+    rows = compare_predictions((record("start"), start), (record("tuned"), tuned), 200, 0)
+    assert [(row.task, row.n, row.clusters) for row in rows] == [("x", 2, 2), ("y", 1, 1), ("visual", 3, 2)]
+    assert [(score.n, score.clusters) for score in task_scores(start, 200, 0)] == [(2, 2), (1, 1)]
 
 
 def test_perplexity_alone_has_no_macro_row() -> None:
