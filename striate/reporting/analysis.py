@@ -21,13 +21,14 @@ from striate.reporting.svg import picture
 from striate.reporting.tables import Cell, table
 from striate.reporting.wording import count, words
 
+FEW_SAMPLES = 20
 MAP_NOTE = (
     "Each column has its own colours, from its lowest to its highest value, on a logarithmic scale where these are "
     "positive and a factor of 5 apart; its highest layer is outlined."
 )
 CONTRAST_NOTE = (
-    "What sets the tasks apart: each layer's share of a task's scores against its mean share over the tasks. One scale "
-    "for the whole picture; differences whose 95% interval excludes zero are outlined (each cell on its own)."
+    "What sets the tasks apart: each layer's score against its mean over the tasks, each task about its own level. One "
+    "scale for the whole picture; a dot stands where the 95% interval excludes zero, with all cells taken together."
 )
 TASK_NOTE = (
     "Each row has its own colours. The highest layer is outlined; the bar below the row spans the 95% interval of that "
@@ -76,6 +77,7 @@ def _by_task(scores: Scores, scorer: str) -> Child:
     shown: list[Child] = [
         _figure(f"function-{name}", function_map(series), draw_function_map, TASK_NOTE),
         peak_table(series),
+        _few_samples(series),
     ]
     if len(series) > 1:
         heat = contrast_map(contrasts_of(series))
@@ -83,6 +85,15 @@ def _by_task(scores: Scores, scorer: str) -> Child:
         note = "Spearman's rank correlation of the layers between tasks: near 1, the tasks need the same layers."
         shown.append(_folded("Agreement between tasks", f"tasks-{name}", series, note))
     return shown
+
+
+def _few_samples(series: Sequence[Series]) -> Html | None:
+    """Return a warning where tasks have too few samples for their intervals, or None."""
+    few = [one.name for one in series if 0 < one.samples < FEW_SAMPLES]
+    if not few:
+        return None
+    told = f"Fewer than {FEW_SAMPLES} samples: {', '.join(few)}. Bootstrap intervals of so few are too narrow."
+    return tag("p", told, class_="missing")
 
 
 def _folded(title: str, name: str, series: Sequence[Series], note: str) -> Html:

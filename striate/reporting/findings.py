@@ -18,6 +18,7 @@ from striate.artifacts import (
     Region,
     Retention,
     Scores,
+    SuiteRecord,
     TrainRecord,
     read_document,
     read_lines,
@@ -57,6 +58,7 @@ class Findings:
     predictions: dict[str, list[Prediction]] = field(default_factory=dict)
     retention: Retention | None = None
     gate: GateResult | None = None
+    suites: tuple[SuiteRecord, ...] = ()
 
     @property
     def num_layers(self) -> int:
@@ -141,6 +143,7 @@ def _read(run: Path) -> Findings:
         predictions={label: read_lines(path, Prediction) for label, path in answers.items() if path.exists()},
         retention=_optional(evals / "retention.json", Retention),
         gate=_optional(evals / "gate.json", GateResult),
+        suites=tuple(read_document(path, SuiteRecord) for path in sorted((evals / "suites").glob("*.json"))),
     )
 
 

@@ -17,12 +17,13 @@ DARK_FROM, DARK_FROM_TWO_SIDED = 0.55, 0.72
 
 @dataclass(frozen=True)
 class Spot:
-    """One cell: its place on the colour ramp (0 to 1; -1 to 1 on a two-sided one), hover text, value, mark."""
+    """One cell: its place on the colour ramp (0 to 1; -1 to 1 on a two-sided one), hover text, value, marks."""
 
     share: float
     tip: str
     label: str = ""
     marked: bool = False
+    dotted: bool = False
     two_sided: bool = False
 
     @property
@@ -166,6 +167,10 @@ def _spot(spot: Spot, frame: Frame, row: int, column: int) -> Html:
     seam = 1.0 if frame.cell > 4 else 0.0
     kind = f"{spot.kind} marked" if spot.marked else spot.kind
     shape = rect(left, top, frame.cell - seam, frame.pitch - seam, spot.tip, class_=kind)
+    if spot.dotted:
+        x, y = left + (frame.cell - seam) / 2, top + (frame.pitch - seam) / 2
+        dot = "dot strong" if spot.strong else "dot plain"
+        return tag("g", shape, tag("circle", cx=x, cy=y, r=min(2.0, frame.cell / 4), class_=dot))
     if not spot.label or frame.pitch < 12 or text_width(spot.label, TINY_SIZE) > frame.cell - 3:
         return shape
     colour = "value strong" if spot.strong else "value"

@@ -19,6 +19,7 @@ from striate.reporting.browser import draw_browser
 from striate.reporting.costs import draw_models, draw_stages, draw_surgery
 from striate.reporting.evaluation import comparison, key, perplexity_bars, task_bars, trade_off
 from striate.reporting.findings import Findings
+from striate.reporting.harnesses import draw_harnesses
 from striate.reporting.loss import draw_loss, steps_a_point
 from striate.reporting.markup import Child, Html, join, tag
 from striate.reporting.provenance import draw_provenance
@@ -48,6 +49,7 @@ def draw_sections(found: Findings, regions: Sequence[Region] = ()) -> list[Html]
         ("strategies", "Regions of several strategies", draw_side_by_side(regions) if len(regions) > 1 else None, ""),
         ("tasks", "Visual tasks", _tasks(found, "visual"), aside),
         ("text", "Text tasks", _text_tasks(found), ""),
+        ("harnesses", "Harnesses", draw_harnesses(found.suites), ""),
         ("retention", "Change from the baseline", _retention(found), ""),
         ("trade", "Size, speed and quality", trade_off(found), ""),
         ("answers", "Questions and answers", _answers(found), ""),

@@ -20,9 +20,11 @@ from striate.artifacts import (
     GateRow,
     Prediction,
     Retention,
+    SuiteRecord,
     TaskScore,
     read_document,
     read_lines,
+    write_document,
     write_text,
 )
 from striate.reporting.changes import p_value
@@ -312,6 +314,29 @@ def test_further_figures_and_unreadable_answers_are_told(make_run: MakeRun, tmp_
     page = report(folder).read_text(encoding="utf-8").replace("\u00a0", " ")
     assert "yes rate 0.512, f1 0.800" in page
     assert "1 of 241" in page
+
+
+def test_harnesses_have_their_own_table(make_run: MakeRun, tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    suite = SuiteRecord(
+        label="tuned",
+        model="m",
+        harness="lm-eval",
+        harness_version="0.4.9",
+        packages={},
+        tasks=("arc",),
+        samples={"arc": 1000},
+        figures={"arc": {"acc": 0.612, "acc_stderr": 0.0154, "acc_norm": 0.5}},
+        seconds=3.0,
+    )
+    write_document(folder / "eval/suites/tuned.lm-eval-arc.json", suite)
+    page = report(folder).read_text(encoding="utf-8")
+    shown = page.partition('<section id="harnesses">')[2].partition("</section>")[0]
+    cells = re.findall(r">([^<>]+)</(?:td|th|span)>", shown.partition("<tbody>")[2])
+    assert cells == [
+        *("arc", "tuned", "lm-eval 0.4.9", "acc", "1\u202f000", "0.612", "0.0154"),
+        *("arc", "tuned", "lm-eval 0.4.9", "acc_norm", "1\u202f000", "0.500", "–"),
+    ]
 
 
 def test_a_run_with_one_model_has_a_browser_without_comparison(make_run: MakeRun, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import math
+import random
 import re
 from collections.abc import Callable
 from itertools import pairwise
@@ -143,21 +144,35 @@ def test_function_map_places_peak_and_centre_with_their_intervals() -> None:
     assert "1 to 3 (62% the same)" in told
 
 
-def test_contrast_is_the_share_against_the_mean_of_tasks() -> None:
-    first = Series("a", "task", (1.0, 3.0, 1.0), (1.0, 2.9, 0.9), (1.0, 3.1, 1.1), samples=8)
-    second = Series("b", "task", (0.0, 2.0, 2.0), (0.0, 1.0, 1.0), (0.0, 3.0, 3.0), samples=8)
+def test_contrast_is_the_interaction_of_task_and_layer() -> None:
+    first = Series("a", "task", (1.0, 3.0, 2.0), (1.0, 2.9, 1.9), (1.0, 3.1, 2.1), samples=8)
+    second = Series("b", "task", (10.0, 10.0, 10.0), (10.0, 9.6, 9.6), (10.0, 10.4, 10.4), samples=8)
     one, other = contrasts_of([first, second])
-    assert one.differences == pytest.approx((0.0, 0.25, -0.25))
-    assert other.differences == pytest.approx((0.0, -0.25, 0.25))
-    # Half widths of the shares are 0.05 and 0.25: with two tasks each counts for half.
-    assert one.halves == pytest.approx((0.0, math.hypot(0.05, 0.25) / 2, math.hypot(0.05, 0.25) / 2))
+    assert one.differences == pytest.approx((-0.5, 0.5, 0.0))
+    assert other.differences == pytest.approx((0.5, -0.5, 0.0))
+    # With two tasks each half width, 0.1 and 0.4, counts for half. 2.6383 is z at 1 - 0.025 / 6.
+    half = math.hypot(0.1, 0.4) / 2 * 2.6383 / 1.95996
+    assert one.halves == pytest.approx((0.0, half, half), rel=1e-4)
     assert one.halves == pytest.approx(other.halves)
     spots = contrast_map([one, other]).spots
-    assert [spot.share for spot in spots[0] if spot] == [0.0, 1.0, -1.0]
-    assert [spot.marked for spot in spots[0] if spot] == [False, True, True]
-    assert contrast_map(contrasts_of([first, first])).spots[0][1] == Spot(
-        0.0, "layer 1 · a: 0.00 points of share against the mean of tasks, 95% interval ± 3.54%", two_sided=True
-    )
+    assert [spot.share for spot in spots[0] if spot] == pytest.approx([-1.0, 1.0, 0.0])
+    assert [spot.dotted for spot in spots[0] if spot] == [True, True, False]
+    tip = "layer 1 · a: 0.500 against the mean of tasks, simultaneous 95% interval ± 0.278"
+    assert spots[0][1]
+    assert spots[0][1].tip == tip
+
+
+def test_no_difference_is_called_sure_by_chance() -> None:
+    rng = random.Random(0)
+    sure = 0
+    for _ in range(100):
+        series = []
+        for task in range(6):
+            means = [1 + (layer == 3) + rng.gauss(0, 0.02) for layer in range(30)]
+            low, high = (tuple(mean + edge for mean in means) for edge in (-0.0392, 0.0392))
+            series.append(Series(str(task), "task", tuple(means), low, high, samples=50))
+        sure += any(one.sure(layer) for one in contrasts_of(series) for layer in range(30))
+    assert sure <= 12
 
 
 def test_contrast_of_equal_scores_is_none() -> None:
