@@ -50,10 +50,14 @@ PLAIN, HIDDEN, ATTENTION, BOTH, LOOP = (
 
 @dataclass
 class Measured:
-    """What the rounds of one case took, per batch in milliseconds, and the highest peak of memory in GiB."""
+    """What the rounds of one case took, per batch in milliseconds, and the highest peak of memory in GiB.
+
+    `cpu_ms` is processor time of all threads: on a CPU that others use too it is steadier than the clock.
+    """
 
     samples_a_round: int
     ms: list[float] = field(default_factory=list)
+    cpu_ms: list[float] = field(default_factory=list)
     peak_gib: float = 0.0
 
 
@@ -182,10 +186,11 @@ def measure(bench: Bench, args: argparse.Namespace) -> dict[str, Measured]:
                 continue
             bench.wait()
             bench.reset_peak()
-            begin = time.perf_counter()
+            begin, cpu_begin = time.perf_counter(), time.process_time()
             work(count)
             bench.wait()
             found[name].ms.append(1e3 * (time.perf_counter() - begin) / count)
+            found[name].cpu_ms.append(1e3 * (time.process_time() - cpu_begin) / count)
             found[name].peak_gib = max(found[name].peak_gib, bench.peak_gib())
     return found
 
@@ -193,6 +198,7 @@ def measure(bench: Bench, args: argparse.Namespace) -> dict[str, Measured]:
 def line_of(name: str, one: Measured, plain: Measured, batch: int) -> dict[str, Any]:
     """Return one case as a JSON line."""
     ratios = [mine / theirs for mine, theirs in zip(one.ms, plain.ms, strict=False)]
+    cpu_ratios = [mine / theirs for mine, theirs in zip(one.cpu_ms, plain.cpu_ms, strict=False)]
     return {
         "case": name,
         "samples": one.samples_a_round * len(one.ms),
@@ -204,6 +210,8 @@ def line_of(name: str, one: Measured, plain: Measured, batch: int) -> dict[str, 
         "ratio": round(statistics.median(ratios), 3),
         "ratio_low": round(min(ratios), 3),
         "ratio_high": round(max(ratios), 3),
+        "cpu_ms_a_batch": round(statistics.median(one.cpu_ms), 2),
+        "cpu_ratio": round(statistics.median(cpu_ratios), 3),
         "peak_gib": round(one.peak_gib, 3),
         "over_forward_gib": round(one.peak_gib - plain.peak_gib, 3),
     }

@@ -50,7 +50,9 @@ def summarise(
     _require_finite(scorer, values_L)
     draws = _draws(kept, seed)
     draws_RL = np.mean([draws[part] for part in counted], axis=0)
-    bands = {part: _band(draws[part]) for part in kept} if len(kept) > 1 else {}
+    # The only part that counts is the score itself.
+    listed = [part for part in kept if len(counted) > 1 or part not in counted]
+    bands = {part: _band(draws[part]) for part in listed}
     low, high = _band(draws_RL)
     return LayerScores(
         scorer=scorer,

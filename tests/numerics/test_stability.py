@@ -91,7 +91,7 @@ def test_it_is_in_the_summary_repeats_with_its_seed_and_sees_parts_as_the_score_
     alone = summarise("x", {"image": image, "text": text}, seed=4, shown=("text",))
     assert alone.split_half == split_half([image], seed=4)
     assert alone.values == found.parts["image"]
-    assert set(alone.parts) == {"image", "text"}
+    assert (set(found.parts), set(alone.parts)) == ({"image", "text"}, {"text"})
 
 
 def test_shown_parts_may_be_empty_and_bands_belong_to_parts() -> None:
@@ -99,5 +99,6 @@ def test_shown_parts_may_be_empty_and_bands_belong_to_parts() -> None:
     found = summarise("x", {"all": noisy(16, 0.5), "answer": empty}, seed=0, shown=("answer",))
     assert found.parts == found.part_low == found.part_high == {}
     both = summarise("x", {"all": noisy(16, 0.5), "answer": noisy(16, 0.5, 1)}, seed=0, shown=("answer",))
-    assert (both.part_low["all"], both.part_high["all"]) == (both.low, both.high)
+    assert list(both.parts) == list(both.part_low) == list(both.part_high) == ["answer"]
     assert both.part_low["answer"] != both.low
+    assert both.tokens == {"all": 16, "answer": 16}
