@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from striate.artifacts import Difference, EvalRecord, Prediction
@@ -12,11 +13,14 @@ from striate.errors import DataError
 from striate.models.anatomy import decoder_layers, unwrap
 from striate.models.memory import peak_memory_gib, reset_peak_memory
 from striate.progress import Progress, Silent
-from striate.tasks import metric_of
+from striate.run_folder import fingerprint
 from striate.tasks.asking import ask
 from striate.tasks.comparison import compare_predictions, macro_average, task_scores
-from striate.tasks.items import Item, Reply
+from striate.tasks.items import Item, Mark, Reply
+from striate.tasks.journal import Journal
+from striate.tasks.marking import mark_all
 from striate.tasks.packs import Pack
+from striate.tasks.sitting import Sitting
 
 
 def evaluate(
@@ -31,11 +35,14 @@ def evaluate(
     seed: int = 0,
     size_bytes: int = 0,
     progress: Progress | None = None,
+    journal: Path | None = None,
+    journal_key: str = "",
 ) -> tuple[EvalRecord, list[Prediction]]:
     """Return the model's score on every task with its 95% bootstrap interval, and its answer to every item.
 
-    Answers don't depend on `machine.eval_batch`, and the model is left as it was. A task is a pack's items of one task
-    name, metric and kind; `visual` and `text` are the unweighted means over their tasks, perplexity apart.
+    Answers don't depend on the size of batches, and the model is left as it was. A task is a pack's items of one task
+    name, metric and kind; `visual` and `text` are the unweighted means over their tasks, perplexity apart. With a
+    journal, an evaluation that was killed goes on where it was: what has been answered is not asked again.
 
     Args:
         model: an LVLM, PEFT-wrapped or not, on the device where it shall run.
@@ -44,17 +51,22 @@ def evaluate(
         label: `start`, `tuned`, `pruned`, or another name of this model in the run.
         model_name: where the model comes from.
         config: `max_new_tokens` and the number of bootstrap samples.
-        machine: `eval_batch`, the most rows that run side by side.
+        machine: `eval_batch` and `eval_tokens`, the most rows and tokens that run side by side.
         seed: of the bootstrap.
         size_bytes: the model's size on disk, kept in the record.
         progress: where to say how far it is.
+        journal: file for the replies meanwhile; the caller deletes it when the result is written.
+        journal_key: what the replies follow from, a fingerprint of model, packs and settings.
 
     Raises:
         DataError: no packs, two packs of one name, a picture that can't be read, or an item that is too long.
+        ArtifactError: the journal can't be written.
     """
     items = _all_items(packs)
     begin = time.perf_counter()
     reset_peak_memory(unwrap(model).device)
+    sitting = Sitting()
+    kept = Journal(journal, journal_key) if journal else None
     with (progress or Silent()).track(f"evaluate {label}", len(items)) as advance:
         replies = ask(
             model,
@@ -62,12 +74,16 @@ def evaluate(
             items,
             max_new_tokens=config.max_new_tokens,
             batch_size=machine.eval_batch,
+            token_budget=machine.eval_tokens,
             advance=advance,
+            journal=kept,
+            sitting=sitting,
         )
     seconds = time.perf_counter() - begin
-    predictions = [_prediction(item, reply) for item, reply in zip(items, replies, strict=True)]
+    predictions = _predictions(items, replies)
     tasks = tuple(task_scores(predictions, config.bootstrap, seed))
     facts = {"label": label, "model": model_name, "size_bytes": size_bytes, "seconds": seconds, **_facts(model)}
+    facts["asking"] = sitting.facts(len(items), seconds)
     record = EvalRecord(tasks=tasks, visual=macro_average(tasks, "visual"), text=macro_average(tasks, "text"), **facts)
     return record, predictions
 
@@ -101,9 +117,18 @@ def _all_items(packs: Sequence[Pack]) -> list[Item]:
     return [item for pack in packs for item in pack.items]
 
 
-def _prediction(item: Item, reply: Reply) -> Prediction:
-    """Return the scored answer to one item."""
-    mark = metric_of(item.metric).function(item, reply)
+def _predictions(items: Sequence[Item], replies: Sequence[Reply]) -> list[Prediction]:
+    """Return the scored answer to every item."""
+    paths = dict.fromkeys(path for item in items for path in item.images)
+    contents = {path: fingerprint(path) for path in paths}
+    return [
+        _prediction(item, mark, "+".join(contents[path] for path in item.images))
+        for item, mark in zip(items, mark_all(items, replies), strict=True)
+    ]
+
+
+def _prediction(item: Item, mark: Mark, picture: str) -> Prediction:
+    """Return the scored answer to one item, its pictures known by their content."""
     expected = item.answers if item.answer_index is None else (item.choices[item.answer_index],)
     return Prediction(
         id=item.id,
@@ -117,6 +142,8 @@ def _prediction(item: Item, reply: Reply) -> Prediction:
         score=mark.score,
         weight=mark.weight,
         unparsed=mark.unparsed,
+        choices=item.choices,
+        picture=picture,
     )
 
 
