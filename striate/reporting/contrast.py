@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
+from statistics import NormalDist, median
 
 from striate.reporting.heat import Heat, Spot, draw_heat, ramp
 from striate.reporting.markup import Html
@@ -29,7 +29,7 @@ class Contrast:
 def contrasts_of(series: Sequence[Series]) -> list[Contrast]:
     """Return how each task's scores differ from the mean over tasks, layer by layer.
 
-    With `c_tl = v_tl - mean_l v_tl`, task t's scores about their own level, the difference is `c_tl - mean_t c_tl`: the
+    With `c_tl = v_tl - median_l v_tl`, task t's scores about their own level, the difference is `c_tl - mean_t c_tl`: the
     interaction of task and layer, in the scorer's own unit. Tasks are scored on samples of their own, so that of T
     tasks half its interval is `sqrt((1 - 1/T)^2 h_t^2 + sum_(u != t) h_u^2 / T^2)`, h being half those of the scores;
     the error of a task's own level is left out, since it is small over many layers. The interval is widened to hold for
@@ -81,8 +81,8 @@ def draw_contrast(heat: Heat, width: float) -> tuple[float, list[Html]]:
 
 
 def _centred(series: Series) -> list[float]:
-    """Return the scores less their mean over the layers."""
-    level = sum(series.values) / len(series.values)
+    """Return the scores less their median over the layers: one high layer does not shift all the others."""
+    level = median(series.values)
     return [value - level for value in series.values]
 
 

@@ -162,6 +162,11 @@ def test_contrast_is_the_interaction_of_task_and_layer() -> None:
     assert spots[0][1].tip == tip
 
 
+def test_one_high_layer_does_not_shift_the_others() -> None:
+    low, high = Series("a", "task", (1.0, 1.0, 1.0, 1.0)), Series("b", "task", (9.0, 1.0, 1.0, 1.0))
+    assert contrasts_of([low, high])[1].differences == (4.0, 0.0, 0.0, 0.0)
+
+
 def test_no_difference_is_called_sure_by_chance() -> None:
     rng = random.Random(0)
     sure = 0
