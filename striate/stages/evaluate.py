@@ -18,7 +18,7 @@ from striate.tasks.asking import ask
 from striate.tasks.comparison import compare_predictions, macro_average, task_scores
 from striate.tasks.items import Item, Mark, Reply
 from striate.tasks.journal import Journal
-from striate.tasks.marking import mark_all
+from striate.tasks.marking import check_corpora, mark_all
 from striate.tasks.packs import Pack
 from striate.tasks.sitting import Sitting
 
@@ -63,6 +63,7 @@ def evaluate(
         ArtifactError: the journal can't be written.
     """
     items = _all_items(packs)
+    check_corpora(items)
     begin = time.perf_counter()
     reset_peak_memory(unwrap(model).device)
     sitting = Sitting()

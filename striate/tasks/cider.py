@@ -12,6 +12,7 @@ from striate.tasks.items import Item, Mark, Reply
 from striate.tasks.metric import Metric
 
 SCALE = 10.0
+MISSING = "metric 'cider' needs the package pycocoevalcap, which is not installed"
 WORD = re.compile(r"\w+(?:['’]\w+)*")
 
 
@@ -34,14 +35,8 @@ def score_captions(items: Sequence[Item], replies: Sequence[Reply]) -> list[Mark
     caption is unparsed.
 
     Raises:
-        DataError: pycocoevalcap is not installed, or there are fewer than two items.
+        DataError: pycocoevalcap is not installed.
     """
-    if len(items) < 2:
-        raise DataError(
-            f"task {items[0].task!r} has one caption, and CIDEr weighs words by how few pictures have them",
-            "two items or more of metric 'cider'",
-            "raise evaluate.limit, or use another metric",
-        )
     captions = {index: [words_of(reply.text)] for index, reply in enumerate(replies)}
     references = {index: [words_of(answer) for answer in item.answers] for index, item in enumerate(items)}
     _, scores = _package()().compute_score(references, captions)
@@ -61,12 +56,17 @@ def _package() -> Any:
     try:
         from pycocoevalcap.cider.cider import Cider
     except ImportError as error:
-        raise DataError(
-            "metric 'cider' needs the package pycocoevalcap, which is not installed",
-            "striate with its extra 'captions'",
-            "pip install 'striate[captions]', or leave out the packs with captions",
-        ) from error
+        raise DataError(MISSING, "striate with its extra 'captions'", "pip install 'striate[captions]'") from error
     return Cider
+
+
+def _check(item: Item) -> str:
+    """Return that the package is missing, or an empty string: better said before hours of asking."""
+    try:
+        _package()
+    except DataError:
+        return f"{MISSING}: pip install 'striate[captions]'"
+    return ""
 
 
 CIDER = Metric(
@@ -76,6 +76,7 @@ CIDER = Metric(
     function=score_cider,
     paper="https://arxiv.org/abs/1411.5726",
     mode="generate",
+    check=_check,
     corpus=score_captions,
     details=cider_details,
 )

@@ -19,7 +19,7 @@ from striate.tasks.choice_logprob import ranking
 from striate.tasks.cider import words_of
 from striate.tasks.items import Item, Mark, Reply
 from striate.tasks.letter import chosen, options_of
-from striate.tasks.marking import mark_all
+from striate.tasks.marking import check_corpora, mark_all
 from striate.tasks.relaxed import number_of
 from striate.tasks.vqa import soft_accuracy
 from striate.tasks.yes_no import mme_details, pope_details, said
@@ -377,8 +377,9 @@ def test_cider_of_two_word_captions_in_closed_form() -> None:
 def test_cider_without_its_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pycocoevalcap", None)
     monkeypatch.setitem(sys.modules, "pycocoevalcap.cider.cider", None)
-    with pytest.raises(DataError, match=r"pip install 'striate\[captions\]'"):
+    with pytest.raises(DataError, match=r"needs the package pycocoevalcap(.|\n)*pip install 'striate\[captions\]'"):
         captions("x", "y")
+    assert "not installed: pip install 'striate[captions]'" in metric_of("cider").check(item("cider", "x"))
 
 
 def test_cider_scores_a_task_together(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -401,8 +402,10 @@ def test_cider_scores_a_task_together(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_one_caption_has_no_cider() -> None:
-    with pytest.raises(DataError, match="task 't' has one caption"):
-        captions("x")
+    alone = [item("cider", "x"), item("exact", "x")]
+    with pytest.raises(DataError, match=r"p/t has one item, and metric 'cider' weighs(.|\n)*raise evaluate\.limit"):
+        check_corpora(alone)
+    check_corpora([*alone, item("cider", "y")])
     assert words_of("It's a DOG, isn’t it?") == "it's a dog isn’t it"
 
 
