@@ -29,8 +29,8 @@ class Contrast:
 def contrasts_of(series: Sequence[Series]) -> list[Contrast]:
     """Return how each task's scores differ from the mean over tasks, layer by layer.
 
-    With `c_tl = v_tl - median_l v_tl`, task t's scores about their own level, the difference is `c_tl - mean_t c_tl`: the
-    interaction of task and layer, in the scorer's own unit. Tasks are scored on samples of their own, so that of T
+    With `c_tl = v_tl - median_l v_tl`, task t's scores about their own level, the difference is `c_tl - mean_t c_tl`:
+    the interaction of task and layer, in the scorer's own unit. Tasks are scored on samples of their own, so that of T
     tasks half its interval is `sqrt((1 - 1/T)^2 h_t^2 + sum_(u != t) h_u^2 / T^2)`, h being half those of the scores;
     the error of a task's own level is left out, since it is small over many layers. The interval is widened to hold for
     all cells at once (Bonferroni, normal quantiles): of many cells some always stand out.
