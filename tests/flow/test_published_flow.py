@@ -1,0 +1,116 @@
+"""Benchmarks in their published files asked of a model, and suites as stages of a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from published_kit import mmbench, mme, mmmu, pope, textvqa
+
+from striate.artifacts import SuiteRecord
+from striate.config import EvaluateSection, MachineSection, RunConfig, parse_config
+from striate.harness import running
+from striate.harness import suites as names
+from striate.harness.outcome import Outcome
+from striate.harness.suites import Harness
+from striate.models.loading import Loaded
+from striate.pipeline import Flow
+from striate.stages.evaluate import evaluate
+from striate.tasks.items import Pack
+from striate.tasks.sources import parse_source, read_source
+
+
+def packs(folder: Path, *builders: Any) -> list[Pack]:
+    found = []
+    for build in builders:
+        place = folder / build.__name__
+        place.mkdir()
+        build(place)
+        found.append(read_source(parse_source(f"{build.__name__}:{place}"), pictures=folder / "unpacked"))
+    return found
+
+
+def test_a_model_answers_published_benchmarks(tiny_llava: Loaded, tmp_path: Path) -> None:
+    record, predictions = evaluate(
+        tiny_llava.model,
+        tiny_llava.processor,
+        packs(tmp_path, pope, mme, mmbench, textvqa),
+        label="start",
+        model_name="tiny",
+        config=EvaluateSection(max_new_tokens=4, bootstrap=100),
+        machine=MachineSection(device="cpu"),
+    )
+    tasks = {(task.pack, task.task): task for task in record.tasks}
+    assert set(tasks) == {
+        *(("pope", name) for name in ("random", "popular", "adversarial")),
+        ("mme", "perception"),
+        ("mme", "cognition"),
+        ("mmbench", "mmbench"),
+        ("textvqa", "textvqa"),
+    }
+    assert {task.kind for task in record.tasks} == {"visual"}
+    assert set(tasks["pope", "random"].details) == {"accuracy", "precision", "recall", "f1", "yes_rate"}
+    assert tasks["pope", "random"].details["accuracy"] == tasks["pope", "random"].score
+    assert {"accuracy_plus", "mme_score", "count", "posters"} <= set(tasks["mme", "perception"].details)
+    assert all(task.unparsed <= task.n for task in record.tasks)
+    expected = {row.id: row.expected for row in predictions if row.pack == "mmbench"}
+    assert expected == {"241": ("left",), "1000241": ("blue",)}
+
+
+def test_several_pictures_in_one_question(tiny_llava: Loaded, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    record, predictions = evaluate(
+        tiny_llava.model,
+        tiny_llava.processor,
+        packs(tmp_path, mmmu),
+        label="start",
+        model_name="tiny",
+        config=EvaluateSection(max_new_tokens=4, bootstrap=100),
+        machine=MachineSection(device="cpu"),
+    )
+    assert [(task.metric, task.n) for task in record.tasks] == [("letter", 1), ("normalised", 1)]
+    assert len(predictions) == 2
+
+
+@pytest.fixture
+def run_config(tiny_llava_dir: Path, pack_dir: Path) -> RunConfig:
+    return parse_config(
+        {
+            "model": {"path": str(tiny_llava_dir)},
+            "data": {"train": [str(pack_dir)]},
+            "evaluate": {"suites": ["lm-eval:piqa", "lm-eval:arc,boolq"], "models": ["start"], "limit": 3},
+            "machine": {"device": "cpu"},
+        }
+    )
+
+
+def test_suites_are_stages_that_are_done_once(
+    run_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def run(suite: Any, loaded: Loaded, *, limit: int | None, batch_size: int | None) -> Outcome:
+        asked.append((suite.tasks, limit, loaded.model.training))
+        rows = [{"doc_id": 0, "target": "a", "resps": [["a"]], "acc": 1.0, "doc": {"long": "text"}}]
+        return Outcome({task: {"acc": 1.0} for task in suite.tasks}, {}, dict.fromkeys(suite.tasks, rows))
+
+    module = type("Module", (), {"run": staticmethod(run)})
+    monkeypatch.setattr(running, "import_module", lambda name: module)
+    monkeypatch.setattr(names, "HARNESSES", {"lm-eval": Harness("lm-eval", "json", "")})
+    monkeypatch.setattr(names, "version", lambda name: "1.2.3")
+    first = Flow(run_config, tmp_path / "run").suites()
+    assert asked == [(("piqa",), 3, False), (("arc", "boolq"), 3, False)]
+    assert [(row.label, row.tasks, row.harness_version) for row in first] == [
+        ("start", ("piqa",), "1.2.3"),
+        ("start", ("arc", "boolq"), "1.2.3"),
+    ]
+    folder = tmp_path / "run" / "eval" / "suites"
+    lines = (folder / "start.lm-eval-arc+boolq.samples.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {"task": task, "doc_id": 0, "target": "a", "resps": [["a"]], "acc": 1.0} for task in ("arc", "boolq")
+    ]
+    assert Flow(run_config, tmp_path / "run").suites() == first
+    assert len(asked) == 2
+    assert all(isinstance(row, SuiteRecord) for row in first)
