@@ -15,8 +15,9 @@ from striate.registry import NoParams, Registry, Strategy
 from striate.scorers import SCORERS
 from striate.selectors import SELECTORS
 from striate.tasks import METRICS
+from striate.tasks.published import BENCHMARKS
 
-REGISTRIES = {"scorers": SCORERS, "selectors": SELECTORS, "tasks": METRICS}
+REGISTRIES = {"scorers": SCORERS, "selectors": SELECTORS, "tasks": METRICS, "benchmarks": BENCHMARKS}
 EVERYTHING = [pytest.param(row, id=f"{kind}/{row.name}") for kind, rows in REGISTRIES.items() for row in rows]
 
 
