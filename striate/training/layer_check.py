@@ -129,6 +129,6 @@ def _first(output: Any) -> torch.Tensor:
 
 
 def _short(error: Exception) -> str:
-    """Return the first line of an error that says something, cut to a line's length."""
+    """Return the first two lines of an error, cut to a line's length: a compiler's own errors name the cause second."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {(lines or ['no text'])[0]}"[:200]
+    return f"{type(error).__name__}: {' '.join(lines[:2]) or 'no text'}"[:240]
