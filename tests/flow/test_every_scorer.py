@@ -37,3 +37,12 @@ def test_scores_of_every_scorer_choose_and_rank_layers(
         assert values[region.layers[0]] == max(values), name
         _, record = prune(llava_builder().model, region, 1, scores, name)
         assert values[record.removed[0]] == min(values[layer] for layer in region.outside), name
+
+
+def test_the_page_says_what_every_scorer_says() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "analysis.md").read_text(encoding="utf-8")
+    for name in SCORERS.names():
+        scorer = scorer_of(name)
+        assert f"`{name}`" in page
+        assert scorer.paper.rpartition("/")[2] in page
+        assert scorer.limits, name
