@@ -467,6 +467,11 @@ class SuiteRecord(Document):
     figures: dict[str, dict[str, float]]
     seconds: float
 
+    @property
+    def suite(self) -> str:
+        """The suite as it is written in a config, less its folder."""
+        return f"{self.harness}:{','.join(self.tasks)}"
+
 
 def write_document(path: Path, document: Document) -> None:
     """Write `document` as indented JSON to `path`, whole or not at all."""

@@ -18,6 +18,7 @@ from striate.harness.suites import Harness
 from striate.models.loading import Loaded
 from striate.pipeline import Flow
 from striate.stages.evaluate import evaluate
+from striate.suite_runs import suite_lines
 from striate.tasks.items import Pack
 from striate.tasks.sources import parse_source, read_source
 
@@ -114,3 +115,25 @@ def test_suites_are_stages_that_are_done_once(
     assert Flow(run_config, tmp_path / "run").suites() == first
     assert len(asked) == 2
     assert all(isinstance(row, SuiteRecord) for row in first)
+
+
+def test_a_suite_in_lines() -> None:
+    record = SuiteRecord(
+        label="tuned",
+        model="m",
+        harness="lm-eval",
+        harness_version="1",
+        packages={},
+        tasks=("arc", "bbh"),
+        samples={"arc": 300},
+        figures={
+            "arc": {"acc": 0.51, "acc_stderr": 0.0289, "em,strict": 0.25, "em_stderr,strict": 0.1},
+            "bbh": {"em": 1},
+        },
+        seconds=1,
+    )
+    assert record.suite == "lm-eval:arc,bbh"
+    assert suite_lines(record) == [
+        "tuned  lm-eval arc: acc 0.51 ± 0.029, em,strict 0.25 ± 0.1 (n = 300)",
+        "tuned  lm-eval bbh: em 1",
+    ]
