@@ -23,9 +23,12 @@ from striate.models.memory import peak_memory_gib
 from striate.models.trainability import apply_region, is_quantised, lora_config, prove_trainable
 from striate.progress import Progress, Silent
 from striate.training.engine import Plan
+from striate.training.fast_modes import begin_modes, end_modes
 from striate.training.modes import MasterWeights
+from striate.training.processes import Processes
 from striate.training.resampling import LayerTurns, check_resampling, never_open, resampled
 from striate.training.resume import find_checkpoint, identity, remove_checkpoints
+from striate.training.scale import check_sharding, make_whole, peak_of_all, sharding
 from striate.training.sitting import run_sitting
 from striate.training.speed import plan_speed
 
@@ -77,17 +80,24 @@ def train(
     progress = progress or Silent()
     _check(model, samples, config, out)
     check_resampling(region, config.resample)
-    plan = Plan.of(len(samples), config, machine)
+    check_sharding(config)
+    processes = Processes.launched()
+    processes.join(next(model.parameters()).device)
+    if not processes.writes:
+        progress = Silent()
+    plan = Plan.of(len(samples), config, machine, processes.count)
     _warn_of_turns(region, config.resample, plan.steps, seed, progress)
-    run = identity(region, config, samples, seed, base_path)
-    checkpoint = find_checkpoint(work_dir, run)
+    run = {**identity(region, config, samples, seed, base_path), "sharding": sharding()}
+    checkpoint = processes.first(lambda: find_checkpoint(work_dir, run))
     collator = Collator(processor, config.max_length, train=True)
     speed = plan_speed(model, region, samples, collator, config, machine, plan)
     torch.manual_seed(seed)
     tuned, trainable = _open(model, region, config, base_path)
     turns = LayerTurns(tuned, region, config.resample, seed) if config.resample.active else None
+    opened = {name for name, parameter in tuned.named_parameters() if parameter.requires_grad}
     weights = MasterWeights(tuned)
     example = next((sample for sample in samples if sample.images), samples[0])
+    region = begin_modes(tuned, region, collator([example]), config)
 
     def prove(prepared: nn.Module) -> str:
         return _prove(prepared, region, collator([example]), config.train_projector, turns)
@@ -100,6 +110,7 @@ def train(
             config,
             machine,
             plan,
+            region,
             half=weights.dtype,
             seed=seed,
             work_dir=work_dir,
@@ -108,10 +119,12 @@ def train(
             checkpoint=checkpoint,
             prove=prove,
             progress=progress,
+            processes=processes,
             turns=turns,
             speed=speed,
         )
     finally:
+        end_modes(tuned, config)
         weights.restore()
         tuned.eval()
     card = CardFacts(
@@ -122,9 +135,11 @@ def train(
         samples=len(samples),
         adapter=config.method != "full",
     )
-    save_model(tuned, processor, out, region, card)
-    remove_checkpoints(work_dir)
+    make_whole(tuned, weights, opened)
+    processes.first(lambda: save_model(tuned, processor, out, region, card))
+    processes.first(lambda: remove_checkpoints(work_dir))
     progress.say(outcome.proof)
+    device = next(tuned.parameters()).device
     return TrainRecord(
         trainable=trainable,
         proof=outcome.proof,
@@ -134,7 +149,7 @@ def train(
         first_loss=outcome.first_loss,
         last_loss=outcome.last_loss,
         seconds=outcome.seconds,
-        peak_memory_gib=peak_memory_gib(next(tuned.parameters()).device),
+        peak_memory_gib=peak_of_all(peak_memory_gib(device), device),
         tokens=outcome.tokens,
         padding=1 - outcome.tokens / max(1, outcome.slots),
         resampled=resampled(config.resample, region.layers, outcome.rows) if turns else None,

@@ -23,7 +23,7 @@ from striate.training.order import SeededOrder
 from striate.training.packing_check import Packing, check_packing
 from striate.training.resampling import OPEN_LAYERS, LayerTurns
 from striate.training.resume import load_trainable, mark_complete, save_trainable
-from striate.training.step_batches import Share, StepCollator, StepSampler
+from striate.training.step_batches import Share, StepCollator, StepSampler, Touch, stand_in
 from striate.training.step_log import StepLog
 from striate.training.steps import StepTrainer
 from striate.writing import cannot_write
@@ -81,6 +81,7 @@ class RegionTrainer(StepTrainer):
         collator: Collator,
         *,
         share: Share,
+        touch: Touch,
         projector_lr: float,
         checkpointing: bool,
         step_log: StepLog,
@@ -97,6 +98,7 @@ class RegionTrainer(StepTrainer):
             samples: the training set.
             collator: encodes, joins and packs samples.
             share: which samples of a step are this process's, and how they are batched.
+            touch: which batches must have a picture (see `StepCollator`).
             projector_lr: the learning rate of the projector.
             checkpointing: whether the model's decoder layers are set to recompute activations.
             step_log: gets a line a step.
@@ -108,7 +110,7 @@ class RegionTrainer(StepTrainer):
         # Set before the parent is built: it may take the model's device and wrap it.
         args.device  # noqa: B018
         args._n_gpu = min(args.n_gpu, 1)
-        step_collator = StepCollator(collator, share)
+        step_collator = StepCollator(collator, share, stand_in(samples), touch)
         super().__init__(model=model, args=args, train_dataset=list(samples), data_collator=step_collator)
         self.step_collator = step_collator
         self.step_sampler = StepSampler(SeededOrder(samples, args.seed, args.per_device_train_batch_size), share)
@@ -209,9 +211,7 @@ class RegionTrainer(StepTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Write only what trains: all else is in the base model."""
-        folder = Path(output_dir or self.args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_trainable(self.model, folder, self.trained)
+        save_trainable(self.model, Path(output_dir or self.args.output_dir), self.trained)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Read what `_save` wrote."""
@@ -224,7 +224,9 @@ class RegionTrainer(StepTrainer):
             super()._save_checkpoint(model, trial)
         except OSError as error:
             raise cannot_write(folder, error) from error
-        mark_complete(folder, {**self.run, "proof": self.proof})
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            mark_complete(folder, {**self.run, "proof": self.proof})
 
 
 class _Watch(TrainerCallback):
@@ -241,6 +243,9 @@ class _Watch(TrainerCallback):
         self._trainer.proof = self._trainer.prove(self._trainer.model)
         if self._trainer.packing:
             self._trainer.proof += f" {self._trainer.prove_packing(self._trainer.packing)}"
+        if self._trainer.args.process_index:
+            # Every process begins with the same weights; from here on its dropout is its own.
+            torch.manual_seed(self._trainer.args.seed * 1_000_003 + self._trainer.args.process_index)
         self._trainer.step_log.start()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -265,8 +270,13 @@ def training_arguments(
     half: torch.dtype | None,
     seed: int,
     work_dir: Path,
+    uneven: bool = False,
 ) -> TrainingArguments:
-    """Return Hugging Face's settings for the config; `half` is the model's half-precision type, if it has one."""
+    """Return Hugging Face's settings for the config.
+
+    `half` is the model's half-precision type, if it has one. `uneven` is true when some tensors that train take part in
+    some steps or batches only: several processes then look for those that did not.
+    """
     on_cpu = next(model.parameters()).device.type == "cpu"
     scheduler = "constant_with_warmup" if config.scheduler == "constant" and plan.warmup_steps else config.scheduler
     return TrainingArguments(
@@ -293,4 +303,5 @@ def training_arguments(
         remove_unused_columns=False,
         report_to="none",
         disable_tqdm=True,
+        ddp_find_unused_parameters=uneven,
     )

@@ -65,17 +65,23 @@ class MasterWeights:
     """Float32 copies of half-precision weights while they train.
 
     A learning rate of 2e-5 moves a weight by less than bfloat16 can tell apart, so updates would be lost.
+
+    Attributes:
+        dtype: the model's half-precision type, if it has one.
+        dtypes: the former number format of every tensor that has a copy, by name.
     """
 
     def __init__(self, model: nn.Module) -> None:
         """Turn the trainable half-precision parameters of `model` into float32 and remember what they were."""
         self.dtype: torch.dtype | None = None
+        self.dtypes: dict[str, torch.dtype] = {}
         self._changed: list[tuple[nn.Parameter, torch.dtype]] = []
-        for parameter in model.parameters():
+        for name, parameter in model.named_parameters():
             if parameter.dtype in HALF:
                 self.dtype = self.dtype or parameter.dtype
                 if parameter.requires_grad:
                     self._changed.append((parameter, parameter.dtype))
+                    self.dtypes[name] = parameter.dtype
                     parameter.data = parameter.data.float()
 
     def restore(self) -> None:

@@ -16,6 +16,7 @@ from striate.artifacts import Region
 from striate.config import TrainSection
 from striate.data.samples import Sample
 from striate.errors import TrainingError
+from striate.training.processes import Processes, copy_into, whole
 from striate.writing import write_text
 
 COMPLETE = "complete.json"
@@ -83,8 +84,14 @@ def step_of(checkpoint: Path | None) -> int:
 
 def save_trainable(model: nn.Module, folder: Path, names: Container[str]) -> None:
     """Write the parameters of `model` that train, `names`, to `folder`; some of them may be closed for the moment."""
-    tensors = {name: tensor.data.contiguous() for name, tensor in model.named_parameters() if name in names}
-    save_file(tensors, str(folder / WEIGHTS))
+    tensors = {}
+    for name, parameter in model.named_parameters():
+        if name in names:
+            with whole(parameter) as tensor:
+                tensors[name] = tensor.detach().contiguous()
+    if Processes.launched().writes:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, str(folder / WEIGHTS))
 
 
 def load_trainable(model: nn.Module, folder: Path) -> None:
@@ -103,7 +110,7 @@ def load_trainable(model: nn.Module, folder: Path) -> None:
             f"remove {folder.parent} to start again",
         )
     for name, tensor in wanted.items():
-        tensor.data.copy_(stored[name])
+        copy_into(tensor, stored[name])
 
 
 def _check_same(stored: Mapping[str, Any], run: Mapping[str, Any], folder: Path) -> None:

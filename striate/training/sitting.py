@@ -11,16 +11,19 @@ from typing import Any
 import torch
 from torch import nn
 
+from striate.artifacts import Region
 from striate.config import MachineSection, TrainSection
 from striate.data.collate import Collator
 from striate.data.samples import Sample
 from striate.progress import Progress
 from striate.training.engine import Plan, Proof, RegionTrainer, training_arguments
+from striate.training.fast_modes import frozen_format
 from striate.training.modes import checkpointed
+from striate.training.processes import Processes
 from striate.training.resampling import LayerTurns
 from striate.training.resume import COMPLETE, load_trainable, step_of
+from striate.training.scale import is_uneven, sharding, share_of, touch_of
 from striate.training.speed import Speed, fast
-from striate.training.step_batches import Share
 from striate.training.step_log import StepLog
 
 
@@ -52,6 +55,7 @@ def run_sitting(
     config: TrainSection,
     machine: MachineSection,
     plan: Plan,
+    region: Region,
     *,
     half: torch.dtype | None,
     seed: int,
@@ -61,6 +65,7 @@ def run_sitting(
     checkpoint: Path | None,
     prove: Proof,
     progress: Progress,
+    processes: Processes,
     turns: LayerTurns | None = None,
     speed: Speed | None = None,
 ) -> Outcome:
@@ -71,7 +76,7 @@ def run_sitting(
         ArtifactError: log or checkpoints can't be written.
     """
     done = step_of(checkpoint)
-    with StepLog(log, done) as step_log, progress.track("train", plan.steps) as advance:
+    with StepLog(log, done, processes.writes) as step_log, progress.track("train", plan.steps) as advance:
         if checkpoint:
             progress.say(f"going on from step {done} of {plan.steps}")
             advance(done)
@@ -81,10 +86,20 @@ def run_sitting(
         else:
             trainer = RegionTrainer(
                 model,
-                training_arguments(config, machine, plan, model=model, half=half, seed=seed, work_dir=work_dir),
+                training_arguments(
+                    config,
+                    machine,
+                    plan,
+                    model=model,
+                    half=half,
+                    seed=seed,
+                    work_dir=work_dir,
+                    uneven=turns is not None or is_uneven(model),
+                ),
                 samples,
                 collator,
-                share=Share(plan.micro_batch, machine.pack_tokens if config.packing else None),
+                share=share_of(processes, plan.micro_batch, config, machine),
+                touch=touch_of(processes, config, samples),
                 projector_lr=config.projector_lr,
                 checkpointing=config.gradient_checkpointing,
                 step_log=step_log,
@@ -93,10 +108,14 @@ def run_sitting(
                 advance=advance,
                 turns=turns,
             )
-            with checkpointed(model, config.gradient_checkpointing), fast(trainer, speed or Speed(), progress.say):
+            with (
+                checkpointed(model, config.gradient_checkpointing),
+                frozen_format(model, region, config, progress.say),
+                fast(trainer, speed or Speed(), progress.say),
+            ):
                 _train(trainer, checkpoint)
             proof = trainer.proof
-    rows = step_log.rows
+    rows = processes.share(step_log.rows)
     return Outcome(proof, rows[0]["loss"], rows[-1]["loss"], sum(row["seconds"] for row in rows), rows)
 
 
@@ -105,6 +124,10 @@ def _train(trainer: RegionTrainer, checkpoint: Path | None) -> None:
     model = trainer.model
     cache = model.config.use_cache
     own = set(vars(model))
+    if sharding() == "deepspeed":
+        # Its engine keeps gradients to itself, so the proof is made while each process has the whole model.
+        proof = trainer.prove(model)
+        trainer.prove = lambda _: proof
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:

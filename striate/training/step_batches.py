@@ -15,6 +15,8 @@ from striate.data.packing import Batch, first_fit
 from striate.data.samples import Sample
 from striate.training.order import SeededOrder
 
+Touch = Literal["", "last", "all"]
+
 
 @dataclass(frozen=True)
 class Share:
@@ -70,9 +72,7 @@ class StepCollator:
     sample with a small picture and without labels joins them (`touch`): it adds nothing to loss or gradients.
     """
 
-    def __init__(
-        self, collator: Collator, share: Share, stand_in: Sample | None = None, touch: Literal["", "last", "all"] = ""
-    ) -> None:
+    def __init__(self, collator: Collator, share: Share, stand_in: Sample | None = None, touch: Touch = "") -> None:
         """Keep how to encode and how to divide.
 
         Args:

@@ -7,7 +7,7 @@ import math
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 from striate.errors import TrainingError
 from striate.writing import cannot_write, write_text
@@ -21,16 +21,18 @@ class StepLog:
     padding); where layers take turns also `open_layers`.
     """
 
-    def __init__(self, path: Path, done: int = 0) -> None:
-        """Open the log at `path`, keeping the lines of the first `done` steps.
+    def __init__(self, path: Path, done: int = 0, writes: bool = True) -> None:
+        """Open the log at `path`, keeping the lines of the first `done` steps; with `writes` off it is kept in memory.
 
         Raises:
             ArtifactError: the log can't be written.
         """
         self.path = path
-        self.rows = [row for row in _read(path) if row["step"] <= done]
-        write_text(path, "".join(json.dumps(row) + "\n" for row in self.rows))
-        self._stream = path.open("a", encoding="utf-8", buffering=1)
+        self.rows = [row for row in _read(path) if row["step"] <= done] if writes else []
+        self._stream: TextIO | None = None
+        if writes:
+            write_text(path, "".join(json.dumps(row) + "\n" for row in self.rows))
+            self._stream = path.open("a", encoding="utf-8", buffering=1)
         self._since = time.perf_counter()
 
     def start(self) -> None:
@@ -56,7 +58,8 @@ class StepLog:
         self._since = now
         self.rows.append(row)
         try:
-            self._stream.write(json.dumps(row) + "\n")
+            if self._stream:
+                self._stream.write(json.dumps(row) + "\n")
         except OSError as error:
             raise cannot_write(self.path, error) from error
 
@@ -66,7 +69,8 @@ class StepLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stream.close()
+        if self._stream:
+            self._stream.close()
 
 
 def _diverged(step: int, loss: float, grad_norm: float | None) -> TrainingError:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, save_fsdp_optimizer
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import Trainer
+from transformers.trainer import SCHEDULER_NAME
 
 from striate.data.encoding import IGNORED
 from striate.data.packing import SEGMENTS, Batch
@@ -86,6 +88,20 @@ class StepTrainer(Trainer):
             return found
         real, slots = self.accelerator.reduce(torch.tensor(found, device=self.args.device), "sum").tolist()
         return real, slots
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write what trains, on any number of processes: all of them must ask."""
+        self._save(output_dir)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """Write the optimizer's state; where it is sharded without the model's weights, which `_save` writes."""
+        if not self.is_fsdp_enabled:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        plugin = self.accelerator.state.fsdp_plugin
+        save_fsdp_optimizer(plugin, self.accelerator, self.optimizer, self.model, output_dir)
+        if self.args.should_save:
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
 
     def _levelled(self, batches: list[Batch]) -> list[Batch]:
         """Return as many batches as every other process has, where they must run alike."""

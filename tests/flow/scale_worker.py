@@ -1,0 +1,174 @@
+"""One of two gloo processes: trains the tiny LLaVA in several ways and writes what came out to a folder.
+
+Run by test_scale_out.py with the environment of a launcher: `python scale_worker.py FOLDER SCENARIO...`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import torch
+from conftest import build_loaded, build_pack
+
+from striate.artifacts import Region
+from striate.config import LoraSection, MachineSection, ResampleSection, TrainSection
+from striate.data.reading import read_samples
+from striate.data.samples import Message, Sample
+from striate.errors import StriateError
+from striate.stages.train import train
+from striate.training.engine import RegionTrainer
+from striate.training.processes import Processes
+
+REGION = Region(layers=(1, 3), num_layers=4, spec="ids:1,3")
+FULL = TrainSection(
+    method="full", batch_size=4, lr=1e-2, projector_lr=5e-3, warmup_ratio=0, max_length=96, save_steps=1
+)
+LORA = FULL.model_copy(update={"method": "lora", "lora": LoraSection(r=4, alpha=8, dropout=0.0)})
+MACHINE = MachineSection(micro_batch=1, pack_tokens=120)
+
+
+def mixed_samples(folder: Path) -> list[Sample]:
+    """Return 12 samples with a picture and 8 without, so that many steps have processes with text alone."""
+    pictured = read_samples(folder)[:-1]
+    words = ("Is ice cold?", "Is fire cold?", "Is snow white?", "Is the sky green?")
+    texts = [
+        Sample(f"text-{index}", (Message("user", words[index % 4]), Message("assistant", "no" if index % 2 else "yes")))
+        for index in range(8)
+    ]
+    return [*pictured, *texts]
+
+
+def run(folder: Path, name: str, config: TrainSection, **more: Any) -> dict[str, Any]:
+    """Return the log and the weights' digest of one training."""
+    loaded = build_loaded()
+    samples = mixed_samples(folder / "pack")
+    place = folder / name
+    record = train(
+        loaded.model,
+        loaded.processor,
+        REGION,
+        samples,
+        config,
+        more.get("machine", MACHINE),
+        seed=0,
+        out=place / "checkpoint",
+        work_dir=place / "work",
+        log=place / "log.jsonl",
+        base_path="base",
+    )
+    state = {key: value for key, value in loaded.model.state_dict().items() if not hasattr(value, "full_tensor")}
+    if Processes.launched().writes:
+        torch.save(state, place / "state.pt")
+    return {"loss": [record.first_loss, record.last_loss], "proof": record.proof, "padding": record.padding}
+
+
+@contextlib.contextmanager
+def interrupted_after(step: int) -> Iterator[None]:
+    """Interrupt every process at the end of a step, as Ctrl-C in a terminal does."""
+    original = RegionTrainer.log
+
+    def log(self: RegionTrainer, logs: dict[str, float], start_time: float | None = None) -> None:
+        original(self, logs, start_time)
+        if self.state.global_step == step:
+            raise KeyboardInterrupt
+
+    RegionTrainer.log = log  # type: ignore[method-assign]
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            yield
+    finally:
+        RegionTrainer.log = original  # type: ignore[method-assign]
+
+
+@contextlib.contextmanager
+def sharded() -> Iterator[None]:
+    """Shard weights with FSDP2: Accelerate does so on accelerators alone, so its state is told after it was made."""
+    from accelerate.utils import DistributedType
+
+    plain = RegionTrainer.create_accelerator_and_postprocess
+    wanted = {
+        "ACCELERATE_USE_FSDP": "true",
+        "FSDP_VERSION": "2",
+        "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+        "FSDP_TRANSFORMER_CLS_TO_WRAP": "LlamaDecoderLayer,CLIPEncoderLayer",
+        "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT",
+        "FSDP_RESHARD_AFTER_FORWARD": "true",
+    }
+
+    def create(self: RegionTrainer) -> None:
+        from accelerate.utils import FullyShardedDataParallelPlugin
+
+        plain(self)
+        state = self.accelerator.state
+        state._shared_state["distributed_type"] = state.distributed_type = DistributedType.FSDP
+        state._shared_state["fsdp_plugin"] = state.fsdp_plugin = FullyShardedDataParallelPlugin()
+        self.is_fsdp_enabled = True
+
+    os.environ.update(wanted)
+    RegionTrainer.create_accelerator_and_postprocess = create  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        RegionTrainer.create_accelerator_and_postprocess = plain  # type: ignore[method-assign]
+        for name in wanted:
+            del os.environ[name]
+
+
+def scenario(folder: Path, name: str) -> dict[str, Any]:
+    """Return what the scenario called `name` gives."""
+    machine = MACHINE.model_copy(update={"micro_batch": 2})
+    if name == "lora":
+        # Checkpointed decoder layers change no gradient, and run again outside of the forward pass.
+        together = {"gradient_checkpointing": Processes.launched().count > 1}
+        return run(folder, name, LORA.model_copy(update=together), machine=machine)
+    if name == "full-small":
+        return run(folder, name, FULL)
+    if name == "packed":
+        return run(folder, name, FULL.model_copy(update={"packing": True}))
+    if name == "resumed":
+        with interrupted_after(3):
+            run(folder, name, FULL)
+        return run(folder, name, FULL)
+    if name in ("turns", "bad-batch"):
+        turns = {"resample": ResampleSection(active=1, every=1)}
+        try:
+            return run(folder, name, FULL.model_copy(update=turns if name == "turns" else {"batch_size": 3}))
+        except StriateError as error:
+            return {"error": str(error)}
+    with sharded():
+        if name == "sharded-resumed":
+            with interrupted_after(3):
+                run(folder, name, LORA)
+            return run(folder, name, LORA)
+        if name == "sharded-packed":
+            return run(folder, name, FULL.model_copy(update={"packing": True}))
+        return run(folder, name, FULL if name == "sharded-full" else LORA)
+
+
+def main() -> None:
+    """Run the scenarios of the command line, in order."""
+    folder, names = Path(sys.argv[1]), sys.argv[2:]
+    processes = Processes.launched()
+    if processes.writes and not (folder / "pack").exists():
+        build_pack(folder / "pack")
+    processes.join(torch.device("cpu"))
+    processes.wait()
+    for name in names:
+        result = scenario(folder, name)
+        text = json.dumps(result)
+        (folder / f"{name}.{processes.index}.json").write_text(text, encoding="utf-8")
+        processes.wait()
+    if processes.count > 1:
+        torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

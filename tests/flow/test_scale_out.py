@@ -1,0 +1,143 @@
+"""Two gloo processes: the same loss and weights as one, text-only and picture batches mixed, save, resume, shards."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+WORKER = Path(__file__).with_name("scale_worker.py")
+ALONE = ("lora", "full-small", "packed")
+TOGETHER = (*ALONE, "resumed", "bad-batch", "turns")
+SHARDED = ("sharded-full", "sharded-packed", "sharded-resumed")
+SECONDS = 180
+
+
+def start(folder: Path, names: tuple[str, ...]) -> None:
+    """Run the scenarios on two processes; kill both and say what they printed if they don't end in time."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    shared |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    running = [
+        subprocess.Popen(
+            [sys.executable, str(WORKER), str(folder), *names],
+            env={**os.environ, **shared, "RANK": str(index), "LOCAL_RANK": str(index)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    printed = []
+    try:
+        printed = [process.communicate(timeout=SECONDS)[0] for process in running]
+    except subprocess.TimeoutExpired:
+        pytest.fail(f"the processes hang after {SECONDS} s")
+    finally:
+        for process in running:
+            process.kill()
+    assert [process.returncode for process in running] == [0, 0], "\n".join(printed)
+
+
+def load_worker() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("scale_worker", WORKER)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which two processes trained."""
+    folder = tmp_path_factory.mktemp("two")
+    start(folder, (*TOGETHER, *SHARDED))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which one process trained."""
+    folder = tmp_path_factory.mktemp("one")
+    worker = load_worker()
+    worker.build_pack(folder / "pack")
+    for name in ALONE:
+        worker.scenario(folder, name)
+    return folder
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    [file] = (folder / "checkpoint").glob("*.safetensors")
+    return load_file(str(file))
+
+
+PAIRS = [
+    ("lora", "lora"),
+    ("full-small", "full-small"),
+    ("packed", "packed"),
+    ("resumed", "full-small"),
+    ("sharded-full", "full-small"),
+    ("sharded-packed", "packed"),
+    ("sharded-resumed", "lora"),
+]
+
+
+@pytest.mark.parametrize(("name", "same"), PAIRS, ids=[name for name, _ in PAIRS])
+def test_two_processes_train_as_one(two: Path, one: Path, name: str, same: str) -> None:
+    mine, wanted = rows(two / name), rows(one / same)
+    assert [row["step"] for row in mine] == [1, 2, 3, 4, 5]
+    for key in ("loss", "grad_norm"):
+        torch.testing.assert_close(
+            torch.tensor([row[key] for row in mine]), torch.tensor([row[key] for row in wanted]), rtol=1e-5, atol=1e-5
+        )
+    found, expected = weights(two / name), weights(one / same)
+    assert found.keys() == expected.keys()
+    for key, tensor in expected.items():
+        torch.testing.assert_close(found[key], tensor, rtol=1e-4, atol=1e-5, msg=key)
+    assert not (two / name / "work").exists()
+
+
+def test_steps_without_pictures_on_a_process_were_among_them(one: Path) -> None:
+    """The data of these runs has steps of which one process gets text alone, and a last step for one process only."""
+    worker = load_worker()
+    from striate.training.order import SeededOrder
+    from striate.training.step_batches import Share, StepSampler
+
+    samples = worker.mixed_samples(one / "pack")
+    shares = [list(StepSampler(SeededOrder(samples, 0, 4), Share(1, None, process, 2))) for process in (0, 1)]
+    pictured = [[any(samples[index].images for index in step) for step in share] for share in shares]
+    assert any(first != second for first, second in zip(*pictured, strict=True))
+
+
+def test_weights_were_sharded(two: Path) -> None:
+    plain = torch.load(two / "full-small" / "state.pt")
+    sharded = torch.load(two / "sharded-resumed" / "state.pt")
+    assert len(plain) > 50
+    # What is whole again is what trained: the adapters and the projector.
+    assert all("lora_" in name or "multi_modal_projector" in name for name in sharded)
+
+
+def test_errors_and_records_are_on_every_process(two: Path) -> None:
+    for name in (*TOGETHER, *SHARDED):
+        first, second = (json.loads((two / f"{name}.{index}.json").read_text(encoding="utf-8")) for index in (0, 1))
+        assert first == second
+    refused = json.loads((two / "bad-batch.0.json").read_text(encoding="utf-8"))["error"]
+    assert "train.batch_size 3 is not a multiple of machine.micro_batch 1 x 2 processes" in refused
+    assert "train.resample on 2 processes" in json.loads((two / "turns.0.json").read_text(encoding="utf-8"))["error"]
