@@ -11,6 +11,8 @@ import typer
 
 from striate.analysis_verbs import VERBS as ANALYSIS_VERBS
 from striate.errors import ConfigError, did_you_mean
+from striate.evaluation_verbs import VERBS as EVALUATION_VERBS
+from striate.evaluation_verbs import show_gate
 from striate.model_verbs import VERBS
 from striate.run_options import Config, Out, Overwrite, Settings, open_flow, run_stage
 from striate.terminal import OUT, RichProgress, draw_stack, guard, quiet_libraries, result_lines, show_table
@@ -102,17 +104,8 @@ def prune(
     run_stage(config, out, settings, overwrite, stage)
 
 
-@app.command()
-def evaluate(
-    config: Config = None, out: Out = Path("run"), settings: Settings = None, overwrite: Overwrite = False
-) -> None:
-    """Ask every model the test packs: eval/."""
-
-    def stage(flow: Flow) -> None:
-        for line in result_lines(flow.evaluate()):
-            OUT.print(line, soft_wrap=True)
-
-    run_stage(config, out, settings, overwrite, stage)
+for _name, _verb in EVALUATION_VERBS.items():
+    app.command(name=_name)(_verb)
 
 
 @app.command()
@@ -209,6 +202,7 @@ def _everything(config: RunConfig, out: Path, overwrite: bool) -> None:
         for line in result_lines(read_document(out / "eval" / "retention.json", Retention)):
             OUT.print(line, soft_wrap=True)
     OUT.print(f"report  {page.resolve()}  ({time.perf_counter() - begin:.0f} s)", soft_wrap=True)
+    show_gate(out)
 
 
 def _show_forecast(plan: Blueprint, region: Region, step: Step, name: str, image_tokens: int | None) -> None:

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from striate.artifacts import (
-    EvalRecord,
-    Prediction,
     PruneRecord,
     Region,
     Retention,
@@ -17,15 +15,13 @@ from striate.artifacts import (
     SuiteRecord,
     TrainRecord,
     read_document,
-    read_lines,
     write_document,
-    write_lines,
 )
 from striate.config import RunConfig, anchored
 from striate.demo.places import locate_data, locate_model, locate_pack
 from striate.errors import ConfigError, ModelError
 from striate.progress import Progress, Silent
-from striate.run_folder import RunFolder, open_run, weight_bytes
+from striate.run_folder import RunFolder, open_run
 from striate.stage_inputs import StageInputs
 
 if TYPE_CHECKING:
@@ -209,29 +205,34 @@ class Flow:
         return read_document(self.out / "prune.json", PruneRecord)
 
     def evaluate(self) -> Retention:
-        """Ask every model the test packs; write eval/LABEL.json, its predictions, and eval/retention.json."""
-        from striate.stages.evaluate import compare
+        """Ask every model the test packs; write eval/LABEL.json, its predictions, retention.json and gate.json."""
+        from striate.evaluation_runs import evaluate_model, read_results, write_gate, write_retention
 
         section = self.config.evaluate
-        labels = [label for label in section.models if label != "pruned" or self.config.prune.remove]
-        for label in labels:
-            self._evaluate_one(label)
-        results = {
-            label: (
-                read_document(self.out / "eval" / f"{label}.json", EvalRecord),
-                read_lines(self.out / "eval" / f"{label}.predictions.jsonl", Prediction),
+        for label in self.labels:
+            evaluate_model(
+                self.run,
+                label,
+                model=self._path_of(label),
+                inputs=self.inputs.evaluate(label),
+                packs=lambda: self._packs,
+                load=partial(self._load, label),
+                progress=self.progress,
             )
-            for label in labels
-        }
-        baseline = results.pop(section.baseline)
-        rows = [
-            row for other in results.values() for row in compare(baseline, other, section.bootstrap, self.config.seed)
-        ]
-        retention = Retention(baseline=section.baseline, repetitions=section.bootstrap, rows=tuple(rows))
-        write_document(self.out / "eval" / "retention.json", retention)
-        for label in labels:
+            self._held = None
+        results = read_results(self.out, self.labels)
+        retention = write_retention(self.out, results, section, self.config.seed)
+        write_gate(self.out, results, section, self.config.seed)
+        for label in self.labels:
             self._write_card(label, figures=True)
         return retention
+
+    @property
+    def labels(self) -> list[str]:
+        """The names of the models that are evaluated: the run's own, then others."""
+        section = self.config.evaluate
+        own = [label for label in section.models if label != "pruned" or self.config.prune.remove]
+        return [*own, *section.others]
 
     def suites(self) -> list[SuiteRecord]:
         """Run the harness suites of the config on every model; write eval/suites/."""
@@ -252,8 +253,7 @@ class Flow:
                 load=partial(self._load, label),
                 progress=self.progress,
             )
-            for label in section.models
-            if label != "pruned" or self.config.prune.remove
+            for label in self.labels
             for suite in wanted
         ]
 
@@ -275,7 +275,12 @@ class Flow:
         if not spec.needs_scores:
             self._check_region(select(self._num_layers(), spec.text))
         # Read once, here or by the first evaluation.
-        _ = self._packs
+        packs = self._packs
+        if self.config.evaluate.gate:
+            from striate.tasks.gate import check_scopes, parse_gate
+
+            tasks = [(item.pack, item.task) for pack in packs for item in pack.items]
+            check_scopes(parse_gate(self.config.evaluate.gate), tasks, self.labels)
 
     def _find_base(self) -> str | None:
         """Return the folder of the untuned checkpoint that scorers compare with, if there is one.
@@ -322,35 +327,6 @@ class Flow:
         pictures = (self.out / "eval" / "pictures").resolve()
         return [read_source(source, self.config.evaluate.limit, pictures) for source in self.sources]
 
-    def _evaluate_one(self, label: str) -> None:
-        """Ask the model called `label` all packs."""
-        from striate.stages.evaluate import evaluate
-
-        section = self.config.evaluate
-        files = [f"eval/{label}.json", f"eval/{label}.predictions.jsonl"]
-
-        def work() -> float:
-            packs = self._packs
-            loaded = self._load(label)
-            record, predictions = evaluate(
-                loaded.model,
-                loaded.processor,
-                packs,
-                label=label,
-                model_name=self._path_of(label),
-                config=section,
-                machine=self.config.machine,
-                seed=self.config.seed,
-                size_bytes=weight_bytes(Path(self._path_of(label))),
-                progress=self.progress,
-            )
-            self._held = None
-            write_lines(self.out / files[1], predictions)
-            write_document(self.out / files[0], record)
-            return record.peak_memory_gib
-
-        self.run.stage(f"evaluate:{label}", self.inputs.evaluate(label), files, work)
-
     def _write_card(self, label: str, figures: bool = False) -> None:
         """Write README.md of the checkpoint called `label`; the model that the run began with keeps its own."""
         from striate.run_cards import write_run_card
@@ -360,7 +336,7 @@ class Flow:
 
     def _path_of(self, label: str) -> str:
         """Return where the model called `label` is."""
-        places = {"tuned": self.out / "checkpoint", "pruned": self.out / "pruned"}
+        places = {"tuned": self.out / "checkpoint", "pruned": self.out / "pruned", **self.config.evaluate.others}
         return str(places.get(label, self.model_path))
 
     def _load(self, label: str) -> Any:

@@ -24,6 +24,8 @@ from striate.writing import cannot_write, write_text
 
 RUN_FILE, CONFIG_FILE, CARD_FILE = "run.json", "config.yaml", "README.md"
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "safetensors", "numpy", "pillow", "pydantic")
+# Settings that no artifact of an earlier stage follows from.
+FREE = {"machine", "report"} | {f"evaluate.{key}" for key in ("models", "others", "baseline", "gate", "suites")}
 WHOLE_BYTES, SAMPLE_BYTES = 8 * 2**20, 2**20
 
 
@@ -297,7 +299,7 @@ def _check_same(path: Path, old: RunConfig, new: RunConfig, overwrite: bool) -> 
     if differences and not overwrite:
         raise ArtifactError(
             f"{path} holds a run of another config: {'; '.join(differences[:4])}",
-            "the same config (machine: and report: may differ)",
+            "the same config (machine:, report:, and what evaluate compares may differ)",
             "choose another --out, or use --overwrite to do the stages again that it changes",
         )
 
@@ -305,7 +307,7 @@ def _check_same(path: Path, old: RunConfig, new: RunConfig, overwrite: bool) -> 
 def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> Iterator[str]:
     """Yield every setting of the science that differs, as `key: old -> new`."""
     for key in old:
-        if not prefix and key in ("machine", "report"):
+        if f"{prefix}{key}" in FREE:
             continue
         if isinstance(old[key], dict) and isinstance(new[key], dict):
             yield from _differences(old[key], new[key], f"{prefix}{key}.")

@@ -78,7 +78,7 @@ class StageInputs:
         return {
             "model": self.model(label),
             "packs": self._data(self.pack_paths),
-            "section": config.evaluate.model_dump(exclude={"models", "baseline", "suites"}),
+            "section": config.evaluate.model_dump(exclude={"models", "baseline", "suites", "others", "gate"}),
             "seed": config.seed,
         }
 
@@ -97,6 +97,8 @@ class StageInputs:
             return self.run.output("train", "checkpoint", self.train())
         if label == "pruned":
             return self.run.output("prune", "pruned", self.prune())
+        if label in self.run.config.evaluate.others:
+            return self._fingerprint(f"model:{label}", self.run.config.evaluate.others[label])
         return self._fingerprint("model", self.model_path)
 
     def _scores(self) -> str:

@@ -64,6 +64,7 @@ def ask(
 
     sitting = sitting or Sitting()
     sitting.budget, sitting.tally, sitting.keep = budget_for(model, batch_size, token_budget), Tally(), keep
+    sitting.resumed = len(known)
     places: dict[AskingMode, list[int]] = {}
     for index, item in enumerate(items):
         if index not in known:

@@ -58,17 +58,6 @@ class Journal:
         except OSError as error:
             raise cannot_write(self.path, error) from error
 
-    def remove(self) -> None:
-        """Delete the file: the stage has written its result.
-
-        Raises:
-            ArtifactError: the file can't be deleted.
-        """
-        try:
-            self.path.unlink(missing_ok=True)
-        except OSError as error:
-            raise cannot_write(self.path, error) from error
-
     def _whole_lines(self) -> list[str]:
         """Return the lines that were written whole; every line ends with a line break."""
         if not self.path.exists():

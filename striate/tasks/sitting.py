@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
+from striate.artifacts import AskingFacts
 from striate.tasks.items import Item, Reply
 
 
@@ -72,6 +73,19 @@ class Sitting:
     budget: Budget = field(default_factory=lambda: Budget(rows=32, tokens=16384))
     tally: Tally = field(default_factory=Tally)
     keep: Callable[[Sequence[Item], Sequence[Reply]], None] = _ignore
+    resumed: int = 0
+
+    def facts(self, items: int, seconds: float) -> AskingFacts:
+        """Return what is recorded of a sitting of `items` items that took `seconds`."""
+        return AskingFacts(
+            items=items - self.resumed,
+            resumed=self.resumed,
+            seconds=seconds,
+            largest_batch=self.budget.largest,
+            token_budget=self.budget.tokens,
+            out_of_memory=self.budget.out_of_memory,
+            **asdict(self.tally),
+        )
 
     def finisher(self, items: Sequence[Item]) -> Callable[[list[int], Sequence[Reply]], None]:
         """Return a function that keeps the replies to the items at some places of `items`."""

@@ -163,7 +163,7 @@ def test_other_config_is_refused(own: Path, run_config: Callable[..., RunConfig]
         Flow(run_config("train.lr=0.02"), own, progress=listener())
     assert str(caught.value) == (
         f"{own} holds a run of another config: train.lr: 0.01 -> 0.02\n"
-        "  allowed: the same config (machine: and report: may differ)\n"
+        "  allowed: the same config (machine:, report:, and what evaluate compares may differ)\n"
         "  next:    choose another --out, or use --overwrite to do the stages again that it changes"
     )
     assert contents(own) == before

@@ -170,7 +170,7 @@ def test_other_config_is_refused_once_something_is_done(tmp_path: Path) -> None:
     before = (run.path / "config.yaml").read_bytes()
     assert refused(tmp_path / "run", "train.lr=2", "data.train=[e]") == (
         f"{run.path} holds a run of another config: data.train: ('d',) -> ('e',); train.lr: 1.0 -> 2.0\n"
-        "  allowed: the same config (machine: and report: may differ)\n"
+        "  allowed: the same config (machine:, report:, and what evaluate compares may differ)\n"
         "  next:    choose another --out, or use --overwrite to do the stages again that it changes"
     )
     assert (run.path / "config.yaml").read_bytes() == before
