@@ -10,6 +10,7 @@ from striate.tasks.cider import CIDER
 from striate.tasks.containment import CONTAINMENT
 from striate.tasks.exact import EXACT
 from striate.tasks.final_answer import FINAL_ANSWER
+from striate.tasks.first_line import FIRST_LINE
 from striate.tasks.iou50 import IOU50
 from striate.tasks.last_word import LAST_WORD
 from striate.tasks.letter import LETTER
@@ -33,6 +34,7 @@ METRICS: Registry[ScoreFunction] = Registry(
         ANLS,
         RELAXED,
         CONTAINMENT,
+        FIRST_LINE,
         FINAL_ANSWER,
         IOU50,
         CIDER,

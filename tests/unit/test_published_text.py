@@ -98,7 +98,7 @@ def test_bbh_directly_and_step_by_step(tmp_path: Path) -> None:
     )
     assert direct[2].question.endswith("(B) y\nA: (B)\n\nQ: not ( True ) is\nA:")
     assert [item.answers for item in direct] == [("False",), ("False",), ("(A)", "A"), ("(A)", "A")]
-    assert {item.metric for item in direct} == {"exact"}
+    assert {item.metric for item in direct} == {"first_line"}
     steps = read(f"bbh-cot:{tmp_path}")
     assert steps[0].question == f"Do it.\n\n{EXAMPLE}\n\n{EXAMPLE}\n\n{EXAMPLE}\n\n" + (
         "Q: not ( True ) is\nA: Let's think step by step."

@@ -204,7 +204,7 @@ def test_similarity_is_symmetric_and_bounded(first: str, second: str) -> None:
 
 
 def test_every_metric_is_described() -> None:
-    assert len(METRICS) == 16
+    assert len(METRICS) == 17
     for strategy in METRICS:
         found = metric_of(strategy.name)
         assert found.title

@@ -333,6 +333,15 @@ def test_final_answers(text: str, score: int, unparsed: bool) -> None:
     assert (found.score, found.unparsed) == (score, unparsed)
 
 
+@pytest.mark.parametrize(
+    ("text", "score", "unparsed"),
+    [("(A)\n\nQ: next", 1, False), ("\n (a). ", 1, False), ("It is (A)", 0, False), (" \n ", 0, True)],
+)
+def test_first_lines(text: str, score: int, unparsed: bool) -> None:
+    found = mark("first_line", text, "(A)")
+    assert (found.score, found.unparsed) == (score, unparsed)
+
+
 def test_choices_by_log_probability_a_character() -> None:
     fields = {"choices": ("short", "a long one"), "answer_index": 0}
     asked = item("choice_logprob", compare="characters", **fields)
@@ -439,5 +448,7 @@ def test_a_perfect_answer_scores_1(metric: str, text: str) -> None:
         assert mark(metric, "B", choices=("other", text), answer_index=1).score == 1
     elif metric == "choice":
         assert mark(metric, text, text, choices=("other", text)).score == 1
+    elif metric == "first_line":
+        assert mark(metric, f"red\n{text}", "red").score == 1
     elif (metric != "exact" and metric != "containment") or text.strip(" ."):
         assert mark(metric, text, *answers).score == 1

@@ -20,7 +20,7 @@ BRACKETED = re.compile(r"\(([A-Z])\)")
 def read_bbh(release: Release) -> Iterator[Item]:
     """Yield all questions, with examples that answer directly (Suzgun et al. 2022, arXiv 2210.09261).
 
-    Answer-only prompting: the published step-by-step examples, less their steps. Scored by exact match; of an answer
+    Answer-only prompting: the published step-by-step examples, less their steps. The first line is compared; of an answer
     such as `(A)` the letter alone counts too. The id begins with the task; all questions weigh the same.
     """
     return _items(release, direct=True)
@@ -42,7 +42,7 @@ def _items(release: Release, direct: bool) -> Iterator[Item]:
                 id=f"{file.stem}/{number}",
                 pack=release.name,
                 task=release.name,
-                metric="exact" if direct else "final_answer",
+                metric="first_line" if direct else "final_answer",
                 question=f"{prompt}Q: {release.text(row, 'input', file)}\nA:{'' if direct else f' {STEPS}'}",
                 answers=(target, *([letter[1]] if letter else [])),
             )
@@ -76,7 +76,7 @@ PAPER = "https://arxiv.org/abs/2210.09261"
 BBH = Benchmark(
     name="bbh",
     title="BIG-Bench Hard, direct",
-    summary="27 hard tasks, 3 examples that answer directly: exact match",
+    summary="27 hard tasks, 3 examples that answer directly: exact match of the first line",
     function=read_bbh,
     paper=PAPER,
     source=SOURCE,
