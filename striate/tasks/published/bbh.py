@@ -20,8 +20,8 @@ BRACKETED = re.compile(r"\(([A-Z])\)")
 def read_bbh(release: Release) -> Iterator[Item]:
     """Yield all questions, with examples that answer directly (Suzgun et al. 2022, arXiv 2210.09261).
 
-    Answer-only prompting: the published step-by-step examples, less their steps. The first line is compared; of an answer
-    such as `(A)` the letter alone counts too. The id begins with the task; all questions weigh the same.
+    Answer-only prompting: the published step-by-step examples, less their steps. The first line is compared; of an
+    answer such as `(A)` the letter alone counts too. The id begins with the task; all questions weigh the same.
     """
     return _items(release, direct=True)
 
