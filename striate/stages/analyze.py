@@ -25,10 +25,10 @@ from striate.scorers.batches import Batches
 from striate.scorers.gradients import run_gradients
 from striate.scorers.kinds import LayerScorer
 from striate.scorers.one_pass import run_pass
+from striate.scorers.pairs import run_pairs
 from striate.scorers.spans import Spans
 from striate.scorers.summary import has_tokens, of_weights, summarise
 from striate.scorers.sums import PartSums
-from striate.scorers.token_swap import run_pairs
 from striate.scorers.weights import run_weights
 
 NO_TASK = "other"

@@ -14,17 +14,18 @@ from striate.data.collate import Collator
 from striate.data.samples import Message
 from striate.errors import DataError, ModelError
 from striate.models.anatomy import decoder_layers, find_anatomy
+from striate.scorers.pairs import run_pairs
 from striate.scorers.sums import PartSums
 from striate.scorers.token_swap import (
     TOKEN_SWAP,
     TOKEN_SWAP_FLIPS,
     TOKEN_SWAP_ONWARD,
     Preferences,
-    run_pairs,
     token_swap,
     token_swap_flips,
     token_swap_onward,
 )
+from striate.stages.analyze import analyze
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,7 +49,7 @@ PAIRS = 4
 
 @pytest.fixture(autouse=True)
 def _two_attributes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("striate.scorers.token_swap.ATTRIBUTES", TAUGHT)
+    monkeypatch.setattr("striate.scorers.pairs.ATTRIBUTES", TAUGHT)
 
 
 _TAUGHT_ONCE: list[Loaded] = []
@@ -221,3 +222,17 @@ def test_cross_attention_is_refused(tiny_llava: Loaded, family_builder: Callable
     model, _ = family_builder("mllama")
     with pytest.raises(ModelError, match="mllama has no image tokens in its sequence"):
         run_pairs(model, tiny_llava.processor, find_anatomy(model), SWAPS, 2, 0, ignore)
+
+
+def test_analyze_reports_attributes_as_parts(seeing: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("striate.stages.analyze.ATTRIBUTES", TAUGHT)
+    names = [scorer.name for scorer in SWAPS]
+    scores = analyze(seeing.model, seeing.processor, [], names, pairs=PAIRS, batch_size=4)
+    whole = swap(seeing)
+    for name in names:
+        entry = scores.of(name)
+        assert entry.samples == PAIRS
+        for attribute, parts in whole[name].items():
+            np.testing.assert_allclose(entry.parts[attribute], score(parts), atol=1e-4)
+            assert entry.tokens[attribute] == round(parts.counts.sum())
+        np.testing.assert_allclose(entry.values, np.mean(list(entry.parts.values()), axis=0), atol=1e-6)
