@@ -51,9 +51,9 @@ def _directions(gram_SGMM: Tensor, groups: TokenGroups) -> Tensor:
     rows_SGF = centred(gram_SGMM, groups.on("pairs", device), groups.on("divisors", device)).flatten(-2)
     largest_SG1 = rows_SGF.abs().amax(-1, keepdim=True)
     # First by the largest entry, so that no square overflows.
-    rows_SGF = rows_SGF / torch.where(largest_SG1 == 0, 1.0, largest_SG1)
+    rows_SGF = rows_SGF / largest_SG1.masked_fill(largest_SG1 == 0, 1.0)
     length_SG1 = torch.linalg.vector_norm(rows_SGF, dim=-1, keepdim=True)
-    return rows_SGF / torch.where(length_SG1 == 0, 1.0, length_SG1)
+    return rows_SGF / length_SG1.masked_fill(length_SG1 == 0, 1.0)
 
 
 LINEAR_CKA = LayerScorer(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from striate.scorers.kinds import LayerScorer
@@ -24,9 +23,9 @@ def matrix_entropy(view: LayerView) -> dict[str, Tally]:
 def _entropy(gram_SGMM: Tensor) -> Tensor:
     """Return the entropy of each Gram matrix in nats, shape (S, G); 0 where all tokens are one."""
     trace_SG = gram_SGMM.diagonal(dim1=-2, dim2=-1).sum(-1)
-    scaled_SGMM = gram_SGMM / torch.where(trace_SG == 0, 1.0, trace_SG)[..., None, None]
+    scaled_SGMM = gram_SGMM / trace_SG.masked_fill(trace_SG == 0, 1.0)[..., None, None]
     square_SG = scaled_SGMM.square().sum((-2, -1))
-    return -torch.where(square_SG == 0, 1.0, square_SG).log()
+    return -square_SG.masked_fill(square_SG == 0, 1.0).log()
 
 
 MATRIX_ENTROPY = LayerScorer(

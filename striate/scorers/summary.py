@@ -112,7 +112,8 @@ def _require_tokens(scorer: str, parts: Mapping[str, PartSums]) -> None:
         if not sums.counts.sum():
             raise DataError(
                 f"{scorer} needs {part} tokens, and the calibration set has none",
-                f"samples with {part} tokens (4 or more each for linear-cka and matrix-entropy)",
+                f"samples with {part} tokens; linear-cka and matrix-entropy need 4 of a kind in a sample, "
+                "image-attention text after a picture",
                 "add such samples to data.calibration, or choose another scorer",
             )
 

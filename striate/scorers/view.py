@@ -47,14 +47,14 @@ class Turn(NamedTuple):
         """The angle between x and y in radians: pi / 2 where one of them is zero, 0 where both are."""
         angle = torch.atan2(self.across, 1 + self.along)
         gone = self.across.square() + (1 + self.along).square() < _NO_LENGTH
-        blank = torch.where(self.across > 0, math.pi / 2, 0.0)
-        return torch.where(self.length == 0, blank.to(angle), angle.masked_fill(gone, math.pi / 2))
+        blank = (self.across > 0).to(angle.dtype) * (math.pi / 2)
+        return torch.where(self.length == 0, blank, angle.masked_fill(gone, math.pi / 2))
 
     @property
     def relative_update(self) -> Tensor:
         """`|y - x| / |x|`; 1 where x is zero and y is not, 0 where both are."""
         ratio = torch.hypot(self.along, self.across)
-        return torch.where(self.length == 0, (self.across > 0).to(ratio), ratio)
+        return torch.where(self.length == 0, (self.across > 0).to(ratio.dtype), ratio)
 
 
 class Lengths(NamedTuple):
@@ -68,7 +68,7 @@ class Lengths(NamedTuple):
         """Return how y lies to x."""
         square, dot, rest = (one.to(exact(one.device)) for one in self)
         length = square.sqrt()
-        unit = torch.where(length == 0, 1.0, length)
+        unit = length.masked_fill(length == 0, 1.0)
         return Turn(dot / unit.square(), rest / unit, length)
 
 
@@ -93,7 +93,7 @@ def _sums(x_RD: Tensor, y_RD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     update_RD = y_RD.to(wide) - x_RD
     square_R = torch.linalg.vector_norm(x_RD, dim=-1, dtype=wide).square()
     dot_R = (x_RD * update_RD).sum(-1)
-    along_R = dot_R / torch.where(square_R == 0, 1.0, square_R)
+    along_R = dot_R / square_R.masked_fill(square_R == 0, 1.0)
     update_RD.addcmul_(x_RD.to(wide), along_R[:, None], value=-1)
     return square_R, dot_R, torch.linalg.vector_norm(update_RD, dim=-1)
 
@@ -115,7 +115,9 @@ class Grams(NamedTuple):
 
     def pair(self, values_S: Tensor) -> tuple[Tensor, Tensor]:
         """Return what was worked out from `states`, shape (S, ...), of each layer's input and output: (K, ...) each."""
-        return values_S[self.before], values_S[self.after]
+        # No index tensors: to move one to a device is to wait for it.
+        before, after = ([values_S[place] for place in places] for places in (self.before, self.after))
+        return torch.stack(before), torch.stack(after)
 
 
 class LayerView:

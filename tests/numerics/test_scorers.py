@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import weakref
 from collections.abc import Callable
 
 import numpy as np
@@ -276,6 +278,40 @@ def test_an_identity_layer_scores_0_and_a_quarter_turn_1() -> None:
     assert spans[0] == pytest.approx((0, 0.5, 0), abs=1e-6)
     assert spans[1] == pytest.approx((0.5, 0.5), abs=1e-6)
     assert spans[2] == pytest.approx((0.5,), abs=1e-6)
+
+
+@pytest.mark.parametrize("added", [False, True])
+def test_many_layers_score_as_each_does_alone_whatever_comes_between_them(added: bool) -> None:
+    layers = nn.ModuleList([nn.Linear(6, 6) for _ in range(19)])
+    found = masks([[1] * 12] * 2, [[1] * 5 + [0] * 7] * 2)
+    states, seen = torch.randn(2, 12, 6), []
+    with torch.no_grad(), LayerStream(layers, HIDDEN) as stream, stream.batch(found):
+        for number, layer in enumerate(layers):
+            before = states + 0.1 if added and number % 3 else states
+            states = layer(before)
+            seen.append((before, states))
+    for scorer in HIDDEN:
+        alone = [scorer.function(LayerView.of(*pair, found)) for pair in seen]
+        for part, sums in stream.results(scorer.name).items():
+            expected = torch.cat([one[part].total for one in alone]).T.numpy()
+            np.testing.assert_allclose(sums.sums, expected, rtol=1e-9)
+
+
+def test_no_hidden_states_stay_after_a_batch() -> None:
+    layers = nn.ModuleList([nn.Linear(6, 6) for _ in range(11)])
+    alive: list[weakref.ref[Tensor]] = []
+    with torch.no_grad(), LayerStream(layers, HIDDEN) as stream:
+        for _ in range(3):
+            with stream.batch(masks([[1] * 12] * 2, [[1] * 5 + [0] * 7] * 2)):
+                states = torch.randn(2, 12, 6)
+                for layer in layers:
+                    states = layer(states)
+                    alive.append(weakref.ref(states))
+                    # While the pass runs, one state between layers is kept at most.
+                    assert sum(one() is not None for one in alive[-5:-1]) <= 1
+            del states
+            gc.collect()
+            assert not any(one() is not None for one in alive)
 
 
 def test_spans_are_angles_from_a_layers_input_to_a_later_layers_output() -> None:
