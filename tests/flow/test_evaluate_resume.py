@@ -1,0 +1,92 @@
+"""An evaluation that is killed goes on without asking twice, and ends as if it had not been."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from striate.config import EvaluateSection, MachineSection
+from striate.stages.evaluate import evaluate
+from striate.tasks import generation
+from striate.tasks.packs import read_pack
+
+if TYPE_CHECKING:
+    from striate.models.loading import Loaded
+
+OPTIONS: dict[str, Any] = {
+    "label": "start",
+    "model_name": "tiny",
+    "config": EvaluateSection(max_new_tokens=4, bootstrap=100),
+    "machine": MachineSection(eval_batch=3),
+}
+# Every batch waits after it was kept, so that the kill comes between two batches.
+KILLED = """
+import sys, time
+from pathlib import Path
+from striate.config import EvaluateSection, MachineSection
+from striate.models.loading import load_model
+from striate.stages.evaluate import evaluate
+from striate.tasks.journal import Journal
+from striate.tasks.packs import read_pack
+
+add = Journal.add
+def slowly(self, items, replies):
+    add(self, items, replies)
+    print(len(items), flush=True)
+    time.sleep(0.4)
+Journal.add = slowly
+loaded = load_model(sys.argv[1], device="cpu")
+evaluate(loaded.model, loaded.processor, [read_pack(Path(sys.argv[2]))], label="start", model_name="tiny",
+         config=EvaluateSection(max_new_tokens=4, bootstrap=100), machine=MachineSection(eval_batch=3),
+         journal=Path(sys.argv[3]), journal_key="k")
+"""
+
+
+def test_a_killed_evaluation_goes_on_without_asking_twice(
+    tiny_llava: Loaded, tiny_llava_dir: Path, pack_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = tmp_path / "eval" / "start.replies.jsonl"
+    arguments = [sys.executable, "-c", KILLED, str(tiny_llava_dir), str(pack_dir), str(journal)]
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert process.stdout is not None
+    kept = int(process.stdout.readline()) + int(process.stdout.readline())
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert 0 < kept < 48
+    packs = [read_pack(pack_dir)]
+    plain, expected = evaluate(tiny_llava.model, tiny_llava.processor, packs, **OPTIONS)
+    asked: list[int] = []
+    windows = generation.windows
+
+    def watched(items: Any, *rest: Any) -> Any:
+        asked.append(len(items))
+        return windows(items, *rest)
+
+    monkeypatch.setattr(generation, "windows", watched)
+    record, predictions = evaluate(
+        tiny_llava.model, tiny_llava.processor, packs, journal=journal, journal_key="k", **OPTIONS
+    )
+    assert predictions == expected
+    assert record.tasks == plain.tasks
+    assert record.asking is not None
+    assert record.asking.resumed in (kept, kept + 3)
+    assert sum(asked) == record.asking.items == 48 - record.asking.resumed
+
+
+def test_nothing_is_asked_when_all_replies_are_kept(tiny_llava: Loaded, pack_dir: Path, tmp_path: Path) -> None:
+    packs, journal = [read_pack(pack_dir, limit=8)], tmp_path / "replies.jsonl"
+    first = evaluate(tiny_llava.model, tiny_llava.processor, packs, journal=journal, journal_key="k", **OPTIONS)
+    begin = time.perf_counter()
+    again = evaluate(tiny_llava.model, tiny_llava.processor, packs, journal=journal, journal_key="k", **OPTIONS)
+    assert time.perf_counter() - begin < first[0].seconds + 1
+    assert again[1] == first[1]
+    assert again[0].asking is not None
+    assert (again[0].asking.items, again[0].asking.resumed, again[0].asking.batches) == (0, 8, 0)
+    assert again[0].asking.items_per_second == 0

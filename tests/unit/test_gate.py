@@ -1,0 +1,152 @@
+"""The gate: its grammar, its verdicts by hand, and whether a sample can tell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from striate.artifacts import EvalRecord, Prediction
+from striate.errors import ConfigError
+from striate.evaluation_views import failing_lines
+from striate.tasks.gate import Condition, check_scopes, hold_against, parse_gate
+
+ALLOWED = (
+    "  allowed: SCOPE>=PERCENT or SCOPE>=PERCENT:MODEL, with commas between; SCOPE is visual, text, PACK or PACK/TASK\n"
+    "  next:    for example --gate 'visual>=99,text>=99.5'"
+)
+
+
+def record(label: str) -> EvalRecord:
+    return EvalRecord(
+        label=label,
+        model="m",
+        tasks=(),
+        visual=None,
+        text=None,
+        parameters=1,
+        num_layers=1,
+        seconds=0,
+        peak_memory_gib=0,
+    )
+
+
+def answers(right: Sequence[int], pack: str = "p", task: str = "count", image: bool = True) -> list[Prediction]:
+    return [
+        Prediction(
+            id=str(index),
+            pack=pack,
+            task=task,
+            metric="exact",
+            question="q",
+            image=f"{pack}{index}.png" if image else None,
+            score=score,
+        )
+        for index, score in enumerate(right)
+    ]
+
+
+def test_conditions_are_read_with_their_model() -> None:
+    assert parse_gate(" visual >= 99, text>=99.5%,nlvr/count>=95:tuned all") == (
+        Condition("visual >= 99", "visual", 99.0),
+        Condition("text>=99.5%", "text", 99.5),
+        Condition("nlvr/count>=95:tuned all", "nlvr/count", 95.0, "tuned all"),
+    )
+    places = [one.place for one in parse_gate("visual>=1,nlvr>=1,nlvr/count>=1")]
+    assert places == [("*", "visual"), ("nlvr", "*"), ("nlvr", "count")]
+
+
+@pytest.mark.parametrize(
+    ("text", "given"),
+    [
+        ("visual>99", "gate 'visual>99': 'visual>99' is no condition"),
+        ("visual>=many", "gate 'visual>=many': 'visual>=many' is no condition"),
+        ("99", "gate '99': '99' is no condition"),
+        ("visual>=99,", "gate 'visual>=99,' has an empty part"),
+        (">=99", "gate '>=99': '>=99' is no condition"),
+    ],
+)
+def test_what_is_no_gate_is_refused_with_an_example(text: str, given: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_gate(text)
+    assert str(caught.value) == f"{given}\n{ALLOWED}"
+
+
+def test_a_scope_twice_is_refused() -> None:
+    with pytest.raises(ConfigError, match="'text' is there twice"):
+        parse_gate("text>=99,text>=98")
+    assert len(parse_gate("text>=99:a,text>=98:b")) == 2
+
+
+def test_scopes_and_models_must_be_there() -> None:
+    tasks, labels = [("nlvr", "count"), ("nlvr", "spatial")], ["start", "tuned"]
+    check_scopes(parse_gate("visual>=9,nlvr>=9,nlvr/count>=9:tuned"), tasks, labels)
+    with pytest.raises(ConfigError) as caught:
+        check_scopes(parse_gate("nlvr/cuont>=9"), tasks, labels)
+    assert str(caught.value) == (
+        "gate 'nlvr/cuont>=9': nothing called 'nlvr/cuont' is measured\n"
+        "  allowed: visual, text, nlvr, nlvr/count, nlvr/spatial\n"
+        "  next:    did you mean 'nlvr/count'? "
+    )
+    with pytest.raises(ConfigError, match="no model is called 'pruend'"):
+        check_scopes(parse_gate("visual>=9:pruend"), tasks, labels)
+
+
+def test_a_drop_that_the_sample_can_tell_fails_for_sure() -> None:
+    results = {
+        "start": (record("start"), answers([1] * 200)),
+        "tuned": (record("tuned"), answers([1] * 100 + [0] * 100)),
+    }
+    gate = hold_against("visual>=99", "start", results, 500, 0)
+    (row,) = gate.rows
+    assert (row.label, row.retention, row.passed, row.resolvable) == ("tuned", 50, False, True)
+    assert row.high is not None
+    assert row.high < 60
+    assert not gate.passed
+    assert failing_lines(gate) == ["gate: tuned keeps 50.0% of start in visual, 99% is asked; yes, n = 200"]
+
+
+def test_a_small_sample_passes_but_can_not_tell() -> None:
+    results = {
+        "start": (record("start"), answers([1] * 36 + [0] * 4)),
+        "tuned": (record("tuned"), answers([0] + [1] * 36 + [0] * 3)),
+    }
+    (row,) = hold_against("p/count>=99", "start", results, 500, 0).rows
+    assert (row.retention, row.passed, row.resolvable, row.n) == (100, True, False, 40)
+    assert row.low is not None
+    # The half-width has to shrink to the margin of one per cent.
+    assert row.needed_n == pytest.approx(40 * (100 - row.low) ** 2, abs=1)
+
+
+def test_every_model_is_held_against_it_unless_one_is_named() -> None:
+    results = {label: (record(label), answers([1, 1, 0])) for label in ("start", "tuned", "pruned")}
+    rows = hold_against("visual>=90,p>=90:pruned", "start", results, 200, 0).rows
+    assert [(row.scope, row.label) for row in rows] == [
+        ("visual", "tuned"),
+        ("visual", "pruned"),
+        ("p", "pruned"),
+    ]
+
+
+def test_a_pack_is_the_mean_of_its_tasks() -> None:
+    start = answers([1, 1]) + answers([1, 1, 1, 1], task="read") + answers([1], pack="other")
+    tuned = answers([1, 0]) + answers([1, 1, 1, 1], task="read") + answers([0], pack="other")
+    results = {"start": (record("start"), start), "tuned": (record("tuned"), tuned)}
+    rows = hold_against("p>=70,visual>=70,p/read>=100", "start", results, 200, 0).rows
+    assert [row.retention for row in rows] == pytest.approx([75, 50, 100])
+    assert [row.passed for row in rows] == [True, False, True]
+
+
+def test_a_scope_without_shares_of_right_answers_is_refused() -> None:
+    prose = [item.model_copy(update={"metric": "perplexity"}) for item in answers([2, 3], image=False)]
+    results = {label: (record(label), prose) for label in ("start", "tuned")}
+    with pytest.raises(ConfigError, match="no text task is scored by a share of right answers"):
+        hold_against("text>=99", "start", results, 200, 0)
+    (row,) = hold_against("p/count>=99", "start", results, 200, 0).rows
+    assert row.retention == 100
+
+
+def test_a_baseline_of_nothing_passes_nobody() -> None:
+    results = {"start": (record("start"), answers([0, 0])), "tuned": (record("tuned"), answers([1, 1]))}
+    (row,) = hold_against("visual>=99", "start", results, 200, 0).rows
+    assert (row.retention, row.passed, row.resolvable, row.needed_n) == (None, False, False, None)

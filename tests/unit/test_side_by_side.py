@@ -1,0 +1,81 @@
+"""Answers of several models side by side, filtered to where they differ, and as tables."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from striate.artifacts import EvalRecord, Prediction
+from striate.errors import ArtifactError, ConfigError
+from striate.evaluation_views import difference_lines
+from striate.tasks.side_by_side import change, differing, export
+
+
+def record(label: str) -> EvalRecord:
+    facts = {"parameters": 1, "num_layers": 1, "seconds": 0, "peak_memory_gib": 0}
+    return EvalRecord.model_validate({"label": label, "model": "m", "tasks": (), "visual": None, "text": None, **facts})
+
+
+def said(name: str, answer: str, score: float, metric: str = "exact") -> Prediction:
+    return Prediction(
+        id=name,
+        pack="p",
+        task="t",
+        metric=metric,
+        question="What, then?\n",
+        image="x.png",
+        expected=("a", "b"),
+        answer=answer,
+        score=score,
+    )
+
+
+START = [said("1", "a", 1), said("2", "a", 1), said("3", "c", 0), said("4", "p", 2.0, "perplexity")]
+TUNED = [said("4", "q", 3.0, "perplexity"), said("3", "d", 0), said("2", "no, it is", 0), said("1", "a", 1)]
+RESULTS = {"start": (record("start"), START), "tuned": (record("tuned"), TUNED)}
+
+
+def test_only_items_that_differ_are_kept_in_order() -> None:
+    rows = differing(RESULTS, "start")
+    assert [row["start"].id for row in rows] == ["2", "3"]
+    assert [change(row["start"], row["tuned"]) for row in rows] == ["right to wrong", "other words"]
+
+
+def test_changes_in_words() -> None:
+    assert change(said("1", "a", 0), said("1", "b", 1)) == "wrong to right"
+    assert change(said("1", "a", 0.5), said("1", "b", 1)) == "better"
+    assert change(said("1", "a", 1), said("1", "b", 0.6)) == "worse"
+    assert change(START[0], START[0]) == ""
+
+
+def test_lines_name_the_item_and_each_answer() -> None:
+    assert list(difference_lines(differing(RESULTS, "start")[:1], "start")) == [
+        "p/t  2  x.png",
+        "  asked     What, then?",
+        "  expected  a | b",
+        "  start     a  [1]",
+        "  tuned     no, it is  [0]  right to wrong",
+    ]
+
+
+def test_tables_read_back(tmp_path: Path) -> None:
+    rows = differing(RESULTS, "start")
+    export(rows, tmp_path / "answers.csv")
+    with (tmp_path / "answers.csv").open(newline="") as stream:
+        found = list(csv.DictReader(stream))
+    assert [row["id"] for row in found] == ["2", "3"]
+    assert (found[0]["tuned answer"], found[0]["tuned score"], found[0]["expected"]) == ("no, it is", "0.0", "a | b")
+    export(rows, tmp_path / "answers.jsonl")
+    lines = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    assert lines[1]["expected"] == ["a", "b"]
+    assert lines[1]["start answer"] == "c"
+    with pytest.raises(ConfigError, match=r"answers\.xls is no table that is written"):
+        export(rows, tmp_path / "answers.xls")
+
+
+def test_models_must_have_answered_the_same_items() -> None:
+    with pytest.raises(ArtifactError, match="'tuned' has no answer to '1' of p"):
+        differing({**RESULTS, "tuned": (record("tuned"), TUNED[:-1])}, "start")
