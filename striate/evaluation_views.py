@@ -52,12 +52,15 @@ def difference_lines(rows: Sequence[Mapping[str, Prediction]], baseline: str) ->
             yield f"  {label:<9} {item.answer or '(nothing)'}  [{item.score:g}]{f'  {how}' if how else ''}"
 
 
-def suite_lines(record: SuiteRecord) -> Iterator[str]:
-    """Yield a line for every task that a harness measured on a model."""
+def suite_lines(record: SuiteRecord) -> list[str]:
+    """Return a line for every task: its figures with their standard errors, and how many items they are from."""
+    lines = []
     for task, figures in record.figures.items():
-        shown = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
-        count = f", n = {record.samples[task]:,}" if task in record.samples else ""
-        yield f"{record.label:<7} {record.harness}:{task}: {shown}{count}"
+        names = [name for name in figures if "_stderr" not in name]
+        shown = ", ".join(f"{name} {figures[name]:.4g}{_error(figures, name)}" for name in names)
+        count = f" (n = {record.samples[task]})" if task in record.samples else ""
+        lines.append(f"{record.label}  {record.harness} {task}: {shown}{count}")
+    return lines
 
 
 def failing_lines(gate: GateResult) -> list[str]:
@@ -68,6 +71,13 @@ def failing_lines(gate: GateResult) -> list[str]:
         for row in gate.rows
         if not row.passed
     ]
+
+
+def _error(figures: dict[str, float], name: str) -> str:
+    """Return the standard error of a figure, where the harness gives one."""
+    metric, comma, kind = name.partition(",")
+    error = figures.get(f"{metric}_stderr{comma}{kind}")
+    return "" if error is None else f" ± {error:.2g}"
 
 
 def _telling(row: GateRow) -> str:

@@ -16,24 +16,6 @@ if TYPE_CHECKING:
 FOLDER = "eval/suites"
 
 
-def suite_lines(record: SuiteRecord) -> list[str]:
-    """Return a line for every task: its figures with their standard errors, and how many items they are from."""
-    lines = []
-    for task, figures in record.figures.items():
-        names = [name for name in figures if "_stderr" not in name]
-        shown = ", ".join(f"{name} {figures[name]:.4g}{_error(figures, name)}" for name in names)
-        count = f" (n = {record.samples[task]})" if task in record.samples else ""
-        lines.append(f"{record.label}  {record.harness} {task}: {shown}{count}")
-    return lines
-
-
-def _error(figures: dict[str, float], name: str) -> str:
-    """Return the standard error of a figure, where the harness gives one."""
-    metric, comma, kind = name.partition(",")
-    error = figures.get(f"{metric}_stderr{comma}{kind}")
-    return "" if error is None else f" ± {error:.2g}"
-
-
 def run_suite_stage(
     run: RunFolder,
     suite: Suite,

@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 from published_kit import mmbench, mme, mmmu, pope, textvqa
+from typer.testing import CliRunner
 
 from striate.artifacts import SuiteRecord
-from striate.config import EvaluateSection, MachineSection, RunConfig, parse_config
+from striate.cli import app
+from striate.config import EvaluateSection, MachineSection, RunConfig, dump_config, parse_config
+from striate.evaluation_views import suite_lines
 from striate.harness import running
 from striate.harness import suites as names
 from striate.harness.outcome import Outcome
@@ -18,7 +21,6 @@ from striate.harness.suites import Harness
 from striate.models.loading import Loaded
 from striate.pipeline import Flow
 from striate.stages.evaluate import evaluate
-from striate.suite_runs import suite_lines
 from striate.tasks.items import Pack
 from striate.tasks.sources import parse_source, read_source
 
@@ -87,10 +89,9 @@ def run_config(tiny_llava_dir: Path, pack_dir: Path) -> RunConfig:
     )
 
 
-def test_suites_are_stages_that_are_done_once(
-    run_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = []
+def fake_harness(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Put a harness in place that finds every answer right; return the list of what it is asked."""
+    asked: list[Any] = []
 
     def run(suite: Any, loaded: Loaded, *, limit: int | None, batch_size: int | None) -> Outcome:
         asked.append((suite.tasks, limit, loaded.model.training))
@@ -101,6 +102,13 @@ def test_suites_are_stages_that_are_done_once(
     monkeypatch.setattr(running, "import_module", lambda name: module)
     monkeypatch.setattr(names, "HARNESSES", {"lm-eval": Harness("lm-eval", "json", "")})
     monkeypatch.setattr(names, "version", lambda name: "1.2.3")
+    return asked
+
+
+def test_suites_are_stages_that_are_done_once(
+    run_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = fake_harness(monkeypatch)
     first = Flow(run_config, tmp_path / "run").suites()
     assert asked == [(("piqa",), 3, False), (("arc", "boolq"), 3, False)]
     assert [(row.label, row.tasks, row.harness_version) for row in first] == [
@@ -115,6 +123,17 @@ def test_suites_are_stages_that_are_done_once(
     assert Flow(run_config, tmp_path / "run").suites() == first
     assert len(asked) == 2
     assert all(isinstance(row, SuiteRecord) for row in first)
+
+
+def test_the_verb_runs_suites_alone(run_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_harness(monkeypatch)
+    (tmp_path / "run.yaml").write_text(dump_config(run_config))
+    words = ["evaluate", str(tmp_path / "run.yaml"), "--out", str(tmp_path / "run"), "--suite", "lm-eval:piqa"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    assert "start  lm-eval piqa: acc 1 (n = 1)" in result.output
+    assert "boolq" not in result.output
+    assert CliRunner().invoke(app, [*words[:-1], "lm_eval:piqa"]).exit_code != 0
 
 
 def test_a_suite_in_lines() -> None:
