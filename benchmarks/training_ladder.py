@@ -42,6 +42,7 @@ from striate.models.trainability import apply_region, lora_config
 from striate.selectors.spec import resolve
 from striate.training.answer_loss import answer_loss
 from striate.training.fast_layers import FastLayers
+from striate.training.frozen_fp8 import frozen_in_fp8
 from striate.training.modes import FrozenModules, MasterWeights, checkpointed
 from striate.training.speed import choose_recomputed
 
@@ -106,6 +107,8 @@ class Bench:
                 kernels = torch.nn.attention.SDPBackend
                 order = [kernels.CUDNN_ATTENTION, kernels.FLASH_ATTENTION, kernels.EFFICIENT_ATTENTION, kernels.MATH]
                 stack.enter_context(torch.nn.attention.sdpa_kernel(order, set_priority=True))
+            if rung.frozen == "fp8":
+                stack.enter_context(frozen_in_fp8(self.model, self.region, print_line))
             if not (rung.compiled or recomputed):
                 yield None
                 return
@@ -113,7 +116,7 @@ class Bench:
                 decoder_layers(self.model),
                 compiled=rung.compiled,
                 recomputed=recomputed,
-                say=lambda line: print(line, file=sys.stderr),
+                say=print_line,
                 backend=self.args.backend,
                 options=rung.options or None,
             )
@@ -247,6 +250,11 @@ def write(line: dict[str, Any], stream: TextIO | None) -> None:
     for place in (sys.stdout, stream):
         if place:
             print(json.dumps(line), file=place, flush=True)
+
+
+def print_line(line: str) -> None:
+    """Show what a part of the engine says, beside the results."""
+    print(line, file=sys.stderr)
 
 
 def _clean(device: str) -> None:

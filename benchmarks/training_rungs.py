@@ -62,6 +62,7 @@ class Rung:
         answers: answer tokens a sample, where not half of the text.
         dropout: of LoRA.
         attention: PyTorch's choice of attention kernel, or cuDNN's first.
+        frozen: number format of the decoder layers outside the region.
         options: of the compiler.
         optional: whether it runs only when asked for by name.
     """
@@ -80,6 +81,7 @@ class Rung:
     answers: int | None = None
     dropout: float = 0.05
     attention: Literal["default", "cudnn"] = "default"
+    frozen: Literal["exact", "fp8"] = "exact"
     options: dict[str, Any] = field(default_factory=dict)
     optional: bool = False
 
@@ -106,6 +108,7 @@ RUNGS = (
         options={"coordinate_descent_tuning": True},
         optional=True,
     ),
+    Rung("fp8", "frozen layers in 8-bit floats", compiled=True, frozen="fp8"),
     Rung("exact batch 4", "half the batch, nothing recomputed", compiled=True, batch=4),
     Rung("exact batch 4, 22 GiB", "as few layers recomputed as 22 GiB take", compiled=True, batch=4, budget=22.0),
     Rung("full", "full weights of 25%", method="full"),
