@@ -74,6 +74,7 @@ def read_source(source: Source, limit: int | None = None, pictures: Path | None 
         benchmark.name,
         source.folder,
         benchmark.layout,
+        benchmark.source,
         (pictures or source.folder) / benchmark.name,
         benchmark.shots or 0 if source.shots is None else source.shots,
     )
@@ -108,7 +109,7 @@ def _check_pictures(items: Sequence[Item], release: Release) -> None:
         raise DataError(
             f"benchmark {release.name}: no picture {missing[0]} ({len(missing)} are missing)",
             f"the published files: {', '.join(release.layout)}",
-            "fetch the pictures too; docs/evaluation.md says where they come from",
+            f"fetch the pictures too; they come from {release.source}",
         )
 
 

@@ -56,6 +56,7 @@ def test_a_folder_without_the_files_names_them(name: str, tmp_path: Path) -> Non
         read(name, tmp_path)
     assert str(caught.value).startswith(f"benchmark {name}: {tmp_path} has no ")
     assert f"allowed: the published files: {benchmark_of(name).layout[0]}" in str(caught.value)
+    assert str(caught.value).endswith(f"next:    they come from {benchmark_of(name).source}")
     with pytest.raises(DataError, match="is not a folder"):
         read(name, tmp_path / "nowhere")
 
@@ -208,7 +209,7 @@ def test_damaged_files_say_what_is_wrong(tmp_path: Path, text: str, what: str) -
     with pytest.raises(DataError) as caught:
         read("textvqa", tmp_path)
     assert what in str(caught.value)
-    assert "fetch the file again" in str(caught.value)
+    assert "fetch it again from textvqa.org/dataset" in str(caught.value)
 
 
 def test_an_item_that_its_metric_can_t_score(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ class Release:
         name: the benchmark's registered name, also the name of its items' pack.
         folder: where its files are.
         layout: the files that are expected there, for errors.
+        source: where they come from, for errors.
         unpacked: where pictures go that lie inside other files.
         shots: how many worked examples stand before a question.
     """
@@ -28,6 +29,7 @@ class Release:
     name: str
     folder: Path
     layout: tuple[str, ...]
+    source: str
     unpacked: Path
     shots: int = 0
 
@@ -53,7 +55,7 @@ class Release:
         raise DataError(
             f"benchmark {self.name}: {self.folder} {missing}",
             f"the published files: {', '.join(self.layout)}",
-            "see docs/evaluation.md for where they come from",
+            f"they come from {self.source}",
         )
 
     def place(self, *folders: str) -> Path:
@@ -126,5 +128,5 @@ class Release:
         return DataError(
             f"benchmark {self.name}: {place} {what}",
             f"the published files: {', '.join(self.layout)}",
-            "fetch the file again, or see docs/evaluation.md for its layout",
+            f"fetch it again from {self.source}; docs/evaluation.md shows the layout",
         )
