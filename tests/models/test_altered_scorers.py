@@ -170,6 +170,17 @@ def test_samples_without_pictures_have_no_image_part(tiny_llava: Loaded, pack_di
     assert (found["knock-out"]["answer"].counts > 0).all()
 
 
+def test_rows_without_answers_count_nothing(family_builder: Callable[[str], Built]) -> None:
+    model, inputs = family_builder("llava")
+    labels = torch.full_like(inputs["input_ids"], -100)
+    found = run_altered(model, find_anatomy(model), batches_of(inputs, labels), ALTERED, ignore)
+    for scorer in ALTERED:
+        part = found[scorer.name][scorer.skips]
+        assert part.sums.shape == (2, 6)
+        assert np.abs(part.sums).max() == 0
+        assert part.counts.tolist() == [0, 0]
+
+
 def test_a_model_is_left_as_it_was_after_an_exception(tiny_llava: Loaded, pack_dir: Path) -> None:
     samples = read_samples(pack_dir / "train.json")
     collate = Collator(tiny_llava.processor, 512, train=True)
