@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from striate.config import is_builtin
 from striate.harness.suites import Suite
 from striate.run_folder import RunFolder, fingerprint
 from striate.selectors.spec import parse_spec
+from striate.tasks.sources import parse_source, release_fingerprint
 
 
 @dataclass
@@ -77,7 +79,7 @@ class StageInputs:
         config = self.run.config
         return {
             "model": self.model(label),
-            "packs": self._data(self.pack_paths),
+            "packs": self._packs(),
             "section": config.evaluate.model_dump(exclude={"models", "baseline", "suites", "others", "gate"}),
             "seed": config.seed,
         }
@@ -113,12 +115,21 @@ class StageInputs:
         """Return the fingerprints of data sets."""
         return [self._fingerprint(f"data:{path.name}", str(path)) for path in paths]
 
-    def _fingerprint(self, name: str, place: str) -> str:
+    def _packs(self) -> list[str]:
+        """Return the fingerprints of test packs, and lighter ones of published benchmarks."""
+        named = [parse_source(name) for name in self.run.config.evaluate.packs if not is_builtin(name)]
+        published = {source.folder for source in named if source.benchmark}
+        return [
+            self._fingerprint(f"data:{path.name}", str(path), release_fingerprint if path in published else fingerprint)
+            for path in self.pack_paths
+        ]
+
+    def _fingerprint(self, name: str, place: str, read: Callable[[Path], str] = fingerprint) -> str:
         """Return the fingerprint of a model or data set, computed once and noted; a hub id stands for itself."""
         if place not in self._known:
             path = Path(place)
             revision = self.run.config.model.revision or "main"
-            self._known[place] = fingerprint(path) if path.exists() else f"{place}@{revision}"
+            self._known[place] = read(path) if path.exists() else f"{place}@{revision}"
             # Data sets in folders of one name are told apart by their whole paths.
             label = f"{name} ({place})" if self._noted.get(name, place) != place else name
             self._noted[label] = place

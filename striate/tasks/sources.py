@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from striate.errors import DataError, SpecError, did_you_mean
+from striate.run_folder import fingerprint, fingerprint_of
 from striate.tasks import metric_of
 from striate.tasks.items import Item, Pack
 from striate.tasks.packs import read_pack, spread
@@ -15,6 +16,7 @@ from striate.tasks.published import BENCHMARKS, benchmark_of
 from striate.tasks.published.benchmark import Benchmark
 from striate.tasks.published.release import Release
 
+PICTURES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".webp", ""})
 PREFIX = re.compile(r"([a-z][a-z0-9+_-]+)(?:@(\d+))?:(.+)", re.DOTALL)
 
 
@@ -87,6 +89,28 @@ def read_source(source: Source, limit: int | None = None, pictures: Path | None 
     if pictures is not None or not _is_packed(benchmark):
         _check_pictures(chosen, release)
     return Pack(benchmark.name, source.folder, tuple(_numbered(chosen)))
+
+
+def release_fingerprint(folder: Path) -> str:
+    """Return a short hash of a benchmark's folder: names and sizes of files, contents of those that are no pictures.
+
+    Benchmarks hold tens of thousands of pictures, which nobody edits; their questions are read whole.
+
+    Raises:
+        ArtifactError: it can't be read.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return fingerprint_of(
+        {
+            str(path.relative_to(folder)): path.stat().st_size if _is_picture(path) else fingerprint(path)
+            for path in files
+        }
+    )
+
+
+def _is_picture(path: Path) -> bool:
+    """Return whether a file's name, or its lack of an ending, is that of a picture (SEED-Bench's have none)."""
+    return path.suffix.lower() in PICTURES
 
 
 def _checked(item: Item, release: Release) -> Item:

@@ -30,7 +30,7 @@ from striate.errors import DataError
 from striate.tasks.items import Item
 from striate.tasks.published import BENCHMARKS, benchmark_of
 from striate.tasks.published.wording import LETTER, SHORT
-from striate.tasks.sources import parse_source, read_source
+from striate.tasks.sources import parse_source, read_source, release_fingerprint
 
 
 def read(name: str, folder: Path, **options: Any) -> list[Item]:
@@ -222,3 +222,19 @@ def test_an_item_that_its_metric_can_t_score(tmp_path: Path) -> None:
 
 def test_every_benchmark_has_a_fixture_here_or_is_text() -> None:
     assert set(BUILDERS) | {"mmlu", "bbh", "bbh-cot", "c-eval", "cmmlu"} == set(BENCHMARKS.names())
+
+
+def test_a_benchmark_s_fingerprint_reads_questions_but_no_pictures(tmp_path: Path) -> None:
+    pope(tmp_path)
+    before = release_fingerprint(tmp_path)
+    shown = tmp_path / "val2014" / "COCO_val2014_000000000042.jpg"
+    content = bytearray(shown.read_bytes())
+    content[-1] ^= 1
+    shown.write_bytes(content)
+    assert release_fingerprint(tmp_path) == before
+    shown.write_bytes(content + b"x")
+    longer = release_fingerprint(tmp_path)
+    assert longer != before
+    file = tmp_path / "coco_pope_random.json"
+    file.write_text(file.read_text().replace("yes", "yEs"))
+    assert release_fingerprint(tmp_path) not in (before, longer)
