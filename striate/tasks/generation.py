@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from striate.data.rendering import Renderer
 from striate.data.samples import Message, Sample
 from striate.errors import DataError
 from striate.models.anatomy import unwrap
+from striate.models.feature_memo import remembered_features
 from striate.models.placing import to_model
 from striate.tasks.asked_prompts import Prompt, windows
 from striate.tasks.batches import padded, run_in_batches
@@ -45,34 +47,47 @@ def answer_replies(
         DataError: a picture that can't be read, or a prompt that leaves no room for the answer.
     """
     collator = Collator(processor, max(context_limit(unwrap(model)) - max_new_tokens, 1), train=False)
-    ends = end_ids(model, processor)
-    starts = Starts(model, collator, sitting.tally)
     replies: dict[int, Reply] = {}
-
-    def ask(batch: list[Prompt]) -> list[Reply]:
-        sitting.tally.prompt_tokens += sum(len(prompt.ids) for prompt in batch)
-        rows = starts.read(batch)
-        if rows is not None:
-            return _decoded(processor.tokenizer, write(model, rows, ends, max_new_tokens), sitting)
-        inputs = to_model(model, collator.join_prompts([prompt.encoded for prompt in batch]))
-        return _generate(model, processor.tokenizer, inputs, ends, max_new_tokens, sitting)
-
-    for has_image in (True, False):
-        places = [index for index, item in enumerate(items) if bool(item.images) == has_image]
-        group = [items[index] for index in places]
-        for window in windows(group, collator, WINDOW * sitting.budget.rows):
-            finished = sitting.finisher([group[prompt.place] for prompt in window])
-            found = run_in_batches(
-                window,
-                ask,
-                length=lambda prompt: len(prompt.ids) + max_new_tokens,
-                order=_starts_together(window),
-                rows=lambda prompt: 1,
-                budget=sitting.budget,
-                finished=finished,
-            )
-            replies.update({places[prompt.place]: reply for prompt, reply in zip(window, found, strict=True)})
+    with remembered_features(model) as memo:
+        starts = Starts(model, collator, sitting.tally, memo)
+        ask = partial(_answers, model, processor.tokenizer, collator, starts, end_ids(model, processor), max_new_tokens)
+        for has_image in (True, False):
+            places = [index for index, item in enumerate(items) if bool(item.images) == has_image]
+            group = [items[index] for index in places]
+            for window in windows(group, collator, WINDOW * sitting.budget.rows):
+                found = run_in_batches(
+                    window,
+                    partial(ask, sitting),
+                    length=lambda prompt: len(prompt.ids) + max_new_tokens,
+                    order=_starts_together(window),
+                    rows=lambda prompt: 1,
+                    budget=sitting.budget,
+                    finished=sitting.finisher([group[prompt.place] for prompt in window]),
+                )
+                replies.update({places[prompt.place]: reply for prompt, reply in zip(window, found, strict=True)})
     return [replies[index] for index in range(len(items))]
+
+
+def _answers(
+    model: Any,
+    tokenizer: Any,
+    collator: Collator,
+    starts: Starts,
+    ends: list[int],
+    max_new_tokens: int,
+    sitting: Sitting,
+    batch: list[Prompt],
+) -> list[Reply]:
+    """Return the answers to a batch of prompts, written by hand where starts can be shared, else by the model."""
+    rows = starts.read(batch)
+    if rows is not None:
+        replies = _decoded(tokenizer, write(model, rows, ends, max_new_tokens), sitting)
+    else:
+        inputs = to_model(model, collator.join_prompts([prompt.encoded for prompt in batch]))
+        with starts.features_of(batch):
+            replies = _generate(model, tokenizer, inputs, ends, max_new_tokens, sitting)
+    sitting.tally.prompt_tokens += sum(len(prompt.ids) for prompt in batch)
+    return replies
 
 
 def word_replies(model: Any, processor: Any, items: Sequence[Item], sitting: Sitting) -> list[Reply]:

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from striate.data.collate import Collator
 from striate.models.continuing import why_not_continued, why_not_selected
+from striate.models.feature_memo import FeatureMemo
 from striate.tasks.asked_prompts import Prompt, Start
 from striate.tasks.greedy import Rows, read_shared, read_whole, shared_is_whole
 from striate.tasks.sitting import Tally
 
 SHARED = "prompts that begin with the same picture share that start"
+KEPT = "features of pictures are kept; starts of prompts are not shared: {}"
 
 
 class Starts:
     """Reads prompts with shared starts where a model allows it, proved on its own first batch."""
 
-    def __init__(self, model: Any, collator: Collator, tally: Tally) -> None:
+    def __init__(self, model: Any, collator: Collator, tally: Tally, memo: FeatureMemo | None) -> None:
         """Keep what reading needs; nothing is decided before the first batch."""
+        self._memo = memo
         self._model = model
         self._collator = collator
         self._tally = tally
@@ -52,6 +56,27 @@ class Starts:
         if shares:
             self._tally.shared_tokens += sum(p.shared for p in prompts) - sum(len(start[1]) for start in starts)
         return rows
+
+    @contextmanager
+    def features_of(self, prompts: Sequence[Prompt]) -> Iterator[None]:
+        """Let the model take the features of the prompts' pictures from memory while it generates by itself."""
+        pictures = [path for prompt in prompts for path in prompt.start[0]]
+        before = (self._memo.encoded, self._memo.reused) if self._memo else (0, 0)
+        if self._memo:
+            self._memo.expect(pictures)
+        yield
+        if not pictures:
+            return
+        if self._memo:
+            self._memo.settle()
+        if self._memo is None or self._memo.why_not:
+            why = self._memo.why_not if self._memo else "it has no get_image_features"
+            self._tally.reuse = f"every picture is encoded for every question: {self._why_not}; {why}"
+            self._tally.pictures_encoded += len(pictures)
+            return
+        self._tally.reuse = KEPT.format(self._why_not)
+        self._tally.pictures_encoded += self._memo.encoded - before[0]
+        self._tally.pictures_reused += self._memo.reused - before[1]
 
     def _note(self, reason: str) -> None:
         """Note why starts are not shared."""

@@ -1,0 +1,173 @@
+"""Pictures that are asked several times: read once, with the answers that they have when asked one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from striate.models.anatomy import find_anatomy
+from striate.tasks import greedy, starts
+from striate.tasks.ahead import ahead
+from striate.tasks.asking import ask
+from striate.tasks.generation import end_ids
+from striate.tasks.items import Item
+from striate.tasks.packs import read_pack
+from striate.tasks.sitting import Sitting
+
+if TYPE_CHECKING:
+    from striate.models.loading import Loaded
+
+
+@pytest.fixture
+def alone(pack_dir: Path) -> Callable[[Loaded], list[str]]:
+    """A function that returns the answer to every item of the pack, asked by `generate`, one at a time."""
+
+    def answers(loaded: Loaded) -> list[str]:
+        from striate.data.collate import Collator
+        from striate.tasks.prompts import chat_sample
+
+        collator, found = Collator(loaded.processor, 500, train=False), []
+        for item in read_pack(pack_dir).items:
+            inputs = collator.encode_prompts([chat_sample(item)])
+            ends = end_ids(loaded.model, loaded.processor)
+            output = loaded.model.generate(**inputs, max_new_tokens=8, do_sample=False, eos_token_id=ends)
+            new = output[0, inputs["input_ids"].shape[1] :].tolist()
+            found.append(loaded.processor.tokenizer.decode(greedy.before_end(new, set(ends)), skip_special_tokens=True))
+        return found
+
+    return answers
+
+
+def encoded_rows(model: Any) -> list[int]:
+    rows: list[int] = []
+    encoder = model.get_submodule(find_anatomy(model).vision_names[0])
+    encoder.register_forward_hook(lambda module, inputs, output: rows.append(len(output.last_hidden_state)))
+    return rows
+
+
+@pytest.mark.parametrize("batch_size", [2, 7, 64])
+@pytest.mark.parametrize("by_hand", [True, False])
+def test_answers_equal_one_at_a_time_generate(
+    tiny_llava: Loaded, pack_dir: Path, alone: Callable[[Loaded], list[str]], batch_size: int, by_hand: bool
+) -> None:
+    expected = alone(tiny_llava)
+    assert len(set(expected)) > 8
+    if not by_hand:
+        tiny_llava.model.get_rope_index = None
+    sitting = Sitting()
+    items = read_pack(pack_dir).items
+    found = ask(tiny_llava.model, tiny_llava.processor, items, max_new_tokens=8, batch_size=batch_size, sitting=sitting)
+    assert [reply.text for reply in found] == expected
+    assert sitting.tally.pictures_encoded + sitting.tally.pictures_reused == len(items)
+    assert ("share that start" if by_hand else "features of pictures are kept") in sitting.tally.reuse
+
+
+@pytest.mark.parametrize("by_hand", [True, False])
+def test_a_picture_of_four_questions_is_encoded_once(tiny_llava: Loaded, pack_dir: Path, by_hand: bool) -> None:
+    if not by_hand:
+        tiny_llava.model.get_rope_index = None
+    items, sitting = read_pack(pack_dir).items, Sitting()
+    rows = encoded_rows(tiny_llava.model)
+    ask(tiny_llava.model, tiny_llava.processor, items, max_new_tokens=2, sitting=sitting)
+    assert (sitting.tally.pictures_encoded, sitting.tally.pictures_reused) == (12, 36)
+    # Beyond the 12 pictures: those of the first batch's proof.
+    assert 12 <= sum(rows) <= 12 + (6 if by_hand else 48)
+    facts = sitting.facts(len(items), 2.0)
+    assert facts.items_per_second == 24
+    assert facts.prompt_tokens > facts.shared_tokens >= 0
+    assert (facts.shared_tokens > 0) == by_hand
+
+
+def test_where_a_shared_start_continues_otherwise_the_model_generates(
+    tiny_llava: Loaded, pack_dir: Path, alone: Callable[[Loaded], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_shared, sitting = greedy.read_shared, Sitting()
+
+    def otherwise(*args: Any) -> Any:
+        rows = read_shared(*args)
+        rows.logits = rows.logits.flip(-1)
+        return rows
+
+    for module in (greedy, starts):
+        monkeypatch.setattr(module, "read_shared", otherwise)
+    found = ask(tiny_llava.model, tiny_llava.processor, read_pack(pack_dir).items, max_new_tokens=8, sitting=sitting)
+    assert [reply.text for reply in found] == alone(tiny_llava)
+    assert "a prompt that is read in two parts continues otherwise" in sitting.tally.reuse
+
+
+def test_text_and_pictures_mixed_do_not_depend_on_the_token_budget(tiny_llava: Loaded, pack_dir: Path) -> None:
+    items = list(read_pack(pack_dir, limit=12).items)
+    items += [
+        Item(id=f"t{index}", pack="q", task="t", metric="exact", question="Is ice cold? " * (index + 1), answers=("x",))
+        for index in range(5)
+    ]
+    expected = ask(tiny_llava.model, tiny_llava.processor, items, max_new_tokens=8, batch_size=1)
+    for tokens in (60, 300, 5000):
+        sitting = Sitting()
+        found = ask(
+            tiny_llava.model, tiny_llava.processor, items, max_new_tokens=8, token_budget=tokens, sitting=sitting
+        )
+        assert found == expected
+        assert sitting.budget.tokens == tokens
+
+
+def test_memory_that_runs_out_halfway_changes_no_answer(
+    tiny_llava: Loaded, pack_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = read_pack(pack_dir).items
+    expected = ask(tiny_llava.model, tiny_llava.processor, items, max_new_tokens=4)
+    forward = tiny_llava.model.forward
+    sizes: list[int] = []
+
+    @wraps(forward)
+    def small(*args: Any, **kwargs: Any) -> Any:
+        sizes.append(len(kwargs["input_ids"]))
+        if sizes[-1] > 10:
+            raise torch.OutOfMemoryError("too large")
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(tiny_llava.model, "forward", small)
+    sitting = Sitting()
+    found = ask(tiny_llava.model, tiny_llava.processor, items, max_new_tokens=4, sitting=sitting)
+    assert found == expected
+    assert sitting.budget.largest <= 10
+    assert 1 <= sitting.budget.out_of_memory <= 4
+
+
+def test_rows_that_have_ended_leave_the_batch(tiny_llava: Loaded, pack_dir: Path) -> None:
+    model, processor = tiny_llava.model, tiny_llava.processor
+    (end,) = end_ids(model, processor)
+    sizes: list[int] = []
+
+    def end_some(module: Any, inputs: Any, logits: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(logits))
+        logits = logits.clone()
+        logits[: len(logits) // 2, :, end] = 1e4
+        logits[len(logits) // 2 :, :, end] = -1e4
+        return logits
+
+    model.lm_head.register_forward_hook(end_some)
+    # One question a picture: nothing is shared, and no proof is made.
+    ask(model, processor, read_pack(pack_dir).items[:32:4], max_new_tokens=5)
+    assert sizes == [8, 4, 2, 1, 1]
+
+
+def test_work_ahead_keeps_its_order_and_passes_errors_on() -> None:
+    assert list(ahead([lambda n=n: n * n for n in range(9)], depth=3)) == [n * n for n in range(9)]
+
+    def fail() -> int:
+        raise ValueError("third")
+
+    done: list[int] = []
+    with pytest.raises(ValueError, match="third"):
+        done.extend(ahead([lambda: 1, lambda: 2, fail, lambda: 4], depth=1))
+    begun: list[int] = []
+    results = ahead([lambda n=n: begun.append(n) for n in range(100)], depth=2)
+    next(results)
+    results.close()
+    assert len(begun) <= 5
