@@ -41,7 +41,7 @@ from striate.models.forecast import Settings, forecast
 from striate.models.trainability import apply_region, lora_config
 from striate.selectors.spec import resolve
 from striate.training.answer_loss import answer_loss
-from striate.training.fast_layers import FastLayers
+from striate.training.fast_layers import FastLayers, reads_last_by_position
 from striate.training.frozen_fp8 import frozen_in_fp8
 from striate.training.modes import FrozenModules, MasterWeights, checkpointed
 from striate.training.speed import choose_recomputed
@@ -116,6 +116,7 @@ class Bench:
                 decoder_layers(self.model),
                 compiled=rung.compiled,
                 recomputed=recomputed,
+                answers_last=rung.answers_last and reads_last_by_position(self.model),
                 say=print_line,
                 backend=self.args.backend,
                 options=rung.options or None,

@@ -64,6 +64,7 @@ class Rung:
         attention: PyTorch's choice of attention kernel, or cuDNN's first.
         frozen: number format of the decoder layers outside the region.
         options: of the compiler.
+        answers_last: whether the compiled last layer runs at answer positions only.
         optional: whether it runs only when asked for by name.
     """
 
@@ -83,6 +84,7 @@ class Rung:
     attention: Literal["default", "cudnn"] = "default"
     frozen: Literal["exact", "fp8"] = "exact"
     options: dict[str, Any] = field(default_factory=dict)
+    answers_last: bool = True
     optional: bool = False
 
     @property
@@ -98,7 +100,8 @@ RUNGS = (
     Rung("region checkpointed", "25% of the layers", plain=True, checkpointing=True),
     Rung("region", "no checkpointing", plain=True),
     Rung("answers", "the loss at answers only, float32 masters, clipping"),
-    Rung("exact", "compiled layers, LoRA's dropout from a counter", compiled=True),
+    Rung("compiled", "compiled layers, LoRA's dropout from a counter", compiled=True, answers_last=False),
+    Rung("exact", "the last layer at answers only", compiled=True),
     Rung("exact cudnn", "attention by cuDNN first", compiled=True, attention="cudnn"),
     Rung("exact no dropout", "LoRA without dropout", compiled=True, dropout=0.0, optional=True),
     Rung(

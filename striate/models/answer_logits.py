@@ -48,6 +48,9 @@ def _only_positions(head: nn.Module | None, rows_N: Tensor, columns_N: Tensor) -
         return
 
     def keep(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        # The last layer may have left the others out already.
+        if args[0].shape[:2] == (1, len(rows_N)):
+            return args
         return (args[0][rows_N, columns_N].unsqueeze(0), *args[1:])
 
     handle = head.register_forward_pre_hook(keep)

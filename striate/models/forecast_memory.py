@@ -181,10 +181,12 @@ def _passing_bytes(layer: LayerShape, settings: Settings) -> float:
     """Return the bytes a token of the tensors that come and go at a layer's widest place.
 
     Gradients of the MLP's branches and of the residual stream (2 x (2 inner + 3 hidden)); with LoRA the float32 copies
-    around the dropout of the widest input (8 x inner).
+    around the dropout of the widest input (8 x inner), compiled just its dropped values (2 x inner).
     """
     passing = 2.0 * (2 * layer.inner + 3 * layer.hidden)
-    return passing + (8.0 * layer.inner if settings.adapted else 0.0)
+    if not settings.adapted:
+        return passing
+    return passing + (2.0 if settings.fused else 8.0) * layer.inner
 
 
 def _outside_bytes(shape: ModelShape, region: Region, settings: Settings, tokens: int) -> float:

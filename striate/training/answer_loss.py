@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from striate.data.encoding import IGNORED
 from striate.models.answer_logits import answer_logits
+from striate.training.answer_rows import answering
 
 
 def answer_loss(
@@ -29,6 +30,7 @@ def answer_loss(
     labels = inputs["labels"]
     rows_N, columns_N = (labels[:, 1:] != IGNORED).nonzero(as_tuple=True)
     rest = {name: value for name, value in inputs.items() if name != "labels"}
-    logits_NV = answer_logits(model, rest, rows_N, columns_N)
+    with answering(rows_N, columns_N, labels.shape[1]):
+        logits_NV = answer_logits(model, rest, rows_N, columns_N)
     total = cross_entropy(logits_NV.float(), labels[rows_N, columns_N + 1], reduction="sum")
     return total / (len(rows_N) if answer_tokens is None else answer_tokens)

@@ -11,7 +11,9 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from striate.models.anatomy import decoder_layers
+from striate.models.anatomy import decoder_layers, unwrap
+from striate.models.families import INJECTED
+from striate.training.answer_rows import AnswerFunction, answer_places, has_known_form
 from striate.training.layer_check import DifferenceError, compare
 from striate.training.layer_function import Kind, LayerFunction, LayerTensors, kind_of, refusal
 from striate.training.packed_attention import current_layout
@@ -41,6 +43,7 @@ class FastLayers:
         *,
         compiled: bool = True,
         recomputed: Collection[int] = (),
+        answers_last: bool = False,
         say: Say = lambda line: None,
         backend: str = "inductor",
         options: Mapping[str, Any] | None = None,
@@ -51,17 +54,21 @@ class FastLayers:
             layers: of one stack, first to last.
             compiled: whether to compile at all; else layers are only recomputed.
             recomputed: which layers keep their input alone, by index.
+            answers_last: whether nothing but a norm and the LM head follows the last layer, so that it may leave out
+                what `answer_places` does not name.
             say: told in one line what can't be compiled and why.
             backend: of `torch.compile`.
             options: of the backend.
         """
-        self.functions: dict[Kind, LayerFunction] = {}
+        self.functions: dict[tuple[bool, Kind], LayerFunction] = {}
         self.compile_seconds = 0.0
         self.plain = False
         self._say = say
         self._backend, self._options = backend, options
         self.recomputed = len(recomputed)
         self._layers = [_Led(self, layer, compiled, index in recomputed) for index, layer in enumerate(layers)]
+        if answers_last:
+            self._layers[-1].can_answer = has_known_form(self._layers[-1].layer)
 
     def install(self) -> None:
         """Lead the layers' calls through their functions."""
@@ -91,9 +98,9 @@ class FastLayers:
             f" ({self.compile_seconds:.0f} s to compile and check)"
         )
 
-    def function_of(self, layer: nn.Module) -> LayerFunction | None:
-        """Return the function of the layer's kind, or None where it can't have one."""
-        kind = kind_of(layer)
+    def function_of(self, layer: nn.Module, answers: bool = False) -> LayerFunction | None:
+        """Return the function of the layer's kind, at all positions or those of answers, or None if it has none."""
+        kind = (answers, kind_of(layer))
         if kind not in self.functions:
             reason = refusal(layer)
             if not reason and len(self.functions) >= MOST_KINDS:
@@ -101,7 +108,8 @@ class FastLayers:
             if reason:
                 self.tell(layer, reason)
                 return None
-            self.functions[kind] = LayerFunction(layer, self._backend, self._options)
+            make = AnswerFunction if answers else LayerFunction
+            self.functions[kind] = make(layer, self._backend, self._options)
         return self.functions[kind]
 
     def tell(self, layer: nn.Module, reason: str) -> None:
@@ -110,21 +118,29 @@ class FastLayers:
 
 
 class _Led:
-    """One layer and the function that stands in for its forward method."""
+    """One layer and the function that stands in for its forward method.
+
+    Attributes:
+        layer: the layer.
+        can_answer: whether it may run at answer positions only.
+        function: what its last call ran.
+    """
 
     def __init__(self, owner: FastLayers, layer: Any, compiled: bool, recomputed: bool) -> None:
         """Keep both; `recomputed` says whether only the layer's input is kept."""
-        self._owner, self._layer = owner, layer
+        self._owner, self.layer = owner, layer
         self._compiled, self._recomputed = compiled, recomputed
         self._tensors = LayerTensors(layer)
         self._flags: tuple[bool, ...] = ()
-        self._compared = False
+        self._functions: dict[bool, LayerFunction | None] = {}
+        self._compared: set[bool] = set()
         self._saved: dict[str, Any] = {}
+        self.can_answer = False
         self.function: LayerFunction | None = None
 
     def install(self) -> None:
         """Take the place of the layer's forward method, and over its checkpointing."""
-        layer = self._layer
+        layer = self.layer
         own = vars(layer)
         self._saved = {name: own[name] for name in ("forward", "gradient_checkpointing") if name in own}
         self._recomputed = self._recomputed or bool(getattr(layer, "gradient_checkpointing", False))
@@ -135,19 +151,26 @@ class _Led:
     def remove(self) -> None:
         """Put back what `install` found."""
         for name in ("forward", "gradient_checkpointing"):
-            vars(self._layer).pop(name, None)
-        vars(self._layer).update(self._saved)
+            vars(self.layer).pop(name, None)
+        vars(self.layer).update(self._saved)
 
     def _forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return the layer's output, by the way that fits the call."""
         if not torch.is_grad_enabled() or kwargs.get("past_key_values") is not None:
             return self._original(*args, **kwargs)
-        function = self._current(args, kwargs) if self._compiled else None
+        more = _packed() if self._compiled else {}
+        self.function = None
+        if self._compiled and self.can_answer and (places := answer_places()) is not None:
+            self.function = self._current(True, args, kwargs, {**more, "places": places})
+            more |= {"places": places} if self.function else {}
+        if self._compiled and not self.function:
+            self.function = self._current(False, args, kwargs, more)
+        function = self.function
         if function is None:
             return self._kept(self._original, args, kwargs)
         tensors, keys = self._tensors.current(), function.keys(_hidden(args, kwargs))
         run = function.plain if self._owner.plain else function
-        return self._kept(lambda *a, **k: run(tensors, keys, a, k), args, {**kwargs, **_packed()})
+        return self._kept(lambda *a, **k: run(tensors, keys, a, k), args, {**kwargs, **more})
 
     def _kept(self, run: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> Any:
         """Run it, keeping all that the backward pass needs or the input alone."""
@@ -155,31 +178,32 @@ class _Led:
             return run(*args, **kwargs)
         return checkpoint(run, *args, use_reentrant=False, **kwargs)
 
-    def _current(self, args: Any, kwargs: Mapping[str, Any]) -> LayerFunction | None:
+    def _current(self, answers: bool, args: Any, kwargs: Any, more: Mapping[str, Any]) -> LayerFunction | None:
         """Return the function of what the layer is now, compared with the layer at its first use."""
         flags = self._tensors.flags()
         if flags != self._flags:
-            self._flags, self._compared = flags, False
-            self.function = self._owner.function_of(self._layer)
-        function = self.function
+            self._flags, self._compared, self._functions = flags, set(), {}
+        if answers not in self._functions:
+            self._functions[answers] = self._owner.function_of(self.layer, answers)
+        function = self._functions[answers]
         if function is None or function.refused:
             return None
-        if not (self._compared or self._owner.plain):
-            self._compare(function, args, kwargs)
+        if answers not in self._compared and not self._owner.plain:
+            self._compared.add(answers)
+            self._compare(function, args, kwargs, more)
         return None if function.refused else function
 
-    def _compare(self, function: LayerFunction, args: Any, kwargs: Mapping[str, Any]) -> None:
+    def _compare(self, function: LayerFunction, args: Any, kwargs: Any, more: Mapping[str, Any]) -> None:
         """Compare the function with the layer on this batch, and refuse it where they differ or it can't be had."""
         begin = time.perf_counter()
         try:
-            compare(function, self._layer, self._original, self._tensors.current(), args, kwargs, _packed())
+            compare(function, self.layer, self._original, self._tensors.current(), args, kwargs, more)
         except DifferenceError as found:
             function.refused = str(found)
+            self._owner.tell(self.layer, function.refused)
         finally:
             self._owner.compile_seconds += time.perf_counter() - begin
-        self._compared = function.checked = True
-        if function.refused:
-            self._owner.tell(self._layer, function.refused)
+        function.checked = True
 
 
 @contextmanager
@@ -194,13 +218,26 @@ def fast_layers(
 ) -> Iterator[FastLayers]:
     """Lead the decoder layers of `model` through compiled functions for a while; see `FastLayers`."""
     layers = FastLayers(
-        decoder_layers(model), compiled=compiled, recomputed=recomputed, say=say, backend=backend, options=options
+        decoder_layers(model),
+        compiled=compiled,
+        recomputed=recomputed,
+        answers_last=reads_last_by_position(model),
+        say=say,
+        backend=backend,
+        options=options,
     )
     layers.install()
     try:
         yield layers
     finally:
         layers.remove()
+
+
+def reads_last_by_position(model: nn.Module) -> bool:
+    """Return whether nothing adds to single positions behind the decoder layers, as injected vision features would."""
+    vision = getattr(unwrap(model).config, "vision_config", None)
+    injected = [field for name in INJECTED if (field := getattr(vision, name, None))]
+    return all(len(field) < len(decoder_layers(model)) for field in injected)
 
 
 def _packed() -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from types import FunctionType
 from typing import Any
 
@@ -63,9 +64,12 @@ class LayerFunction:
         self.adapters = len(self._loras)
         self.refused = ""
         self.checked = False
-        self._compiled = torch.compile(
-            _own_code(self._pure()), fullgraph=True, backend=backend, options=dict(options) if options else None
-        )
+        self._settings: dict[str, Any] = {"backend": backend, "options": dict(options) if options else None}
+
+    @cached_property
+    def _compiled(self) -> Callable[..., Any]:
+        """The function, compiled at its first call."""
+        return torch.compile(_own_code(self._pure()), fullgraph=True, **self._settings)
 
     @property
     def drops(self) -> bool:
@@ -87,6 +91,10 @@ class LayerFunction:
     ) -> Any:
         """Return the same without the compiler."""
         return functional_call(self.template, self._with_keys(tensors, keys), args, dict(kwargs), strict=True)
+
+    def select(self, output: torch.Tensor, kwargs: Mapping[str, Any]) -> torch.Tensor:
+        """Return the part of a whole layer's output that the function gives: all of it."""
+        return output
 
     def _with_keys(self, tensors: Mapping[str, torch.Tensor], keys: torch.Tensor | None) -> dict[str, torch.Tensor]:
         """Return the tensors with each adapter's random numbers among them."""

@@ -47,6 +47,12 @@ class Processes:
 
             PartialState(cpu=device.type == "cpu")
 
+    def leave(self) -> None:
+        """Part from the other processes, when all have come here."""
+        if self.count > 1 and torch.distributed.is_initialized():
+            torch.distributed.barrier()
+            torch.distributed.destroy_process_group()
+
     def wait(self) -> None:
         """Return when every process has come here."""
         if self.count > 1:
@@ -79,13 +85,6 @@ class Processes:
             raise value
         found: Value = value
         return found
-
-
-def local_device(device: torch.device) -> torch.device:
-    """Return the device of this process: of several on one machine each has a CUDA device of its own."""
-    if device.type != "cuda" or device.index is not None or Processes.launched().count == 1:
-        return device
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
 @contextmanager

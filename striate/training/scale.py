@@ -11,12 +11,13 @@ from torch import nn
 from striate.config import MachineSection, TrainSection
 from striate.data.samples import Sample
 from striate.errors import TrainingError
-from striate.models.anatomy import unwrap
+from striate.models.anatomy import decoder_layers, unwrap
 from striate.models.families import family_of
 from striate.training.modes import MasterWeights
 from striate.training.processes import Processes, unshard
 from striate.training.step_batches import Share, Touch
 
+LAYERS_VARIABLE = "FSDP_TRANSFORMER_CLS_TO_WRAP"
 _EXPERTS = "experts."
 
 
@@ -74,6 +75,18 @@ def touch_of(processes: Processes, config: TrainSection, samples: Sequence[Sampl
     if sharding():
         return "all"
     return "last" if config.train_projector else ""
+
+
+def name_layers(model: nn.Module) -> None:
+    """Tell Accelerate which modules FSDP shards as one, unless the launcher's config does.
+
+    transformers lists classes for it that a model need not have, such as those of a text encoder; Accelerate refuses.
+    """
+    if sharding() == "fsdp":
+        listed = set(getattr(unwrap(model), "_no_split_modules", None) or ())
+        found = {type(module).__name__ for module in model.modules()} & listed
+        found |= {type(layer).__name__ for layer in decoder_layers(model)}
+        os.environ.setdefault(LAYERS_VARIABLE, ",".join(sorted(found)))
 
 
 def is_uneven(model: nn.Module) -> bool:

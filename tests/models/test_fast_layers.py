@@ -16,6 +16,8 @@ from torch import nn
 from striate.artifacts import Region
 from striate.models.anatomy import decoder_layers
 from striate.models.trainability import apply_region, lora_config
+from striate.training.answer_loss import answer_loss
+from striate.training.answer_rows import AnswerFunction
 from striate.training.fast_layers import FastLayers, fast_layers
 from striate.training.fast_lora import FastLora, draw_keys, kept
 from striate.training.layer_function import LayerFunction, kind_of, refusal
@@ -75,6 +77,31 @@ def test_loss_and_gradients_are_the_plain_ones(name: str, family_builder: Any) -
     kinds = {kind_of(layer) for layer in decoder_layers(model)}
     assert len(layers.functions) == len(kinds) <= 4
     assert layers.describe().startswith(f"{len(decoder_layers(model))} of {len(decoder_layers(model))} decoder layers")
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "internvl", "gemma3"])
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_the_last_layer_at_answers_only(name: str, method: str, family_builder: Any) -> None:
+    """Same loss and gradients, where a family's layer has the known form; else the whole layer."""
+    model, inputs = family_builder(name)
+    model = opened(model, method)
+    inputs = {**inputs, "labels": inputs["input_ids"].clone()}
+    inputs["labels"][:, :-3] = -100
+    loss = answer_loss(model, inputs)
+    loss.backward()
+    gradients = {name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None}
+    model.zero_grad()
+    said: list[str] = []
+    with fast_layers(model, compiled=True, say=said.append, backend="eager") as layers:
+        found = answer_loss(model, inputs)
+        found.backward()
+    assert said == []
+    assert any(isinstance(one, AnswerFunction) for one in layers.functions.values()) == (name != "gemma3")
+    torch.testing.assert_close(found, loss, rtol=1e-6, atol=1e-6)
+    for name, one in model.named_parameters():
+        if one.grad is not None:
+            torch.testing.assert_close(one.grad, gradients.pop(name), rtol=1e-5, atol=1e-6, msg=name)
+    assert not gradients
 
 
 def test_full_weights_and_recomputation(family_builder: Any) -> None:
