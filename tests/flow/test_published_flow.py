@@ -89,6 +89,18 @@ def run_config(tiny_llava_dir: Path, pack_dir: Path) -> RunConfig:
     )
 
 
+def test_a_run_keeps_the_pictures_that_it_unpacks(run_config: RunConfig, tmp_path: Path) -> None:
+    (tmp_path / "bench").mkdir()
+    mmbench(tmp_path / "bench")
+    section = run_config.evaluate.model_copy(update={"packs": (f"mmbench:{tmp_path}/bench",), "max_new_tokens": 2})
+    config = run_config.model_copy(update={"evaluate": section})
+    first = Flow(config, tmp_path / "run").evaluate()
+    assert (tmp_path / "run" / "eval" / "pictures" / "mmbench" / "241.jpg").is_file()
+    written = (tmp_path / "run" / "eval" / "start.json").read_bytes()
+    assert Flow(config, tmp_path / "run").evaluate() == first
+    assert (tmp_path / "run" / "eval" / "start.json").read_bytes() == written
+
+
 def fake_harness(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Put a harness in place that finds every answer right; return the list of what it is asked."""
     asked: list[Any] = []
