@@ -10,14 +10,15 @@ from striate.tasks.items import Item, Mark, Reply
 from striate.tasks.metric import Metric
 
 LETTER_FIRST = re.compile(r"\s*(?:\(([A-Za-z])\)|([A-Za-z])(?=[.:),]|\s*$))")
-STATED = re.compile(r"\b(?:answer|option|choice)(?: is|:)*:?\s*\(?([A-Z])\b\)?", re.IGNORECASE)
+STATED = re.compile(r"(?i:\b(?:answer|option|choice)(?: is|:)*)\s*(?:\(([A-Za-z])\)|([A-Z])\b)")
 
 
 def chosen(text: str, choices: tuple[str, ...]) -> int | None:
     """Return which of `choices` the answer names, or None where that can't be told.
 
     Read in this order: a letter at the start, alone or followed by one of `. : ) ,` (`A`, `A.`, `(a)`, `B: a dog`);
-    the whole text of one choice, as `normalise` compares; one and only one letter in the form `the answer is A`.
+    the whole text of one choice, as `normalise` compares; one and only one letter in the form `the answer is A` (a small
+    letter only in brackets: `the answer is a dog` names none).
     A letter past the last choice is no answer.
     """
     match = LETTER_FIRST.match(text)
@@ -26,7 +27,7 @@ def chosen(text: str, choices: tuple[str, ...]) -> int | None:
     named = [index for index, choice in enumerate(choices) if normalise(choice) == normalise(text)]
     if len(named) == 1:
         return named[0]
-    stated = {letter.upper() for letter in STATED.findall(text)}
+    stated = {(bracketed or bare).upper() for bracketed, bare in STATED.findall(text)}
     return _place(stated.pop(), len(choices)) if len(stated) == 1 else None
 
 
