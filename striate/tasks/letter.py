@@ -17,9 +17,8 @@ def chosen(text: str, choices: tuple[str, ...]) -> int | None:
     """Return which of `choices` the answer names, or None where that can't be told.
 
     Read in this order: a letter at the start, alone or followed by one of `. : ) ,` (`A`, `A.`, `(a)`, `B: a dog`);
-    the whole text of one choice, as `normalise` compares; one and only one letter in the form `the answer is A` (a small
-    letter only in brackets: `the answer is a dog` names none).
-    A letter past the last choice is no answer.
+    the whole text of one choice, as `normalise` compares; one and only one letter in the form `the answer is A` (a
+    small letter only in brackets: `the answer is a dog` names none). A letter past the last choice is no answer.
     """
     match = LETTER_FIRST.match(text)
     if match is not None:
