@@ -144,7 +144,7 @@ class EvaluateSection(Section):
     models: tuple[Literal["start", "tuned", "pruned"], ...] = ("start", "tuned", "pruned")
     others: dict[str, str] = Field(default_factory=dict)
     baseline: str = "start"
-    gate: str = ""
+    gate: str | None = None
     limit: int | None = Field(default=None, ge=1)
     max_new_tokens: int = Field(default=32, ge=1)
     bootstrap: int = Field(default=2000, ge=100)

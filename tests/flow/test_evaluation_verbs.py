@@ -1,0 +1,105 @@
+"""`striate evaluate` and its flags on a tiny run: other checkpoints, the gate, baselines and answers side by side."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from striate.cli import app
+
+NO_TUNING = ["--set", "evaluate.models=[start]", "--set", "evaluate.limit=12"]
+
+
+def call(*arguments: object) -> Any:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
+
+
+@pytest.fixture
+def other(llava_builder: Any, tmp_path: Path) -> Path:
+    """Another model of the same shape, whose answers differ."""
+    loaded = llava_builder(seed=3)
+    loaded.model.save_pretrained(tmp_path / "other")
+    loaded.processor.save_pretrained(tmp_path / "other")
+    return tmp_path / "other"
+
+
+def test_other_checkpoints_a_gate_and_where_answers_differ(run_yaml: Path, other: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    others = f"evaluate.others={{second: {other}, same: {yaml_model(run_yaml)}}}"
+    shown = call("evaluate", run_yaml, "--out", out, *NO_TUNING, "--set", others)
+    assert shown.exit_code == 0, shown.output
+    assert "score and 95% interval; below, % kept of start" in shown.stdout
+    assert "visual, mean of tasks" in shown.stdout
+    retention = json.loads((out / "eval" / "retention.json").read_text())
+    assert {row["label"] for row in retention["rows"]} == {"second", "same"}
+    assert "bootstrap over pictures" in retention["interval"]
+    assert not list((out / "eval").glob("*.replies.jsonl"))
+    assert json.loads((out / "eval" / "second.json").read_text())["asking"]["items"] == 12
+    assert not (out / "eval" / "gate.json").exists()
+
+    # The run folder keeps its config: only what is new runs, and the gate is said of every model.
+    gated = call("evaluate", "--out", out, "--gate", "pack/colour>=0:same,visual>=1000:second")
+    assert gated.exit_code == 1, gated.output
+    assert "evaluate:second: up to date" in gated.stdout
+    assert "can the sample tell" in gated.stdout
+    assert "gate: second keeps" in gated.stderr
+    assert "of start in visual, 1000% is asked" in gated.stderr
+    assert not json.loads((out / "eval" / "gate.json").read_text())["rows"][1]["passed"]
+
+    listed = call("evaluate", "--out", out, "--set", "evaluate.gate=", "--differences")
+    assert listed.exit_code == 0, listed.output
+    assert "12 items are answered otherwise by some model" in listed.stdout
+    assert not (out / "eval" / "gate.json").exists()
+    table = call("evaluate", "--out", out, "--export", tmp_path / "answers.csv")
+    assert table.exit_code == 0, table.output
+    assert "second answer" in (tmp_path / "answers.csv").read_text().splitlines()[0]
+
+    turned = call("evaluate", "--out", out, "--baseline", "second")
+    assert turned.exit_code == 0, turned.output
+    assert json.loads((out / "eval" / "retention.json").read_text())["baseline"] == "second"
+
+
+def yaml_model(run_yaml: Path) -> str:
+    import yaml
+
+    return str(yaml.safe_load(run_yaml.read_text())["model"]["path"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--gate", "visual>99"], "gate 'visual>99': 'visual>99' is no condition"),
+        (["--export", "answers.xls"], "answers.xls is no table that is written"),
+        (["--baseline", "nobody"], "evaluate.baseline 'nobody' is not among evaluate.models and evaluate.others"),
+        (["--set", "evaluate.others={tuned: x}"], "evaluate.others: 'tuned' is no name for a model"),
+        (["--set", "evaluate.others={a/b: x}"], "evaluate.others: 'a/b' is no name for a model"),
+        (["--set", "evaluate.packs=[]", "--gate", "text>=9"], "evaluate.gate is set, but evaluate.packs is empty"),
+    ],
+)
+def test_what_can_not_be_is_said_before_anything_runs(
+    run_yaml: Path, tmp_path: Path, arguments: list[str], text: str
+) -> None:
+    shown = call("evaluate", run_yaml, "--out", tmp_path / "run", *arguments)
+    assert shown.exit_code == 1
+    assert text in shown.stderr
+    assert not (tmp_path / "run" / "eval").exists()
+
+
+def test_run_refuses_a_gate_of_nothing_before_it_trains_and_fails_by_one_after_its_report(
+    run_yaml: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    shown = call("run", run_yaml, "--out", out, "--set", "evaluate.gate=visaul>=9")
+    assert shown.exit_code == 1
+    assert "nothing called 'visaul' is measured" in shown.stderr
+    assert "did you mean 'visual'?" in shown.stderr
+    assert not (out / "checkpoint").exists()
+    settings = ["--set", "evaluate.gate=pack/colour>=500", "--set", "train.max_steps=1", "--set", "prune.remove=0"]
+    failed = call("run", run_yaml, "--out", out, *settings)
+    assert failed.exit_code == 1
+    assert "gate: tuned keeps" in failed.stderr
+    assert (out / "report.html").is_file()
