@@ -87,7 +87,7 @@ def train(
             f"{record.steps} steps in {record.seconds:.0f} s, loss {record.first_loss:.3f} -> {record.last_loss:.3f}"
         )
 
-    run_stage(config, out, settings, overwrite, stage)
+    run_stage(config, out, settings, overwrite, stage, together=True)
 
 
 @app.command()

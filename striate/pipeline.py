@@ -27,7 +27,7 @@ from striate.stage_inputs import StageInputs
 if TYPE_CHECKING:
     from striate.tasks.items import Pack
 
-BASE_LABEL, QUANTISED, WORK_FOLDER = "start", "start in 4 bits", ".training"
+BASE_LABEL, QUANTISED = "start", "start in 4 bits"
 
 
 class Flow:
@@ -139,36 +139,23 @@ class Flow:
 
     def train(self) -> TrainRecord:
         """Tune the region and the projector; write checkpoint/, train.json and train_log.jsonl."""
-        from striate.data.reading import read_many
-        from striate.stages.train import train
+        from striate.joint import WORK_FOLDER, Job, leading
 
-        config = self.config
-        self._check_base()
-
-        def work() -> float:
-            samples = read_many(self.train_paths, config.data.max_train_samples, config.seed)
-            loaded = self._load(QUANTISED if config.train.method == "qlora" else BASE_LABEL)
-            self._held = None
-            record = train(
-                loaded.model,
-                loaded.processor,
-                read_document(self.out / "region.json", Region),
-                samples,
-                config.train,
-                config.machine,
-                seed=config.seed,
-                out=self.out / "checkpoint",
-                work_dir=self.out / WORK_FOLDER,
-                log=self.out / "train_log.jsonl",
-                base_path=self.model_path,
-                progress=self.progress,
-            )
-            write_document(self.out / "train.json", record)
-            self._write_card("tuned")
-            return record.peak_memory_gib
-
+        job = Job(self.config, self.out, self.model_path, tuple(self.train_paths))
         outputs = ["checkpoint", "train.json", "train_log.jsonl"]
-        self.run.stage("train", self.inputs.train(), outputs, work, unfinished=[WORK_FOLDER, "train_log.jsonl"])
+        with leading(self.device) as tell:
+            self._check_base()
+
+            def work() -> float:
+                tell(job)
+                loaded = self._load(QUANTISED if self.config.train.method == "qlora" else BASE_LABEL)
+                self._held = None
+                record = job.run(loaded, self.progress)
+                write_document(self.out / "train.json", record)
+                self._write_card("tuned")
+                return record.peak_memory_gib
+
+            self.run.stage("train", self.inputs.train(), outputs, work, unfinished=[WORK_FOLDER, "train_log.jsonl"])
         return read_document(self.out / "train.json", TrainRecord)
 
     def prune(self) -> PruneRecord:

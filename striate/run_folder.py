@@ -19,6 +19,7 @@ from striate.artifacts import Document, read_document, write_document
 from striate.config import RunConfig, dump_config, load_config
 from striate.errors import ArtifactError
 from striate.progress import Progress
+from striate.run_lock import hold
 from striate.version import __version__
 from striate.writing import cannot_write, write_text
 
@@ -192,11 +193,11 @@ class RunFolder:
 def open_run(
     path: Path, config: RunConfig, progress: Progress, *, command: str, device: str, overwrite: bool = False
 ) -> RunFolder:
-    """Return the run folder at `path`, new or continued.
+    """Return the run folder at `path`, new or continued, held for this process as long as it is used.
 
     Raises:
-        ArtifactError: the folder holds a run of another config (unless `overwrite`), holds other files, or can't be
-            written.
+        ArtifactError: the folder holds a run of another config (unless `overwrite`), holds other files, can't be
+            written, or another process works in it.
     """
     record_path, config_path = path / RUN_FILE, path / CONFIG_FILE
     if _exists(record_path):
@@ -224,8 +225,10 @@ def open_run(
         fingerprints=fingerprints,
         stages=stages,
     )
-    write_text(config_path, dump_config(config))
     run = RunFolder(path, config, record, progress)
+    if path.is_dir():
+        hold(path, run)
+    write_text(config_path, dump_config(config))
     run.overwrite = overwrite
     run._save()
     return run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Callable
@@ -23,8 +24,19 @@ Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE"
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Do stages again whose inputs have changed.")]
 
 
-def open_flow(config: RunConfig, out: Path, overwrite: bool) -> Flow:
-    """Return the flow of `config` in the run folder `out`."""
+def open_flow(config: RunConfig, out: Path, overwrite: bool, together: bool = False) -> Flow:
+    """Return the flow of `config` in the run folder `out`.
+
+    Raises:
+        ConfigError: a launcher started several processes, and the verb is not one for them (`together`).
+    """
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes > 1 and not together:
+        raise ConfigError(
+            f"a launcher started this verb on {processes} processes",
+            "`striate train` on several processes, every other verb on one",
+            "start it without accelerate launch or torchrun; docs/scale-out.md shows the order",
+        )
     quiet_libraries()
     from striate.pipeline import Flow
 
@@ -33,9 +45,17 @@ def open_flow(config: RunConfig, out: Path, overwrite: bool) -> Flow:
 
 
 def run_stage(
-    config: Path | None, out: Path, settings: list[str] | None, overwrite: bool, stage: Callable[[Flow], None]
+    config: Path | None,
+    out: Path,
+    settings: list[str] | None,
+    overwrite: bool,
+    stage: Callable[[Flow], None],
+    together: bool = False,
 ) -> None:
-    """Run one stage in the run folder `out`, with the config given or else the one that lies there."""
+    """Run one stage in the run folder `out`, with the config given or else the one that lies there.
+
+    With `together` it may run on several processes: the first one runs the stage, the others follow it.
+    """
     from striate.config import load_config
 
     with guard(out):
@@ -46,4 +66,11 @@ def run_stage(
                 "a run config (YAML), or a run folder that has one",
                 "give RUN.yaml, or the folder of an earlier run with --out",
             )
-        stage(open_flow(load_config(source, settings or []), out, overwrite))
+        read = load_config(source, settings or [])
+        if together and int(os.environ.get("RANK", "0")) and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            quiet_libraries()
+            from striate.joint import follow
+
+            follow(read)
+            return
+        stage(open_flow(read, out, overwrite, together))

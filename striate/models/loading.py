@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,7 @@ def resolve_device(name: str) -> torch.device:
         ModelError: an unknown device, or one that this machine does not have.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return _own(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -124,7 +125,15 @@ def resolve_device(name: str) -> torch.device:
         raise _no_device(f"device {name!r} asked for, but torch finds no Apple GPU here")
     if device.type not in ("cpu", "cuda", "mps"):
         raise _no_device(f"device {name!r} is not supported")
-    return device
+    return _own(device)
+
+
+def _own(device: torch.device) -> torch.device:
+    """Return the device of this process: of several on one machine each has a CUDA device of its own."""
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if device.type != "cuda" or device.index is not None or not several:
+        return device
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:

@@ -22,7 +22,7 @@ from striate.training.modes import checkpointed
 from striate.training.processes import Processes
 from striate.training.resampling import LayerTurns
 from striate.training.resume import COMPLETE, load_trainable, step_of
-from striate.training.scale import is_uneven, sharding, share_of, touch_of
+from striate.training.scale import is_uneven, name_layers, sharding, share_of, touch_of
 from striate.training.speed import Speed, fast
 from striate.training.step_log import StepLog
 
@@ -84,6 +84,7 @@ def run_sitting(
             load_trainable(model, checkpoint)
             proof = json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8"))["proof"]
         else:
+            name_layers(model)
             trainer = RegionTrainer(
                 model,
                 training_arguments(

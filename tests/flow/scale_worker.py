@@ -26,6 +26,7 @@ from striate.errors import StriateError
 from striate.stages.train import train
 from striate.training.engine import RegionTrainer
 from striate.training.processes import Processes
+from striate.training.scale import LAYERS_VARIABLE
 
 REGION = Region(layers=(1, 3), num_layers=4, spec="ids:1,3")
 FULL = TrainSection(
@@ -98,7 +99,6 @@ def sharded() -> Iterator[None]:
         "ACCELERATE_USE_FSDP": "true",
         "FSDP_VERSION": "2",
         "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
-        "FSDP_TRANSFORMER_CLS_TO_WRAP": "LlamaDecoderLayer,CLIPEncoderLayer",
         "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT",
         "FSDP_RESHARD_AFTER_FORWARD": "true",
     }
@@ -118,8 +118,8 @@ def sharded() -> Iterator[None]:
         yield
     finally:
         RegionTrainer.create_accelerator_and_postprocess = plain  # type: ignore[method-assign]
-        for name in wanted:
-            del os.environ[name]
+        for name in (*wanted, LAYERS_VARIABLE):
+            os.environ.pop(name, None)
 
 
 def scenario(folder: Path, name: str) -> dict[str, Any]:

@@ -1,0 +1,81 @@
+"""Shipped launcher configs are ones that Accelerate reads; verbs say where they can't be launched; folders are held."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from striate.cli import app
+from striate.errors import ArtifactError
+from striate.run_lock import hold
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "accelerate"
+KINDS = {"ddp": "MULTI_GPU", "fsdp2": "FSDP", "zero3": "DEEPSPEED"}
+HOLDER = "import sys, pathlib\nfrom striate.run_lock import hold\nowner = pathlib.Path\n"
+HOLDER += "class Owner: pass\none = Owner(); hold(pathlib.Path(sys.argv[1]), one); print('held', flush=True); input()"
+
+
+class Owner:
+    """Something that uses a run folder."""
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_accelerate_reads_the_config(name: str) -> None:
+    from accelerate.commands.config.config_args import load_config_from_file
+    from accelerate.commands.launch import launch_command_parser
+
+    path = CONFIGS / f"{name}.yaml"
+    config: Any = load_config_from_file(str(path))
+    assert str(config.distributed_type).endswith(KINDS[name])
+    known = vars(launch_command_parser().parse_args(["x"]))
+    raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    inner = {**raw.get("fsdp_config", {}), **raw.get("deepspeed_config", {})}
+    assert set(inner) <= set(known)
+    assert f"configs/accelerate/{name}.yaml" in path.read_text(encoding="utf-8")
+
+
+def test_all_configs_are_known() -> None:
+    assert {path.stem for path in CONFIGS.iterdir()} == set(KINDS)
+
+
+@pytest.mark.parametrize("verb", ["analyze", "select", "prune", "evaluate"])
+def test_other_verbs_are_for_one_process(verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tmp_path / "RUN.yaml"
+    config.write_text("model: {path: m}\ndata: {train: [d]}\n", encoding="utf-8")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    result = CliRunner().invoke(app, [verb, str(config), "--out", str(tmp_path / "run")])
+    assert result.exit_code == 1
+    assert "a launcher started this verb on 2 processes" in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nothing is held there")
+def test_a_run_folder_is_held_by_one_process(tmp_path: Path) -> None:
+    other = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout
+    assert other.stdout.readline() == "held\n"
+    one, two = Owner(), Owner()
+    with pytest.raises(ArtifactError, match="another striate is at work in"):
+        hold(tmp_path, one)
+    other.communicate("\n")
+    hold(tmp_path, one)
+    hold(tmp_path, two)
+    del one
+    with_two = subprocess.run(
+        [sys.executable, "-c", HOLDER, str(tmp_path)], input="\n", capture_output=True, text=True, check=False
+    )
+    assert "another striate is at work" in with_two.stderr
+    del two
+    free = subprocess.run(
+        [sys.executable, "-c", HOLDER, str(tmp_path)], input="\n", capture_output=True, text=True, check=False
+    )
+    assert free.stdout == "held\n"
+    assert not list(tmp_path.iterdir())
