@@ -5,6 +5,7 @@ Import this module only where the package lm-eval is installed.
 
 from __future__ import annotations
 
+import copy
 import logging
 from typing import Any
 
@@ -43,7 +44,8 @@ class StriateLM(HFLM):
             loaded = load_model(loaded, device=device or "auto", dtype=dtype, merge=True)
         super().__init__(
             pretrained=loaded.model,
-            tokenizer=loaded.processor.tokenizer,
+            # The harness gives tokenizers without a padding token one; the model's own stays as it is.
+            tokenizer=copy.deepcopy(loaded.processor.tokenizer),
             backend="causal",
             max_length=options.pop("max_length", None) or min(context_limit(loaded.model), 2**16),
             batch_size=batch_size or ROWS,
