@@ -44,7 +44,7 @@ from striate.training.answer_loss import answer_loss
 from striate.training.fast_layers import FastLayers, reads_last_by_position
 from striate.training.frozen_fp8 import frozen_in_fp8
 from striate.training.modes import FrozenModules, MasterWeights, checkpointed
-from striate.training.speed import choose_recomputed
+from striate.training.speed import within_budget
 
 
 class Bench:
@@ -75,7 +75,7 @@ class Bench:
     def settings(self, rung: Rung) -> Settings:
         """Return the rung's step as the forecast has it."""
         text = TINY_TEXT if self.args.tiny else rung.text
-        return Settings(
+        found = Settings(
             method=rung.method,
             batch=rung.batch,
             text_tokens=text,
@@ -84,7 +84,9 @@ class Bench:
             masters=not rung.plain,
             answers_only=not rung.plain,
             fused=rung.compiled,
+            answers_last=rung.compiled and rung.answers_last,
         )
+        return within_budget(self.shape, self.region, found, rung.budget) if rung.budget else found
 
     def batch(self, rung: Rung) -> dict[str, Any]:
         """Return a batch of random pictures and tokens."""
@@ -98,9 +100,8 @@ class Bench:
     @contextlib.contextmanager
     def prepared(self, rung: Rung) -> Iterator[FastLayers | None]:
         """Let the layers run as the rung says."""
-        recomputed: frozenset[int] = frozenset()
-        if rung.budget:
-            recomputed = choose_recomputed(self.shape, self.region, self.settings(rung), rung.budget)
+        settings = self.settings(rung)
+        recomputed = settings.recomputed
         with contextlib.ExitStack() as stack:
             stack.enter_context(checkpointed(self.model, rung.checkpointing))
             if rung.attention == "cudnn":
@@ -116,6 +117,7 @@ class Bench:
                 decoder_layers(self.model),
                 compiled=rung.compiled,
                 recomputed=recomputed,
+                lean=settings.lean,
                 answers_last=rung.answers_last and reads_last_by_position(self.model),
                 say=print_line,
                 backend=self.args.backend,
@@ -164,13 +166,13 @@ class Bench:
                 timed.append(1e3 * (time.perf_counter() - begin))
             if layers:
                 found |= {"layers_run": layers.describe(), "compile_s": round(layers.compile_seconds, 1)}
-                found |= {"recomputed": layers.recomputed}
+                found |= {"recomputed": layers.recomputed, "lean": self.settings(rung).lean}
             if self.args.profile and rung.name in self.args.profile:
                 found["profile"] = profile(lambda: self.step(rung, batch, frozen), self.device)
         tokens = batch["input_ids"].numel()
         middle = statistics.median(timed)
         peak = torch.cuda.max_memory_allocated() / 2**30 if self.device == "cuda" else 0.0
-        forecast_gib = self.forecast_gib(rung)
+        forecast_gib = forecast(self.shape, self.region, self.settings(rung)).memory.peak_gib
         return found | {
             "ms": round(middle, 1),
             "ms_min": round(min(timed), 1),
@@ -182,14 +184,6 @@ class Bench:
             "loss_first": round(first, 4),
             "loss_last": round(float(last), 4),
         }
-
-    def forecast_gib(self, rung: Rung) -> float:
-        """Return the peak that the forecast has for the rung."""
-        settings = self.settings(rung)
-        if rung.budget:
-            chosen = choose_recomputed(self.shape, self.region, settings, rung.budget)
-            settings = replace(settings, recomputed=chosen)
-        return forecast(self.shape, self.region, settings).memory.peak_gib
 
 
 def lines(args: argparse.Namespace, device: str) -> Iterator[dict[str, Any]]:

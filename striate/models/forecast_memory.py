@@ -53,7 +53,7 @@ def forecast_memory(shape: ModelShape, region: Region, settings: Settings) -> Me
     The peak is the largest of: the end of the forward pass (every activation, and the logits or the last layer's
     passing tensors), each layer's turn in the backward pass (activations of the layers below, gradients of the layers
     above, the layer's own passing tensors), and the update (all gradients). The accelerator's context and the
-    allocator's gaps are not counted.
+    allocator's gaps are not counted. Where the last layer runs at answer positions only, its MLP keeps as many rows.
     """
     tokens = settings.batch * (shape.image_tokens + settings.text_tokens)
     trained = [_trained_bytes(layer, index in region.layers, settings) for index, layer in enumerate(shape.layers)]
@@ -70,18 +70,22 @@ def forecast_memory(shape: ModelShape, region: Region, settings: Settings) -> Me
         for index, layer in enumerate(shape.layers)
     ]
     outside = _outside_bytes(shape, region, settings, tokens)
-    activations = sum(saved) + outside
     rows = settings.batch * settings.answer_tokens if settings.answers_only else tokens
-    ends = max(LOGIT_BYTES * rows * shape.vocabulary, tokens * _passing_bytes(shape.layers[-1], settings))
+    turn = [tokens * _passing_bytes(layer, settings) for layer in shape.layers]
+    if settings.answers_last and not settings.recomputes(len(saved) - 1) and saved[-1]:
+        last = shape.layers[-1]
+        saved[-1] -= (tokens - rows) * 2.0 * (last.hidden + last.inner * (2 if last.gated else 1))
+        turn[-1] *= rows / tokens
+    activations = sum(saved) + outside
+    ends = max(LOGIT_BYTES * rows * shape.vocabulary, turn[-1])
     moments = [persistent + copies + activations + ends]
     done = 0.0
     for index in reversed(range(len(shape.layers))):
         layer = shape.layers[index]
         recomputed = whole[index] if settings.recomputes(index) else 0.0
-        passing = tokens * _passing_bytes(layer, settings)
         grown = 0.0 if settings.accumulated else done
         held = 0.0 if settings.checkpointing else copies
-        moments.append(persistent + held + grown + sum(saved[: index + 1]) + outside + recomputed + passing)
+        moments.append(persistent + held + grown + sum(saved[: index + 1]) + outside + recomputed + turn[index])
         done += trained[index]
     moments.append(weights + states + gradients)
     return Memory(weights, states, gradients, activations, max(moments))
@@ -166,12 +170,14 @@ def _fused_bytes(layer: LayerShape, chosen: bool, settings: Settings) -> float:
     A frozen layer keeps every norm's input in bfloat16 (2 x norms), queries, keys, values and output of attention, its
     row sums, and the MLP's gate and what it multiplies. A trained layer adds: full, each norm's result and the last
     matrix's input (2 x (norms + inner)); LoRA, the result of A (2 r a matrix) and a row's random number (4 a matrix).
+    Lean, a frozen layer does not keep the output of attention and its row sums.
     """
     saved = 2.0 * layer.norms + 4.0 * (layer.queries + layer.keys) + 4.0 * layer.heads
     saved += 2.0 * layer.inner * (2 if layer.gated else 1)
     saved += 2.0 * (layer.queries + layer.keys) * layer.fused + 6.0 * layer.hidden * layer.routes
     if not chosen:
-        return saved
+        # The queries are kept as they came out of their product then, and turned again.
+        return saved - (2.0 * layer.queries + 4.0 * layer.heads if settings.lean else 0.0)
     if settings.adapted:
         return saved + (2.0 * settings.r + 4.0) * len(layer.linears)
     return saved + 2.0 * (layer.norms + layer.inner)

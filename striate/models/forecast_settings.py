@@ -24,6 +24,8 @@ class Settings:
         answers_only: whether the LM head sees answer positions only; else all of them.
         accumulated: whether gradients of earlier micro-batches are kept while one runs.
         fused: whether the decoder layers run compiled.
+        answers_last: whether the MLP of the last layer runs at answer positions only.
+        lean: whether frozen layers that run compiled run their attention again in the backward pass.
         recomputed: the layers that are run again where not all are.
     """
 
@@ -38,6 +40,8 @@ class Settings:
     answers_only: bool = True
     accumulated: bool = False
     fused: bool = False
+    answers_last: bool = False
+    lean: bool = False
     recomputed: frozenset[int] = frozenset()
 
     def recomputes(self, layer: int) -> bool:

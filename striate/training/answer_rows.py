@@ -47,7 +47,7 @@ class AnswerFunction(LayerFunction):
     """
 
     def __init__(self, layer: nn.Module, backend: str = "inductor", options: Mapping[str, Any] | None = None) -> None:
-        """Take the form of `layer`, which must have the known one."""
+        """Take the form of `layer`, which must have the known one; it keeps little as it is."""
         super().__init__(layer, backend, options)
         _put_off(self.template.get_submodule(f"self_attn.{_OUTPUT}"))
 

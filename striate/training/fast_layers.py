@@ -43,6 +43,7 @@ class FastLayers:
         *,
         compiled: bool = True,
         recomputed: Collection[int] = (),
+        lean: bool = False,
         answers_last: bool = False,
         say: Say = lambda line: None,
         backend: str = "inductor",
@@ -54,6 +55,7 @@ class FastLayers:
             layers: of one stack, first to last.
             compiled: whether to compile at all; else layers are only recomputed.
             recomputed: which layers keep their input alone, by index.
+            lean: whether frozen layers that run compiled run their attention again in the backward pass.
             answers_last: whether nothing but a norm and the LM head follows the last layer, so that it may leave out
                 what `answer_places` does not name.
             say: told in one line what can't be compiled and why.
@@ -63,7 +65,7 @@ class FastLayers:
         self.functions: dict[tuple[bool, Kind], LayerFunction] = {}
         self.compile_seconds = 0.0
         self.plain = False
-        self._say = say
+        self._say, self._lean = say, lean
         self._backend, self._options = backend, options
         self.recomputed = len(recomputed)
         self._layers = [_Led(self, layer, compiled, index in recomputed) for index, layer in enumerate(layers)]
@@ -108,8 +110,11 @@ class FastLayers:
             if reason:
                 self.tell(layer, reason)
                 return None
-            make = AnswerFunction if answers else LayerFunction
-            self.functions[kind] = make(layer, self._backend, self._options)
+            if answers:
+                self.functions[kind] = AnswerFunction(layer, self._backend, self._options)
+            else:
+                lean = self._lean and not any(parameter.requires_grad for parameter in layer.parameters())
+                self.functions[kind] = LayerFunction(layer, self._backend, self._options, lean)
         return self.functions[kind]
 
     def tell(self, layer: nn.Module, reason: str) -> None:
@@ -212,6 +217,7 @@ def fast_layers(
     *,
     compiled: bool,
     recomputed: Collection[int] = (),
+    lean: bool = False,
     say: Say = lambda line: None,
     backend: str = "inductor",
     options: Mapping[str, Any] | None = None,
@@ -221,6 +227,7 @@ def fast_layers(
         decoder_layers(model),
         compiled=compiled,
         recomputed=recomputed,
+        lean=lean,
         answers_last=reads_last_by_position(model),
         say=say,
         backend=backend,

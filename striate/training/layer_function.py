@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.func import functional_call
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 from transformers import PretrainedConfig
 
 from striate.training.fast_lora import adapt, draw_keys, why_not
@@ -19,6 +20,8 @@ from striate.training.fast_lora import adapt, draw_keys, why_not
 Kind = tuple[Any, ...]
 # A layer's own place in the stack: read only together with a cache, which training does not have.
 _PLACES = ("idx", "layer_id", "layer_index", "layer_number")
+_ATEN = torch.ops.aten
+_PRODUCTS = (_ATEN.mm.default, _ATEN.addmm.default, _ATEN.bmm.default, _ATEN.linear.default)
 _PLAIN = (bool, int, float, str, type(None), torch.dtype)
 
 
@@ -55,8 +58,18 @@ class LayerFunction:
         checked: whether it has been compared with the layer itself.
     """
 
-    def __init__(self, layer: nn.Module, backend: str = "inductor", options: Mapping[str, Any] | None = None) -> None:
-        """Take the form of `layer`; nothing is compiled before the first call."""
+    def __init__(
+        self,
+        layer: nn.Module,
+        backend: str = "inductor",
+        options: Mapping[str, Any] | None = None,
+        lean: bool = False,
+    ) -> None:
+        """Take the form of `layer`; nothing is compiled before the first call.
+
+        `lean` keeps the results of matrix products alone: attention itself runs again in the backward pass.
+        """
+        self._lean = lean
         self.template = template_of(layer)
         self._loras = adapt(self.template)
         names = {id(module): name for name, module in self.template.named_modules()}
@@ -110,7 +123,26 @@ class LayerFunction:
         def run(tensors: dict[str, torch.Tensor], args: Any, kwargs: Mapping[str, Any]) -> Any:
             return functional_call(template, tensors, args, dict(kwargs), strict=True)
 
-        return run
+        def run_lean(tensors: dict[str, torch.Tensor], args: Any, kwargs: Mapping[str, Any]) -> Any:
+            options: dict[str, Any] = {
+                "use_reentrant": False,
+                "preserve_rng_state": False,
+                "context_fn": _products_only,
+            }
+            return checkpoint(run, tensors, args, kwargs, **options)
+
+        return run_lean if self._lean else run
+
+
+def _products_only() -> Any:
+    """Return the contexts of a checkpoint that keeps the results of matrix products."""
+    return create_selective_checkpoint_contexts(_keep_products)
+
+
+def _keep_products(_: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    """Return whether the result of an operation is kept."""
+    kept = operation in _PRODUCTS
+    return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
 
 
 def template_of(layer: nn.Module) -> nn.Module:

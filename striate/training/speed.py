@@ -16,14 +16,15 @@ from striate.data.collate import Collator
 from striate.data.encoding import IGNORED
 from striate.data.samples import Sample
 from striate.errors import TrainingError
-from striate.models.anatomy import find_anatomy
+from striate.models.anatomy import decoder_layers, find_anatomy
 from striate.models.blueprint import Blueprint
 from striate.models.forecast import forecast
 from striate.models.forecast_memory import forecast_memory
 from striate.models.forecast_settings import GIB, Settings
 from striate.models.forecast_shapes import ModelShape, model_shape
+from striate.training.answer_rows import has_known_form
 from striate.training.engine import Plan, RegionTrainer
-from striate.training.fast_layers import fast_layers
+from striate.training.fast_layers import fast_layers, reads_last_by_position
 
 # Compiling takes up to a minute and a third of a step's time is saved: below this it is not worth the wait.
 WORTH_SECONDS = 180.0
@@ -37,11 +38,13 @@ class Speed:
 
     Attributes:
         compiled: whether each kind of layer is compiled.
+        lean: whether frozen layers run their attention again in the backward pass.
         recomputed: the layers that keep their input alone and are run again in the backward pass.
         line: what to tell about it, or empty.
     """
 
     compiled: bool = False
+    lean: bool = False
     recomputed: frozenset[int] = frozenset()
     line: str = ""
 
@@ -75,18 +78,22 @@ def plan_speed(
     shape = model_shape(Blueprint(model, find_anatomy(model)))
     settings = _largest(shape, samples, collator, plan, config, machine)
     settings = replace(settings, fused=machine.compile == "on" or automatic)
+    last = reads_last_by_position(model) and has_known_form(decoder_layers(model)[-1])
+    settings = replace(settings, answers_last=settings.fused and last)
     line = ""
     if automatic:
         each = forecast(shape, region, settings).milliseconds / 1e3 if region.layers else 0.0
         seconds = each * plan.steps * plan.accumulation
         if seconds < WORTH_SECONDS:
-            settings = replace(settings, fused=False)
+            settings = replace(settings, fused=False, answers_last=False)
             line = f"decoder layers run uncompiled: training is forecast to take {seconds:.0f} s (machine.compile)"
     if budget is None:
-        return Speed(settings.fused, frozenset(), line)
-    chosen = choose_recomputed(shape, region, settings, budget)
-    lines = [line, f"{len(chosen)} of {len(shape.layers)} decoder layers are recomputed to stay below {budget:g} GiB"]
-    return Speed(settings.fused, chosen, "; ".join(one for one in lines if one))
+        return Speed(settings.fused, line=line)
+    found = within_budget(shape, region, settings, budget)
+    attention = " and the attention of frozen ones" if found.lean else ""
+    chosen = f"{len(found.recomputed)} of {len(shape.layers)} decoder layers{attention} are recomputed"
+    lines = [line, f"{chosen} to stay below {budget:g} GiB"]
+    return Speed(settings.fused, found.lean, found.recomputed, "; ".join(one for one in lines if one))
 
 
 @contextmanager
@@ -100,7 +107,8 @@ def fast(trainer: RegionTrainer, speed: Speed, say: Callable[[str], None]) -> It
     if not (speed.compiled or speed.recomputed):
         yield
         return
-    with fast_layers(trainer.model, compiled=speed.compiled, recomputed=speed.recomputed, say=say) as layers:
+    how: dict[str, Any] = {"compiled": speed.compiled, "recomputed": speed.recomputed, "lean": speed.lean}
+    with fast_layers(trainer.model, **how, say=say) as layers:
         prove = trainer.prove
 
         def proved(model: nn.Module) -> str:
@@ -113,24 +121,25 @@ def fast(trainer: RegionTrainer, speed: Speed, say: Callable[[str], None]) -> It
             say(layers.describe())
 
 
-def choose_recomputed(shape: ModelShape, region: Region, settings: Settings, budget_gib: float) -> frozenset[int]:
-    """Return the fewest layers whose recomputation keeps the forecast peak below the budget.
+def within_budget(shape: ModelShape, region: Region, settings: Settings, budget_gib: float) -> Settings:
+    """Return `settings` with as little recomputed as keeps the forecast peak below the budget.
 
-    Frozen layers go first: they are the cheapest to run again. From the bottom up: when a low layer is run again in
-    the backward pass, the activations of all layers above it are gone.
+    What costs least for its memory goes first: the attention of frozen layers that run compiled, then whole layers,
+    frozen ones before those that train. From the bottom up: when a low layer is run again in the backward pass, the
+    activations of all layers above it are gone.
 
     Raises:
         TrainingError: the budget is too small even with every layer recomputed.
     """
     layers = range(len(shape.layers))
     order = [index for index in layers if index not in region.layers] + list(region.layers)
+    steps = [replace(settings, recomputed=frozenset(order[:count]), lean=settings.fused) for count in range(len(order))]
     peak = math.inf
-    for count in range(len(order) + 1):
-        chosen = frozenset(order[:count])
-        found = forecast_memory(shape, region, replace(settings, recomputed=chosen)).peak / GIB * (1 + GAPS)
-        if found <= budget_gib:
-            return chosen
-        peak = min(peak, found)
+    for found in (settings, *steps, replace(settings, recomputed=frozenset(order))):
+        needed = forecast_memory(shape, region, found).peak / GIB * (1 + GAPS)
+        if needed <= budget_gib:
+            return found
+        peak = min(peak, needed)
     raise TrainingError(
         f"machine.memory_budget is {budget_gib:g} GiB, and training is forecast to need {peak:.1f} GiB"
         " with every decoder layer recomputed",

@@ -7,7 +7,6 @@ import copy
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from striate.models.forecast_shapes import ModelShape, model_shape
 from striate.models.loading import Loaded, load_model
 from striate.stages.train import train
 from striate.training import speed
-from striate.training.speed import choose_recomputed
+from striate.training.speed import within_budget
 from striate.training.step_log import StepLog
 
 REGION = Region(layers=(1, 3), num_layers=4, spec="ids:1,3")
@@ -188,18 +187,21 @@ def test_fewest_layers_within_the_budget() -> None:
     """More memory, fewer recomputed layers; the forecast stays below; frozen layers go first, from the bottom up."""
     shape = vicuna_like()
     region = Region(layers=tuple(range(0, 32, 4)), num_layers=32, spec="uniform:25%")
-    settings = Settings(batch=4, text_tokens=200, answer_tokens=100, fused=True)
+    settings = Settings(batch=4, text_tokens=200, answer_tokens=100, fused=True, answers_last=True)
     most = forecast_memory(shape, region, settings).peak_gib
+    frozen = [index for index in range(32) if index not in region.layers]
     counts = []
-    for budget in (19.0, 20.0, 21.0, 22.0, 23.0, 1.03 * most):
-        chosen = choose_recomputed(shape, region, settings, budget)
-        assert forecast_memory(shape, region, replace(settings, recomputed=chosen)).peak / GIB <= budget
-        frozen = [index for index in range(32) if index not in region.layers]
-        assert sorted(chosen) == (frozen + list(region.layers))[: len(chosen)] or len(chosen) > len(frozen)
-        counts.append(len(chosen))
+    for budget in (18.0, 20.0, 21.0, 22.0, 23.0, 1.02 * most):
+        chosen = within_budget(shape, region, settings, budget)
+        assert forecast_memory(shape, region, chosen).peak / GIB <= budget
+        count = len(chosen.recomputed)
+        assert chosen.recomputed == set((frozen + list(region.layers))[:count])
+        assert chosen.lean == (budget < most)
+        counts.append(count)
     assert counts == sorted(counts, reverse=True)
-    assert counts[0] > counts[3] > counts[-1] == 0
-    assert counts[3] <= 7
+    # A recomputed frozen layer costs half of its own step: these are 6% of all layers' steps.
+    assert counts[3] == 4
+    assert counts[-1] == 0
 
 
 def vicuna_like() -> ModelShape:
