@@ -1,0 +1,87 @@
+"""What compiled decoder layers keep for the backward pass: what the forecast says; lean ones not attention's output."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import peft
+import pytest
+import torch
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+
+from striate.artifacts import Region
+from striate.models import forecast_memory
+from striate.models.anatomy import decoder_layers, find_anatomy, find_decoder
+from striate.models.blueprint import Blueprint
+from striate.models.forecast_settings import Settings
+from striate.models.forecast_shapes import model_shape
+from striate.models.trainability import apply_region, lora_config
+from striate.training.fast_layers import FastLayers
+from striate.training.modes import FrozenModules, MasterWeights
+
+# No weight has a size that this divides: so a tensor of as many rows is an activation.
+ROWS, LENGTH = 2, 61
+REGION = Region(layers=(0,), num_layers=2, spec="ids:0")
+RANK = 8
+logging.getLogger("torch.__trace").propagate = False
+
+
+def build(method: str) -> tuple[Any, Any]:
+    """Return a LLaVA in bfloat16 with its first layer open, and its shape."""
+    torch.manual_seed(0)
+    text = LlamaConfig(
+        hidden_size=128, intermediate_size=352, num_hidden_layers=2, num_attention_heads=4, vocab_size=100
+    )
+    vision = CLIPVisionConfig(
+        hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14
+    )
+    model = LlavaForConditionalGeneration(LlavaConfig(text_config=text, vision_config=vision, image_token_index=7))
+    model = model.to(torch.bfloat16)
+    shape = model_shape(Blueprint(model, find_anatomy(model)))
+    if method == "lora":
+        model = peft.get_peft_model(model, lora_config(model, REGION, r=RANK))
+    apply_region(model, REGION, method)
+    MasterWeights(model)
+    FrozenModules(model.train(), False).set_eval()
+    return model, shape
+
+
+def kept_bytes(model: Any, index: int, lean: bool) -> float:
+    """Return the bytes a token that the compiled layer keeps, shared rotary positions left out."""
+    layer = decoder_layers(model)[index]
+    hidden = torch.randn(ROWS, LENGTH, 128, dtype=torch.bfloat16, requires_grad=True)
+    positions = torch.arange(LENGTH)[None]
+    rotary = find_decoder(model).rotary_emb(hidden, positions)
+    seen: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if tensor.numel() % LENGTH == 0 and storage.data_ptr() not in {
+            one.untyped_storage().data_ptr() for one in rotary
+        }:
+            seen[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    # The backend differentiates and partitions as PyTorch's compiler does, and leaves out its kernels.
+    said: list[str] = []
+    layers = FastLayers([layer], say=said.append, lean=lean, backend="aot_eager_decomp_partition")
+    layers.install()
+    with torch.autocast("cpu", torch.bfloat16):
+        layer(hidden, position_embeddings=rotary, attention_mask=None)
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            out = layer(hidden, position_embeddings=rotary, attention_mask=None)
+    layers.remove()
+    assert said == []
+    assert out.shape == hidden.shape
+    return sum(seen.values()) / (ROWS * LENGTH)
+
+
+@pytest.mark.parametrize(
+    ("method", "index", "lean"), [("lora", 0, False), ("lora", 1, False), ("lora", 1, True), ("full", 0, False)]
+)
+def test_a_layer_keeps_what_is_forecast(method: str, index: int, lean: bool) -> None:
+    model, shape = build(method)
+    settings = Settings(method=method, r=RANK, fused=True, lean=lean)  # type: ignore[arg-type]
+    expected = forecast_memory._own_bytes(shape.layers[index], index in REGION.layers, settings)
+    assert kept_bytes(model, index, lean) == pytest.approx(expected, rel=0.03)
