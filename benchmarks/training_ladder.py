@@ -36,12 +36,11 @@ from torch import nn
 from training_rungs import MODELS, RUNGS, TINY_BATCH, TINY_TEXT, Rung
 from true_shapes import build, make_batch, shape_of
 
-from striate.models.anatomy import decoder_layers
 from striate.models.forecast import Settings, forecast
 from striate.models.trainability import apply_region, lora_config
 from striate.selectors.spec import resolve
 from striate.training.answer_loss import answer_loss
-from striate.training.fast_layers import FastLayers, reads_last_by_position
+from striate.training.fast_layers import FastLayers, fast_layers
 from striate.training.frozen_fp8 import frozen_in_fp8
 from striate.training.modes import FrozenModules, MasterWeights, checkpointed
 from striate.training.speed import within_budget
@@ -101,7 +100,6 @@ class Bench:
     def prepared(self, rung: Rung) -> Iterator[FastLayers | None]:
         """Let the layers run as the rung says."""
         settings = self.settings(rung)
-        recomputed = settings.recomputed
         with contextlib.ExitStack() as stack:
             stack.enter_context(checkpointed(self.model, rung.checkpointing))
             if rung.attention == "cudnn":
@@ -110,21 +108,21 @@ class Bench:
                 stack.enter_context(torch.nn.attention.sdpa_kernel(order, set_priority=True))
             if rung.frozen == "fp8":
                 stack.enter_context(frozen_in_fp8(self.model, self.region, print_line))
-            if not (rung.compiled or recomputed):
+            if not (rung.compiled or settings.recomputed):
                 yield None
                 return
-            layers = FastLayers(
-                decoder_layers(self.model),
-                compiled=rung.compiled,
-                recomputed=recomputed,
-                lean=settings.lean,
-                answers_last=rung.answers_last and reads_last_by_position(self.model),
-                say=print_line,
-                backend=self.args.backend,
-                options=rung.options or None,
+            how = {"recomputed": settings.recomputed, "lean": settings.lean, "backend": self.args.backend}
+            layers = stack.enter_context(
+                fast_layers(
+                    self.model,
+                    compiled=rung.compiled,
+                    say=lambda line: print(line, file=sys.stderr),
+                    options=rung.options or None,
+                    **how,  # type: ignore[arg-type]
+                )
             )
-            layers.install()
-            stack.callback(layers.remove)
+            if not rung.answers_last:
+                layers.keep_last_whole()
             yield layers
 
     def step(self, rung: Rung, batch: dict[str, Any], frozen: FrozenModules) -> torch.Tensor:

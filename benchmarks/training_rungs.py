@@ -112,6 +112,13 @@ RUNGS = (
         optional=True,
     ),
     Rung("fp8", "frozen layers in 8-bit floats", compiled=True, frozen="fp8"),
+    Rung(
+        "exact autotuned",
+        "the compiler writes and times its own matrix products too",
+        compiled=True,
+        options={"max_autotune_gemm": True, "prologue_fusion": True},
+        optional=True,
+    ),
     Rung("exact batch 4", "half the batch, nothing recomputed", compiled=True, batch=4),
     Rung("exact batch 4, 22 GiB", "as few layers recomputed as 22 GiB take", compiled=True, batch=4, budget=22.0),
     Rung("full", "full weights of 25%", method="full"),

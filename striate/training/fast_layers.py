@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from striate.models.anatomy import decoder_layers, unwrap
+from striate.models.anatomy import decoder_layers, find_anatomy, unwrap
 from striate.models.families import INJECTED
 from striate.training.answer_rows import AnswerFunction, answer_places, has_known_form
 from striate.training.layer_check import DifferenceError, compare
@@ -82,7 +82,11 @@ class FastLayers:
         for layer in self._layers:
             layer.remove()
 
-    @contextmanager
+    def keep_last_whole(self) -> None:
+        """Let the last layer run at every position."""
+        self._layers[-1].can_answer = False
+
+    @contextlib.contextmanager
     def uncompiled(self) -> Iterator[None]:
         """Run the functions without the compiler for a while: the same operations, one by one."""
         before, self.plain = self.plain, True
@@ -211,7 +215,7 @@ class _Led:
         function.checked = True
 
 
-@contextmanager
+@contextlib.contextmanager
 def fast_layers(
     model: nn.Module,
     *,
@@ -222,22 +226,32 @@ def fast_layers(
     backend: str = "inductor",
     options: Mapping[str, Any] | None = None,
 ) -> Iterator[FastLayers]:
-    """Lead the decoder layers of `model` through compiled functions for a while; see `FastLayers`."""
-    layers = FastLayers(
-        decoder_layers(model),
-        compiled=compiled,
-        recomputed=recomputed,
-        lean=lean,
-        answers_last=reads_last_by_position(model),
-        say=say,
-        backend=backend,
-        options=options,
-    )
-    layers.install()
-    try:
+    """Lead the decoder layers of `model`, and those of its frozen vision encoder, through compiled functions.
+
+    See `FastLayers`; what is given is the decoder's. The encoder keeps nothing and so has nothing to recompute.
+    """
+    how: dict[str, Any] = {"compiled": compiled, "say": say, "backend": backend, "options": options}
+    last = reads_last_by_position(model)
+    layers = FastLayers(decoder_layers(model), recomputed=recomputed, lean=lean, answers_last=last, **how)
+    with contextlib.ExitStack() as stack:
+        for one in (layers, *(FastLayers(encoder, **how) for encoder in frozen_encoders(model) if compiled)):
+            one.install()
+            stack.callback(one.remove)
         yield layers
-    finally:
-        layers.remove()
+
+
+def frozen_encoders(model: nn.Module) -> list[nn.ModuleList]:
+    """Return the stacks of layers inside the vision encoder of which nothing trains."""
+    core = unwrap(model)
+    modules = dict(core.named_modules())
+    found: list[nn.ModuleList] = []
+    for name in find_anatomy(model).vision_names:
+        for module in modules[name].modules():
+            inner = any(module is part for stack in found for part in stack.modules())
+            alike = isinstance(module, nn.ModuleList) and len(module) > 1 and len({type(one) for one in module}) == 1
+            if alike and not inner and not any(parameter.requires_grad for parameter in module.parameters()):
+                found.append(module)
+    return found
 
 
 def reads_last_by_position(model: nn.Module) -> bool:

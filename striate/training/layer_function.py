@@ -20,6 +20,8 @@ from striate.training.fast_lora import adapt, draw_keys, why_not
 Kind = tuple[Any, ...]
 # A layer's own place in the stack: read only together with a cache, which training does not have.
 _PLACES = ("idx", "layer_id", "layer_index", "layer_number")
+# Hooks of transformers that note outputs when asked for them, which training does not.
+_RECORDERS = "transformers.utils.output_capturing"
 _ATEN = torch.ops.aten
 _PRODUCTS = (_ATEN.mm.default, _ATEN.addmm.default, _ATEN.bmm.default, _ATEN.linear.default)
 _PLAIN = (bool, int, float, str, type(None), torch.dtype)
@@ -38,7 +40,8 @@ def kind_of(layer: nn.Module) -> Kind:
 def refusal(layer: nn.Module) -> str:
     """Return why `layer` can't be a function of its tensors, or nothing."""
     for name, module in layer.named_modules():
-        if module is not layer and ("forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks):
+        hooks = [hook for hook in module._forward_hooks.values() if hook.__module__ != _RECORDERS]
+        if module is not layer and ("forward" in vars(module) or hooks or module._forward_pre_hooks):
             return f"{name} has a hook"
         if reason := why_not(module):
             return f"{name} is {reason}"
@@ -165,8 +168,9 @@ def template_of(layer: nn.Module) -> nn.Module:
             vars(layer)["forward"] = own
     # Recomputing is decided outside the function; hooks on the layer itself run outside too.
     template.gradient_checkpointing = False
-    template._forward_hooks.clear()
     template._forward_pre_hooks.clear()
+    for module in template.modules():
+        module._forward_hooks.clear()
     return template
 
 
