@@ -244,11 +244,13 @@ def _listings() -> dict[str, Callable[[], list[list[str]]]]:
         return [[strategy.name, strategy.summary] for strategy in SELECTORS]
 
     def tasks() -> list[list[str]]:
+        from striate.harness.suites import HARNESSES
         from striate.tasks import METRICS
         from striate.tasks.published import BENCHMARKS
 
         metrics = [[strategy.name, f"metric: {strategy.summary}"] for strategy in METRICS]
-        return metrics + [[f"{row.name}:FOLDER", f"benchmark: {row.summary}"] for row in BENCHMARKS]
+        benchmarks = [[f"{row.name}:FOLDER", f"benchmark: {row.summary}"] for row in BENCHMARKS]
+        return [*metrics, *benchmarks, *([f"{row.name}:TASKS", f"suite: {row.what}"] for row in HARNESSES.values())]
 
     def families() -> list[list[str]]:
         from striate.models.families import FAMILIES

@@ -148,6 +148,11 @@ def test_the_verb_runs_suites_alone(run_config: RunConfig, tmp_path: Path, monke
     assert CliRunner().invoke(app, [*words[:-1], "lm_eval:piqa"]).exit_code != 0
 
 
+def test_ls_shows_metrics_benchmarks_and_harnesses() -> None:
+    shown = CliRunner().invoke(app, ["ls", "tasks"]).output
+    assert all(name in shown for name in ("relaxed", "mmbench:FOLDER", "lm-eval:TASKS"))
+
+
 def test_a_suite_in_lines() -> None:
     record = SuiteRecord(
         label="tuned",
