@@ -30,6 +30,6 @@ def test_every_metric_s_fields_are_on_the_page_about_data(name: str) -> None:
 def test_the_examples_can_be_read() -> None:
     blocks = [yaml.safe_load(block)["evaluate"] for block in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)]
     packs = [parse_source(pack) for block in blocks for pack in block.get("packs", ())]
-    assert [pack.benchmark for pack in packs] == ["", "textvqa", "pope", "mmlu"]
+    assert {"textvqa", "pope", "mmlu"} <= {pack.benchmark for pack in packs}
     suites = [text for block in blocks for text in block.get("suites", ())]
     assert [parse_suite(text.partition("@")[0]).harness for text in suites] == ["lm-eval", "lmms-eval", "lm-eval"]
