@@ -60,7 +60,8 @@ def check_equal(model: Any, inputs: dict[str, Any], **limits: float) -> FastLaye
     said: list[str] = []
     with fast_layers(model, compiled=True, say=said.append, backend="eager") as layers:
         fast_loss, fast_gradients = loss_and_gradients(model, inputs)
-    assert said == []
+    # Encoders of Qwen cut their attention at lengths that are numbers in a tensor: no compiler follows that.
+    assert not [line for line in said if "VisionBlock runs uncompiled: it can't be compiled" not in line]
     torch.testing.assert_close(fast_loss, loss, **limits)
     assert fast_gradients.keys() == gradients.keys()
     for name, gradient in fast_gradients.items():
@@ -95,7 +96,7 @@ def test_the_last_layer_at_answers_only(name: str, method: str, family_builder: 
     with fast_layers(model, compiled=True, say=said.append, backend="eager") as layers:
         found = answer_loss(model, inputs)
         found.backward()
-    assert said == []
+    assert not [line for line in said if "VisionBlock" not in line]
     assert any(isinstance(one, AnswerFunction) for one in layers.functions.values()) == (name != "gemma3")
     torch.testing.assert_close(found, loss, rtol=1e-6, atol=1e-6)
     for name, one in model.named_parameters():
@@ -117,7 +118,7 @@ def test_full_weights_and_recomputation(family_builder: Any) -> None:
 
 
 def test_a_graph_a_kind_not_a_layer(family_builder: Any) -> None:
-    """Two kinds of layers, frozen and trained, however many there are; other lengths and batches add few."""
+    """Two kinds of decoder layers, frozen and trained, and one of the encoder's; other lengths and batches add few."""
     model, inputs = family_builder("llava")
     model = opened(model, "lora")
     graphs: list[Any] = []
@@ -128,11 +129,11 @@ def test_a_graph_a_kind_not_a_layer(family_builder: Any) -> None:
 
     with fast_layers(model, compiled=True, backend=count):  # type: ignore[arg-type]
         loss_and_gradients(model, inputs)
-        assert len(graphs) == 2
+        assert len(graphs) == 3
         text = {"input_ids": torch.randint(10, 20, (2, 9)), "attention_mask": torch.ones(2, 9, dtype=torch.long)}
         for length in (9, 8, 7, 6, 5):
             loss_and_gradients(model, {name: value[:, :length] for name, value in text.items()})
-    assert len(graphs) <= 6
+    assert len(graphs) <= 7
 
 
 def test_layers_run_as_they_are_without_gradients(family_builder: Any) -> None:
@@ -230,7 +231,7 @@ def test_a_function_that_differs_is_refused(family_builder: Any, monkeypatch: py
     said: list[str] = []
     with fast_layers(model, compiled=True, say=said.append, backend="eager"):
         assert torch.equal(loss_and_gradients(model, inputs)[0], expected)
-    assert len(said) == 2
+    assert len(said) == 3
     assert all("runs uncompiled: without the compiler it differs from the layer by" in line for line in said)
 
 
@@ -245,7 +246,7 @@ def test_a_layer_that_cannot_be_compiled_runs_as_it_is(family_builder: Any) -> N
     said: list[str] = []
     with fast_layers(model, compiled=True, say=said.append, backend=broken):  # type: ignore[arg-type]
         assert torch.equal(loss_and_gradients(model, inputs)[0], expected)
-    assert len(said) == 2
+    assert len(said) == 3
     assert all("it can't be compiled" in line and "no compiler on this machine" in line for line in said)
 
 
