@@ -103,7 +103,12 @@ class FeatureMemo:
     def _joined(self, parts: list[Any]) -> Any:
         """Return the parts in the form that the model's own method gives."""
         value = self._listed(parts) if self._listed else torch.stack(parts)
-        return self._output(pooler_output=value) if self._output else value
+        if not self._output:
+            return value
+        # Some families put the features on an output object whose class has no such field.
+        answer = self._output()
+        answer.pooler_output = value
+        return answer
 
     def _keep(self, found: dict[Hashable, Any]) -> None:
         """Keep the features, the ones used last for longest."""
