@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from striate.errors import ConfigError, did_you_mean
 
@@ -163,7 +163,8 @@ class MachineSection(Section):
     At most `eval_batch` rows, and `eval_tokens` tokens with padding and new ones, are asked side by side; left out,
     what suits the device. With `train.packing`, `pack_tokens` is the most tokens of a row, in place of `micro_batch`.
     `compile` fuses the decoder layers' operations while training; `memory_budget` is the peak in GiB that training may
-    reach: as few layers as that takes are run again in the backward pass.
+    reach: as few layers as that takes are run again in the backward pass. `cache_vision` keeps what the frozen vision
+    encoder makes of each training picture, in memory, or on disk in `cache_folder` for all runs of a sweep.
     """
 
     device: str = "auto"
@@ -175,6 +176,14 @@ class MachineSection(Section):
     compile: Literal["auto", "off", "on"] = "auto"
     memory_budget: float | None = Field(default=None, gt=0)
     pack_tokens: int = Field(default=8192, ge=16)
+    cache_vision: Literal["off", "memory", "disk"] = "off"
+    cache_folder: str | None = None
+
+    @field_validator("compile", "cache_vision", mode="before")
+    @classmethod
+    def _word(cls, value: Any) -> Any:
+        """Return the word for what YAML takes for a truth value."""
+        return {False: "off", True: "on"}[value] if isinstance(value, bool) else value
 
 
 class RunConfig(Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -9,6 +10,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from striate.errors import ArtifactError
+
+
+def cache_folder() -> Path:
+    """Return where fetched and built things are kept: `$STRIATE_CACHE`, else `striate` in the user's cache folder."""
+    if os.environ.get("STRIATE_CACHE"):
+        return Path(os.environ["STRIATE_CACHE"]).expanduser().resolve()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().resolve() / "striate"
 
 
 def cannot_write(path: Path, error: OSError) -> ArtifactError:

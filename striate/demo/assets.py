@@ -17,7 +17,7 @@ from pathlib import Path
 
 from striate.errors import ModelError
 from striate.progress import Advance, Progress
-from striate.writing import cannot_write
+from striate.writing import cache_folder, cannot_write
 
 MIB = 2**20
 
@@ -66,13 +66,6 @@ EASY_VQA = PublicPackage(
     "easy-VQA (pictures and questions)",
     "use data of your own: --set data.train=[FOLDER] --set evaluate.packs=[FOLDER]",
 )
-
-
-def cache_folder() -> Path:
-    """Return where fetched and built things are kept: `$STRIATE_CACHE`, else `striate` in the user's cache folder."""
-    if os.environ.get("STRIATE_CACHE"):
-        return Path(os.environ["STRIATE_CACHE"]).expanduser().resolve()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().resolve() / "striate"
 
 
 def fetch(package: PublicPackage, progress: Progress) -> Path:

@@ -31,6 +31,8 @@ from striate.training.resume import find_checkpoint, identity, remove_checkpoint
 from striate.training.scale import check_sharding, make_whole, peak_of_all, sharding
 from striate.training.sitting import run_sitting
 from striate.training.speed import plan_speed
+from striate.training.vision_cache import keep_features
+from striate.writing import cache_folder
 
 
 def train(
@@ -102,7 +104,11 @@ def train(
     def prove(prepared: nn.Module) -> str:
         return _prove(prepared, region, collator([example]), config.train_projector, turns)
 
+    place = Path(machine.cache_folder) if machine.cache_folder else cache_folder() / "vision"
     try:
+        vision = keep_features(
+            tuned, processor, samples, collator, machine, half=weights.dtype, folder=place, progress=progress
+        )
         outcome = run_sitting(
             tuned,
             samples,
@@ -120,6 +126,7 @@ def train(
             prove=prove,
             progress=progress,
             processes=processes,
+            vision=vision,
             turns=turns,
             speed=speed,
         )

@@ -163,7 +163,7 @@ class RegionTrainer(StepTrainer):
         order = self.step_sampler.order
         first = list(order)[: order.batch_size]
         chosen = [self.train_dataset[index] for index in dict.fromkeys([*first[:2], *first[-2:]])]
-        collator = self.step_collator.collator
+        collator = getattr(self.step_collator.collator, "plain", self.step_collator.collator)
         return check_packing(self.model, packing, collator, collator.encode_each(chosen), collator.max_length)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:

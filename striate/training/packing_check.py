@@ -71,17 +71,17 @@ def check_packing(
     if len(items) < 2:
         return "packing: one sample is not compared"
     device = next(model.parameters()).device
-    row = _moved(packing.prepared(collator.pack(items)), device)
-    with _evaluating(model):
+    row = moved(packing.prepared(collator.pack(items)), device)
+    with evaluating(model):
         try:
             with packing.attending(row) as inputs:
-                together = _hidden(model, inputs)
+                together = hidden_states(model, inputs)
         except (RuntimeError, ValueError, TypeError, IndexError, KeyError) as error:
             raise refused(f"its forward pass fails on a packed row: {str(error).splitlines()[0]}") from error
         _check_calls(model, packing.layout, longest)
         worst = 0.0
         for item, packed in zip(items, split_row(row, together), strict=True):
-            alone = _hidden(model, _moved(collator.join([item]), device))
+            alone = hidden_states(model, moved(collator.join([item]), device))
             worst = max(worst, float((packed - alone).norm() / alone.norm()))
     half = any(parameter.dtype in HALF for parameter in model.parameters()) or torch.is_autocast_enabled(device.type)
     if not worst <= (_HALF_TOLERANCE if half else _TOLERANCE):
@@ -111,7 +111,7 @@ def _check_calls(model: nn.Module, layout: Layout, longest: int) -> None:
             raise refused(f"layer {index} does not hand its sliding window of {window} tokens to the interface")
 
 
-def _hidden(model: nn.Module, inputs: Batch) -> torch.Tensor:
+def hidden_states(model: nn.Module, inputs: Batch) -> torch.Tensor:
     """Return the hidden states (B, T, D) that the LM head gets, in float32; logits of a model without one."""
     caught: list[torch.Tensor] = []
 
@@ -129,13 +129,13 @@ def _hidden(model: nn.Module, inputs: Batch) -> torch.Tensor:
     return (caught[0] if caught else logits).float()
 
 
-def _moved(batch: Batch, device: torch.device) -> Batch:
+def moved(batch: Batch, device: torch.device) -> Batch:
     """Return the batch on the device."""
     return {name: value.to(device) for name, value in batch.items()}
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Switch dropout and gradients off, and put every module back as it was."""
     training = [module for module in model.modules() if module.training]
     model.eval()

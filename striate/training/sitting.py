@@ -25,6 +25,7 @@ from striate.training.resume import COMPLETE, load_trainable, step_of
 from striate.training.scale import is_uneven, name_layers, sharding, share_of, touch_of
 from striate.training.speed import Speed, fast
 from striate.training.step_log import StepLog
+from striate.training.vision_cache import VisionCache
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ def run_sitting(
     prove: Proof,
     progress: Progress,
     processes: Processes,
+    vision: VisionCache | None = None,
     turns: LayerTurns | None = None,
     speed: Speed | None = None,
 ) -> Outcome:
@@ -98,7 +100,7 @@ def run_sitting(
                     uneven=turns is not None or is_uneven(model),
                 ),
                 samples,
-                collator,
+                vision.collator if vision else collator,
                 share=share_of(processes, plan.micro_batch, config, machine),
                 touch=touch_of(processes, config, samples),
                 projector_lr=config.projector_lr,
@@ -109,6 +111,7 @@ def run_sitting(
                 advance=advance,
                 turns=turns,
             )
+            trainer.vision = vision
             with (
                 checkpointed(model, config.gradient_checkpointing),
                 frozen_format(model, region, config, progress.say),

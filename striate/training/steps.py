@@ -18,6 +18,7 @@ from striate.data.encoding import IGNORED
 from striate.data.packing import SEGMENTS, Batch
 from striate.training.packing_check import Packing
 from striate.training.step_batches import StepCollator, StepSampler
+from striate.training.vision_cache import SHAPES, VisionCache
 
 
 class StepLoader(DataLoader[Any]):
@@ -37,11 +38,13 @@ class StepTrainer(Trainer):
         step_sampler: the shares of the steps.
         step_collator: makes a share's micro-batches.
         packing: how the model reads packed rows; None for padded batches.
+        vision: how the model takes kept vision features; None where its encoder runs.
     """
 
     step_sampler: StepSampler
     step_collator: StepCollator
     packing: Packing | None = None
+    vision: VisionCache | None = None
     real_tokens = 0
     slots = 0
 
@@ -124,13 +127,15 @@ class StepTrainer(Trainer):
         slots = batch["input_ids"].numel()
         self.slots += slots
         self.real_tokens += int(batch["attention_mask"].sum()) if "attention_mask" in batch else slots
-        if self.packing is None or SEGMENTS not in batch:
-            yield self._prepare_inputs(batch)
-            return
-        lengths = batch[SEGMENTS]
-        ready = self._prepare_inputs(self.packing.prepared(batch))
-        # The segments are read on the CPU: asking the device for them would make it wait.
-        with self.packing.attending({**ready, SEGMENTS: lengths}) as taken:
+        # Segments and shapes are read on the CPU: asking the device for them would make it wait.
+        asked = {name: batch[name] for name in (SEGMENTS, SHAPES) if name in batch}
+        packed = self.packing if SEGMENTS in batch else None
+        with contextlib.ExitStack() as stack:
+            taken = {**self._prepare_inputs(packed.prepared(batch) if packed else batch), **asked}
+            if packed:
+                taken = stack.enter_context(packed.attending(taken))
+            if self.vision:
+                taken = stack.enter_context(self.vision.serving(taken))
             yield taken
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor | int | None:

@@ -1,0 +1,288 @@
+"""Train on kept vision features: each picture goes through the frozen encoder once, each text is tokenised once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from striate.config import MachineSection
+from striate.data.collate import Collator
+from striate.data.encoding import Encoded
+from striate.data.packing import Batch
+from striate.data.samples import Sample
+from striate.errors import ArtifactError
+from striate.models.anatomy import find_anatomy, unwrap
+from striate.models.vision_tap import PIXELS, VisionTap, uncached
+from striate.progress import Progress
+from striate.training.modes import HALF
+from striate.training.packing_check import evaluating, hidden_states, moved
+from striate.training.processes import Processes
+from striate.training.vision_store import DiskStore, MemoryStore, Store, check_room, disk_writer
+
+FEATURES, SHAPES = "vision_features", "vision_shapes"
+_TOGETHER, _COMPARED = 16, 4
+_TOLERANCE, _HALF_TOLERANCE = 1e-4, 5e-2
+Add = Callable[[str, torch.Tensor], None]
+Items = dict[Sample, tuple[Encoded, str]]
+
+
+class FeatureCollator(Collator):
+    """Gives samples that were encoded once, with their pictures' features in the place of the pixels.
+
+    Attributes:
+        plain: the collator that encoded them, for whoever wants pictures.
+    """
+
+    def __init__(self, plain: Collator, items: Mapping[Sample, tuple[Encoded, str]], store: Store) -> None:
+        """Serve `items`: samples without pixels, and the keys of their pictures in `store` (empty: no picture)."""
+        self.plain, self.max_length, self.train = plain, plain.max_length, plain.train
+        self._fill, self._encoder = plain._fill, plain._encoder
+        self._items, self._store = items, store
+
+    def encode_each(self, samples: Sequence[Sample]) -> list[Encoded]:
+        """Return the samples as they were encoded."""
+        found = []
+        for sample in samples:
+            item, key = self._items[sample]
+            pictures = {**item.pictures, FEATURES: self._store.get(key)} if key else {}
+            found.append(Encoded(item.tokens, pictures))
+        return found
+
+
+@dataclass(frozen=True)
+class VisionCache:
+    """A training set with its features, and how its model takes them."""
+
+    tap: VisionTap
+    collator: FeatureCollator
+
+    @contextmanager
+    def serving(self, batch: Batch) -> Iterator[Batch]:
+        """Yield the batch as the model takes it, and let its features stand for its pictures in the block."""
+        rest = {name: value for name, value in batch.items() if name not in (FEATURES, SHAPES)}
+        if FEATURES not in batch:
+            yield rest
+            return
+        shapes = batch[SHAPES].cpu()
+        shape = [int(shapes[:, 0].sum()), *shapes[:, 1:].max(dim=0).values.tolist()]
+        # Pixels that are only counted: one value, seen everywhere.
+        rest[PIXELS] = torch.ones((), device=batch["input_ids"].device).expand(shape)
+        with self.tap.serving(batch[FEATURES]):
+            yield rest
+
+
+@dataclass(frozen=True)
+class _Preparer:
+    """Encodes one sample in a worker, and names its pictures by their content."""
+
+    collator: Collator
+
+    def __call__(self, samples: list[Sample]) -> tuple[Sample, Encoded, str]:
+        """Return the sample, encoded, and the key of its pictures; empty if it has none."""
+        [sample] = samples
+        digest = hashlib.sha256()
+        for path in sample.images:
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+        [item] = self.collator.encode_each(samples)
+        return sample, item, digest.hexdigest()[:32] if sample.images else ""
+
+
+def keep_features(
+    model: nn.Module,
+    processor: Any,
+    samples: Sequence[Sample],
+    collator: Collator,
+    machine: MachineSection,
+    *,
+    half: torch.dtype | None,
+    folder: Path,
+    progress: Progress,
+) -> VisionCache | None:
+    """Return the training set with its vision features, computed by the model's own encoder; None if that is off.
+
+    Args:
+        model: as it trains, on its device; its vision encoder frozen.
+        processor: its processor, which makes pixels of pictures.
+        samples: the training set.
+        collator: encodes it.
+        machine: says where features are kept, and how many workers read pictures.
+        half: the half-precision type that the model computes in, if any.
+        folder: where features on disk are, one folder for each encoder and set of pictures.
+        progress: where to show it.
+
+    Raises:
+        ModelError: features of this model can't be kept, and why.
+        ArtifactError: there is no room for them, or those on disk are damaged.
+    """
+    if machine.cache_vision == "off" or not any(sample.images for sample in samples):
+        return None
+    tap, device = VisionTap(model), next(model.parameters()).device
+    maker = _Maker(tap, samples, collator, machine.workers, device, half, progress)
+    random_states = torch.random.fork_rng(devices=[])
+    with random_states, evaluating(model), torch.autocast(device.type, half or torch.bfloat16, enabled=bool(half)):
+        if machine.cache_vision == "memory":
+            memory = MemoryStore()
+            items = maker.run(memory.__setitem__, memory, None)
+            cache = VisionCache(tap, FeatureCollator(collator, items, memory))
+        else:
+            place = folder / _fingerprint(model, processor, samples, half)
+            made = Processes.launched().first(lambda: _write(maker, place))
+            progress.say(f"vision features {'written to' if made else 'read from'} {place}")
+            stored = DiskStore(place)
+            cache = VisionCache(tap, FeatureCollator(collator, maker.run(None, stored, place), stored))
+        pictured = [sample for sample in samples if sample.images][:_COMPARED]
+        progress.say(_compare(model, cache, collator, pictured, device))
+    return cache
+
+
+class _Maker:
+    """Goes once over a training set: encodes every sample, and runs the encoder on every new picture."""
+
+    def __init__(
+        self,
+        tap: VisionTap,
+        samples: Sequence[Sample],
+        collator: Collator,
+        workers: int,
+        device: torch.device,
+        half: torch.dtype | None,
+        progress: Progress,
+    ) -> None:
+        """Keep what the pass needs."""
+        self._tap, self._device, self._half, self._progress = tap, device, half, progress
+        self._samples = list(dict.fromkeys(samples))
+        self._pictures = len({sample.images for sample in self._samples if sample.images})
+        once: Any = self._samples
+        self._loader = DataLoader(once, batch_size=1, collate_fn=_Preparer(collator), num_workers=workers)
+        self._dtype: torch.dtype | None = None
+
+    def run(self, add: Add | None, known: Any, folder: Path | None) -> Items:
+        """Return the encoded samples, without pixels; features of pictures that are not `known` go to `add`.
+
+        Raises:
+            ArtifactError: without `add`, a picture is not known; or there is no room for its features.
+        """
+        items: Items = {}
+        waiting: dict[str, Batch] = {}
+        label = "vision features" if add else "tokens"
+        with self._progress.track(label, len(self._samples)) as advance:
+            for sample, item, key in self._loader:
+                items[sample] = (_without_pixels(item), key)
+                if key and key not in known and key not in waiting:
+                    if add is None:
+                        raise _other_pictures(folder, sample)
+                    waiting[key] = item.pictures
+                    if len(waiting) == _TOGETHER or self._dtype is None:
+                        self._compute(waiting, add, folder)
+                advance(1)
+            if waiting and add:
+                self._compute(waiting, add, folder)
+        return items
+
+    def _compute(self, waiting: dict[str, Batch], add: Add, folder: Path | None) -> None:
+        """Run the encoder on the waiting pictures, together where they have one size, and empty the list."""
+        shapes = {tuple(pictures[PIXELS].shape[1:]) for pictures in waiting.values()}
+        alike = all(set(pictures) == {PIXELS} and pictures[PIXELS].ndim == 4 for pictures in waiting.values())
+        counts = [pictures[PIXELS].shape[0] for pictures in waiting.values()]
+        found: list[torch.Tensor] = []
+        if alike and len(shapes) == 1:
+            pixels = torch.cat([pictures[PIXELS] for pictures in waiting.values()])
+            together = self._features({PIXELS: pixels})
+            found = list(together.split(counts)) if together.shape[0] == sum(counts) else []
+        found = found or [self._features(pictures) for pictures in waiting.values()]
+        self._settle(found[0], folder)
+        for key, features in zip(waiting, found, strict=True):
+            add(key, features.to("cpu", self._dtype))
+        waiting.clear()
+
+    def _features(self, pictures: Batch) -> torch.Tensor:
+        """Return the features of pictures of the CPU."""
+        return self._tap.features(moved(pictures, self._device))
+
+    def _settle(self, features: torch.Tensor, folder: Path | None) -> None:
+        """Choose the number format at the first picture, say how large all will be, and check that there is room."""
+        if self._dtype is not None:
+            return
+        rounds = self._half is not None and features.dtype not in HALF
+        halved = rounds and self._half is not None and self._tap.same_in_half(features, self._half)
+        self._dtype = self._half if halved else features.dtype
+        size = self._pictures * features.numel() * (2 if self._dtype in HALF else features.element_size())
+        place = "memory" if folder is None else str(folder)
+        self._progress.say(
+            f"vision features of {self._pictures} pictures: about {size / 2**30:.2f} GiB in {place},"
+            f" {str(self._dtype).removeprefix('torch.')}"
+        )
+        check_room(size, folder)
+
+
+def _write(maker: _Maker, place: Path) -> bool:
+    """Write the features to `place` unless they are there; return whether that was needed."""
+    if place.exists():
+        return False
+    with disk_writer(place) as writer:
+        maker.run(writer.add, writer.places, place)
+    return True
+
+
+def _without_pixels(item: Encoded) -> Encoded:
+    """Return the sample with only the shape of its pixels."""
+    if PIXELS not in item.pictures:
+        return item
+    rest = {name: value for name, value in item.pictures.items() if name != PIXELS}
+    return Encoded(item.tokens, {**rest, SHAPES: torch.tensor([list(item.pictures[PIXELS].shape)])})
+
+
+def _compare(
+    model: nn.Module, cache: VisionCache, collator: Collator, samples: Sequence[Sample], device: torch.device
+) -> str:
+    """Return how near hidden states on kept features come to those on pictures; refuse the model if they don't."""
+    # Also where all features were on disk the tap must see once what the encoder gives.
+    cache.tap.features(moved(collator.encode_each(samples[:1])[0].pictures, device))
+    real = hidden_states(model, moved(collator(samples), device))
+    try:
+        with cache.serving(moved(cache.collator(samples), device)) as batch:
+            kept = hidden_states(model, batch)
+    except (RuntimeError, ValueError, TypeError, IndexError, KeyError) as error:
+        raise uncached(f"its forward pass fails on kept features: {str(error).splitlines()[0]}") from error
+    difference = float((kept - real).norm() / real.norm())
+    half = any(parameter.dtype in HALF for parameter in model.parameters())
+    if not difference <= (_HALF_TOLERANCE if half else _TOLERANCE):
+        raise uncached(f"kept features change the hidden states of the first pictures, by {difference:.1%}")
+    return f"vision features: {len(samples)} samples get the hidden states of their pictures (within {difference:.1e})"
+
+
+def _fingerprint(model: nn.Module, processor: Any, samples: Sequence[Sample], half: torch.dtype | None) -> str:
+    """Return a name for the features: of the encoder's weights, the processor's settings and the pictures' files."""
+    core = unwrap(model)
+    anatomy = find_anatomy(core)
+    digest = hashlib.sha256(f"{anatomy.model_type} {half} {core.dtype}".encode())
+    for name in anatomy.vision_names:
+        for key, tensor in sorted(core.get_submodule(name).state_dict().items()):
+            digest.update(f"{key} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    vision = {key: value for key, value in core.config.to_dict().items() if "vision" in key}
+    pictures = getattr(processor, "image_processor", None)
+    settings = pictures.to_dict() if pictures is not None else {}
+    digest.update(json.dumps([vision, settings], sort_keys=True, default=str).encode())
+    for path in sorted({path for sample in samples for path in sample.images}):
+        status = path.stat()
+        digest.update(f"{path.name} {status.st_size} {status.st_mtime_ns}".encode())
+    return digest.hexdigest()[:16]
+
+
+def _other_pictures(folder: Path | None, sample: Sample) -> ArtifactError:
+    """Return the error for features on disk that lack a picture."""
+    return ArtifactError(
+        f"{folder} has no features of the picture of sample {sample.id!r}",
+        "features of the training pictures as they are now",
+        "remove that folder: it is made anew",
+    )
