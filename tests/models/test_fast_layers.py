@@ -24,7 +24,7 @@ from striate.training.layer_function import LayerFunction, kind_of, refusal
 
 # The compiler's trace is written for tools; capturing it takes longer than compiling.
 logging.getLogger("torch.__trace").propagate = False
-FAMILIES = ["llava", "qwen2_5_vl", "gemma3", "internvl", "idefics3", "paligemma", "qwen3_vl"]
+FAMILIES = ["llava", "qwen2_5_vl", "gemma3", "internvl", "qwen3_vl"]
 
 
 def region_of(model: Any) -> Region:
@@ -80,8 +80,9 @@ def test_loss_and_gradients_are_the_plain_ones(name: str, family_builder: Any) -
     assert layers.describe().startswith(f"{len(decoder_layers(model))} of {len(decoder_layers(model))} decoder layers")
 
 
-@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "internvl", "gemma3"])
-@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize(
+    ("name", "method"), [("llava", "lora"), ("llava", "full"), ("qwen2_5_vl", "lora"), ("gemma3", "full")]
+)
 def test_the_last_layer_at_answers_only(name: str, method: str, family_builder: Any) -> None:
     """Same loss and gradients, where a family's layer has the known form; else the whole layer."""
     model, inputs = family_builder(name)
