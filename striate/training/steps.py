@@ -138,6 +138,12 @@ class StepTrainer(Trainer):
                 taken = stack.enter_context(self.vision.serving(taken))
             yield taken
 
+    def _prepare_input(self, data: Any) -> Any:
+        """Return the data on the device; what lies in pinned memory is copied while the device computes."""
+        if isinstance(data, torch.Tensor) and data.is_pinned() and not self.is_deepspeed_enabled:
+            return data.to(self.args.device, non_blocking=True)
+        return super()._prepare_input(data)
+
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor | int | None:
         """Return the answer tokens of the whole step, those of other processes included."""
         labels = [batch["labels"][:, 1:] for batches in batch_samples for batch in batches]
