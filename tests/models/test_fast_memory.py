@@ -77,9 +77,7 @@ def kept_bytes(model: Any, index: int, lean: bool) -> float:
     return sum(seen.values()) / (ROWS * LENGTH)
 
 
-@pytest.mark.parametrize(
-    ("method", "index", "lean"), [("lora", 0, False), ("lora", 1, False), ("lora", 1, True), ("full", 0, False)]
-)
+@pytest.mark.parametrize(("method", "index", "lean"), [("lora", 0, False), ("lora", 1, True), ("full", 0, False)])
 def test_a_layer_keeps_what_is_forecast(method: str, index: int, lean: bool) -> None:
     model, shape = build(method)
     settings = Settings(method=method, r=RANK, fused=True, lean=lean)  # type: ignore[arg-type]
