@@ -12,7 +12,7 @@ from accelerate.utils import DistributedType, save_fsdp_optimizer
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import Trainer
-from transformers.trainer import SCHEDULER_NAME
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from striate.data.encoding import IGNORED
 from striate.data.packing import SEGMENTS, Batch
@@ -105,6 +105,14 @@ class StepTrainer(Trainer):
         save_fsdp_optimizer(plugin, self.accelerator, self.optimizer, self.model, output_dir)
         if self.args.should_save:
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Read what was written; Hugging Face's reads it to the device, which older ones can't do on several CPUs."""
+        if checkpoint is None or self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        for part, name in ((self.optimizer, OPTIMIZER_NAME), (self.lr_scheduler, SCHEDULER_NAME)):
+            part.load_state_dict(torch.load(Path(checkpoint) / name, map_location="cpu", weights_only=True))
 
     def _levelled(self, batches: list[Batch]) -> list[Batch]:
         """Return as many batches as every other process has, where they must run alike."""
