@@ -10,7 +10,7 @@ code: keep `output_hidden_states`, then loop over samples, layers and tokens in 
     python benchmarks/analysis_cost.py --tiny                   a toy on the CPU, in seconds
 
 Prints one JSON line of the machine, one a case, and a table. Times are medians over rounds, with their lowest and
-highest; ratios are taken within a round. Peaks are the device's, or the process's on a CPU.
+highest; ratios are taken within a round; the loop's are of one sample, times the batch size. Peaks are the device's, or the process's on a CPU.
 """
 
 from __future__ import annotations
@@ -63,13 +63,14 @@ class Measured:
 
 @dataclass
 class Bench:
-    """The model, one batch of inputs, and what its positions hold."""
+    """The model, one batch of inputs, what its positions hold, and how many of its rows the loop over tokens takes."""
 
     model: Any
     anatomy: Anatomy
     inputs: dict[str, Tensor]
     masks: TokenMasks
     device: torch.device
+    looped: int = 1
 
     def forward(self, **options: Any) -> Any:
         """Return the output of one pass, with logits of one position."""
@@ -91,8 +92,9 @@ class Bench:
         sums = [0.0] * self.anatomy.num_layers
         count = 0
         for _ in range(batches):
-            states = self.forward(output_hidden_states=True).hidden_states
-            for row in range(states[0].shape[0]):
+            rows = {name: value[: self.looped] for name, value in self.inputs.items()}
+            states = self.model(**rows, use_cache=False, logits_to_keep=1, output_hidden_states=True).hidden_states
+            for row in range(self.looped):
                 count += states[0].shape[1]
                 for layer in range(self.anatomy.num_layers):
                     for token in range(states[0].shape[1]):
@@ -177,7 +179,9 @@ def measure(bench: Bench, args: argparse.Namespace) -> dict[str, Measured]:
     }
     if args.loop_rounds:
         cases[LOOP] = (bench.loop, 1)
-    found = {name: Measured(count * args.batch) for name, (_, count) in cases.items()}
+    found = {
+        name: Measured(count * (bench.looped if name == LOOP else args.batch)) for name, (_, count) in cases.items()
+    }
     for _, (work, _) in list(cases.items())[:4]:
         work(1)
     for number in range(args.rounds):
@@ -189,8 +193,9 @@ def measure(bench: Bench, args: argparse.Namespace) -> dict[str, Measured]:
             begin, cpu_begin = time.perf_counter(), time.process_time()
             work(count)
             bench.wait()
-            found[name].ms.append(1e3 * (time.perf_counter() - begin) / count)
-            found[name].cpu_ms.append(1e3 * (time.process_time() - cpu_begin) / count)
+            whole = args.batch / bench.looped if name == LOOP else 1
+            found[name].ms.append(1e3 * whole * (time.perf_counter() - begin) / count)
+            found[name].cpu_ms.append(1e3 * whole * (time.process_time() - cpu_begin) / count)
             found[name].peak_gib = max(found[name].peak_gib, bench.peak_gib())
     return found
 
@@ -240,7 +245,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="a toy on the CPU")
     parser.add_argument("--samples", type=int, help="samples of each of the first four cases, over all rounds")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--loop-rounds", type=int, default=2, help="rounds of the loop over tokens, one batch each")
+    parser.add_argument("--loop-rounds", type=int, default=2, help="rounds of the loop over tokens, one sample each")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--text-tokens", type=int, help="text tokens a sample")
     parser.add_argument("--out", type=Path, help="a file to write the lines to as well")
