@@ -25,22 +25,25 @@ def run_in_batches(
     budget: Budget,
     finished: Callable[[list[int], list[Result]], None],
     order: Callable[[Entry], Any] | None = None,
+    read: Callable[[Entry], int] | None = None,
 ) -> list[Result]:
     """Return `run`'s result for every entry, in the order of `entries`.
 
     Entries are sorted by `length` (tokens, those still to be written included), longest first, so that a batch has
     little padding and memory runs out early or never. A batch takes what `budget` has room for; one entry is the least.
     When memory runs out the budget shrinks, and the batches that follow keep to what fitted. `finished` is told of each
-    batch: the places of its entries and their results. `order` is another key to sort by, largest first.
+    batch: the places of its entries and their results. `order` is another key to sort by, largest first;
+    `read` is how many tokens of an entry's rows are read at once, if not all.
 
     Raises:
         ModelError: the device has too little memory for a single entry.
     """
-    key = order or length
+    key, width = order or length, read or length
     places = sorted(range(len(entries)), key=lambda index: key(entries[index]), reverse=True)
     results: dict[int, Result] = {}
     while places:
-        size = budget.fitting([(length(entries[index]), rows(entries[index])) for index in places[: budget.rows]])
+        next_up = [entries[index] for index in places[: budget.rows]]
+        size = budget.fitting([(length(entry), rows(entry), width(entry)) for entry in next_up])
         batch = places[:size]
         found = attempt([entries[index] for index in batch], run, budget, length, rows)
         if found is None:

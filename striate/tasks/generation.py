@@ -60,6 +60,7 @@ def answer_replies(
                     partial(ask, sitting),
                     length=lambda prompt: len(prompt.ids) + max_new_tokens,
                     order=_starts_together(window),
+                    read=lambda prompt: len(prompt.ids) - (prompt.shared if starts.shares else 0),
                     rows=lambda prompt: 1,
                     budget=sitting.budget,
                     finished=sitting.finisher([group[prompt.place] for prompt in window]),

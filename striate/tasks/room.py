@@ -9,7 +9,7 @@ import torch
 from striate.models.anatomy import unwrap
 from striate.tasks.sitting import Budget
 
-CPU_ROWS, CPU_TOKENS = 64, 16384
+CPU_ROWS, CPU_TOKENS = 128, 16384
 ACCELERATOR_ROWS, FALLBACK_TOKENS = 512, 65536
 SHARE = 0.4
 LEAST_TOKENS = 4096

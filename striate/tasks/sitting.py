@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field
 from striate.artifacts import AskingFacts
 from striate.tasks.items import Item, Reply
 
+MOST_PADDED = 4 / 3
+
 
 @dataclass
 class Budget:
@@ -25,14 +27,19 @@ class Budget:
     out_of_memory: int = 0
     largest: int = 0
 
-    def fitting(self, entries: Sequence[tuple[int, int]]) -> int:
-        """Return how many of `entries`, pairs of length in tokens and rows, fit side by side; one is the least."""
-        count = taken = longest = 0
-        for length, rows in entries:
-            longest = max(longest, length)
-            if count and not self.holds(taken + rows, longest):
+    def fitting(self, entries: Sequence[tuple[int, int, int]]) -> int:
+        """Return how many of `entries` fit side by side; one is the least.
+
+        An entry is its length in tokens, its rows, and how many tokens of each row are read at once. A batch of a
+        quarter of `rows` takes no more rows once a quarter of what it reads would be padding.
+        """
+        count = taken = longest = widest = read = 0
+        for length, rows, width in entries:
+            longest, widest = max(longest, length), max(widest, width)
+            padded = widest * (taken + rows) > MOST_PADDED * (read + rows * width)
+            if count and (not self.holds(taken + rows, longest) or (padded and 4 * taken >= self.rows)):
                 break
-            count, taken = count + 1, taken + rows
+            count, taken, read = count + 1, taken + rows, read + rows * width
         return count
 
     def holds(self, rows: int, longest: int) -> bool:

@@ -29,6 +29,11 @@ class Starts:
         self._why_not: str | None = None
         self._proved = False
 
+    @property
+    def shares(self) -> bool:
+        """Whether starts are shared, as far as is known."""
+        return not self._why_not
+
     def read(self, prompts: Sequence[Prompt]) -> Rows | None:
         """Return the rows of `prompts`, read; None where the model has to generate by itself, for the reason tallied.
 

@@ -334,6 +334,13 @@ def test_batches_keep_to_their_tokens_padding_included() -> None:
     assert sizes == [1, 2, 3]
 
 
+def test_a_batch_closes_when_a_quarter_of_it_would_be_padding() -> None:
+    entries = [(40, 1, 40)] * 6 + [(20, 1, 20)] * 6
+    assert Budget(rows=8, tokens=10**6).fitting(entries) == 8
+    assert Budget(rows=16, tokens=10**6).fitting([(40, 1, 40)] * 4 + [(10, 1, 10)] * 12) == 6
+    assert Budget(rows=64, tokens=10**6).fitting([(40, 1, 40)] * 4 + [(10, 1, 10)] * 12) == 16
+
+
 def test_a_batch_that_does_not_fit_is_halved_and_the_size_that_fits_is_kept() -> None:
     sizes: list[int] = []
 
