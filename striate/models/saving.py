@@ -51,4 +51,10 @@ def renumbered(region: Region, old_to_new: Mapping[int, int]) -> Region:
         return region
     layers = tuple(old_to_new[layer] for layer in region.layers)
     spec = f"ids:{','.join(map(str, layers))}" if layers else "none"
-    return Region(layers=layers, num_layers=len(old_to_new), spec=spec, selector="ids" if layers else "none")
+    return Region(
+        layers=layers,
+        num_layers=len(old_to_new),
+        spec=spec,
+        selector="ids" if layers else "none",
+        image_tokens=region.image_tokens,
+    )

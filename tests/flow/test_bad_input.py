@@ -65,10 +65,11 @@ class Case:
 
 
 NOTHING: tuple[str, ...] = ()
-ANALYZED = ("config.yaml", "run.json", "scores.json")
+STARTED = ("config.yaml", "run.json")
+ANALYZED = (*STARTED, "scores.json")
 SELECTED = (*ANALYZED, "region.json")
 CHECK = ("check", "CONFIG")
-STAGE: dict[str, Any] = {"command": ("select", "CONFIG", "--out", "OUT"), "left": ("config.yaml", "run.json")}
+STAGE: dict[str, Any] = {"command": ("select", "CONFIG", "--out", "OUT"), "left": STARTED}
 
 
 def _text_only(place: Place) -> None:
@@ -80,14 +81,14 @@ def _text_only(place: Place) -> None:
 
 
 def _full_disk(place: Place) -> None:
-    original = Path.write_text
+    original = Path.write_bytes
 
     def write(self: Path, *args: Any, **more: Any) -> int:
-        if ".scores.json." in self.name or self.name.startswith(".scores.json"):
+        if self.name.startswith(".scores.json"):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return original(self, *args, **more)
 
-    place.monkeypatch.setattr(Path, "write_text", write)
+    place.monkeypatch.setattr(Path, "write_bytes", write)
 
 
 def _full_disk_at_checkpoint(place: Place) -> None:
@@ -146,7 +147,7 @@ def _corrupt(place: Place) -> None:
     place.truncate("images/square_00.png", 0.5)
 
 
-REGION: dict[str, Any] = {"left": ("config.yaml", "run.json")}
+REGION: dict[str, Any] = {"left": STARTED}
 CASES = [
     # region SPECs
     Case("unknown selector", "region 'unifrom:2': unknown selector 'unifrom'", ("select.region=unifrom:2",), **REGION,
@@ -164,8 +165,8 @@ CASES = [
     Case("region file that is missing", "can't read none/region.json: No such file or directory",
          ("select.region=none/region.json",), **REGION),
     Case("published list on another depth", "region 'paper:", ("select.region=paper:uniform",), **REGION),
-    Case("scorer that was not run", "no scores of 'angular-distance' here\n  allowed: block-influence, modality-block",
-         ("select.region=scores:angular-distance:2",), left=ANALYZED),
+    Case("scorer that was not run", "needs scores of 'angular-distance', and analyze.scorers does not name it",
+         ("select.region=scores:angular-distance:2",), left=STARTED, more=("add 'angular-distance' to analyze.sc",)),
     Case("scores before analyze", "has no scores.json yet\n  allowed: a run folder where `striate analyze` has run",
          ("select.region=scores:block-influence:2",), **STAGE),
     Case("empty region, no adapter", "region 'none' gives LoRA no linear layer to adapt", ("select.region=none",),
@@ -176,7 +177,7 @@ CASES = [
     Case("unknown scorer", "unknown scorer 'block-influense'\n  allowed: block-influence, ",
          ("analyze.scorers=[block-influense]", "prune.remove=0"),
          more=("did you mean 'block-influence'? see `striate ls scorers`",)),
-    Case("unknown metric", "test.jsonl:2: unknown metric 'exakt'\n  allowed: exact, choice, ",
+    Case("unknown metric", "test.jsonl:2: unknown metric 'exakt'\n  allowed: exact, normalised, ",
          prepare=lambda place: place.test_row(metric="exakt"), command=CHECK, left=NOTHING,
          more=("did you mean 'exact'? mend that line",)),
     Case("unknown pack", "unknown built-in pack 'builtin:easy-vqua'\n  allowed: builtin:easy-vqa, ",
