@@ -10,7 +10,8 @@ code: keep `output_hidden_states`, then loop over samples, layers and tokens in 
     python benchmarks/analysis_cost.py --tiny                   a toy on the CPU, in seconds
 
 Prints one JSON line of the machine, one a case, and a table. Times are medians over rounds, with their lowest and
-highest; ratios are taken within a round; the loop's are of one sample, times the batch size. Peaks are the device's, or the process's on a CPU.
+highest; ratios are taken within a round; the loop's are of one sample, times the batch size. Peaks are the device's, or
+the process's on a CPU.
 """
 
 from __future__ import annotations

@@ -81,7 +81,6 @@ def forecast_memory(shape: ModelShape, region: Region, settings: Settings) -> Me
     moments = [persistent + copies + activations + ends]
     done = 0.0
     for index in reversed(range(len(shape.layers))):
-        layer = shape.layers[index]
         recomputed = whole[index] if settings.recomputes(index) else 0.0
         grown = 0.0 if settings.accumulated else done
         held = 0.0 if settings.checkpointing else copies
