@@ -265,7 +265,7 @@ def main() -> None:
         found = measure(bench, args)
     name = torch.cuda.get_device_name() if bench.device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     machine: dict[str, Any] = {"device": name, "torch": torch.__version__, "transformers": transformers.__version__}
-    machine |= {"model": "tiny" if args.tiny else " ".join(args.model), "batch": args.batch}
+    machine |= {"model": "tiny" if args.tiny else Path(args.model[-1]).name, "batch": args.batch}
     machine |= {"tokens": bench.inputs["input_ids"].shape[1], "layers": bench.anatomy.num_layers}
     lines = [line_of(name, one, found[PLAIN], args.batch) for name, one in found.items()]
     text = "".join(json.dumps(line) + "\n" for line in [machine, *lines])

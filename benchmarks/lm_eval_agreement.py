@@ -54,7 +54,7 @@ def main() -> int:
     samples = _harness(loaded, items)
     theirs = time.perf_counter()
     facts = {
-        "model": options.model,
+        "model": Path(options.model).name,
         "pack": options.pack.name,
         "items": len(items),
         "device": str(loaded.model.device),

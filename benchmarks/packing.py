@@ -204,7 +204,7 @@ def lines(args: argparse.Namespace, device: str) -> Iterator[dict[str, Any]]:
     yield {
         "device": name,
         "torch": torch.__version__,
-        "model": " ".join(args.model),
+        "model": Path(args.model[-1]).name,
         "region": args.region,
         "method": args.method,
         "batch": args.batch,
