@@ -1,28 +1,55 @@
-"""What stages hand to each other: small, strict, versioned documents, written whole or not at all."""
+"""What stages hand to each other. Documents of evaluation live in a module of their own, and are found here too."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
+from striate.documents import Document, DocumentT, read_document, read_lines, write_document, write_lines
 from striate.errors import ArtifactError, SpecError
-from striate.writing import write_text
+from striate.evaluation_documents import (
+    AskingFacts,
+    Difference,
+    EvalRecord,
+    GateResult,
+    GateRow,
+    Kind,
+    Prediction,
+    Retention,
+    SuiteRecord,
+    TaskScore,
+)
 
-Modality = Literal["all", "image", "text"]
-Kind = Literal["visual", "text"]
-
-
-class Document(BaseModel):
-    """Base of all artifacts: unknown keys are errors, instances are immutable."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-DocumentT = TypeVar("DocumentT", bound=Document)
+__all__ = [
+    "AskingFacts",
+    "ComponentCount",
+    "Difference",
+    "Document",
+    "DocumentT",
+    "EvalRecord",
+    "GateResult",
+    "GateRow",
+    "Kind",
+    "LayerScores",
+    "Peak",
+    "Prediction",
+    "PruneRecord",
+    "Region",
+    "Resampled",
+    "Retention",
+    "Scores",
+    "SelfTest",
+    "SplitHalf",
+    "SuiteRecord",
+    "TaskScore",
+    "TrainRecord",
+    "Trainable",
+    "read_document",
+    "read_lines",
+    "write_document",
+    "write_lines",
+]
 
 
 class Region(Document):
@@ -249,272 +276,3 @@ class PruneRecord(Document):
     parameters_after: int
     self_test: SelfTest | None = None
     seconds: float = 0.0
-
-
-class Prediction(Document):
-    """One model's answer to one test item, and its score (0 to 1; perplexity items: nats a token).
-
-    `picture` is a short fingerprint of the picture's content: items that share it are no independent observations.
-    """
-
-    id: str
-    pack: str
-    task: str
-    metric: str
-    question: str
-    image: str | None = None
-    expected: tuple[str, ...] = ()
-    answer: str = ""
-    score: float
-    weight: float = 1.0
-    unparsed: bool = False
-    choices: tuple[str, ...] = ()
-    picture: str = ""
-
-    @property
-    def cluster(self) -> str:
-        """What is drawn as one in a bootstrap: the item's picture, or the item itself where it has none."""
-        return self.picture or self.image or f"{self.pack}/{self.id}"
-
-
-class TaskScore(Document):
-    """One task's mean score with a 95% bootstrap interval; `unparsed` counts answers that had no readable form.
-
-    `clusters` counts the pictures (or items without one) that the `n` items come from; `details` holds further figures
-    of the metric, such as precision and yes-rate.
-    """
-
-    pack: str
-    task: str
-    metric: str
-    kind: Kind
-    n: int
-    score: float
-    low: float
-    high: float
-    unparsed: int = 0
-    clusters: int = 0
-    details: dict[str, float] = Field(default_factory=dict)
-
-
-class AskingFacts(Document):
-    """How a model was asked: what it read and wrote, in how many batches, and what was not done twice.
-
-    Attributes:
-        items: items asked in this sitting.
-        resumed: items whose replies an interrupted sitting had kept.
-        seconds: of asking, without scoring.
-        prompt_tokens: tokens of the prompts, image tokens included, padding not.
-        shared_tokens: those of them that were read once for several items.
-        new_tokens: tokens written, up to and without each answer's end.
-        batches: passes of a batch from its prompt to its last token.
-        largest_batch: the most rows that ran side by side.
-        token_budget: the most tokens of a batch, padding and new tokens included, at the end.
-        out_of_memory: how often a batch had to be made smaller.
-        pictures_encoded: pictures that went through the vision encoder.
-        pictures_reused: pictures whose features were kept from an earlier question.
-        reuse: how pictures that are asked several times are not encoded again, or why they are.
-    """
-
-    items: int
-    resumed: int = 0
-    seconds: float
-    prompt_tokens: int = 0
-    shared_tokens: int = 0
-    new_tokens: int = 0
-    batches: int = 0
-    largest_batch: int = 0
-    token_budget: int = 0
-    out_of_memory: int = 0
-    pictures_encoded: int = 0
-    pictures_reused: int = 0
-    reuse: str = ""
-
-    @property
-    def items_per_second(self) -> float:
-        """Items of this sitting a second; 0 when all replies were kept."""
-        return self.items / self.seconds if self.items and self.seconds else 0.0
-
-
-class EvalRecord(Document):
-    """One model's scores on every task (`eval/LABEL.json`)."""
-
-    version: Literal[1] = 1
-    label: str
-    model: str
-    tasks: tuple[TaskScore, ...]
-    visual: float | None
-    text: float | None
-    parameters: int
-    num_layers: int
-    size_bytes: int = 0
-    seconds: float
-    peak_memory_gib: float
-    asking: AskingFacts | None = None
-
-
-class Difference(Document):
-    """A paired comparison of a model with the baseline on the same items, with a 95% bootstrap interval.
-
-    Attributes:
-        clusters: how many pictures (or items without one) the `n` items come from; the bootstrap draws these.
-        right_to_wrong: items that only the baseline got right; None where scores are graded.
-        wrong_to_right: items that only this model got right; None where scores are graded.
-        mcnemar_p: two-sided exact p of these two counts (McNemar 1947); None where scores are graded.
-        resolvable: the smallest true difference that a sample like this one tells from none in 80% of repetitions.
-    """
-
-    label: str
-    baseline: str
-    pack: str
-    task: str
-    kind: Kind
-    metric: str
-    n: int
-    baseline_score: float
-    score: float
-    difference: float
-    low: float
-    high: float
-    retention: float | None
-    retention_low: float | None = None
-    retention_high: float | None = None
-    clusters: int = 0
-    right_to_wrong: int | None = None
-    wrong_to_right: int | None = None
-    mcnemar_p: float | None = None
-    resolvable: float | None = None
-
-
-class Retention(Document):
-    """All paired comparisons with the baseline (`eval/retention.json`); `interval` says how intervals were made."""
-
-    version: Literal[1] = 1
-    baseline: str
-    repetitions: int
-    rows: tuple[Difference, ...]
-    interval: str = ""
-
-
-class GateRow(Document):
-    """One model held against one condition of the gate, such as `visual>=99`.
-
-    Attributes:
-        condition: the condition as it was written.
-        scope: `visual`, `text`, a pack, or PACK/TASK.
-        threshold: the least retention, in %.
-        retention: the model's retention of the baseline, in %, with its 95% interval `low` to `high`.
-        n: items, drawn from `clusters` pictures (or items without one).
-        passed: whether the retention reaches the threshold.
-        resolvable: whether the whole interval lies on one side of the threshold: the sample is large enough to tell.
-        needed_n: items of this kind that would make it so; None where that can't be forecast.
-    """
-
-    condition: str
-    label: str
-    scope: str
-    threshold: float
-    retention: float | None
-    low: float | None = None
-    high: float | None = None
-    n: int
-    clusters: int = 0
-    passed: bool
-    resolvable: bool
-    needed_n: int | None = None
-
-
-class GateResult(Document):
-    """What the gate said of every model (`eval/gate.json`)."""
-
-    version: Literal[1] = 1
-    gate: str
-    baseline: str
-    rows: tuple[GateRow, ...]
-
-    @property
-    def passed(self) -> bool:
-        """Whether every model meets every condition."""
-        return all(row.passed for row in self.rows)
-
-
-class SuiteRecord(Document):
-    """What a harness measured on one model (`eval/suites/LABEL.SUITE.json`).
-
-    Attributes:
-        label: what the model is called in the run.
-        model: where the model comes from.
-        harness: `lm-eval` or `lmms-eval`, in `harness_version`.
-        packages: versions of the libraries underneath.
-        tasks: as they were asked for; groups count as one.
-        task_versions: the harness's version of every task.
-        limit: the most items of each task, if any.
-        samples: how many items of each task were asked.
-        figures: by task, the harness's own metrics with their standard errors.
-        seconds: how long it took, without loading the model.
-    """
-
-    version: Literal[1] = 1
-    label: str
-    model: str
-    harness: str
-    harness_version: str
-    packages: dict[str, str]
-    tasks: tuple[str, ...]
-    task_versions: dict[str, str] = Field(default_factory=dict)
-    limit: int | None = None
-    samples: dict[str, int]
-    figures: dict[str, dict[str, float]]
-    seconds: float
-
-    @property
-    def suite(self) -> str:
-        """The suite as it is written in a config, less its folder."""
-        return f"{self.harness}:{','.join(self.tasks)}"
-
-
-def write_document(path: Path, document: Document) -> None:
-    """Write `document` as indented JSON to `path`, whole or not at all."""
-    write_text(path, document.model_dump_json(indent=2) + "\n")
-
-
-def read_document(path: Path, kind: type[DocumentT]) -> DocumentT:
-    """Return the `kind` stored at `path`.
-
-    Raises:
-        ArtifactError: missing, not JSON, or not of this kind.
-    """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ArtifactError(
-            f"can't read {path}: {error.strerror or error}",
-            f"a file that holds a {kind.__name__}",
-            "run the stage that writes it first",
-        ) from error
-    try:
-        return kind.model_validate_json(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the document"
-        raise ArtifactError(
-            f"{path} is not a {kind.__name__}: {place}: {first['msg']}",
-            f"a file that striate wrote as {kind.__name__}",
-            "delete it and run its stage again",
-        ) from error
-
-
-def write_lines(path: Path, documents: Sequence[Document]) -> None:
-    """Write `documents` as JSON lines, whole or not at all."""
-    write_text(path, "".join(document.model_dump_json() + "\n" for document in documents))
-
-
-def read_lines(path: Path, kind: type[DocumentT]) -> list[DocumentT]:
-    """Return the JSON lines of `path`, each as a `kind`."""
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-        return [kind.model_validate(json.loads(line)) for line in lines if line]
-    except (OSError, ValueError) as error:
-        raise ArtifactError(
-            f"can't read {path}: {error}", f"JSON lines, each a {kind.__name__}", "run the stage that writes it again"
-        ) from error

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from striate.artifacts import Region, Scores, write_text
+from striate.artifacts import Region, Scores
 from striate.errors import StriateError
 from striate.reporting.findings import Findings, gather
 from striate.reporting.page import draw_page
 from striate.selectors.spec import resolve
+from striate.writing import write_text
 
 RULES = ("uniform", "bottom", "middle", "top", "hybrid")
 

@@ -34,10 +34,10 @@ from striate.artifacts import (
     TrainRecord,
     write_document,
     write_lines,
-    write_text,
 )
 from striate.config import RunConfig, dump_config
 from striate.run_folder import RunRecord, StageRecord
+from striate.writing import write_text
 
 LAYERS = 30
 REMOVED = (9, 17, 21)

@@ -16,10 +16,10 @@ from striate.artifacts import (
     Scores,
     read_document,
     write_document,
-    write_text,
 )
 from striate.errors import ArtifactError
 from striate.stages.report import report
+from striate.writing import write_text
 
 MakeRun = Callable[[Path], Path]
 LABELS = ("start", "tuned", "pruned")

@@ -25,7 +25,6 @@ from striate.artifacts import (
     read_document,
     read_lines,
     write_document,
-    write_text,
 )
 from striate.reporting.changes import p_value
 from striate.reporting.examples import choose
@@ -37,6 +36,7 @@ from striate.reporting.scatter import COSTS, items_per_second, points_of
 from striate.reporting.svg import NARROW, WIDE
 from striate.reporting.thumbnails import Album, longest_side, thumbnail
 from striate.stages.report import report
+from striate.writing import write_text
 
 MakeRun = Callable[[Path], Path]
 LABELS = ("start", "tuned", "pruned")
