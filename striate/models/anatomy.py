@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from striate.errors import ModelError
 from striate.models.families import family_of
@@ -75,6 +76,10 @@ class Anatomy:
     companion_names: tuple[str, ...] = ()
     encoder_decoder: bool = False
     cross_attends: bool = False
+
+    def image_mask(self, ids_BT: Tensor) -> Tensor:
+        """Return which of the token ids `ids_BT` stand for image tokens, bool, shape (B, T)."""
+        return torch.isin(ids_BT, torch.tensor(self.image_token_ids, dtype=ids_BT.dtype, device=ids_BT.device))
 
 
 def find_anatomy(model: nn.Module) -> Anatomy:

@@ -18,7 +18,6 @@ from pathlib import Path
 from types import MethodType
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -109,8 +108,7 @@ class ImageSkip:
                 "a forward pass with input_ids",
                 "pass input_ids and pixel_values instead of inputs_embeds",
             )
-        tokens = torch.tensor(self._anatomy.image_token_ids, device=ids.device, dtype=ids.dtype)
-        self._places = Places.of(torch.isin(ids, tokens))
+        self._places = Places.of(self._anatomy.image_mask(ids))
 
     def _forward_of(self, index: int) -> Callable[..., Any]:
         """Return the forward method of layer `index`, which is outside the region."""

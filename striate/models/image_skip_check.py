@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from striate.artifacts import Region
 from striate.errors import ModelError
 from striate.models.anatomy import decoder_layers, find_anatomy, unwrap
+from striate.models.answer_logits import on_device
 from striate.models.image_skip import ImageSkip
 
 # Largest ||a - b|| / ||b|| of what whole layers give with the image tokens put back, by number format.
@@ -25,13 +26,12 @@ def check_rule(model: nn.Module, region: Region, batch: Mapping[str, Any]) -> No
         ModelError: it does not, or it can't hold for this model.
     """
     core = unwrap(model)
-    inputs = {name: _placed(value, core) for name, value in batch.items() if name != "labels"}
-    ids_BT = inputs["input_ids"]
-    tokens = torch.tensor(find_anatomy(core).image_token_ids, device=ids_BT.device, dtype=ids_BT.dtype)
+    inputs = on_device(core, batch)
+    image_BT = find_anatomy(core).image_mask(inputs["input_ids"])
     with torch.no_grad():
         with ImageSkip(core, region):
             found = core(**inputs).logits
-        with put_back(decoder_layers(core), region, torch.isin(ids_BT, tokens)):
+        with put_back(decoder_layers(core), region, image_BT):
             expected = core(**inputs).logits
     attended_BT = inputs["attention_mask"].bool()
     found, expected = found[attended_BT].float(), expected[attended_BT].float()
@@ -67,10 +67,3 @@ def _undo(image_BT: Tensor) -> Callable[..., Any]:
         return (after, *output[1:]) if isinstance(output, tuple) else after
 
     return hook
-
-
-def _placed(value: Any, core: Any) -> Any:
-    """Return a tensor on the model's device, pictures in its number format."""
-    if not isinstance(value, Tensor):
-        return value
-    return value.to(core.device, core.dtype) if value.is_floating_point() else value.to(core.device)

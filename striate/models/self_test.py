@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from transformers import PretrainedConfig
 from striate.artifacts import SelfTest
 from striate.errors import ModelError
 from striate.models.anatomy import unwrap
+from striate.models.eval_mode import evaluating
 from striate.models.loading import load_processor, load_weights
 
 NEW_TOKENS = 8
@@ -40,7 +40,7 @@ def self_test(
     reloaded = load_weights(path, device=core.device, dtype=core.dtype, attn_implementation=_attention(core.config))
     if processor is not None:
         _check_processor(processor, load_processor(path), path)
-    with torch.inference_mode(), _evaluating(model):
+    with torch.inference_mode(), evaluating(model):
         difference = _logit_difference(model, reloaded, inputs, path)
         _check_answers(reloaded, inputs, path)
     return SelfTest(prompts=_rows(inputs), max_logit_difference=difference, cached_equals_uncached=True)
@@ -137,15 +137,3 @@ def _placed(value: Any, core: Any) -> Any:
     if not isinstance(value, torch.Tensor):
         return value
     return value.to(core.device, core.dtype) if value.is_floating_point() else value.to(core.device)
-
-
-@contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    """Put every module in eval mode, and each back in its own mode afterwards."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training

@@ -93,12 +93,6 @@ def check_image_tokens(anatomy: Anatomy) -> None:
         )
 
 
-def image_mask(inputs: Mapping[str, Tensor], anatomy: Anatomy) -> Tensor:
-    """Return which positions hold image tokens, bool, shape (B, T)."""
-    ids_BT = inputs["input_ids"]
-    return torch.isin(ids_BT, torch.tensor(anatomy.image_token_ids, dtype=ids_BT.dtype, device=ids_BT.device))
-
-
 def _score(
     replay: Replay, core: Any, anatomy: Anatomy, batch: Mapping[str, Tensor], scorers: Sequence[AlteredScorer]
 ) -> dict[str, _Scored]:
@@ -106,7 +100,7 @@ def _score(
     inputs = on_device(core, batch)
     answers = Answers.of(batch["labels"]).to(inputs["input_ids"].device)
     recording = replay.record(inputs, answers.rows, answers.columns)
-    image_BT = image_mask(inputs, anatomy)
+    image_BT = anatomy.image_mask(inputs["input_ids"])
     skipped = {"image": image_BT, "text": ~image_BT, "answer": torch.ones_like(image_BT)}
     found: dict[str, _Scored] = {}
     for skips in dict.fromkeys(scorer.skips for scorer in scorers):

@@ -99,11 +99,10 @@ def token_masks(batch: Mapping[str, Tensor], anatomy: Anatomy) -> TokenMasks:
     ids_BT = batch["input_ids"]
     mask = batch.get("attention_mask")
     attended_BT = mask.bool() if mask is not None and mask.shape == ids_BT.shape else torch.ones_like(ids_BT).bool()
-    image_ids = torch.tensor(anatomy.image_token_ids, dtype=ids_BT.dtype, device=ids_BT.device)
     labels, positions = batch.get("labels"), batch.get("position_ids")
     return TokenMasks(
         attended_BT,
-        torch.isin(ids_BT, image_ids) & attended_BT,
+        anatomy.image_mask(ids_BT) & attended_BT,
         None if labels is None else (labels != IGNORED) & attended_BT,
         None if positions is None or positions.shape != ids_BT.shape else packed_samples(positions, attended_BT),
     )

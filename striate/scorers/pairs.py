@@ -21,7 +21,7 @@ from striate.models.anatomy import Anatomy
 from striate.models.answer_logits import on_device
 from striate.models.replay import Recording, Replay
 from striate.progress import Advance
-from striate.scorers.altered import check_image_tokens, image_mask
+from striate.scorers.altered import check_image_tokens
 from striate.scorers.answers import Answers, answer_losses
 from striate.scorers.batches import Batches
 from striate.scorers.kinds import LayerScorer
@@ -139,7 +139,7 @@ def _swap(
     answers = Answers.of(batch[0]["labels"]).to(first["input_ids"].device)
     theirs = replay.record(second, answers.rows, answers.columns)
     ours = replay.record(first, answers.rows, answers.columns)
-    image_BT1 = image_mask(first, anatomy)[..., None]
+    image_BT1 = anatomy.image_mask(first["input_ids"])[..., None]
     at: list[Tensor] = []
     on: list[Tensor] = []
     for layer, (call, other) in enumerate(zip(ours.calls, theirs.calls, strict=True)):

@@ -34,6 +34,13 @@ class Preferences:
         """Which pairs the model tells apart: it prefers each picture's own answer, shape (P,)."""
         return (self.first > 0) & (self.second < 0)
 
+    def shares(self, moved_PL: Floats) -> PartSums:
+        """Return the sums behind `sum(moved_PL) / sum(d_A - d_B)` over the known pairs, see `token_swap`."""
+        turn_P = np.where(self.known, self.first - self.second, 0.0)
+        # On average 1, so that counts are pairs.
+        unit = turn_P.sum() / max(1, self.known.sum()) or 1.0
+        return PartSums(np.where(self.known[:, None], moved_PL, 0.0) / unit, turn_P / unit)
+
 
 def token_swap(pairs: Preferences) -> PartSums:
     """Return what share of the turn from A's answer to B's comes from swapping image tokens at one layer alone.
@@ -45,11 +52,7 @@ def token_swap(pairs: Preferences) -> PartSums:
     swaps at one layer too, in the cache of keys and values, and counts changed answers; here the question's tokens read
     the swapped states as well, since they may carry what the answer says.
     """
-    turn_P = np.where(pairs.known, pairs.first - pairs.second, 0.0)
-    # On average 1, so that counts are pairs.
-    unit = turn_P.sum() / max(1, pairs.known.sum()) or 1.0
-    moved_PL = np.where(pairs.known[:, None], pairs.first[:, None] - pairs.at, 0.0)
-    return PartSums(moved_PL / unit, turn_P / unit)
+    return pairs.shares(pairs.first[:, None] - pairs.at)
 
 
 def token_swap_flips(pairs: Preferences) -> PartSums:
@@ -68,10 +71,8 @@ def token_swap_onward(pairs: Preferences) -> PartSums:
     of layer l is `e_l - e_(l+1)`; e behind the last layer is 0, and the scores of all layers add up to e_0, which is 1
     where pictures enter as image tokens alone. Unlike a swap at one layer it also finds what several layers read.
     """
-    turn_P = np.where(pairs.known, pairs.first - pairs.second, 0.0)
-    unit = turn_P.sum() / max(1, pairs.known.sum()) or 1.0
     later_PL = np.concatenate([pairs.onward[:, 1:], pairs.first[:, None]], axis=1)
-    return PartSums(np.where(pairs.known[:, None], later_PL - pairs.onward, 0.0) / unit, turn_P / unit)
+    return pairs.shares(later_PL - pairs.onward)
 
 
 _PAPER = "https://arxiv.org/abs/2509.24791"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +17,7 @@ from striate.data.picture_pairs import ATTRIBUTES
 from striate.data.samples import Sample
 from striate.errors import ConfigError, DataError, SpecError
 from striate.models.anatomy import Anatomy, check_decoder_only, find_anatomy, unwrap
+from striate.models.eval_mode import evaluating
 from striate.progress import Progress, Silent
 from striate.scorers import SCORERS, scorer_of
 from striate.scorers.altered import run_altered
@@ -90,7 +90,7 @@ def analyze(
         seed,
         progress or Silent(),
     )
-    with _evaluating(core):
+    with evaluating(core):
         found = run.everything(chosen)
     # Resamples go through the rows in this order, so that intervals don't depend on the input's order.
     rows = np.array(sorted(range(len(order)), key=lambda row: (samples[order[row]].id, order[row])), dtype=np.intp)
@@ -231,15 +231,3 @@ def _longest_first(samples: Sequence[Sample]) -> list[int]:
         key=lambda index: (len(samples[index].images), sum(len(turn.text) for turn in samples[index].messages)),
         reverse=True,
     )
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Put every module in eval mode, and each back in its own mode afterwards, whatever happens."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

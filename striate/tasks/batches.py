@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from striate.errors import ModelError
+from striate.models.eval_mode import evaluating
 from striate.tasks.sitting import Budget
 
 Entry = TypeVar("Entry")
@@ -85,14 +86,8 @@ def attempt(
 @contextmanager
 def asking_mode(model: Any) -> Iterator[None]:
     """Evaluate without gradients and without dropout; each module's training flag is put back afterwards."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        for module in training:
-            module.training = True
+    with evaluating(model), torch.inference_mode():
+        yield
 
 
 def padded(rows: Sequence[Sequence[int]], pad: int, side: str, device: torch.device) -> tuple[Tensor, Tensor]:

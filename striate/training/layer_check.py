@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from striate.models.eval_mode import evaluating
 from striate.training.frozen_fp8 import Fp8Linear
-from striate.training.layer_function import LayerFunction, without_dropout
+from striate.training.layer_function import LayerFunction
 
 # Largest ||a - b|| / ||b|| of what a layer adds to the residual stream, and of gradients, by number format.
 _OUTPUT = {torch.bfloat16: 0.05, torch.float16: 0.01, torch.float32: 1e-3, torch.float64: 1e-6}
@@ -42,7 +43,7 @@ def compare(
     args, kwargs = _detached(args), {name: _detached(value) for name, value in kwargs.items()}
     device = (args[0] if args else kwargs["hidden_states"]).device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        with torch.no_grad(), without_dropout(layer), without_dropout(function.template):
+        with torch.no_grad(), evaluating(layer), evaluating(function.template):
             expected = _first(original(*args, **kwargs))
             kwargs = {**kwargs, **more}
             expected = function.select(expected, kwargs)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from types import FunctionType
 from typing import Any
@@ -196,18 +195,6 @@ class LayerTensors:
         """Return what may change during training: which parameters train, which modules are in training mode."""
         training = [module.training for module in self._modules]
         return (*training, *(owner[key].requires_grad for _, owner, key in self._slots))
-
-
-@contextmanager
-def without_dropout(module: nn.Module) -> Iterator[None]:
-    """Take `module` and all inside it out of training mode for a while."""
-    before = [(one, one.training) for one in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for one, training in before:
-            one.training = training
 
 
 def _settings(module: nn.Module) -> tuple[Any, ...]:

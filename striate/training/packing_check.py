@@ -13,6 +13,7 @@ from striate.data.collate import Collator
 from striate.data.encoding import Encoded
 from striate.data.packing import SEGMENTS, Batch, split_row
 from striate.models.anatomy import unwrap
+from striate.models.eval_mode import evaluating
 from striate.models.stack import decoder_config, decoder_layers
 from striate.training.modes import HALF
 from striate.training.packed_attention import Layout, PackedRows, refused
@@ -72,7 +73,7 @@ def check_packing(
         return "packing: one sample is not compared"
     device = next(model.parameters()).device
     row = moved(packing.prepared(collator.pack(items)), device)
-    with evaluating(model):
+    with evaluating(model), torch.no_grad():
         try:
             with packing.attending(row) as inputs:
                 together = hidden_states(model, inputs)
@@ -132,16 +133,3 @@ def hidden_states(model: nn.Module, inputs: Batch) -> torch.Tensor:
 def moved(batch: Batch, device: torch.device) -> Batch:
     """Return the batch on the device."""
     return {name: value.to(device) for name, value in batch.items()}
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Switch dropout and gradients off, and put every module back as it was."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module in training:
-            module.training = True

@@ -21,10 +21,11 @@ from striate.data.packing import Batch
 from striate.data.samples import Sample
 from striate.errors import ArtifactError
 from striate.models.anatomy import find_anatomy, unwrap
+from striate.models.eval_mode import evaluating
 from striate.models.vision_tap import PIXELS, VisionTap, uncached
 from striate.progress import Progress
 from striate.training.modes import HALF
-from striate.training.packing_check import evaluating, hidden_states, moved
+from striate.training.packing_check import hidden_states, moved
 from striate.training.processes import Processes
 from striate.training.vision_store import DiskStore, MemoryStore, Store, check_room, disk_writer
 
@@ -128,7 +129,8 @@ def keep_features(
     tap, device = VisionTap(model), next(model.parameters()).device
     maker = _Maker(tap, samples, collator, machine.workers, device, half, progress)
     random_states = torch.random.fork_rng(devices=[])
-    with random_states, evaluating(model), torch.autocast(device.type, half or torch.bfloat16, enabled=bool(half)):
+    mixed = torch.autocast(device.type, half or torch.bfloat16, enabled=bool(half))
+    with random_states, evaluating(model), torch.no_grad(), mixed:
         if machine.cache_vision == "memory":
             memory = MemoryStore()
             items = maker.run(memory.__setitem__, memory, None)
