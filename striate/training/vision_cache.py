@@ -31,7 +31,7 @@ from striate.training.vision_store import DiskStore, MemoryStore, Store, check_r
 
 FEATURES, SHAPES = "vision_features", "vision_shapes"
 _TOGETHER, _COMPARED = 16, 4
-_TOLERANCE, _HALF_TOLERANCE = 1e-4, 5e-2
+_TOLERANCE, _TF32_TOLERANCE, _HALF_TOLERANCE = 1e-4, 5e-3, 5e-2
 Add = Callable[[str, torch.Tensor], None]
 Items = dict[Sample, tuple[Encoded, str]]
 
@@ -257,7 +257,9 @@ def _compare(
         raise uncached(f"its forward pass fails on kept features: {str(error).splitlines()[0]}") from error
     difference = float((kept - real).norm() / real.norm())
     half = any(parameter.dtype in HALF for parameter in model.parameters())
-    if not difference <= (_HALF_TOLERANCE if half else _TOLERANCE):
+    # Convolutions on CUDA round float32 to ten bits unless told otherwise, and not alike at every batch size.
+    rounded = device.type == "cuda" and torch.backends.cudnn.allow_tf32
+    if not difference <= (_HALF_TOLERANCE if half else _TF32_TOLERANCE if rounded else _TOLERANCE):
         raise uncached(f"kept features change the hidden states of the first pictures, by {difference:.1%}")
     return f"vision features: {len(samples)} samples get the hidden states of their pictures (within {difference:.1e})"
 

@@ -65,8 +65,9 @@ def test_kernel_is_one_call_a_sample(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("cache", ["off", "memory"])
 def test_training_packed_is_training_padded(
-    tiny_llava: Loaded, pack_dir: Path, tmp_path: Path, dtype: torch.dtype, cache: Any
+    tiny_llava: Loaded, pack_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, cache: Any
 ) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     samples = read_samples(pack_dir)
     losses = []
     for packing in (False, True):
