@@ -1,0 +1,38 @@
+"""What the models are asked, and what the page shows of it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from striate.config.section import Section
+
+
+class EvaluateSection(Section):
+    """Test packs, harness suites, which models answer them, and what they must keep.
+
+    A pack is a folder with `test.jsonl`, or NAME:FOLDER for the published files of a benchmark (`striate ls tasks`).
+    A suite is `lm-eval:TASKS` or `lmms-eval:TASKS`, tasks with commas between, `@FOLDER` after them for tasks of one's
+    own.
+    `others` names further checkpoints (folders or hub ids) that answer beside the run's own models, such as
+    `{tuned all: runs/all/checkpoint}`. `baseline` is the model that all others are held against. `gate` is what they
+    must keep of it, in %: `visual>=99,text>=99.5`, also of a pack or of PACK/TASK.
+    """
+
+    packs: tuple[str, ...] = ()
+    suites: tuple[str, ...] = ()
+    models: tuple[Literal["start", "tuned", "pruned"], ...] = ("start", "tuned", "pruned")
+    others: dict[str, str] = Field(default_factory=dict)
+    baseline: str = "start"
+    gate: str | None = None
+    limit: int | None = Field(default=None, ge=1)
+    max_new_tokens: int = Field(default=32, ge=1)
+    bootstrap: int = Field(default=2000, ge=100)
+
+
+class ReportSection(Section):
+    """What the page shows besides the figures: its heading, and at most how many questions with their answers."""
+
+    title: str = "striate run"
+    examples: int = Field(default=1000, ge=0)

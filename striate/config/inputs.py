@@ -1,0 +1,34 @@
+"""Which LVLM and which data: the sections that name them, and what a name may stand for."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from striate.config.section import Section
+
+BUILTIN = "builtin"
+
+
+class ModelSection(Section):
+    """Which LVLM: a folder, a hub id, or `builtin` for the small LVLM that comes with striate."""
+
+    path: str
+    revision: str | None = None
+
+
+class DataSection(Section):
+    """Training and calibration data: files or folders in LLaVA or chat-messages format."""
+
+    train: tuple[str, ...] = Field(min_length=1)
+    max_train_samples: int | None = Field(default=None, ge=1)
+    calibration: tuple[str, ...] = ()
+
+
+def is_builtin(name: str) -> bool:
+    """Return whether `name` stands for something that comes with striate: `builtin`, `builtin:easy-vqa`, ..."""
+    return name.partition(":")[0] == BUILTIN
+
+
+def looks_like_hub_id(path: str) -> bool:
+    """Return whether `path`, which is no folder, may be a hub id: owner/name. Anything else needs no network."""
+    return path.count("/") == 1 and not path.startswith(("/", ".", "~"))

@@ -1,0 +1,36 @@
+"""Which layers matter, which are the region, and which go: analyze, select and prune."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from striate.config.section import Section
+
+
+class AnalyzeSection(Section):
+    """Which scorers run, on how many calibration samples, for all of them together or by task as well.
+
+    `base` is the folder of the untuned checkpoint that `parameter-change` compares with; `pairs` is how many pairs of
+    pictures per attribute `token-swap` draws.
+    """
+
+    scorers: tuple[str, ...] = ("block-influence", "modality-block-influence")
+    samples: int = Field(default=64, ge=1)
+    by: Literal["all", "task"] = "all"
+    base: str | None = None
+    pairs: int = Field(default=32, ge=2)
+
+
+class SelectSection(Section):
+    """The region SPEC."""
+
+    region: str = "uniform:25%"
+
+
+class PruneSection(Section):
+    """How many layers outside the region go, ranked by which scorer."""
+
+    remove: int = Field(default=0, ge=0)
+    scorer: str = "modality-block-influence"

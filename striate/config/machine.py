@@ -1,0 +1,38 @@
+"""The machine that a run has, apart from the science."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from striate.config.section import Section
+
+
+class MachineSection(Section):
+    """The machine, apart from the science: changing it must not change what is learned, only how fast.
+
+    At most `eval_batch` rows, and `eval_tokens` tokens with padding and new ones, are asked side by side; left out,
+    what suits the device. With `train.packing`, `pack_tokens` is the most tokens of a row, in place of `micro_batch`.
+    `compile` fuses the decoder layers' operations while training; `memory_budget` is the peak in GiB that training may
+    reach: as few layers as that takes are run again in the backward pass. `cache_vision` keeps what the frozen vision
+    encoder makes of each training picture, in memory, or on disk in `cache_folder` for all runs of a sweep.
+    """
+
+    device: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    micro_batch: int = Field(default=8, ge=1)
+    eval_batch: int | None = Field(default=None, ge=1)
+    eval_tokens: int | None = Field(default=None, ge=1)
+    workers: int = Field(default=0, ge=0)
+    compile: Literal["auto", "off", "on"] = "auto"
+    memory_budget: float | None = Field(default=None, gt=0)
+    pack_tokens: int = Field(default=8192, ge=16)
+    cache_vision: Literal["off", "memory", "disk"] = "off"
+    cache_folder: str | None = None
+
+    @field_validator("compile", "cache_vision", mode="before")
+    @classmethod
+    def _word(cls, value: Any) -> Any:
+        """Return the word for what YAML takes for a truth value."""
+        return {False: "off", True: "on"}[value] if isinstance(value, bool) else value

@@ -1,0 +1,71 @@
+"""How the region trains."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from striate.config.section import Section
+
+
+class LoraSection(Section):
+    """LoRA of all projection matrices of the region's layers; defaults are the paper's."""
+
+    r: int = Field(default=128, ge=1)
+    alpha: int = Field(default=256, ge=1)
+    dropout: float = Field(default=0.05, ge=0, lt=1)
+
+
+class ResampleSection(Section):
+    """A few layers of the region open at a time (LISA): `active` of them, others every `every` steps; none: all.
+
+    `state` says whether the optimizer keeps what it knows of a closed layer until its next turn, or drops it.
+    """
+
+    active: int | None = Field(default=None, ge=1)
+    every: int = Field(default=20, ge=1)
+    state: Literal["keep", "drop"] = "keep"
+
+    @model_validator(mode="after")
+    def _check(self) -> ResampleSection:
+        if self.active is None and (self.every, self.state) != (20, "keep"):
+            raise ValueError("every and state have no effect without active, the number of layers open at a time")
+        return self
+
+
+class TrainSection(Section):
+    """Visual instruction tuning of the region and the projector; defaults are the paper's.
+
+    `image_tokens` says where image tokens are computed: in all layers; in the region alone, from then on; or so only
+    while training. `frozen` is the number format of the decoder layers outside the region while training. Both trade
+    exactness for speed (docs/fast-modes.md).
+    """
+
+    method: Literal["lora", "qlora", "full"] = "lora"
+    lora: LoraSection = LoraSection()
+    resample: ResampleSection = ResampleSection()
+    train_projector: bool = True
+    lr: float = Field(default=2e-4, gt=0)
+    projector_lr: float = Field(default=2e-5, gt=0)
+    batch_size: int = Field(default=128, ge=1)
+    epochs: float = Field(default=1.0, gt=0)
+    max_steps: int | None = Field(default=None, ge=1)
+    warmup_ratio: float = Field(default=0.03, ge=0, lt=1)
+    scheduler: Literal["cosine", "linear", "constant"] = "cosine"
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    max_length: int = Field(default=2048, ge=16)
+    gradient_checkpointing: bool = False
+    packing: bool = False
+    image_tokens: Literal["all", "region", "region while training"] = "all"
+    frozen: Literal["exact", "fp8"] = "exact"
+    save_steps: int = Field(default=100, ge=1)
+
+    @model_validator(mode="after")
+    def _check_modes(self) -> TrainSection:
+        if self.packing and self.image_tokens != "all":
+            raise ValueError("packing and image_tokens other than 'all' do not go together")
+        if self.method == "qlora" and self.frozen != "exact":
+            raise ValueError("frozen has no effect on method qlora, whose frozen layers are in 4 bits")
+        return self
