@@ -56,7 +56,7 @@ class Region(Document):
     """The chosen decoder layers of one LLM (`region.json`): 0-based, sorted, of `num_layers` in all.
 
     `removable` are layers outside it that its selector gives up, the most redundant first; `prune` takes these first.
-    `image_tokens` says where image tokens are computed: in all layers, or in those of the region alone.
+    `image_tokens` says where image tokens are computed: in all layers, or in the region and in `image_layers` alone.
     """
 
     version: Literal[1] = 1
@@ -66,10 +66,12 @@ class Region(Document):
     selector: str = ""
     removable: tuple[int, ...] = ()
     image_tokens: Literal["all", "region"] = "all"
+    image_layers: tuple[int, ...] = ()
 
     @model_validator(mode="after")
     def _check(self) -> Region:
-        outside = [layer for layer in (*self.layers, *self.removable) if not 0 <= layer < self.num_layers]
+        named = (*self.layers, *self.removable, *self.image_layers)
+        outside = [layer for layer in named if not 0 <= layer < self.num_layers]
         if outside:
             raise SpecError(
                 f"region {self.spec!r} names layer {', '.join(map(str, outside))}, "
@@ -89,6 +91,12 @@ class Region(Document):
                 "each removable layer once, and outside the region",
                 "choose the region again with `striate select`",
             )
+        if list(self.image_layers) != sorted(set(self.image_layers) - set(self.layers)):
+            raise SpecError(
+                f"image_layers of region {self.spec!r} are {list(self.image_layers)}",
+                "each layer once, in rising order, and outside the region",
+                "train again, which writes region.json anew",
+            )
         return self
 
     @property
@@ -100,6 +108,16 @@ class Region(Document):
     def outside(self) -> tuple[int, ...]:
         """The layers that are not in the region."""
         return tuple(layer for layer in range(self.num_layers) if layer not in self.layers)
+
+    @property
+    def computing(self) -> tuple[int, ...]:
+        """The layers that compute image tokens where not all do: the region and `image_layers`."""
+        return tuple(sorted((*self.layers, *self.image_layers)))
+
+    @property
+    def passing(self) -> tuple[int, ...]:
+        """The layers that image tokens pass unchanged where not all layers compute them."""
+        return tuple(layer for layer in range(self.num_layers) if layer not in self.computing)
 
     def __contains__(self, layer: object) -> bool:
         return layer in self.layers

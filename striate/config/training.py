@@ -38,8 +38,8 @@ class TrainSection(Section):
     """Visual instruction tuning of the region and the projector; defaults are the paper's.
 
     `image_tokens` says where image tokens are computed: in all layers; in the region alone, from then on; or so only
-    while training. `frozen` is the number format of the decoder layers outside the region while training. Both trade
-    exactness for speed (docs/fast-modes.md).
+    while training. With `region` the first `image_first` layers compute image tokens too. `frozen` is the number format
+    of the decoder layers outside the region while training. Both trade exactness for speed (docs/fast-modes.md).
     """
 
     method: Literal["lora", "qlora", "full"] = "lora"
@@ -59,6 +59,7 @@ class TrainSection(Section):
     gradient_checkpointing: bool = False
     packing: bool = False
     image_tokens: Literal["all", "region", "region while training"] = "all"
+    image_first: int = Field(default=0, ge=0)
     frozen: Literal["exact", "fp8"] = "exact"
     save_steps: int = Field(default=100, ge=1)
 
@@ -66,6 +67,8 @@ class TrainSection(Section):
     def _check_modes(self) -> TrainSection:
         if self.packing and self.image_tokens != "all":
             raise ValueError("packing and image_tokens other than 'all' do not go together")
+        if self.image_first and self.image_tokens == "all":
+            raise ValueError("image_first has no effect with image_tokens 'all', which computes them in every layer")
         if self.method == "qlora" and self.frozen != "exact":
             raise ValueError("frozen has no effect on method qlora, whose frozen layers are in 4 bits")
         return self

@@ -19,7 +19,7 @@ PERPLEXITY = "perplexity"
 METHODS = {"lora": "LoRA", "qlora": "QLoRA", "full": "full weights"}
 FENCE = "````"
 IMAGE_RULE = (
-    "**Image tokens are computed only in the layers of the region**: in others they keep their state."
+    "**Image tokens are computed only in the layers of the region{more}**: in others they keep their state."
     " `striate.load_model` reads that from region.json. Plain transformers and PEFT load these weights too, but compute"
     " image tokens in every layer, which is another model than the one that was tuned and measured."
 )
@@ -250,13 +250,22 @@ def _loading(facts: CardFacts, folder: str) -> str:
     if _skips_images(facts):
         lines = ["import striate", "", f"loaded = striate.load_model({folder!r})  # loaded.model, loaded.processor"]
     code = "\n".join(["## Loading", "", f"{FENCE}python", *lines, FENCE])
-    return f"{code}\n\n{IMAGE_RULE}" if _skips_images(facts) else code
+    return f"{code}\n\n{IMAGE_RULE.format(more=_more_layers(facts))}" if _skips_images(facts) else code
 
 
 def _skips_images(facts: CardFacts) -> bool:
     """Return whether the model computes image tokens in its region alone."""
     by_config = facts.config is not None and facts.config.train.image_tokens == "region"
     return by_config or (facts.region is not None and facts.region.image_tokens == "region")
+
+
+def _more_layers(facts: CardFacts) -> str:
+    """Return which layers outside the region compute image tokens, in words, or nothing."""
+    first = facts.config.train.image_first if facts.config else 0
+    more = facts.region.image_layers if facts.region else ()
+    if more:
+        return f" and in layer{'s' * (len(more) > 1)} {', '.join(map(str, more))}"
+    return f" and in the first {first}" if first else ""
 
 
 def _config(facts: CardFacts) -> str:

@@ -1,8 +1,9 @@
 """Region-only visual compute: outside the region, image tokens keep their state and only lend keys and values.
 
-In a decoder layer outside the region, text tokens attend to image tokens as ever, but the image tokens themselves get
-no queries, no attention output and no feed-forward: they leave the layer as they entered it. What is saved is all of
-their work but two projections. The rule changes what the model computes, so it is a choice, never a default.
+`Region.image_layers` are layers outside the region that compute image tokens all the same. In any other decoder layer
+outside the region, text tokens attend to image tokens as ever, but the image tokens themselves get no queries, no
+attention output and no feed-forward: they leave the layer as they entered it. What is saved is all of their work but
+two projections. The rule changes what the model computes, so it is a choice, never a default.
 
 No family's code is repeated here. A layer runs twice: once on its image tokens, only until its attention has handed
 keys and values to the cache, and once on its text tokens, with a cache that puts those among its own.
@@ -38,7 +39,7 @@ class ImageSkip:
     """
 
     def __init__(self, model: nn.Module, region: Region) -> None:
-        """Install the rule on the decoder layers of `model` that are not in `region`.
+        """Install the rule on the decoder layers of `model` that are neither in `region` nor in its `image_layers`.
 
         Raises:
             ModelError: the region is of another depth, the model has no image tokens, or its attention takes masks
@@ -52,8 +53,8 @@ class ImageSkip:
         self._check(core)
         self._places: Places | None = None
         self._handle = core.register_forward_pre_hook(self._look, with_kwargs=True)
-        self._changed = [self._layers[index] for index in region.outside]
-        for index in region.outside:
+        self._changed = [self._layers[index] for index in region.passing]
+        for index in region.passing:
             self._layers[index].forward = self._forward_of(index)
         vars(core)[_RULE] = self
 
@@ -111,7 +112,7 @@ class ImageSkip:
         self._places = Places.of(self._anatomy.image_mask(ids))
 
     def _forward_of(self, index: int) -> Callable[..., Any]:
-        """Return the forward method of layer `index`, which is outside the region."""
+        """Return the forward method of layer `index`, which image tokens pass."""
         layer: Any = self._layers[index]
         plain = layer.forward
         whole = _without_checkpointing(layer)
@@ -161,9 +162,13 @@ def moved_rule(model: nn.Module, old_to_new: Mapping[int, int]) -> Iterator[None
     except BaseException:
         ImageSkip(model, rule.region)
         raise
-    layers = tuple(old_to_new[layer] for layer in rule.region.layers if layer in old_to_new)
+    old = rule.region
+    layers, more = (
+        tuple(old_to_new[layer] for layer in some if layer in old_to_new) for some in (old.layers, old.image_layers)
+    )
     spec = f"ids:{','.join(map(str, layers))}" if layers else "none"
-    ImageSkip(model, Region(layers=layers, num_layers=len(old_to_new), spec=spec, image_tokens="region"))
+    length = len(old_to_new)
+    ImageSkip(model, Region(layers=layers, num_layers=length, spec=spec, image_tokens="region", image_layers=more))
 
 
 class _Captured(Exception):  # noqa: N818

@@ -46,8 +46,8 @@ def check_rule(model: nn.Module, region: Region, batch: Mapping[str, Any]) -> No
 
 @contextmanager
 def put_back(layers: nn.ModuleList, region: Region, image_BT: Tensor) -> Iterator[None]:
-    """Run whole layers, and undo what those outside the region do to image tokens."""
-    handles = [layers[index].register_forward_hook(_undo(image_BT), with_kwargs=True) for index in region.outside]
+    """Run whole layers, and undo what those that image tokens should pass do to them."""
+    handles = [layers[index].register_forward_hook(_undo(image_BT), with_kwargs=True) for index in region.passing]
     try:
         yield
     finally:

@@ -50,6 +50,7 @@ def renumbered(region: Region, old_to_new: Mapping[int, int]) -> Region:
     if len(old_to_new) == region.num_layers:
         return region
     layers = tuple(old_to_new[layer] for layer in region.layers)
+    more = tuple(old_to_new[layer] for layer in region.image_layers if layer in old_to_new)
     spec = f"ids:{','.join(map(str, layers))}" if layers else "none"
     return Region(
         layers=layers,
@@ -57,4 +58,5 @@ def renumbered(region: Region, old_to_new: Mapping[int, int]) -> Region:
         spec=spec,
         selector="ids" if layers else "none",
         image_tokens=region.image_tokens,
+        image_layers=more,
     )

@@ -65,8 +65,9 @@ def prune(
     check_removal(region, remove)
     _check_out(out, processor)
     name, removed = _least_important(region, remove, scores, scorer)
-    if rule_of(model) is not None:
-        region = region.model_copy(update={"image_tokens": "region"})
+    if (rule := rule_of(model)) is not None:
+        more = tuple(layer for layer in rule.region.computing if layer not in region.layers)
+        region = region.model_copy(update={"image_tokens": "region", "image_layers": more})
     before = _parameters(model)
     old_to_new = remove_layers(model, removed)
     record = PruneRecord(

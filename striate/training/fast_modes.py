@@ -23,22 +23,23 @@ def begin_modes(model: nn.Module, region: Region, batch: Mapping[str, Any], conf
         model: with its adapters, if it has any.
         region: that trains.
         batch: a training batch with a picture, on which the rule is checked.
-        config: `image_tokens` is read.
+        config: `image_tokens` and `image_first` are read.
 
     Raises:
-        TrainingError: the model follows such a rule already, and not this one.
+        TrainingError: the model follows such a rule already, and not this one; or `image_first` is all of its layers.
         ModelError: the rule can't hold for this model.
     """
-    installed = rule_of(model)
+    installed, ruled = rule_of(model), _with_first(region, config)
     if installed is not None:
-        if config.image_tokens == "all" or installed.region.layers != region.layers:
-            raise _other_rule(installed.region, region, config)
+        if config.image_tokens == "all" or installed.region.computing != ruled.computing:
+            raise _other_rule(installed.region, ruled, config)
         installed.remove()
+    plain = region.model_copy(update={"image_tokens": "all", "image_layers": ()})
     if config.image_tokens == "all":
-        return region
-    check_rule(model, region, batch)
-    ImageSkip(model, region)
-    return region.model_copy(update={"image_tokens": "region"}) if config.image_tokens == "region" else region
+        return plain
+    check_rule(model, ruled, batch)
+    ImageSkip(model, ruled)
+    return ruled.model_copy(update={"image_tokens": "region"}) if config.image_tokens == "region" else plain
 
 
 def end_modes(model: nn.Module, config: TrainSection) -> None:
@@ -60,11 +61,26 @@ def frozen_format(model: nn.Module, region: Region, config: TrainSection, say: C
         yield
 
 
+def _with_first(region: Region, config: TrainSection) -> Region:
+    """Return the region with the first layers among those that compute image tokens, as `config` says."""
+    first = config.image_first
+    if first >= region.num_layers:
+        raise TrainingError(
+            f"train.image_first is {first}, and the model has {region.num_layers} layers",
+            f"0 to {region.num_layers - 1}",
+            "use train.image_tokens=all to compute image tokens in every layer",
+        )
+    return region.model_copy(
+        update={"image_layers": tuple(layer for layer in range(first) if layer not in region.layers)}
+    )
+
+
 def _other_rule(found: Region, region: Region, config: TrainSection) -> TrainingError:
     """Return the error for a model that computes image tokens in other layers alone."""
-    wanted = "all layers" if config.image_tokens == "all" else f"layers {', '.join(map(str, region.layers))}"
+    wanted = "all layers" if config.image_tokens == "all" else f"layers {', '.join(map(str, region.computing))}"
+    first = f" --set train.image_first={found.image_layers[-1] + 1}" if found.image_layers else ""
     return TrainingError(
-        f"the model computes image tokens in layers {', '.join(map(str, found.layers))} alone, training in {wanted}",
-        "train.image_tokens=region with the region that the model was made with",
-        f"use --set train.image_tokens=region --set select.region={found.spec}, or another start model",
+        f"the model computes image tokens in layers {', '.join(map(str, found.computing))} alone, training in {wanted}",
+        "train.image_tokens=region with the layers that the model was made with",
+        f"use --set train.image_tokens=region --set select.region={found.spec}{first}, or another start model",
     )

@@ -16,7 +16,7 @@ from striate.config import LoraSection, MachineSection, TrainSection
 from striate.data.collate import Collator
 from striate.data.reading import read_samples
 from striate.data.samples import Sample
-from striate.errors import TrainingError
+from striate.errors import SpecError, TrainingError
 from striate.models.anatomy import decoder_layers, find_anatomy
 from striate.models.image_skip import rule_of
 from striate.models.image_skip_check import put_back
@@ -153,6 +153,41 @@ def test_pruning_keeps_the_rule(tiny_llava: Loaded, run: Run, tmp_path: Path) ->
     assert rule_of(load_model(tmp_path / "pruned", device="cpu").model) is not None
 
 
+def test_first_layers_that_compute_image_tokens_too(tiny_llava: Loaded, run: Run, tmp_path: Path) -> None:
+    fresh = copy.deepcopy(tiny_llava)
+    run(tiny_llava, with_mode(image_tokens="region", image_first=2))
+    folder = tmp_path / "run" / "checkpoint"
+    assert read_document(folder / "region.json", Region) == REGION.model_copy(
+        update={"image_tokens": "region", "image_layers": (0,)}
+    )
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "Image tokens are computed only in the layers of the region and in layer 0**" in card
+    tuned = load_model(folder, device="cpu", merge=True)
+    rule = rule_of(tuned.model)
+    assert rule is not None
+    assert rule.region.passing == (2,)
+    with pytest.raises(TrainingError) as caught:
+        run(copy.deepcopy(tuned), with_mode(image_tokens="region"), "again")
+    assert "in layers 0, 1, 3 alone, training in layers 1, 3" in str(caught.value)
+    assert "--set select.region=ids:1,3 --set train.image_first=1" in str(caught.value)
+    entry = LayerScores(scorer="x", values=(0, 1, 2, 3), low=(0,) * 4, high=(0,) * 4, samples=0)
+    scores = Scores(num_layers=4, samples=0, scorers=(entry,))
+    prune(tuned.model, REGION, 1, scores, processor=tuned.processor, out=tmp_path / "pruned")
+    kept = read_document(tmp_path / "pruned" / "region.json", Region)
+    assert (kept.layers, kept.image_layers, kept.passing) == ((0, 2), (), (1,))
+    with pytest.raises(TrainingError, match=r"train\.image_first is 4, and the model has 4 layers"):
+        run(fresh, with_mode(image_tokens="region", image_first=4), "all")
+
+
+def test_a_region_file_of_before_has_no_other_layers(tmp_path: Path) -> None:
+    file = tmp_path / "region.json"
+    file.write_text('{"version": 1, "layers": [1], "num_layers": 3, "spec": "ids:1", "image_tokens": "region"}')
+    region = read_document(file, Region)
+    assert (region.computing, region.passing) == ((1,), (0, 2))
+    with pytest.raises(SpecError, match="image_layers of region 'ids:1' are"):
+        Region(layers=(1,), num_layers=3, spec="ids:1", image_layers=(1, 2))
+
+
 def test_frozen_layers_in_eight_bits(tiny_llava_dir: Path, run: Run, tmp_path: Path) -> None:
     loaded = load_model(tiny_llava_dir, device="cpu", dtype="bfloat16")
     before = {name: value.clone() for name, value in loaded.model.state_dict().items()}
@@ -171,5 +206,7 @@ def test_frozen_layers_in_eight_bits(tiny_llava_dir: Path, run: Run, tmp_path: P
 def test_modes_that_exclude_each_other() -> None:
     with pytest.raises(ValidationError, match="packing and image_tokens other than 'all' do not go together"):
         with_mode(packing=True, image_tokens="region")
+    with pytest.raises(ValidationError, match="image_first has no effect with image_tokens 'all'"):
+        with_mode(image_first=2)
     with pytest.raises(ValidationError, match="frozen has no effect on method qlora"):
         with_mode(method="qlora", frozen="fp8")

@@ -251,6 +251,25 @@ def test_removing_layers_moves_the_rule() -> None:
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
+def test_layers_outside_the_region_may_compute_image_tokens() -> None:
+    model, inputs, region, image_BT = build("llava")
+    more = region.model_copy(update={"image_layers": (1, 5)})
+    with torch.no_grad():
+        with ImageSkip(model, region):
+            without = model(**inputs).logits
+        ImageSkip(model, more)
+        found = model(**inputs).logits
+        old_to_new = remove_layers(model, [1])
+        rule = rule_of(model)
+        assert rule is not None
+        assert (rule.region.image_layers, rule.region.num_layers) == ((old_to_new[5],), 7)
+    model, *_ = build("llava")
+    with torch.no_grad(), put_back(decoder_layers(model), more, image_BT):
+        expected = model(**inputs).logits
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    assert (without - expected).abs().max() > 1e-3
+
+
 def test_a_refused_removal_keeps_the_rule(monkeypatch: pytest.MonkeyPatch) -> None:
     model, _, region, _ = build("llava")
     ImageSkip(model, region)
