@@ -230,8 +230,14 @@ def _write(maker: _Maker, place: Path) -> bool:
     """Write the features to `place` unless they are there; return whether that was needed."""
     if place.exists():
         return False
-    with disk_writer(place) as writer:
-        maker.run(writer.add, writer.places, place)
+    try:
+        with disk_writer(place) as writer:
+            maker.run(writer.add, writer.places, place)
+    except ArtifactError:
+        # Another training of the same sweep may have written the same features meanwhile.
+        if not place.exists():
+            raise
+        return False
     return True
 
 

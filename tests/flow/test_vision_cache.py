@@ -138,6 +138,25 @@ def test_runs_share_the_disk(run: Run, tiny_llava: Loaded, tmp_path: Path, monke
     assert len(list((tmp_path / "kept").iterdir())) == 2
 
 
+def test_another_run_wrote_them_first(
+    run: Run, tiny_llava: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = {"machine": {"cache_vision": "disk"}}
+    run(copy.deepcopy(tiny_llava), "first", **disk)
+    [folder] = (tmp_path / "kept").iterdir()
+    hidden = folder.rename(tmp_path / "meanwhile")
+    original = vision_cache._Maker.run
+
+    def late(self: Any, *args: Any) -> None:
+        original(self, *args)
+        if hidden.exists():
+            hidden.rename(folder)
+
+    monkeypatch.setattr(vision_cache._Maker, "run", late)
+    run(tiny_llava, "second", **disk)
+    assert list((tmp_path / "kept").iterdir()) == [folder]
+
+
 def test_resumed_is_uninterrupted(run: Run, tiny_llava: Loaded) -> None:
     class Killed(Said):
         left = 3

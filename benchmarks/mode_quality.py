@@ -1,0 +1,262 @@
+#!/usr/bin/env python3
+"""Measure what faster modes of training keep of what exact training learns: several seeds, all packs, paired intervals.
+
+Every run trains the same start model on the same samples, and is evaluated on the same test items:
+
+    python benchmarks/mode_quality.py MODEL DATA --out results/modes --seeds 0 1 2 --jobs 4
+
+MODEL is an LVLM's folder, DATA a folder of packs (each with train.json, test.jsonl, or both). A run that is done is
+not done again: its scores are `OUT/MODE-SEED.json`. Several runs share one device; their logs are `OUT/MODE-SEED.log`.
+
+Prints one JSON line a mode and a table. Items are averaged over seeds first, then paired with the exact mode's by item;
+intervals draw pictures. The spread between seeds stands beside them: it is what a single run can't tell.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mode_tables import table
+
+from striate.artifacts import EvalRecord, Prediction
+from striate.tasks.comparison import MACRO, compare_predictions, macro_average, task_scores
+
+LORA = {"r": 64, "alpha": 128, "dropout": 0.05}
+SETTINGS: dict[str, Any] = {"lr": 5e-4, "projector_lr": 1e-4, "batch_size": 64, "max_length": 1024, "lora": LORA}
+EXACT = "exact"
+
+
+@dataclass(frozen=True)
+class Mode:
+    """What a mode changes: the region, settings of `train`, and whether rows are packed."""
+
+    says: str
+    region: str = "uniform:25%"
+    train: dict[str, Any] = field(default_factory=dict)
+    packing: bool = True
+
+
+def _region_only(says: str, region: str = "uniform:25%", **train: Any) -> Mode:
+    """Return a mode with image tokens computed in the region alone."""
+    return Mode(says, region, {"image_tokens": "region", **train}, packing=False)
+
+
+MODES = {
+    EXACT: Mode("uniform:25%, as it is"),
+    "all": Mode("all layers train", region="all"),
+    "fp8": Mode("frozen matrices in 8-bit floats", train={"frozen": "fp8"}),
+    "region": _region_only("image tokens in the region alone"),
+    "training": _region_only("the same while training, whole layers afterwards", image_tokens="region while training"),
+    "first-4": _region_only("the region and the first 4 layers", image_first=4),
+    "first-8": _region_only("the region and the first 8 layers", image_first=8),
+    "half": _region_only("a region of half the layers, image tokens in it alone", region="uniform:50%"),
+    "projector": _region_only("image tokens in the region alone, projector at 10 times its rate", projector_lr=1e-3),
+    "fast": _region_only("region alone, frozen matrices in 8-bit floats", frozen="fp8"),
+}
+
+
+def run_one(args: argparse.Namespace, name: str, seed: int) -> None:
+    """Train and evaluate one mode with one seed, and write its scores."""
+    import torch
+
+    from striate.config import EvaluateSection, MachineSection, TrainSection
+    from striate.data.reading import read_many
+    from striate.models.loading import load_model
+    from striate.selectors.spec import resolve
+    from striate.stages.evaluate import evaluate
+    from striate.stages.train import train
+    from striate.tasks.packs import read_pack
+
+    mode, out, began = MODES[name], args.out / f"{name}-{seed}", time.perf_counter()
+    loaded = load_model(args.model)
+    samples = read_many(sorted(args.data.glob("*/train.json")), args.samples, 0)
+    settings = {**SETTINGS, "epochs": args.epochs, "packing": mode.packing, **mode.train}
+    machine = MachineSection(
+        micro_batch=64, pack_tokens=8192, workers=args.workers, compile=args.compile, cache_vision=args.cache_vision
+    )
+    layers = loaded.model.config.get_text_config().num_hidden_layers
+    record = train(
+        loaded.model,
+        loaded.processor,
+        resolve(mode.region, layers),
+        samples,
+        TrainSection(**settings),
+        machine,
+        seed=seed,
+        out=out / "checkpoint",
+        work_dir=out / "work",
+        log=out / "train_log.jsonl",
+        base_path=str(args.model),
+    )
+    trained = time.perf_counter()
+    del loaded
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    tuned = load_model(out / "checkpoint", merge=True)
+    packs = [read_pack(folder.parent, args.limit) for folder in sorted(args.data.glob("*/test.jsonl"))]
+    evaluation, answers = evaluate(
+        tuned.model,
+        tuned.processor,
+        packs,
+        label=name,
+        model_name=name,
+        config=EvaluateSection(bootstrap=args.bootstrap),
+        machine=machine,
+    )
+    found = {
+        "mode": name,
+        "seed": seed,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "train": record.model_dump(mode="json"),
+        "seconds": [round(trained - began, 1), round(time.perf_counter() - trained, 1)],
+        "record": evaluation.model_dump(mode="json"),
+        "predictions": [_slim(one) for one in answers],
+    }
+    (args.out / f"{name}-{seed}.json").write_text(json.dumps(found))
+
+
+def _slim(answer: Prediction) -> dict[str, Any]:
+    """Return what a comparison needs of an answer."""
+    kept = answer.model_dump(
+        mode="json", include={"id", "pack", "task", "metric", "image", "score", "weight", "picture"}
+    )
+    return {**kept, "question": ""}
+
+
+def run_all(args: argparse.Namespace) -> None:
+    """Run what has not been run, several at a time, each in a process of its own."""
+    waiting = [(name, seed) for seed in args.seeds for name in args.modes if not _file(args, name, seed).exists()]
+    running: list[tuple[str, subprocess.Popen[bytes]]] = []
+    while waiting or running:
+        for label, process in [one for one in running if one[1].poll() is not None]:
+            running.remove((label, process))
+            print(f"{label}: {'done' if not process.returncode else f'failed, see {label}.log'}", flush=True)
+        # The first run keeps the vision features that the others read, and compiles what they find compiled.
+        alone = len(running) == 1 and not args.warm and not _trains(args, running[0][0])
+        while waiting and len(running) < args.jobs and not alone:
+            name, seed = waiting.pop(0)
+            command = [sys.executable, *sys.argv, "--one", name, str(seed)]
+            with (args.out / f"{name}-{seed}.log").open("wb") as log:
+                process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+            running.append((f"{name}-{seed}", process))
+            alone = len(running) == 1 and not args.warm
+        args.warm = args.warm or any(_trains(args, label) for label, _ in running)
+        time.sleep(0.5)
+
+
+def _trains(args: argparse.Namespace, label: str) -> bool:
+    """Return whether a run has made its first step."""
+    log = args.out / label / "train_log.jsonl"
+    return bool(log.exists() and log.stat().st_size)
+
+
+def _file(args: argparse.Namespace, name: str, seed: int) -> Path:
+    """Return where a run's scores are."""
+    path: Path = args.out / f"{name}-{seed}.json"
+    return path
+
+
+def averaged(runs: Sequence[dict[str, Any]], bootstrap: int) -> tuple[EvalRecord, list[Prediction]]:
+    """Return one evaluation with every item's score averaged over the seeds."""
+    first = [Prediction(**one) for one in runs[0]["predictions"]]
+    scores: dict[tuple[str, str, str], list[float]] = {}
+    for run in runs:
+        for one in run["predictions"]:
+            scores.setdefault((one["pack"], one["task"], one["id"]), []).append(one["score"])
+    means = [one.model_copy(update={"score": statistics.fmean(scores[one.pack, one.task, one.id])}) for one in first]
+    tasks = tuple(task_scores(means, bootstrap, 0))
+    changed = {"tasks": tasks, "visual": macro_average(tasks, "visual"), "text": macro_average(tasks, "text")}
+    return EvalRecord(**{**runs[0]["record"], **changed}), means
+
+
+def summarise(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return a line a mode that has runs: scores over seeds, and retention against the exact mode."""
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for name in args.modes:
+        files = [_file(args, name, seed) for seed in args.seeds]
+        if any(file.exists() for file in files):
+            runs[name] = [json.loads(file.read_text()) for file in files if file.exists()]
+    if EXACT not in runs:
+        return []
+    exact = {run["seed"]: run for run in runs[EXACT]}
+    lines = []
+    for name, found in runs.items():
+        # The same seeds on both sides: they share the order of samples.
+        both = [run for run in found if run["seed"] in exact]
+        if not both:
+            continue
+        base = averaged([exact[run["seed"]] for run in both], args.bootstrap)
+        other = averaged(both, args.bootstrap)
+        rows = compare_predictions(base, other, args.bootstrap, 0)
+        lines.append(_line(name, both, [exact[run["seed"]] for run in both], rows))
+    return lines
+
+
+def _line(name: str, runs: list[dict[str, Any]], exact: list[dict[str, Any]], rows: Sequence[Any]) -> dict[str, Any]:
+    """Return the figures of one mode."""
+    found: dict[str, Any] = {"mode": name, "says": MODES[name].says, "seeds": [run["seed"] for run in runs]}
+    for kind in ("visual", "text"):
+        scores = [100 * run["record"][kind] for run in runs]
+        ratios = [100 * run["record"][kind] / base["record"][kind] for run, base in zip(runs, exact, strict=True)]
+        row = next((row for row in rows if row.pack == MACRO and row.task == kind), None)
+        found[kind] = {
+            "scores": [round(score, 2) for score in scores],
+            "retention_by_seed": [round(ratio, 1) for ratio in ratios],
+            "retention": [round(value, 1) for value in (row.retention, row.retention_low, row.retention_high)]
+            if row
+            else None,
+            "n": row.n if row else 0,
+        }
+    found["tasks"] = {
+        f"{row.pack}/{row.task}": [round(100 * row.baseline_score, 1), round(100 * row.score, 1), row.n]
+        for row in rows
+        if row.pack != MACRO
+    }
+    found["train_s"] = [round(run["train"]["seconds"], 1) for run in runs]
+    found["loss"] = [round(run["train"]["last_loss"], 4) for run in runs]
+    found["device"] = runs[0]["device"]
+    return found
+
+
+def main() -> None:
+    """Run what is missing, and print how the modes compare."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("modes"))
+    parser.add_argument("--modes", nargs="+", default=list(MODES), choices=list(MODES))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side on the device")
+    parser.add_argument("--epochs", type=float, default=2)
+    parser.add_argument("--samples", type=int, help="training samples, drawn once; all by default")
+    parser.add_argument("--limit", type=int, help="test items a pack")
+    parser.add_argument("--bootstrap", type=int, default=2000)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--compile", default="auto")
+    parser.add_argument("--cache-vision", default="disk")
+    parser.add_argument("--warm", action="store_true", help="features and compiled code are there: begin side by side")
+    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    if args.one:
+        run_one(args, args.one[0], int(args.one[1]))
+        return
+    run_all(args)
+    lines = summarise(args)
+    (args.out / "summary.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for line in lines:
+        print(json.dumps(line))
+    print(table(lines))
+
+
+if __name__ == "__main__":
+    main()
