@@ -147,10 +147,11 @@ def test_another_run_wrote_them_first(
     hidden = folder.rename(tmp_path / "meanwhile")
     original = vision_cache._Maker.run
 
-    def late(self: Any, *args: Any) -> None:
-        original(self, *args)
+    def late(self: Any, *args: Any) -> Any:
+        found = original(self, *args)
         if hidden.exists():
             hidden.rename(folder)
+        return found
 
     monkeypatch.setattr(vision_cache._Maker, "run", late)
     run(tiny_llava, "second", **disk)
