@@ -91,7 +91,7 @@ class Processes:
 def whole(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
     """Yield all of `tensor`, whose parts may lie on several processes, each of which must ask for it."""
     if hasattr(tensor, "ds_id"):
-        with import_module("deepspeed.zero").GatheredParameters([tensor]):
+        with import_module("deepspeed").zero.GatheredParameters([tensor]):
             yield tensor.data
     elif hasattr(tensor, "full_tensor"):
         yield tensor.full_tensor()

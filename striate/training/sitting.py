@@ -117,20 +117,22 @@ def run_sitting(
                 frozen_format(model, region, config, progress.say),
                 fast(trainer, speed or Speed(), progress.say),
             ):
-                _train(trainer, checkpoint)
+                _train(trainer, checkpoint, half)
             proof = trainer.proof
     rows = processes.share(step_log.rows)
     return Outcome(proof, rows[0]["loss"], rows[-1]["loss"], sum(row["seconds"] for row in rows), rows)
 
 
-def _train(trainer: RegionTrainer, checkpoint: Path | None) -> None:
+def _train(trainer: RegionTrainer, checkpoint: Path | None, half: torch.dtype | None) -> None:
     """Run the trainer, and leave the model as it was in all but its weights."""
     model = trainer.model
     cache = model.config.use_cache
     own = set(vars(model))
     if sharding() == "deepspeed":
-        # Its engine keeps gradients to itself, so the proof is made while each process has the whole model.
-        proof = trainer.prove(model)
+        # Its engine keeps gradients to itself, so the proof is made while each process has the whole model, with
+        # masters in float32 still: the engine gives them the model's format, and keeps masters of its own.
+        with torch.autocast(trainer.args.device.type, half, enabled=half is not None):
+            proof = trainer.prove(model)
         trainer.prove = lambda _: proof
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +15,8 @@ import pytest
 import yaml
 
 from striate.config import RunConfig, parse_config
+
+SECONDS = 300
 
 
 class Listener:
@@ -73,3 +79,37 @@ def run_yaml(_saved_llava: Path, saved_pack: Path, tmp_path: Path) -> Path:
 def listener() -> type[Listener]:
     """The class of progress that remembers."""
     return Listener
+
+
+def _start(worker: Path, folder: Path, names: tuple[str, ...], **environment: str) -> None:
+    """Run a worker's scenarios on two processes; kill both and say what they printed if they don't end in time."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    shared |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **environment}
+    running = [
+        subprocess.Popen(
+            [sys.executable, str(worker), str(folder), *names],
+            env={**os.environ, **shared, "RANK": str(index), "LOCAL_RANK": str(index)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    printed = []
+    try:
+        printed = [process.communicate(timeout=SECONDS)[0] for process in running]
+    except subprocess.TimeoutExpired:
+        pytest.fail(f"the processes hang after {SECONDS} s")
+    finally:
+        for process in running:
+            process.kill()
+    assert [process.returncode for process in running] == [0, 0], "\n".join(printed)
+
+
+@pytest.fixture(scope="session")
+def two_processes() -> Callable[..., None]:
+    """A function that runs a worker's scenarios on two processes: worker, folder, names, environment."""
+    return _start

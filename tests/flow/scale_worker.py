@@ -9,7 +9,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ def mixed_samples(folder: Path) -> list[Sample]:
 def run(folder: Path, name: str, config: TrainSection, **more: Any) -> dict[str, Any]:
     """Return the log and the weights' digest of one training."""
     loaded = build_loaded()
+    loaded.model.to(more.get("dtype", torch.float32))
     samples = mixed_samples(folder / "pack")
     place = folder / name
     record = train(
@@ -153,7 +154,7 @@ def scenario(folder: Path, name: str) -> dict[str, Any]:
         return run(folder, name, FULL if name == "sharded-full" else LORA)
 
 
-def main() -> None:
+def main(chosen: Callable[[Path, str], dict[str, Any]] = scenario) -> None:
     """Run the scenarios of the command line, in order."""
     folder, names = Path(sys.argv[1]), sys.argv[2:]
     processes = Processes.launched()
@@ -162,7 +163,7 @@ def main() -> None:
     processes.join(torch.device("cpu"))
     processes.wait()
     for name in names:
-        result = scenario(folder, name)
+        result = chosen(folder, name)
         text = json.dumps(result)
         (folder / f"{name}.{processes.index}.json").write_text(text, encoding="utf-8")
         processes.wait()

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
-import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,34 +22,6 @@ SHARDED = ("sharded-full", "sharded-packed", "sharded-resumed")
 SECONDS = 300
 
 
-def start(folder: Path, names: tuple[str, ...]) -> None:
-    """Run the scenarios on two processes; kill both and say what they printed if they don't end in time."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    shared |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    running = [
-        subprocess.Popen(
-            [sys.executable, str(WORKER), str(folder), *names],
-            env={**os.environ, **shared, "RANK": str(index), "LOCAL_RANK": str(index)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for index in range(2)
-    ]
-    printed = []
-    try:
-        printed = [process.communicate(timeout=SECONDS)[0] for process in running]
-    except subprocess.TimeoutExpired:
-        pytest.fail(f"the processes hang after {SECONDS} s")
-    finally:
-        for process in running:
-            process.kill()
-    assert [process.returncode for process in running] == [0, 0], "\n".join(printed)
-
-
 def load_worker() -> ModuleType:
     spec = importlib.util.spec_from_file_location("scale_worker", WORKER)
     assert spec
@@ -61,10 +32,10 @@ def load_worker() -> ModuleType:
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def two(tmp_path_factory: pytest.TempPathFactory, two_processes: Callable[..., None]) -> Path:
     """The folder in which two processes trained."""
     folder = tmp_path_factory.mktemp("two")
-    start(folder, (*TOGETHER, *SHARDED))
+    two_processes(WORKER, folder, (*TOGETHER, *SHARDED))
     return folder
 
 
