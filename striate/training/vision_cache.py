@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,14 +19,15 @@ from striate.data.encoding import Encoded
 from striate.data.packing import Batch
 from striate.data.samples import Sample
 from striate.errors import ArtifactError
-from striate.models.anatomy import find_anatomy, unwrap
 from striate.models.eval_mode import evaluating
 from striate.models.vision_tap import PIXELS, VisionTap, uncached
 from striate.progress import Progress
+from striate.training.fingerprints import fingerprint_of_vision
+from striate.training.kept import KeptCollator
+from striate.training.kept_store import DiskStore, MemoryStore, check_room, write_once
 from striate.training.modes import HALF
 from striate.training.packing_check import hidden_states, moved
 from striate.training.processes import Processes
-from striate.training.vision_store import DiskStore, MemoryStore, Store, check_room, disk_writer
 
 FEATURES, SHAPES = "vision_features", "vision_shapes"
 _TOGETHER, _COMPARED = 16, 4
@@ -36,27 +36,12 @@ Add = Callable[[str, torch.Tensor], None]
 Items = dict[Sample, tuple[Encoded, str]]
 
 
-class FeatureCollator(Collator):
-    """Gives samples that were encoded once, with their pictures' features in the place of the pixels.
+class FeatureCollator(KeptCollator):
+    """Gives samples that were encoded once, with their pictures' features in the place of the pixels."""
 
-    Attributes:
-        plain: the collator that encoded them, for whoever wants pictures.
-    """
-
-    def __init__(self, plain: Collator, items: Mapping[Sample, tuple[Encoded, str]], store: Store) -> None:
-        """Serve `items`: samples without pixels, and the keys of their pictures in `store` (empty: no picture)."""
-        self.plain, self.max_length, self.train = plain, plain.max_length, plain.train
-        self._fill, self._encoder = plain._fill, plain._encoder
-        self._items, self._store = items, store
-
-    def encode_each(self, samples: Sequence[Sample]) -> list[Encoded]:
-        """Return the samples as they were encoded."""
-        found = []
-        for sample in samples:
-            item, key = self._items[sample]
-            pictures = {**item.pictures, FEATURES: self._store.get(key)} if key else {}
-            found.append(Encoded(item.tokens, pictures))
-        return found
+    def with_kept(self, item: Encoded, kept: torch.Tensor) -> Encoded:
+        """Return the sample with the features of its pictures."""
+        return Encoded(item.tokens, {**item.pictures, FEATURES: kept})
 
 
 @dataclass(frozen=True)
@@ -136,8 +121,8 @@ def keep_features(
             items = maker.run(memory.__setitem__, memory, None)
             cache = VisionCache(tap, FeatureCollator(collator, items, memory))
         else:
-            place = folder / _fingerprint(model, processor, samples, half)
-            made = Processes.launched().first(lambda: _write(maker, place))
+            place = folder / fingerprint_of_vision(model, processor, samples, half)
+            made = Processes.launched().first(lambda: write_once(place, lambda to: maker.run(to.add, to.places, place)))
             progress.say(f"vision features {'written to' if made else 'read from'} {place}")
             stored = DiskStore(place)
             cache = VisionCache(tap, FeatureCollator(collator, maker.run(None, stored, place), stored))
@@ -226,21 +211,6 @@ class _Maker:
         check_room(size, folder)
 
 
-def _write(maker: _Maker, place: Path) -> bool:
-    """Write the features to `place` unless they are there; return whether that was needed."""
-    if place.exists():
-        return False
-    try:
-        with disk_writer(place) as writer:
-            maker.run(writer.add, writer.places, place)
-    except ArtifactError:
-        # Another training of the same sweep may have written the same features meanwhile.
-        if not place.exists():
-            raise
-        return False
-    return True
-
-
 def _without_pixels(item: Encoded) -> Encoded:
     """Return the sample with only the shape of its pixels."""
     if PIXELS not in item.pictures:
@@ -268,25 +238,6 @@ def _compare(
     if not difference <= (_HALF_TOLERANCE if half else _TF32_TOLERANCE if rounded else _TOLERANCE):
         raise uncached(f"kept features change the hidden states of the first pictures, by {difference:.1%}")
     return f"vision features: {len(samples)} samples get the hidden states of their pictures (within {difference:.1e})"
-
-
-def _fingerprint(model: nn.Module, processor: Any, samples: Sequence[Sample], half: torch.dtype | None) -> str:
-    """Return a name for the features: of the encoder's weights, the processor's settings and the pictures' files."""
-    core = unwrap(model)
-    anatomy = find_anatomy(core)
-    digest = hashlib.sha256(f"{anatomy.model_type} {half} {core.dtype}".encode())
-    for name in anatomy.vision_names:
-        for key, tensor in sorted(core.get_submodule(name).state_dict().items()):
-            digest.update(f"{key} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    vision = {key: value for key, value in core.config.to_dict().items() if "vision" in key}
-    pictures = getattr(processor, "image_processor", None)
-    settings = pictures.to_dict() if pictures is not None else {}
-    digest.update(json.dumps([vision, settings], sort_keys=True, default=str).encode())
-    for path in sorted({path for sample in samples for path in sample.images}):
-        status = path.stat()
-        digest.update(f"{path.name} {status.st_size} {status.st_mtime_ns}".encode())
-    return digest.hexdigest()[:16]
 
 
 def _other_pictures(folder: Path | None, sample: Sample) -> ArtifactError:

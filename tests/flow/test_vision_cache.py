@@ -22,8 +22,8 @@ from striate.errors import ArtifactError, ModelError
 from striate.models.vision_tap import PIXELS, VisionTap
 from striate.stages.train import train
 from striate.training import vision_cache
+from striate.training.kept_store import DiskStore, check_room, disk_writer
 from striate.training.vision_cache import keep_features
-from striate.training.vision_store import DiskStore, check_room, disk_writer
 
 if TYPE_CHECKING:
     from striate.models.loading import Loaded

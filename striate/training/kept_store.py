@@ -1,14 +1,14 @@
-"""Vision features by picture, in memory or in one memory-mapped file that the runs of a sweep share."""
+"""Tensors that are computed once, by name: in memory, or in one memory-mapped file that the runs of a sweep share."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,32 +21,43 @@ _HEADER = 4096
 _CODES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 
 
+class Kind(NamedTuple):
+    """What is kept, in words, and the setting that asks for it."""
+
+    what: str
+    setting: str
+
+
+VISION = Kind("vision features", "machine.cache_vision")
+HIDDEN_STATES = Kind("hidden states", "machine.cache_hidden")
+
+
 class Store(Protocol):
-    """Where features are kept."""
+    """Where tensors are kept."""
 
     def __contains__(self, key: object) -> bool:
-        """Return whether the features of a picture are there."""
+        """Return whether a tensor is there."""
 
     def get(self, key: str) -> torch.Tensor:
-        """Return them, (rows, ...), on the CPU."""
+        """Return it, (rows, ...), on the CPU."""
 
 
 class MemoryStore(dict[str, torch.Tensor]):
-    """Keeps features in this process's memory."""
+    """Keeps tensors in this process's memory."""
 
     def get(self, key: str) -> torch.Tensor:  # type: ignore[override]
-        """Return the features of a picture, (rows, ...)."""
+        """Return a tensor, (rows, ...)."""
         return self[key]
 
 
 class DiskStore:
-    """Reads features from a folder that `disk_writer` wrote; nothing is read before it is asked for."""
+    """Reads tensors from a folder that `disk_writer` wrote; nothing is read before it is asked for."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, kind: Kind = VISION) -> None:
         """Open the folder.
 
         Raises:
-            ArtifactError: it is not one of features, or was damaged.
+            ArtifactError: it is not one of the kind, or was damaged.
         """
         self._path = folder / NAME
         try:
@@ -54,8 +65,8 @@ class DiskStore:
             self._tensor()
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise ArtifactError(
-                f"{folder} holds no whole vision features: {error}",
-                "a folder that machine.cache_vision=disk wrote",
+                f"{folder} holds no whole {kind.what}: {error}",
+                f"a folder that {kind.setting}=disk wrote",
                 "remove it: it is made anew",
             ) from error
 
@@ -63,7 +74,7 @@ class DiskStore:
         return key in self._places
 
     def get(self, key: str) -> torch.Tensor:
-        """Return the features of a picture, (rows, ...)."""
+        """Return a tensor, (rows, ...)."""
         first, count = self._places[key]
         found: torch.Tensor = self._tensor()[first : first + count]
         return found
@@ -77,23 +88,29 @@ class DiskStore:
 
 
 class DiskWriter:
-    """Adds features to the file, one picture after another."""
+    """Adds tensors to the file, one after another.
 
-    def __init__(self, path: Path) -> None:
+    Attributes:
+        folder: where the file is; more may be written beside it.
+        places: the first row and the number of rows of each tensor.
+    """
+
+    def __init__(self, folder: Path) -> None:
         """Open the file; its header is written last, when the number of rows is known."""
-        self._stream = path.open("wb")
+        self.folder = folder
+        self._stream = (folder / NAME).open("wb")
         self._stream.write(b" " * _HEADER)
         self.places: dict[str, list[int]] = {}
         self._rows = 0
         self._like: torch.Tensor | None = None
 
-    def add(self, key: str, features: torch.Tensor) -> None:
-        """Write the features (rows, ...) of one picture."""
-        features = features.contiguous().cpu()
-        self._like = features if self._like is None else self._like
-        self._stream.write(features.view(torch.uint8).numpy().tobytes())
-        self.places[key] = [self._rows, features.shape[0]]
-        self._rows += features.shape[0]
+    def add(self, key: str, tensor: torch.Tensor) -> None:
+        """Write one tensor (rows, ...); all have the same number format and form of rows."""
+        tensor = tensor.contiguous().cpu()
+        self._like = tensor[:0] if self._like is None else self._like
+        self._stream.write(tensor.view(torch.uint8).numpy().data)
+        self.places[key] = [self._rows, tensor.shape[0]]
+        self._rows += tensor.shape[0]
 
     def close(self) -> None:
         """Write the header of the safetensors format: its length, then JSON, filled up with spaces."""
@@ -109,13 +126,13 @@ class DiskWriter:
 
 @contextmanager
 def disk_writer(folder: Path) -> Iterator[DiskWriter]:
-    """Yield a writer of a new folder of features, which appears whole or not at all.
+    """Yield a writer of a new folder of tensors, which appears whole or not at all.
 
     Raises:
         ArtifactError: it can't be written, or the disk is full.
     """
     with new_folder(folder) as place:
-        writer = DiskWriter(place / NAME)
+        writer = DiskWriter(place)
         try:
             yield writer
         finally:
@@ -123,8 +140,27 @@ def disk_writer(folder: Path) -> Iterator[DiskWriter]:
         (place / INDEX).write_text(json.dumps(writer.places), encoding="utf-8")
 
 
-def check_room(bytes_needed: int, folder: Path | None) -> None:
-    """Check that the features fit on the disk of `folder`, or into memory if that is None.
+def write_once(folder: Path, work: Callable[[DiskWriter], object]) -> bool:
+    """Let `work` write the tensors of `folder` unless they are there; return whether that was needed.
+
+    Raises:
+        ArtifactError: it can't be written, or the disk is full.
+    """
+    if folder.exists():
+        return False
+    try:
+        with disk_writer(folder) as writer:
+            work(writer)
+    except ArtifactError:
+        # Another training of the same sweep may have written the same meanwhile.
+        if not folder.exists():
+            raise
+        return False
+    return True
+
+
+def check_room(bytes_needed: int, folder: Path | None, kind: Kind = VISION) -> None:
+    """Check that the tensors fit on the disk of `folder`, or into memory if that is None.
 
     Raises:
         ArtifactError: they don't.
@@ -137,9 +173,9 @@ def check_room(bytes_needed: int, folder: Path | None) -> None:
         free, where = shutil.disk_usage(there).free, f"the disk of {there}"
     if free is not None and bytes_needed > free:
         raise ArtifactError(
-            f"vision features need {bytes_needed / 2**30:.1f} GiB, and {where} has {free / 2**30:.1f} GiB free",
-            "room for the features of every training picture",
-            "use machine.cache_vision=off" if folder else "use machine.cache_vision=disk, or off",
+            f"{kind.what} need {bytes_needed / 2**30:.1f} GiB, and {where} has {free / 2**30:.1f} GiB free",
+            "room for those of all training samples",
+            f"use {kind.setting}=off" if folder else f"use {kind.setting}=disk, or off",
         )
 
 
