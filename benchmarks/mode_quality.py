@@ -81,7 +81,11 @@ def run_one(args: argparse.Namespace, name: str, seed: int) -> None:
     samples = read_many(sorted(args.data.glob("*/train.json")), args.samples, 0)
     settings = {**SETTINGS, "epochs": args.epochs, "packing": mode.packing, **mode.train}
     machine = MachineSection(
-        micro_batch=64, pack_tokens=8192, workers=args.workers, compile=args.compile, cache_vision=args.cache_vision
+        micro_batch=args.micro_batch,
+        pack_tokens=args.pack_tokens,
+        workers=args.workers,
+        compile=args.compile,
+        cache_vision=args.cache_vision,
     )
     layers = loaded.model.config.get_text_config().num_hidden_layers
     record = train(
@@ -241,6 +245,8 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="test items a pack")
     parser.add_argument("--bootstrap", type=int, default=2000)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--micro-batch", type=int, default=64, help="samples of a padded forward pass")
+    parser.add_argument("--pack-tokens", type=int, default=8192, help="tokens of a packed row")
     parser.add_argument("--compile", default="auto")
     parser.add_argument("--cache-vision", default="disk")
     parser.add_argument("--warm", action="store_true", help="features and compiled code are there: begin side by side")
