@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,13 @@ from striate.data.samples import Sample
 from striate.errors import TrainingError
 from striate.models.anatomy import PROJECTOR, component_of, find_anatomy
 from striate.training.answer_loss import answer_loss
+from striate.training.exchange import Exchange
 from striate.training.modes import FrozenModules
 from striate.training.order import SeededOrder
 from striate.training.packing_check import Packing, check_packing
 from striate.training.resampling import OPEN_LAYERS, LayerTurns
 from striate.training.resume import load_trainable, mark_complete, save_trainable
+from striate.training.scale import is_uneven
 from striate.training.step_batches import Share, StepCollator, StepSampler, Touch, stand_in
 from striate.training.step_log import StepLog
 from striate.training.steps import StepTrainer
@@ -125,13 +128,12 @@ class RegionTrainer(StepTrainer):
         self.advance = advance
         self.proof = ""
         self.rates: dict[str, float] = {}
-        if turns and self.accelerator.num_processes > 1:
-            raise TrainingError(
-                f"train.resample on {self.accelerator.num_processes} processes",
-                "one process: their gradients are averaged over tensors that are fixed at the start",
-                "train on one device, or leave out train.resample",
-            )
         self.turns = turns
+        self.exchange: Exchange | None = None
+        if turns and self.accelerator.num_processes > 1:
+            self.exchange = Exchange([one for one in model.parameters() if one.requires_grad], is_uneven(model))
+            # Prepared as for evaluation a model is not wrapped by DistributedDataParallel.
+            self.accelerator.prepare_model = partial(self.accelerator.prepare_model, evaluation_mode=True)
         self.trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
         self.checkpointing = checkpointing
         self.note_frozen()
@@ -139,6 +141,16 @@ class RegionTrainer(StepTrainer):
     def note_frozen(self) -> None:
         """Find out anew which modules are frozen."""
         self.frozen = FrozenModules(self.model, self.checkpointing)
+
+    def training_step(
+        self, model: nn.Module, inputs: Any, num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        """Return the loss of a step after its backward passes; gradients are those of all processes then."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if self.turns and self.exchange:
+            self.turns.check_gradients()
+            self.exchange.average()
+        return loss
 
     def compute_loss(
         self,
@@ -240,6 +252,8 @@ class _Watch(TrainerCallback):
         """Prove that exactly the chosen tensors receive gradients, with weights and modes as training has them."""
         self._trainer.model.train()
         self._trainer.frozen.set_eval()
+        if self._trainer.exchange:
+            self._trainer.exchange.begin()
         self._trainer.proof = self._trainer.prove(self._trainer.model)
         if self._trainer.packing:
             self._trainer.proof += f" {self._trainer.prove_packing(self._trainer.packing)}"

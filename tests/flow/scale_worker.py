@@ -15,6 +15,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import pytest
 import torch
 from conftest import build_loaded, build_pack
 
@@ -25,6 +26,7 @@ from striate.data.samples import Message, Sample
 from striate.errors import StriateError
 from striate.stages.train import train
 from striate.training.engine import RegionTrainer
+from striate.training.exchange import Exchange
 from striate.training.processes import Processes
 from striate.training.scale import LAYERS_VARIABLE
 
@@ -123,6 +125,45 @@ def sharded() -> Iterator[None]:
             os.environ.pop(name, None)
 
 
+@contextlib.contextmanager
+def never_wrapped() -> Iterator[None]:
+    """Fail when DistributedDataParallel is made: tensors that take turns are exchanged without it."""
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("wrapped")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.nn.parallel.DistributedDataParallel, "__init__", refuse)
+        yield
+
+
+def exchanged() -> dict[str, Any]:
+    """Return the gradients after an exchange, as lists: of two formats, turned, closed, missing here and everywhere."""
+    index = Processes.launched().index
+    shapes = [(3, 2), (2, 5), (4,), (2, 2), (3,), (2,)]
+    kinds = [torch.bfloat16 if number == 2 else torch.float32 for number in range(6)]
+    tensors = [
+        torch.nn.Parameter(torch.full(shape, float(index), dtype=kind))
+        for shape, kind in zip(shapes, kinds, strict=True)
+    ]
+    turned, shut, here, nowhere = 1, 3, 4, 5
+    for number, tensor in enumerate(tensors):
+        if number not in (shut, nowhere) and not (number == here and index):
+            count = torch.arange(tensor.numel(), dtype=tensor.dtype)
+            tensor.grad = ((count + 1) * (1 + 2 * index) * (number + 1)).view(tensor.shape)
+    tensors[turned].grad = tensors[turned].grad.t().contiguous().t()
+    tensors[shut].requires_grad_(False)
+    exchange = Exchange(tensors, uneven=True)
+    exchange.begin()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("striate.training.exchange.MESSAGE", 60)
+        exchange.average()
+    return {
+        "gradients": [None if one.grad is None else one.grad.flatten().tolist() for one in tensors],
+        "values": [float(one.detach().float().sum()) for one in tensors],
+    }
+
+
 def scenario(folder: Path, name: str) -> dict[str, Any]:
     """Return what the scenario called `name` gives."""
     machine = MACHINE.model_copy(update={"micro_batch": 2})
@@ -138,10 +179,19 @@ def scenario(folder: Path, name: str) -> dict[str, Any]:
         with interrupted_after(3):
             run(folder, name, FULL)
         return run(folder, name, FULL)
-    if name in ("turns", "bad-batch"):
-        turns = {"resample": ResampleSection(active=1, every=1)}
+    if name.startswith("turns"):
+        together = {"resample": ResampleSection(active=1, every=2, state="drop" if name == "turns-lora" else "keep")}
+        config = (LORA if name == "turns-lora" else FULL).model_copy(update=together)
+        if name == "turns-lora" and Processes.launched().count > 1:
+            with interrupted_after(3):
+                run(folder, name, config)
+        with never_wrapped():
+            return run(folder, name, config)
+    if name == "exchange":
+        return exchanged()
+    if name == "bad-batch":
         try:
-            return run(folder, name, FULL.model_copy(update=turns if name == "turns" else {"batch_size": 3}))
+            return run(folder, name, FULL.model_copy(update={"batch_size": 3}))
         except StriateError as error:
             return {"error": str(error)}
     with sharded():

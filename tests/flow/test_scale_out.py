@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load_file
 
 WORKER = Path(__file__).with_name("scale_worker.py")
-ALONE = ("lora", "full-small", "packed")
-TOGETHER = (*ALONE, "resumed", "bad-batch", "turns")
+ALONE = ("lora", "full-small", "packed", "turns", "turns-lora")
+TOGETHER = (*ALONE, "resumed", "bad-batch", "exchange")
 SHARDED = ("sharded-full", "sharded-packed", "sharded-resumed")
 SECONDS = 300
 
@@ -64,6 +64,9 @@ PAIRS = [
     ("full-small", "full-small"),
     ("packed", "packed"),
     ("resumed", "full-small"),
+    # A layer at a time; that of adapters was interrupted.
+    ("turns", "turns"),
+    ("turns-lora", "turns-lora"),
     ("sharded-full", "full-small"),
     ("sharded-packed", "packed"),
     ("sharded-resumed", "lora"),
@@ -111,7 +114,25 @@ def test_errors_and_records_are_on_every_process(two: Path) -> None:
         assert first == second
     refused = json.loads((two / "bad-batch.0.json").read_text(encoding="utf-8"))["error"]
     assert "train.batch_size 3 is not a multiple of machine.micro_batch 1 x 2 processes" in refused
-    assert "train.resample on 2 processes" in json.loads((two / "turns.0.json").read_text(encoding="utf-8"))["error"]
+
+
+def test_exchanged_gradients_are_means(two: Path) -> None:
+    found = json.loads((two / "exchange.0.json").read_text(encoding="utf-8"))
+    sizes, nothing = (6, 10, 4, 4, 3, 2), (3, 5)
+    # The second process has three times the first one's gradients, but for one tensor, of which it has none.
+    factors = (2, 2, 2, 0, 0.5, 0)
+    for number, (size, factor, gradient) in enumerate(zip(sizes, factors, found["gradients"], strict=True)):
+        wanted = [(number + 1) * factor * (place + 1) for place in range(size)]
+        assert gradient == (None if number in nothing else wanted), number
+    assert found["values"] == [0.0] * 6
+
+
+def test_layers_took_turns(two: Path, one: Path) -> None:
+    for name in ("turns", "turns-lora"):
+        hands = [row["open_layers"] for row in rows(two / name)]
+        assert hands == [row["open_layers"] for row in rows(one / name)]
+        assert all(len(hand) == 1 for hand in hands)
+        assert {layer for hand in hands for layer in hand} == {1, 3}
 
 
 def test_the_command_line_under_torchrun(run_yaml: Path, tmp_path: Path) -> None:
