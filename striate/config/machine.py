@@ -16,7 +16,8 @@ class MachineSection(Section):
     what suits the device. With `train.packing`, `pack_tokens` is the most tokens of a row, in place of `micro_batch`.
     `compile` fuses the decoder layers' operations while training; `memory_budget` is the peak in GiB that training may
     reach: as few layers as that takes are run again in the backward pass. `cache_vision` keeps what the frozen vision
-    encoder makes of each training picture, in memory, or on disk in `cache_folder` for all runs of a sweep.
+    encoder makes of each training picture, in memory, or on disk in `cache_folder` for all runs of a sweep;
+    `cache_hidden` keeps what the region's first layer gets of each training sample, where the projector is frozen.
     """
 
     device: str = "auto"
@@ -29,9 +30,10 @@ class MachineSection(Section):
     memory_budget: float | None = Field(default=None, gt=0)
     pack_tokens: int = Field(default=8192, ge=16)
     cache_vision: Literal["off", "memory", "disk"] = "off"
+    cache_hidden: Literal["off", "memory", "disk"] = "off"
     cache_folder: str | None = None
 
-    @field_validator("compile", "cache_vision", mode="before")
+    @field_validator("compile", "cache_vision", "cache_hidden", mode="before")
     @classmethod
     def _word(cls, value: Any) -> Any:
         """Return the word for what YAML takes for a truth value."""

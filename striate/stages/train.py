@@ -17,6 +17,7 @@ from striate.models.loading import save_model
 from striate.models.memory import peak_memory_gib
 from striate.progress import Progress, Silent
 from striate.training.before import check_training, warn_of_turns
+from striate.training.caches import keep
 from striate.training.engine import Plan
 from striate.training.opening import Opened, opened
 from striate.training.processes import Processes
@@ -25,8 +26,6 @@ from striate.training.resume import find_checkpoint, identity, remove_checkpoint
 from striate.training.scale import make_whole, peak_of_all, sharding
 from striate.training.sitting import Outcome, run_sitting
 from striate.training.speed import plan_speed
-from striate.training.vision_cache import keep_features
-from striate.writing import cache_folder
 
 
 def train(
@@ -87,13 +86,7 @@ def train(
     speed = plan_speed(model, region, samples, collator, config, machine, plan)
     torch.manual_seed(seed)
     with opened(model, region, samples, collator, config, seed=seed, base_path=base_path) as ready:
-        half, place = (
-            ready.weights.dtype,
-            Path(machine.cache_folder) if machine.cache_folder else cache_folder() / "vision",
-        )
-        vision = keep_features(
-            ready.model, processor, samples, collator, machine, half=half, folder=place, progress=progress
-        )
+        kept = keep(ready, processor, samples, collator, config, machine, progress)
         outcome = run_sitting(
             ready.model,
             samples,
@@ -102,7 +95,7 @@ def train(
             machine,
             plan,
             ready.region,
-            half=half,
+            half=ready.weights.dtype,
             seed=seed,
             work_dir=work_dir,
             log=log,
@@ -111,7 +104,7 @@ def train(
             prove=ready.prove,
             progress=progress,
             processes=processes,
-            vision=vision,
+            kept=kept,
             turns=ready.turns,
             speed=speed,
         )

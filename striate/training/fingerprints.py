@@ -44,7 +44,8 @@ def fingerprint_of_hidden(
     tokenizer = getattr(processor.tokenizer, "backend_tokenizer", None)
     words = tokenizer.to_str() if tokenizer else sorted(processor.tokenizer.get_vocab().items())
     templates = [getattr(owner, "chat_template", None) for owner in (processor, processor.tokenizer)]
-    settings = [core.config.to_dict(), _picture_settings(processor), words, templates]
+    config = {key: value for key, value in core.config.to_dict().items() if key != "_name_or_path"}
+    settings = [config, _picture_settings(processor), words, templates]
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     for sample in samples:
         digest.update(repr((sample.id, sample.messages, [path.name for path in sample.images])).encode())

@@ -18,6 +18,7 @@ from striate.data.samples import Sample
 from striate.progress import Progress
 from striate.training.engine import Plan, Proof, RegionTrainer, training_arguments
 from striate.training.fast_modes import frozen_format
+from striate.training.kept import Kept
 from striate.training.modes import checkpointed
 from striate.training.processes import Processes
 from striate.training.resampling import LayerTurns
@@ -25,7 +26,6 @@ from striate.training.resume import COMPLETE, load_trainable, step_of
 from striate.training.scale import is_uneven, name_layers, sharding, share_of, touch_of
 from striate.training.speed import Speed, fast
 from striate.training.step_log import StepLog
-from striate.training.vision_cache import VisionCache
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def run_sitting(
     prove: Proof,
     progress: Progress,
     processes: Processes,
-    vision: VisionCache | None = None,
+    kept: Kept | None = None,
     turns: LayerTurns | None = None,
     speed: Speed | None = None,
 ) -> Outcome:
@@ -100,7 +100,7 @@ def run_sitting(
                     uneven=turns is not None or is_uneven(model),
                 ),
                 samples,
-                vision.collator if vision else collator,
+                kept.collator if kept else collator,
                 share=share_of(processes, plan.micro_batch, config, machine),
                 touch=touch_of(processes, config, samples),
                 projector_lr=config.projector_lr,
@@ -111,7 +111,7 @@ def run_sitting(
                 advance=advance,
                 turns=turns,
             )
-            trainer.vision = vision
+            trainer.kept = kept
             with (
                 checkpointed(model, config.gradient_checkpointing),
                 frozen_format(model, region, config, progress.say),

@@ -16,9 +16,10 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from striate.data.encoding import IGNORED
 from striate.data.packing import SEGMENTS, Batch
+from striate.training.kept import Kept
 from striate.training.packing_check import Packing
 from striate.training.step_batches import StepCollator, StepSampler
-from striate.training.vision_cache import SHAPES, VisionCache
+from striate.training.vision_cache import SHAPES
 
 
 class StepLoader(DataLoader[Any]):
@@ -38,13 +39,13 @@ class StepTrainer(Trainer):
         step_sampler: the shares of the steps.
         step_collator: makes a share's micro-batches.
         packing: how the model reads packed rows; None for padded batches.
-        vision: how the model takes kept vision features; None where its encoder runs.
+        kept: how the model takes what is kept of its samples; None where it reads them whole.
     """
 
     step_sampler: StepSampler
     step_collator: StepCollator
     packing: Packing | None = None
-    vision: VisionCache | None = None
+    kept: Kept | None = None
     real_tokens = 0
     slots = 0
 
@@ -142,8 +143,8 @@ class StepTrainer(Trainer):
             taken = {**self._prepare_inputs(packed.prepared(batch) if packed else batch), **asked}
             if packed:
                 taken = stack.enter_context(packed.attending(taken))
-            if self.vision:
-                taken = stack.enter_context(self.vision.serving(taken))
+            if self.kept:
+                taken = stack.enter_context(self.kept.serving(taken))
             yield taken
 
     def _prepare_input(self, data: Any) -> Any:
