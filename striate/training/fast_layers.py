@@ -13,15 +13,22 @@ from torch.utils.checkpoint import checkpoint
 
 from striate.models.anatomy import decoder_layers, find_anatomy, unwrap
 from striate.models.families import INJECTED
+from striate.models.image_skip import ImageSkip, rule_of
 from striate.training.answer_rows import AnswerFunction, answer_places, has_known_form
+from striate.training.image_function import TextAnswerFunction, TextFunction
+from striate.training.image_rows import rows_for
 from striate.training.layer_check import DifferenceError, compare
 from striate.training.layer_function import Kind, LayerFunction, LayerTensors, kind_of, refusal
 from striate.training.packed_attention import current_layout
-from striate.training.packed_traced import packed_inputs
+from striate.training.packed_traced import packed_inputs, takes
+from striate.training.recorded import Recorder
+from striate.training.stack_graphs import StackGraphs
 
 # More kinds than this and compiling them takes longer than most trainings.
 MOST_KINDS = 12
 Say = Callable[[str], None]
+# Which of a layer's functions: whether image tokens pass it, whether it gives answer positions only.
+Way = tuple[bool, bool]
 
 
 class FastLayers:
@@ -48,6 +55,8 @@ class FastLayers:
         say: Say = lambda line: None,
         backend: str = "inductor",
         options: Mapping[str, Any] | None = None,
+        recorder: Recorder | None = None,
+        rule: ImageSkip | None = None,
     ) -> None:
         """Take `layers`; nothing changes before `install`.
 
@@ -61,14 +70,21 @@ class FastLayers:
             say: told in one line what can't be compiled and why.
             backend: of `torch.compile`.
             options: of the backend.
+            recorder: of compiled layers' kernels, for each form of batch; None launches them one by one.
+            rule: which layers image tokens pass; None: no layer.
         """
-        self.functions: dict[tuple[bool, Kind], LayerFunction] = {}
+        self.functions: dict[tuple[Way, Kind], LayerFunction] = {}
+        self.rule = rule
         self.compile_seconds = 0.0
         self.plain = False
         self._say, self._lean = say, lean
         self._backend, self._options = backend, options
         self.recomputed = len(recomputed)
+        self.graphs = StackGraphs(recorder, say) if recorder and compiled else None
         self._layers = [_Led(self, layer, compiled, index in recomputed) for index, layer in enumerate(layers)]
+        for index, layer in enumerate(self._layers):
+            layer.index = index
+            layer.passed = rule is not None and index in rule.region.passing
         if answers_last:
             self._layers[-1].can_answer = has_known_form(self._layers[-1].layer)
 
@@ -102,11 +118,12 @@ class FastLayers:
         return (
             f"{count} of {len(self._layers)} decoder layers run compiled, as {len(good)} kinds"
             f" ({self.compile_seconds:.0f} s to compile and check)"
+            + (f"; {self.graphs.describe()}" if self.graphs and self.graphs.recorded else "")
         )
 
-    def function_of(self, layer: nn.Module, answers: bool = False) -> LayerFunction | None:
-        """Return the function of the layer's kind, at all positions or those of answers, or None if it has none."""
-        kind = (answers, kind_of(layer))
+    def function_of(self, layer: nn.Module, way: Way) -> LayerFunction | None:
+        """Return the function of the layer's kind for one way to run it, or None if it has none."""
+        kind = (way, kind_of(layer))
         if kind not in self.functions:
             reason = refusal(layer)
             if not reason and len(self.functions) >= MOST_KINDS:
@@ -114,11 +131,16 @@ class FastLayers:
             if reason:
                 self.tell(layer, reason)
                 return None
+            text_only, answers = way
+            made: LayerFunction
             if answers:
-                self.functions[kind] = AnswerFunction(layer, self._backend, self._options)
+                made = (TextAnswerFunction if text_only else AnswerFunction)(layer, self._backend, self._options)
             else:
                 lean = self._lean and not any(parameter.requires_grad for parameter in layer.parameters())
-                self.functions[kind] = LayerFunction(layer, self._backend, self._options, lean)
+                made = (TextFunction if text_only else LayerFunction)(layer, self._backend, self._options, lean)
+            if made.refused:
+                self.tell(layer, made.refused)
+            self.functions[kind] = made
         return self.functions[kind]
 
     def tell(self, layer: nn.Module, reason: str) -> None:
@@ -133,7 +155,12 @@ class _Led:
         layer: the layer.
         can_answer: whether it may run at answer positions only.
         function: what its last call ran.
+        index: its place in the stack.
+        passed: whether image tokens pass it unchanged.
     """
+
+    index = 0
+    passed = False
 
     def __init__(self, owner: FastLayers, layer: Any, compiled: bool, recomputed: bool) -> None:
         """Keep both; `recomputed` says whether only the layer's input is kept."""
@@ -141,8 +168,8 @@ class _Led:
         self._compiled, self._recomputed = compiled, recomputed
         self._tensors = LayerTensors(layer)
         self._flags: tuple[bool, ...] = ()
-        self._functions: dict[bool, LayerFunction | None] = {}
-        self._compared: set[bool] = set()
+        self._functions: dict[Way, LayerFunction | None] = {}
+        self._compared: set[Way] = set()
         self._saved: dict[str, Any] = {}
         self.can_answer = False
         self.function: LayerFunction | None = None
@@ -167,19 +194,32 @@ class _Led:
         """Return the layer's output, by the way that fits the call."""
         if not torch.is_grad_enabled() or kwargs.get("past_key_values") is not None:
             return self._original(*args, **kwargs)
-        more = _packed() if self._compiled else {}
         self.function = None
-        if self._compiled and self.can_answer and (places := answer_places()) is not None:
-            self.function = self._current(True, args, kwargs, {**more, "places": places})
-            more |= {"places": places} if self.function else {}
-        if self._compiled and not self.function:
-            self.function = self._current(False, args, kwargs, more)
+        more: dict[str, Any] = {}
+        for way, more in self._ways(args, kwargs) if self._compiled else ():
+            self.function = self._current(way, args, kwargs, more)
+            if self.function:
+                break
         function = self.function
         if function is None:
             return self._kept(self._original, args, kwargs)
+        given = function.inputs(kwargs, more)
         tensors, keys = self._tensors.current(), function.keys(_hidden(args, kwargs))
+        graphs = self._owner.graphs
+        if graphs and not (self._recomputed or self._owner.plain):
+            return graphs.run(self.index, function, tensors, keys, args, given)
         run = function.plain if self._owner.plain else function
-        return self._kept(lambda *a, **k: run(tensors, keys, a, k), args, {**kwargs, **more})
+        return self._kept(lambda *a, **k: run(tensors, keys, a, k), args, given)
+
+    def _ways(self, args: Any, kwargs: Mapping[str, Any]) -> Iterator[tuple[Way, dict[str, Any]]]:
+        """Yield the ways to run the layer, best first, each with what its function is handed besides."""
+        rule, hidden = self._owner.rule, _hidden(args, kwargs)
+        rows = rows_for(rule) if rule is not None and self.passed else None
+        more = _packed() if rows is None else rows.arguments(hidden, kwargs, takes(hidden.device, _dtype(hidden)))
+        places = answer_places() if self.can_answer else None
+        if places is not None:
+            yield (rows is not None, True), {**more, "places": places}
+        yield (rows is not None, False), more
 
     def _kept(self, run: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> Any:
         """Run it, keeping all that the backward pass needs or the input alone."""
@@ -187,18 +227,18 @@ class _Led:
             return run(*args, **kwargs)
         return checkpoint(run, *args, use_reentrant=False, **kwargs)
 
-    def _current(self, answers: bool, args: Any, kwargs: Any, more: Mapping[str, Any]) -> LayerFunction | None:
+    def _current(self, way: Way, args: Any, kwargs: Any, more: Mapping[str, Any]) -> LayerFunction | None:
         """Return the function of what the layer is now, compared with the layer at its first use."""
         flags = self._tensors.flags()
         if flags != self._flags:
             self._flags, self._compared, self._functions = flags, set(), {}
-        if answers not in self._functions:
-            self._functions[answers] = self._owner.function_of(self.layer, answers)
-        function = self._functions[answers]
+        if way not in self._functions:
+            self._functions[way] = self._owner.function_of(self.layer, way)
+        function = self._functions[way]
         if function is None or function.refused:
             return None
-        if answers not in self._compared and not self._owner.plain:
-            self._compared.add(answers)
+        if way not in self._compared and not self._owner.plain:
+            self._compared.add(way)
             self._compare(function, args, kwargs, more)
         return None if function.refused else function
 
@@ -225,6 +265,7 @@ def fast_layers(
     say: Say = lambda line: None,
     backend: str = "inductor",
     options: Mapping[str, Any] | None = None,
+    recorder: Recorder | None = None,
 ) -> Iterator[FastLayers]:
     """Lead the decoder layers of `model`, and those of its frozen vision encoder, through compiled functions.
 
@@ -232,7 +273,8 @@ def fast_layers(
     """
     how: dict[str, Any] = {"compiled": compiled, "say": say, "backend": backend, "options": options}
     last = reads_last_by_position(model)
-    layers = FastLayers(decoder_layers(model), recomputed=recomputed, lean=lean, answers_last=last, **how)
+    more: dict[str, Any] = {"recorder": recorder, "rule": rule_of(model)}
+    layers = FastLayers(decoder_layers(model), recomputed=recomputed, lean=lean, answers_last=last, **more, **how)
     with contextlib.ExitStack() as stack:
         for one in (layers, *(FastLayers(encoder, **how) for encoder in frozen_encoders(model) if compiled)):
             one.install()
@@ -271,3 +313,9 @@ def _hidden(args: Any, kwargs: Mapping[str, Any]) -> torch.Tensor:
     """Return the hidden states that a layer was called with."""
     hidden: torch.Tensor = args[0] if args else kwargs["hidden_states"]
     return hidden
+
+
+def _dtype(hidden: torch.Tensor) -> torch.dtype:
+    """Return the number format in which attention runs."""
+    device = hidden.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
