@@ -7,18 +7,19 @@ the vision encoder, the projector, and the decoder layers before the one that is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from striate.errors import ModelError
 from striate.models.anatomy import Anatomy, decoder_layers
 from striate.models.answer_logits import answer_logits
+from striate.models.own_forward import own_forward
 
 # What a layer that lacks the state of earlier layers raises when it runs without them.
 _MISSING = (KeyError, IndexError, TypeError, AttributeError, ValueError, RuntimeError)
@@ -101,9 +102,9 @@ class Replay:
     def __enter__(self) -> Replay:
         with ExitStack() as patches:
             for index, layer in enumerate(self._layers):
-                patches.enter_context(_own_forward(layer, self._layer_forward(index, layer.forward)))
+                patches.enter_context(own_forward(layer, self._layer_forward(index, layer.forward)))
             for name, module in self._eyes.items():
-                patches.enter_context(_own_forward(module, self._eye_forward(name, module.forward)))
+                patches.enter_context(own_forward(module, self._eye_forward(name, module.forward)))
             self._patches = patches.pop_all()
         return self
 
@@ -219,20 +220,6 @@ class Replay:
             apart = torch.maximum(apart, (again.float().nan_to_num() - plain).abs().amax())
         loose = 1e-4 if recording.logits.dtype.itemsize >= 4 else 3e-2
         return bool(apart <= loose * plain.abs().amax())
-
-
-@contextmanager
-def _own_forward(module: nn.Module, forward: Forward) -> Iterator[None]:
-    """Give `module` another forward, and its former one back."""
-    former = module.__dict__.get("forward")
-    module.forward = forward
-    try:
-        yield
-    finally:
-        if former is None:
-            del module.forward
-        else:
-            module.forward = former
 
 
 def _apart(output: Any) -> Any:

@@ -15,6 +15,7 @@ from torch import nn
 
 from striate.errors import ModelError
 from striate.models.anatomy import find_anatomy, unwrap
+from striate.models.own_forward import own_forward
 
 PIXELS = "pixel_values"
 Pictures = Mapping[str, torch.Tensor]
@@ -115,16 +116,11 @@ class VisionTap:
             return tuple(map(swap, args)), {name: swap(one) for name, one in kwargs.items()}
 
         handle = self._projector.register_forward_pre_hook(replace, with_kwargs=True)
-        own = vars(self._encoder).get("forward")
-        self._encoder.forward = skip
         try:
-            yield
+            with own_forward(self._encoder, skip):
+                yield
         finally:
             handle.remove()
-            if own is None:
-                del self._encoder.forward
-            else:
-                self._encoder.forward = own
 
     def same_in_half(self, features: torch.Tensor, dtype: torch.dtype) -> bool:
         """Return whether the projector gives the same, to the bit, for features rounded to `dtype`."""
