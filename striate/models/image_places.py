@@ -65,6 +65,11 @@ def _argument_at(name: str, value: Any, places_BX: Tensor) -> Any:
         return type(value)(_argument_at(name, part, places_BX) for part in value)
     if not isinstance(value, Tensor):
         return value
+    return _spread(value, places_BX, _dimension(name))
+
+
+def _dimension(name: str) -> int:
+    """Return the dimension of an argument that counts positions, from the last."""
     dim = next((dim for known, dim in _BY_POSITION.items() if name.startswith(known)), None)
     if dim is None:
         raise ModelError(
@@ -72,7 +77,7 @@ def _argument_at(name: str, value: Any, places_BX: Tensor) -> Any:
             ", ".join(_BY_POSITION),
             "use train.image_tokens=all",
         )
-    return _spread(value, places_BX, dim)
+    return dim
 
 
 def _spread(value: Tensor, places_BX: Tensor, dim: int) -> Tensor:
@@ -85,6 +90,22 @@ def _spread(value: Tensor, places_BX: Tensor, dim: int) -> Tensor:
     sizes[batch_dim] = rows
     moved = value.expand(sizes).movedim(batch_dim, 0)
     return take(moved, places_BX, dim).movedim(0, batch_dim)
+
+
+def at_rows(name: str, value: Any, rows_BN: Tensor, length: int) -> Any:
+    """Return a layer's argument at `rows_BN` of the batch as one row of samples of `length` tokens.
+
+    Raises:
+        ModelError: a tensor of which it is not known how it goes with positions.
+    """
+    if not isinstance(value, Tensor):
+        return value
+    if value.ndim == 1:
+        return value[rows_BN % length]
+    position = value.ndim + _dimension(name)
+    by_sample = value.movedim((position - 1, position), (0, 1))
+    found = by_sample[0][rows_BN % length] if by_sample.shape[0] == 1 else by_sample.flatten(0, 1)[rows_BN]
+    return found.movedim((0, 1), (position - 1, position)).contiguous()
 
 
 def rows_of_mask(mask: Any, hidden_BTD: Tensor, places: Places, past: int) -> Tensor:

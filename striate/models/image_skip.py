@@ -52,6 +52,7 @@ class ImageSkip:
         self._layers = decoder_layers(core)
         self._check(core)
         self._places: Places | None = None
+        self._told = False
         self._handle = core.register_forward_pre_hook(self._look, with_kwargs=True)
         self._changed = [self._layers[index] for index in region.passing]
         for index in region.passing:
@@ -71,6 +72,24 @@ class ImageSkip:
         for layer in self._changed:
             vars(layer).pop("forward", None)
         self._changed = []
+
+    @property
+    def places(self) -> Places | None:
+        """Where the image tokens of the latest forward pass are; None where it has none."""
+        return self._places
+
+    def image_mask(self, ids: Tensor) -> Tensor:
+        """Return which of the token ids are of image tokens."""
+        return self._anatomy.image_mask(ids)
+
+    @contextmanager
+    def told(self, places: Places | None) -> Iterator[None]:
+        """Say for a while where image tokens are, so that no forward pass has to look: asking a device takes time."""
+        before, self._places, self._told = (self._places, self._told), places, True
+        try:
+            yield
+        finally:
+            self._places, self._told = before
 
     def _check(self, core: Any) -> None:
         """Raise if the rule can't hold for this model."""
@@ -101,7 +120,9 @@ class ImageSkip:
             )
 
     def _look(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Note where the image tokens of the coming forward pass are."""
+        """Note where the image tokens of the coming forward pass are, unless that was told."""
+        if self._told:
+            return
         ids = kwargs.get("input_ids", args[0] if args else None)
         if ids is None:
             raise ModelError(

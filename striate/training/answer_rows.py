@@ -14,7 +14,7 @@ from striate.training.layer_function import LayerFunction
 
 # A layer of this form adds attention of one norm, then an MLP of another norm, to the residual stream.
 _CHILDREN = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
-_OUTPUT = "o_proj"
+OUTPUT = "o_proj"
 _current: list[torch.Tensor | None] = [None]
 
 
@@ -36,7 +36,7 @@ def answer_places() -> torch.Tensor | None:
 def has_known_form(layer: nn.Module) -> bool:
     """Return whether a layer looks like attention and MLP, each behind a norm; that it is so, a comparison shows."""
     names = {name for name, _ in layer.named_children()}
-    return names == _CHILDREN and hasattr(layer.self_attn, _OUTPUT)
+    return names == _CHILDREN and hasattr(layer.self_attn, OUTPUT)
 
 
 class AnswerFunction(LayerFunction):
@@ -49,19 +49,13 @@ class AnswerFunction(LayerFunction):
     def __init__(self, layer: nn.Module, backend: str = "inductor", options: Mapping[str, Any] | None = None) -> None:
         """Take the form of `layer`, which must have the known one; it keeps little as it is."""
         super().__init__(layer, backend, options)
-        _put_off(self.template.get_submodule(f"self_attn.{_OUTPUT}"))
+        put_off(self.template.get_submodule(f"self_attn.{OUTPUT}"))
 
     def select(self, output: torch.Tensor, kwargs: Mapping[str, Any]) -> torch.Tensor:
         """Return the places of a whole layer's output that the function gives."""
         return output.flatten(0, 1)[kwargs["places"]].unsqueeze(0)
 
-    def plain(
-        self, tensors: Mapping[str, torch.Tensor], keys: torch.Tensor | None, args: Any, kwargs: Mapping[str, Any]
-    ) -> Any:
-        """Return the same without the compiler."""
-        return self._pure()(self._with_keys(tensors, keys), args, kwargs)
-
-    def _pure(self) -> Callable[..., Any]:
+    def _bare(self) -> Callable[..., Any]:
         """Return the function to compile."""
         template, late = _AtPlaces(self.template), [name for name in self._keys if _is_late(name)]
 
@@ -87,12 +81,12 @@ class _AtPlaces(nn.Module):
         layer = self.layer
         attended = layer.self_attn(hidden_states=layer.input_layernorm(hidden), **kwargs)[0]
         attended, residual = (tensor.flatten(0, 1)[places].unsqueeze(0) for tensor in (attended, hidden))
-        residual = residual + getattr(layer.self_attn, _OUTPUT).now(attended)
+        residual = residual + getattr(layer.self_attn, OUTPUT).now(attended)
         out: torch.Tensor = residual + layer.mlp(layer.post_attention_layernorm(residual))
         return out
 
 
-def _put_off(module: nn.Module) -> None:
+def put_off(module: nn.Module) -> None:
     """Let calling `module` give its input back; its method `now` does what calling it did."""
     kind = type(module)
     module.__class__ = type(f"Later{kind.__name__}", (kind,), {"forward": _unchanged, "now": kind.forward})
@@ -105,4 +99,4 @@ def _unchanged(_: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
 
 def _is_late(name: str) -> bool:
     """Return whether a tensor belongs to what runs behind attention."""
-    return name.startswith(("mlp.", f"self_attn.{_OUTPUT}."))
+    return name.startswith(("mlp.", f"self_attn.{OUTPUT}."))

@@ -45,7 +45,7 @@ def compare(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         with torch.no_grad(), evaluating(layer), evaluating(function.template):
             expected = _first(original(*args, **kwargs))
-            kwargs = {**kwargs, **more}
+            kwargs = function.inputs(kwargs, more)
             expected = function.select(expected, kwargs)
             found = _first(_tried(function.plain, tensors, None, args, kwargs))
         stream = _stream(function, args, kwargs, expected)

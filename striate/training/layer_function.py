@@ -105,7 +105,11 @@ class LayerFunction:
         self, tensors: Mapping[str, torch.Tensor], keys: torch.Tensor | None, args: Any, kwargs: Mapping[str, Any]
     ) -> Any:
         """Return the same without the compiler."""
-        return functional_call(self.template, self._with_keys(tensors, keys), args, dict(kwargs), strict=True)
+        return self._bare()(self._with_keys(tensors, keys), args, kwargs)
+
+    def inputs(self, kwargs: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments of a call: a layer's own, and `more` that only the function is handed."""
+        return {**kwargs, **more}
 
     def select(self, output: torch.Tensor, kwargs: Mapping[str, Any]) -> torch.Tensor:
         """Return the part of a whole layer's output that the function gives: all of it."""
@@ -118,12 +122,18 @@ class LayerFunction:
             keys = next(iter(tensors.values())).new_empty((self.adapters, 1), dtype=torch.int32)
         return {**tensors, **dict(zip(self._keys, keys.unbind(0), strict=True))}
 
-    def _pure(self) -> Callable[..., Any]:
-        """Return the function to compile; it refers to the template and to nothing else."""
+    def _bare(self) -> Callable[..., Any]:
+        """Return the function of tensors; it refers to the template and to nothing else."""
         template = self.template
 
         def run(tensors: dict[str, torch.Tensor], args: Any, kwargs: Mapping[str, Any]) -> Any:
             return functional_call(template, tensors, args, dict(kwargs), strict=True)
+
+        return run
+
+    def _pure(self) -> Callable[..., Any]:
+        """Return the function to compile: where it is lean, one that keeps the results of products alone."""
+        run = self._bare()
 
         def run_lean(tensors: dict[str, torch.Tensor], args: Any, kwargs: Mapping[str, Any]) -> Any:
             options: dict[str, Any] = {

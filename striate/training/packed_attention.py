@@ -114,9 +114,7 @@ def packed_attention(
         TrainingError: this attention is not one over the tokens of the row alone.
     """
     if ENDS in kwargs:
-        extra = {name: kwargs[name] for name in (*_REFUSED, "is_causal") if kwargs.get(name) is not None}
-        if extra:
-            raise NotImplementedError(f"packed rows with {', '.join(extra)}")
+        refuse_more(kwargs)
         how: dict[str, Any] = {"dropout": dropout, "scaling": scaling, "sliding_window": sliding_window}
         return attend(query, key, value, attention_mask, kwargs[ENDS], kwargs[LONGEST], softcap=softcap, **how), None
     layout = _current[0]
@@ -143,6 +141,13 @@ def packed_mask(*args: Any, allow_is_causal_skip: bool = True, **kwargs: Any) ->
     if _current[0] is not None and allow_is_causal_skip:
         return None
     return sdpa_mask(*args, allow_is_causal_skip=allow_is_causal_skip, **kwargs)
+
+
+def refuse_more(kwargs: dict[str, Any]) -> None:
+    """Raise NotImplementedError for attention of a compiled layer that has more than causality and a window."""
+    extra = [name for name in (*_REFUSED, "is_causal") if kwargs.get(name) is not None]
+    if extra:
+        raise NotImplementedError(f"packed rows with {', '.join(extra)}")
 
 
 def _check(layout: Layout, query: torch.Tensor, key: torch.Tensor, kwargs: dict[str, Any]) -> None:

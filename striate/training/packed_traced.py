@@ -30,6 +30,11 @@ def _varlen_kernel() -> tuple[Callable[..., Any] | None, bool]:
 _KERNEL, _SHARES_KEYS = _varlen_kernel()
 
 
+def takes(device: torch.device, dtype: torch.dtype) -> bool:
+    """Return whether `attend` has a way for tensors of this type on this device: on CUDA only the kernel."""
+    return device.type != "cuda" or (_KERNEL is not None and dtype in (torch.bfloat16, torch.float16))
+
+
 def packed_inputs(lengths: Sequence[int], ends: torch.Tensor) -> dict[str, Any]:
     """Return what a layer's attention must be handed to keep the samples of the row apart.
 
@@ -54,8 +59,12 @@ def attend(
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
+    key_ends: torch.Tensor | None = None,
+    key_longest: int | None = None,
 ) -> torch.Tensor:
     """Return (1, T, heads, head size), as `packed_attention` does: causal attention within each sample.
+
+    Where samples have more keys than queries, the queries are those of their last keys.
 
     Args:
         query: (1, heads, T, head size).
@@ -68,6 +77,8 @@ def attend(
         scaling: of the products of queries and keys.
         sliding_window: how many tokens a query sees, its own included.
         softcap: a cap of scores, which this can't follow.
+        key_ends: 0 and the end of each sample's keys, int32; None if these are of as many tokens as the queries.
+        key_longest: at least the keys of the longest sample.
 
     Raises:
         NotImplementedError: this attention has more than causality and a window, or no kernel on this card.
@@ -78,7 +89,7 @@ def attend(
     if groups > 1 and not (on_card and _SHARES_KEYS):
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     if not on_card:
-        mask = _mask(ends, query.shape[2], sliding_window)
+        mask = _mask(ends, query.shape[2], ends if key_ends is None else key_ends, key.shape[2], sliding_window)
         out = scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
         return out.transpose(1, 2).contiguous()
     size = query.shape[-1]
@@ -88,14 +99,23 @@ def attend(
     settings: dict[str, Any] = {"enable_gqa": True} if groups > 1 and _SHARES_KEYS else {}
     settings["window_size"] = (sliding_window - 1, 0) if sliding_window else (-1, 0)
     flat = [tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value)]
-    packed: torch.Tensor = _KERNEL(*flat, ends, ends, longest, longest, scale=scaling, **settings)
+    if key_ends is None or key_longest is None:
+        key_ends, key_longest = ends, longest
+    packed: torch.Tensor = _KERNEL(*flat, ends, key_ends, longest, key_longest, scale=scaling, **settings)
     return packed.unsqueeze(0)
 
 
-def _mask(ends: torch.Tensor, tokens: int, window: int | None) -> torch.Tensor:
-    """Return which tokens (T, T) each token sees: earlier ones of its sample, within the window."""
-    place = torch.arange(tokens, device=ends.device)
-    sample = (place[:, None] >= ends[None, 1:]).sum(1)
-    behind = place[:, None] - place
-    seen = (sample[:, None] == sample) & (behind >= 0)
+def _mask(ends: torch.Tensor, tokens: int, key_ends: torch.Tensor, keys: int, window: int | None) -> torch.Tensor:
+    """Return which keys (T, K) each token sees: earlier ones of its sample, within the window."""
+    sample, left = _from_end(ends, tokens)
+    key_sample, key_left = _from_end(key_ends, keys)
+    behind = key_left - left[:, None]
+    seen = (sample[:, None] == key_sample) & (behind >= 0)
     return seen & (behind < window) if window else seen
+
+
+def _from_end(ends: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the sample of each of `count` tokens, and how many tokens of it follow."""
+    place = torch.arange(count, device=ends.device)
+    sample = (place[:, None] >= ends[None, 1:]).sum(1)
+    return sample, ends[1:][sample] - place
