@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +24,7 @@ from striate.training.exchange import Exchange
 from striate.training.modes import FrozenModules
 from striate.training.order import SeededOrder
 from striate.training.packing_check import Packing, check_packing
+from striate.training.readings import Facts, Readings
 from striate.training.resampling import OPEN_LAYERS, LayerTurns
 from striate.training.resume import load_trainable, mark_complete, save_trainable
 from striate.training.scale import is_uneven
@@ -123,6 +125,7 @@ class RegionTrainer(StepTrainer):
         self.model_accepts_loss_kwargs = True
         self.projector_lr = projector_lr
         self.step_log = step_log
+        self.readings = Readings(self.write_step, late=int(args.device.type == "cuda"))
         self.run = run
         self.prove = prove
         self.advance = advance
@@ -139,7 +142,8 @@ class RegionTrainer(StepTrainer):
         self.note_frozen()
 
     def note_frozen(self) -> None:
-        """Find out anew which modules are frozen."""
+        """Find out anew which modules are frozen; all others are put in training mode."""
+        self.model.train()
         self.frozen = FrozenModules(self.model, self.checkpointing)
 
     def training_step(
@@ -185,22 +189,27 @@ class RegionTrainer(StepTrainer):
             self.optimizer = kind(self._groups(), **settings)
         return self.optimizer
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Write one step to the log; summaries of Hugging Face's own are left out.
+    def facts(self) -> Facts:
+        """Return what the log's line says of the step whose work has just been handed out."""
+        more: dict[str, Any] = {OPEN_LAYERS: list(self.turns.open)} if self.turns else {}
+        more |= dict(zip(("tokens", "slots"), self.count_tokens(), strict=True))
+        rate, projector_rate = self.rates.get("region", 0.0), self.rates.get("projector", 0.0)
+        return Facts(self.state.global_step, rate, projector_rate, more, time.perf_counter())
+
+    def write_step(self, facts: Facts, loss: float, norm: float | None) -> None:
+        """Write one step to the log.
 
         Raises:
             TrainingError: loss or gradient is not finite.
         """
-        if "loss" in logs:
-            rate = self.rates.get("region", 0.0)
-            projector_rate = self.rates.get("projector", 0.0)
-            found = float(logs.get("grad_norm", 0.0))
-            # The gradient scaler of float16 skips a step that overflows, and halves its scale.
-            norm = None if self.args.fp16 and not math.isfinite(found) else found
-            more: dict[str, Any] = {OPEN_LAYERS: list(self.turns.open)} if self.turns else {}
-            more |= dict(zip(("tokens", "slots"), self.count_tokens(), strict=True))
-            self.step_log.write(self.state.global_step, logs["loss"], norm, rate, projector_rate, **more)
-            self.advance(1)
+        # The gradient scaler of float16 skips a step that overflows, and halves its scale.
+        norm = 0.0 if norm is None else norm
+        norm = None if self.args.fp16 and not math.isfinite(norm) else norm
+        self.step_log.write(facts.step, loss, norm, facts.lr, facts.projector_lr, now=facts.at, **facts.more)
+        self.advance(1)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Do nothing: steps are logged by `write_step`, and summaries of Hugging Face's own are left out."""
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Return 0: counting would walk over all parameters in every step."""
@@ -261,6 +270,10 @@ class _Watch(TrainerCallback):
             # Every process begins with the same weights; from here on its dropout is its own.
             torch.manual_seed(self._trainer.args.seed * 1_000_003 + self._trainer.args.process_index)
         self._trainer.step_log.start()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Log the steps whose numbers have not been read yet."""
+        self._trainer.readings.flush()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Open the layers whose turn the coming step is."""

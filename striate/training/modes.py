@@ -49,7 +49,9 @@ class FrozenModules:
     def set_eval(self) -> None:
         """Take them out of training mode; to be called after `model.train()`."""
         for module in self._evaluated:
-            module.training = False
+            # Most often it is out already, and asking is much cheaper than setting.
+            if module.training:
+                module.training = False
 
     def _collect(self, module: nn.Module, frozen: bool, kept: set[int]) -> None:
         """Add `module` and what lies below it; a module without parameters goes with its parent."""

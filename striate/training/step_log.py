@@ -40,17 +40,24 @@ class StepLog:
         self._since = time.perf_counter()
 
     def write(
-        self, step: int, loss: float, grad_norm: float | None, lr: float, projector_lr: float, **more: Any
+        self,
+        step: int,
+        loss: float,
+        grad_norm: float | None,
+        lr: float,
+        projector_lr: float,
+        now: float | None = None,
+        **more: Any,
     ) -> None:
         """Add the line of one step; `grad_norm` is None for a float16 step that the gradient scaler skipped.
 
-        `more` are further keys of the line.
+        `now` is when it ended, by `time.perf_counter`; `more` are further keys of the line.
 
         Raises:
             TrainingError: loss or gradient norm is not finite.
             ArtifactError: the disk is full.
         """
-        now = time.perf_counter()
+        now = time.perf_counter() if now is None else now
         if not (math.isfinite(loss) and math.isfinite(grad_norm or 0.0)):
             raise _diverged(step, loss, grad_norm)
         row = {"step": step, "loss": loss, "lr": lr, "projector_lr": projector_lr, "grad_norm": grad_norm}

@@ -16,8 +16,15 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from striate.data.encoding import IGNORED
 from striate.data.packing import SEGMENTS, Batch
+from striate.models.image_skip import rule_of
+from striate.models.vision_tap import PIXELS
+from striate.training.answer_places import ANSWERS, find_answers
+from striate.training.image_rows import reading
 from striate.training.kept import Kept
+from striate.training.known_mask import mask_known
 from striate.training.packing_check import Packing
+from striate.training.picture_places import PicturePlaces
+from striate.training.readings import Facts, Readings
 from striate.training.step_batches import StepCollator, StepSampler
 from striate.training.vision_cache import SHAPES
 
@@ -38,14 +45,21 @@ class StepTrainer(Trainer):
     Attributes:
         step_sampler: the shares of the steps.
         step_collator: makes a share's micro-batches.
+        answer_multiple: of the answers of a batch, to reach which some are added that count for nothing.
+        places: puts pictures among embeddings; None leaves that to the model.
+        readings: of losses and gradient norms.
         packing: how the model reads packed rows; None for padded batches.
         kept: how the model takes what is kept of its samples; None where it reads them whole.
     """
 
     step_sampler: StepSampler
     step_collator: StepCollator
+    readings: Readings
     packing: Packing | None = None
     kept: Kept | None = None
+    answer_multiple = 1
+    places: PicturePlaces | None = None
+    _globalstep_last_logged: int
     real_tokens = 0
     slots = 0
 
@@ -65,7 +79,9 @@ class StepTrainer(Trainer):
         self, model: nn.Module, inputs: Any, num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
         """Return the loss of the step's micro-batches, after their backward passes."""
-        model.train()
+        # Going through all modules takes a while, and what is frozen must leave training mode again.
+        if not model.training:
+            model.train()
         batches = self._levelled(inputs)
         total = torch.zeros((), device=self.args.device)
         for index, batch in enumerate(batches):
@@ -92,6 +108,23 @@ class StepTrainer(Trainer):
             return found
         real, slots = self.accelerator.reduce(torch.tensor(found, device=self.args.device), "sum").tolist()
         return real, slots
+
+    def facts(self) -> Facts:
+        """Return what is known of the step whose work has just been handed out."""
+        raise NotImplementedError
+
+    def _maybe_log_save_evaluate(self, tr_loss: torch.Tensor, grad_norm: Any, *args: Any, **kwargs: Any) -> None:
+        """Take the step's numbers unread; whatever is saved waits for them, so that no bad checkpoint is made."""
+        if self.control.should_log and self.state.global_step > self._globalstep_last_logged:
+            one = self.accelerator.num_processes == 1
+            self.readings.add(self.facts(), tr_loss if one else self.accelerator.reduce(tr_loss, "mean"), grad_norm)
+            # Not by subtraction, which leaves what is no number as it is.
+            tr_loss.zero_()
+            self._globalstep_last_logged = self.state.global_step
+            self.control.should_log = False
+        if self.control.should_save:
+            self.readings.flush()
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write what trains, on any number of processes: all of them must ask."""
@@ -140,21 +173,43 @@ class StepTrainer(Trainer):
         asked = {name: batch[name] for name in (SEGMENTS, SHAPES) if name in batch}
         packed = self.packing if SEGMENTS in batch else None
         with contextlib.ExitStack() as stack:
-            taken = {**self._prepare_inputs(packed.prepared(batch) if packed else batch), **asked}
+            ready = packed.prepared(batch) if packed else batch
+            if "labels" in ready:
+                answers = find_answers(ready["labels"], self.answer_multiple)
+                ready = {**{name: value for name, value in ready.items() if name != "labels"}, ANSWERS: answers}
+            taken = {**self._prepare_inputs(ready), **asked}
             if packed:
                 taken = stack.enter_context(packed.attending(taken))
+            elif "attention_mask" in batch:
+                stack.enter_context(mask_known(batch["attention_mask"]))
+            if (rule := rule_of(self.model)) is not None:
+                stack.enter_context(reading(rule, batch["input_ids"], self.args.device))
             if self.kept:
                 taken = stack.enter_context(self.kept.serving(taken))
+            if self.places and PIXELS in taken:
+                stack.enter_context(self._placing(taken, batch["input_ids"]))
             yield taken
 
+    def _placing(self, taken: Batch, ids: torch.Tensor) -> contextlib.AbstractContextManager[None]:
+        """Return a context in which pictures are put at known places; at the first batch that is compared."""
+        places = self.places
+        if places is None:
+            return contextlib.nullcontext()
+        if not places.checked:
+            with self.compute_loss_context_manager():
+                places.check(self.model, {name: value for name, value in taken.items() if name != ANSWERS}, ids)
+        return places.placing(ids)
+
     def _prepare_input(self, data: Any) -> Any:
-        """Return the data on the device; what lies in pinned memory is copied while the device computes."""
-        if isinstance(data, torch.Tensor) and data.is_pinned() and not self.is_deepspeed_enabled:
+        """Return the data on the device, copied while that computes."""
+        if isinstance(data, torch.Tensor) and not self.is_deepspeed_enabled:
             return data.to(self.args.device, non_blocking=True)
         return super()._prepare_input(data)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor | int | None:
         """Return the answer tokens of the whole step, those of other processes included."""
         labels = [batch["labels"][:, 1:] for batches in batch_samples for batch in batches]
-        count = torch.tensor(sum(int((label != IGNORED).sum()) for label in labels), device=device)
-        return self.accelerator.reduce(count, "sum")
+        count = sum(int((label != IGNORED).sum()) for label in labels)
+        if self.accelerator.num_processes == 1:
+            return count
+        return self.accelerator.reduce(torch.tensor(count).to(device, non_blocking=True), "sum")

@@ -1,0 +1,68 @@
+"""Numbers of a step that the accelerator is still computing, read once they are there."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a step when its work has been handed out: its number, learning rates, other keys of its line."""
+
+    step: int
+    lr: float
+    projector_lr: float
+    more: dict[str, Any]
+    at: float
+
+
+Write = Callable[[Facts, float, float | None], None]
+
+
+class Readings:
+    """Hands the loss and gradient norm of each step on, in order, the last `late` steps later.
+
+    To read a number at once is to wait until the accelerator has nothing left to do: the next step's work would reach
+    it late. One step late it has been copied to the CPU while the next step was handed out.
+    """
+
+    def __init__(self, write: Write, late: int = 0) -> None:
+        """Call `write(facts, loss, gradient norm)` for each step."""
+        self._write, self._late = write, late
+        self._waiting: deque[tuple[Facts, torch.Tensor, torch.cuda.Event | None, bool]] = deque()
+
+    def add(self, facts: Facts, loss: torch.Tensor, norm: torch.Tensor | float | None) -> None:
+        """Take a step's numbers as they will be, and hand on those of the step before that are due."""
+        found = norm if isinstance(norm, torch.Tensor) else torch.tensor(norm or 0.0)
+        parts = [loss.detach().double().reshape(()), found.detach().to(loss.device, torch.float64).reshape(())]
+        values = torch.stack(parts)
+        event = None
+        if values.device.type == "cuda":
+            host = torch.empty(2, dtype=torch.float64, pin_memory=True)
+            values = host.copy_(values, non_blocking=True)
+            event = torch.cuda.Event()
+            event.record()
+        self._waiting.append((facts, values, event, norm is not None))
+        while len(self._waiting) > self._late:
+            self._read(None)
+
+    def flush(self) -> None:
+        """Wait for all steps and hand their numbers on."""
+        while self._waiting:
+            self._read(time.perf_counter() if len(self._waiting) == 1 else None)
+
+    def _read(self, now: float | None) -> None:
+        """Hand the oldest step's numbers on; it ended `now`, or when its work had been handed out."""
+        facts, values, event, has_norm = self._waiting.popleft()
+        if event:
+            event.synchronize()
+        loss, norm = values.tolist()
+        if now is not None:
+            facts = Facts(facts.step, facts.lr, facts.projector_lr, facts.more, now)
+        self._write(facts, loss, norm if has_norm else None)
