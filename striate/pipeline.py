@@ -18,8 +18,8 @@ from striate.artifacts import (
     write_document,
 )
 from striate.config import RunConfig, anchored
-from striate.demo.places import locate_data, locate_model, locate_pack
-from striate.errors import ConfigError, ModelError
+from striate.demo.places import locate_data, locate_model
+from striate.early_checks import check_base, check_region, find_base, find_sources
 from striate.progress import Progress, Silent
 from striate.run_folder import RunFolder, open_run
 from striate.stage_inputs import StageInputs
@@ -54,15 +54,15 @@ class Flow:
         self.out = out
         self.progress = progress or Silent()
         self.device = resolve_device(config.machine.device)
+        self.sources = find_sources(config, self.labels, self.progress)
         self.run: RunFolder = open_run(
             out, config, self.progress, command=command, device=str(self.device), overwrite=overwrite
         )
         self.model_path = locate_model(config.model.path, self.progress)
         self.train_paths = [locate_data(name, self.progress) for name in config.data.train]
         self.calibration_paths = [locate_data(name, self.progress) for name in config.data.calibration]
-        self.sources = [locate_pack(name, self.progress) for name in config.evaluate.packs]
         self._held: tuple[str, Any] | None = None
-        self.base_path = self._find_base()
+        self.base_path = find_base(config, self.progress)
         pack_paths = [source.folder for source in self.sources]
         self.inputs = StageInputs(
             self.run, self.model_path, self.train_paths, self.calibration_paths, pack_paths, self.base_path
@@ -76,7 +76,7 @@ class Flow:
             check_quantisation(self.device)
         self._look_ahead()
         self.analyze()
-        self._check_region(self.select())
+        check_region(self.config, self.select())
         self.train()
         if self.config.prune.remove:
             self.prune()
@@ -144,7 +144,7 @@ class Flow:
         job = Job(self.config, self.out, self.model_path, tuple(self.train_paths))
         outputs = ["checkpoint", "train.json", "train_log.jsonl"]
         with leading(self.device) as tell:
-            self._check_base()
+            check_base(self.config, self.model_path)
 
             def work() -> float:
                 tell(job)
@@ -256,55 +256,13 @@ class Flow:
         from striate.selectors.spec import parse_spec
         from striate.stages.select import select
 
-        self._check_base()
+        check_base(self.config, self.model_path)
         spec = parse_spec(self.config.select.region)
         check_needs(spec, self.config.analyze)
         if not spec.needs_scores:
-            self._check_region(select(self._num_layers(), spec.text))
+            check_region(self.config, select(self._num_layers(), spec.text))
         # Read once, here or by the first evaluation.
-        packs = self._packs
-        if self.config.evaluate.gate:
-            from striate.tasks.gate import check_scopes, parse_gate
-
-            tasks = [(item.pack, item.task) for pack in packs for item in pack.items]
-            check_scopes(parse_gate(self.config.evaluate.gate), tasks, self.labels)
-
-    def _find_base(self) -> str | None:
-        """Return the folder of the untuned checkpoint that scorers compare with, if there is one.
-
-        Raises:
-            ConfigError: it is no folder.
-        """
-        name = self.config.analyze.base
-        if name is None:
-            return None
-        place = locate_model(name, self.progress)
-        if not Path(place).is_dir():
-            raise ConfigError(
-                f"analyze.base {name!r} is no folder",
-                "the folder of the checkpoint from which the model was tuned",
-                "check the path; a model of the hub is to be downloaded first",
-            )
-        return place
-
-    def _check_base(self) -> None:
-        """Raise if the tuned adapter's base would be an adapter itself: nothing could load the two."""
-        from striate.models.adapters import is_adapter
-
-        if self.config.train.method != "full" and is_adapter(Path(self.model_path)):
-            raise ModelError(
-                f"{self.model_path} is an adapter: {self.config.train.method} can't train on top of it",
-                "a model with weights of its own, or train.method=full",
-                "merge the adapter into its base first (PEFT's merge_and_unload)",
-            )
-
-    def _check_region(self, region: Region) -> None:
-        """Raise if `train` could not open, or `prune` not remove, as many layers as they are asked to."""
-        from striate.stages.prune import check_removal
-        from striate.training.resampling import check_resampling
-
-        check_resampling(region, self.config.train.resample)
-        check_removal(region, self.config.prune.remove)
+        self._packs  # noqa: B018
 
     @cached_property
     def _packs(self) -> list[Pack]:

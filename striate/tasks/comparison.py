@@ -9,6 +9,7 @@ import numpy as np
 from striate.artifacts import Difference, EvalRecord, Kind, Prediction, TaskScore
 from striate.errors import ArtifactError
 from striate.tasks import metric_of
+from striate.tasks.items import Item
 from striate.tasks.resampling import Paired, macro_replicates
 from striate.tasks.statistics import (
     bootstrap_interval,
@@ -29,9 +30,21 @@ MACRO_METRIC = "mean"
 KINDS: tuple[Kind, ...] = ("visual", "text")
 
 
-def task_key(prediction: Prediction) -> TaskKey:
-    """Return what a prediction counts for: pack, task, metric, and `visual` with an image or `text` without."""
-    return (prediction.pack, prediction.task, prediction.metric, "visual" if prediction.image is not None else "text")
+def task_key(item: Prediction | Item) -> TaskKey:
+    """Return what an item or a prediction counts for: pack, task, metric, `visual` with an image or `text` without."""
+    return (item.pack, item.task, item.metric, "visual" if item.image is not None else "text")
+
+
+def in_scope(keys: Iterable[TaskKey], scope: tuple[str, str]) -> list[TaskKey]:
+    """Return the tasks of one scope: of a kind (`*`, `visual`), of a pack (PACK, `*`), or one task by its name.
+
+    Perplexity is no share of right answers, so it counts alone or not at all.
+    """
+    pack, task = scope
+    chosen = [key for key in keys if (key[3] == task if pack == MACRO else key[0] == pack and task in (MACRO, key[1]))]
+    if len(chosen) > 1 or pack == MACRO:
+        chosen = [key for key in chosen if metric_of(key[2]).higher_is_better]
+    return chosen
 
 
 def by_task(predictions: Iterable[Prediction]) -> dict[TaskKey, list[Prediction]]:
@@ -97,13 +110,8 @@ def compare_scope(
         ArtifactError: the two did not answer the same items.
     """
     pack, task = scope
-    chosen = {
-        key: pair
-        for key, pair in paired_tasks(baseline, other).items()
-        if (key[3] == task if pack == MACRO else key[0] == pack and task in (MACRO, key[1]))
-    }
-    if len(chosen) > 1 or pack == MACRO:
-        chosen = {key: pair for key, pair in chosen.items() if metric_of(key[2]).higher_is_better}
+    pairs = paired_tasks(baseline, other)
+    chosen = {key: pairs[key] for key in in_scope(pairs, scope)}
     if not chosen:
         return None
     labels, first = (other[0].label, baseline[0].label), next(iter(chosen))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from striate.artifacts import Difference, EvalRecord, GateResult, GateRow, Prediction
 from striate.errors import ConfigError, did_you_mean
-from striate.tasks.comparison import KINDS, MACRO, compare_scope
+from striate.tasks.comparison import KINDS, MACRO, compare_scope, in_scope, task_key
+from striate.tasks.items import Pack
 
 Results = Mapping[str, tuple[EvalRecord, Sequence[Prediction]]]
 FORM = re.compile(r"\s*(?P<scope>[^<>=]+?)\s*>=\s*(?P<least>\d+(?:\.\d+)?)\s*%?\s*(?::\s*(?P<label>[^,]+?)\s*)?")
@@ -66,6 +67,21 @@ def check_scopes(conditions: Sequence[Condition], tasks: Sequence[tuple[str, str
             raise ConfigError(f"gate {one.text!r}: no model is called {one.label!r}", ", ".join(labels), hint)
 
 
+def check_gate(gate: str, packs: Iterable[Pack], labels: Sequence[str]) -> None:
+    """Return if every condition of `gate` can be held against what will be asked: before anything is.
+
+    Raises:
+        ConfigError: no gate, an unknown pack, task or model, or a scope without shares of right answers.
+    """
+    conditions = parse_gate(gate)
+    keys = dict.fromkeys(task_key(item) for pack in packs for item in pack.items)
+    tasks = [(pack, task) for pack, task, *_ in keys]
+    check_scopes(conditions, tasks, labels)
+    for one in conditions:
+        if not in_scope(keys, one.place):
+            raise _no_shares(one, tasks)
+
+
 def hold_against(
     gate: str, baseline: str, results: Results, repetitions: int, seed: int, *, only: Sequence[str] | None = None
 ) -> GateResult:
@@ -96,13 +112,18 @@ def hold_against(
         for label in others if one.label is None else [one.label]:
             found = compare_scope(results[baseline], results[label], one.place, repetitions, seed)
             if found is None:
-                raise ConfigError(
-                    f"gate {one.text!r}: no {one.scope} task is scored by a share of right answers",
-                    "a scope with such tasks; perplexity has rows of its own, as PACK/TASK",
-                    f"name one of {', '.join(dict.fromkeys(f'{pack}/{task}' for pack, task in tasks))}",
-                )
+                raise _no_shares(one, tasks)
             rows.append(_row(one, found))
     return GateResult(gate=gate, baseline=baseline, rows=tuple(rows))
+
+
+def _no_shares(one: Condition, tasks: Sequence[tuple[str, str]]) -> ConfigError:
+    """Return the error for a scope in which nothing is scored by a share of right answers."""
+    return ConfigError(
+        f"gate {one.text!r}: no {one.scope} task is scored by a share of right answers",
+        "a scope with such tasks; perplexity has rows of its own, as PACK/TASK",
+        f"name one of {', '.join(dict.fromkeys(f'{pack}/{task}' for pack, task in tasks))}",
+    )
 
 
 def _condition(part: str, text: str) -> Condition:

@@ -78,6 +78,8 @@ def yaml_model(run_yaml: Path) -> str:
         (["--set", "evaluate.others={tuned: x}"], "evaluate.others: 'tuned' is no name for a model"),
         (["--set", "evaluate.others={a/b: x}"], "evaluate.others: 'a/b' is no name for a model"),
         (["--set", "evaluate.packs=[]", "--gate", "text>=9"], "evaluate.gate is set, but evaluate.packs is empty"),
+        (["--gate", "visaul>=9"], "gate 'visaul>=9': nothing called 'visaul' is measured"),
+        (["--set", "evaluate.gate=pack>=9:nobody"], "gate 'pack>=9:nobody': no model is called 'nobody'"),
     ],
 )
 def test_what_can_not_be_is_said_before_anything_runs(
@@ -86,7 +88,25 @@ def test_what_can_not_be_is_said_before_anything_runs(
     shown = call("evaluate", run_yaml, "--out", tmp_path / "run", *arguments)
     assert shown.exit_code == 1
     assert text in shown.stderr
-    assert not (tmp_path / "run" / "eval").exists()
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_gate_without_scored_tasks_leaves_the_run_as_it_was(run_yaml: Path, tmp_path: Path) -> None:
+    out, pack = tmp_path / "run", tmp_path / "prose"
+    pack.mkdir()
+    row = {"id": "a", "text": "ice is cold", "metric": "perplexity", "task": "prose"}
+    (pack / "test.jsonl").write_text(json.dumps(row) + "\n")
+    assert call("select", run_yaml, "--out", out, "--set", "select.region=uniform:2").exit_code == 0
+    before = (out / "config.yaml").read_text()
+    packs = f"evaluate.packs=[{pack}]"
+    shown = call("evaluate", run_yaml, "--out", out, "--set", packs, "--gate", "text>=99")
+    assert shown.exit_code == 1
+    assert shown.stderr == (
+        "error: gate 'text>=99': no text task is scored by a share of right answers\n"
+        "  allowed: a scope with such tasks; perplexity has rows of its own, as PACK/TASK\n"
+        "  next:    name one of prose/prose\n"
+    )
+    assert (out / "config.yaml").read_text() == before
 
 
 def test_run_refuses_a_gate_of_nothing_before_it_trains_and_fails_by_one_after_its_report(
@@ -97,7 +117,7 @@ def test_run_refuses_a_gate_of_nothing_before_it_trains_and_fails_by_one_after_i
     assert shown.exit_code == 1
     assert "nothing called 'visaul' is measured" in shown.stderr
     assert "did you mean 'visual'?" in shown.stderr
-    assert not (out / "checkpoint").exists()
+    assert not out.exists()
     settings = ["--set", "evaluate.gate=pack/colour>=500", "--set", "train.max_steps=1", "--set", "prune.remove=0"]
     failed = call("run", run_yaml, "--out", out, *settings)
     assert failed.exit_code == 1
