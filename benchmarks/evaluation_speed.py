@@ -27,7 +27,7 @@ import transformers
 from striate.data.collate import Collator
 from striate.models.anatomy import unwrap
 from striate.models.loading import load_model
-from striate.models.placing import to_model
+from striate.models.placing import on_device
 from striate.tasks import metric_of
 from striate.tasks.asking import ask
 from striate.tasks.encoding import context_limit
@@ -46,7 +46,7 @@ def one_at_a_time(model: Any, processor: Any, items: Sequence[Item], max_new_tok
     padding = processor.tokenizer.pad_token_id
     answers = []
     for item in items:
-        inputs = to_model(model, collator.encode_prompts([chat_sample(item)]))
+        inputs = on_device(model, collator.encode_prompts([chat_sample(item)]))
         with torch.inference_mode():
             output = model.generate(
                 **inputs,

@@ -30,16 +30,6 @@ def answer_logits(model: nn.Module, inputs: Mapping[str, Any], rows_N: Tensor, c
     return logits[rows_N, columns_N] if logits.shape[:2] == shape else logits[0]
 
 
-def on_device(core: Any, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a collated batch without its labels, on the model's device, pictures in the model's dtype."""
-    device = core.get_input_embeddings().weight.device
-    named = {name: value for name, value in batch.items() if name != "labels"}
-    return {
-        name: value.to(device, core.dtype) if value.is_floating_point() else value.to(device)
-        for name, value in named.items()
-    }
-
-
 @contextmanager
 def _only_positions(head: nn.Module | None, rows_N: Tensor, columns_N: Tensor) -> Iterator[None]:
     """Let the LM head see only the hidden states (1, N, D) of the given positions."""

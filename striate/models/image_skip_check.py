@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from striate.artifacts import Region
 from striate.errors import ModelError
 from striate.models.anatomy import decoder_layers, find_anatomy, unwrap
-from striate.models.answer_logits import on_device
 from striate.models.image_skip import ImageSkip
+from striate.models.placing import on_device
 
 # Largest ||a - b|| / ||b|| of what whole layers give with the image tokens put back, by number format.
 _TOLERANCE = {torch.bfloat16: 0.03, torch.float16: 0.01, torch.float32: 1e-3, torch.float64: 1e-6}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -9,10 +10,12 @@ from torch import Tensor
 from striate.models.stack import unwrap
 
 
-def to_model(model: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the batch on the model's device, its pictures in the model's dtype."""
+def on_device(model: Any, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a collated batch without its labels, on the device of the model's embeddings, pictures in its dtype."""
     core = unwrap(model)
+    device = core.get_input_embeddings().weight.device
     return {
-        name: value.to(core.device, core.dtype) if value.is_floating_point() else value.to(core.device)
+        name: value.to(device, core.dtype) if value.is_floating_point() else value.to(device)
         for name, value in batch.items()
+        if name != "labels"
     }

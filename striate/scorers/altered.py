@@ -12,7 +12,7 @@ from torch import Tensor
 
 from striate.errors import ModelError
 from striate.models.anatomy import Anatomy
-from striate.models.answer_logits import on_device
+from striate.models.placing import on_device
 from striate.models.replay import Recording, Replay
 from striate.progress import Advance
 from striate.scorers.answers import Answers

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from striate.models.anatomy import Anatomy
-from striate.models.answer_logits import answer_logits, on_device
+from striate.models.answer_logits import answer_logits
 from striate.models.layer_weights import layer_parameters
+from striate.models.placing import on_device
 from striate.progress import Advance
 from striate.scorers.answers import Answers, answer_losses
 from striate.scorers.batches import Batches

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from striate.models.anatomy import Anatomy, decoder_layers
-from striate.models.answer_logits import on_device
+from striate.models.placing import on_device
 from striate.progress import Advance
 from striate.scorers.batches import Batches
 from striate.scorers.kinds import LayerScorer

@@ -18,7 +18,7 @@ from striate.data.picture_pairs import ATTRIBUTES, picture_pair
 from striate.data.samples import Message, Sample
 from striate.errors import DataError, ModelError
 from striate.models.anatomy import Anatomy
-from striate.models.answer_logits import on_device
+from striate.models.placing import on_device
 from striate.models.replay import Recording, Replay
 from striate.progress import Advance
 from striate.scorers.altered import check_image_tokens

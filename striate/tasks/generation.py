@@ -18,7 +18,7 @@ from striate.data.samples import Message, Sample
 from striate.errors import DataError
 from striate.models.anatomy import unwrap
 from striate.models.feature_memo import remembered_features
-from striate.models.placing import to_model
+from striate.models.placing import on_device
 from striate.tasks.asked_prompts import Prompt, windows
 from striate.tasks.batches import padded, run_in_batches
 from striate.tasks.encoding import check_length, context_limit, encode
@@ -84,7 +84,7 @@ def _answers(
     if rows is not None:
         replies = _decoded(tokenizer, write(model, rows, ends, max_new_tokens), sitting)
     else:
-        inputs = to_model(model, collator.join_prompts([prompt.encoded for prompt in batch]))
+        inputs = on_device(model, collator.join_prompts([prompt.encoded for prompt in batch]))
         with starts.features_of(batch):
             replies = _generate(model, tokenizer, inputs, ends, max_new_tokens, sitting)
     sitting.tally.prompt_tokens += sum(len(prompt.ids) for prompt in batch)

@@ -13,7 +13,7 @@ from striate.data.collate import Collator
 from striate.data.encoding import Encoded
 from striate.models.anatomy import unwrap
 from striate.models.continuing import last_logits_only, select_rows
-from striate.models.placing import to_model
+from striate.models.placing import on_device
 from striate.tasks.asked_prompts import Prompt
 from striate.tasks.batches import padded
 
@@ -38,7 +38,7 @@ class Rows:
 
 def read_whole(model: Any, collator: Collator, prompts: Sequence[Prompt]) -> Rows:
     """Return the rows of whole prompts, read in one pass."""
-    inputs = to_model(model, collator.join_prompts([prompt.encoded for prompt in prompts]))
+    inputs = on_device(model, collator.join_prompts([prompt.encoded for prompt in prompts]))
     mask = inputs["attention_mask"]
     output = model(**inputs, position_ids=_positions(mask), use_cache=True, **last_logits_only(model))
     return Rows(output.logits[:, -1], output.past_key_values, mask)
@@ -51,7 +51,7 @@ def read_shared(model: Any, collator: Collator, prompts: Sequence[Prompt]) -> Ro
     """
     firsts = {prompt.start: prompt for prompt in prompts}
     starts = list(firsts)
-    inputs = to_model(model, collator.join_prompts([_cut(prompt, prompt.shared) for prompt in firsts.values()]))
+    inputs = on_device(model, collator.join_prompts([_cut(prompt, prompt.shared) for prompt in firsts.values()]))
     mask = inputs["attention_mask"]
     output = model(**inputs, position_ids=_positions(mask), use_cache=True, **last_logits_only(model))
     cache = output.past_key_values
