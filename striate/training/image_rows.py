@@ -162,12 +162,22 @@ _current: list[ImageRows | None] = [None]
 
 
 @contextmanager
-def reading(rule: ImageSkip, rows: ImageRows | None) -> Iterator[None]:
-    """Tell the rule and the compiled layers where a batch's image tokens are, for the block; None: it has none."""
+def reading(
+    rule: ImageSkip, ids_BT: Tensor, device: torch.device, lengths: Sequence[int] | None = None
+) -> Iterator[ImageRows | None]:
+    """Tell the rule and the compiled layers for a block where a batch's image tokens are, so that nothing waits.
+
+    Args:
+        rule: of the model.
+        ids_BT: the batch's token ids, on the CPU.
+        device: where the layers run.
+        lengths: tokens of each sample of a packed row (1, T).
+    """
+    rows = ImageRows.of(rule.image_mask(ids_BT), device, lengths)
     outer, _current[0] = _current[0], rows
     try:
         with rule.told(rows.places if rows else None):
-            yield
+            yield rows
     finally:
         _current[0] = outer
 

@@ -15,7 +15,7 @@ from transformers import Trainer
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from striate.data.encoding import IGNORED
-from striate.data.packing import SEGMENTS, Batch
+from striate.data.packing import FILLER, SEGMENTS, Batch
 from striate.models.image_skip import rule_of
 from striate.models.vision_tap import PIXELS
 from striate.training.answer_places import ANSWERS, find_answers
@@ -169,6 +169,8 @@ class StepTrainer(Trainer):
         slots = batch["input_ids"].numel()
         self.slots += slots
         self.real_tokens += int(batch["attention_mask"].sum()) if "attention_mask" in batch else slots
+        self.real_tokens -= int(batch.get(FILLER, 0))
+        batch = {name: value for name, value in batch.items() if name != FILLER}
         # Segments and shapes are read on the CPU: asking the device for them would make it wait.
         asked = {name: batch[name] for name in (SEGMENTS, SHAPES) if name in batch}
         packed = self.packing if SEGMENTS in batch else None
