@@ -15,7 +15,8 @@ class MachineSection(Section):
     At most `eval_batch` rows, and `eval_tokens` tokens with padding and new ones, are asked side by side; left out,
     what suits the device. With `train.packing`, `pack_tokens` is the most tokens of a row, in place of `micro_batch`.
     `compile` fuses the decoder layers' operations while training; `memory_budget` is the peak in GiB that training may
-    reach: as few layers as that takes are run again in the backward pass. `cache_vision` keeps what the frozen vision
+    reach: as few layers as that takes are run again in the backward pass. `graphs` launches the kernels of compiled
+    layers together, as CUDA graphs: for small models with `train.packing`. `cache_vision` keeps what the frozen vision
     encoder makes of each training picture, in memory, or on disk in `cache_folder` for all runs of a sweep;
     `cache_hidden` keeps what the region's first layer gets of each training sample, where the projector is frozen.
     """
@@ -27,13 +28,14 @@ class MachineSection(Section):
     eval_tokens: int | None = Field(default=None, ge=1)
     workers: int = Field(default=0, ge=0)
     compile: Literal["auto", "off", "on"] = "auto"
+    graphs: Literal["auto", "off", "on"] = "auto"
     memory_budget: float | None = Field(default=None, gt=0)
     pack_tokens: int = Field(default=8192, ge=16)
     cache_vision: Literal["off", "memory", "disk"] = "off"
     cache_hidden: Literal["off", "memory", "disk"] = "off"
     cache_folder: str | None = None
 
-    @field_validator("compile", "cache_vision", "cache_hidden", mode="before")
+    @field_validator("compile", "graphs", "cache_vision", "cache_hidden", mode="before")
     @classmethod
     def _word(cls, value: Any) -> Any:
         """Return the word for what YAML takes for a truth value."""

@@ -11,7 +11,7 @@ from PIL import Image
 from torch.nn.functional import pad
 
 from striate.data.encoding import IGNORED, Encoded, Encoder
-from striate.data.packing import join_row
+from striate.data.packing import filled_row, join_row
 from striate.data.pictures import open_image
 from striate.data.rendering import Renderer
 from striate.data.samples import PLACEHOLDER, Sample
@@ -73,12 +73,12 @@ class Collator:
         """Return conversations as one batch, padded on the right."""
         return self._join(items, left=False)
 
-    def pack(self, items: Sequence[Encoded]) -> Batch:
+    def pack(self, items: Sequence[Encoded], multiple: int = 1) -> Batch:
         """Return conversations as one row without padding, with the `segments` that `data.packing` describes.
 
-        The pictures of all of them go together through the vision encoder.
+        The pictures of all of them go together through the vision encoder. Its tokens are filled up to a multiple.
         """
-        return {**join_row(items), **_pictures(items)}
+        return {**filled_row(join_row(items), multiple), **_pictures(items)}
 
     def encode_prompts(self, samples: Sequence[Sample]) -> Batch:
         """Return what comes before the last answers, padded on the left, ready for `model.generate`.

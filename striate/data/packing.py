@@ -9,6 +9,7 @@ import torch
 from striate.data.encoding import IGNORED, Encoded
 
 SEGMENTS = "segments"
+FILLER = "filler"
 GRIDS = "image_grid_thw"
 Batch = dict[str, torch.Tensor]
 
@@ -50,9 +51,31 @@ def join_row(items: Sequence[Encoded]) -> Batch:
     return row
 
 
+def filled_row(row: Batch, multiple: int) -> Batch:
+    """Return `row` with its tokens filled up to a multiple; rows of few lengths can share more work.
+
+    What fills it is a sample of its own, without an answer: copies of the last token. Their number is `filler`.
+    """
+    tokens = row["input_ids"].shape[1]
+    rest = -tokens % multiple
+    if not rest:
+        return row
+    aligned = {name: tensor for name, tensor in row.items() if name != SEGMENTS}
+    longer = {name: _lengthened(tensor, rest) for name, tensor in aligned.items()}
+    if "labels" in longer:
+        longer["labels"][:, tokens:] = IGNORED
+    segments = torch.cat([row[SEGMENTS], torch.tensor([[rest, 0]])])
+    return {**longer, SEGMENTS: segments, FILLER: torch.tensor(rest)}
+
+
 def split_row(row: Batch, tensor: torch.Tensor) -> list[torch.Tensor]:
     """Return `tensor` (1, T, ...), aligned with the tokens of `row`, cut into its samples."""
     return list(tensor.split(row[SEGMENTS][:, 0].tolist(), dim=1))
+
+
+def _lengthened(tensor: torch.Tensor, more: int) -> torch.Tensor:
+    """Return `tensor` (1, T, ...) with `more` copies of its last token."""
+    return torch.cat([tensor, tensor[:, -1:].expand(-1, more, *tensor.shape[2:])], dim=1)
 
 
 def _aligned(item: Encoded, name: str) -> torch.Tensor:

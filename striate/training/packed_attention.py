@@ -29,6 +29,7 @@ NAME = "striate_packed"
 _REFUSED = {"s_aux": "attention sinks", "position_bias": "a bias by position", "cache": "a paged cache"}
 _HALF = (torch.bfloat16, torch.float16)
 _LARGEST_HEAD = 256
+_ENDS = 64
 
 
 @dataclass
@@ -37,7 +38,7 @@ class Layout:
 
     Attributes:
         lengths: tokens of each sample.
-        ends: 0 and the end of each sample, int32, on the row's device.
+        ends: 0 and the end of each sample, int32, on the row's device; the last one several times.
         modules: ids of the attention's modules; others attend as ever.
         windows: the sliding window of every module that was called, by its id.
     """
@@ -65,7 +66,10 @@ class PackedRows:
     @contextmanager
     def attending(self, lengths: Sequence[int], device: torch.device) -> Iterator[Layout]:
         """Keep every sample of the row to itself, in the forward pass and in the backward pass of the block."""
-        ends = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32).to(device, non_blocking=True)
+        places = [0, *accumulate(lengths)]
+        # Samples of no tokens at the end let rows of as good as any number of samples have one form.
+        places += places[-1:] * (-len(places) % _ENDS)
+        ends = torch.tensor(places, dtype=torch.int32).to(device, non_blocking=True)
         layout = Layout(tuple(lengths), ends, self._modules)
         before = [config._attn_implementation for config in self._configs]
         outer, _current[0] = _current[0], layout

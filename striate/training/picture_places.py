@@ -6,7 +6,7 @@ Hugging Face's models look for image tokens on the accelerator: once to count th
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,15 +29,18 @@ class PicturePlaces:
         checked: whether that has been found out.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        """Find where the model takes embeddings; `refused` says why not, if it doesn't."""
+    def __init__(self, model: nn.Module, say: Callable[[str], None] = lambda line: None) -> None:
+        """Find where the model takes embeddings; `say` is told in one line why not, if it doesn't."""
+        self._say = say
         core: Any = unwrap(model)
         self._image_ids = find_anatomy(core).image_token_ids
         bases: list[Any] = [getattr(core, "model", None), core]
         self._base: Any = next((one for one in bases if hasattr(type(one), "get_image_features")), None)
         names = _parameters(getattr(type(self._base), "forward", None))
         fits = len(self._image_ids) == 1 and all(name in names for name in (_IDS, _EMBEDDED, PIXELS))
-        self.refused = "" if fits else "its forward pass takes no embeddings beside pictures"
+        self.refused = ""
+        if not fits:
+            self._refuse("its forward pass takes no embeddings beside pictures")
         self._taken = _parameters(getattr(self._base, "get_image_features", None))
         self.checked = bool(self.refused)
         self._core = core
@@ -58,10 +61,10 @@ class PicturePlaces:
                 with self.placing(ids):
                     found = hidden_states(model, dict(batch))
             except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
-                self.refused = f"its forward pass fails on embeddings: {str(error).splitlines()[0]}"
+                self._refuse(f"its forward pass fails on embeddings: {str(error).splitlines()[0]}")
                 return
         if not torch.equal(found, expected):
-            self.refused = "it does something else with embeddings than with pictures"
+            self._refuse("it does something else with embeddings than with pictures")
 
     @contextmanager
     def placing(self, ids: torch.Tensor) -> Iterator[None]:
@@ -78,6 +81,11 @@ class PicturePlaces:
         finally:
             handle.remove()
             self._places = None
+
+    def _refuse(self, reason: str) -> None:
+        """Leave pictures to the model, and say why."""
+        self.refused = reason
+        self._say(f"the model puts pictures among embeddings itself, and steps wait for that: {reason}")
 
     def _embed(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return the base model's arguments with embeddings in place of tokens and pictures."""

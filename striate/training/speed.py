@@ -25,9 +25,15 @@ from striate.models.forecast_shapes import ModelShape, model_shape
 from striate.training.answer_rows import has_known_form
 from striate.training.engine import Plan, RegionTrainer
 from striate.training.fast_layers import fast_layers, reads_last_by_position
+from striate.training.picture_places import PicturePlaces
+from striate.training.recorded import CudaRecorder, Recorder
 
 # Compiling takes up to a minute and a third of a step's time is saved: below this it is not worth the wait.
 WORTH_SECONDS = 180.0
+# What launching a layer's kernels one by one takes, both ways: 2.6 ms a layer were measured on an H100's machine.
+SHORT_MS = 4.0
+# A recorded last layer and loss take numbers of answers that are multiples of this.
+ANSWERS_TOGETHER = 256
 # How far measured peaks were above their forecasts at most, but for one (docs/forecast.md), as a share.
 GAPS = 0.01
 
@@ -40,12 +46,16 @@ class Speed:
         compiled: whether each kind of layer is compiled.
         lean: whether frozen layers run their attention again in the backward pass.
         recomputed: the layers that keep their input alone and are run again in the backward pass.
+        graphs: whether the kernels of compiled layers are recorded and launched together.
+        fill: packed rows are filled up to a multiple of this many tokens.
         line: what to tell about it, or empty.
     """
 
     compiled: bool = False
     lean: bool = False
     recomputed: frozenset[int] = frozenset()
+    graphs: bool = False
+    fill: int = 1
     line: str = ""
 
 
@@ -72,28 +82,55 @@ def plan_speed(
             "a budget, from which the layers to recompute are chosen, or checkpointing of every layer",
             "leave out one of them",
         )
-    automatic = machine.compile == "auto" and next(model.parameters()).device.type == "cuda"
-    if not automatic and budget is None:
-        return Speed(compiled=machine.compile == "on")
+    on_card = next(model.parameters()).device.type == "cuda"
+    automatic = machine.compile == "auto" and on_card
+    asked = machine.compile == "on" and machine.graphs == "auto" and on_card
+    if not (automatic or asked) and budget is None:
+        return with_graphs(Speed(compiled=machine.compile == "on"), math.inf, config, machine, on_card)
     shape = model_shape(Blueprint(model, find_anatomy(model)))
     settings = _largest(shape, samples, collator, plan, config, machine)
     settings = replace(settings, fused=machine.compile == "on" or automatic)
     last = reads_last_by_position(model) and has_known_form(decoder_layers(model)[-1])
     settings = replace(settings, answers_last=settings.fused and last)
-    line = ""
+    line, each = "", 0.0
+    if automatic or asked:
+        each = forecast(shape, region, settings).milliseconds if region.layers else 0.0
     if automatic:
-        each = forecast(shape, region, settings).milliseconds / 1e3 if region.layers else 0.0
-        seconds = each * plan.steps * plan.accumulation
+        seconds = each / 1e3 * plan.steps * plan.accumulation
         if seconds < WORTH_SECONDS:
             settings = replace(settings, fused=False, answers_last=False)
             line = f"decoder layers run uncompiled: training is forecast to take {seconds:.0f} s (machine.compile)"
     if budget is None:
-        return Speed(settings.fused, line=line)
+        return with_graphs(Speed(settings.fused, line=line), each / len(shape.layers), config, machine, on_card)
     found = within_budget(shape, region, settings, budget)
     attention = " and the attention of frozen ones" if found.lean else ""
     chosen = f"{len(found.recomputed)} of {len(shape.layers)} decoder layers{attention} are recomputed"
     lines = [line, f"{chosen} to stay below {budget:g} GiB"]
-    return Speed(settings.fused, found.lean, found.recomputed, "; ".join(one for one in lines if one))
+    speed = Speed(settings.fused, found.lean, found.recomputed, line="; ".join(one for one in lines if one))
+    return with_graphs(speed, math.inf, config, machine, on_card)
+
+
+def with_graphs(speed: Speed, each: float, config: TrainSection, machine: MachineSection, on_card: bool) -> Speed:
+    """Return `speed` with whether kernels are recorded; a line says why not where they were asked for.
+
+    `machine.graphs` auto records where a layer's passes are short, `each` milliseconds, and batches of few forms can
+    be made: packed rows, filled up to quarters of `machine.pack_tokens`.
+    """
+    reasons = {
+        "layers run uncompiled": not speed.compiled,
+        "the model is not on a CUDA device": not on_card,
+        "layers are run again in the backward pass": bool(speed.recomputed) or config.gradient_checkpointing,
+        "layers take turns": bool(config.resample.active),
+        "image tokens pass most layers": config.image_tokens != "all",
+    }
+    found = next((reason for reason, holds in reasons.items() if holds), "")
+    if machine.graphs == "on" and found:
+        line = f"machine.graphs has no effect: {found}"
+        return replace(speed, line="; ".join(one for one in (speed.line, line) if one))
+    chosen = machine.graphs == "on" or (machine.graphs == "auto" and config.packing and each < SHORT_MS)
+    if found or not chosen:
+        return speed
+    return replace(speed, graphs=True, fill=max(1, machine.pack_tokens // 4))
 
 
 @contextmanager
@@ -103,11 +140,16 @@ def fast(trainer: RegionTrainer, speed: Speed, say: Callable[[str], None]) -> It
         say(speed.line)
     if speed.compiled and trainer.sharded:
         say("decoder layers run uncompiled: each process holds a part of their weights")
-        speed = replace(speed, compiled=False)
+        speed = replace(speed, compiled=False, graphs=False)
+    if trainer.args.device.type == "cuda" and not trainer.sharded:
+        trainer.places = PicturePlaces(trainer.model, say)
     if not (speed.compiled or speed.recomputed):
         yield
         return
     how: dict[str, Any] = {"compiled": speed.compiled, "recomputed": speed.recomputed, "lean": speed.lean}
+    if speed.graphs:
+        how["recorder"] = recorder()
+        trainer.step_collator.fill, trainer.answer_multiple = speed.fill, ANSWERS_TOGETHER
     with fast_layers(trainer.model, **how, say=say) as layers:
         prove = trainer.prove
 
@@ -119,6 +161,11 @@ def fast(trainer: RegionTrainer, speed: Speed, say: Callable[[str], None]) -> It
         yield
         if speed.compiled:
             say(layers.describe())
+
+
+def recorder() -> Recorder:
+    """Return what records kernels on this machine."""
+    return CudaRecorder()
 
 
 def within_budget(shape: ModelShape, region: Region, settings: Settings, budget_gib: float) -> Settings:

@@ -70,6 +70,9 @@ class StepCollator:
 
     Processes that wait for each other's modules must use the same ones. Where a share's batches lack pictures, a
     sample with a small picture and without labels joins them (`touch`): it adds nothing to loss or gradients.
+
+    Attributes:
+        fill: packed rows are filled up to a multiple of this many tokens.
     """
 
     def __init__(self, collator: Collator, share: Share, stand_in: Sample | None = None, touch: Touch = "") -> None:
@@ -86,6 +89,7 @@ class StepCollator:
         self._stand_in = stand_in
         self._touch = touch if stand_in else ""
         self._unlabelled: Encoded | None = None
+        self.fill = 1
 
     def __call__(self, samples: Sequence[Sample]) -> list[Batch]:
         """Return the micro-batches, at least one.
@@ -126,7 +130,7 @@ class StepCollator:
 
     def _join(self, items: Sequence[Encoded]) -> Batch:
         """Return the items as one batch."""
-        return self.collator.join(items) if self.share.pack_tokens is None else self.collator.pack(items)
+        return self.collator.join(items) if self.share.pack_tokens is None else self.collator.pack(items, self.fill)
 
 
 def stand_in(samples: Sequence[Sample]) -> Sample:

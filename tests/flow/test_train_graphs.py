@@ -1,0 +1,232 @@
+"""Training with recorded layers on packed rows of few lengths, numbers read late, pictures put at known places."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import logging
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from striate.artifacts import Region, TrainRecord
+from striate.config import LoraSection, MachineSection, TrainSection
+from striate.data.collate import Collator
+from striate.data.packing import FILLER, SEGMENTS
+from striate.data.reading import read_samples
+from striate.data.samples import Sample
+from striate.errors import TrainingError
+from striate.models.loading import Loaded
+from striate.stages.train import train
+from striate.training import engine, speed
+from striate.training.layer_function import LayerFunction
+from striate.training.picture_places import PicturePlaces
+from striate.training.readings import Facts, Readings
+from striate.training.recorded import RerunRecorder
+from striate.training.resume import COMPLETE
+from striate.training.speed import Speed, with_graphs
+from striate.training.step_log import StepLog
+
+REGION = Region(layers=(1, 3), num_layers=4, spec="ids:1,3")
+FULL = TrainSection(method="full", batch_size=4, lr=1e-3, warmup_ratio=0, max_length=96, max_steps=5, packing=True)
+LORA = FULL.model_copy(update={"method": "lora", "lora": LoraSection(r=4, alpha=8, dropout=0.2)})
+logging.getLogger("torch.__trace").propagate = False
+Run = Callable[..., tuple[TrainRecord, list[dict[str, Any]], list[str]]]
+
+
+class Lines:
+    """A progress that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.said.append(line)
+
+    def track(self, title: str, total: int) -> Any:
+        return contextlib.nullcontext(lambda count=1: None)
+
+
+@pytest.fixture
+def samples(pack_dir: Path) -> list[Sample]:
+    return read_samples(pack_dir)[:4]
+
+
+@pytest.fixture
+def run(tmp_path: Path, samples: list[Sample]) -> Run:
+    def start(
+        loaded: Loaded, name: str, config: TrainSection, **machine: Any
+    ) -> tuple[TrainRecord, list[dict[str, Any]], list[str]]:
+        lines = Lines()
+        record = train(
+            loaded.model,
+            loaded.processor,
+            REGION,
+            samples,
+            config,
+            MachineSection(micro_batch=2, **machine),
+            seed=0,
+            out=tmp_path / name / "checkpoint",
+            work_dir=tmp_path / name / "work",
+            log=tmp_path / name / "train_log.jsonl",
+            base_path="base",
+            progress=lines,  # type: ignore[arg-type]
+        )
+        rows = (tmp_path / name / "train_log.jsonl").read_text().splitlines()
+        return record, [json.loads(row) for row in rows], lines.said
+
+    return start
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work run again in the place of CUDA graphs, of functions whose operations run one by one."""
+    monkeypatch.setattr(LayerFunction, "__call__", lambda self, *args: self.plain(*args))
+    monkeypatch.setattr(speed, "recorder", RerunRecorder)
+    monkeypatch.setattr(speed, "with_graphs", lambda found, *rest: with_graphs(found, *rest[:-1], True))
+
+
+@pytest.mark.usefixtures("recorded")
+@pytest.mark.parametrize("config", [FULL, LORA], ids=["full", "lora"])
+def test_recorded_packed_training(tiny_llava: Loaded, run: Run, config: TrainSection) -> None:
+    """The losses and weights of compiled training on the same rows; two steps are tried, three replayed."""
+    other = copy.deepcopy(tiny_llava)
+    record, plain, _ = run(tiny_llava, "plain", config, compile="on", graphs="off", pack_tokens=400)
+    again, found, said = run(other, "graphs", config, compile="on", graphs="on", pack_tokens=400)
+    assert [row["tokens"] for row in found] == [row["tokens"] for row in plain]
+    assert all(row["slots"] % 100 == 0 for row in found)
+    assert again.tokens == record.tokens
+    assert again.padding > record.padding == 0
+    # Dropout draws for filled rows too, so that its masks are others.
+    close = 1e-5 if config is FULL else 0.2
+    assert [row["loss"] for row in found] == pytest.approx([row["loss"] for row in plain], rel=close)
+    assert any("CUDA graphs of 1 form of batches, used in 100% of later layer calls" in line for line in said), said
+    if config is FULL:
+        expected = tiny_llava.model.state_dict()
+        for name, tensor in other.model.state_dict().items():
+            torch.testing.assert_close(tensor, expected[name], rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_a_filled_row(tiny_llava: Loaded, samples: list[Sample]) -> None:
+    collator = Collator(tiny_llava.processor, 96, train=True)
+    items = collator.encode_each(samples)
+    row, filled = collator.pack(items), collator.pack(items, 100)
+    tokens = row["input_ids"].shape[1]
+    assert filled["input_ids"].shape[1] % 100 == 0
+    assert int(filled[FILLER]) == filled["input_ids"].shape[1] - tokens == int(filled[SEGMENTS][-1, 0])
+    assert torch.equal(filled["labels"][:, :tokens], row["labels"])
+    assert bool((filled["labels"][:, tokens:] == -100).all())
+    assert filled.keys() - row.keys() == {FILLER}
+
+
+@pytest.mark.parametrize(
+    ("more", "line"),
+    [
+        ({}, "machine.graphs has no effect: layers run uncompiled"),
+        ({"compile": "on"}, "machine.graphs has no effect: the model is not on a CUDA device"),
+    ],
+)
+def test_graphs_without_effect_are_said(tiny_llava: Loaded, run: Run, more: Any, line: str) -> None:
+    config = FULL.model_copy(update={"max_steps": 1})
+    # What is said comes before anything is compiled.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(speed, "fast_layers", partial(speed.fast_layers, backend="eager"))
+        _, _, said = run(tiny_llava, "one", config, graphs="on", **more)
+    assert line in said
+
+
+def test_when_graphs_are_chosen() -> None:
+    """By themselves for short layers on packed rows alone, and never where layers run otherwise."""
+    compiled, auto = Speed(compiled=True), MachineSection(pack_tokens=8192)
+    assert with_graphs(compiled, 1.4, FULL, auto, True) == Speed(compiled=True, graphs=True, fill=2048)
+    assert not with_graphs(compiled, 10.3, FULL, auto, True).graphs
+    assert not with_graphs(compiled, 1.4, FULL.model_copy(update={"packing": False}), auto, True).graphs
+    assert not with_graphs(Speed(), 1.4, FULL, auto, True).graphs
+    assert not with_graphs(compiled, 1.4, FULL, MachineSection(graphs="off"), True).graphs
+    recomputed = with_graphs(
+        Speed(compiled=True, recomputed=frozenset({1})), 1.4, FULL, MachineSection(graphs="on"), True
+    )
+    assert recomputed.line == "machine.graphs has no effect: layers are run again in the backward pass"
+
+
+def late(patch: pytest.MonkeyPatch) -> None:
+    """Read numbers a step late, as on CUDA."""
+    patch.setattr(engine, "Readings", lambda write, late: Readings(write, late=1))
+
+
+def test_numbers_read_late_are_the_same(tiny_llava: Loaded, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = copy.deepcopy(tiny_llava)
+    _, rows, _ = run(tiny_llava, "now", FULL, compile="off")
+    late(monkeypatch)
+    record, found, _ = run(other, "late", FULL, compile="off")
+    timed = ("seconds",)
+    assert [{k: v for k, v in row.items() if k not in timed} for row in found] == [
+        {k: v for k, v in row.items() if k not in timed} for row in rows
+    ]
+    assert all(row["seconds"] > 0 for row in found)
+    assert record.seconds == pytest.approx(sum(row["seconds"] for row in found))
+
+
+def test_divergence_is_found_a_step_late(
+    tiny_llava: Loaded, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The same error, naming the step; no checkpoint is written of what followed it."""
+    late(monkeypatch)
+    compute = engine.answer_loss
+    calls: list[int] = []
+
+    def broken(model: Any, inputs: Any, count: Any = None) -> torch.Tensor:
+        calls.append(1)
+        return compute(model, inputs, count) * (torch.nan if len(calls) == 3 else 1.0)
+
+    monkeypatch.setattr(engine, "answer_loss", broken)
+    with pytest.raises(TrainingError) as error:
+        run(tiny_llava, "bad", FULL.model_copy(update={"save_steps": 3}), compile="off")
+    assert str(error.value).startswith("training diverged at step 3: loss nan")
+    assert len((tmp_path / "bad" / "train_log.jsonl").read_text().splitlines()) == 2
+    assert not list((tmp_path / "bad" / "work").glob(f"checkpoint-*/{COMPLETE}"))
+
+
+def test_a_late_reader_keeps_order_and_ends(tmp_path: Path) -> None:
+    written: list[tuple[int, float, float | None, float]] = []
+    readings = Readings(lambda facts, loss, norm: written.append((facts.step, loss, norm, facts.at)), late=1)
+    for step in (1, 2, 3):
+        norm = None if step == 2 else torch.tensor(0.5 * step)
+        readings.add(Facts(step, 0.1, 0.2, {}, float(step)), torch.tensor(float(step)), norm)
+        assert len(written) == step - 1
+    readings.flush()
+    readings.flush()
+    assert [row[:3] for row in written] == [(1, 1.0, 0.5), (2, 2.0, None), (3, 3.0, 1.5)]
+    assert [row[3] for row in written[:2]] == [1.0, 2.0]
+    # What is waited for ends now.
+    assert written[2][3] > 3.0
+    with StepLog(tmp_path / "log.jsonl") as log:
+        log.write(1, 1.0, 0.5, 0.1, 0.2, now=log._since + 2.0)
+    assert log.rows[0]["seconds"] == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("cache", ["off", "memory"])
+def test_pictures_at_known_places(tiny_llava: Loaded, run: Run, monkeypatch: pytest.MonkeyPatch, cache: str) -> None:
+    """Not a bit changes."""
+    other = copy.deepcopy(tiny_llava)
+    config = FULL.model_copy(update={"packing": False})
+    _, plain, _ = run(tiny_llava, "plain", config, compile="off", cache_vision=cache)
+    kept: list[PicturePlaces] = []
+
+    def places(self: Any) -> PicturePlaces:
+        if not kept:
+            kept.append(PicturePlaces(self.model))
+        return kept[0]
+
+    monkeypatch.setattr(engine.RegionTrainer, "places", property(places))
+    _, found, _ = run(other, "placed", config, compile="off", cache_vision=cache)
+    assert kept[0].checked
+    assert not kept[0].refused
+    assert [row["loss"] for row in found] == [row["loss"] for row in plain]
+    expected = tiny_llava.model.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in other.model.state_dict().items())
