@@ -17,8 +17,9 @@ from striate.artifacts import (
     write_lines,
 )
 from striate.config import EvaluateSection
+from striate.fingerprints import fingerprint_of, weight_bytes
 from striate.progress import Progress
-from striate.run_folder import RunFolder, fingerprint_of, weight_bytes
+from striate.run_folder import RunFolder
 from striate.tasks.comparison import compare_predictions
 from striate.tasks.gate import hold_against
 from striate.tasks.statistics import METHOD

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import platform
 import shutil
 import time
@@ -18,16 +16,16 @@ from pydantic import Field
 from striate.artifacts import Document, read_document, write_document
 from striate.config import RunConfig, dump_config, load_config
 from striate.errors import ArtifactError
+from striate.fingerprints import fingerprint, fingerprint_of
 from striate.progress import Progress
 from striate.run_lock import hold
 from striate.version import __version__
 from striate.writing import cannot_write, write_text
 
-RUN_FILE, CONFIG_FILE, CARD_FILE = "run.json", "config.yaml", "README.md"
+RUN_FILE, CONFIG_FILE = "run.json", "config.yaml"
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "safetensors", "numpy", "pillow", "pydantic")
 # Settings that no artifact of an earlier stage follows from.
 FREE = {"machine", "report"} | {f"evaluate.{key}" for key in ("models", "others", "baseline", "gate", "suites")}
-WHOLE_BYTES, SAMPLE_BYTES = 8 * 2**20, 2**20
 
 
 class StageRecord(Document):
@@ -234,38 +232,6 @@ def open_run(
     return run
 
 
-def fingerprint_of(inputs: Mapping[str, Any]) -> str:
-    """Return a short hash of JSON-like values."""
-    return hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def fingerprint(path: Path) -> str:
-    """Return a short hash of a file or folder: names, sizes and contents; of files over 8 MiB both ends and the middle.
-
-    A folder's own README.md is not in it: a model card gains figures later, and changes nothing that the model does.
-
-    Raises:
-        ArtifactError: it can't be read.
-    """
-    digest = hashlib.sha256()
-    try:
-        card = path / CARD_FILE
-        inside = (part for part in path.rglob("*") if part.is_file() and part != card)
-        files = sorted(inside) if path.is_dir() else [path]
-        for file in files:
-            size = file.stat().st_size
-            digest.update(f"{file.relative_to(path) if path.is_dir() else ''}:{size};".encode())
-            with file.open("rb") as stream:
-                for start in (0,) if size <= WHOLE_BYTES else (0, size // 2, size - SAMPLE_BYTES):
-                    stream.seek(start)
-                    digest.update(stream.read(WHOLE_BYTES if size <= WHOLE_BYTES else SAMPLE_BYTES))
-    except OSError as error:
-        raise ArtifactError(
-            f"can't read {path}: {error.strerror}", "files that you may read", "check its permissions"
-        ) from error
-    return digest.hexdigest()[:16]
-
-
 def _exists(path: Path) -> bool:
     """Return whether the file or folder exists.
 
@@ -321,8 +287,3 @@ def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> 
 def _now() -> str:
     """Return the time, in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def weight_bytes(path: Path) -> int:
-    """Return the size of the weight files in a model's folder; 0 for a hub id."""
-    return sum(file.stat().st_size for file in path.glob("*.safetensors")) if path.is_dir() else 0

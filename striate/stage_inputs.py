@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from striate.config import is_builtin
+from striate.fingerprints import fingerprint
 from striate.harness.suites import Suite
-from striate.run_folder import RunFolder, fingerprint
+from striate.run_folder import RunFolder
 from striate.selectors.spec import parse_spec
 from striate.tasks.sources import parse_source, release_fingerprint
 

@@ -11,8 +11,8 @@ from striate.demo.assets import EASY_VQA, LLM, VISION, cache_folder, fetch
 from striate.demo.easy_vqa import prepare_easy_vqa
 from striate.demo.language_reference import prepare_language_reference
 from striate.errors import ConfigError, did_you_mean
+from striate.fingerprints import fingerprint
 from striate.progress import Progress
-from striate.run_folder import fingerprint
 from striate.tasks.sources import Source, parse_source
 from striate.writing import new_folder
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,10 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import cached_file
 
 from striate.config import looks_like_hub_id
-from striate.errors import ModelError, did_you_mean
+from striate.errors import ModelError
 from striate.models.adapters import ADAPTER_CONFIG, add_adapter, base_of, base_revision_of, is_adapter, merged
 from striate.models.anatomy import find_anatomy, text_only
+from striate.models.devices import resolve_device, resolve_dtype
 from striate.models.image_skip import follow_region
 from striate.models.originals.layouts import is_original, original_error
 from striate.models.quiet import quietly
@@ -34,9 +34,6 @@ __all__ = [
     "resolve_dtype",
     "save_model",
 ]
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps")
 
 
 @dataclass
@@ -105,51 +102,6 @@ def load_processor(path: str | Path, *, revision: str | None = None) -> Any:
         return _read_processor(_source(str(path), revision), revision)
 
 
-def resolve_device(name: str) -> torch.device:
-    """Return the device called `name`; `auto` is CUDA where there is some, else the CPU.
-
-    Raises:
-        ModelError: an unknown device, or one that this machine does not have.
-    """
-    if name == "auto":
-        return _own(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise _no_device(f"unknown device {name!r}", did_you_mean(name, DEVICES)) from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise _no_device(f"device {name!r} asked for, but torch {torch.__version__} finds no CUDA device here")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise _no_device(f"device {name!r} asked for, but there are {torch.cuda.device_count()} CUDA devices here")
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise _no_device(f"device {name!r} asked for, but torch finds no Apple GPU here")
-    if device.type not in ("cpu", "cuda", "mps"):
-        raise _no_device(f"device {name!r} is not supported")
-    return _own(device)
-
-
-def _own(device: torch.device) -> torch.device:
-    """Return the device of this process: of several on one machine each has a CUDA device of its own."""
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    if device.type != "cuda" or device.index is not None or not several:
-        return device
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-
-
-def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Return the dtype called `name`; `auto` is float32 on the CPU and bfloat16 elsewhere.
-
-    Raises:
-        ModelError: an unknown dtype.
-    """
-    if name == "auto":
-        return torch.float32 if device.type == "cpu" else torch.bfloat16
-    if name not in DTYPES:
-        hint = f"{did_you_mean(name, DTYPES)}auto is a good choice"
-        raise ModelError(f"unknown dtype {name!r}", ", ".join(["auto", *DTYPES]), hint)
-    return DTYPES[name]
-
-
 def read_config(path: str | Path, revision: str | None = None) -> Any:
     """Return the config of the LVLM at `path`; weights are not read.
 
@@ -157,11 +109,6 @@ def read_config(path: str | Path, revision: str | None = None) -> Any:
         ModelError: no such model, or a text-only one.
     """
     return _lvlm_config(_source(str(path), revision), revision)
-
-
-def _no_device(given: str, hint: str = "") -> ModelError:
-    """Return the error for a device that can't be had."""
-    return ModelError(given, ", ".join(DEVICES), f"{hint}use device auto or cpu")
 
 
 def _source(path: str, revision: str | None) -> str:

@@ -10,10 +10,10 @@ from typing import Any
 from striate.artifacts import Difference, EvalRecord, Prediction
 from striate.config import EvaluateSection, MachineSection
 from striate.errors import DataError
+from striate.fingerprints import fingerprint
 from striate.models.anatomy import decoder_layers, unwrap
 from striate.models.memory import peak_memory_gib, reset_peak_memory
 from striate.progress import Progress, Silent
-from striate.run_folder import fingerprint
 from striate.tasks.asking import ask
 from striate.tasks.comparison import compare_predictions, macro_average, task_scores
 from striate.tasks.items import Item, Mark, Reply

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from striate.errors import DataError, SpecError, did_you_mean
-from striate.run_folder import fingerprint, fingerprint_of
+from striate.fingerprints import fingerprint, fingerprint_of
 from striate.tasks import metric_of
 from striate.tasks.items import Item, Pack
 from striate.tasks.packs import read_pack, spread

@@ -24,8 +24,9 @@ from striate.artifacts import (
 )
 from striate.config import RunConfig, load_config
 from striate.errors import ArtifactError, StriateError
+from striate.fingerprints import fingerprint
 from striate.pipeline import Flow
-from striate.run_folder import RunRecord, fingerprint
+from striate.run_folder import RunRecord
 
 STAGES = ["analyze", "select", "train", "prune", "evaluate:start", "evaluate:tuned", "evaluate:pruned"]
 METHODS = ["lora", "full"]

@@ -14,10 +14,10 @@ from huggingface_hub import ModelCard
 from striate.artifacts import Difference, EvalRecord, PruneRecord, Region, TaskScore
 from striate.config import RunConfig
 from striate.errors import ArtifactError
+from striate.fingerprints import fingerprint
 from striate.models.card import CARD_FILE, CardFacts, card_text, license_of, write_card
 from striate.models.loading import Loaded, save_model
 from striate.models.trainability import lora_config
-from striate.run_folder import fingerprint
 from striate.writing import write_text
 
 NASTY = "<script>alert('x')</script> | a\n---\n`b`"

@@ -12,7 +12,8 @@ import pytest
 
 from striate.config import RunConfig, parse_config
 from striate.errors import ArtifactError
-from striate.run_folder import RunFolder, fingerprint, fingerprint_of, open_run
+from striate.fingerprints import fingerprint, fingerprint_of
+from striate.run_folder import RunFolder, open_run
 
 CONFIG = parse_config({"model": {"path": "m"}, "data": {"train": ["d"]}})
 
