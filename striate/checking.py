@@ -24,6 +24,8 @@ def check_run(config: RunConfig) -> Iterator[str]:
     yield f"model     {_model(config.model.path)}"
     if config.train.method == "qlora":
         yield f"qlora     {_quantisation(config.machine.device)}"
+    if config.train.optimizer != "adamw":
+        yield f"optimizer {_optimizer(config)}"
     for name in dict.fromkeys((*config.data.train, *config.data.calibration)):
         yield f"data      {_data(name)}"
     for name in config.evaluate.packs:
@@ -71,6 +73,16 @@ def _quantisation(device: str) -> str:
     place = resolve_device(device)
     check_quantisation(place)
     return f"bitsandbytes on {place}"
+
+
+def _optimizer(config: RunConfig) -> str:
+    """Return the optimizer, which works on the device."""
+    from striate.models.loading import resolve_device
+    from striate.training.optimizers import check_optimizer
+
+    place = resolve_device(config.machine.device)
+    check_optimizer(config.train, place)
+    return f"{config.train.optimizer} on {place}"
 
 
 def _has_config(folder: Path) -> bool:

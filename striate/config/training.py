@@ -39,7 +39,8 @@ class TrainSection(Section):
 
     `image_tokens` says where image tokens are computed: in all layers; in the region alone, from then on; or so only
     while training. With `region` the first `image_first` layers compute image tokens too. `frozen` is the number format
-    of the decoder layers outside the region while training. Both trade exactness for speed (docs/fast-modes.md).
+    of the decoder layers outside the region while training. Both trade exactness for speed or memory, as does
+    `optimizer` with moments in 8 bits (docs/fast-modes.md).
     """
 
     method: Literal["lora", "qlora", "full"] = "lora"
@@ -48,6 +49,7 @@ class TrainSection(Section):
     train_projector: bool = True
     lr: float = Field(default=2e-4, gt=0)
     projector_lr: float = Field(default=2e-5, gt=0)
+    optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
     batch_size: int = Field(default=128, ge=1)
     epochs: float = Field(default=1.0, gt=0)
     max_steps: int | None = Field(default=None, ge=1)
@@ -60,7 +62,7 @@ class TrainSection(Section):
     packing: bool = False
     image_tokens: Literal["all", "region", "region while training"] = "all"
     image_first: int = Field(default=0, ge=0)
-    frozen: Literal["exact", "fp8"] = "exact"
+    frozen: Literal["exact", "fp8", "int8"] = "exact"
     save_steps: int = Field(default=100, ge=1)
 
     @model_validator(mode="after")

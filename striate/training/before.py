@@ -15,6 +15,7 @@ from striate.errors import ArtifactError, TrainingError
 from striate.models.anatomy import check_decoder_only, find_anatomy
 from striate.models.trainability import is_quantised
 from striate.progress import Progress
+from striate.training.optimizers import check_optimizer
 from striate.training.resampling import check_resampling, never_open
 from striate.training.scale import check_sharding
 
@@ -26,7 +27,7 @@ def check_training(
 
     Raises:
         ModelError: not an LVLM, or an encoder-decoder.
-        TrainingError: samples, method, number format, turns of layers or sharding that don't go together.
+        TrainingError: samples, method, number format, turns of layers, sharding or optimizer that don't go together.
         ArtifactError: `out` is not empty.
     """
     check_decoder_only(find_anatomy(model))
@@ -43,6 +44,7 @@ def check_training(
         raise ArtifactError(f"{out} exists already", "a new or empty folder", "remove it, or choose another folder")
     check_resampling(region, config.resample)
     check_sharding(config)
+    check_optimizer(config, next(model.parameters()).device)
 
 
 def warn_of_turns(region: Region, section: ResampleSection, steps: int, seed: int, progress: Progress) -> None:

@@ -22,6 +22,7 @@ from striate.models.anatomy import PROJECTOR, component_of, find_anatomy
 from striate.training.answer_loss import answer_loss
 from striate.training.exchange import Exchange
 from striate.training.modes import FrozenModules
+from striate.training.optimizers import NAMES
 from striate.training.order import SeededOrder
 from striate.training.packing_check import Packing, check_packing
 from striate.training.readings import Facts, Readings
@@ -311,6 +312,7 @@ def training_arguments(
         # A whole step is one batch of the loader: see `training.steps`.
         per_device_train_batch_size=plan.batch_size,
         max_steps=plan.steps,
+        optim=NAMES[config.optimizer],
         learning_rate=config.lr,
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,

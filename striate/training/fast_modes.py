@@ -14,6 +14,10 @@ from striate.errors import TrainingError
 from striate.models.image_skip import ImageSkip, rule_of
 from striate.models.image_skip_check import check_rule
 from striate.training.frozen_fp8 import frozen_in_fp8
+from striate.training.frozen_int8 import frozen_in_int8
+
+# Where DistributedDataParallel looks for the names of what it shall leave alone.
+_UNSENT = "_ddp_params_and_buffers_to_ignore"
 
 
 def begin_modes(model: nn.Module, region: Region, batch: Mapping[str, Any], config: TrainSection) -> Region:
@@ -55,10 +59,21 @@ def frozen_format(model: nn.Module, region: Region, config: TrainSection, say: C
     if config.frozen == "exact":
         yield
         return
-    with frozen_in_fp8(model, region, say) as count:
+    hold, words = {"fp8": (frozen_in_fp8, "8-bit floats"), "int8": (frozen_in_int8, "8-bit integers")}[config.frozen]
+    with hold(model, region, say) as count, _buffers_of_their_own(model):
         if count:
-            say(f"{count} frozen linear layers are held in 8-bit floats while training")
+            say(f"{count} frozen linear layers are held in {words} while training")
         yield
+
+
+@contextmanager
+def _buffers_of_their_own(model: nn.Module) -> Iterator[None]:
+    """Let several processes not send each other the model's buffers, which matrices in 8 bits are, in every step."""
+    setattr(model, _UNSENT, [name for name, _ in model.named_buffers()])
+    try:
+        yield
+    finally:
+        delattr(model, _UNSENT)
 
 
 def _with_first(region: Region, config: TrainSection) -> Region:

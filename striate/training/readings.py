@@ -39,7 +39,9 @@ class Readings:
 
     def add(self, facts: Facts, loss: torch.Tensor, norm: torch.Tensor | float | None) -> None:
         """Take a step's numbers as they will be, and hand on those of the step before that are due."""
-        found = norm if isinstance(norm, torch.Tensor) else torch.tensor(norm or 0.0)
+        found: Any = norm if isinstance(norm, torch.Tensor) else torch.tensor(norm or 0.0)
+        # Where weights are sharded the norm lies on all processes, each of which comes here.
+        found = found.full_tensor() if hasattr(found, "full_tensor") else found
         parts = [loss.detach().double().reshape(()), found.detach().to(loss.device, torch.float64).reshape(())]
         values = torch.stack(parts)
         event = None

@@ -33,7 +33,7 @@ def check_sharding(config: TrainSection) -> None:
     """Check that the weights can be sharded as the launcher asks.
 
     Raises:
-        TrainingError: one process alone, FSDP's first version, weights in 4 bits, or layers that take turns.
+        TrainingError: one process alone, FSDP's first version, or a setting that needs whole weights.
     """
     kind, processes = sharding(), Processes.launched().count
     if not kind:
@@ -50,7 +50,12 @@ def check_sharding(config: TrainSection) -> None:
             "FSDP2, which leaves every tensor its own: frozen and trained ones may lie side by side",
             "set fsdp_version: 2, as configs/accelerate/fsdp2.yaml does",
         )
-    for unfit, why in ((config.method == "qlora", "method qlora"), (config.resample.active, "resample.active")):
+    whole = (
+        (config.method == "qlora", "method qlora"),
+        (config.resample.active, "resample.active"),
+        (config.optimizer != "adamw", f"optimizer {config.optimizer}"),
+    )
+    for unfit, why in whole:
         if unfit:
             raise TrainingError(
                 f"train.{why} with weights sharded by {kind}",

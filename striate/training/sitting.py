@@ -97,7 +97,7 @@ def run_sitting(
                     half=half,
                     seed=seed,
                     work_dir=work_dir,
-                    uneven=turns is not None or is_uneven(model),
+                    uneven=is_uneven(model),
                 ),
                 samples,
                 kept.collator if kept else collator,

@@ -28,6 +28,7 @@ from striate.stages.train import train
 from striate.training.engine import RegionTrainer
 from striate.training.exchange import Exchange
 from striate.training.processes import Processes
+from striate.training.readings import Facts
 from striate.training.scale import LAYERS_VARIABLE
 
 REGION = Region(layers=(1, 3), num_layers=4, spec="ids:1,3")
@@ -77,19 +78,19 @@ def run(folder: Path, name: str, config: TrainSection, **more: Any) -> dict[str,
 @contextlib.contextmanager
 def interrupted_after(step: int) -> Iterator[None]:
     """Interrupt every process at the end of a step, as Ctrl-C in a terminal does."""
-    original = RegionTrainer.log
+    original = RegionTrainer.write_step
 
-    def log(self: RegionTrainer, logs: dict[str, float], start_time: float | None = None) -> None:
-        original(self, logs, start_time)
-        if self.state.global_step == step:
+    def write(self: RegionTrainer, facts: Facts, loss: float, norm: float | None) -> None:
+        original(self, facts, loss, norm)
+        if facts.step == step:
             raise KeyboardInterrupt
 
-    RegionTrainer.log = log  # type: ignore[method-assign]
+    RegionTrainer.write_step = write  # type: ignore[method-assign]
     try:
         with contextlib.suppress(KeyboardInterrupt):
             yield
     finally:
-        RegionTrainer.log = original  # type: ignore[method-assign]
+        RegionTrainer.write_step = original  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager
@@ -171,6 +172,8 @@ def scenario(folder: Path, name: str) -> dict[str, Any]:
         # Checkpointed decoder layers change no gradient, and run again outside of the forward pass.
         together = {"gradient_checkpointing": Processes.launched().count > 1}
         return run(folder, name, LORA.model_copy(update=together), machine=machine)
+    if name == "int8":
+        return run(folder, name, LORA.model_copy(update={"frozen": "int8"}), machine=machine)
     if name == "full-small":
         return run(folder, name, FULL)
     if name == "packed":

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 WORKER = Path(__file__).with_name("scale_worker.py")
-ALONE = ("lora", "full-small", "packed", "turns", "turns-lora")
+ALONE = ("lora", "int8", "full-small", "packed", "turns", "turns-lora")
 TOGETHER = (*ALONE, "resumed", "bad-batch", "exchange")
 SHARDED = ("sharded-full", "sharded-packed", "sharded-resumed")
 SECONDS = 300
@@ -61,6 +61,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 PAIRS = [
     ("lora", "lora"),
+    ("int8", "int8"),
     ("full-small", "full-small"),
     ("packed", "packed"),
     ("resumed", "full-small"),
