@@ -9,11 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from striate.artifacts import Region
+from striate.models.forecast_images import kept_by_image_tokens, tokens_of
 from striate.models.forecast_settings import GIB, Settings
 from striate.models.forecast_shapes import LayerShape, ModelShape
 
 # NF4 with blocks of 64: 4 bits, one 8-bit scale a block, one float32 for every 256 scales.
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+# A moment in 8 bits, with one float32 for every 256.
+SMALL_STATE_BYTES = 1 + 4 / 256
 # At the loss: log-probabilities, their gradient and the logits' gradient, float32 each.
 LOGIT_BYTES = 12
 
@@ -47,8 +50,10 @@ def forecast_memory(shape: ModelShape, region: Region, settings: Settings) -> Me
 
     weights: 2 bytes a frozen parameter, 4 (float32 master) or 2 a trained one; with LoRA the frozen projector that PEFT
     keeps beside its trained copy; with QLoRA 0.52 bytes a weight of the decoder's linear layers.
-    states: 2 x the trained parameters at their width. gradients: 1 x. A float32 master runs as a bfloat16 copy, which
-    lives from its forward to its backward pass.
+    A frozen matrix outside the region in 8-bit integers takes 1 byte a weight and 4 an output; two of the largest are
+    made whole at a time. In 8-bit floats a matrix is held twice, so as many bytes as in bfloat16.
+    states: 2 x the trained parameters at their width, or at 1.02 bytes in 8 bits. gradients: 1 x. A float32 master runs
+    as a bfloat16 copy, which lives from its forward to its backward pass.
 
     The peak is the largest of: the end of the forward pass (every activation, and the logits or the last layer's
     passing tensors), each layer's turn in the backward pass (activations of the layers below, gradients of the layers
@@ -62,20 +67,21 @@ def forecast_memory(shape: ModelShape, region: Region, settings: Settings) -> Me
     weights = _weight_bytes(shape, region, settings) + sum(trained) + projector * width
     gradients = sum(trained) + projector * width
     states = 2 * gradients
-    copies = _half_copies(shape, region, settings)
+    if settings.optimizer == "adamw-8bit":
+        states = 2 * SMALL_STATE_BYTES * (sum(trained) / (4 if settings.adapted else width) + projector)
+    copies = _half_copies(shape, region, settings) + _whole_bytes(shape, region, settings)
     persistent = weights + states + (gradients if settings.accumulated else 0)
-    saved = [tokens * _saved_bytes(index, layer, region, settings) for index, layer in enumerate(shape.layers)]
-    whole = [
-        tokens * _own_bytes(layer, index in region.layers, settings) if saved[index] else 0.0
-        for index, layer in enumerate(shape.layers)
-    ]
+    saved = [_saved_bytes(shape, index, region, settings) for index in range(len(shape.layers))]
+    whole = [_own(shape, index, region, settings) if saved[index] else 0.0 for index in range(len(shape.layers))]
     outside = _outside_bytes(shape, region, settings, tokens)
     rows = settings.batch * settings.answer_tokens if settings.answers_only else tokens
-    turn = [tokens * _passing_bytes(layer, settings) for layer in shape.layers]
+    text, _ = tokens_of(shape, settings)
+    computed = [text if settings.passed(index, region) else tokens for index in range(len(shape.layers))]
+    turn = [count * _passing_bytes(layer, settings) for count, layer in zip(computed, shape.layers, strict=True)]
     if settings.answers_last and not settings.recomputes(len(saved) - 1) and saved[-1]:
         last = shape.layers[-1]
-        saved[-1] -= (tokens - rows) * 2.0 * (last.hidden + last.inner * (2 if last.gated else 1))
-        turn[-1] *= rows / tokens
+        saved[-1] -= (computed[-1] - rows) * 2.0 * (last.hidden + last.inner * (2 if last.gated else 1))
+        turn[-1] *= rows / computed[-1]
     activations = sum(saved) + outside
     ends = max(LOGIT_BYTES * rows * shape.vocabulary, turn[-1])
     moments = [persistent + copies + activations + ends]
@@ -100,7 +106,17 @@ def _weight_bytes(shape: ModelShape, region: Region, settings: Settings) -> floa
             frozen += layer.linear_weights * NF4_BYTES + (layer.parameters - layer.linear_weights) * 2
         elif settings.adapted or index not in region.layers:
             frozen += layer.parameters * 2
+            if settings.frozen == "int8" and index not in region.layers:
+                frozen -= layer.linear_weights - 4 * sum(outside for _, outside in layer.linears)
     return frozen
+
+
+def _whole_bytes(shape: ModelShape, region: Region, settings: Settings) -> float:
+    """Return the bytes of matrices in 8-bit integers that are made whole at one time: two of the largest."""
+    if settings.frozen != "int8":
+        return 0.0
+    sizes = [a * b for index, layer in enumerate(shape.layers) if index not in region.layers for a, b in layer.linears]
+    return 2 * 2.0 * max(sizes, default=0)
 
 
 def _trained_bytes(layer: LayerShape, chosen: bool, settings: Settings) -> float:
@@ -120,15 +136,25 @@ def _half_copies(shape: ModelShape, region: Region, settings: Settings) -> float
     return 2.0 * sum(layer.linear_weights for layer in chosen) if settings.masters else 0.0
 
 
-def _saved_bytes(index: int, layer: LayerShape, region: Region, settings: Settings) -> float:
-    """Return the bytes a token that layer `index` keeps until the backward pass reaches it.
+def _saved_bytes(shape: ModelShape, index: int, region: Region, settings: Settings) -> float:
+    """Return the bytes that layer `index` keeps until the backward pass reaches it.
 
     Below the first trained part nothing needs a gradient. A checkpointed layer keeps its input only.
     """
     first = 0 if settings.train_projector else min(region.layers, default=len(region))
     if index < first:
         return 0.0
-    return 2.0 * layer.hidden if settings.recomputes(index) else _own_bytes(layer, index in region.layers, settings)
+    if settings.recomputes(index):
+        return 2.0 * shape.layers[index].hidden * sum(tokens_of(shape, settings))
+    return _own(shape, index, region, settings)
+
+
+def _own(shape: ModelShape, index: int, region: Region, settings: Settings) -> float:
+    """Return the bytes that autograd keeps inside layer `index`, by text and by image tokens."""
+    layer, (text, image) = shape.layers[index], tokens_of(shape, settings)
+    each = _own_bytes(layer, index in region.layers, settings)
+    passed = settings.passed(index, region)
+    return text * each + image * (kept_by_image_tokens(layer, settings) if passed else each)
 
 
 def _own_bytes(layer: LayerShape, chosen: bool, settings: Settings) -> float:

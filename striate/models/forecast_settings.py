@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from striate.artifacts import Region
+
 GIB = 2**30
 
 
@@ -27,6 +29,10 @@ class Settings:
         answers_last: whether the MLP of the last layer runs at answer positions only.
         lean: whether frozen layers that run compiled run their attention again in the backward pass.
         recomputed: the layers that are run again where not all are.
+        frozen: number format of the matrices of decoder layers outside the region.
+        image_tokens: whether image tokens are computed in all layers, or in the region alone.
+        image_first: so many first layers compute them too.
+        optimizer: AdamW with two moments in the number format of what trains, or in 8 bits.
     """
 
     method: Literal["lora", "qlora", "full"] = "lora"
@@ -43,10 +49,18 @@ class Settings:
     answers_last: bool = False
     lean: bool = False
     recomputed: frozenset[int] = frozenset()
+    frozen: Literal["exact", "fp8", "int8"] = "exact"
+    image_tokens: Literal["all", "region"] = "all"
+    image_first: int = 0
+    optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
 
     def recomputes(self, layer: int) -> bool:
         """Return whether the decoder layer is run again in the backward pass."""
         return self.checkpointing or layer in self.recomputed
+
+    def passed(self, layer: int, region: Region) -> bool:
+        """Return whether image tokens pass the decoder layer: keys and values are all it computes of them."""
+        return self.image_tokens == "region" and layer not in region and layer >= self.image_first
 
     @property
     def adapted(self) -> bool:

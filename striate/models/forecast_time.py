@@ -5,9 +5,10 @@ Widths are values a token (`LayerShape`), T = batch x (image tokens + text token
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from striate.artifacts import Region
+from striate.models.forecast_images import attention_work, image_traffic, image_weights, tokens_of
 from striate.models.forecast_memory import NF4_BYTES
 from striate.models.forecast_settings import Accelerator, Settings
 from striate.models.forecast_shapes import LayerShape, ModelShape
@@ -54,17 +55,29 @@ def forecast_work(shape: ModelShape, region: Region, settings: Settings) -> Work
     token and position forward, 2.5 times as much backward.
     """
     length = shape.image_tokens + settings.text_tokens
-    tokens = settings.batch * length
+    text, image = tokens_of(shape, settings)
     first = 0 if settings.train_projector else min(region.layers, default=len(shape.layers))
     total = Work()
     for index, layer in enumerate(shape.layers):
-        chosen = index in region.layers
-        total += _forward(layer, chosen, settings, tokens, length)
+        chosen, passed = index in region.layers, settings.passed(index, region)
+        tokens = text if passed else text + image
+        forward = _forward(layer, chosen, settings, tokens, length)
+        backward = _backward(layer, chosen, settings, tokens, length)
+        if passed:
+            attention = attention_work(shape, layer, settings)
+            forward = _with_images(layer, replace(forward, attention=attention), image, False)
+            backward = _with_images(layer, replace(backward, attention=2.5 * attention), image, True)
+        total += forward
         if index >= first:
-            total += _backward(layer, chosen, settings, tokens, length)
+            total += backward
             if settings.checkpointing:
-                total += _forward(layer, chosen, settings, tokens, length)
-    return total + _vision(shape, settings) + _ends(shape, settings, tokens) + _update(shape, region, settings)
+                total += forward
+    return total + _vision(shape, settings) + _ends(shape, settings, text + image) + _update(shape, region, settings)
+
+
+def _with_images(layer: LayerShape, work: Work, image: int, backward: bool) -> Work:
+    """Return the work of a layer's text tokens with that of the image tokens that pass it."""
+    return work + Work(products=2.0 * image_weights(layer) * image, traffic=image_traffic(layer, backward) * image)
 
 
 def _forward(layer: LayerShape, chosen: bool, settings: Settings, tokens: int, length: int) -> Work:
@@ -77,7 +90,7 @@ def _forward(layer: LayerShape, chosen: bool, settings: Settings, tokens: int, l
     traffic = 32.0 * layer.norms + 20.0 * (layer.queries + layer.keys) + 12.0 * layer.hidden
     traffic += layer.inner * (10.0 if layer.gated else 4.0)
     weights, launches = layer.weights, LAUNCHES
-    per_step = _unpacking(layer, settings)
+    per_step = _unpacking(layer, chosen, settings)
     if chosen and settings.adapted:
         traffic += sum(17.0 * inside + 12.0 * outside for inside, outside in layer.linears)
         weights += layer.lora_parameters(settings.r)
@@ -100,7 +113,7 @@ def _backward(layer: LayerShape, chosen: bool, settings: Settings, tokens: int, 
     if layer.fused:
         traffic += 20.0 * (layer.queries + 2 * layer.keys) + 4.0 * 2 * layer.inner
     weights, own, launches = layer.weights, 0, LAUNCHES * 1.5
-    per_step = _unpacking(layer, settings)
+    per_step = _unpacking(layer, chosen, settings)
     if chosen and settings.adapted:
         traffic += sum(29.0 * inside + 4.0 * outside for inside, outside in layer.linears)
         own = layer.lora_parameters(settings.r)
@@ -114,8 +127,10 @@ def _backward(layer: LayerShape, chosen: bool, settings: Settings, tokens: int, 
     return Work(products, 5.0 * layer.queries * length * tokens, traffic * tokens + per_step, launches)
 
 
-def _unpacking(layer: LayerShape, settings: Settings) -> float:
-    """Return the bytes of turning 4-bit weights into bfloat16 once."""
+def _unpacking(layer: LayerShape, chosen: bool, settings: Settings) -> float:
+    """Return the bytes of turning weights in 4 bits, or frozen ones in 8-bit integers, into bfloat16 once."""
+    if settings.frozen == "int8" and not chosen:
+        return 3.0 * layer.linear_weights
     return (NF4_BYTES + 4.0) * layer.linear_weights if settings.method == "qlora" else 0.0
 
 

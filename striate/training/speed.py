@@ -221,4 +221,8 @@ def _largest(
         r=config.lora.r,
         train_projector=config.train_projector,
         accumulated=plan.accumulation > 1,
+        image_tokens="all" if config.image_tokens == "all" else "region",
+        image_first=config.image_first,
+        frozen=config.frozen,
+        optimizer=config.optimizer,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from typing import Any
 
 import peft
@@ -14,10 +15,13 @@ from striate.artifacts import Region
 from striate.models import forecast_memory
 from striate.models.anatomy import decoder_layers, find_anatomy, find_decoder
 from striate.models.blueprint import Blueprint
+from striate.models.forecast_images import kept_by_image_tokens
 from striate.models.forecast_settings import Settings
 from striate.models.forecast_shapes import model_shape
+from striate.models.image_skip import ImageSkip
 from striate.models.trainability import apply_region, lora_config
 from striate.training.fast_layers import FastLayers
+from striate.training.image_rows import reading
 from striate.training.modes import FrozenModules, MasterWeights
 
 # No weight has a size that this divides: so a tensor of as many rows is an activation.
@@ -47,8 +51,11 @@ def build(method: str) -> tuple[Any, Any]:
     return model, shape
 
 
-def kept_bytes(model: Any, index: int, lean: bool) -> float:
-    """Return the bytes a token that the compiled layer keeps, shared rotary positions left out."""
+def kept_bytes(model: Any, index: int, lean: bool, image: int = 0) -> float:
+    """Return the bytes a token that the compiled layer keeps, shared rotary positions left out.
+
+    The first `image` tokens of a row are image tokens, which pass a layer outside the region.
+    """
     layer = decoder_layers(model)[index]
     hidden = torch.randn(ROWS, LENGTH, 128, dtype=torch.bfloat16, requires_grad=True)
     positions = torch.arange(LENGTH)[None]
@@ -57,21 +64,32 @@ def kept_bytes(model: Any, index: int, lean: bool) -> float:
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if tensor.numel() % LENGTH == 0 and storage.data_ptr() not in {
-            one.untyped_storage().data_ptr() for one in rotary
-        }:
+        rows = (LENGTH, LENGTH - image) if tensor.is_floating_point() else ()
+        # Rotary positions of some tokens, and the mask that stands in for a kernel, are the same for all layers.
+        shared = tensor.shape[2:] == (32,) or tensor.shape[1:] == (ROWS * LENGTH,)
+        if (
+            not shared
+            and any(tensor.numel() % count == 0 for count in rows)
+            and storage.data_ptr() not in {one.untyped_storage().data_ptr() for one in rotary}
+        ):
             seen[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     # The backend differentiates and partitions as PyTorch's compiler does, and leaves out its kernels.
     said: list[str] = []
-    layers = FastLayers([layer], say=said.append, lean=lean, backend="aot_eager_decomp_partition")
+    rule = ImageSkip(model, REGION) if image else None
+    layers = FastLayers([layer], say=said.append, lean=lean, backend="aot_eager_decomp_partition", rule=rule)
+    layers._layers[0].passed = rule is not None
     layers.install()
-    with torch.autocast("cpu", torch.bfloat16):
+    ids = torch.zeros(ROWS, LENGTH, dtype=torch.long)
+    ids[:, :image] = 7
+    with torch.autocast("cpu", torch.bfloat16), reading(rule, ids, ids.device) if rule else nullcontext():
         layer(hidden, position_embeddings=rotary, attention_mask=None)
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
             out = layer(hidden, position_embeddings=rotary, attention_mask=None)
     layers.remove()
+    if rule:
+        rule.remove()
     assert said == []
     assert out.shape == hidden.shape
     return sum(seen.values()) / (ROWS * LENGTH)
@@ -83,3 +101,13 @@ def test_a_layer_keeps_what_is_forecast(method: str, index: int, lean: bool) -> 
     settings = Settings(method=method, r=RANK, fused=True, lean=lean)  # type: ignore[arg-type]
     expected = forecast_memory._own_bytes(shape.layers[index], index in REGION.layers, settings)
     assert kept_bytes(model, index, lean) == pytest.approx(expected, rel=0.03)
+
+
+@pytest.mark.parametrize("lean", [False, True])
+def test_a_layer_that_image_tokens_pass_keeps_what_is_forecast(lean: bool) -> None:
+    image, (model, shape) = 38, build("lora")
+    settings = Settings(r=RANK, fused=True, lean=lean, image_tokens="region")
+    assert settings.passed(1, REGION)
+    text = forecast_memory._own_bytes(shape.layers[1], False, settings)
+    expected = (image * kept_by_image_tokens(shape.layers[1], settings) + (LENGTH - image) * text) / LENGTH
+    assert kept_bytes(model, 1, lean, image) == pytest.approx(expected, rel=0.05)
