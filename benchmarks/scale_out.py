@@ -32,8 +32,8 @@ from striate.data.encoding import IGNORED, Encoded
 from striate.data.samples import PLACEHOLDER, Message, Sample
 from striate.progress import Silent
 from striate.selectors.spec import resolve
-from striate.training.engine import Plan
 from striate.training.modes import MasterWeights
+from striate.training.plan import Plan
 from striate.training.processes import Processes
 from striate.training.sitting import run_sitting
 

@@ -18,8 +18,8 @@ from striate.models.memory import peak_memory_gib
 from striate.progress import Progress, Silent
 from striate.training.before import check_training, warn_of_turns
 from striate.training.caches import keep
-from striate.training.engine import Plan
 from striate.training.opening import Opened, opened
+from striate.training.plan import Plan
 from striate.training.processes import Processes
 from striate.training.resampling import resampled
 from striate.training.resume import find_checkpoint, identity, remove_checkpoints

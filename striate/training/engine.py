@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,15 +13,12 @@ import torch
 from torch import nn
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
-from striate.config import MachineSection, TrainSection
 from striate.data.collate import Collator
 from striate.data.samples import Sample
-from striate.errors import TrainingError
 from striate.models.anatomy import PROJECTOR, component_of, find_anatomy
 from striate.training.answer_loss import answer_loss
 from striate.training.exchange import Exchange
 from striate.training.modes import FrozenModules
-from striate.training.optimizers import NAMES
 from striate.training.order import SeededOrder
 from striate.training.packing_check import Packing, check_packing
 from striate.training.readings import Facts, Readings
@@ -35,43 +31,6 @@ from striate.training.steps import StepTrainer
 from striate.writing import cannot_write
 
 Proof = Callable[[nn.Module], str]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How many samples make a step, and how many steps the training has."""
-
-    samples: int
-    batch_size: int
-    micro_batch: int
-    accumulation: int
-    steps_per_epoch: int
-    steps: int
-    warmup_steps: int
-
-    @classmethod
-    def of(cls, samples: int, config: TrainSection, machine: MachineSection, processes: int = 1) -> Plan:
-        """Return the plan for `samples` samples; an epoch's last step takes what is left.
-
-        A step's samples are dealt to `processes` processes: batch size = micro-batch x processes x accumulation.
-
-        Raises:
-            TrainingError: the batch size is not a multiple of the micro-batch times the processes.
-        """
-        size = config.batch_size
-        micro = max(1, min(machine.micro_batch, size // processes))
-        if size % (micro * processes):
-            on = f" x {processes} processes" if processes > 1 else ""
-            raise TrainingError(
-                f"train.batch_size {size} is not a multiple of machine.micro_batch {micro}{on}",
-                "a batch of whole micro-batches, as many on every process",
-                "choose a machine.micro_batch that divides train.batch_size"
-                + (", and a number of processes that divides the rest" if processes > 1 else ""),
-            )
-        per_epoch = math.ceil(samples / size)
-        steps = config.max_steps or math.ceil(config.epochs * per_epoch)
-        warmup = math.ceil(config.warmup_ratio * steps)
-        return cls(samples, size, micro, size // (micro * processes), per_epoch, steps, warmup)
 
 
 class RegionTrainer(StepTrainer):
@@ -287,50 +246,3 @@ class _Watch(TrainerCallback):
         if self._trainer.turns:
             self._trainer.turns.check_gradients()
         self._trainer.rates = {group["name"]: group["lr"] for group in kwargs["optimizer"].param_groups}
-
-
-def training_arguments(
-    config: TrainSection,
-    machine: MachineSection,
-    plan: Plan,
-    *,
-    model: nn.Module,
-    half: torch.dtype | None,
-    seed: int,
-    work_dir: Path,
-    uneven: bool = False,
-) -> TrainingArguments:
-    """Return Hugging Face's settings for the config.
-
-    `half` is the model's half-precision type, if it has one. `uneven` is true when some tensors that train take part in
-    some steps or batches only: several processes then look for those that did not.
-    """
-    on_cpu = next(model.parameters()).device.type == "cpu"
-    scheduler = "constant_with_warmup" if config.scheduler == "constant" and plan.warmup_steps else config.scheduler
-    return TrainingArguments(
-        output_dir=str(work_dir),
-        # A whole step is one batch of the loader: see `training.steps`.
-        per_device_train_batch_size=plan.batch_size,
-        max_steps=plan.steps,
-        optim=NAMES[config.optimizer],
-        learning_rate=config.lr,
-        weight_decay=config.weight_decay,
-        max_grad_norm=config.max_grad_norm,
-        lr_scheduler_type=scheduler,
-        warmup_steps=plan.warmup_steps,
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        save_steps=config.save_steps,
-        save_total_limit=2,
-        seed=seed,
-        data_seed=seed,
-        bf16=half is torch.bfloat16,
-        fp16=half is torch.float16,
-        use_cpu=on_cpu,
-        dataloader_num_workers=machine.workers,
-        dataloader_pin_memory=not on_cpu,
-        remove_unused_columns=False,
-        report_to="none",
-        disable_tqdm=True,
-        ddp_find_unused_parameters=uneven,
-    )

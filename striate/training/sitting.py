@@ -16,10 +16,11 @@ from striate.config import MachineSection, TrainSection
 from striate.data.collate import Collator
 from striate.data.samples import Sample
 from striate.progress import Progress
-from striate.training.engine import Plan, Proof, RegionTrainer, training_arguments
+from striate.training.engine import Proof, RegionTrainer
 from striate.training.fast_modes import frozen_format
 from striate.training.kept import Kept
 from striate.training.modes import checkpointed
+from striate.training.plan import Plan, training_arguments
 from striate.training.processes import Processes
 from striate.training.resampling import LayerTurns
 from striate.training.resume import COMPLETE, load_trainable, step_of

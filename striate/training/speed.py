@@ -23,9 +23,10 @@ from striate.models.forecast_memory import forecast_memory
 from striate.models.forecast_settings import GIB, Settings
 from striate.models.forecast_shapes import ModelShape, model_shape
 from striate.training.answer_rows import has_known_form
-from striate.training.engine import Plan, RegionTrainer
+from striate.training.engine import RegionTrainer
 from striate.training.fast_layers import fast_layers, reads_last_by_position
 from striate.training.picture_places import PicturePlaces
+from striate.training.plan import Plan
 from striate.training.recorded import CudaRecorder, Recorder
 
 # Compiling takes up to a minute and a third of a step's time is saved: below this it is not worth the wait.
