@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from striate.config import BUILTIN, RunConfig, is_builtin, looks_like_hub_id
 from striate.demo.places import check_pack
+from striate.early_checks import labels_of
 from striate.errors import ModelError
 from striate.selectors.needs import check_needs
 from striate.selectors.spec import parse_spec
+
+if TYPE_CHECKING:
+    from striate.tasks.items import Pack
 
 
 def check_run(config: RunConfig) -> Iterator[str]:
@@ -28,8 +33,11 @@ def check_run(config: RunConfig) -> Iterator[str]:
         yield f"optimizer {_optimizer(config)}"
     for name in dict.fromkeys((*config.data.train, *config.data.calibration)):
         yield f"data      {_data(name)}"
+    packs: list[Pack] = []
     for name in config.evaluate.packs:
-        yield f"pack      {_pack(name, config.evaluate.limit)}"
+        yield f"pack      {_pack(name, config.evaluate.limit, packs)}"
+    if config.evaluate.gate:
+        yield f"gate      {_gate(config, packs)}"
     for text in config.evaluate.suites:
         yield f"suite     {_suite(text)}"
 
@@ -101,12 +109,24 @@ def _data(name: str) -> str:
     return f"{name}: {len(samples)} samples, {check_images(samples)} pictures"
 
 
-def _pack(name: str, limit: int | None) -> str:
-    """Return what a test pack or a benchmark holds; pictures inside other files stay there."""
+def _pack(name: str, limit: int | None, read: list[Pack]) -> str:
+    """Return what a test pack or a benchmark holds, added to `read`; pictures inside other files stay there."""
     from striate.tasks.sources import parse_source, read_source
 
     if is_builtin(name):
         check_pack(name)
         return name
     pack = read_source(parse_source(name), limit)
+    read.append(pack)
     return f"{name}: {len(pack.items)} items of {len({item.task for item in pack.items})} tasks"
+
+
+def _gate(config: RunConfig, packs: list[Pack]) -> str:
+    """Return the gate; what it names is looked up where every pack has been read, which built-in ones are not."""
+    from striate.tasks.gate import check_gate, parse_gate
+
+    gate = config.evaluate.gate or ""
+    parse_gate(gate)
+    if len(packs) == len(config.evaluate.packs):
+        check_gate(gate, packs, labels_of(config))
+    return gate

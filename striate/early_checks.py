@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,13 @@ if TYPE_CHECKING:
     from striate.tasks.sources import Source
 
 
-def find_sources(config: RunConfig, labels: Sequence[str], progress: Progress) -> list[Source]:
+def labels_of(config: RunConfig) -> list[str]:
+    """Return the names of the models that are evaluated: the run's own, then others."""
+    own = [label for label in config.evaluate.models if label != "pruned" or config.prune.remove]
+    return [*own, *config.evaluate.others]
+
+
+def find_sources(config: RunConfig, progress: Progress) -> list[Source]:
     """Return where the test items come from; what is built in is fetched.
 
     Raises:
@@ -30,7 +35,7 @@ def find_sources(config: RunConfig, labels: Sequence[str], progress: Progress) -
         from striate.tasks.sources import read_source
 
         parse_gate(section.gate)
-        check_gate(section.gate, [read_source(source, section.limit) for source in sources], labels)
+        check_gate(section.gate, [read_source(source, section.limit) for source in sources], labels_of(config))
     return sources
 
 

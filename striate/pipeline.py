@@ -19,7 +19,7 @@ from striate.artifacts import (
 )
 from striate.config import RunConfig, anchored
 from striate.demo.places import locate_data, locate_model
-from striate.early_checks import check_base, check_region, find_base, find_sources
+from striate.early_checks import check_base, check_region, find_base, find_sources, labels_of
 from striate.progress import Progress, Silent
 from striate.run_folder import RunFolder, open_run
 from striate.stage_inputs import StageInputs
@@ -54,7 +54,7 @@ class Flow:
         self.out = out
         self.progress = progress or Silent()
         self.device = resolve_device(config.machine.device)
-        self.sources = find_sources(config, self.labels, self.progress)
+        self.sources = find_sources(config, self.progress)
         self.run: RunFolder = open_run(
             out, config, self.progress, command=command, device=str(self.device), overwrite=overwrite
         )
@@ -217,9 +217,7 @@ class Flow:
     @property
     def labels(self) -> list[str]:
         """The names of the models that are evaluated: the run's own, then others."""
-        section = self.config.evaluate
-        own = [label for label in section.models if label != "pruned" or self.config.prune.remove]
-        return [*own, *section.others]
+        return labels_of(self.config)
 
     def suites(self) -> list[SuiteRecord]:
         """Run the harness suites of the config on every model; write eval/suites/."""

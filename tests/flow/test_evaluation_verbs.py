@@ -107,6 +107,11 @@ def test_a_gate_without_scored_tasks_leaves_the_run_as_it_was(run_yaml: Path, tm
         "  next:    name one of prose/prose\n"
     )
     assert (out / "config.yaml").read_text() == before
+    checked = call("check", run_yaml, "--set", packs, "--set", "evaluate.gate=text>=99")
+    assert checked.exit_code == 1
+    assert "no text task is scored by a share of right answers" in checked.stderr
+    fine = call("check", run_yaml, "--set", "evaluate.gate=visual>=99")
+    assert "gate      visual>=99" in fine.stdout
 
 
 def test_run_refuses_a_gate_of_nothing_before_it_trains_and_fails_by_one_after_its_report(
