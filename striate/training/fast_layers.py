@@ -17,7 +17,7 @@ from striate.models.image_skip import ImageSkip, rule_of
 from striate.training.answer_rows import AnswerFunction, answer_places, has_known_form
 from striate.training.image_function import TextAnswerFunction, TextFunction
 from striate.training.image_rows import rows_for
-from striate.training.layer_check import DifferenceError, compare
+from striate.training.layer_check import DifferenceError, compare, tried
 from striate.training.layer_function import Kind, LayerFunction, LayerTensors, kind_of, refusal
 from striate.training.packed_attention import current_layout
 from striate.training.packed_traced import packed_inputs, takes
@@ -57,6 +57,7 @@ class FastLayers:
         options: Mapping[str, Any] | None = None,
         recorder: Recorder | None = None,
         rule: ImageSkip | None = None,
+        merged: bool = True,
     ) -> None:
         """Take `layers`; nothing changes before `install`.
 
@@ -72,9 +73,10 @@ class FastLayers:
             options: of the backend.
             recorder: of compiled layers' kernels, for each form of batch; None launches them one by one.
             rule: which layers image tokens pass; None: no layer.
+            merged: whether linear layers that read the same tensor are one product.
         """
         self.functions: dict[tuple[Way, Kind], LayerFunction] = {}
-        self.rule = rule
+        self.rule, self.merged = rule, merged
         self.compile_seconds = 0.0
         self.plain = False
         self._say, self._lean = say, lean
@@ -147,6 +149,10 @@ class FastLayers:
         """Say once that layers like `layer` run as Hugging Face has them."""
         self._say(f"{type(layer).__name__} runs uncompiled: {reason}")
 
+    def tell_unmerged(self, layer: nn.Module, reason: str) -> None:
+        """Say once that linear layers of layers like `layer` are computed one by one."""
+        self._say(f"linear layers of {type(layer).__name__} that share their input run one by one: {reason}")
+
 
 class _Led:
     """One layer and the function that stands in for its forward method.
@@ -189,6 +195,7 @@ class _Led:
         for name in ("forward", "gradient_checkpointing"):
             vars(self.layer).pop(name, None)
         vars(self.layer).update(self._saved)
+        self._tensors.take_apart()
 
     def _forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return the layer's output, by the way that fits the call."""
@@ -204,7 +211,7 @@ class _Led:
         if function is None:
             return self._kept(self._original, args, kwargs)
         given = function.inputs(kwargs, more)
-        tensors, keys = self._tensors.current(), function.keys(_hidden(args, kwargs))
+        tensors, keys = self._tensors.current(function.groups), function.keys(_hidden(args, kwargs))
         graphs = self._owner.graphs
         if graphs and not (self._recomputed or self._owner.plain):
             return graphs.run(self.index, function, tensors, keys, args, given)
@@ -245,14 +252,29 @@ class _Led:
     def _compare(self, function: LayerFunction, args: Any, kwargs: Any, more: Mapping[str, Any]) -> None:
         """Compare the function with the layer on this batch, and refuse it where they differ or it can't be had."""
         begin = time.perf_counter()
+        if self._owner.merged and not function.checked:
+            with contextlib.suppress(DifferenceError):
+                tried(function.merge, self._tensors.current(), args, function.inputs(kwargs, more))
         try:
-            compare(function, self.layer, self._original, self._tensors.current(), args, kwargs, more)
+            self._compare_once(function, args, kwargs, more)
         except DifferenceError as found:
             function.refused = str(found)
             self._owner.tell(self.layer, function.refused)
         finally:
             self._owner.compile_seconds += time.perf_counter() - begin
         function.checked = True
+
+    def _compare_once(self, function: LayerFunction, args: Any, kwargs: Any, more: Mapping[str, Any]) -> None:
+        """Compare the function with the layer; where it fails with merged products, compare it without."""
+        how = self.layer, self._original
+        try:
+            compare(function, *how, self._tensors.current(function.groups), args, kwargs, more)
+        except DifferenceError as found:
+            if not function.merged:
+                raise
+            function.unmerge()
+            compare(function, *how, self._tensors.current(), args, kwargs, more)
+            self._owner.tell_unmerged(self.layer, str(found))
 
 
 @contextlib.contextmanager
@@ -266,12 +288,14 @@ def fast_layers(
     backend: str = "inductor",
     options: Mapping[str, Any] | None = None,
     recorder: Recorder | None = None,
+    merged: bool = True,
 ) -> Iterator[FastLayers]:
     """Lead the decoder layers of `model`, and those of its frozen vision encoder, through compiled functions.
 
     See `FastLayers`; what is given is the decoder's. The encoder keeps nothing and so has nothing to recompute.
     """
     how: dict[str, Any] = {"compiled": compiled, "say": say, "backend": backend, "options": options}
+    how["merged"] = merged
     last = reads_last_by_position(model)
     more: dict[str, Any] = {"recorder": recorder, "rule": rule_of(model)}
     layers = FastLayers(decoder_layers(model), recomputed=recomputed, lean=lean, answers_last=last, **more, **how)

@@ -52,9 +52,12 @@ class FastLora(nn.Module):
 
     Attributes:
         keys: a row's random numbers (B, T) for the dropout of this call; set from outside.
+        shared: the product that the layer is part of, if any (`training.merged`), and its place in it.
     """
 
     keys: torch.Tensor
+    shared: Any = None
+    place = 0
 
     def __init__(self, module: Any) -> None:
         """Take the parts of a PEFT linear layer: nothing is copied."""
@@ -68,18 +71,43 @@ class FastLora(nn.Module):
         # A buffer, so that a functional call replaces it.
         self.register_buffer("keys", torch.zeros((), dtype=torch.int32, device="meta"), persistent=False)
 
+    @property
+    def drops(self) -> bool:
+        """Whether values are dropped now."""
+        return bool(self.training and self.probability)
+
+    @property
+    def first(self) -> nn.Linear:
+        """The layer A, (r, in)."""
+        found: nn.Linear = self.lora_A[self.adapter]
+        return found
+
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return the layer's output for `hidden` (B, T, in)."""
+        if self.shared is not None:
+            part: torch.Tensor = self.shared.part(self.place, hidden)
+            return part
         result = self.base_layer(hidden)
-        first, second = self.lora_A[self.adapter].weight, self.lora_B[self.adapter].weight
-        device, scaling = hidden.device.type, self.scaling
-        hidden = hidden.to(torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else first.dtype)
-        if self.training and self.probability:
+        return (result + linear(self.narrow(hidden), self.wide(hidden))).to(result.dtype)
+
+    def narrow(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return A dropout(x), (B, T, r), still to be scaled by 1 / (1 - probability)."""
+        hidden = self.cast(hidden)
+        if self.drops:
             # Within a compiled graph this keeps neither the mask nor the dropped input: both come back from the keys.
             hidden = checkpoint(_drop, hidden, self.keys, self.probability, use_reentrant=False)
-            scaling /= 1 - self.probability
-        update = linear(linear(hidden, first), second) * scaling
-        return (result + update).to(result.dtype)
+        return linear(hidden, self.first.weight)
+
+    def wide(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return B with all scales in it, (out, r): scaling the update would write it and its gradient anew."""
+        scaling = self.scaling / (1 - self.probability) if self.drops else self.scaling
+        return self.cast(self.lora_B[self.adapter].weight * scaling, hidden.device)
+
+    def cast(self, tensor: torch.Tensor, device: torch.device | None = None) -> torch.Tensor:
+        """Return `tensor` in the number format of the adapter's products."""
+        kind = (device or tensor.device).type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.first.weight.dtype
+        return tensor.to(dtype)
 
 
 def why_not(module: nn.Module) -> str:

@@ -47,7 +47,7 @@ def compare(
             expected = _first(original(*args, **kwargs))
             kwargs = function.inputs(kwargs, more)
             expected = function.select(expected, kwargs)
-            found = _first(_tried(function.plain, tensors, None, args, kwargs))
+            found = _first(tried(function.plain, tensors, None, args, kwargs))
         stream = _stream(function, args, kwargs, expected)
         _check("without the compiler", found, expected, _limits(_OUTPUT, function), stream)
         del expected, found
@@ -70,8 +70,8 @@ def _compare_compiled(
     function: LayerFunction, tensors: Mapping[str, torch.Tensor], keys: torch.Tensor | None, args: Any, kwargs: Any
 ) -> None:
     """Compare compiled with one by one; gradients too where the function has not been used before."""
-    output, inputs = _tried(_run, function, tensors, keys, args, kwargs)
-    gradients = [] if function.checked else _tried(_gradients, output, inputs)
+    output, inputs = tried(_run, function, tensors, keys, args, kwargs)
+    gradients = [] if function.checked else tried(_gradients, output, inputs)
     expected, inputs = _run(function.plain, tensors, keys, args, kwargs)
     _check("compiled", output, expected, _limits(_OUTPUT, function), _stream(function, args, kwargs, expected))
     for found, wanted in zip(gradients, _gradients(expected, inputs) if gradients else [], strict=True):
@@ -85,7 +85,7 @@ def _limits(limits: Mapping[torch.dtype, float], function: LayerFunction) -> dic
     return {dtype: limit * (_COARSE if coarse else 1.0) for dtype, limit in limits.items()}
 
 
-def _tried(step: Callable[..., Any], *args: Any) -> Any:
+def tried(step: Callable[..., Any], *args: Any) -> Any:
     """Return what `step` gives; whatever a compiler does not like about a family is a reason not to use it there."""
     try:
         return step(*args)

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from types import FunctionType
 from typing import Any
 
 import torch
+import torch._dynamo
 from torch import nn
 from torch.func import functional_call
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 from transformers import PretrainedConfig
 
+from striate.models.eval_mode import evaluating
 from striate.training.fast_lora import adapt, draw_keys, why_not
+from striate.training.merged import Group, SideBySide, merge, siblings, take_apart
 
 Kind = tuple[Any, ...]
 # A layer's own place in the stack: read only together with a cache, which training does not have.
@@ -58,6 +62,8 @@ class LayerFunction:
         adapters: how many LoRA modules draw dropout masks.
         refused: why the function must not be used, or empty; set by whoever finds out.
         checked: whether it has been compared with the layer itself.
+        merged: whether linear layers that read the same tensor are one product.
+        groups: those of them whose frozen weights are handed over as one tensor.
     """
 
     def __init__(
@@ -79,6 +85,8 @@ class LayerFunction:
         self.adapters = len(self._loras)
         self.refused = ""
         self.checked = False
+        self.merged = False
+        self.groups: tuple[Group, ...] = ()
         self._settings: dict[str, Any] = {"backend": backend, "options": dict(options) if options else None}
 
     @cached_property
@@ -99,13 +107,32 @@ class LayerFunction:
         self, tensors: Mapping[str, torch.Tensor], keys: torch.Tensor | None, args: Any, kwargs: Mapping[str, Any]
     ) -> Any:
         """Return the layer's output."""
-        return self._compiled(self._with_keys(tensors, keys), args, kwargs)
+        with _side_effects(self._lean and self.merged):
+            return self._compiled(self._with_keys(tensors, keys), args, kwargs)
 
     def plain(
         self, tensors: Mapping[str, torch.Tensor], keys: torch.Tensor | None, args: Any, kwargs: Mapping[str, Any]
     ) -> Any:
         """Return the same without the compiler."""
         return self._bare()(self._with_keys(tensors, keys), args, kwargs)
+
+    def merge(self, tensors: Mapping[str, torch.Tensor], args: Any, kwargs: Mapping[str, Any]) -> None:
+        """Let linear layers that are given the same tensor in a call be one product from now on."""
+        before = copy.deepcopy((self.template, self._loras))
+        with torch.no_grad(), evaluating(self.template):
+            found = siblings(self.template, lambda: self.plain(tensors, None, args, kwargs))
+        if found:
+            self.groups, self.merged, self._before = (
+                tuple(merge(self.template, found, copies=not self._lean)),
+                True,
+                before,
+            )
+
+    def unmerge(self) -> None:
+        """Undo `merge`."""
+        self.template, self._loras = self._before
+        self.groups, self.merged = (), False
+        vars(self).pop("_compiled", None)
 
     def inputs(self, kwargs: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arguments of a call: a layer's own, and `more` that only the function is handed."""
@@ -136,6 +163,9 @@ class LayerFunction:
         run = self._bare()
 
         def run_lean(tensors: dict[str, torch.Tensor], args: Any, kwargs: Mapping[str, Any]) -> Any:
+            if not (args[0] if args else kwargs["hidden_states"]).requires_grad:
+                # Nothing is kept there anyway.
+                return run(tensors, args, kwargs)
             options: dict[str, Any] = {
                 "use_reentrant": False,
                 "preserve_rng_state": False,
@@ -144,6 +174,13 @@ class LayerFunction:
             return checkpoint(run, tensors, args, kwargs, **options)
 
         return run_lean if self._lean else run
+
+
+def _side_effects(wanted: bool) -> AbstractContextManager[None]:
+    """Return a context in which the compiler follows what a recomputed function notes for itself and forgets again."""
+    if not wanted:
+        return nullcontext()
+    return torch._dynamo.config.patch(skip_fwd_side_effects_in_bwd_under_checkpoint=True)
 
 
 def _products_only() -> Any:
@@ -196,10 +233,21 @@ class LayerTensors:
             for name, tensor in owner.items()
             if tensor is not None
         ]
+        self._sides: dict[tuple[Group, ...], SideBySide] = {}
 
-    def current(self) -> dict[str, torch.Tensor]:
-        """Return the tensors by name."""
-        return {name: owner[key] for name, owner, key in self._slots}
+    def current(self, groups: tuple[Group, ...] = ()) -> dict[str, torch.Tensor]:
+        """Return the tensors by name, the weights of each group as one."""
+        tensors = {name: owner[key] for name, owner, key in self._slots}
+        if not groups:
+            return tensors
+        return self._sides.setdefault(groups, SideBySide(groups)).apply(tensors)
+
+    def take_apart(self) -> None:
+        """Give every weight memory of its own, where groups had them side by side."""
+        tensors = self.current()
+        for groups in self._sides:
+            take_apart(tensors, groups)
+        self._sides = {}
 
     def flags(self) -> tuple[bool, ...]:
         """Return what may change during training: which parameters train, which modules are in training mode."""

@@ -165,7 +165,7 @@ def test_a_pass_within_a_pass_is_not_replayed(family_builder: Any) -> None:
         with pytest.raises(RuntimeError):
             first.backward()
     for name, gradient in expected.items():
-        torch.testing.assert_close(model.get_parameter(name).grad, gradient, rtol=1e-5, atol=1e-7, msg=name)
+        torch.testing.assert_close(model.get_parameter(name).grad, gradient, rtol=1e-4, atol=1e-6, msg=name)
 
 
 @pytest.mark.usefixtures("uncompiled")
