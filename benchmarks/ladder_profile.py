@@ -21,6 +21,7 @@ KINDS = (
     ("elementwise (eager)", r"elementwise|vectorized|reduce|softmax|dropout|cat|index|gather|scatter|norm"),
 )
 STEPS = 3
+_MARKS = ("## ", "Optimizer.")
 RANK = 128
 
 
@@ -38,8 +39,8 @@ def profile(step: Callable[[], Any], device: str) -> dict[str, Any]:
     kernels: defaultdict[str, float] = defaultdict(float)
     counts: defaultdict[str, int] = defaultdict(int)
     for event in found.events():
-        # The compiler marks whole graphs on the device's timeline too; they aren't kernels.
-        if event.device_type == torch.autograd.DeviceType.CUDA and not event.name.startswith("## "):
+        # The compiler and optimizers mark whole spans on the device's timeline too; they aren't kernels.
+        if event.device_type == torch.autograd.DeviceType.CUDA and not event.name.startswith(_MARKS):
             kernels[event.name] += event.self_device_time_total / 1e3 / STEPS
             counts[event.name] += 1
     kinds: defaultdict[str, float] = defaultdict(float)

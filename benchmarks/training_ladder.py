@@ -23,6 +23,8 @@ import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -36,13 +38,23 @@ from torch import nn
 from training_rungs import MODELS, RUNGS, TINY_BATCH, TINY_TEXT, Rung
 from true_shapes import build, make_batch, shape_of
 
+from striate.config import TrainSection
 from striate.models.forecast import Settings, forecast
+from striate.models.image_skip import ImageSkip
 from striate.models.trainability import apply_region, lora_config
 from striate.selectors.spec import resolve
 from striate.training.answer_loss import answer_loss
+from striate.training.answer_places import ANSWERS, find_answers
 from striate.training.fast_layers import FastLayers, fast_layers
 from striate.training.frozen_fp8 import frozen_in_fp8
+from striate.training.frozen_int8 import frozen_in_int8
+from striate.training.image_rows import reading
+from striate.training.known_mask import mask_known
 from striate.training.modes import FrozenModules, MasterWeights, checkpointed
+from striate.training.optimizers import check_optimizer
+from striate.training.picture_places import PicturePlaces
+from striate.training.recorded import CudaRecorder, RerunRecorder
+from striate.training.short_choice import short_samples
 from striate.training.speed import within_budget
 
 
@@ -58,7 +70,17 @@ class Bench:
         self.region = resolve(rung.region, len(self.shape.layers))
         self.model = self._open(rung)
         self.trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.AdamW(self.trainable, lr=1e-4, fused=device == "cuda")
+        self.optimizer = self._optimizer(rung)
+
+    def _optimizer(self, rung: Rung) -> torch.optim.Optimizer:
+        """Return the optimizer of what trains."""
+        if rung.optimizer == "adamw":
+            return torch.optim.AdamW(self.trainable, lr=1e-4, fused=self.device == "cuda")
+        check_optimizer(TrainSection(optimizer=rung.optimizer), torch.device(self.device))
+        found: torch.optim.Optimizer = import_module("bitsandbytes").optim.AdamW(
+            self.trainable, lr=1e-4, weight_decay=0.01, optim_bits=8
+        )
+        return found
 
     def _open(self, rung: Rung) -> Any:
         """Return the model with what the rung trains open."""
@@ -83,6 +105,9 @@ class Bench:
             masters=not rung.plain,
             answers_only=not rung.plain,
             fused=rung.compiled,
+            frozen=rung.frozen,
+            optimizer=rung.optimizer,
+            image_tokens=rung.image_tokens,
             answers_last=rung.compiled and rung.answers_last,
         )
         return within_budget(self.shape, self.region, found, rung.budget) if rung.budget else found
@@ -106,12 +131,27 @@ class Bench:
                 kernels = torch.nn.attention.SDPBackend
                 order = [kernels.CUDNN_ATTENTION, kernels.FLASH_ATTENTION, kernels.EFFICIENT_ATTENTION, kernels.MATH]
                 stack.enter_context(torch.nn.attention.sdpa_kernel(order, set_priority=True))
+            if rung.attention == "short":
+                stack.enter_context(self.short(rung))
             if rung.frozen == "fp8":
                 stack.enter_context(frozen_in_fp8(self.model, self.region, print_line))
+            if rung.frozen == "int8":
+                stack.enter_context(frozen_in_int8(self.model, self.region, print_line))
+            if rung.image_tokens == "region":
+                rule = stack.enter_context(ImageSkip(self.model, self.region))
+                # All batches have one layout.
+                stack.enter_context(reading(rule, self.batch(rung)["input_ids"].cpu(), torch.device(self.device)))
+            if not rung.plain:
+                batch = self.batch(rung)
+                # All batches have one layout.
+                stack.enter_context(mask_known(batch["attention_mask"].cpu()))
+                stack.enter_context(self.placed(batch))
             if not (rung.compiled or settings.recomputed):
                 yield None
                 return
             how = {"recomputed": settings.recomputed, "lean": settings.lean, "backend": self.args.backend}
+            if rung.graphs:
+                how["recorder"] = CudaRecorder() if self.device == "cuda" else RerunRecorder()
             layers = stack.enter_context(
                 fast_layers(
                     self.model,
@@ -124,6 +164,19 @@ class Bench:
             if not rung.answers_last:
                 layers.keep_last_whole()
             yield layers
+
+    def short(self, rung: Rung) -> contextlib.AbstractContextManager[None]:
+        """Return a context in which short samples attend by a kernel of their own, where that is faster."""
+        text = self.config.text_config
+        heads, shared = text.num_attention_heads, text.num_key_value_heads
+        return short_samples(heads, shared, text.hidden_size // heads, rung.batch, print_line)
+
+    def placed(self, batch: dict[str, Any]) -> contextlib.AbstractContextManager[None]:
+        """Return a context in which pictures are put among embeddings at known places."""
+        places, ids = PicturePlaces(self.model, print_line), batch["input_ids"].cpu()
+        with torch.autocast(self.device, torch.bfloat16):
+            places.check(self.model, {name: value for name, value in batch.items() if name != "labels"}, ids)
+        return places.placing(ids)
 
     def step(self, rung: Rung, batch: dict[str, Any], frozen: FrozenModules) -> torch.Tensor:
         """Return the loss of one whole step: forward, backward, clipping, AdamW."""
@@ -146,6 +199,8 @@ class Bench:
     def measure(self, rung: Rung) -> dict[str, Any]:
         """Return what the rung's line says."""
         batch, frozen = self.batch(rung), FrozenModules(self.model, rung.checkpointing)
+        if not rung.plain:
+            batch[ANSWERS] = find_answers(batch.pop("labels").cpu()).to(self.device)
         with self.prepared(rung) as layers:
             begin = time.perf_counter()
             first = float(self.step(rung, batch, frozen))
@@ -156,12 +211,11 @@ class Bench:
             self.sync()
             if self.device == "cuda":
                 torch.cuda.reset_peak_memory_stats()
-            timed = []
+            clock = Clock(self.device)
             for _ in range(self.args.steps):
-                begin = time.perf_counter()
                 last = self.step(rung, batch, frozen)
-                self.sync()
-                timed.append(1e3 * (time.perf_counter() - begin))
+                clock.tick()
+            timed = clock.milliseconds()
             if layers:
                 found |= {"layers_run": layers.describe(), "compile_s": round(layers.compile_seconds, 1)}
                 found |= {"recomputed": layers.recomputed, "lean": self.settings(rung).lean}
@@ -176,12 +230,39 @@ class Bench:
             "ms_min": round(min(timed), 1),
             "n": len(timed),
             "peak_gib": round(peak, 2),
+            "reserved_gib": round(torch.cuda.max_memory_reserved() / 2**30 if self.device == "cuda" else 0.0, 2),
             "forecast_gib": round(forecast_gib, 2),
             "tokens_per_s": round(1e3 * tokens / middle),
             "tokens": tokens,
             "loss_first": round(first, 4),
             "loss_last": round(float(last), 4),
         }
+
+
+class Clock:
+    """Times steps that follow one another, as in training: the CPU prepares the next while the accelerator works."""
+
+    def __init__(self, device: str) -> None:
+        """Start it."""
+        self._device = device
+        self._ticks: list[Any] = []
+        self.tick()
+
+    def tick(self) -> None:
+        """Mark the end of a step, when the accelerator gets there."""
+        if self._device != "cuda":
+            self._ticks.append(time.perf_counter())
+            return
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        self._ticks.append(event)
+
+    def milliseconds(self) -> list[float]:
+        """Return what each step took."""
+        if self._device != "cuda":
+            return [1e3 * (end - begin) for begin, end in pairwise(self._ticks)]
+        torch.cuda.synchronize()
+        return [begin.elapsed_time(end) for begin, end in pairwise(self._ticks)]
 
 
 def lines(args: argparse.Namespace, device: str) -> Iterator[dict[str, Any]]:

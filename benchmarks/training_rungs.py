@@ -61,8 +61,11 @@ class Rung:
         text: text tokens a sample, half of them answers.
         answers: answer tokens a sample, where not half of the text.
         dropout: of LoRA.
-        attention: PyTorch's choice of attention kernel, or cuDNN's first.
+        attention: PyTorch's choice of attention kernel, cuDNN's first, or one of striate's own for short samples.
         frozen: number format of the decoder layers outside the region.
+        optimizer: AdamW with its moments in float32, or in 8 bits by bitsandbytes.
+        image_tokens: whether image tokens are computed in all layers, or in the region alone.
+        graphs: whether kernels are recorded as CUDA graphs.
         options: of the compiler.
         answers_last: whether the compiled last layer runs at answer positions only.
         optional: whether it runs only when asked for by name.
@@ -81,8 +84,11 @@ class Rung:
     text: int = 200
     answers: int | None = None
     dropout: float = 0.05
-    attention: Literal["default", "cudnn"] = "default"
-    frozen: Literal["exact", "fp8"] = "exact"
+    attention: Literal["default", "cudnn", "short"] = "default"
+    frozen: Literal["exact", "fp8", "int8"] = "exact"
+    optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
+    image_tokens: Literal["all", "region"] = "all"
+    graphs: bool = False
     options: dict[str, Any] = field(default_factory=dict)
     answers_last: bool = True
     optional: bool = False
@@ -90,7 +96,7 @@ class Rung:
     @property
     def setup(self) -> tuple[Any, ...]:
         """What two rungs share that can be measured on one model."""
-        return self.model, self.region, self.method, self.plain, self.dropout
+        return self.model, self.region, self.method, self.plain, self.dropout, self.optimizer
 
 
 RUNGS = (
@@ -111,7 +117,22 @@ RUNGS = (
         options={"coordinate_descent_tuning": True},
         optional=True,
     ),
+    Rung("int8", "frozen layers in 8-bit integers, for memory", compiled=True, frozen="int8"),
     Rung("fp8", "frozen layers in 8-bit floats", compiled=True, frozen="fp8"),
+    Rung("region-only", "image tokens in the region alone, exact matrices", compiled=True, image_tokens="region"),
+    Rung(
+        "region-only uncompiled",
+        "the same with Hugging Face's and PEFT's code",
+        image_tokens="region",
+        optional=True,
+    ),
+    Rung(
+        "fast",
+        "frozen layers in 8-bit floats, image tokens in the region",
+        compiled=True,
+        frozen="fp8",
+        image_tokens="region",
+    ),
     Rung(
         "exact autotuned",
         "the compiler writes and times its own matrix products too",
@@ -123,12 +144,54 @@ RUNGS = (
     Rung("exact batch 4, 22 GiB", "as few layers recomputed as 22 GiB take", compiled=True, batch=4, budget=22.0),
     Rung("full", "full weights of 25%", method="full"),
     Rung("full exact", "full weights, compiled layers", method="full", compiled=True),
+    Rung(
+        "full exact 8-bit",
+        "AdamW's moments in 8 bits",
+        method="full",
+        compiled=True,
+        optimizer="adamw-8bit",
+        optional=True,
+    ),
     Rung("all exact", "LoRA on all layers, compiled", region="all", compiled=True),
     Rung("13b, 40 GiB", "LLaVA-1.5-13B within 40 GiB", model="llava-1.5-13b", compiled=True, batch=4, budget=40.0),
     Rung(
         "small", "the built-in LVLM's shape, full weights", model="small", method="full", batch=256, text=35, answers=3
     ),
     Rung("small exact", "compiled layers", model="small", method="full", batch=256, text=35, answers=3, compiled=True),
+    Rung(
+        "small graphed",
+        "kernels recorded as CUDA graphs",
+        model="small",
+        method="full",
+        batch=256,
+        text=35,
+        answers=3,
+        compiled=True,
+        graphs=True,
+    ),
+    Rung(
+        "small short",
+        "samples of few tokens attend by a kernel of their own",
+        model="small",
+        method="full",
+        batch=256,
+        text=35,
+        answers=3,
+        compiled=True,
+        graphs=True,
+        attention="short",
+    ),
+    Rung(
+        "small lora graphed",
+        "LoRA, kernels recorded",
+        model="small",
+        batch=256,
+        text=35,
+        answers=3,
+        compiled=True,
+        graphs=True,
+        optional=True,
+    ),
     Rung("small lora exact", "LoRA", model="small", batch=256, text=35, answers=3, compiled=True, optional=True),
     Rung("reference again", "to see how much the machine drifts", region="all", plain=True, checkpointing=True),
 )

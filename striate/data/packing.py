@@ -54,7 +54,8 @@ def join_row(items: Sequence[Encoded]) -> Batch:
 def filled_row(row: Batch, multiple: int) -> Batch:
     """Return `row` with its tokens filled up to a multiple; rows of few lengths can share more work.
 
-    What fills it is a sample of its own, without an answer: copies of the last token. Their number is `filler`.
+    What fills it are samples of their own, without answers and none longer than the row's longest: copies of the last
+    token. Their number is `filler`.
     """
     tokens = row["input_ids"].shape[1]
     rest = -tokens % multiple
@@ -64,7 +65,9 @@ def filled_row(row: Batch, multiple: int) -> Batch:
     longer = {name: _lengthened(tensor, rest) for name, tensor in aligned.items()}
     if "labels" in longer:
         longer["labels"][:, tokens:] = IGNORED
-    segments = torch.cat([row[SEGMENTS], torch.tensor([[rest, 0]])])
+    most = int(row[SEGMENTS][:, 0].max())
+    pieces = [most] * (rest // most) + [rest % most] * (rest % most > 0)
+    segments = torch.cat([row[SEGMENTS], torch.tensor([[piece, 0] for piece in pieces])])
     return {**longer, SEGMENTS: segments, FILLER: torch.tensor(rest)}
 
 

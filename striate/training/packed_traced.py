@@ -9,6 +9,10 @@ from typing import Any
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from striate.training.short_attention import LONGEST as SHORT
+from striate.training.short_attention import fits, short_attention
+from striate.training.short_choice import short_active
+
 # Names under which a layer hands the samples' ends on to its attention.
 ENDS, LONGEST = "packed_ends", "packed_longest"
 # The kernel wants an upper bound of the lengths; few different ones, since each is compiled.
@@ -44,7 +48,10 @@ def packed_inputs(lengths: Sequence[int], ends: torch.Tensor) -> dict[str, Any]:
     """
     # Rows differ in how many samples they hold.
     torch._dynamo.maybe_mark_dynamic(ends, 0)
-    return {ENDS: ends, LONGEST: max(_LEAST_BOUND, 1 << (max(lengths) - 1).bit_length())}
+    most = max(lengths)
+    if most <= SHORT and short_active():
+        return {ENDS: ends, LONGEST: SHORT}
+    return {ENDS: ends, LONGEST: max(_LEAST_BOUND, 1 << (most - 1).bit_length())}
 
 
 def attend(
@@ -85,6 +92,9 @@ def attend(
     """
     if attention_mask is not None or softcap is not None or dropout:
         raise NotImplementedError("packed rows with a mask, a cap or dropout of the family's own")
+    whole = key_ends is None and (not sliding_window or sliding_window >= longest)
+    if whole and longest <= SHORT and fits(query, value, longest):
+        return short_attention(query, key, value, ends, query.shape[-1] ** -0.5 if scaling is None else scaling)
     on_card, groups = query.device.type == "cuda", query.shape[1] // key.shape[1]
     if groups > 1 and not (on_card and _SHARES_KEYS):
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)

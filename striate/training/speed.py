@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from striate.artifacts import Region
@@ -22,12 +23,14 @@ from striate.models.forecast import forecast
 from striate.models.forecast_memory import forecast_memory
 from striate.models.forecast_settings import GIB, Settings
 from striate.models.forecast_shapes import ModelShape, model_shape
+from striate.models.stack import decoder_config
 from striate.training.answer_rows import has_known_form
 from striate.training.engine import RegionTrainer
 from striate.training.fast_layers import fast_layers, reads_last_by_position
 from striate.training.picture_places import PicturePlaces
 from striate.training.plan import Plan
 from striate.training.recorded import CudaRecorder, Recorder
+from striate.training.short_choice import TOKENS, short_samples
 
 # Compiling takes up to a minute and a third of a step's time is saved: below this it is not worth the wait.
 WORTH_SECONDS = 180.0
@@ -151,7 +154,7 @@ def fast(trainer: RegionTrainer, speed: Speed, say: Callable[[str], None]) -> It
     if speed.graphs:
         how["recorder"] = recorder()
         trainer.step_collator.fill, trainer.answer_multiple = speed.fill, ANSWERS_TOGETHER
-    with fast_layers(trainer.model, **how, say=say) as layers:
+    with short_attended(trainer.model, speed, say), fast_layers(trainer.model, **how, say=say) as layers:
         prove = trainer.prove
 
         def proved(model: nn.Module) -> str:
@@ -162,6 +165,17 @@ def fast(trainer: RegionTrainer, speed: Speed, say: Callable[[str], None]) -> It
         yield
         if speed.compiled:
             say(layers.describe())
+
+
+def short_attended(model: nn.Module, speed: Speed, say: Callable[[str], None]) -> AbstractContextManager[None]:
+    """Return a context in which short samples attend by kernels of their own, where kernels are recorded."""
+    config, half = decoder_config(model), any(parameter.dtype is torch.bfloat16 for parameter in model.parameters())
+    heads = getattr(config, "num_attention_heads", None)
+    if not (speed.graphs and half and heads and next(model.parameters()).device.type == "cuda"):
+        return nullcontext()
+    size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    shared = getattr(config, "num_key_value_heads", None) or heads
+    return short_samples(heads, shared, size, max(1, speed.fill // TOKENS), say)
 
 
 def recorder() -> Recorder:

@@ -118,7 +118,9 @@ def test_a_filled_row(tiny_llava: Loaded, samples: list[Sample]) -> None:
     row, filled = collator.pack(items), collator.pack(items, 100)
     tokens = row["input_ids"].shape[1]
     assert filled["input_ids"].shape[1] % 100 == 0
-    assert int(filled[FILLER]) == filled["input_ids"].shape[1] - tokens == int(filled[SEGMENTS][-1, 0])
+    added = filled[SEGMENTS][len(row[SEGMENTS]) :, 0]
+    assert int(filled[FILLER]) == filled["input_ids"].shape[1] - tokens == int(added.sum())
+    assert int(added.max()) <= int(row[SEGMENTS][:, 0].max())
     assert torch.equal(filled["labels"][:, :tokens], row["labels"])
     assert bool((filled["labels"][:, tokens:] == -100).all())
     assert filled.keys() - row.keys() == {FILLER}
