@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from striate.artifacts import Region
 from striate.models.anatomy import decoder_layers
+from striate.training.frozen_swap import swapped
 
 FORMAT = torch.float8_e4m3fn
 LARGEST = torch.finfo(FORMAT).max
@@ -113,38 +114,12 @@ def frozen_in_fp8(model: nn.Module, region: Region, say: Say = lambda line: None
         say(f"frozen layers stay as they are: {reason}")
         yield 0
         return
-    changed: list[tuple[nn.Module, str, nn.Linear, torch.device]] = []
-    left = 0
-    try:
-        for index in region.outside:
-            for parent, name, linear in _linears(decoder_layers(model)[index]):
-                if not _fits(linear):
-                    left += 1
-                    continue
-                setattr(parent, name, Fp8Linear(linear.weight.data, None if linear.bias is None else linear.bias.data))
-                changed.append((parent, name, linear, linear.weight.device))
-                # What waits needs no room on the device.
-                linear.weight.data = linear.weight.data.cpu()
+    with swapped(
+        model,
+        region,
+        lambda one: Fp8Linear(one.weight.data, None if one.bias is None else one.bias.data),
+        lambda one: one.in_features % WIDTH == 0 and one.out_features % WIDTH == 0,
+    ) as (count, left):
         if left:
             say(f"{left} linear layers outside the region stay as they are: they train, or their widths do not fit")
-        yield len(changed)
-    finally:
-        for parent, name, linear, device in changed:
-            linear.weight.data = linear.weight.data.to(device)
-            setattr(parent, name, linear)
-
-
-def _linears(layer: nn.Module) -> list[tuple[nn.Module, str, nn.Linear]]:
-    """Return the plain linear layers inside `layer`, each with its parent and its name there."""
-    return [
-        (module, name, child)
-        for module in layer.modules()
-        for name, child in module.named_children()
-        if type(child) is nn.Linear
-    ]
-
-
-def _fits(linear: nn.Linear) -> bool:
-    """Return whether a linear layer is frozen and of widths that the product takes."""
-    frozen = not any(parameter.requires_grad for parameter in linear.parameters())
-    return frozen and linear.in_features % WIDTH == 0 and linear.out_features % WIDTH == 0
+        yield count
