@@ -35,22 +35,22 @@ class Readings:
     def __init__(self, write: Write, late: int = 0) -> None:
         """Call `write(facts, loss, gradient norm)` for each step."""
         self._write, self._late = write, late
-        self._waiting: deque[tuple[Facts, torch.Tensor, torch.cuda.Event | None, bool]] = deque()
+        self._waiting: deque[tuple[Facts, torch.Tensor, torch.cuda.Event | None, float | None]] = deque()
 
     def add(self, facts: Facts, loss: torch.Tensor, norm: torch.Tensor | float | None) -> None:
         """Take a step's numbers as they will be, and hand on those of the step before that are due."""
-        found: Any = norm if isinstance(norm, torch.Tensor) else torch.tensor(norm or 0.0)
         # Where weights are sharded the norm lies on all processes, each of which comes here.
-        found = found.full_tensor() if hasattr(found, "full_tensor") else found
-        parts = [loss.detach().double().reshape(()), found.detach().to(loss.device, torch.float64).reshape(())]
-        values = torch.stack(parts)
+        found: Any = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        known = None if found is None or isinstance(found, torch.Tensor) else float(found)
+        parts = [one.detach().double().reshape(()) for one in (loss, found) if isinstance(one, torch.Tensor)]
+        values = torch.stack([part.to(loss.device) for part in parts])
         event = None
         if values.device.type == "cuda":
-            host = torch.empty(2, dtype=torch.float64, pin_memory=True)
+            host = torch.empty(len(parts), dtype=torch.float64, pin_memory=True)
             values = host.copy_(values, non_blocking=True)
             event = torch.cuda.Event()
             event.record()
-        self._waiting.append((facts, values, event, norm is not None))
+        self._waiting.append((facts, values, event, known))
         while len(self._waiting) > self._late:
             self._read(None)
 
@@ -61,10 +61,10 @@ class Readings:
 
     def _read(self, now: float | None) -> None:
         """Hand the oldest step's numbers on; it ended `now`, or when its work had been handed out."""
-        facts, values, event, has_norm = self._waiting.popleft()
+        facts, values, event, known = self._waiting.popleft()
         if event:
             event.synchronize()
-        loss, norm = values.tolist()
+        loss, *norm = values.tolist()
         if now is not None:
             facts = Facts(facts.step, facts.lr, facts.projector_lr, facts.more, now)
-        self._write(facts, loss, norm if has_norm else None)
+        self._write(facts, loss, norm[0] if norm else known)

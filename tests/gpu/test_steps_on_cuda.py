@@ -174,8 +174,10 @@ def test_training_with_graphs_and_packing(
 ) -> None:
     """The whole stage: rows filled up, kernels recorded, the losses of training without."""
     monkeypatch.setattr(speed, "SHORT_MS", 1e9)
-    losses, said = [], []
-    for graphs in ("off", "auto"):
+    losses: list[tuple[float, float]] = []
+    said: list[str] = []
+    choices: tuple[Any, ...] = ("off", "auto")
+    for graphs in choices:
         model = copy.deepcopy(tiny_llava.model).to("cuda", torch.bfloat16)
         lines: Any = type("Lines", (), {"say": said.append, "track": lambda *_: Track()})
         record = train(
@@ -192,7 +194,7 @@ def test_training_with_graphs_and_packing(
                 lr=1e-3,
                 packing=True,
             ),
-            MachineSection(compile="on", graphs=graphs, pack_tokens=1024),  # type: ignore[arg-type]
+            MachineSection(compile="on", graphs=graphs, pack_tokens=1024),
             seed=0,
             out=tmp_path / graphs / "out",
             work_dir=tmp_path / graphs / "work",
@@ -234,14 +236,9 @@ def test_attention_of_short_samples(heads: int, shared: int, size: int, tokens: 
         found = [output, *torch.autograd.grad(output, leaves, given)]
         exact = [tensor.float().detach().requires_grad_() for tensor in tensors]
         parts = zip(*(one.split(lengths or [total], dim=2) for one in exact), strict=True)
-        plain = torch.cat(
-            [
-                scaled_dot_product_attention(*part, is_causal=True, enable_gqa=True)
-                for part in parts
-                if part[0].shape[2]
-            ],
-            dim=2,
-        ).transpose(1, 2)
+        how: dict[str, Any] = {"is_causal": True, "enable_gqa": True}
+        outputs = [scaled_dot_product_attention(one, two, three, **how) for one, two, three in parts if one.shape[2]]
+        plain = torch.cat(outputs, dim=2).transpose(1, 2)
         expected = [plain, *torch.autograd.grad(plain, exact, given.float())]
         for one, other in zip(found, expected, strict=True):
             assert float((one.float() - other).norm() / other.norm()) < 1e-2
