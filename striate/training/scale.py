@@ -54,6 +54,8 @@ def check_sharding(config: TrainSection) -> None:
         (config.method == "qlora", "method qlora"),
         (config.resample.active, "resample.active"),
         (config.optimizer != "adamw", f"optimizer {config.optimizer}"),
+        # Its engine casts whatever a module keeps to one format, 8-bit matrices and their scales too.
+        (kind == "deepspeed" and config.frozen != "exact", f"frozen {config.frozen}"),
     )
     for unfit, why in whole:
         if unfit:

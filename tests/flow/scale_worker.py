@@ -202,6 +202,8 @@ def scenario(folder: Path, name: str) -> dict[str, Any]:
             with interrupted_after(3):
                 run(folder, name, LORA)
             return run(folder, name, LORA)
+        if name == "sharded-int8":
+            return run(folder, name, LORA.model_copy(update={"frozen": "int8"}))
         if name == "sharded-packed":
             return run(folder, name, FULL.model_copy(update={"packing": True}))
         return run(folder, name, FULL if name == "sharded-full" else LORA)

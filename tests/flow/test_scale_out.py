@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 WORKER = Path(__file__).with_name("scale_worker.py")
 ALONE = ("lora", "int8", "full-small", "packed", "turns", "turns-lora")
 TOGETHER = (*ALONE, "resumed", "bad-batch", "exchange")
-SHARDED = ("sharded-full", "sharded-packed", "sharded-resumed")
+SHARDED = ("sharded-full", "sharded-int8", "sharded-packed", "sharded-resumed")
 SECONDS = 300
 
 
@@ -70,6 +70,7 @@ PAIRS = [
     ("turns-lora", "turns-lora"),
     ("sharded-full", "full-small"),
     ("sharded-packed", "packed"),
+    ("sharded-int8", "int8"),
     ("sharded-resumed", "lora"),
 ]
 

@@ -195,4 +195,6 @@ def test_sharded_weights_refuse_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(TrainingError, match=r"train.optimizer adamw-8bit with weights sharded by deepspeed"):
         check_sharding(SMALL)
+    with pytest.raises(TrainingError, match=r"train.frozen int8 with weights sharded by deepspeed"):
+        check_sharding(FULL.model_copy(update={"frozen": "int8"}))
     check_sharding(FULL)
