@@ -67,8 +67,6 @@ class TrainSection(Section):
 
     @model_validator(mode="after")
     def _check_modes(self) -> TrainSection:
-        if self.packing and self.image_tokens != "all":
-            raise ValueError("packing and image_tokens other than 'all' do not go together")
         if self.image_first and self.image_tokens == "all":
             raise ValueError("image_first has no effect with image_tokens 'all', which computes them in every layer")
         if self.method == "qlora" and self.frozen != "exact":

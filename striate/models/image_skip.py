@@ -30,6 +30,7 @@ from striate.models.image_places import Places, arguments_at, rows_of_mask, take
 _ATTENTION_KINDS = ("sdpa", "eager")
 # Where a model keeps its rule.
 _RULE = "_striate_image_skip"
+Run = Callable[[Callable[..., Any], Mapping[str, Any], Tensor], Any]
 
 
 class ImageSkip:
@@ -53,6 +54,7 @@ class ImageSkip:
         self._check(core)
         self._places: Places | None = None
         self._told = False
+        self._run: Run | None = None
         self._handle = core.register_forward_pre_hook(self._look, with_kwargs=True)
         self._changed = [self._layers[index] for index in region.passing]
         for index in region.passing:
@@ -83,13 +85,18 @@ class ImageSkip:
         return self._anatomy.image_mask(ids)
 
     @contextmanager
-    def told(self, places: Places | None) -> Iterator[None]:
-        """Say for a while where image tokens are, so that no forward pass has to look: asking a device takes time."""
-        before, self._places, self._told = (self._places, self._told), places, True
+    def told(self, places: Places | None, run: Run | None = None) -> Iterator[None]:
+        """Say for a while where image tokens are, so that no forward pass has to look: asking a device takes time.
+
+        `run` then runs the layers that image tokens pass: it is given their forward method, other arguments and hidden
+        states.
+        """
+        before = self._places, self._told, self._run
+        self._places, self._told, self._run = places, True, run
         try:
             yield
         finally:
-            self._places, self._told = before
+            self._places, self._told, self._run = before
 
     def _check(self, core: Any) -> None:
         """Raise if the rule can't hold for this model."""
@@ -145,6 +152,8 @@ class ImageSkip:
             given = {**signature.bind(*args, **kwargs).arguments}
             given.update(given.pop("kwargs", {}))
             run = partial(_run_text_only, whole, index, self._places, given)
+            if self._run is not None:
+                run = partial(self._run, whole, given)
             if whole is plain or not (layer.gradient_checkpointing and layer.training):
                 return run(given.pop("hidden_states"))
             return layer._gradient_checkpointing_func(run, given.pop("hidden_states"))

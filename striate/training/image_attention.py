@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 from transformers import AttentionInterface, PretrainedConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from striate.training.packed_attention import NAME as PACKED
-from striate.training.packed_attention import refuse_more
-from striate.training.packed_traced import attend
+from striate.training.packed_traced import PACKED, attend, refuse_more
 
 NAME = "striate_text_rows"
 # Names under which a layer hands on to its attention that only keys are wanted, and the ends of the runs of text.
@@ -57,8 +56,13 @@ def text_attention(
         return found
     refuse_more(kwargs)
     given: dict[str, Any] = {"dropout": dropout, "scaling": scaling, "sliding_window": sliding_window}
-    given |= {"softcap": softcap, "key_ends": kwargs[KEY_ENDS], "key_longest": kwargs[KEY_LONGEST]}
+    given |= {"softcap": softcap, "key_ends": kwargs[KEY_ENDS], "key_longest": kwargs[KEY_LONGEST], "masked": True}
     return attend(query, key, value, attention_mask, kwargs[ENDS], kwargs[LONGEST], **given), None
+
+
+def is_of_text(kwargs: Mapping[str, Any]) -> bool:
+    """Return whether what a layer hands to its attention is for one of the two calls of `TextFunction`."""
+    return bool(kwargs.get(STOP)) or ENDS in kwargs
 
 
 def lead_attention(template: nn.Module) -> None:

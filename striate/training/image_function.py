@@ -16,11 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from striate.training import image_attention
 from striate.training.answer_rows import OUTPUT, put_off
-from striate.training.image_rows import AT_KEYS, AT_TEXT
+from striate.training.image_attention import lead_attention
 from striate.training.layer_function import LayerFunction
-from striate.training.moved_rows import moved, put
+from striate.training.two_calls import KeptKeys, for_keys, for_text, in_two_calls, key_rows, text_rows
 
 
 class TextFunction(LayerFunction):
@@ -35,7 +34,7 @@ class TextFunction(LayerFunction):
     ) -> None:
         """Take the form of `layer`; nothing is compiled before the first call."""
         super().__init__(layer, backend, options, lean)
-        image_attention.lead_attention(self.template)
+        lead_attention(self.template)
         if self.adapters:
             self.refused = "it has adapters, and image tokens pass it"
 
@@ -75,20 +74,6 @@ class TextAnswerFunction(TextFunction):
         return _TwoCallsAtPlaces(self.template)
 
 
-class _Kept:
-    """Stands in for a layer's cache: keeps the first call's keys and values, and gives them to the second."""
-
-    def __init__(self) -> None:
-        """Begin empty."""
-        self.kept: tuple[Tensor, Tensor] | None = None
-
-    def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Return the keys and values that attention shall see."""
-        if self.kept is None:
-            self.kept = (keys, values)
-        return self.kept
-
-
 class _TwoCalls(nn.Module):
     """A layer's two calls, and its output put together."""
 
@@ -99,14 +84,7 @@ class _TwoCalls(nn.Module):
 
     def forward(self, hidden_states: Tensor, **given: Any) -> Any:
         """Return the layer's output in its own form, for hidden states (B, T, D)."""
-        flat_MD, text_BXD = hidden_states.flatten(0, 1), _text(hidden_states, given)
-        cache = _Kept()
-        self.layer(_seen(hidden_states, given), past_key_values=cache, **_at(AT_KEYS, given), **_stopping(given))
-        output = self.layer(text_BXD, past_key_values=cache, **_at(AT_TEXT, given), **_going_on(given))
-        new_BXD = output[0] if isinstance(output, tuple) else output
-        found = put(flat_MD, new_BXD.flatten(0, 1), given["text"].flatten(), given["text_back"][0])
-        found = found.view_as(hidden_states)
-        return (found, *output[1:]) if isinstance(output, tuple) else found
+        return in_two_calls(self.layer, hidden_states, given)
 
 
 class _TwoCallsAtPlaces(_TwoCalls):
@@ -114,12 +92,10 @@ class _TwoCallsAtPlaces(_TwoCalls):
 
     def forward(self, hidden_states: Tensor, **given: Any) -> Tensor:
         """Return (1, N, D) for hidden states (B, T, D)."""
-        layer, text_BXD = self.layer, _text(hidden_states, given)
-        cache, attention, norm = _Kept(), layer.self_attn, layer.input_layernorm
-        seen_BKD = norm(_seen(hidden_states, given))
-        attention(hidden_states=seen_BKD, past_key_values=cache, **_at(AT_KEYS, given), **_stopping(given))
-        given_text = {**_at(AT_TEXT, given), **_going_on(given)}
-        attended = attention(hidden_states=norm(text_BXD), past_key_values=cache, **given_text)[0]
+        layer, text_BXD = self.layer, text_rows(hidden_states, given)
+        cache, attention, norm = KeptKeys(), layer.self_attn, layer.input_layernorm
+        attention(hidden_states=norm(key_rows(hidden_states, given)), past_key_values=cache, **for_keys(given))
+        attended = attention(hidden_states=norm(text_BXD), past_key_values=cache, **for_text(given))[0]
         chosen_N = given["text_back"][0][given["places"]]
         rows_N = chosen_N.clamp_min(0)
         attended, residual = (tensor.flatten(0, 1)[rows_N].unsqueeze(0) for tensor in (attended, text_BXD))
@@ -127,39 +103,3 @@ class _TwoCallsAtPlaces(_TwoCalls):
         out = residual + layer.mlp(layer.post_attention_layernorm(residual))
         # An image token among the places, though it predicts nothing, leaves as it came.
         return torch.where((chosen_N >= 0)[:, None], out, hidden_states.flatten(0, 1)[given["places"]])
-
-
-def _text(hidden_BTD: Tensor, given: Mapping[str, Any]) -> Tensor:
-    """Return the hidden states of text tokens, (B, X, D)."""
-    text_BX = given["text"]
-    return moved(hidden_BTD.flatten(0, 1), text_BX.flatten(), given["text_back"]).view(*text_BX.shape, -1)
-
-
-def _seen(hidden_BTD: Tensor, given: Mapping[str, Any]) -> Tensor:
-    """Return the hidden states of which keys and values are made, (B, K, D)."""
-    if given["keys"] is None:
-        return hidden_BTD.reshape(given["text"].shape[0], -1, hidden_BTD.shape[-1])
-    return moved(hidden_BTD.flatten(0, 1), given["keys"], given["keys_back"])[None]
-
-
-def _at(which: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the layer's own arguments of one call."""
-    return {name.removeprefix(which): value for name, value in given.items() if name.startswith(which)}
-
-
-def _stopping(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what tells the layer's attention that only keys and values are wanted."""
-    return {"attention_mask": None, image_attention.STOP: True}
-
-
-def _going_on(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the layer's attention needs for runs of text; nothing where there is a mask."""
-    if "ends" not in given:
-        return {}
-    return {
-        "attention_mask": None,
-        image_attention.ENDS: given["ends"],
-        image_attention.KEY_ENDS: given["key_ends"],
-        image_attention.LONGEST: given["longest"],
-        image_attention.KEY_LONGEST: given["key_longest"],
-    }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,9 +14,9 @@ from torch import Tensor
 
 from striate.models.image_places import Places, at_rows, rows_of_mask
 from striate.models.image_skip import ImageSkip
+from striate.training.packed_attention import current_layout
+from striate.training.two_calls import AT_KEYS, AT_TEXT, in_two_calls
 
-# Beginnings of the names under which a layer's own arguments go to either of its two passes.
-AT_TEXT, AT_KEYS = "at_text_", "at_keys_"
 # Keys that several runs of text see are held once for each: with more than this share of all, a mask is cheaper.
 _MOST_KEYS = 1.5
 _LEAST_BOUND = 256
@@ -134,6 +134,10 @@ class ImageRows:
         found |= {f"{AT_TEXT}{name}": value for name, value in at_text.items()}
         return found | {f"{AT_KEYS}{name}": value for name, value in at_keys.items()}
 
+    def run(self, whole: Callable[..., Any], others: Mapping[str, Any], hidden_BTD: Tensor) -> Any:
+        """Return the output of a layer of a packed row that runs uncompiled; `whole` is its forward method."""
+        return in_two_calls(whole, hidden_BTD, self.arguments(hidden_BTD, others, True))
+
     def _at(self, name: str, value: Any, which: str) -> Any:
         """Return an argument at some of the tokens; made once a batch, since all layers get the same."""
         if isinstance(value, tuple | list):
@@ -176,7 +180,7 @@ def reading(
     rows = ImageRows.of(rule.image_mask(ids_BT), device, lengths)
     outer, _current[0] = _current[0], rows
     try:
-        with rule.told(rows.places if rows else None):
+        with rule.told(rows.places if rows else None, rows.run if rows and rows.apart else None):
             yield rows
     finally:
         _current[0] = outer
@@ -191,7 +195,8 @@ def rows_for(rule: ImageSkip) -> ImageRows | None:
     if known is None or known.places is not places:
         image = torch.zeros(places.image.shape[0], places.length + 1, dtype=torch.bool)
         image.scatter_(1, places.image.cpu(), True)
-        known = ImageRows.of(image[:, :-1], places.image.device)
+        layout = current_layout()
+        known = ImageRows.of(image[:, :-1], places.image.device, layout.lengths if layout else None)
         if known is not None:
             # The next layer finds it by its places.
             known = replace(known, places=places)

@@ -22,11 +22,10 @@ from transformers.masking_utils import sdpa_mask
 
 from striate.errors import TrainingError
 from striate.models.stack import decoder_layers, find_stack
-from striate.training.packed_traced import ENDS, LONGEST, attend
+from striate.training.image_attention import is_of_text, text_attention
+from striate.training.packed_traced import ENDS, LONGEST, PACKED, REFUSED, attend, refuse_more
 
-NAME = "striate_packed"
-# What some families' attention adds, and a plain causal softmax has not.
-_REFUSED = {"s_aux": "attention sinks", "position_bias": "a bias by position", "cache": "a paged cache"}
+NAME = PACKED
 _HALF = (torch.bfloat16, torch.float16)
 _LARGEST_HEAD = 256
 _ENDS = 64
@@ -126,6 +125,9 @@ def packed_attention(
         plain = AttentionInterface()["sdpa"]
         return plain(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
     layout.windows[id(module)] = sliding_window
+    if is_of_text(kwargs):
+        how = {"dropout": dropout, "scaling": scaling, "sliding_window": sliding_window, "softcap": softcap}
+        return text_attention(module, query, key, value, attention_mask, **how, **kwargs)
     _check(layout, query, key, kwargs)
     if attention_mask is None and not dropout and softcap is None and _has_kernel(query, value):
         return _varlen(layout, query, key, value, scaling, sliding_window), None
@@ -147,16 +149,9 @@ def packed_mask(*args: Any, allow_is_causal_skip: bool = True, **kwargs: Any) ->
     return sdpa_mask(*args, allow_is_causal_skip=allow_is_causal_skip, **kwargs)
 
 
-def refuse_more(kwargs: dict[str, Any]) -> None:
-    """Raise NotImplementedError for attention of a compiled layer that has more than causality and a window."""
-    extra = [name for name in (*_REFUSED, "is_causal") if kwargs.get(name) is not None]
-    if extra:
-        raise NotImplementedError(f"packed rows with {', '.join(extra)}")
-
-
 def _check(layout: Layout, query: torch.Tensor, key: torch.Tensor, kwargs: dict[str, Any]) -> None:
     """Raise for attention that a packed row can't have."""
-    extra = [what for name, what in _REFUSED.items() if kwargs.get(name) is not None]
+    extra = [what for name, what in REFUSED.items() if kwargs.get(name) is not None]
     if kwargs.get("is_causal") is False:
         extra.append("tokens that see later ones")
     if extra:

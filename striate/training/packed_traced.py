@@ -13,6 +13,10 @@ from striate.training.short_attention import LONGEST as SHORT
 from striate.training.short_attention import fits, short_attention
 from striate.training.short_choice import short_active
 
+# Under which name attention of packed rows is registered with transformers.
+PACKED = "striate_packed"
+# What some families' attention adds, and a plain causal softmax has not.
+REFUSED = {"s_aux": "attention sinks", "position_bias": "a bias by position", "cache": "a paged cache"}
 # Names under which a layer hands the samples' ends on to its attention.
 ENDS, LONGEST = "packed_ends", "packed_longest"
 # The kernel wants an upper bound of the lengths; few different ones, since each is compiled.
@@ -37,6 +41,13 @@ _KERNEL, _SHARES_KEYS = _varlen_kernel()
 def takes(device: torch.device, dtype: torch.dtype) -> bool:
     """Return whether `attend` has a way for tensors of this type on this device: on CUDA only the kernel."""
     return device.type != "cuda" or (_KERNEL is not None and dtype in (torch.bfloat16, torch.float16))
+
+
+def refuse_more(kwargs: dict[str, Any]) -> None:
+    """Raise NotImplementedError for attention of a compiled layer that has more than causality and a window."""
+    extra = [name for name in (*REFUSED, "is_causal") if kwargs.get(name) is not None]
+    if extra:
+        raise NotImplementedError(f"packed rows with {', '.join(extra)}")
 
 
 def packed_inputs(lengths: Sequence[int], ends: torch.Tensor) -> dict[str, Any]:
@@ -68,6 +79,7 @@ def attend(
     softcap: float | None = None,
     key_ends: torch.Tensor | None = None,
     key_longest: int | None = None,
+    masked: bool = False,
 ) -> torch.Tensor:
     """Return (1, T, heads, head size), as `packed_attention` does: causal attention within each sample.
 
@@ -86,6 +98,7 @@ def attend(
         softcap: a cap of scores, which this can't follow.
         key_ends: 0 and the end of each sample's keys, int32; None if these are of as many tokens as the queries.
         key_longest: at least the keys of the longest sample.
+        masked: whether a mask stands in for the kernel where there is none.
 
     Raises:
         NotImplementedError: this attention has more than causality and a window, or no kernel on this card.
@@ -98,7 +111,7 @@ def attend(
     on_card, groups = query.device.type == "cuda", query.shape[1] // key.shape[1]
     if groups > 1 and not (on_card and _SHARES_KEYS):
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    if not on_card:
+    if not on_card or (masked and not takes(query.device, query.dtype)):
         mask = _mask(ends, query.shape[2], ends if key_ends is None else key_ends, key.shape[2], sliding_window)
         out = scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
         return out.transpose(1, 2).contiguous()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -14,7 +14,9 @@ from striate.data.encoding import Encoded
 from striate.data.packing import SEGMENTS, Batch, split_row
 from striate.models.anatomy import unwrap
 from striate.models.eval_mode import evaluating
+from striate.models.image_skip import rule_of
 from striate.models.stack import decoder_config, decoder_layers
+from striate.training.image_rows import reading
 from striate.training.modes import HALF
 from striate.training.packed_attention import Layout, PackedRows, refused
 from striate.training.packed_positions import Positions
@@ -72,10 +74,12 @@ def check_packing(
     if len(items) < 2:
         return "packing: one sample is not compared"
     device = next(model.parameters()).device
-    row = moved(packing.prepared(collator.pack(items)), device)
+    ready = packing.prepared(collator.pack(items))
+    row, rule, lengths = moved(ready, device), rule_of(model), ready[SEGMENTS][:, 0].tolist()
     with evaluating(model), torch.no_grad():
         try:
-            with packing.attending(row) as inputs:
+            known = reading(rule, ready["input_ids"], device, lengths) if rule else nullcontext()
+            with known, packing.attending(row) as inputs:
                 together = hidden_states(model, inputs)
         except (RuntimeError, ValueError, TypeError, IndexError, KeyError) as error:
             raise refused(f"its forward pass fails on a packed row: {str(error).splitlines()[0]}") from error

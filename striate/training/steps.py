@@ -185,7 +185,8 @@ class StepTrainer(Trainer):
             elif "attention_mask" in batch:
                 stack.enter_context(mask_known(batch["attention_mask"]))
             if (rule := rule_of(self.model)) is not None:
-                stack.enter_context(reading(rule, batch["input_ids"], self.args.device))
+                lengths = batch[SEGMENTS][:, 0].tolist() if packed else None
+                stack.enter_context(reading(rule, batch["input_ids"], self.args.device, lengths))
             if self.kept:
                 taken = stack.enter_context(self.kept.serving(taken))
             if self.places and PIXELS in taken:

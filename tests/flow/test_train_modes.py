@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from striate.models.image_skip_check import put_back
 from striate.models.loading import Loaded, load_model
 from striate.stages.prune import prune
 from striate.stages.train import train
+from striate.training import speed
 
 REGION = Region(layers=(1, 3), num_layers=4, spec="ids:1,3")
 LORA = TrainSection(
@@ -60,14 +62,14 @@ def samples(pack_dir: Path) -> list[Sample]:
 @pytest.fixture
 def run(tmp_path: Path, samples: list[Sample], tiny_llava_dir: Path) -> Run:
     def start(loaded: Loaded, config: TrainSection, name: str = "run", **more: Any) -> TrainRecord:
-        folder = tmp_path / name
+        folder, machine = tmp_path / name, more.pop("machine", MachineSection(micro_batch=2))
         return train(
             loaded.model,
             loaded.processor,
             REGION,
             samples,
             config,
-            MachineSection(micro_batch=2),
+            machine,
             seed=0,
             base_path=str(tiny_llava_dir),
             out=folder / "checkpoint",
@@ -204,9 +206,25 @@ def test_frozen_layers_in_eight_bits(tiny_llava_dir: Path, run: Run, tmp_path: P
 
 
 def test_modes_that_exclude_each_other() -> None:
-    with pytest.raises(ValidationError, match="packing and image_tokens other than 'all' do not go together"):
-        with_mode(packing=True, image_tokens="region")
     with pytest.raises(ValidationError, match="image_first has no effect with image_tokens 'all'"):
         with_mode(image_first=2)
     with pytest.raises(ValidationError, match="frozen has no effect on method qlora"):
         with_mode(method="qlora", frozen="fp8")
+
+
+@pytest.mark.parametrize(("packing", "compile"), [(False, "on"), (True, "off"), (True, "on")])
+def test_compiled_and_packed_follow_the_rule(
+    tiny_llava: Loaded, run: Run, samples: list[Sample], monkeypatch: pytest.MonkeyPatch, packing: bool, compile: Any
+) -> None:
+    """The losses of padded batches uncompiled."""
+    monkeypatch.setattr("striate.training.fast_layers.frozen_encoders", lambda _: [])
+    monkeypatch.setattr(speed, "fast_layers", partial(speed.fast_layers, backend="eager"))
+    del samples[2:]
+    config = with_mode(image_tokens="region", image_first=1, lr=1e-3, batch_size=2)
+    plain = run(copy.deepcopy(tiny_llava), config, "plain")
+    said = Said()
+    config = config.model_copy(update={"packing": packing})
+    machine = MachineSection(micro_batch=2, pack_tokens=400, compile=compile)
+    found = run(tiny_llava, config, "found", machine=machine, progress=said)
+    assert (found.first_loss, found.last_loss) == pytest.approx((plain.first_loss, plain.last_loss), rel=1e-4)
+    assert compile == "off" or "4 of 4 decoder layers run compiled" in " ".join(said.lines)
