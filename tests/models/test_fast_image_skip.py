@@ -211,7 +211,7 @@ def test_a_layer_that_can_not_be_cut_says_so(family_builder: Any, monkeypatch: p
     said: list[str] = []
     with ImageSkip(model, region):
         loss, _ = loss_and_gradients(model, batch)
-        monkeypatch.setattr("striate.training.image_function.put", lambda values, *_: 2 * values)
+        monkeypatch.setattr("striate.training.two_calls.put", lambda values, *_: 2 * values)
         with fast_layers(model, compiled=True, backend="eager", say=said.append):
             found, _ = loss_and_gradients(model, batch)
     torch.testing.assert_close(found, loss)
