@@ -158,6 +158,7 @@ class Bench:
                     compiled=rung.compiled,
                     say=lambda line: print(line, file=sys.stderr),
                     options=rung.options or None,
+                    merged=rung.merged,
                     **how,  # type: ignore[arg-type]
                 )
             )

@@ -66,6 +66,7 @@ class Rung:
         optimizer: AdamW with its moments in float32, or in 8 bits by bitsandbytes.
         image_tokens: whether image tokens are computed in all layers, or in the region alone.
         graphs: whether kernels are recorded as CUDA graphs.
+        merged: whether linear layers that read the same tensor are one product.
         options: of the compiler.
         answers_last: whether the compiled last layer runs at answer positions only.
         optional: whether it runs only when asked for by name.
@@ -89,6 +90,7 @@ class Rung:
     optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
     image_tokens: Literal["all", "region"] = "all"
     graphs: bool = False
+    merged: bool = True
     options: dict[str, Any] = field(default_factory=dict)
     answers_last: bool = True
     optional: bool = False
@@ -108,6 +110,13 @@ RUNGS = (
     Rung("answers", "the loss at answers only, float32 masters, clipping"),
     Rung("compiled", "compiled layers, LoRA's dropout from a counter", compiled=True, answers_last=False),
     Rung("exact", "the last layer at answers only", compiled=True),
+    Rung(
+        "exact apart",
+        "queries, keys and values, and gated products, one by one",
+        compiled=True,
+        merged=False,
+        optional=True,
+    ),
     Rung("exact cudnn", "attention by cuDNN first", compiled=True, attention="cudnn"),
     Rung("exact no dropout", "LoRA without dropout", compiled=True, dropout=0.0, optional=True),
     Rung(
@@ -168,6 +177,19 @@ RUNGS = (
         answers=3,
         compiled=True,
         graphs=True,
+    ),
+    Rung(
+        "small graphed apart",
+        "products of the same input one by one",
+        model="small",
+        method="full",
+        batch=256,
+        text=35,
+        answers=3,
+        compiled=True,
+        graphs=True,
+        merged=False,
+        optional=True,
     ),
     Rung(
         "small short",

@@ -100,15 +100,9 @@ class Shared:
         self._left = 0
 
     def part(self, place: int, hidden: Tensor) -> Tensor:
-        """Return the output of one member for `hidden`, (..., its outputs).
-
-        Raises:
-            RuntimeError: the members were called with different tensors.
-        """
-        if self._left == 0:
-            self._hidden, self._parts, self._left = hidden, self.product(hidden), len(self.members)
+        """Return the output of one member for `hidden`, (..., its outputs)."""
         if hidden is not self._hidden:
-            raise RuntimeError("linear layers that shared their input are called with different tensors")
+            self._hidden, self._parts, self._left = hidden, self.product(hidden), len(self.members)
         found = self._parts[place]
         self._left -= 1
         if self._left == 0:
@@ -250,6 +244,9 @@ def _as_one(parts: list[Tensor]) -> Tensor:
     whole = torch.cat([part.data for part in parts])
     for part, view in zip(parts, whole.split(rows), strict=True):
         part.data = view
+    if whole.is_cuda:
+        # What was moved leaves holes that are too small for the next whole, and for most activations.
+        torch.cuda.empty_cache()
     return whole
 
 
