@@ -36,6 +36,7 @@ from striate.training.modes import MasterWeights
 from striate.training.plan import Plan
 from striate.training.processes import Processes
 from striate.training.sitting import run_sitting
+from striate.training.speed import Speed
 
 TEXT_TOKENS = 200
 FSDP = {
@@ -45,6 +46,15 @@ FSDP = {
     "FSDP_RESHARD_AFTER_FORWARD": "true",
     "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT",
 }
+# As configs/accelerate/zero3.yaml has it.
+ZERO3 = {
+    "ACCELERATE_USE_DEEPSPEED": "true",
+    "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3",
+    "ACCELERATE_DEEPSPEED_ZERO3_INIT": "false",
+    "ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL": "true",
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "1",
+}
+WAYS: dict[str, dict[str, str]] = {"ddp": {}, "fsdp2": FSDP, "zero3": ZERO3}
 
 
 class RandomSamples(Collator):
@@ -111,6 +121,7 @@ def work(args: argparse.Namespace) -> None:
             prove=lambda _: "",
             progress=Silent(),
             processes=processes,
+            speed=Speed(compiled=args.compiled),
         )
     peak = torch.cuda.max_memory_allocated() / 2**30 if cuda else 0.0
     if processes.writes:
@@ -125,6 +136,7 @@ def _line(args: argparse.Namespace, count: int, rows: list[dict[str, Any]], peak
     return {
         "gpus": count,
         "way": args.way if count > 1 else "one process",
+        "compiled": args.compiled,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
         "batch_a_gpu": args.batch,
         "accumulation": args.accumulation,
@@ -141,7 +153,7 @@ def measure(count: int, argv: list[str], way: str) -> dict[str, Any]:
     """Return the line of `count` processes, which torchrun starts."""
     script = [str(Path(__file__).resolve()), "--worker", *argv]
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)] if count > 1 else []
-    environment = {**os.environ, **(FSDP if way == "fsdp2" and count > 1 else {})}
+    environment = {**os.environ, **(WAYS[way] if count > 1 else {})}
     done = subprocess.run(
         [sys.executable, *launch, *script], capture_output=True, text=True, env=environment, check=False
     )
@@ -156,7 +168,8 @@ def main() -> None:
     """Read the settings; measure, or be one of the processes that are measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gpus", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--way", choices=["ddp", "fsdp2"], default="ddp")
+    parser.add_argument("--way", choices=list(WAYS), default="ddp")
+    parser.add_argument("--compiled", action="store_true", help="compiled decoder layers (not with sharded weights)")
     parser.add_argument("--region", default="uniform:25%")
     parser.add_argument("--batch", type=int, default=8, help="samples of a micro-batch on each GPU")
     parser.add_argument("--accumulation", type=int, default=1, help="micro-batches between two exchanges of gradients")
