@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Time striate's own training on one and on several GPUs: 7B LoRA on 25% of the layers, DDP or FSDP2.
+"""Time striate's own training on one and on several GPUs: 7B LoRA on 25% of the layers, DDP, FSDP2 or ZeRO-3.
 
     python benchmarks/scale_out.py                       # 1 and 2 GPUs, DDP, LLaVA-1.5-7B's shape, random weights
-    python benchmarks/scale_out.py --gpus 2 4 8 --way fsdp2
+    python benchmarks/scale_out.py --compiled            # the same with compiled layers
+    python benchmarks/scale_out.py --gpus 2 4 8 --way fsdp2     # or zero3
     python benchmarks/scale_out.py --tiny                # a toy on CPU processes
 
 Every GPU gets the same number of samples a step (weak scaling), so N GPUs should learn from N times as many a second.
