@@ -20,9 +20,13 @@ def _span(ends: Any, length: Any, PACKED: tl.constexpr):  # type: ignore[no-unty
     """Return the first token and the number of tokens of this program's sample."""
     sample = tl.program_id(0)
     if PACKED:
-        first = tl.load(ends + sample)
-        return first.to(tl.int64), tl.load(ends + sample + 1) - first
-    return sample.to(tl.int64) * length, length
+        start = tl.load(ends + sample)
+        first = start.to(tl.int64)
+        count = tl.load(ends + sample + 1) - start
+    else:
+        first = sample.to(tl.int64) * length
+        count = length
+    return first, count
 
 
 @triton.jit
