@@ -15,6 +15,11 @@ def kept_by_image_tokens(layer: LayerShape, settings: Settings) -> float:
     return 2.0 * layer.hidden + 4.0 * layer.keys if settings.fused else 6.0 * layer.hidden + 8.0 * layer.keys
 
 
+def kept_by_text_tokens(layer: LayerShape, settings: Settings) -> float:
+    """Return the bytes that a text token keeps more in such a layer: its hidden state, taken from among the others."""
+    return 2.0 * layer.hidden if settings.fused and not settings.lean else 0.0
+
+
 def tokens_of(shape: ModelShape, settings: Settings) -> tuple[int, int]:
     """Return the text tokens and the image tokens of a batch."""
     return settings.batch * settings.text_tokens, settings.batch * shape.image_tokens

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from striate.artifacts import Region
-from striate.models.forecast_images import kept_by_image_tokens, tokens_of
+from striate.models.forecast_images import kept_by_image_tokens, kept_by_text_tokens, tokens_of
 from striate.models.forecast_settings import GIB, Settings
 from striate.models.forecast_shapes import LayerShape, ModelShape
 
@@ -153,8 +153,9 @@ def _own(shape: ModelShape, index: int, region: Region, settings: Settings) -> f
     """Return the bytes that autograd keeps inside layer `index`, by text and by image tokens."""
     layer, (text, image) = shape.layers[index], tokens_of(shape, settings)
     each = _own_bytes(layer, index in region.layers, settings)
-    passed = settings.passed(index, region)
-    return text * each + image * (kept_by_image_tokens(layer, settings) if passed else each)
+    if not settings.passed(index, region):
+        return (text + image) * each
+    return text * (each + kept_by_text_tokens(layer, settings)) + image * kept_by_image_tokens(layer, settings)
 
 
 def _own_bytes(layer: LayerShape, chosen: bool, settings: Settings) -> float:

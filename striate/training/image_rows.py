@@ -36,8 +36,8 @@ class ImageRows:
         apart: whether the rows are packed: several samples each.
         text: the text tokens, (N,).
         text_back: the place of each token in `text`, or -1, (1, M).
-        keys: the keys of all runs, (K,), or None where they are all tokens in their order.
-        keys_back: the places of each token in `keys`, -1 where fewer than C, (C, M).
+        keys: the keys of all runs, (K,).
+        keys_back: the places of each token in `keys`, -1 where fewer than C, a power of 2, (C, M).
         ends: 0 and the end of each run in `text`, int32.
         key_ends: 0 and the end of each run in `keys`, int32.
         longest: at least the queries of the longest run.
@@ -52,8 +52,8 @@ class ImageRows:
     apart: bool
     text: Tensor
     text_back: Tensor
-    keys: Tensor | None
-    keys_back: Tensor | None
+    keys: Tensor
+    keys_back: Tensor
     ends: Tensor
     key_ends: Tensor
     longest: int
@@ -78,14 +78,13 @@ class ImageRows:
         image_M = image_BT.flatten()
         runs = _Runs.of(image_M, lengths or [length] * batch)
         every = torch.arange(len(image_M))
-        whole = torch.equal(runs.keys, every)
         text_BX, image_BI = _filled(~image_BT), _filled(image_BT)
         grid = torch.where(text_BX < length, text_BX + every[::length, None], -1)
         parts = {
             "text": runs.text,
             "text_back": _inverse(runs.text, len(image_M)),
-            "keys": every[:0] if whole else runs.keys,
-            "keys_back": every[:0] if whole else _inverse(runs.keys, len(image_M)),
+            "keys": runs.keys,
+            "keys_back": _inverse(runs.keys, len(image_M), several=True),
             "ends": runs.ends,
             "key_ends": runs.key_ends,
             "grid": grid,
@@ -96,14 +95,13 @@ class ImageRows:
         sent: dict[str, Any] = _sent(parts, device)
         places = Places(sent.pop("image_BI"), sent.pop("text_BX"), length)
         ends = {name: sent.pop(name).to(torch.int32) for name in ("ends", "key_ends")}
-        none = {"keys": None, "keys_back": None} if whole else {}
-        longest = {"longest": _bound(runs.ends), "key_longest": _bound(runs.key_ends)}
-        return cls(batch, length, lengths is not None, places=places, **{**sent, **none, **ends, **longest})
+        longest: dict[str, Any] = {"longest": _bound(runs.ends), "key_longest": _bound(runs.key_ends)}
+        return cls(batch, length, lengths is not None, places=places, **sent, **ends, **longest)
 
     @cached_property
     def joined(self) -> bool:
         """Whether a kernel takes runs of text with keys of their own: packed rows have no other way."""
-        return self.apart or self.keys is None or len(self.keys) <= _MOST_KEYS * self.batch * self.length
+        return self.apart or len(self.keys) <= _MOST_KEYS * self.batch * self.length
 
     def arguments(self, hidden_BTD: Tensor, kwargs: Mapping[str, Any], kernel: bool) -> dict[str, Any]:
         """Return what a `TextFunction` is called with in place of a layer's own arguments.
@@ -120,10 +118,10 @@ class ImageRows:
         mask = given.pop("attention_mask", None)
         found: dict[str, Any] = {"hidden_states": hidden_BTD} if "hidden_states" in kwargs else {}
         if mask is None and self.joined and (kernel or self.apart):
-            text, keys = self.text[None], self.keys
             found |= {"ends": self.ends, "key_ends": self.key_ends}
             found |= {"longest": self.longest, "key_longest": self.key_longest}
-            found |= {"text": text, "text_back": self.text_back, "keys": keys, "keys_back": self.keys_back}
+            found |= {"text": self.text[None], "text_back": self.text_back}
+            found |= {"keys": self.keys, "keys_back": self.keys_back}
             at_keys = {name: self._at(name, value, "keys") for name, value in given.items()}
             at_text = {name: self._at(name, value, "text") for name, value in given.items()}
         else:
@@ -145,7 +143,6 @@ class ImageRows:
         known = self._cut.get((which, id(value)))
         if known is None or known[0] is not value:
             rows = getattr(self, which)
-            rows = torch.arange(self.batch * self.length, device=self.text.device) if rows is None else rows
             rows = rows if rows.ndim == 2 else rows[None]
             known = value, at_rows(name, value, rows.clamp_min(0), self.length)
             self._cut[which, id(value)] = known
@@ -231,13 +228,17 @@ class _Runs:
         return cls(text, torch.arange(int(key_ends[-1])) + offset, ends, key_ends)
 
 
-def _inverse(rows: Tensor, length: int) -> Tensor:
-    """Return the places of each of `length` rows in `rows`, (C, length), -1 where it is there fewer times."""
+def _inverse(rows: Tensor, length: int, several: bool = False) -> Tensor:
+    """Return the places of each of `length` rows in `rows`, (C, length), -1 where it is there fewer times.
+
+    C is 1, or where rows may be there `several` times one of few numbers: each is compiled.
+    """
     places = torch.arange(len(rows))[rows >= 0]
     ordered, order = rows[rows >= 0].sort(stable=True)
     counts = torch.bincount(ordered, minlength=length)
     nth = torch.arange(len(ordered)) - (counts.cumsum(0) - counts)[ordered]
-    found = torch.full((max(1, int(counts.max())), length), -1)
+    most = max(2, 1 << (int(counts.max()) - 1).bit_length()) if several else 1
+    found = torch.full((most, length), -1)
     found[nth, ordered] = places[order]
     return found
 

@@ -108,10 +108,11 @@ def attend(
     whole = key_ends is None and (not sliding_window or sliding_window >= longest)
     if whole and longest <= SHORT and fits(query, value, longest):
         return short_attention(query, key, value, ends, query.shape[-1] ** -0.5 if scaling is None else scaling)
-    on_card, groups = query.device.type == "cuda", query.shape[1] // key.shape[1]
+    groups = query.shape[1] // key.shape[1]
+    on_card = query.device.type == "cuda" and not (masked and not takes(query.device, query.dtype))
     if groups > 1 and not (on_card and _SHARES_KEYS):
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    if not on_card or (masked and not takes(query.device, query.dtype)):
+    if not on_card:
         mask = _mask(ends, query.shape[2], ends if key_ends is None else key_ends, key.shape[2], sliding_window)
         out = scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
         return out.transpose(1, 2).contiguous()

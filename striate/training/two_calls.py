@@ -54,7 +54,7 @@ def text_rows(hidden_BTD: Tensor, given: Mapping[str, Any]) -> Tensor:
 def key_rows(hidden_BTD: Tensor, given: Mapping[str, Any]) -> Tensor:
     """Return the hidden states of which keys and values are made, (B, K, D)."""
     if given["keys"] is None:
-        return hidden_BTD.reshape(given["text"].shape[0], -1, hidden_BTD.shape[-1])
+        return hidden_BTD
     return moved(hidden_BTD.flatten(0, 1), given["keys"], given["keys_back"])[None]
 
 

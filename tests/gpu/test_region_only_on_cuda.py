@@ -77,7 +77,6 @@ def test_runs_of_text_by_the_kernel(heads: int, groups: int, size: int, window: 
     image[0, 5:80], image[1, :60], image[2, 20:40], image[2, 90:120] = True, True, True, True
     rows = ImageRows.of(image, torch.device("cuda"))
     assert rows is not None
-    assert rows.keys is not None
     shapes = ((heads, len(rows.text)), *[(heads // groups, len(rows.keys))] * 2)
     tensors = [torch.randn(1, count, rows_, size, dtype=torch.bfloat16) for count, rows_ in shapes]
     found = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import peft
@@ -15,7 +16,6 @@ from striate.artifacts import Region
 from striate.models import forecast_memory
 from striate.models.anatomy import decoder_layers, find_anatomy, find_decoder
 from striate.models.blueprint import Blueprint
-from striate.models.forecast_images import kept_by_image_tokens
 from striate.models.forecast_settings import Settings
 from striate.models.forecast_shapes import model_shape
 from striate.models.image_skip import ImageSkip
@@ -108,6 +108,7 @@ def test_a_layer_that_image_tokens_pass_keeps_what_is_forecast(lean: bool) -> No
     image, (model, shape) = 38, build("lora")
     settings = Settings(r=RANK, fused=True, lean=lean, image_tokens="region")
     assert settings.passed(1, REGION)
-    text = forecast_memory._own_bytes(shape.layers[1], False, settings)
-    expected = (image * kept_by_image_tokens(shape.layers[1], settings) + (LENGTH - image) * text) / LENGTH
+    shape = replace(shape, image_tokens=image)
+    settings = replace(settings, batch=1, text_tokens=LENGTH - image)
+    expected = forecast_memory._own(shape, 1, REGION, settings) / LENGTH
     assert kept_bytes(model, 1, lean, image) == pytest.approx(expected, rel=0.05)

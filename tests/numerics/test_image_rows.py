@@ -38,9 +38,8 @@ def test_runs_of_text_see_what_they_may(rows: list[str], lengths: list[int] | No
     query, key, value = torch.randn(3, 1, 2, total, 8, dtype=torch.double).unbind(0)
     scores = (query @ key.transpose(2, 3) / 8**0.5).masked_fill(~seen, -torch.inf)
     expected = (scores.softmax(-1) @ value)[:, :, found.text].transpose(1, 2)
-    keys = torch.arange(total) if found.keys is None else found.keys
     how = {"key_ends": found.key_ends, "key_longest": found.key_longest}
-    query, key, value = query[:, :, found.text], key[:, :, keys], value[:, :, keys]
+    query, key, value = query[:, :, found.text], key[:, :, found.keys], value[:, :, found.keys]
     torch.testing.assert_close(attend(query, key, value, None, found.ends, found.longest, **how), expected)
 
 
