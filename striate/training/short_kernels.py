@@ -7,8 +7,6 @@ functions reads no return annotations.
 
 from __future__ import annotations
 
-from typing import Any
-
 import triton
 import triton.language as tl
 
@@ -16,7 +14,7 @@ _LOG2_E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
-def _span(ends: Any, length: Any, PACKED: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _span(ends: tl.tensor, length: tl.tensor, PACKED: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN202
     """Return the first token and the number of tokens of this program's sample."""
     sample = tl.program_id(0)
     if PACKED:
@@ -31,7 +29,7 @@ def _span(ends: Any, length: Any, PACKED: tl.constexpr):  # type: ignore[no-unty
 
 @triton.jit
 def _weights(  # type: ignore[no-untyped-def]  # noqa: ANN202
-    query: Any, key: Any, count: Any, scale: Any, T: tl.constexpr
+    query: tl.tensor, key: tl.tensor, count: tl.tensor, scale: tl.tensor, T: tl.constexpr
 ):
     """Return the softmax weights (T, T) of one head in float32; rows behind the sample are finite."""
     row, column = tl.arange(0, T), tl.arange(0, T)
@@ -44,20 +42,20 @@ def _weights(  # type: ignore[no-untyped-def]  # noqa: ANN202
 
 @triton.jit
 def forward_kernel(  # type: ignore[no-untyped-def]  # noqa: ANN201
-    query: Any,
-    key: Any,
-    value: Any,
-    output: Any,
-    ends: Any,
-    length: Any,
-    scale: Any,
-    query_token: Any,
-    query_head: Any,
-    key_token: Any,
-    key_head: Any,
-    value_token: Any,
-    value_head: Any,
-    output_token: Any,
+    query: tl.tensor,
+    key: tl.tensor,
+    value: tl.tensor,
+    output: tl.tensor,
+    ends: tl.tensor,
+    length: tl.tensor,
+    scale: tl.tensor,
+    query_token: tl.tensor,
+    query_head: tl.tensor,
+    key_token: tl.tensor,
+    key_head: tl.tensor,
+    value_token: tl.tensor,
+    value_head: tl.tensor,
+    output_token: tl.tensor,
     GROUP: tl.constexpr,
     T: tl.constexpr,
     D: tl.constexpr,
@@ -86,26 +84,26 @@ def forward_kernel(  # type: ignore[no-untyped-def]  # noqa: ANN201
 
 @triton.jit
 def backward_kernel(  # type: ignore[no-untyped-def]  # noqa: ANN201
-    query: Any,
-    key: Any,
-    value: Any,
-    gradient: Any,
-    query_gradient: Any,
-    key_gradient: Any,
-    value_gradient: Any,
-    ends: Any,
-    length: Any,
-    scale: Any,
-    query_token: Any,
-    query_head: Any,
-    key_token: Any,
-    key_head: Any,
-    value_token: Any,
-    value_head: Any,
-    gradient_token: Any,
-    gradient_head: Any,
-    wide_token: Any,
-    narrow_token: Any,
+    query: tl.tensor,
+    key: tl.tensor,
+    value: tl.tensor,
+    gradient: tl.tensor,
+    query_gradient: tl.tensor,
+    key_gradient: tl.tensor,
+    value_gradient: tl.tensor,
+    ends: tl.tensor,
+    length: tl.tensor,
+    scale: tl.tensor,
+    query_token: tl.tensor,
+    query_head: tl.tensor,
+    key_token: tl.tensor,
+    key_head: tl.tensor,
+    value_token: tl.tensor,
+    value_head: tl.tensor,
+    gradient_token: tl.tensor,
+    gradient_head: tl.tensor,
+    wide_token: tl.tensor,
+    narrow_token: tl.tensor,
     GROUP: tl.constexpr,
     T: tl.constexpr,
     D: tl.constexpr,
