@@ -40,7 +40,8 @@ class Readings:
     def add(self, facts: Facts, loss: torch.Tensor, norm: torch.Tensor | float | None) -> None:
         """Take a step's numbers as they will be, and hand on those of the step before that are due."""
         # Where weights are sharded the norm lies on all processes, each of which comes here.
-        found: Any = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        found: Any = norm
+        found = found.full_tensor() if hasattr(found, "full_tensor") else found
         known = None if found is None or isinstance(found, torch.Tensor) else float(found)
         parts = [one.detach().double().reshape(()) for one in (loss, found) if isinstance(one, torch.Tensor)]
         values = torch.stack([part.to(loss.device) for part in parts])
