@@ -31,23 +31,29 @@ from striate.artifacts import EvalRecord, Prediction
 from striate.tasks.comparison import MACRO, compare_predictions, macro_average, task_scores
 
 LORA = {"r": 64, "alpha": 128, "dropout": 0.05}
-SETTINGS: dict[str, Any] = {"lr": 5e-4, "projector_lr": 1e-4, "batch_size": 64, "max_length": 1024, "lora": LORA}
+SETTINGS: dict[str, Any] = {
+    "lr": 5e-4,
+    "projector_lr": 1e-4,
+    "batch_size": 64,
+    "max_length": 1024,
+    "packing": True,
+    "lora": LORA,
+}
 EXACT = "exact"
 
 
 @dataclass(frozen=True)
 class Mode:
-    """What a mode changes: the region, settings of `train`, and whether rows are packed."""
+    """What a mode changes: the region, and settings of `train`."""
 
     says: str
     region: str = "uniform:25%"
     train: dict[str, Any] = field(default_factory=dict)
-    packing: bool = True
 
 
 def _region_only(says: str, region: str = "uniform:25%", **train: Any) -> Mode:
     """Return a mode with image tokens computed in the region alone."""
-    return Mode(says, region, {"image_tokens": "region", **train}, packing=False)
+    return Mode(says, region, {"image_tokens": "region", **train})
 
 
 MODES = {
@@ -79,9 +85,9 @@ def run_one(args: argparse.Namespace, name: str, seed: int) -> None:
     mode, out, began = MODES[name], args.out / f"{name}-{seed}", time.perf_counter()
     loaded = load_model(args.model)
     samples = read_many(sorted(args.data.glob("*/train.json")), args.samples, 0)
-    settings = {**SETTINGS, "epochs": args.epochs, "packing": mode.packing, **mode.train}
+    settings = {**SETTINGS, "epochs": args.epochs, **mode.train}
     machine = MachineSection(
-        micro_batch=args.micro_batch,
+        micro_batch=64,
         pack_tokens=args.pack_tokens,
         workers=args.workers,
         compile=args.compile,
@@ -245,7 +251,6 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="test items a pack")
     parser.add_argument("--bootstrap", type=int, default=2000)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--micro-batch", type=int, default=64, help="samples of a padded forward pass")
     parser.add_argument("--pack-tokens", type=int, default=8192, help="tokens of a packed row")
     parser.add_argument("--compile", default="auto")
     parser.add_argument("--cache-vision", default="disk")
