@@ -3,8 +3,8 @@
 
 Usage: python benchmarks/evaluation_speed.py MODEL PACK [PACK ...] [--items 200] [--repeats 3] [--device auto] [--out F]
 
-Both sides are asked the same chat questions in float32, greedily, with the same end tokens and `--max-new-tokens`. The
-reference loads, encodes and generates one item after the other, as evaluation scripts of LVLMs commonly do. Each
+Both sides are asked the same chat questions in `--dtype`, greedily, with the same end tokens and `--max-new-tokens`.
+The reference loads, encodes and generates one item after the other, as evaluation scripts of LVLMs commonly do. Each
 repeat times both sides on the same items, one right after the other, so that a busy machine slows both; seconds of all
 processor cores together tell more than the clock where other programs run. Prints a table and one JSON line; the ratio
 is that of the medians, its spread the lowest and highest ratio of a repeat.
@@ -97,11 +97,12 @@ def main() -> None:
     parser.add_argument("--spread", action="store_true", help="spread the items over tasks and pictures")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="float32", help="in bfloat16 rounding decides between near ties")
     parser.add_argument("--max-new-tokens", type=int, default=32)
     parser.add_argument("--rows", type=int, help="the most rows of a batch; what suits the device if left out")
     parser.add_argument("--out", type=Path, help="a file to add the JSON line to")
     args = parser.parse_args()
-    loaded = load_model(args.model, device=args.device, dtype="float32")
+    loaded = load_model(args.model, device=args.device, dtype=args.dtype)
     items = questions(args.packs, args.items, not args.spread)
     device = loaded.model.device
     sitting = Sitting()
@@ -143,6 +144,7 @@ def main() -> None:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "model": Path(args.model).name,
+        "dtype": args.dtype,
         "packs": [path.name for path in args.packs],
         "items": len(items),
         "pictures": len({image for item in items for image in item.images}),
