@@ -54,7 +54,8 @@ class Flow:
         self.out = out
         self.progress = progress or Silent()
         self.device = resolve_device(config.machine.device)
-        self.sources = find_sources(config, self.progress)
+        # A gate is held against the test items before anything is written.
+        gated = find_sources(config, self.progress) if config.evaluate.gate else None
         self.run: RunFolder = open_run(
             out, config, self.progress, command=command, device=str(self.device), overwrite=overwrite
         )
@@ -63,6 +64,7 @@ class Flow:
         self.calibration_paths = [locate_data(name, self.progress) for name in config.data.calibration]
         self._held: tuple[str, Any] | None = None
         self.base_path = find_base(config, self.progress)
+        self.sources = find_sources(config, self.progress) if gated is None else gated
         pack_paths = [source.folder for source in self.sources]
         self.inputs = StageInputs(
             self.run, self.model_path, self.train_paths, self.calibration_paths, pack_paths, self.base_path

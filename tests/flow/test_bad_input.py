@@ -181,7 +181,7 @@ CASES = [
          prepare=lambda place: place.test_row(metric="exakt"), command=CHECK, left=NOTHING,
          more=("did you mean 'exact'? mend that line",)),
     Case("unknown pack", "unknown built-in pack 'builtin:easy-vqua'\n  allowed: builtin:easy-vqa, ",
-         ("evaluate.packs=['builtin:easy-vqua']",), left=NOTHING, more=("did you mean 'easy-vqa'? or give a folder",)),
+         ("evaluate.packs=['builtin:easy-vqua']",), more=("did you mean 'easy-vqa'? or give a folder",)),
     Case("unknown pack, checked", "unknown built-in pack 'builtin:easy-vqua'",
          ("evaluate.packs=['builtin:easy-vqua']",), command=CHECK, left=NOTHING),
     Case("unknown list", "unknown list 'scorer'\n  allowed: scorers, selectors, tasks, families", left=NOTHING,
