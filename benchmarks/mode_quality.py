@@ -146,20 +146,19 @@ def run_all(args: argparse.Namespace) -> None:
     """Run what has not been run, several at a time, each in a process of its own."""
     waiting = [(name, seed) for seed in args.seeds for name in args.modes if not _file(args, name, seed).exists()]
     running: list[tuple[str, subprocess.Popen[bytes]]] = []
+    warm = args.warm
     while waiting or running:
         for label, process in [one for one in running if one[1].poll() is not None]:
             running.remove((label, process))
             print(f"{label}: {'done' if not process.returncode else f'failed, see {label}.log'}", flush=True)
         # The first run keeps the vision features that the others read, and compiles what they find compiled.
-        alone = len(running) == 1 and not args.warm and not _trains(args, running[0][0])
-        while waiting and len(running) < args.jobs and not alone:
+        warm = warm or any(_trains(args, label) for label, _ in running)
+        while waiting and len(running) < (args.jobs if warm else 1):
             name, seed = waiting.pop(0)
             command = [sys.executable, *sys.argv, "--one", name, str(seed)]
             with (args.out / f"{name}-{seed}.log").open("wb") as log:
                 process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
             running.append((f"{name}-{seed}", process))
-            alone = len(running) == 1 and not args.warm
-        args.warm = args.warm or any(_trains(args, label) for label, _ in running)
         time.sleep(0.5)
 
 

@@ -117,7 +117,7 @@ def frozen_in_fp8(model: nn.Module, region: Region, say: Say = lambda line: None
     with swapped(
         model,
         region,
-        lambda one: Fp8Linear(one.weight.data, None if one.bias is None else one.bias.data),
+        Fp8Linear,
         lambda one: one.in_features % WIDTH == 0 and one.out_features % WIDTH == 0,
     ) as (count, left):
         if left:

@@ -89,12 +89,7 @@ def frozen_in_int8(model: nn.Module, region: Region, say: Say = lambda line: Non
 
     Layers that train or are no floating-point numbers stay, and are counted in one line to `say`.
     """
-    with swapped(
-        model,
-        region,
-        lambda one: Int8Linear(one.weight.data, None if one.bias is None else one.bias.data),
-        lambda one: one.weight.is_floating_point(),
-    ) as (count, left):
+    with swapped(model, region, Int8Linear, lambda one: one.weight.is_floating_point()) as (count, left):
         if left:
             say(f"{left} linear layers outside the region stay as they are: they train")
         yield count

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from striate.artifacts import Region
 from striate.models.anatomy import decoder_layers
@@ -14,9 +14,12 @@ from striate.models.anatomy import decoder_layers
 
 @contextmanager
 def swapped(
-    model: nn.Module, region: Region, make: Callable[[nn.Linear], nn.Module], fits: Callable[[nn.Linear], bool]
+    model: nn.Module,
+    region: Region,
+    make: Callable[[Tensor, Tensor | None], nn.Module],
+    fits: Callable[[nn.Linear], bool],
 ) -> Iterator[tuple[int, int]]:
-    """Put `make(linear)` in the place of the linear layers of all decoder layers outside `region` for a while.
+    """Put `make(weight, bias)` in the place of the linear layers of all decoder layers outside `region` for a while.
 
     Yields how many were changed, and how many stayed because `fits` says that they don't or because they train. At the
     end every weight is back on its device, bit for bit.
@@ -29,7 +32,7 @@ def swapped(
                 if any(parameter.requires_grad for parameter in linear.parameters()) or not fits(linear):
                     left += 1
                     continue
-                setattr(parent, name, make(linear))
+                setattr(parent, name, make(linear.weight.data, None if linear.bias is None else linear.bias.data))
                 changed.append((parent, name, linear, linear.weight.device))
                 # What waits needs no room on the device.
                 linear.weight.data = linear.weight.data.cpu()

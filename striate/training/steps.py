@@ -190,14 +190,13 @@ class StepTrainer(Trainer):
             if self.kept:
                 taken = stack.enter_context(self.kept.serving(taken))
             if self.places and PIXELS in taken:
-                stack.enter_context(self._placing(taken, batch["input_ids"]))
+                stack.enter_context(self._placing(self.places, taken, batch["input_ids"]))
             yield taken
 
-    def _placing(self, taken: Batch, ids: torch.Tensor) -> contextlib.AbstractContextManager[None]:
+    def _placing(
+        self, places: PicturePlaces, taken: Batch, ids: torch.Tensor
+    ) -> contextlib.AbstractContextManager[None]:
         """Return a context in which pictures are put at known places; at the first batch that is compared."""
-        places = self.places
-        if places is None:
-            return contextlib.nullcontext()
         if not places.checked:
             with self.compute_loss_context_manager():
                 places.check(self.model, {name: value for name, value in taken.items() if name != ANSWERS}, ids)
