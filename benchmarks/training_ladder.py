@@ -42,6 +42,7 @@ from striate.config import TrainSection
 from striate.models.forecast import Settings, forecast
 from striate.models.image_skip import ImageSkip
 from striate.models.trainability import apply_region, lora_config
+from striate.models.vision_tap import PIXELS, VisionTap
 from striate.selectors.spec import resolve
 from striate.training.answer_loss import answer_loss
 from striate.training.answer_places import ANSWERS, find_answers
@@ -146,6 +147,8 @@ class Bench:
                 # All batches have one layout.
                 stack.enter_context(mask_known(batch["attention_mask"].cpu()))
                 stack.enter_context(self.placed(batch))
+            if rung.kept_features:
+                stack.enter_context(self.kept(rung))
             if not (rung.compiled or settings.recomputed):
                 yield None
                 return
@@ -159,12 +162,18 @@ class Bench:
                     say=lambda line: print(line, file=sys.stderr),
                     options=rung.options or None,
                     merged=rung.merged,
-                    **how,  # type: ignore[arg-type]
+                    **how,
                 )
             )
             if not rung.answers_last:
                 layers.keep_last_whole()
             yield layers
+
+    def kept(self, rung: Rung) -> contextlib.AbstractContextManager[None]:
+        """Return a context in which the features of the batch's pictures stand for the vision encoder."""
+        tap, pictures = VisionTap(self.model), {PIXELS: self.batch(rung)[PIXELS]}
+        with torch.autocast(self.device, torch.bfloat16):
+            return tap.serving(tap.features(pictures))
 
     def short(self, rung: Rung) -> contextlib.AbstractContextManager[None]:
         """Return a context in which short samples attend by a kernel of their own, where that is faster."""

@@ -68,6 +68,7 @@ class Rung:
         graphs: whether kernels are recorded as CUDA graphs.
         merged: whether linear layers that read the same tensor are one product.
         options: of the compiler.
+        kept_features: whether vision features are kept, so that no step runs the vision encoder.
         answers_last: whether the compiled last layer runs at answer positions only.
         optional: whether it runs only when asked for by name.
     """
@@ -92,6 +93,7 @@ class Rung:
     graphs: bool = False
     merged: bool = True
     options: dict[str, Any] = field(default_factory=dict)
+    kept_features: bool = False
     answers_last: bool = True
     optional: bool = False
 
@@ -117,6 +119,7 @@ RUNGS = (
         merged=False,
         optional=True,
     ),
+    Rung("exact kept", "vision features kept, as the encoder is frozen", compiled=True, kept_features=True),
     Rung("exact cudnn", "attention by cuDNN first", compiled=True, attention="cudnn"),
     Rung("exact no dropout", "LoRA without dropout", compiled=True, dropout=0.0, optional=True),
     Rung(
@@ -141,6 +144,14 @@ RUNGS = (
         compiled=True,
         frozen="fp8",
         image_tokens="region",
+    ),
+    Rung(
+        "fast kept",
+        "the same with vision features kept",
+        compiled=True,
+        frozen="fp8",
+        image_tokens="region",
+        kept_features=True,
     ),
     Rung(
         "exact autotuned",
@@ -202,6 +213,33 @@ RUNGS = (
         compiled=True,
         graphs=True,
         attention="short",
+    ),
+    Rung(
+        "small short wide",
+        "twice the batch",
+        model="small",
+        method="full",
+        batch=512,
+        text=35,
+        answers=3,
+        compiled=True,
+        graphs=True,
+        attention="short",
+        optional=True,
+    ),
+    Rung(
+        "small short tuned",
+        "the compiler tries launch settings",
+        model="small",
+        method="full",
+        batch=256,
+        text=35,
+        answers=3,
+        compiled=True,
+        graphs=True,
+        attention="short",
+        options={"coordinate_descent_tuning": True},
+        optional=True,
     ),
     Rung(
         "small lora graphed",

@@ -19,6 +19,7 @@ from transformers import PretrainedConfig
 from striate.models.eval_mode import evaluating
 from striate.training.fast_lora import adapt, draw_keys, why_not
 from striate.training.merged import Group, SideBySide, merge, siblings, take_apart
+from striate.training.rotary import Rotary
 
 Kind = tuple[Any, ...]
 # A layer's own place in the stack: read only together with a cache, which training does not have.
@@ -80,6 +81,7 @@ class LayerFunction:
         self._lean = lean
         self.template = template_of(layer)
         self._loras = adapt(self.template)
+        self._rotary = Rotary(self.template.modules())
         names = {id(module): name for name, module in self.template.named_modules()}
         self._keys = [f"{names[id(lora)]}.keys" for lora in self._loras]
         self.adapters = len(self._loras)
@@ -107,7 +109,7 @@ class LayerFunction:
         self, tensors: Mapping[str, torch.Tensor], keys: torch.Tensor | None, args: Any, kwargs: Mapping[str, Any]
     ) -> Any:
         """Return the layer's output."""
-        with _side_effects(self._lean and self.merged):
+        with _side_effects(self._lean and self.merged), self._rotary.turning():
             return self._compiled(self._with_keys(tensors, keys), args, kwargs)
 
     def plain(

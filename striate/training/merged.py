@@ -49,7 +49,7 @@ class Joined(torch.autograd.Function):
         """
         parts = list(linear(hidden, weight, bias).split(sizes, -1))
         for index, narrow, wide in zip(adapted, *_halves(factors), strict=True):
-            parts[index] = (parts[index] + linear(narrow, wide)).to(parts[index].dtype)
+            parts[index] = _cast(parts[index] + linear(narrow, wide), parts[index].dtype)
         for index in copied:
             parts[index] = parts[index].contiguous()
         ctx.form = sizes, adapted, trained, bias is not None
@@ -60,7 +60,8 @@ class Joined(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of x, weights and biases where they train, and factors."""
         sizes, adapted, trained, biased = ctx.form
-        weight, *rest = ctx.saved_tensors
+        saved = ctx.saved_tensors
+        weight, factors = saved[0], saved[2 if trained else 1 :]
         parts, joined = list(gradients), None
         # Two outputs are mostly a gated product's: joining their gradients would compute both twice.
         if trained or len(sizes) > 2:
@@ -72,11 +73,11 @@ class Joined(torch.autograd.Function):
             towards = products[0] if len(products) == 1 else products[0] + products[1]
         weights, biases = None, None
         if trained and joined is not None:
-            weights = _rows(joined).t() @ _rows(rest.pop(0))
+            weights = _rows(joined).t() @ _rows(saved[1])
             biases = _rows(joined).sum(0) if biased else None
         narrow_gradients, wide_gradients = [], []
-        for index, narrow, wide in zip(adapted, *_halves(rest), strict=True):
-            part = parts[index].to(narrow.dtype)
+        for index, narrow, wide in zip(adapted, *_halves(factors), strict=True):
+            part = _cast(parts[index], narrow.dtype)
             narrow_gradients.append(part @ wide)
             wide_gradients.append(_rows(part).t() @ _rows(narrow))
         return towards, weights, biases, None, None, None, None, *narrow_gradients, *wide_gradients
@@ -292,6 +293,12 @@ def _halves(factors: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tenso
     """Return the first and the second half."""
     middle = len(factors) // 2
     return factors[:middle], factors[middle:]
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return `tensor` in `dtype`."""
+    # A cast that changes nothing gives an alias, with which PyTorch 2.11's compiler loses gradients.
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
 def _rows(tensor: Tensor) -> Tensor:
