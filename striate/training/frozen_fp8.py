@@ -56,6 +56,9 @@ class _Product(torch.autograd.Function):
 def _scaled(x_MK: Tensor, weight_NK: Tensor, scale_N: Tensor) -> Tensor:
     """Return x W^T (M, N) in bfloat16, x quantised here and W before."""
     quantised, scale = quantise_rows(x_MK)
+    if x_MK.device.type == "cpu":
+        # Not every PyTorch has this product with a scale a row on the CPU; autocast leaves float64 alone.
+        return (quantised.double() @ weight_NK.double().t() * scale * scale_N).to(torch.bfloat16)
     return torch._scaled_mm(
         quantised,
         weight_NK.t(),

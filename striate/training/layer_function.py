@@ -18,8 +18,8 @@ from transformers import PretrainedConfig
 
 from striate.models.eval_mode import evaluating
 from striate.training.fast_lora import adapt, draw_keys, why_not
-from striate.training.merged import Group, SideBySide, merge, siblings, take_apart
-from striate.training.rotary import Rotary
+from striate.training.merged import Group, Shared, SideBySide, merge, siblings, take_apart
+from striate.training.rotary import POSITIONS, turned_before, turning
 
 Kind = tuple[Any, ...]
 # A layer's own place in the stack: read only together with a cache, which training does not have.
@@ -81,7 +81,6 @@ class LayerFunction:
         self._lean = lean
         self.template = template_of(layer)
         self._loras = adapt(self.template)
-        self._rotary = Rotary(self.template.modules())
         names = {id(module): name for name, module in self.template.named_modules()}
         self._keys = [f"{names[id(lora)]}.keys" for lora in self._loras]
         self.adapters = len(self._loras)
@@ -89,6 +88,7 @@ class LayerFunction:
         self.checked = False
         self.merged = False
         self.groups: tuple[Group, ...] = ()
+        self._turned: list[tuple[Shared, nn.Module]] = []
         self._settings: dict[str, Any] = {"backend": backend, "options": dict(options) if options else None}
 
     @cached_property
@@ -109,14 +109,15 @@ class LayerFunction:
         self, tensors: Mapping[str, torch.Tensor], keys: torch.Tensor | None, args: Any, kwargs: Mapping[str, Any]
     ) -> Any:
         """Return the layer's output."""
-        with _side_effects(self._lean and self.merged), self._rotary.turning():
+        with _side_effects(self._lean and self.merged), self._unturned():
             return self._compiled(self._with_keys(tensors, keys), args, kwargs)
 
     def plain(
         self, tensors: Mapping[str, torch.Tensor], keys: torch.Tensor | None, args: Any, kwargs: Mapping[str, Any]
     ) -> Any:
         """Return the same without the compiler."""
-        return self._bare()(self._with_keys(tensors, keys), args, kwargs)
+        with self._unturned():
+            return self._whole()(self._with_keys(tensors, keys), args, kwargs)
 
     def merge(self, tensors: Mapping[str, torch.Tensor], args: Any, kwargs: Mapping[str, Any]) -> None:
         """Let linear layers that are given the same tensor in a call be one product from now on."""
@@ -124,16 +125,16 @@ class LayerFunction:
         with torch.no_grad(), evaluating(self.template):
             found = siblings(self.template, lambda: self.plain(tensors, None, args, kwargs))
         if found:
-            self.groups, self.merged, self._before = (
-                tuple(merge(self.template, found, copies=not self._lean)),
-                True,
-                before,
-            )
+            self.merged, self._before = True, before
+            products = merge(self.template, found, copies=not self._lean)
+            self.groups = tuple(one.names for one in products if not one.trained)
+            pairs = ((one, turning(self.template, one.names, kwargs)) for one in products)
+            self._turned = [(one, attention) for one, attention in pairs if attention is not None]
 
     def unmerge(self) -> None:
         """Undo `merge`."""
         self.template, self._loras = self._before
-        self.groups, self.merged = (), False
+        self.groups, self.merged, self._turned = (), False, []
         vars(self).pop("_compiled", None)
 
     def inputs(self, kwargs: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
@@ -160,9 +161,29 @@ class LayerFunction:
 
         return run
 
+    def _unturned(self) -> AbstractContextManager[None]:
+        """Return a context in which attention does not rotate what its products give rotated."""
+        return turned_before([attention for _, attention in self._turned]) if self._turned else nullcontext()
+
+    def _whole(self) -> Callable[..., Any]:
+        """Return the function of tensors whose products know the positions that they rotate to."""
+        run, products = self._bare(), [product for product, _ in self._turned]
+        if not products:
+            return run
+
+        def run_turned(tensors: dict[str, torch.Tensor], args: Any, kwargs: Mapping[str, Any]) -> Any:
+            for product in products:
+                product.positions = kwargs[POSITIONS]
+            found = run(tensors, args, kwargs)
+            for product in products:
+                product.positions = (None, None)
+            return found
+
+        return run_turned
+
     def _pure(self) -> Callable[..., Any]:
         """Return the function to compile: where it is lean, one that keeps the results of products alone."""
-        run = self._bare()
+        run = self._whole()
 
         def run_lean(tensors: dict[str, torch.Tensor], args: Any, kwargs: Mapping[str, Any]) -> Any:
             if not (args[0] if args else kwargs["hidden_states"]).requires_grad:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from striate.training.fast_lora import FastLora
+from striate.training.rotary import turn, turn_back
 
 # Paths of the linear layers that read one tensor, in the order in which they are called.
 Group = tuple[str, ...]
@@ -32,6 +33,8 @@ class Joined(torch.autograd.Function):
         copied: tuple[int, ...],
         adapted: tuple[int, ...],
         trained: bool,
+        cos: Tensor | None,
+        sin: Tensor | None,
         *factors: Tensor,
     ) -> tuple[Tensor, ...]:
         """Return the outputs (..., sizes[i]).
@@ -45,27 +48,34 @@ class Joined(torch.autograd.Function):
             copied: which outputs get memory of their own: what keeps one of them then does not keep all.
             adapted: which have an h_i and a B_i.
             trained: whether weights and biases need gradients.
+            cos: of the positions (B or 1, T, head size), where the first two outputs are rotated (`rotary`); else None.
+            sin: as `cos`.
             factors: first every h_i (..., r), then every B_i (sizes[i], r).
         """
         parts = list(linear(hidden, weight, bias).split(sizes, -1))
         for index, narrow, wide in zip(adapted, *_halves(factors), strict=True):
             parts[index] = _cast(parts[index] + linear(narrow, wide), parts[index].dtype)
+        turned = cos is not None and sin is not None
+        if turned:
+            parts[:2] = turn(parts[0], parts[1], cos, sin)
         for index in copied:
             parts[index] = parts[index].contiguous()
-        ctx.form = sizes, adapted, trained, bias is not None
-        ctx.save_for_backward(weight, *([hidden] if trained else []), *factors)
+        ctx.form = sizes, adapted, trained, bias is not None, turned
+        ctx.save_for_backward(weight, *([hidden] if trained else []), *([cos, sin] if turned else []), *factors)
         return tuple(parts)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of x, weights and biases where they train, and factors."""
-        sizes, adapted, trained, biased = ctx.form
+        sizes, adapted, trained, biased, turned = ctx.form
         saved = ctx.saved_tensors
-        weight, factors = saved[0], saved[2 if trained else 1 :]
+        begin = 2 if trained else 1
+        weight, factors = saved[0], saved[begin + 2 if turned else begin :]
         parts, joined = list(gradients), None
         # Two outputs are mostly a gated product's: joining their gradients would compute both twice.
         if trained or len(sizes) > 2:
-            joined = torch.cat(gradients, -1)
+            positions = saved[begin : begin + 2]
+            joined = turn_back(*gradients, *positions) if turned else torch.cat(gradients, -1)
             parts = list(joined.split(sizes, -1))
             towards = joined @ weight
         else:
@@ -80,22 +90,29 @@ class Joined(torch.autograd.Function):
             part = _cast(parts[index], narrow.dtype)
             narrow_gradients.append(part @ wide)
             wide_gradients.append(_rows(part).t() @ _rows(narrow))
-        return towards, weights, biases, None, None, None, None, *narrow_gradients, *wide_gradients
+        return towards, weights, biases, None, None, None, None, None, None, *narrow_gradients, *wide_gradients
 
 
 class Shared:
-    """The product of several linear layers: whichever is called first computes it, the others take their part."""
+    """The product of several linear layers: whichever is called first computes it, the others take their part.
 
-    def __init__(self, members: Sequence[Any], names: Group) -> None:
-        """Take the members, plain linear layers or such with adapters; of `names`, values get memory of their own."""
-        self.members = list(members)
+    Attributes:
+        names: paths of the layers.
+        trained: whether their weights train; if not, the first layer holds them all.
+        positions: cosines and sines where the first two outputs are given rotated, or nothing.
+    """
+
+    def __init__(self, members: Sequence[Any], names: Group, copies: bool = True) -> None:
+        """Take the members, plain linear layers or such with adapters; `copies` gives values memory of their own."""
+        self.members, self.names = list(members), names
         self.linears = [_linear(member) for member in members]
         self.sizes = tuple(one.out_features for one in self.linears)
         self.adapted = tuple(index for index, member in enumerate(members) if isinstance(member, FastLora))
         self.trained = bool(self.linears[0].weight.requires_grad)
         # Attention keeps values as they are; all else goes through something that writes it anew.
         values = [index for index, name in enumerate(names) if name.rpartition(".")[2].startswith("v")]
-        self.copied = tuple(index for index in values if len(names) > 2 and index not in self.adapted)
+        self.copied = tuple(index for index in values if copies and len(names) > 2 and index not in self.adapted)
+        self.positions: tuple[Tensor | None, Tensor | None] = (None, None)
         self._hidden: Tensor | None = None
         self._parts: tuple[Tensor, ...] = ()
         self._left = 0
@@ -120,7 +137,7 @@ class Shared:
         factors = [*self._narrow(adapted, hidden), *(member.wide(hidden) for member in adapted)]
         copied = self.copied if wanted else ()
         found: tuple[Tensor, ...] = Joined.apply(
-            hidden.to(dtype), weight, bias, self.sizes, copied, self.adapted, self.trained, *factors
+            hidden.to(dtype), weight, bias, self.sizes, copied, self.adapted, self.trained, *self.positions, *factors
         )
         return found
 
@@ -181,24 +198,24 @@ def siblings(template: nn.Module, run: Callable[[], object]) -> list[Group]:
     return [tuple(group) for group in groups.values() if len(group) > 1]
 
 
-def merge(template: nn.Module, groups: Sequence[Group], copies: bool = True) -> list[Group]:
-    """Let the layers of each group be one product; return the groups whose first member now holds all weights.
+def merge(template: nn.Module, groups: Sequence[Group], copies: bool = True) -> list[Shared]:
+    """Let the layers of each group be one product, and return these.
 
-    Those are the frozen ones; weights that train stay where they are. `copies` gives an output that attention keeps
-    memory of its own; not needed where the whole product is kept anyway.
+    Of frozen ones the first member now holds all weights; weights that train stay where they are. `copies` gives an
+    output that attention keeps memory of its own; not needed where the whole product is kept anyway.
     """
-    held = []
+    found = []
     members = dict(_members(template))
     for group in groups:
-        shared = Shared([members[name] for name in group], group if copies else ())
+        shared = Shared([members[name] for name in group], group, copies)
         for place, member in enumerate(shared.members):
             if not isinstance(member, FastLora):
                 member.__class__ = SharedLinear
             member.shared, member.place = shared, place
         if not shared.trained:
             _hold(shared)
-            held.append(group)
-    return held
+        found.append(shared)
+    return found
 
 
 class SideBySide:

@@ -6,22 +6,21 @@ hand. For samples that are one tile themselves `short_kernels` does it in one la
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 
+from striate.training.kernels import HAS_TRITON, runs_triton
+
 # Tokens of a sample, and sizes of a head: powers of two from 16.
 LONGEST, HEADS = 128, (16, 32, 64, 128)
 _HALF = (torch.bfloat16, torch.float16)
-# Found once: a compiler can't follow the search.
-_TRITON = find_spec("triton") is not None
 
 
 def fits(query: torch.Tensor, value: torch.Tensor, longest: int) -> bool:
     """Return whether the kernels take these tensors (B, heads, T, head size), of samples of at most `longest`."""
     size = query.shape[-1]
-    usable = query.device.type == "cuda" and query.dtype in _HALF and _TRITON
+    usable = query.device.type == "cuda" and query.dtype in _HALF and HAS_TRITON
     return usable and longest <= LONGEST and size in HEADS and size == value.shape[-1]
 
 
@@ -40,7 +39,7 @@ def short_attention(
     """
     batch, heads, tokens, size = query.shape
     output = query.new_empty((batch, tokens, heads, size))
-    if query.device.type != "cuda" and not _interpreted():
+    if not runs_triton(query):
         return output.copy_(_plain(query, key, value, ends, scale).transpose(1, 2))
     query, key, value = (_by_token(tensor) for tensor in (query, key, value))
     from striate.training.short_kernels import forward_kernel
@@ -62,7 +61,7 @@ def short_attention_backward(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return the gradients of queries, keys and values, formed like these; `gradient` is (B, T, heads, head size)."""
     found = tuple(_like(tensor) for tensor in (query, key, value))
-    if query.device.type != "cuda" and not _interpreted():
+    if not runs_triton(query):
         plain = _plain_backward(query, key, value, gradient.transpose(1, 2), ends, scale)
         return tuple(one.copy_(other) for one, other in zip(found, plain, strict=True))  # type: ignore[return-value]
     query, key, value, gradient = (_by_token(tensor) for tensor in (query, key, value, gradient.transpose(1, 2)))
@@ -188,12 +187,3 @@ def _settings(query: torch.Tensor, key: torch.Tensor, ends: torch.Tensor | None)
     tile = LONGEST if ends is not None else max(16, 1 << (query.shape[2] - 1).bit_length())
     sizes = {"GROUP": query.shape[1] // key.shape[1], "T": tile, "D": query.shape[3], "PACKED": ends is not None}
     return {**sizes, "num_warps": 4 if tile < LONGEST else 8, "num_stages": 1}
-
-
-def _interpreted() -> bool:
-    """Return whether Triton runs its kernels on the CPU, to test them."""
-    if not _TRITON:
-        return False
-    import triton
-
-    return bool(triton.knobs.runtime.interpret)

@@ -108,6 +108,32 @@ def test_products_of_a_compiled_layer(
     assert function.groups == (() if method == "full" else groups)
 
 
+def test_queries_and_keys_are_turned_with_their_product(family_builder: Any) -> None:
+    """One operator each way; what a model writes as slices, signs and concatenations is gone, both ways."""
+    model, _ = family_builder("llava")
+    model = opened(model, "full")
+    layer = decoder_layers(model)[0]
+    found: list[set[str]] = []
+
+    def note(graph: Any, _: Any) -> Any:
+        found.append({str(node.target) for node in graph.graph.nodes if node.op == "call_function"})
+        return graph
+
+    backend: Any = aot_autograd(fw_compiler=note, bw_compiler=note, partition_fn=min_cut_rematerialization_partition)
+    hidden = torch.randn(2, 8, 32, requires_grad=True)
+    rotary = model.get_decoder().rotary_emb(hidden, torch.arange(8)[None])
+    led = FastLayers([layer], backend=backend, say=pytest.fail)
+    led.install()
+    for _ in range(2):
+        layer(hidden, position_embeddings=rotary, attention_mask=None).sum().backward()
+    led.remove()
+    forward, backward = found
+    assert "striate.turn.default" in forward
+    assert "striate.turn_back.default" in backward
+    assert not [one for one in forward | backward if one.startswith(("aten.cat", "aten.slice", "aten.neg"))]
+    assert layer(hidden, position_embeddings=rotary, attention_mask=None).shape == hidden.shape
+
+
 def test_lean_layers_share_products_too(family_builder: Any) -> None:
     model, inputs = family_builder("llava")
     model = opened(model, "full")
