@@ -18,7 +18,7 @@ from striate.models.hidden_tap import HiddenTap, without_pictures
 from striate.progress import Progress
 from striate.training.kept_store import HIDDEN_STATES, DiskWriter, check_room
 from striate.training.kept_tokens import save_items
-from striate.training.packing_check import moved
+from striate.training.rounding import moved
 
 # Of a batch's slots, at most this share is padding; and so many samples are encoded to forecast the size of all.
 _PADDING, _FORECAST = 0.125, 64

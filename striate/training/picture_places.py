@@ -16,7 +16,7 @@ from torch import nn
 from striate.models.anatomy import find_anatomy, unwrap
 from striate.models.eval_mode import evaluating
 from striate.models.vision_tap import PIXELS
-from striate.training.packing_check import hidden_states
+from striate.training.rounding import hidden_states
 
 _IDS, _EMBEDDED = "input_ids", "inputs_embeds"
 

@@ -197,8 +197,24 @@ def test_a_leak_between_samples_is_refused(
 
     original = packing.attending
     monkeypatch.setattr(packing, "attending", leak)
-    with pytest.raises(TrainingError, match=r"samples in one row change each other's hidden states, by \d"):
+    told = r"samples in one row change each other's hidden states, by \d+\.\d% \(by rounding: 0\.0%\)"
+    with pytest.raises(TrainingError, match=told):
         check_packing(tiny_llava.model, packing, collator, items, 96)
+
+
+def test_coarse_rounding_is_no_leak(tiny_llava: Loaded, samples: list[Sample]) -> None:
+    """A model whose kernels round by 2% at every size of batch anew, as a deep one in bfloat16 may."""
+    collator = Collator(tiny_llava.processor, 96, train=True)
+
+    def round_anew(_: Any, __: Any, output: torch.Tensor) -> torch.Tensor:
+        noise = torch.randn(output.shape, generator=torch.Generator().manual_seed(output.numel()))
+        return output + 0.02 * output.norm() / output.numel() ** 0.5 * noise
+
+    tiny_llava.model.model.language_model.norm.register_forward_hook(round_anew)
+    items = collator.encode_each(samples[:3])
+    found = check_packing(tiny_llava.model, Packing(tiny_llava.model), collator, items, 96)
+    share = float(found.split("(within ")[1].rstrip(")"))
+    assert 0.01 < share < 0.06
 
 
 def test_layers_that_mix_tokens_otherwise_are_refused(tiny_llava: Loaded) -> None:

@@ -128,13 +128,15 @@ def test_a_graph_a_kind_not_a_layer(family_builder: Any) -> None:
         graphs.append(graph)
         return graph.forward
 
+    # Lengths that other tests have made dynamic already would save graphs here.
+    torch._dynamo.reset()
     with fast_layers(model, compiled=True, backend=count):  # type: ignore[arg-type]
         loss_and_gradients(model, inputs)
         assert len(graphs) == 3
         text = {"input_ids": torch.randint(10, 20, (2, 9)), "attention_mask": torch.ones(2, 9, dtype=torch.long)}
         for length in (9, 8, 7, 6, 5):
             loss_and_gradients(model, {name: value[:, :length] for name, value in text.items()})
-    assert len(graphs) <= 7
+    assert len(graphs) <= 9
 
 
 def test_layers_run_as_they_are_without_gradients(family_builder: Any) -> None:

@@ -114,13 +114,15 @@ def test_rows_with_and_without_pictures() -> None:
 def test_generation_with_and_without_cache(model_type: str) -> None:
     model, inputs, region, _ = build(model_type)
     options = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": -1, "pad_token_id": 0}
+    options |= {"output_logits": True, "return_dict_in_generate": True}
     with torch.no_grad():
         plain = model.generate(**inputs, **options, use_cache=True)
         with ImageSkip(model, region):
             cached = model.generate(**inputs, **options, use_cache=True)
             uncached = model.generate(**inputs, **options, use_cache=False)
-    assert torch.equal(cached, uncached)
-    assert not torch.equal(cached, plain)
+    assert torch.equal(cached.sequences, uncached.sequences)
+    # The weights depend on transformers' version, and with some of them the words stay the same.
+    assert not torch.allclose(cached.logits[0], plain.logits[0], atol=0.1)
 
 
 def test_a_region_of_all_layers_changes_nothing() -> None:
