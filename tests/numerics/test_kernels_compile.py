@@ -1,0 +1,47 @@
+"""Triton's kernels compile to machine code for data centre cards, which takes no card."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import pytest
+
+if importlib.util.find_spec("triton") is None:
+    pytest.skip("needs Triton", allow_module_level=True)
+
+from triton import compile as build
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from striate.training import rotary_kernel, short_kernels
+
+TURN = {"QUERIES": 9, "KEYS": 3, "D": 80, "HALF": 64, "ROWS": 32}
+SHORT = {"GROUP": 3, "T": 64, "D": 32}
+NUMBERS = {"scale": "fp32"}
+
+
+@pytest.mark.parametrize(
+    ("kernel", "constants"),
+    [
+        (rotary_kernel.turn_kernel, {**TURN, "BACK": False}),
+        (rotary_kernel.turn_kernel, {**TURN, "BACK": True}),
+        (short_kernels.forward_kernel, {**SHORT, "PACKED": True}),
+        (short_kernels.backward_kernel, {**SHORT, "PACKED": False}),
+    ],
+)
+@pytest.mark.parametrize(("kind", "capability"), [("fp16", 80), ("bf16", 90)])
+def test_it_compiles(kernel: Any, constants: dict[str, Any], kind: str, capability: int) -> None:
+    """Tensors are the arguments before the first count."""
+    names = list(kernel.arg_names)
+    counts = names.index("rows" if "rows" in names else "length")
+    signature: dict[str, str] = {}
+    for place, name in enumerate(names):
+        pointer = "*i32" if name == "ends" else f"*{kind}"
+        signature[name] = "constexpr" if name in constants else pointer if place < counts else NUMBERS.get(name, "i32")
+    places = {(names.index(name),): value for name, value in constants.items()}
+    built = build(
+        ASTSource(fn=kernel, signature=signature, constexprs=places), target=GPUTarget("cuda", capability, 32)
+    )
+    assert len(built.asm["cubin"]) > 1000
+    assert built.metadata.shared <= 160 * 1024
