@@ -18,6 +18,7 @@ from transformers import PretrainedConfig
 
 from striate.models.eval_mode import evaluating
 from striate.training.fast_lora import adapt, draw_keys, why_not
+from striate.training.gated import gate, gating
 from striate.training.merged import Group, Shared, SideBySide, merge, siblings, take_apart
 from striate.training.rotary import POSITIONS, turned_before, turning
 
@@ -128,6 +129,9 @@ class LayerFunction:
             self.merged, self._before = True, before
             products = merge(self.template, found, copies=not self._lean)
             self.groups = tuple(one.names for one in products if not one.trained)
+            for one in products:
+                if mlp := gating(self.template, one.names):
+                    gate(mlp, one)
             pairs = ((one, turning(self.template, one.names, kwargs)) for one in products)
             self._turned = [(one, attention) for one, attention in pairs if attention is not None]
 

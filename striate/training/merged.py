@@ -14,83 +14,10 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from striate.training.fast_lora import FastLora
-from striate.training.rotary import turn, turn_back
+from striate.training.products import Gated, Joined, Turned
 
 # Paths of the linear layers that read one tensor, in the order in which they are called.
 Group = tuple[str, ...]
-
-
-class Joined(torch.autograd.Function):
-    """y_i = W_i x + b_i + B_i h_i for several i, with x read once forward, and backward where that pays."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        sizes: tuple[int, ...],
-        copied: tuple[int, ...],
-        adapted: tuple[int, ...],
-        trained: bool,
-        cos: Tensor | None,
-        sin: Tensor | None,
-        *factors: Tensor,
-    ) -> tuple[Tensor, ...]:
-        """Return the outputs (..., sizes[i]).
-
-        Args:
-            ctx: keeps what the backward pass needs.
-            hidden: x (..., inputs).
-            weight: all W_i, (sum of sizes, inputs).
-            bias: all b_i.
-            sizes: outputs of each.
-            copied: which outputs get memory of their own: what keeps one of them then does not keep all.
-            adapted: which have an h_i and a B_i.
-            trained: whether weights and biases need gradients.
-            cos: of the positions (B or 1, T, head size), where the first two outputs are rotated (`rotary`); else None.
-            sin: as `cos`.
-            factors: first every h_i (..., r), then every B_i (sizes[i], r).
-        """
-        parts = list(linear(hidden, weight, bias).split(sizes, -1))
-        for index, narrow, wide in zip(adapted, *_halves(factors), strict=True):
-            parts[index] = _cast(parts[index] + linear(narrow, wide), parts[index].dtype)
-        turned = cos is not None and sin is not None
-        if turned:
-            parts[:2] = turn(parts[0], parts[1], cos, sin)
-        for index in copied:
-            parts[index] = parts[index].contiguous()
-        ctx.form = sizes, adapted, trained, bias is not None, turned
-        ctx.save_for_backward(weight, *([hidden] if trained else []), *([cos, sin] if turned else []), *factors)
-        return tuple(parts)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradients of x, weights and biases where they train, and factors."""
-        sizes, adapted, trained, biased, turned = ctx.form
-        saved = ctx.saved_tensors
-        begin = 2 if trained else 1
-        weight, factors = saved[0], saved[begin + 2 if turned else begin :]
-        parts, joined = list(gradients), None
-        # Two outputs are mostly a gated product's: joining their gradients would compute both twice.
-        if trained or len(sizes) > 2:
-            positions = saved[begin : begin + 2]
-            joined = turn_back(*gradients, *positions) if turned else torch.cat(gradients, -1)
-            parts = list(joined.split(sizes, -1))
-            towards = joined @ weight
-        else:
-            products = [part @ rows for part, rows in zip(parts, weight.split(sizes), strict=True)]
-            towards = products[0] if len(products) == 1 else products[0] + products[1]
-        weights, biases = None, None
-        if trained and joined is not None:
-            weights = _rows(joined).t() @ _rows(saved[1])
-            biases = _rows(joined).sum(0) if biased else None
-        narrow_gradients, wide_gradients = [], []
-        for index, narrow, wide in zip(adapted, *_halves(factors), strict=True):
-            part = _cast(parts[index], narrow.dtype)
-            narrow_gradients.append(part @ wide)
-            wide_gradients.append(_rows(part).t() @ _rows(narrow))
-        return towards, weights, biases, None, None, None, None, None, None, *narrow_gradients, *wide_gradients
 
 
 class Shared:
@@ -129,17 +56,29 @@ class Shared:
 
     def product(self, hidden: Tensor) -> tuple[Tensor, ...]:
         """Return the outputs of all members."""
+        given, factors = self._given(hidden)
+        wanted = torch.is_grad_enabled() and (hidden.requires_grad or bool(self.adapted))
+        copied = self.copied if wanted else ()
+        cos, sin = self.positions
+        found: tuple[Tensor, ...] = (
+            Joined.apply(*given, copied, *factors) if cos is None else Turned.apply(*given, copied, cos, sin, *factors)
+        )
+        return found
+
+    def gated(self, hidden: Tensor) -> Tensor:
+        """Return silu(output of the first member) times output of the second."""
+        given, factors = self._given(hidden)
+        found: Tensor = Gated.apply(*given, *factors)
+        return found
+
+    def _given(self, hidden: Tensor) -> tuple[tuple[Any, ...], list[Tensor]]:
+        """Return what every kind of product is called with first, and the adapters' factors, with which it ends."""
         device = hidden.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
         weight, bias = (self._tensors(name, dtype) for name in ("weight", "bias"))
         adapted = [self.members[index] for index in self.adapted]
-        wanted = torch.is_grad_enabled() and (hidden.requires_grad or bool(adapted))
         factors = [*self._narrow(adapted, hidden), *(member.wide(hidden) for member in adapted)]
-        copied = self.copied if wanted else ()
-        found: tuple[Tensor, ...] = Joined.apply(
-            hidden.to(dtype), weight, bias, self.sizes, copied, self.adapted, self.trained, *self.positions, *factors
-        )
-        return found
+        return (hidden.to(dtype), weight, bias, self.sizes, self.adapted, self.trained), factors
 
     def _tensors(self, name: str, dtype: torch.dtype) -> Tensor | None:
         """Return weights or biases of all members as one tensor; where they are frozen the first member holds it."""
@@ -304,20 +243,3 @@ def _form(one: nn.Linear) -> tuple[Any, ...]:
     if len(trains) != 1:
         return ()
     return one.in_features, one.weight.dtype, one.weight.device, one.bias is None, *trains
-
-
-def _halves(factors: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-    """Return the first and the second half."""
-    middle = len(factors) // 2
-    return factors[:middle], factors[middle:]
-
-
-def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return `tensor` in `dtype`."""
-    # A cast that changes nothing gives an alias, with which PyTorch 2.11's compiler loses gradients.
-    return tensor if tensor.dtype == dtype else tensor.to(dtype)
-
-
-def _rows(tensor: Tensor) -> Tensor:
-    """Return a tensor (..., n) as a matrix."""
-    return tensor.reshape(-1, tensor.shape[-1])

@@ -74,12 +74,12 @@ def test_loss_and_gradients_are_those_of_layers_one_by_one(name: str, method: st
 
 @pytest.mark.parametrize(
     ("method", "dropout", "forward", "backward"),
-    [("frozen", 0.1, 4, 5), ("lora", 0.1, 4 + 14, 5 + 28), ("lora", 0.0, 4 + 4 + 7, 5 + 8 + 14), ("full", 0.0, 4, 8)],
+    [("frozen", 0.1, 4, 4), ("lora", 0.1, 4 + 14, 4 + 28), ("lora", 0.0, 4 + 4 + 7, 4 + 8 + 14), ("full", 0.0, 4, 8)],
 )
 def test_products_of_a_compiled_layer(
     method: str, dropout: float, forward: int, backward: int, family_builder: Any
 ) -> None:
-    """7 matrices make 4 products forward; backward 5 frozen (the gated two add up) or 8 trained, and LoRA's own.
+    """7 matrices make 4 products forward; backward 4 frozen or 8 trained, and LoRA's own.
 
     Without dropout, the matrices A that read the same are one product too: 4 instead of 7, three times.
     """
@@ -108,8 +108,11 @@ def test_products_of_a_compiled_layer(
     assert function.groups == (() if method == "full" else groups)
 
 
-def test_queries_and_keys_are_turned_with_their_product(family_builder: Any) -> None:
-    """One operator each way; what a model writes as slices, signs and concatenations is gone, both ways."""
+def test_what_follows_a_product_is_part_of_it(family_builder: Any) -> None:
+    """Queries and keys are turned by one operator each way, and one makes the gradients of a gated product.
+
+    What a model writes as slices, signs and concatenations is gone, both ways.
+    """
     model, _ = family_builder("llava")
     model = opened(model, "full")
     layer = decoder_layers(model)[0]
@@ -129,7 +132,7 @@ def test_queries_and_keys_are_turned_with_their_product(family_builder: Any) -> 
     led.remove()
     forward, backward = found
     assert "striate.turn.default" in forward
-    assert "striate.turn_back.default" in backward
+    assert {"striate.turn_back.default", "striate.gate_back.default"} <= backward
     assert not [one for one in forward | backward if one.startswith(("aten.cat", "aten.slice", "aten.neg"))]
     assert layer(hidden, position_embeddings=rotary, attention_mask=None).shape == hidden.shape
 
@@ -157,8 +160,7 @@ def test_where_it_fails_layers_run_one_by_one(family_builder: Any, monkeypatch: 
 
     def wrong(template: Any, groups: Any, copies: bool = True) -> Any:
         found = right(template, groups, copies)
-        template.mlp.gate_proj.shared.sizes = template.mlp.gate_proj.shared.sizes[::-1]
-        template.mlp.gate_proj.shared.product = lambda hidden: (hidden.new_zeros(*hidden.shape[:-1], 48),) * 2
+        template.mlp.gate_proj.shared.gated = lambda hidden: hidden.new_zeros(*hidden.shape[:-1], 48)
         return found
 
     monkeypatch.setattr(layer_function, "merge", wrong)

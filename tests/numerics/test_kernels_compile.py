@@ -14,7 +14,7 @@ from triton import compile as build
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from striate.training import rotary_kernel, short_kernels
+from striate.training import gated_kernel, rotary_kernel, short_kernels
 
 TURN = {"QUERIES": 9, "KEYS": 3, "D": 80, "HALF": 64, "ROWS": 32}
 SHORT = {"GROUP": 3, "T": 64, "D": 32}
@@ -26,6 +26,7 @@ NUMBERS = {"scale": "fp32"}
     [
         (rotary_kernel.turn_kernel, {**TURN, "BACK": False}),
         (rotary_kernel.turn_kernel, {**TURN, "BACK": True}),
+        (gated_kernel.gate_kernel, {"ROWS": 4, "COLUMNS": 1024}),
         (short_kernels.forward_kernel, {**SHORT, "PACKED": True}),
         (short_kernels.backward_kernel, {**SHORT, "PACKED": False}),
     ],

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from striate.training.merged import Joined, Shared, SharedLinear, SideBySide, merge, siblings, take_apart
+from striate.training.merged import Shared, SharedLinear, SideBySide, merge, siblings, take_apart
+from striate.training.products import Joined
 
 SIZES = {"two": (6, 4), "grouped": (8, 2, 2)}
 
@@ -30,7 +31,7 @@ def test_frozen_weights(form: str, adapted: tuple[int, ...], biased: bool) -> No
     weight = torch.randn(total, 7, dtype=torch.float64)
     bias = torch.randn(total, dtype=torch.float64) if biased else None
     copied = (len(sizes) - 1,) if len(sizes) > 2 else ()
-    found = Joined.apply(hidden, weight, bias, sizes, copied, adapted, False, None, None, *factors)
+    found = Joined.apply(hidden, weight, bias, sizes, adapted, False, copied, *factors)
     expected = list(linear(hidden, weight, bias).split(sizes, -1))
     for place, index in enumerate(adapted):
         expected[index] = expected[index] + factors[place] @ factors[place + len(adapted)].t()
@@ -51,7 +52,7 @@ def test_weights_that_train(form: str) -> None:
     sizes = SIZES[form]
     hidden, weight, bias = tensors((2, 5, 7), (sum(sizes), 7), (sum(sizes),))
     assert torch.autograd.gradcheck(
-        lambda *given: Joined.apply(*given, sizes, (), (), True, None, None), (hidden, weight, bias), fast_mode=False
+        lambda *given: Joined.apply(*given, sizes, (), True, ()), (hidden, weight, bias), fast_mode=False
     )
 
 
@@ -60,7 +61,7 @@ def test_compiled_gradients(tokens: int) -> None:
     """Values of a single token are contiguous already: PyTorch 2.11's compiler loses gradients of such an alias."""
 
     def run(hidden: Tensor, weight: Tensor) -> Tensor:
-        parts = Joined.apply(hidden, weight, None, (4, 2, 2), (2,), (), False, None, None)
+        parts = Joined.apply(hidden, weight, None, (4, 2, 2), (), False, (2,))
         return sum(((place + 1) * part).sin().sum() for place, part in enumerate(parts))
 
     (hidden,), weight = tensors((1, tokens, 7)), torch.randn(8, 7, dtype=torch.float64)

@@ -1,0 +1,200 @@
+"""The product of several linear layers that read one tensor, with its gradients, alone and with what follows it.
+
+    [y_1; y_2; ...] = [W_1; W_2; ...] x + [b_1; b_2; ...],   plus B_i h_i where layer i has an adapter
+
+Written by a compiler, the gradients of several outputs are joined, or several products added up, by kernels that read
+everything again. With what follows the product known, one operator writes them side by side as they arise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear, silu
+
+from striate.training.gated import gate_back
+from striate.training.rotary import turn, turn_back
+
+Sizes = tuple[int, ...]
+Gradients = tuple[Tensor | None, ...]
+
+
+class Joined(torch.autograd.Function):
+    """The outputs as they are: x is read once forward, and backward where that pays."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        sizes: Sizes,
+        adapted: Sizes,
+        trained: bool,
+        copied: Sizes,
+        *factors: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """Return the outputs (..., sizes[i]).
+
+        Args:
+            ctx: keeps what the backward pass needs.
+            hidden: x (..., inputs).
+            weight: all W_i, (sum of sizes, inputs).
+            bias: all b_i.
+            sizes: outputs of each.
+            adapted: which have an h_i and a B_i.
+            trained: whether weights and biases need gradients.
+            copied: which outputs get memory of their own: what keeps one of them then does not keep all.
+            factors: first every h_i (..., r), then every B_i (sizes[i], r).
+        """
+        parts = _outputs(hidden, weight, bias, sizes, adapted, factors)
+        ctx.form = sizes, adapted, trained, bias is not None
+        ctx.save_for_backward(weight, *([hidden] if trained else []), *factors)
+        return tuple(_own(part) if index in copied else part for index, part in enumerate(parts))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Gradients:
+        """Return the gradients of x, weights and biases where they train, and factors."""
+        sizes, adapted, trained, biased = ctx.form
+        saved = ctx.saved_tensors
+        weight, factors = saved[0], saved[2 if trained else 1 :]
+        if trained or len(sizes) > 2:
+            joined = torch.cat(gradients, -1)
+            hidden = saved[1] if trained else None
+            found = _gradients(joined, weight, sizes, adapted, hidden, biased, factors)
+        else:
+            # Two outputs are mostly a gated product's: joining their gradients would compute both twice.
+            products = [part @ rows for part, rows in zip(gradients, weight.split(sizes), strict=True)]
+            towards = products[0] if len(products) == 1 else products[0] + products[1]
+            found = towards, None, None, *_of_factors(gradients, adapted, factors)
+        return *found[:3], None, None, None, None, *found[3:]
+
+
+class Turned(torch.autograd.Function):
+    """Queries and keys rotated (`rotary`), and values."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        sizes: Sizes,
+        adapted: Sizes,
+        trained: bool,
+        copied: Sizes,
+        cos: Tensor,
+        sin: Tensor,
+        *factors: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """Return the outputs; `cos` and `sin` are those of the positions (B or 1, T, head size)."""
+        query, key, value = _outputs(hidden, weight, bias, sizes, adapted, factors)
+        query, key = turn(query, key, cos, sin)
+        ctx.form = sizes, adapted, trained, bias is not None
+        ctx.save_for_backward(weight, cos, sin, *([hidden] if trained else []), *factors)
+        return query, key, _own(value) if 2 in copied else value
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Gradients:
+        """Return the gradients as `Joined` does."""
+        sizes, adapted, trained, biased = ctx.form
+        saved = ctx.saved_tensors
+        weight, cos, sin = saved[:3]
+        hidden, factors = (saved[3], saved[4:]) if trained else (None, saved[3:])
+        joined = turn_back(*gradients, cos, sin)
+        found = _gradients(joined, weight, sizes, adapted, hidden, biased, factors)
+        return *found[:3], None, None, None, None, None, None, *found[3:]
+
+
+class Gated(torch.autograd.Function):
+    """silu(y_1) y_2."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        sizes: Sizes,
+        adapted: Sizes,
+        trained: bool,
+        *factors: Tensor,
+    ) -> Tensor:
+        """Return the gated output (..., sizes[0])."""
+        gate, up = _outputs(hidden, weight, bias, sizes, adapted, factors)
+        ctx.form = sizes, adapted, trained, bias is not None
+        ctx.save_for_backward(weight, gate, up, *([hidden] if trained else []), *factors)
+        return silu(gate) * up
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Gradients:
+        """Return the gradients as `Joined` does."""
+        sizes, adapted, trained, biased = ctx.form
+        saved = ctx.saved_tensors
+        weight, gate, up = saved[:3]
+        hidden, factors = (saved[3], saved[4:]) if trained else (None, saved[3:])
+        joined = gate_back(gradients[0], gate, up)
+        found = _gradients(joined, weight, sizes, adapted, hidden, biased, factors)
+        return *found[:3], None, None, None, *found[3:]
+
+
+def _outputs(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, sizes: Sizes, adapted: Sizes, factors: Sequence[Tensor]
+) -> list[Tensor]:
+    """Return W_i x + b_i, plus B_i h_i where there is an adapter."""
+    parts = list(linear(hidden, weight, bias).split(sizes, -1))
+    for index, narrow, wide in zip(adapted, *halves(factors), strict=True):
+        parts[index] = _cast(parts[index] + linear(narrow, wide), parts[index].dtype)
+    return parts
+
+
+def _gradients(
+    joined: Tensor,
+    weight: Tensor,
+    sizes: Sizes,
+    adapted: Sizes,
+    hidden: Tensor | None,
+    biased: bool,
+    factors: Sequence[Tensor],
+) -> Gradients:
+    """Return the gradients of x, weights, biases and factors; `joined` is that of all outputs, `hidden` x or None."""
+    weights = biases = None
+    if hidden is not None:
+        weights = _rows(joined).t() @ _rows(hidden)
+        biases = _rows(joined).sum(0) if biased else None
+    return joined @ weight, weights, biases, *_of_factors(joined.split(sizes, -1), adapted, factors)
+
+
+def _of_factors(parts: Sequence[Tensor], adapted: Sizes, factors: Sequence[Tensor]) -> list[Tensor]:
+    """Return the gradients of every h_i, then of every B_i."""
+    narrow_gradients, wide_gradients = [], []
+    for index, narrow, wide in zip(adapted, *halves(factors), strict=True):
+        part = _cast(parts[index], narrow.dtype)
+        narrow_gradients.append(part @ wide)
+        wide_gradients.append(_rows(part).t() @ _rows(narrow))
+    return [*narrow_gradients, *wide_gradients]
+
+
+def halves(factors: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+    """Return the first and the second half."""
+    middle = len(factors) // 2
+    return factors[:middle], factors[middle:]
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """Return a copy: `contiguous` gives an alias of a single token's values, with the same fate as below."""
+    return tensor.clone(memory_format=torch.contiguous_format)
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return `tensor` in `dtype`."""
+    # A cast that changes nothing gives an alias, with which PyTorch 2.11's compiler loses gradients.
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    """Return a tensor (..., n) as a matrix."""
+    return tensor.reshape(-1, tensor.shape[-1])
