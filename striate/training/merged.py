@@ -57,7 +57,7 @@ class Shared:
     def product(self, hidden: Tensor) -> tuple[Tensor, ...]:
         """Return the outputs of all members."""
         given, factors = self._given(hidden)
-        wanted = torch.is_grad_enabled() and (hidden.requires_grad or bool(self.adapted))
+        wanted = torch.is_grad_enabled() and (hidden.requires_grad or len(self.adapted) > 0)
         copied = self.copied if wanted else ()
         cos, sin = self.positions
         found: tuple[Tensor, ...] = (

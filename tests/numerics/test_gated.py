@@ -83,6 +83,28 @@ def test_gradients_of_turned_products(trained: bool) -> None:
         torch.testing.assert_close(one, other)
 
 
+@pytest.mark.parametrize("tokens", [1, 3])
+@pytest.mark.parametrize("adapted", [(), (0,)])
+def test_compiled_gradients(tokens: int, adapted: tuple[int, ...]) -> None:
+    """Of both products; a single token's tensors are contiguous whatever is done to them."""
+    torch.manual_seed(0)
+    hidden, weight = double(1, tokens, 5), torch.randn(16, 5, dtype=torch.float64)
+    cos, sin = torch.randn(2, 1, tokens, 4, dtype=torch.float64).unbind(0)
+    factors = (double(1, tokens, 2), double(8, 2)) if adapted else ()
+
+    def run(hidden: torch.Tensor, *factors: torch.Tensor) -> torch.Tensor:
+        turned = Turned.apply(hidden, weight, None, (8, 4, 4), adapted, False, (2,), cos, sin, *factors)
+        gated = Gated.apply(hidden, weight, None, (8, 8), adapted, False, *factors)
+        return sum(((place + 1) * part).sin().sum() for place, part in enumerate((*turned, gated)))
+
+    torch._dynamo.reset()
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
+    given_in = (hidden, *factors)
+    found, wanted = (torch.autograd.grad(one(*given_in), given_in) for one in (compiled, run))
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def layer(file: object, name: str, **settings: int) -> nn.Module:
     """Return a decoder layer of a family."""
     config = getattr(file, f"{name}Config")(
