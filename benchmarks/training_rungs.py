@@ -103,6 +103,9 @@ class Rung:
         return self.model, self.region, self.method, self.plain, self.dropout, self.optimizer
 
 
+# The built-in LVLM as its quickstart tunes it: full weights, short samples.
+_SMALL: dict[str, Any] = {"model": "small", "method": "full", "batch": 256, "text": 35, "answers": 3}
+
 RUNGS = (
     Rung(
         "reference", "the paper's way: LoRA on all layers, checkpointing", region="all", plain=True, checkpointing=True
@@ -174,29 +177,19 @@ RUNGS = (
     ),
     Rung("all exact", "LoRA on all layers, compiled", region="all", compiled=True),
     Rung("13b, 40 GiB", "LLaVA-1.5-13B within 40 GiB", model="llava-1.5-13b", compiled=True, batch=4, budget=40.0),
-    Rung(
-        "small", "the built-in LVLM's shape, full weights", model="small", method="full", batch=256, text=35, answers=3
-    ),
-    Rung("small exact", "compiled layers", model="small", method="full", batch=256, text=35, answers=3, compiled=True),
+    Rung("small", "the built-in LVLM's shape, full weights", **_SMALL),
+    Rung("small exact", "compiled layers", **_SMALL, compiled=True),
     Rung(
         "small graphed",
         "kernels recorded as CUDA graphs",
-        model="small",
-        method="full",
-        batch=256,
-        text=35,
-        answers=3,
+        **_SMALL,
         compiled=True,
         graphs=True,
     ),
     Rung(
         "small graphed apart",
         "products of the same input one by one",
-        model="small",
-        method="full",
-        batch=256,
-        text=35,
-        answers=3,
+        **_SMALL,
         compiled=True,
         graphs=True,
         merged=False,
@@ -205,11 +198,7 @@ RUNGS = (
     Rung(
         "small short",
         "samples of few tokens attend by a kernel of their own",
-        model="small",
-        method="full",
-        batch=256,
-        text=35,
-        answers=3,
+        **_SMALL,
         compiled=True,
         graphs=True,
         attention="short",
@@ -217,11 +206,7 @@ RUNGS = (
     Rung(
         "small short wide",
         "twice the batch",
-        model="small",
-        method="full",
-        batch=512,
-        text=35,
-        answers=3,
+        **{**_SMALL, "batch": 512},
         compiled=True,
         graphs=True,
         attention="short",
@@ -230,11 +215,7 @@ RUNGS = (
     Rung(
         "small short tuned",
         "the compiler tries launch settings",
-        model="small",
-        method="full",
-        batch=256,
-        text=35,
-        answers=3,
+        **_SMALL,
         compiled=True,
         graphs=True,
         attention="short",
@@ -244,14 +225,11 @@ RUNGS = (
     Rung(
         "small lora graphed",
         "LoRA, kernels recorded",
-        model="small",
-        batch=256,
-        text=35,
-        answers=3,
+        **{**_SMALL, "method": "lora"},
         compiled=True,
         graphs=True,
         optional=True,
     ),
-    Rung("small lora exact", "LoRA", model="small", batch=256, text=35, answers=3, compiled=True, optional=True),
+    Rung("small lora exact", "LoRA", **{**_SMALL, "method": "lora"}, compiled=True, optional=True),
     Rung("reference again", "to see how much the machine drifts", region="all", plain=True, checkpointing=True),
 )

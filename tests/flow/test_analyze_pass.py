@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+from training_kit import Said
 from transformers.modeling_utils import AttentionInterface
 
 import striate
@@ -202,21 +203,6 @@ def replace_scorers(scores: Scores, task: str) -> Scores:
     return scores.model_copy(update={"scorers": scores.tasks[task]})
 
 
-class Said:
-    """A progress that keeps what is said."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def track(self, label: str, total: int) -> Any:
-        from striate.progress import Silent
-
-        return Silent().track(label, total)
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)
-
-
 def test_a_task_without_pictures_leaves_out_what_needs_them_and_says_so(
     tiny_llava: Loaded, samples: list[Sample]
 ) -> None:
@@ -225,7 +211,7 @@ def test_a_task_without_pictures_leaves_out_what_needs_them_and_says_so(
     scores = analyze(tiny_llava.model, tiny_llava.processor, samples, names, by="task", progress=said)
     assert [entry.scorer for entry in scores.tasks["text"]] == ["block-influence"]
     assert len(scores.tasks["colour"]) == 2
-    assert said.lines == ["analyze: task 'text' has no tokens that modality-block-influence needs; left out there"]
+    assert said.said == ["analyze: task 'text' has no tokens that modality-block-influence needs; left out there"]
 
 
 def test_scorers_of_every_source_run_together_and_need_samples_only_where_they_read_some(

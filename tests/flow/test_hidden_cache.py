@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
@@ -13,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from PIL import Image
+from training_kit import Run, Said, losses, runner
 
-from striate.artifacts import Region, TrainRecord
+from striate.artifacts import Region
 from striate.config import LoraSection, MachineSection, TrainSection, parse_config
 from striate.data.collate import Collator
 from striate.data.reading import read_samples
 from striate.data.samples import Sample
 from striate.errors import ArtifactError, ConfigError, ModelError, TrainingError
-from striate.stages.train import train
 from striate.training import kept_store, speed
 from striate.training.hidden_cache import HIDDEN, keep_hidden
 from striate.training.kept_tokens import load_items, save_items
@@ -34,20 +33,6 @@ FULL = TrainSection(
     method="full", train_projector=False, batch_size=6, epochs=2, lr=1e-2, warmup_ratio=0, max_length=96, lora=LORA
 )
 MACHINE = MachineSection(micro_batch=3, pack_tokens=120)
-Run = Callable[..., TrainRecord]
-
-
-class Said:
-    """A progress that remembers what was said."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-    def track(self, label: str, total: int) -> Any:
-        return nullcontext(lambda count: None)
 
 
 class Killed(Said):
@@ -71,29 +56,9 @@ def samples(pack_dir: Path) -> list[Sample]:
 
 @pytest.fixture
 def run(tmp_path: Path, samples: list[Sample]) -> Run:
-    def start(loaded: Loaded, name: str, config: TrainSection = FULL, **more: Any) -> TrainRecord:
-        machine = MACHINE.model_copy(update={"cache_folder": str(tmp_path / "kept"), **more.pop("machine", {})})
-        folder = tmp_path / name
-        return train(
-            loaded.model,
-            loaded.processor,
-            more.pop("region", REGION),
-            more.pop("samples", samples),
-            config,
-            machine,
-            seed=0,
-            out=folder / "checkpoint",
-            work_dir=folder / "work",
-            log=folder / "log.jsonl",
-            base_path="base",
-            **more,
-        )
-
-    return start
-
-
-def losses(folder: Path) -> torch.Tensor:
-    return torch.tensor([json.loads(line)["loss"] for line in (folder / "log.jsonl").read_text().splitlines()])
+    machine = MACHINE.model_copy(update={"cache_folder": str(tmp_path / "kept")})
+    start = runner(tmp_path, samples, REGION, machine)
+    return lambda loaded, name, config=FULL, **more: start(loaded, name, config, **more)
 
 
 def counted(loaded: Loaded) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
+from training_kit import Said
 
 from striate.artifacts import LayerScores, Region, Scores, TrainRecord, read_document
 from striate.config import LoraSection, MachineSection, TrainSection
@@ -37,21 +38,6 @@ LORA = TrainSection(
     max_steps=2,
 )
 Run = Callable[..., TrainRecord]
-
-
-class Said:
-    """A progress that remembers what was said."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)
-
-    def track(self, label: str, total: int) -> Any:
-        from striate.progress import Silent
-
-        return Silent().track(label, total)
 
 
 @pytest.fixture
@@ -195,7 +181,7 @@ def test_frozen_layers_in_eight_bits(tiny_llava_dir: Path, run: Run, tmp_path: P
     before = {name: value.clone() for name, value in loaded.model.state_dict().items()}
     said = Said()
     record = run(loaded, with_mode(frozen="fp8"), progress=said)
-    assert "14 frozen linear layers are held in 8-bit floats while training" in said.lines
+    assert "14 frozen linear layers are held in 8-bit floats while training" in said.said
     assert "28 tensors in 2 of 4 decoder layers" in record.proof
     again = load_model(tmp_path / "run" / "checkpoint", device="cpu", dtype="bfloat16", merge=True).model.state_dict()
     for name, value in before.items():
@@ -227,4 +213,4 @@ def test_compiled_and_packed_follow_the_rule(
     machine = MachineSection(micro_batch=2, pack_tokens=400, compile=compile)
     found = run(tiny_llava, config, "found", machine=machine, progress=said)
     assert (found.first_loss, found.last_loss) == pytest.approx((plain.first_loss, plain.last_loss), rel=1e-4)
-    assert compile == "off" or "4 of 4 decoder layers run compiled" in " ".join(said.lines)
+    assert compile == "off" or "4 of 4 decoder layers run compiled" in " ".join(said.said)

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from training_kit import Run, losses, runner, weights
 
-from striate.artifacts import Region, TrainRecord
+from striate.artifacts import Region
 from striate.config import LoraSection, MachineSection, ResampleSection, TrainSection
 from striate.data.reading import read_samples
 from striate.errors import TrainingError
 from striate.models.loading import Loaded
-from striate.stages.train import train
 from striate.training import optimizers
 from striate.training.engine import RegionTrainer
 from striate.training.optimizers import check_optimizer
@@ -28,7 +26,6 @@ REGION = Region(layers=(1, 3), num_layers=4, spec="ids:1,3")
 FULL = TrainSection(method="full", batch_size=4, epochs=2, lr=1e-3, warmup_ratio=0, max_length=96, save_steps=1)
 LORA = FULL.model_copy(update={"method": "lora", "lr": 1e-2, "lora": LoraSection(r=4, alpha=8, dropout=0.0)})
 SMALL = FULL.model_copy(update={"optimizer": "adamw-8bit"})
-Run = Callable[..., TrainRecord]
 needs_bitsandbytes = pytest.mark.skipif(
     importlib.util.find_spec("bitsandbytes") is None, reason="needs bitsandbytes (the extra `8bit`)"
 )
@@ -36,34 +33,7 @@ needs_bitsandbytes = pytest.mark.skipif(
 
 @pytest.fixture
 def run(tmp_path: Path, pack_dir: Path) -> Run:
-    samples = read_samples(pack_dir)
-
-    def start(loaded: Loaded, name: str, config: TrainSection, region: Region = REGION, **more: Any) -> TrainRecord:
-        return train(
-            loaded.model,
-            loaded.processor,
-            region,
-            samples,
-            config,
-            MachineSection(micro_batch=2),
-            seed=0,
-            out=tmp_path / name / "checkpoint",
-            work_dir=tmp_path / name / "work",
-            log=tmp_path / name / "log.jsonl",
-            base_path="base",
-            **more,
-        )
-
-    return start
-
-
-def losses(folder: Path) -> torch.Tensor:
-    lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    return torch.tensor([json.loads(line)["loss"] for line in lines])
-
-
-def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    return runner(tmp_path, read_samples(pack_dir), REGION, MachineSection(micro_batch=2))
 
 
 def interrupt(patch: pytest.MonkeyPatch, step: int) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from training_kit import weights
 
 from striate.artifacts import Region
 from striate.config import LoraSection, MachineSection, TrainSection
@@ -71,10 +72,6 @@ def start(tmp_path: Path, pack_dir: Path) -> Any:
         )
 
     return call
-
-
-def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])

@@ -13,14 +13,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from training_kit import Run, runner, weights
 
-from striate.artifacts import Region, TrainRecord
+from striate.artifacts import Region
 from striate.config import LoraSection, MachineSection, ResampleSection, TrainSection, parse_config
 from striate.data.reading import read_samples
 from striate.errors import ConfigError, TrainingError
 from striate.models.anatomy import decoder_layers
 from striate.models.loading import Loaded
-from striate.stages.train import train
 from striate.training.engine import RegionTrainer
 from striate.training.resampling import LayerTurns, draws, never_open
 
@@ -28,7 +28,6 @@ ALL = Region(layers=(0, 1, 2, 3), num_layers=4, spec="all")
 FULL = TrainSection(method="full", batch_size=4, epochs=2, lr=1e-3, weight_decay=0.1, max_length=96, save_steps=1)
 FULL = FULL.model_copy(update={"resample": ResampleSection(active=2, every=2)})
 LORA = FULL.model_copy(update={"method": "lora", "lr": 1e-2, "lora": LoraSection(r=4, alpha=8, dropout=0.3)})
-Run = Callable[..., TrainRecord]
 
 
 class Listener:
@@ -62,29 +61,7 @@ def stop_after(steps: int) -> Listener:
 
 @pytest.fixture
 def run(tmp_path: Path, pack_dir: Path) -> Run:
-    samples = read_samples(pack_dir)
-
-    def start(loaded: Loaded, name: str, config: TrainSection, region: Region = ALL, **more: Any) -> TrainRecord:
-        return train(
-            loaded.model,
-            loaded.processor,
-            region,
-            samples,
-            config,
-            MachineSection(micro_batch=2),
-            seed=0,
-            out=tmp_path / name / "checkpoint",
-            work_dir=tmp_path / name / "work",
-            log=tmp_path / name / "log.jsonl",
-            base_path="base",
-            **more,
-        )
-
-    return start
-
-
-def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    return runner(tmp_path, read_samples(pack_dir), ALL, MachineSection(micro_batch=2))
 
 
 def layer_weights(model: torch.nn.Module) -> dict[int, dict[str, torch.Tensor]]:

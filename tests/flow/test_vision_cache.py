@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import copy
-import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from training_kit import Run, Said, losses, runner
 
-from striate.artifacts import Region, TrainRecord
+from striate.artifacts import Region
 from striate.config import LoraSection, MachineSection, TrainSection, parse_config
 from striate.data.collate import Collator
 from striate.data.reading import read_samples
 from striate.data.samples import Sample
 from striate.errors import ArtifactError, ModelError
 from striate.models.vision_tap import PIXELS, VisionTap
-from striate.stages.train import train
 from striate.training import vision_cache
 from striate.training.kept_store import DiskStore, check_room, disk_writer
 from striate.training.vision_cache import keep_features
@@ -31,22 +29,6 @@ if TYPE_CHECKING:
 REGION = Region(layers=(1, 3), num_layers=4, spec="ids:1,3")
 FULL = TrainSection(method="full", batch_size=6, epochs=2, lr=1e-2, projector_lr=5e-3, warmup_ratio=0, max_length=96)
 MACHINE = MachineSection(micro_batch=3, pack_tokens=120)
-Run = Callable[..., TrainRecord]
-
-
-class Said:
-    """A progress that remembers what was said."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-    def track(self, label: str, total: int) -> Any:
-        from contextlib import nullcontext
-
-        return nullcontext(lambda count: None)
 
 
 @pytest.fixture
@@ -56,29 +38,9 @@ def samples(pack_dir: Path) -> list[Sample]:
 
 @pytest.fixture
 def run(tmp_path: Path, samples: list[Sample]) -> Run:
-    def start(loaded: Loaded, name: str, config: TrainSection = FULL, **more: Any) -> TrainRecord:
-        machine = MACHINE.model_copy(update={"cache_folder": str(tmp_path / "kept"), **more.pop("machine", {})})
-        folder = tmp_path / name
-        return train(
-            loaded.model,
-            loaded.processor,
-            REGION,
-            more.pop("samples", samples),
-            config,
-            machine,
-            seed=0,
-            out=folder / "checkpoint",
-            work_dir=folder / "work",
-            log=folder / "log.jsonl",
-            base_path="base",
-            **more,
-        )
-
-    return start
-
-
-def losses(folder: Path) -> torch.Tensor:
-    return torch.tensor([json.loads(line)["loss"] for line in (folder / "log.jsonl").read_text().splitlines()])
+    machine = MACHINE.model_copy(update={"cache_folder": str(tmp_path / "kept")})
+    start = runner(tmp_path, samples, REGION, machine)
+    return lambda loaded, name, config=FULL, **more: start(loaded, name, config, **more)
 
 
 @pytest.mark.parametrize("where", ["memory", "disk"])
