@@ -20,7 +20,8 @@ from striate.training.answer_loss import answer_loss
 from striate.training.answer_rows import AnswerFunction
 from striate.training.fast_layers import FastLayers, fast_layers
 from striate.training.fast_lora import FastLora, draw_keys, kept
-from striate.training.layer_function import LayerFunction, kind_of, refusal
+from striate.training.layer_form import kind_of, refusal
+from striate.training.layer_function import LayerFunction
 
 # The compiler's trace is written for tools; capturing it takes longer than compiling.
 logging.getLogger("torch.__trace").propagate = False
