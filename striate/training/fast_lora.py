@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -133,3 +134,12 @@ def adapt(template: nn.Module) -> list[FastLora]:
         fast.append(FastLora(template.get_submodule(name)))
         setattr(template.get_submodule(parent), child, fast[-1])
     return fast
+
+
+def owner_of(layer: nn.Module, names: Sequence[str], wanted: Sequence[str]) -> nn.Module | None:
+    """Return the module in `layer` that the linear layers at the paths `names` belong to, if it calls them `wanted`.
+
+    A path may be that of a linear layer below its adapter.
+    """
+    places = [name.removesuffix(".base_layer").rpartition(".") for name in names]
+    return layer.get_submodule(places[0][0]) if [name for *_, name in places] == list(wanted) else None

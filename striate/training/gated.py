@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers.activations import SiLUActivation
 
+from striate.training.fast_lora import owner_of
 from striate.training.kernels import runs_triton
 
 _PARTS = ["gate_proj", "up_proj"]
@@ -60,10 +61,9 @@ def gating(layer: nn.Module, names: Sequence[str]) -> Any:
         layer: a decoder layer.
         names: paths in it of linear layers, in the order of their calls.
     """
-    places = [name.removesuffix(".base_layer").rpartition(".") for name in names]
-    if [name for *_, name in places] != _PARTS:
+    mlp: Any = owner_of(layer, names, _PARTS)
+    if mlp is None:
         return None
-    mlp: Any = layer.get_submodule(places[0][0])
     code = inspect.unwrap(type(mlp).forward).__code__
     alike = {name for name, _ in mlp.named_children()} == _CHILDREN and set(code.co_names) == _CHILDREN
     silu = isinstance(getattr(mlp, "act_fn", None), nn.SiLU | SiLUActivation)

@@ -29,7 +29,7 @@ from striate.training.kept_store import HIDDEN_STATES, DiskStore, MemoryStore, S
 from striate.training.kept_tokens import load_items
 from striate.training.modes import HALF, FrozenModules
 from striate.training.processes import Processes
-from striate.training.rounding import TIMES, hidden_states, moved, own_rounding
+from striate.training.rounding import hidden_states, moved, unexplained
 from striate.training.scale import sharding
 
 HIDDEN = "kept_hidden_states"
@@ -187,13 +187,9 @@ def _compare(
     half = any(parameter.dtype in HALF for parameter in model.parameters())
     # Convolutions on CUDA round float32 to ten bits unless told otherwise, and not alike at every batch size.
     rounded = device.type == "cuda" and torch.backends.cudnn.allow_tf32
-    if not difference <= (_HALF_TOLERANCE if half else _TF32_TOLERANCE if rounded else _TOLERANCE):
-        rounding = own_rounding(model, collator, collator.encode_each(samples), device)
-        if not difference <= TIMES * rounding:
-            raise unkept(
-                f"kept hidden states change the last ones of the first samples, by {difference:.1%}"
-                f" (by rounding: {rounding:.1%})"
-            )
+    tolerance = _HALF_TOLERANCE if half else _TF32_TOLERANCE if rounded else _TOLERANCE
+    if by := unexplained(difference, tolerance, model, collator, lambda: collator.encode_each(samples), device):
+        raise unkept(f"kept hidden states change the last ones of the first samples, {by}")
     return (
         f"hidden states before layer {cache.tap.layer}: {len(samples)} samples get the last hidden states that the"
         f" whole model gives them (within {difference:.1e})"

@@ -57,11 +57,9 @@ class Shared:
     def product(self, hidden: Tensor) -> tuple[Tensor, ...]:
         """Return the outputs of all members."""
         given, factors = self._given(hidden)
-        wanted = torch.is_grad_enabled() and (hidden.requires_grad or len(self.adapted) > 0)
-        copied = self.copied if wanted else ()
         cos, sin = self.positions
         found: tuple[Tensor, ...] = (
-            Joined.apply(*given, copied, *factors) if cos is None else Turned.apply(*given, copied, cos, sin, *factors)
+            Joined.apply(*given, *factors) if cos is None else Turned.apply(*given, cos, sin, *factors)
         )
         return found
 
@@ -78,7 +76,9 @@ class Shared:
         weight, bias = (self._tensors(name, dtype) for name in ("weight", "bias"))
         adapted = [self.members[index] for index in self.adapted]
         factors = [*self._narrow(adapted, hidden), *(member.wide(hidden) for member in adapted)]
-        return (hidden.to(dtype), weight, bias, self.sizes, self.adapted, self.trained), factors
+        wanted = torch.is_grad_enabled() and (hidden.requires_grad or len(adapted) > 0)
+        form = self.sizes, self.adapted, self.trained, self.copied if wanted else ()
+        return (hidden.to(dtype), weight, bias, form), factors
 
     def _tensors(self, name: str, dtype: torch.dtype) -> Tensor | None:
         """Return weights or biases of all members as one tensor; where they are frozen the first member holds it."""

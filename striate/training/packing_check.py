@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 
 import torch
 from torch import nn
@@ -18,7 +19,7 @@ from striate.training.image_rows import reading
 from striate.training.modes import HALF
 from striate.training.packed_attention import Layout, PackedRows, refused
 from striate.training.packed_positions import Positions
-from striate.training.rounding import TIMES, hidden_states, moved, own_rounding
+from striate.training.rounding import hidden_states, moved, unexplained
 
 _KINDS = {"full_attention", "sliding_attention"}
 # Kernels round differently: these are shares of the size of a hidden state after the last layer.
@@ -88,8 +89,8 @@ def check_packing(
         for item, packed in zip(items, split_row(row, together), strict=True):
             alone = hidden_states(model, moved(collator.join([item]), device))
             difference = float((packed - alone).norm() / alone.norm())
-            if not difference <= tolerance:
-                check_rounding(difference, own_rounding(model, collator, [item], device))
+            if by := unexplained(difference, tolerance, model, collator, partial(list, [item]), device):
+                raise refused(f"samples in one row change each other's hidden states, {by}")
             worst = max(worst, difference)
     return f"packing: {len(items)} samples in one row get the hidden states they get alone (within {worst:.1e})"
 
@@ -114,11 +115,3 @@ def _check_calls(model: nn.Module, layout: Layout, longest: int) -> None:
         slides = index < len(kinds) and kinds[index] == "sliding_attention"
         if slides and window and window < longest and called[0] != window:
             raise refused(f"layer {index} does not hand its sliding window of {window} tokens to the interface")
-
-
-def check_rounding(difference: float, rounding: float) -> None:
-    """Raise if hidden states of a sample in a row differ from those alone by more than rounding explains."""
-    if not difference <= TIMES * rounding:
-        raise refused(
-            f"samples in one row change each other's hidden states, by {difference:.1%} (by rounding: {rounding:.1%})"
-        )

@@ -19,6 +19,9 @@ from striate.training.gated import gate_back
 from striate.training.rotary import turn, turn_back
 
 Sizes = tuple[int, ...]
+# Outputs of each layer; which have an h_i and a B_i; whether weights and biases need gradients; and which outputs get
+# memory of their own: what keeps one of them then does not keep all.
+Form = tuple[Sizes, Sizes, bool, Sizes]
 Gradients = tuple[Tensor | None, ...]
 
 
@@ -31,10 +34,7 @@ class Joined(torch.autograd.Function):
         hidden: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        sizes: Sizes,
-        adapted: Sizes,
-        trained: bool,
-        copied: Sizes,
+        form: Form,
         *factors: Tensor,
     ) -> tuple[Tensor, ...]:
         """Return the outputs (..., sizes[i]).
@@ -44,33 +44,27 @@ class Joined(torch.autograd.Function):
             hidden: x (..., inputs).
             weight: all W_i, (sum of sizes, inputs).
             bias: all b_i.
-            sizes: outputs of each.
-            adapted: which have an h_i and a B_i.
-            trained: whether weights and biases need gradients.
-            copied: which outputs get memory of their own: what keeps one of them then does not keep all.
+            form: of the product, see `Form`.
             factors: first every h_i (..., r), then every B_i (sizes[i], r).
         """
-        parts = _outputs(hidden, weight, bias, sizes, adapted, factors)
-        ctx.form = sizes, adapted, trained, bias is not None
-        ctx.save_for_backward(weight, *([hidden] if trained else []), *factors)
-        return tuple(_own(part) if index in copied else part for index, part in enumerate(parts))
+        parts = _outputs(hidden, weight, bias, form, factors)
+        ctx.form, ctx.biased = form, bias is not None
+        ctx.save_for_backward(weight, *([hidden] if form[2] else []), *factors)
+        return tuple(_own(part) if index in form[3] else part for index, part in enumerate(parts))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Gradients:
         """Return the gradients of x, weights and biases where they train, and factors."""
-        sizes, adapted, trained, biased = ctx.form
-        saved = ctx.saved_tensors
-        weight, factors = saved[0], saved[2 if trained else 1 :]
+        sizes, adapted, trained, _ = ctx.form
         if trained or len(sizes) > 2:
-            joined = torch.cat(gradients, -1)
-            hidden = saved[1] if trained else None
-            found = _gradients(joined, weight, sizes, adapted, hidden, biased, factors)
+            found = _gradients(ctx, torch.cat(gradients, -1), 0)
         else:
+            weight, *factors = ctx.saved_tensors
             # Two outputs are mostly a gated product's: joining their gradients would compute both twice.
             products = [part @ rows for part, rows in zip(gradients, weight.split(sizes), strict=True)]
             towards = products[0] if len(products) == 1 else products[0] + products[1]
             found = towards, None, None, *_of_factors(gradients, adapted, factors)
-        return *found[:3], None, None, None, None, *found[3:]
+        return *found[:3], None, *found[3:]
 
 
 class Turned(torch.autograd.Function):
@@ -82,31 +76,24 @@ class Turned(torch.autograd.Function):
         hidden: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        sizes: Sizes,
-        adapted: Sizes,
-        trained: bool,
-        copied: Sizes,
+        form: Form,
         cos: Tensor,
         sin: Tensor,
         *factors: Tensor,
     ) -> tuple[Tensor, ...]:
         """Return the outputs; `cos` and `sin` are those of the positions (B or 1, T, head size)."""
-        query, key, value = _outputs(hidden, weight, bias, sizes, adapted, factors)
+        query, key, value = _outputs(hidden, weight, bias, form, factors)
         query, key = turn(query, key, cos, sin)
-        ctx.form = sizes, adapted, trained, bias is not None
-        ctx.save_for_backward(weight, cos, sin, *([hidden] if trained else []), *factors)
-        return query, key, _own(value) if 2 in copied else value
+        ctx.form, ctx.biased = form, bias is not None
+        ctx.save_for_backward(weight, cos, sin, *([hidden] if form[2] else []), *factors)
+        return query, key, _own(value) if 2 in form[3] else value
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Gradients:
         """Return the gradients as `Joined` does."""
-        sizes, adapted, trained, biased = ctx.form
-        saved = ctx.saved_tensors
-        weight, cos, sin = saved[:3]
-        hidden, factors = (saved[3], saved[4:]) if trained else (None, saved[3:])
-        joined = turn_back(*gradients, cos, sin)
-        found = _gradients(joined, weight, sizes, adapted, hidden, biased, factors)
-        return *found[:3], None, None, None, None, None, None, *found[3:]
+        cos, sin = ctx.saved_tensors[1:3]
+        found = _gradients(ctx, turn_back(*gradients, cos, sin), 2)
+        return *found[:3], None, None, None, *found[3:]
 
 
 class Gated(torch.autograd.Function):
@@ -118,67 +105,63 @@ class Gated(torch.autograd.Function):
         hidden: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        sizes: Sizes,
-        adapted: Sizes,
-        trained: bool,
+        form: Form,
         *factors: Tensor,
     ) -> Tensor:
         """Return the gated output (..., sizes[0])."""
-        gate, up = _outputs(hidden, weight, bias, sizes, adapted, factors)
-        ctx.form = sizes, adapted, trained, bias is not None
-        ctx.save_for_backward(weight, gate, up, *([hidden] if trained else []), *factors)
+        gate, up = _outputs(hidden, weight, bias, form, factors)
+        ctx.form, ctx.biased = form, bias is not None
+        ctx.save_for_backward(weight, gate, up, *([hidden] if form[2] else []), *factors)
         return silu(gate) * up
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Gradients:
         """Return the gradients as `Joined` does."""
-        sizes, adapted, trained, biased = ctx.form
-        saved = ctx.saved_tensors
-        weight, gate, up = saved[:3]
-        hidden, factors = (saved[3], saved[4:]) if trained else (None, saved[3:])
-        joined = gate_back(gradients[0], gate, up)
-        found = _gradients(joined, weight, sizes, adapted, hidden, biased, factors)
-        return *found[:3], None, None, None, *found[3:]
+        gate, up = ctx.saved_tensors[1:3]
+        found = _gradients(ctx, gate_back(gradients[0], gate, up), 2)
+        return *found[:3], None, *found[3:]
 
 
 def _outputs(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, sizes: Sizes, adapted: Sizes, factors: Sequence[Tensor]
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, form: Form, factors: Sequence[Tensor]
 ) -> list[Tensor]:
     """Return W_i x + b_i, plus B_i h_i where there is an adapter."""
+    sizes, adapted, *_ = form
     parts = list(linear(hidden, weight, bias).split(sizes, -1))
-    for index, narrow, wide in zip(adapted, *halves(factors), strict=True):
+    for index, narrow, wide in zip(adapted, *_halves(factors), strict=True):
         parts[index] = _cast(parts[index] + linear(narrow, wide), parts[index].dtype)
     return parts
 
 
-def _gradients(
-    joined: Tensor,
-    weight: Tensor,
-    sizes: Sizes,
-    adapted: Sizes,
-    hidden: Tensor | None,
-    biased: bool,
-    factors: Sequence[Tensor],
-) -> Gradients:
-    """Return the gradients of x, weights, biases and factors; `joined` is that of all outputs, `hidden` x or None."""
+def _gradients(ctx: Any, joined: Tensor, kept: int) -> Gradients:
+    """Return the gradients of x, weights, biases and factors, given that of all outputs side by side.
+
+    Args:
+        ctx: with `form`, `biased`, and the weight, `kept` more tensors, x where the weight trains, and factors.
+        joined: that gradient.
+        kept: how many tensors lie between weight and x.
+    """
+    sizes, adapted, trained, _ = ctx.form
+    saved, begin = ctx.saved_tensors, 1 + kept
     weights = biases = None
-    if hidden is not None:
-        weights = _rows(joined).t() @ _rows(hidden)
-        biases = _rows(joined).sum(0) if biased else None
-    return joined @ weight, weights, biases, *_of_factors(joined.split(sizes, -1), adapted, factors)
+    if trained:
+        weights = _rows(joined).t() @ _rows(saved[begin])
+        biases = _rows(joined).sum(0) if ctx.biased else None
+    factors = saved[begin + 1 if trained else begin :]
+    return joined @ saved[0], weights, biases, *_of_factors(joined.split(sizes, -1), adapted, factors)
 
 
 def _of_factors(parts: Sequence[Tensor], adapted: Sizes, factors: Sequence[Tensor]) -> list[Tensor]:
     """Return the gradients of every h_i, then of every B_i."""
     narrow_gradients, wide_gradients = [], []
-    for index, narrow, wide in zip(adapted, *halves(factors), strict=True):
+    for index, narrow, wide in zip(adapted, *_halves(factors), strict=True):
         part = _cast(parts[index], narrow.dtype)
         narrow_gradients.append(part @ wide)
         wide_gradients.append(_rows(part).t() @ _rows(narrow))
     return [*narrow_gradients, *wide_gradients]
 
 
-def halves(factors: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+def _halves(factors: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
     """Return the first and the second half."""
     middle = len(factors) // 2
     return factors[:middle], factors[middle:]

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from striate.training.fast_lora import owner_of
 from striate.training.kernels import runs_triton
 
 # What attention is made of where nothing comes between its products and the rotation.
@@ -97,15 +98,14 @@ def turning(layer: nn.Module, names: Sequence[str], kwargs: Mapping[str, Any]) -
         names: paths in it of linear layers, in the order of their calls.
         kwargs: what the layer is called with.
     """
-    places = [name.removesuffix(".base_layer").rpartition(".") for name in names]
-    positions = kwargs.get(POSITIONS)
-    if [name for *_, name in places] != _CHILDREN or not isinstance(positions, tuple | list) or len(positions) != 2:
+    attention, positions = owner_of(layer, names, _CHILDREN), kwargs.get(POSITIONS)
+    if attention is None or not isinstance(positions, tuple | list) or len(positions) != 2:
         return None
-    attention = layer.get_submodule(places[0][0])
     children = {name for name, _ in attention.named_children()}
     size = getattr(attention, "head_dim", None)
     form = all(isinstance(one, Tensor) and one.dim() == 3 and one.shape[-1] == size for one in positions)
-    file = _file(attention)
+    kind: Any = type(attention)
+    file = _file(kind)
     usual = form and children == {*_CHILDREN, "o_proj"} and file is not None and _usual(getattr(file, _NAME))
     return attention if usual else None
 
@@ -113,15 +113,15 @@ def turning(layer: nn.Module, names: Sequence[str], kwargs: Mapping[str, Any]) -
 @contextmanager
 def turned_before(attentions: Sequence[nn.Module]) -> Iterator[None]:
     """Let these modules take queries and keys as rotated already."""
-    files = {name: file for attention in attentions if (file := _file(attention)) for name in (file.__name__,)}
-    originals = {name: getattr(file, _NAME) for name, file in files.items()}
-    for file in files.values():
+    kinds: set[Any] = {type(attention) for attention in attentions}
+    originals = {file: getattr(file, _NAME) for file in map(_file, kinds) if file}
+    for file in originals:
         setattr(file, _NAME, _unchanged)
     try:
         yield
     finally:
-        for name, file in files.items():
-            setattr(file, _NAME, originals[name])
+        for file, original in originals.items():
+            setattr(file, _NAME, original)
 
 
 def _unchanged(query: Tensor, key: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
@@ -129,9 +129,10 @@ def _unchanged(query: Tensor, key: Tensor, *_: Any, **__: Any) -> tuple[Tensor, 
     return query, key
 
 
-def _file(attention: nn.Module) -> ModuleType | None:
-    """Return the source file in which an attention module looks up its rotation, if it does."""
-    own: Any = inspect.unwrap(type(attention).forward)
+@cache
+def _file(kind: Any) -> ModuleType | None:
+    """Return the source file in which an attention module of this class looks up its rotation, if it does."""
+    own = inspect.unwrap(kind.forward)
     if _NAME not in own.__code__.co_names:
         return None
     file = sys.modules.get(own.__module__)

@@ -6,7 +6,7 @@ model of 30 layers by 4 to 5%, so that a fixed limit would either refuse good mo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -40,6 +40,30 @@ def own_rounding(model: nn.Module, collator: Collator, items: Sequence[Encoded],
         )
         worst = max(worst, float((together - alone).norm() / alone.norm()))
     return worst
+
+
+def unexplained(
+    difference: float,
+    tolerance: float,
+    model: nn.Module,
+    collator: Collator,
+    items: Callable[[], Sequence[Encoded]],
+    device: torch.device,
+) -> str:
+    """Return in words how large a difference is that neither `tolerance` nor rounding explains, or nothing.
+
+    Args:
+        difference: ||h' - h|| / ||h|| of two ways of computing the same.
+        tolerance: up to which it is accepted.
+        model: as for `own_rounding`, with the next two and what `items` gives.
+        collator: joins samples.
+        items: gives the compared samples, encoded; called above the tolerance only.
+        device: of the model.
+    """
+    if difference <= tolerance:
+        return ""
+    rounding = own_rounding(model, collator, items(), device)
+    return "" if difference <= TIMES * rounding else f"by {difference:.1%} (by rounding: {rounding:.1%})"
 
 
 def hidden_states(model: nn.Module, inputs: Batch) -> torch.Tensor:

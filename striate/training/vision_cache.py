@@ -27,7 +27,7 @@ from striate.training.kept import KeptCollator
 from striate.training.kept_store import DiskStore, MemoryStore, check_room, write_once
 from striate.training.modes import HALF
 from striate.training.processes import Processes
-from striate.training.rounding import TIMES, hidden_states, moved, own_rounding
+from striate.training.rounding import hidden_states, moved, unexplained
 
 FEATURES, SHAPES = "vision_features", "vision_shapes"
 _TOGETHER, _COMPARED = 16, 4
@@ -235,13 +235,9 @@ def _compare(
     half = any(parameter.dtype in HALF for parameter in model.parameters())
     # Convolutions on CUDA round float32 to ten bits unless told otherwise, and not alike at every batch size.
     rounded = device.type == "cuda" and torch.backends.cudnn.allow_tf32
-    if not difference <= (_HALF_TOLERANCE if half else _TF32_TOLERANCE if rounded else _TOLERANCE):
-        rounding = own_rounding(model, collator, collator.encode_each(samples), device)
-        if not difference <= TIMES * rounding:
-            raise uncached(
-                f"kept features change the hidden states of the first pictures, by {difference:.1%}"
-                f" (by rounding: {rounding:.1%})"
-            )
+    tolerance = _HALF_TOLERANCE if half else _TF32_TOLERANCE if rounded else _TOLERANCE
+    if by := unexplained(difference, tolerance, model, collator, lambda: collator.encode_each(samples), device):
+        raise uncached(f"kept features change the hidden states of the first pictures, {by}")
     return f"vision features: {len(samples)} samples get the hidden states of their pictures (within {difference:.1e})"
 
 

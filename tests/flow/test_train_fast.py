@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import json
 import logging
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from training_kit import Said
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from striate.artifacts import Region, TrainRecord
@@ -52,19 +52,6 @@ logging.getLogger("torch.__trace").propagate = False
 Run = Callable[..., TrainRecord]
 
 
-class Lines:
-    """A progress that keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, line: str) -> None:
-        self.said.append(line)
-
-    def track(self, title: str, total: int) -> Any:
-        return contextlib.nullcontext(lambda count=1: None)
-
-
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The front half of the compiler: graphs are captured, and run by kernels of PyTorch."""
@@ -80,7 +67,7 @@ def samples(pack_dir: Path) -> list[Sample]:
 @pytest.fixture
 def run(tmp_path: Path, samples: list[Sample], tiny_llava_dir: Path) -> Run:
     def start(loaded: Loaded, config: TrainSection, name: str, **machine: Any) -> tuple[TrainRecord, list[float], Any]:
-        lines = Lines()
+        lines = Said()
         record = train(
             loaded.model,
             loaded.processor,

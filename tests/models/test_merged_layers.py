@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,20 @@ def loss_and_gradients(model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor
     loss.backward()
     found = {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
     return loss.detach(), found
+
+
+def led_once(model: Any, layer: Any, note: Any, calls: int = 1) -> tuple[FastLayers, Callable[[], torch.Tensor]]:
+    """Call a layer compiled, both ways, with `note` given its graphs; return what led it, and the call."""
+    backend: Any = aot_autograd(fw_compiler=note, bw_compiler=note, partition_fn=min_cut_rematerialization_partition)
+    hidden = torch.randn(2, 8, 32, requires_grad=True)
+    rotary = model.get_decoder().rotary_emb(hidden, torch.arange(8)[None])
+    call = partial(layer, hidden, position_embeddings=rotary, attention_mask=None)
+    led = FastLayers([layer], backend=backend, say=pytest.fail)
+    led.install()
+    for _ in range(calls):
+        call().sum().backward()
+    led.remove()
+    return led, call
 
 
 @pytest.mark.parametrize(
@@ -94,13 +110,7 @@ def test_products_of_a_compiled_layer(
         counts.append((len(products), [node.args[0].meta["val"].shape for node in products]))
         return graph
 
-    backend: Any = aot_autograd(fw_compiler=count, bw_compiler=count, partition_fn=min_cut_rematerialization_partition)
-    hidden = torch.randn(2, 8, 32, requires_grad=True)
-    rotary = model.get_decoder().rotary_emb(hidden, torch.arange(8)[None])
-    led = FastLayers([layer], backend=backend, say=pytest.fail)
-    led.install()
-    layer(hidden, position_embeddings=rotary, attention_mask=None).sum().backward()
-    led.remove()
+    led, _ = led_once(model, layer, count)
     assert [number for number, _ in counts] == [forward, backward]
     (function,) = led.functions.values()
     suffix = ".base_layer" if method == "lora" else ""
@@ -122,19 +132,12 @@ def test_what_follows_a_product_is_part_of_it(family_builder: Any) -> None:
         found.append({str(node.target) for node in graph.graph.nodes if node.op == "call_function"})
         return graph
 
-    backend: Any = aot_autograd(fw_compiler=note, bw_compiler=note, partition_fn=min_cut_rematerialization_partition)
-    hidden = torch.randn(2, 8, 32, requires_grad=True)
-    rotary = model.get_decoder().rotary_emb(hidden, torch.arange(8)[None])
-    led = FastLayers([layer], backend=backend, say=pytest.fail)
-    led.install()
-    for _ in range(2):
-        layer(hidden, position_embeddings=rotary, attention_mask=None).sum().backward()
-    led.remove()
+    _, call = led_once(model, layer, note, calls=2)
     forward, backward = found
     assert "striate.turn.default" in forward
     assert {"striate.turn_back.default", "striate.gate_back.default"} <= backward
     assert not [one for one in forward | backward if one.startswith(("aten.cat", "aten.slice", "aten.neg"))]
-    assert layer(hidden, position_embeddings=rotary, attention_mask=None).shape == hidden.shape
+    assert call().shape == (2, 8, 32)
 
 
 def test_lean_layers_share_products_too(family_builder: Any) -> None:

@@ -56,7 +56,7 @@ def test_gradients_of_the_whole_product(trained: bool) -> None:
         weight, bias = weight.detach(), bias.detach()
 
     def run(*tensors: torch.Tensor) -> torch.Tensor:
-        return Gated.apply(*tensors[:3], (4, 4), (1,), trained, *tensors[3:])
+        return Gated.apply(*tensors[:3], ((4, 4), (1,), trained, ()), *tensors[3:])
 
     given_in = (hidden, weight, bias, narrow, wide)
     assert torch.autograd.gradcheck(run, given_in)
@@ -74,7 +74,7 @@ def test_gradients_of_turned_products(trained: bool) -> None:
     weight = weight if trained else weight.detach()
 
     def run(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return Turned.apply(*tensors[:2], None, (8, 4, 4), (0, 2), trained, (2,), cos, sin, *tensors[2:])
+        return Turned.apply(*tensors[:2], None, ((8, 4, 4), (0, 2), trained, (2,)), cos, sin, *tensors[2:])
 
     assert torch.autograd.gradcheck(run, (hidden, weight, *factors))
     query, key, value = linear(hidden, weight).split([8, 4, 4], -1)
@@ -93,8 +93,8 @@ def test_compiled_gradients(tokens: int, adapted: tuple[int, ...]) -> None:
     factors = (double(1, tokens, 2), double(8, 2)) if adapted else ()
 
     def run(hidden: torch.Tensor, *factors: torch.Tensor) -> torch.Tensor:
-        turned = Turned.apply(hidden, weight, None, (8, 4, 4), adapted, False, (2,), cos, sin, *factors)
-        gated = Gated.apply(hidden, weight, None, (8, 8), adapted, False, *factors)
+        turned = Turned.apply(hidden, weight, None, ((8, 4, 4), adapted, False, (2,)), cos, sin, *factors)
+        gated = Gated.apply(hidden, weight, None, ((8, 8), adapted, False, ()), *factors)
         return sum(((place + 1) * part).sin().sum() for place, part in enumerate((*turned, gated)))
 
     torch._dynamo.reset()

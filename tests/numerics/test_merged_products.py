@@ -31,7 +31,7 @@ def test_frozen_weights(form: str, adapted: tuple[int, ...], biased: bool) -> No
     weight = torch.randn(total, 7, dtype=torch.float64)
     bias = torch.randn(total, dtype=torch.float64) if biased else None
     copied = (len(sizes) - 1,) if len(sizes) > 2 else ()
-    found = Joined.apply(hidden, weight, bias, sizes, adapted, False, copied, *factors)
+    found = Joined.apply(hidden, weight, bias, (sizes, adapted, False, copied), *factors)
     expected = list(linear(hidden, weight, bias).split(sizes, -1))
     for place, index in enumerate(adapted):
         expected[index] = expected[index] + factors[place] @ factors[place + len(adapted)].t()
@@ -52,7 +52,7 @@ def test_weights_that_train(form: str) -> None:
     sizes = SIZES[form]
     hidden, weight, bias = tensors((2, 5, 7), (sum(sizes), 7), (sum(sizes),))
     assert torch.autograd.gradcheck(
-        lambda *given: Joined.apply(*given, sizes, (), True, ()), (hidden, weight, bias), fast_mode=False
+        lambda *given: Joined.apply(*given, (sizes, (), True, ())), (hidden, weight, bias), fast_mode=False
     )
 
 
@@ -61,7 +61,7 @@ def test_compiled_gradients(tokens: int) -> None:
     """Values of a single token are contiguous already: PyTorch 2.11's compiler loses gradients of such an alias."""
 
     def run(hidden: Tensor, weight: Tensor) -> Tensor:
-        parts = Joined.apply(hidden, weight, None, (4, 2, 2), (), False, (2,))
+        parts = Joined.apply(hidden, weight, None, ((4, 2, 2), (), False, (2,)))
         return sum(((place + 1) * part).sin().sum() for place, part in enumerate(parts))
 
     (hidden,), weight = tensors((1, tokens, 7)), torch.randn(8, 7, dtype=torch.float64)
