@@ -57,7 +57,7 @@ class Joined(torch.autograd.Function):
         """Return the gradients of x, weights and biases where they train, and factors."""
         sizes, adapted, trained, _ = ctx.form
         if trained or len(sizes) > 2:
-            found = _gradients(ctx, torch.cat(gradients, -1), 0)
+            found = _gradients(ctx, ctx.saved_tensors, torch.cat(gradients, -1), 0)
         else:
             weight, *factors = ctx.saved_tensors
             # Two outputs are mostly a gated product's: joining their gradients would compute both twice.
@@ -91,8 +91,8 @@ class Turned(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Gradients:
         """Return the gradients as `Joined` does."""
-        cos, sin = ctx.saved_tensors[1:3]
-        found = _gradients(ctx, turn_back(*gradients, cos, sin), 2)
+        saved = ctx.saved_tensors
+        found = _gradients(ctx, saved, turn_back(*gradients, *saved[1:3]), 2)
         return *found[:3], None, None, None, *found[3:]
 
 
@@ -117,8 +117,8 @@ class Gated(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Gradients:
         """Return the gradients as `Joined` does."""
-        gate, up = ctx.saved_tensors[1:3]
-        found = _gradients(ctx, gate_back(gradients[0], gate, up), 2)
+        saved = ctx.saved_tensors
+        found = _gradients(ctx, saved, gate_back(gradients[0], *saved[1:3]), 2)
         return *found[:3], None, *found[3:]
 
 
@@ -133,16 +133,18 @@ def _outputs(
     return parts
 
 
-def _gradients(ctx: Any, joined: Tensor, kept: int) -> Gradients:
+def _gradients(ctx: Any, saved: Sequence[Tensor], joined: Tensor, kept: int) -> Gradients:
     """Return the gradients of x, weights, biases and factors, given that of all outputs side by side.
 
     Args:
-        ctx: with `form`, `biased`, and the weight, `kept` more tensors, x where the weight trains, and factors.
+        ctx: with `form` and `biased`.
+        saved: the weight, `kept` more tensors, x where the weight trains, and factors; read from `ctx` once, since a
+            recomputed layer hands them out once.
         joined: that gradient.
         kept: how many tensors lie between weight and x.
     """
     sizes, adapted, trained, _ = ctx.form
-    saved, begin = ctx.saved_tensors, 1 + kept
+    begin = 1 + kept
     weights = biases = None
     if trained:
         weights = _rows(joined).t() @ _rows(saved[begin])
