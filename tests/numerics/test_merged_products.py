@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
+from torch.utils.checkpoint import checkpoint
 
 from striate.training.merged import Shared, SharedLinear, SideBySide, merge, siblings, take_apart
-from striate.training.products import Joined
+from striate.training.products import Gated as GatedProduct
+from striate.training.products import Joined, Turned
 
 SIZES = {"two": (6, 4), "grouped": (8, 2, 2)}
 
@@ -54,6 +56,29 @@ def test_weights_that_train(form: str) -> None:
     assert torch.autograd.gradcheck(
         lambda *given: Joined.apply(*given, (sizes, (), True, ())), (hidden, weight, bias), fast_mode=False
     )
+
+
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize(
+    ("product", "sizes"), [(Joined, (4, 4)), (Joined, (4, 2, 2)), (Turned, (4, 2, 2)), (GatedProduct, (4, 4))]
+)
+def test_recomputed(product: type[torch.autograd.Function], sizes: tuple[int, ...], trained: bool) -> None:
+    """A recomputed product finds what it keeps once in the backward pass, and gives the same gradients."""
+    hidden, weight, narrow, wide = tensors((2, 5, 7), (sum(sizes), 7), (2, 5, 3), (sizes[0], 3))
+    weight.requires_grad_(trained)
+    positions = torch.randn(2, 2, 5, 2, dtype=torch.float64).unbind(0) if product is Turned else ()
+
+    def run(hidden: Tensor, weight: Tensor, narrow: Tensor, wide: Tensor) -> Tensor:
+        found = product.apply(hidden, weight, None, (sizes, (0,), trained, ()), *positions, narrow, wide)
+        parts = found if isinstance(found, tuple) else (found,)
+        return sum(((place + 1) * part).sin().sum() for place, part in enumerate(parts))
+
+    inputs = [hidden, narrow, wide, *([weight] if trained else [])]
+    given = hidden, weight, narrow, wide
+    wanted = torch.autograd.grad(run(*given), inputs)
+    found = torch.autograd.grad(checkpoint(run, *given, use_reentrant=False), inputs)
+    for mine, theirs in zip(found, wanted, strict=True):
+        assert torch.equal(mine, theirs)
 
 
 @pytest.mark.parametrize("tokens", [1, 3])
