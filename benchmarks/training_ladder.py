@@ -27,6 +27,7 @@ from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TextIO
+from unittest import mock
 
 import peft
 import torch
@@ -44,6 +45,7 @@ from striate.models.image_skip import ImageSkip
 from striate.models.trainability import apply_region, lora_config
 from striate.models.vision_tap import PIXELS, VisionTap
 from striate.selectors.spec import resolve
+from striate.training import dropped
 from striate.training.answer_loss import answer_loss
 from striate.training.answer_places import ANSWERS, find_answers
 from striate.training.fast_layers import FastLayers, fast_layers
@@ -134,6 +136,8 @@ class Bench:
                 stack.enter_context(torch.nn.attention.sdpa_kernel(order, set_priority=True))
             if rung.attention == "short":
                 stack.enter_context(self.short(rung))
+            if not rung.dropped:
+                stack.enter_context(mock.patch.object(dropped, "has_kernels", return_value=False))
             if rung.frozen == "fp8":
                 stack.enter_context(frozen_in_fp8(self.model, self.region, print_line))
             if rung.frozen == "int8":

@@ -67,6 +67,7 @@ class Rung:
         image_tokens: whether image tokens are computed in all layers, or in the region alone.
         graphs: whether kernels are recorded as CUDA graphs.
         merged: whether linear layers that read the same tensor are one product.
+        dropped: whether LoRA's dropout happens inside the kernels of its narrow products.
         options: of the compiler.
         kept_features: whether vision features are kept, so that no step runs the vision encoder.
         answers_last: whether the compiled last layer runs at answer positions only.
@@ -92,6 +93,7 @@ class Rung:
     image_tokens: Literal["all", "region"] = "all"
     graphs: bool = False
     merged: bool = True
+    dropped: bool = True
     options: dict[str, Any] = field(default_factory=dict)
     kept_features: bool = False
     answers_last: bool = True
@@ -120,6 +122,13 @@ RUNGS = (
         "queries, keys and values, and gated products, one by one",
         compiled=True,
         merged=False,
+        optional=True,
+    ),
+    Rung(
+        "exact copies",
+        "LoRA's dropped inputs written out",
+        compiled=True,
+        dropped=False,
         optional=True,
     ),
     Rung("exact kept", "vision features kept, as the encoder is frozen", compiled=True, kept_features=True),

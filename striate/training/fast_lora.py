@@ -8,41 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.functional import linear
-from torch.utils.checkpoint import checkpoint
 
-# The two multipliers of a 32-bit integer finaliser of low bias (github.com/skeeto/hash-prospector), as signed numbers.
-_FIRST, _SECOND = 0x7FEB352D, 0x846CA68B - 2**32
-# 2**32 over the golden ratio, odd: neighbouring columns begin far apart.
-_STRIDE = 0x9E3779B9 - 2**32
-
-
-def kept(keys: torch.Tensor, columns: int, probability: float) -> torch.Tensor:
-    """Return which values dropout keeps, bool (..., columns), each with probability 1 - `probability`.
-
-    Value c of a row is kept when hash(key + c x stride) lies in the upper share of the 32-bit numbers. The hash is a
-    bijection, so over random keys every value is uniform, to 2^-32; the same keys give the same mask again.
-
-    Args:
-        keys: int32 (...), one random number a row, over the whole range of the type.
-        columns: values a row.
-        probability: of dropping a value.
-    """
-    counter = torch.arange(columns, device=keys.device, dtype=torch.int32) * _STRIDE
-    bits = keys.unsqueeze(-1) + counter
-    # Shifts of signed numbers bring copies of the sign in; the mask takes them away.
-    bits = (bits ^ ((bits >> 16) & 0xFFFF)) * _FIRST
-    bits = (bits ^ ((bits >> 15) & 0x1FFFF)) * _SECOND
-    return bits >= round(probability * 2**32) - 2**31
-
-
-def _drop(hidden: torch.Tensor, keys: torch.Tensor, probability: float) -> torch.Tensor:
-    """Return `hidden` with values dropped; what is left is scaled later, where it is narrow."""
-    return torch.where(kept(keys, hidden.shape[-1], probability), hidden, 0.0)
-
-
-def draw_keys(count: int, shape: torch.Size, device: torch.device) -> torch.Tensor:
-    """Return random keys for `kept`, int32 (count, *shape), from PyTorch's generator of the device."""
-    return torch.randint(-(2**31), 2**31, (count, *shape), dtype=torch.int32, device=device)
+from striate.training.dropped import narrow_products
 
 
 class FastLora(nn.Module):
@@ -93,11 +60,9 @@ class FastLora(nn.Module):
 
     def narrow(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return A dropout(x), (B, T, r), still to be scaled by 1 / (1 - probability)."""
-        hidden = self.cast(hidden)
-        if self.drops:
-            # Within a compiled graph this keeps neither the mask nor the dropped input: both come back from the keys.
-            hidden = checkpoint(_drop, hidden, self.keys, self.probability, use_reentrant=False)
-        return linear(hidden, self.first.weight)
+        if not self.drops:
+            return linear(self.cast(hidden), self.first.weight)
+        return narrow([self], hidden)[0]
 
     def wide(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return B with all scales in it, (out, r): scaling the update would write it and its gradient anew."""
@@ -109,6 +74,12 @@ class FastLora(nn.Module):
         kind = (device or tensor.device).type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.first.weight.dtype
         return tensor.to(dtype)
+
+
+def narrow(adapters: Sequence[FastLora], hidden: torch.Tensor) -> list[torch.Tensor]:
+    """Return A dropout(x), (B, T, r), of adapters that drop alike, each with a mask of its own; not scaled yet."""
+    keys, factors = [one.keys for one in adapters], [one.cast(one.first.weight) for one in adapters]
+    return narrow_products(adapters[0].cast(hidden), keys, factors, adapters[0].probability)
 
 
 def why_not(module: nn.Module) -> str:

@@ -16,7 +16,8 @@ from torch.func import functional_call
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from striate.models.eval_mode import evaluating
-from striate.training.fast_lora import adapt, draw_keys
+from striate.training.dropped import draw_keys
+from striate.training.fast_lora import adapt
 from striate.training.gated import gate, gating
 from striate.training.layer_form import template_of
 from striate.training.merged import Group, Shared, merge, siblings

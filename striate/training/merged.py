@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from striate.training.fast_lora import FastLora
+from striate.training.fast_lora import FastLora, narrow
 from striate.training.products import Gated, Joined, Turned
 
 # Paths of the linear layers that read one tensor, in the order in which they are called.
@@ -90,9 +90,11 @@ class Shared:
 
     @staticmethod
     def _narrow(adapted: list[FastLora], hidden: Tensor) -> list[Tensor]:
-        """Return A x of every adapter, with its own dropout; without dropout they are one product too."""
-        if not adapted or any(member.drops for member in adapted):
+        """Return A x of every adapter, with its own dropout; one pass over x, or without dropout one product."""
+        if len({(member.drops, member.probability) for member in adapted}) != 1:
             return [member.narrow(hidden) for member in adapted]
+        if adapted[0].drops:
+            return narrow(adapted, hidden)
         factors = [member.first.weight for member in adapted]
         hidden = adapted[0].cast(hidden)
         return list(linear(hidden, torch.cat(factors)).split([one.shape[0] for one in factors], -1))

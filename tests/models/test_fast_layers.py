@@ -18,8 +18,9 @@ from striate.models.anatomy import decoder_layers
 from striate.models.trainability import apply_region, lora_config
 from striate.training.answer_loss import answer_loss
 from striate.training.answer_rows import AnswerFunction
+from striate.training.dropped import draw_keys, kept
 from striate.training.fast_layers import FastLayers, fast_layers
-from striate.training.fast_lora import FastLora, draw_keys, kept
+from striate.training.fast_lora import FastLora
 from striate.training.layer_form import kind_of, refusal
 from striate.training.layer_function import LayerFunction
 

@@ -20,6 +20,7 @@ from striate.models.forecast_settings import Settings
 from striate.models.forecast_shapes import model_shape
 from striate.models.image_skip import ImageSkip
 from striate.models.trainability import apply_region, lora_config
+from striate.training import dropped
 from striate.training.fast_layers import FastLayers
 from striate.training.image_rows import reading
 from striate.training.modes import FrozenModules, MasterWeights
@@ -95,8 +96,15 @@ def kept_bytes(model: Any, index: int, lean: bool, image: int = 0) -> float:
     return sum(seen.values()) / (ROWS * LENGTH)
 
 
-@pytest.mark.parametrize(("method", "index", "lean"), [("lora", 0, False), ("lora", 1, True), ("full", 0, False)])
-def test_a_layer_keeps_what_is_forecast(method: str, index: int, lean: bool) -> None:
+@pytest.mark.parametrize(
+    ("method", "index", "lean", "kernels"),
+    [("lora", 0, False, False), ("lora", 0, False, True), ("lora", 1, True, False), ("full", 0, False, False)],
+)
+def test_a_layer_keeps_what_is_forecast(
+    method: str, index: int, lean: bool, kernels: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where LoRA's dropout happens inside operators of its own."""
+    monkeypatch.setattr(dropped, "has_kernels", lambda *_: kernels)
     model, shape = build(method)
     settings = Settings(method=method, r=RANK, fused=True, lean=lean)  # type: ignore[arg-type]
     expected = forecast_memory._own_bytes(shape.layers[index], index in REGION.layers, settings)
