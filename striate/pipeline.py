@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from striate.artifacts import (
     PruneRecord,
@@ -20,14 +19,13 @@ from striate.artifacts import (
 from striate.config import RunConfig, anchored
 from striate.demo.places import locate_data, locate_model
 from striate.early_checks import check_base, check_region, find_base, find_sources, labels_of
+from striate.held_model import BASE_LABEL, QUANTISED, HeldModel
 from striate.progress import Progress, Silent
 from striate.run_folder import RunFolder, open_run
 from striate.stage_inputs import StageInputs
 
 if TYPE_CHECKING:
     from striate.tasks.items import Pack
-
-BASE_LABEL, QUANTISED = "start", "start in 4 bits"
 
 
 class Flow:
@@ -62,7 +60,7 @@ class Flow:
         self.model_path = locate_model(config.model.path, self.progress)
         self.train_paths = [locate_data(name, self.progress) for name in config.data.train]
         self.calibration_paths = [locate_data(name, self.progress) for name in config.data.calibration]
-        self._held: tuple[str, Any] | None = None
+        self._models = HeldModel(config, self._path_of)
         self.base_path = find_base(config, self.progress)
         self.sources = find_sources(config, self.progress) if gated is None else gated
         pack_paths = [source.folder for source in self.sources]
@@ -97,7 +95,7 @@ class Flow:
 
         def work() -> float:
             samples = read_many(self.calibration_paths or self.train_paths, section.samples, self.config.seed)
-            loaded = self._load(BASE_LABEL)
+            loaded = self._models.load(BASE_LABEL)
             scores = analyze(
                 loaded.model,
                 loaded.processor,
@@ -150,8 +148,8 @@ class Flow:
 
             def work() -> float:
                 tell(job)
-                loaded = self._load(QUANTISED if self.config.train.method == "qlora" else BASE_LABEL)
-                self._held = None
+                loaded = self._models.load(QUANTISED if self.config.train.method == "qlora" else BASE_LABEL)
+                self._models.drop()
                 record = job.run(loaded, self.progress)
                 write_document(self.out / "train.json", record)
                 self._write_card("tuned")
@@ -170,8 +168,8 @@ class Flow:
         section = self.config.prune
 
         def work() -> float:
-            loaded = self._load("tuned")
-            self._held = None
+            loaded = self._models.load("tuned")
+            self._models.drop()
             samples = read_many(self.train_paths, 2, self.config.seed)
             prompts = Collator(loaded.processor, self.config.train.max_length, train=False).encode_prompts(samples)
             _, record = prune(
@@ -205,10 +203,10 @@ class Flow:
                 model=self._path_of(label),
                 inputs=self.inputs.evaluate(label),
                 packs=lambda: self._packs,
-                load=partial(self._load, label),
+                load=partial(self._models.load, label),
                 progress=self.progress,
             )
-            self._held = None
+            self._models.drop()
         results = read_results(self.out, self.labels)
         retention = write_retention(self.out, results, section, self.config.seed)
         write_gate(self.out, results, section, self.config.seed)
@@ -237,7 +235,7 @@ class Flow:
                 label,
                 model=self._path_of(label),
                 inputs=self.inputs.suite(label, suite),
-                load=partial(self._load, label),
+                load=partial(self._models.load, label),
                 progress=self.progress,
             )
             for label in self.labels
@@ -283,23 +281,6 @@ class Flow:
         """Return where the model called `label` is."""
         places = {"tuned": self.out / "checkpoint", "pruned": self.out / "pruned", **self.config.evaluate.others}
         return str(places.get(label, self.model_path))
-
-    def _load(self, label: str) -> Any:
-        """Return the model called `label` with its processor, adapters merged; it is held for the next stage."""
-        from striate.models.loading import load_model
-        from striate.models.quantised import load_quantised
-
-        if self._held is None or self._held[0] != label:
-            self._held = None
-            gc.collect()
-            machine, path = self.config.machine, self._path_of(label)
-            revision = self.config.model.revision if label in (BASE_LABEL, QUANTISED) else None
-            if label == QUANTISED:
-                loaded = load_quantised(path, device=machine.device, revision=revision)
-            else:
-                loaded = load_model(path, device=machine.device, dtype=machine.dtype, revision=revision, merge=True)
-            self._held = (label, loaded)
-        return self._held[1]
 
     def _num_layers(self) -> int:
         """Return the number of decoder layers: from the scores if there are some, else from the model's config."""

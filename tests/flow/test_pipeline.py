@@ -25,6 +25,7 @@ from striate.artifacts import (
 from striate.config import RunConfig, load_config
 from striate.errors import ArtifactError, StriateError
 from striate.fingerprints import fingerprint
+from striate.held_model import HeldModel
 from striate.pipeline import Flow
 from striate.run_folder import RunRecord
 
@@ -329,7 +330,7 @@ def test_stale_predecessor_is_refused(own: Path, run_config: Callable[..., RunCo
 def test_select_reads_no_weights(
     run_config: Callable[..., RunConfig], listener: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Flow, "_load", lambda *_: pytest.fail("weights were read"))
+    monkeypatch.setattr(HeldModel, "load", lambda *_: pytest.fail("weights were read"))
     flow = Flow(run_config(), tmp_path / "run", progress=listener())
     assert flow.select().layers == (0, 2)
 
