@@ -20,7 +20,8 @@ from striate.cli import app
 from striate.config import RunConfig
 from striate.pipeline import Flow
 
-LONG = ["train.epochs=10", "train.lr=1e-3", "evaluate.packs=[]"]
+# Long enough for a signal to arrive in time on a busy machine.
+LONG = ["train.epochs=40", "train.lr=1e-3", "evaluate.packs=[]"]
 
 
 def losses(run: Path) -> list[tuple[int, float, float]]:
@@ -87,7 +88,7 @@ def test_signals_to_a_real_process(
     assert done.stderr.strip().splitlines()[-1] == f"stopped; the same command with --out {cut} goes on from here"
     assert "Traceback" not in done.stderr
     reached = len(losses(cut))
-    assert 3 <= reached < 40
+    assert 3 <= reached < 160
     assert not (cut / "checkpoint").exists()
     killed = _stop_after(arguments, cut, reached + 5, signal.SIGKILL)
     assert killed.returncode == -signal.SIGKILL
