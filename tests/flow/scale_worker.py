@@ -224,6 +224,9 @@ def main(chosen: Callable[[Path, str], dict[str, Any]] = scenario) -> None:
         processes.wait()
     if processes.count > 1:
         torch.distributed.destroy_process_group()
+        sys.stdout.flush()
+        # All is written; threads of PyTorch's that outlive the group now and then abort an interpreter that ends.
+        os._exit(0)
 
 
 if __name__ == "__main__":

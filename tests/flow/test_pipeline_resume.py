@@ -20,8 +20,7 @@ from striate.cli import app
 from striate.config import RunConfig
 from striate.pipeline import Flow
 
-# Long enough for a signal to arrive in time on a busy machine.
-LONG = ["train.epochs=40", "train.lr=1e-3", "evaluate.packs=[]"]
+LONG = ["train.epochs=20", "train.lr=1e-3", "evaluate.packs=[]"]
 
 
 def losses(run: Path) -> list[tuple[int, float, float]]:
@@ -88,7 +87,7 @@ def test_signals_to_a_real_process(
     assert done.stderr.strip().splitlines()[-1] == f"stopped; the same command with --out {cut} goes on from here"
     assert "Traceback" not in done.stderr
     reached = len(losses(cut))
-    assert 3 <= reached < 160
+    assert 3 <= reached < 80
     assert not (cut / "checkpoint").exists()
     killed = _stop_after(arguments, cut, reached + 5, signal.SIGKILL)
     assert killed.returncode == -signal.SIGKILL
@@ -112,6 +111,8 @@ def _stop_after(arguments: list[str], run: Path, steps: int, how: signal.Signals
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # A shell that runs the tests in the background has them, and what they start, ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     log, deadline = run / "train_log.jsonl", time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline:
