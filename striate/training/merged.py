@@ -91,7 +91,7 @@ class Shared:
     @staticmethod
     def _narrow(adapted: list[FastLora], hidden: Tensor) -> list[Tensor]:
         """Return A x of every adapter, with its own dropout; one pass over x, or without dropout one product."""
-        if len({(member.drops, member.probability) for member in adapted}) != 1:
+        if len({member.drops and member.probability for member in adapted}) != 1:
             return [member.narrow(hidden) for member in adapted]
         if adapted[0].drops:
             return narrow(adapted, hidden)
