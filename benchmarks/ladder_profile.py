@@ -23,6 +23,7 @@ KINDS = (
 STEPS = 3
 _MARKS = ("## ", "Optimizer.")
 RANK = 128
+_GAPS = (2, 5, 20, 100, float("inf"))
 
 
 def profile(step: Callable[[], Any], device: str) -> dict[str, Any]:
@@ -38,11 +39,15 @@ def profile(step: Callable[[], Any], device: str) -> dict[str, Any]:
         wall = 1e3 * (time.perf_counter() - begin) / STEPS
     kernels: defaultdict[str, float] = defaultdict(float)
     counts: defaultdict[str, int] = defaultdict(int)
-    for event in found.events():
-        # The compiler and optimizers mark whole spans on the device's timeline too; they aren't kernels.
-        if event.device_type == torch.autograd.DeviceType.CUDA and not event.name.startswith(_MARKS):
-            kernels[event.name] += event.self_device_time_total / 1e3 / STEPS
-            counts[event.name] += 1
+    # The compiler and optimizers mark whole spans on the device's timeline too; they aren't kernels.
+    ran = [
+        event
+        for event in found.events()
+        if event.device_type == torch.autograd.DeviceType.CUDA and not event.name.startswith(_MARKS)
+    ]
+    for event in ran:
+        kernels[event.name] += event.self_device_time_total / 1e3 / STEPS
+        counts[event.name] += 1
     kinds: defaultdict[str, float] = defaultdict(float)
     for name, spent in kernels.items():
         kinds[_kind(name)] += spent
@@ -52,10 +57,34 @@ def profile(step: Callable[[], Any], device: str) -> dict[str, Any]:
         "wall_ms": round(wall, 1),
         "busy_ms": round(busy, 1),
         "gaps_ms": round(wall - busy, 1),
+        "gaps": _gaps([(event.time_range.start, event.time_range.end, event.name) for event in ran]),
         "kernels_a_step": sum(counts.values()) // STEPS,
         "kinds_ms": {name: round(spent, 2) for name, spent in sorted(kinds.items(), key=lambda item: -item[1])},
         "lora_products_ms": round(_lora(found), 2),
         "longest_ms": {name[:110]: [round(spent, 2), counts[name] // STEPS] for name, spent in longest},
+    }
+
+
+def _gaps(ran: list[tuple[float, float, str]]) -> dict[str, Any]:
+    """Return milliseconds a step between kernels by length of the gap, and the longest of them with what is before and after.
+
+    Args:
+        ran: when each kernel began and ended, in microseconds, and its name.
+    """
+    lengths: defaultdict[str, list[float]] = defaultdict(lambda: [0.0, 0])
+    longest: list[tuple[float, str, str]] = []
+    over, before = 0.0, ""
+    for start, end, name in sorted(ran):
+        if before and start > over:
+            found = lengths[next(f"below {most} us" for most in _GAPS if start - over < most)]
+            found[0], found[1] = found[0] + (start - over) / 1e3 / STEPS, found[1] + 1
+            longest.append((start - over, before, name))
+        if end > over:
+            over, before = end, name
+    longest.sort(reverse=True)
+    return {
+        **{name: [round(spent, 2), round(count / STEPS)] for name, (spent, count) in sorted(lengths.items())},
+        "longest_us": [[round(length), before[:60], after[:60]] for length, before, after in longest[:12]],
     }
 
 

@@ -137,7 +137,7 @@ class Bench:
             if rung.attention == "short":
                 stack.enter_context(self.short(rung))
             if not rung.dropped:
-                stack.enter_context(mock.patch.object(dropped, "has_kernels", return_value=False))
+                stack.enter_context(mock.patch.object(dropped, "has_kernels", lambda *_, **__: False))
             if rung.frozen == "fp8":
                 stack.enter_context(frozen_in_fp8(self.model, self.region, print_line))
             if rung.frozen == "int8":
@@ -243,6 +243,7 @@ class Bench:
             "ms": round(middle, 1),
             "ms_min": round(min(timed), 1),
             "n": len(timed),
+            "steps_ms": [round(spent, 1) for spent in timed],
             "peak_gib": round(peak, 2),
             "reserved_gib": round(torch.cuda.max_memory_reserved() / 2**30 if self.device == "cuda" else 0.0, 2),
             "forecast_gib": round(forecast_gib, 2),

@@ -132,6 +132,7 @@ RUNGS = (
         optional=True,
     ),
     Rung("exact kept", "vision features kept, as the encoder is frozen", compiled=True, kept_features=True),
+    Rung("exact graphs", "kernels recorded as CUDA graphs", compiled=True, graphs=True, optional=True),
     Rung("exact cudnn", "attention by cuDNN first", compiled=True, attention="cudnn"),
     Rung("exact no dropout", "LoRA without dropout", compiled=True, dropout=0.0, optional=True),
     Rung(
