@@ -66,7 +66,7 @@ def profile(step: Callable[[], Any], device: str) -> dict[str, Any]:
 
 
 def _gaps(ran: list[tuple[float, float, str]]) -> dict[str, Any]:
-    """Return milliseconds a step between kernels by length of the gap, and the longest of them with what is before and after.
+    """Return milliseconds a step between kernels by length of the gap, and the longest with what is before and after.
 
     Args:
         ran: when each kernel began and ended, in microseconds, and its name.

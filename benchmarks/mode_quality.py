@@ -85,7 +85,7 @@ def run_one(args: argparse.Namespace, name: str, seed: int) -> None:
     mode, out, began = MODES[name], args.out / f"{name}-{seed}", time.perf_counter()
     loaded = load_model(args.model)
     samples = read_many(sorted(args.data.glob("*/train.json")), args.samples, 0)
-    settings = {**SETTINGS, "epochs": args.epochs, **mode.train}
+    settings = {**SETTINGS, "epochs": args.epochs, **_given(args), **mode.train}
     machine = MachineSection(
         micro_batch=64,
         pack_tokens=args.pack_tokens,
@@ -132,6 +132,12 @@ def run_one(args: argparse.Namespace, name: str, seed: int) -> None:
         "predictions": [_slim(one) for one in answers],
     }
     (args.out / f"{name}-{seed}.json").write_text(json.dumps(found))
+
+
+def _given(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings of training that the command line names."""
+    names = ("method", "lr", "projector_lr", "batch_size")
+    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
 
 def _slim(answer: Prediction) -> dict[str, Any]:
@@ -246,6 +252,10 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side on the device")
     parser.add_argument("--epochs", type=float, default=2)
+    parser.add_argument("--method", choices=("lora", "full"), help=f"what trains; LoRA of rank {LORA['r']} by default")
+    parser.add_argument("--lr", type=float, help=f"{SETTINGS['lr']} by default")
+    parser.add_argument("--projector-lr", type=float, help=f"{SETTINGS['projector_lr']} by default")
+    parser.add_argument("--batch-size", type=int, help=f"samples a step, {SETTINGS['batch_size']} by default")
     parser.add_argument("--samples", type=int, help="training samples, drawn once; all by default")
     parser.add_argument("--limit", type=int, help="test items a pack")
     parser.add_argument("--bootstrap", type=int, default=2000)
