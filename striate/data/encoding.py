@@ -26,6 +26,10 @@ class Encoded:
         """The number of tokens."""
         return self.tokens["input_ids"].shape[1]
 
+    def owned(self) -> Encoded:
+        """Return the sample with memory of its own: each tensor that a worker hands over keeps a file open."""
+        return Encoded(*({name: value.clone() for name, value in one.items()} for one in (self.tokens, self.pictures)))
+
 
 class Encoder:
     """Encodes rendered text and pictures with one processor, whatever that processor makes of a placeholder."""

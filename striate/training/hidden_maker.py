@@ -76,7 +76,7 @@ class HiddenMaker:
                 for (index, item), states in zip(group, self._states([item for _, item in group]), strict=True):
                     add(str(index), states)
                     tokens = (1, item.length)
-                    items[index] = Encoded(item.tokens, without_pictures(item.pictures, tokens))
+                    items[index] = Encoded(item.tokens, without_pictures(item.pictures, tokens)).owned()
                 advance(len(group))
         return [items[index] for index in range(len(order))]
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import peft
+import torch
 from torch import nn
 
 from striate.artifacts import Region, Trainable
@@ -88,7 +89,10 @@ def opened(
     names = {name for name, parameter in tuned.named_parameters() if parameter.requires_grad}
     weights = MasterWeights(tuned)
     example = next((sample for sample in samples if sample.images), samples[0])
-    region = begin_modes(tuned, region, collator([example]), config)
+    device = next(tuned.parameters()).device
+    # What trains is in float32 by now, and meets half precision as it will in training.
+    with torch.autocast(device.type, weights.dtype or torch.bfloat16, enabled=weights.dtype is not None):
+        region = begin_modes(tuned, region, collator([example]), config)
     try:
         yield Opened(tuned, region, trainable, names, weights, turns, collator, example, config.train_projector)
     finally:

@@ -163,7 +163,7 @@ class _Maker:
         label = "vision features" if add else "tokens"
         with self._progress.track(label, len(self._samples)) as advance:
             for sample, item, key in self._loader:
-                items[sample] = (_without_pixels(item), key)
+                items[sample] = (_without_pixels(item).owned(), key)
                 if key and key not in known and key not in waiting:
                     if add is None:
                         raise _other_pictures(folder, sample)

@@ -111,6 +111,18 @@ def test_while_training_only(tiny_llava: Loaded, run: Run, tmp_path: Path) -> No
     assert "Image tokens" not in (tmp_path / "run" / "checkpoint" / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize(
+    "mode", [{"image_first": 1}, {"packing": True}, {"image_tokens": "region while training"}], ids=str
+)
+def test_half_precision_follows_the_rule(tiny_llava: Loaded, run: Run, mode: dict[str, Any], method: str) -> None:
+    tiny_llava.model.to(torch.bfloat16)
+    machine = MachineSection(micro_batch=2, cache_vision="memory")
+    config = with_mode(**{"method": method, "image_tokens": "region", **mode})
+    record = run(tiny_llava, config.model_copy(update={"max_steps": 30}), machine=machine)
+    assert record.last_loss < 0.9 * record.first_loss
+
+
 def test_the_mode_changes_what_is_learned(tiny_llava: Loaded, run: Run) -> None:
     plain = run(copy.deepcopy(tiny_llava), LORA, "plain")
     ruled = run(tiny_llava, with_mode(image_tokens="region"), "ruled")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
+import resource
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +44,17 @@ def run(tmp_path: Path, samples: list[Sample]) -> Run:
     machine = MACHINE.model_copy(update={"cache_folder": str(tmp_path / "kept")})
     start = runner(tmp_path, samples, REGION, machine)
     return lambda loaded, name, config=FULL, **more: start(loaded, name, config, **more)
+
+
+def test_more_samples_than_files_may_be_open(run: Run, tiny_llava: Loaded, samples: list[Sample]) -> None:
+    many = [replace(sample, id=f"{sample.id}-{turn}") for turn in range(30) for sample in samples]
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())) + len(many) // 2, limits[1]))
+    try:
+        config = FULL.model_copy(update={"max_steps": 1})
+        run(tiny_llava, "many", config, samples=many, machine={"workers": 1, "cache_vision": "memory"})
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 @pytest.mark.parametrize("where", ["memory", "disk"])
@@ -162,7 +176,6 @@ def test_bfloat16_is_kept_in_half_precision_where_that_changes_nothing(
 
 
 def test_a_changed_picture_is_found(run: Run, tiny_llava: Loaded, tmp_path: Path, samples: list[Sample]) -> None:
-    import os
 
     disk = {"machine": {"cache_vision": "disk"}}
     run(copy.deepcopy(tiny_llava), "first", **disk)
