@@ -122,10 +122,14 @@ def keep_features(
             cache = VisionCache(tap, FeatureCollator(collator, items, memory))
         else:
             place = folder / fingerprint_of_vision(model, processor, samples, half)
-            made = Processes.launched().first(lambda: write_once(place, lambda to: maker.run(to.add, to.places, place)))
+            written: Items = {}
+            made = Processes.launched().first(
+                lambda: write_once(place, lambda to: written.update(maker.run(to.add, to.places, place)))
+            )
             progress.say(f"vision features {'written to' if made else 'read from'} {place}")
             stored = DiskStore(place)
-            cache = VisionCache(tap, FeatureCollator(collator, maker.run(None, stored, place), stored))
+            # Who wrote the features has encoded all samples by then.
+            cache = VisionCache(tap, FeatureCollator(collator, written or maker.run(None, stored, place), stored))
         pictured = [sample for sample in samples if sample.images][:_COMPARED]
         progress.say(_compare(model, cache, collator, pictured, device))
     return cache

@@ -57,6 +57,25 @@ def test_more_samples_than_files_may_be_open(run: Run, tiny_llava: Loaded, sampl
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
+def test_who_writes_features_reads_each_picture_once(
+    run: Run, tiny_llava: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes: list[bool] = []
+    whole = vision_cache._Maker.run
+
+    def counted(maker: Any, add: Any, *rest: Any) -> Any:
+        passes.append(add is not None)
+        return whole(maker, add, *rest)
+
+    monkeypatch.setattr(vision_cache._Maker, "run", counted)
+    other, config = copy.deepcopy(tiny_llava), FULL.model_copy(update={"max_steps": 2})
+    run(tiny_llava, "first", config, machine={"cache_vision": "disk"})
+    assert passes == [True]
+    run(other, "second", config, machine={"cache_vision": "disk"})
+    assert passes == [True, False]
+    assert torch.equal(losses(tmp_path / "first"), losses(tmp_path / "second"))
+
+
 @pytest.mark.parametrize("where", ["memory", "disk"])
 @pytest.mark.parametrize("packing", [False, True], ids=["padded", "packed"])
 @pytest.mark.parametrize("method", ["full", "lora"])
