@@ -3,11 +3,16 @@
 
     rendered_packs.py MODEL OUT --pictures 40000 --tests 400 --held 150
 
-OUT gets a folder a kind of picture (crowds of shapes and letters; a word; two lines) in LLaVA format: `train.json` has
-all questions on a picture as one conversation, `test.jsonl` one question a picture, all abilities alike often, and
-`held_out.json` the same for analyses. Every one says which ability it asks for: recognition, counting, compare,
-binding (of colour and shape), relation, grounding (a box), reading. MODEL's tokenizer names the words; a tenth of them
-are in tests alone.
+OUT gets a folder a kind of picture in LLaVA format: `train.json` has all questions on a picture as one conversation,
+`test.jsonl` one question a picture, all abilities alike often, `held_out.json` the same for analyses. Every one says
+which ability it asks for. Two sets of kinds:
+
+    new       crowds of shapes and letters, a word, two lines: recognition, counting, compare, binding (of colour and
+              shape), relation, grounding (a box), reading
+    aligned   what the built-in LVLM was aligned on, other pictures: colour, shape, counting, place, relation, reading,
+              tallest, compare
+
+MODEL's tokenizer names the words; a tenth of them are in tests alone.
 """
 
 from __future__ import annotations
@@ -27,6 +32,7 @@ from crowded_scenes import Asked, crowd
 from PIL import Image
 from transformers import AutoTokenizer
 
+from striate.data.shapes import COLOURS, SHAPES
 from striate.demo.pictures import GENERATORS, Supplies
 
 
@@ -38,15 +44,25 @@ class Kind(NamedTuple):
     abilities: tuple[str, ...]
 
 
-KINDS = {
-    "crowd": Kind(
-        "crowds",
-        0.7,
-        ("recognition", "counting", "compare", "binding", "relation", "grounding", "reading"),
-    ),
-    "reading": Kind("words", 0.15, ("reading",)),
-    "two_lines": Kind("lines", 0.15, ("reading",)),
+SETS = {
+    "new": {
+        "crowd": Kind(
+            "crowds",
+            0.7,
+            ("recognition", "counting", "compare", "binding", "relation", "grounding", "reading"),
+        ),
+        "reading": Kind("words", 0.15, ("reading",)),
+        "two_lines": Kind("lines", 0.15, ("reading",)),
+    },
+    "aligned": {
+        "scene": Kind("scenes", 0.4, ("colour", "shape", "counting", "place", "relation")),
+        "counting": Kind("numbers", 0.14, ("counting",)),
+        "reading": Kind("words", 0.26, ("reading",)),
+        "two_lines": Kind("lines", 0.1, ("reading",)),
+        "bars": Kind("bars", 0.1, ("tallest", "compare", "counting")),
+    },
 }
+KINDS = {name: kind for kinds in SETS.values() for name, kind in kinds.items()}
 # Far from the seeds that aligned the built-in LVLM.
 FIRST = {"train": 10_000_000, "test": 20_000_000, "held": 30_000_000}
 SUPPLIES: dict[str, Supplies] = {}
@@ -78,7 +94,23 @@ def picture(kind: str, seed: int, supplies: Supplies) -> tuple[Image.Image, list
     if kind == "crowd":
         return crowd(rng, supplies.side)
     canvas, questions = GENERATORS[kind](rng, supplies)
-    return canvas, [Asked("colour" if "colour" in asked else "reading", asked, answer) for asked, answer in questions]
+    return canvas, [Asked(ability(asked, answer), asked, answer) for asked, answer in questions]
+
+
+def ability(question: str, answer: str) -> str:
+    """Return which ability a question of striate's own generators asks for."""
+    begins = question.split(maxsplit=1)[0]
+    if begins in ("Count", "How"):
+        return "counting"
+    if begins in ("Where", "In"):
+        return "place"
+    if begins == "Is":
+        return "compare" if answer in ("yes", "no") else "relation"
+    if "tallest" in question or "shortest" in question:
+        return "tallest"
+    if answer in SHAPES and "text" not in question:
+        return "shape"
+    return "colour" if answer in COLOURS and "colour" in question else "reading"
 
 
 def draw(job: tuple[str, str, int, Path]) -> Drawn:
@@ -114,9 +146,8 @@ def singles(drawn: Iterator[Drawn], abilities: tuple[str, ...], each: int) -> li
     return found
 
 
-def write_kind(name: str, args: argparse.Namespace, pool: Any) -> str:
+def write_kind(name: str, kind: Kind, args: argparse.Namespace, pool: Any) -> str:
     """Write the folder of one kind of picture; return what it holds."""
-    kind = KINDS[name]
     folder = args.out / kind.folder
     (folder / "images").mkdir(parents=True)
     jobs = ((name, "train", FIRST["train"] + number, args.out) for number in range(round(args.pictures * kind.share)))
@@ -150,6 +181,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="whose tokenizer names the words to write")
     parser.add_argument("out", type=Path, help="a folder that is not there yet")
+    parser.add_argument("--set", choices=SETS, default="new")
     parser.add_argument("--pictures", type=int, default=40_000, help="to train on, of all kinds together")
     parser.add_argument("--tests", type=int, default=400, help="test items an ability and folder")
     parser.add_argument("--held", type=int, default=150, help="the same of samples held out for analyses")
@@ -161,8 +193,8 @@ def main() -> None:
     SUPPLIES["train"] = Supplies([word for word in words if not is_held(word)])
     SUPPLIES["test"] = SUPPLIES["held"] = Supplies([word for word in words if is_held(word)])
     with multiprocessing.get_context("fork").Pool(args.workers) as pool:
-        for name in KINDS:
-            print(write_kind(name, args, pool), flush=True)
+        for name, kind in SETS[args.set].items():
+            print(write_kind(name, kind, args, pool), flush=True)
 
 
 if __name__ == "__main__":
