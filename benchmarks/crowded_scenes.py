@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -104,11 +104,7 @@ def _count(rng: random.Random, scene: Scene) -> Asked:
 
 def _more(rng: random.Random, scene: Scene) -> Asked | None:
     """Ask of which of two kinds there are more."""
-    names: Sequence[tuple[str, Callable[[Placed], str]]] = (
-        ("colour", lambda item: item.colour),
-        ("shape", lambda item: item.shape),
-    )
-    _, kind = rng.choice(names)
+    kind = attrgetter(rng.choice(("colour", "shape")))
     kinds = [kind(item) for item in scene.shapes.values()]
     if len(set(kinds)) < 2:
         return None

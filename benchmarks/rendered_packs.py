@@ -33,7 +33,7 @@ from PIL import Image
 from transformers import AutoTokenizer
 
 from striate.data.shapes import COLOURS, SHAPES
-from striate.demo.pictures import GENERATORS, Supplies
+from striate.demo.pictures import GENERATORS, Supplies, words_of
 
 
 class Kind(NamedTuple):
@@ -73,14 +73,6 @@ class Drawn(NamedTuple):
 
     name: str
     asked: list[Asked]
-
-
-def words_of(model: str) -> list[str]:
-    """Return the lower-case words of 3 to 9 letters that are one token of the model's."""
-    entries = [entry[1:] for entry in AutoTokenizer.from_pretrained(model).get_vocab() if entry[0] in "Ġ▁"]
-    return sorted(
-        {word for word in entries if word.isascii() and word.isalpha() and word.islower() and 3 <= len(word) < 10}
-    )
 
 
 def is_held(word: str) -> bool:
@@ -189,7 +181,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.out.exists():
         parser.error(f"{args.out} is there already: give a folder that is not")
-    words = words_of(args.model)
+    words = words_of(AutoTokenizer.from_pretrained(args.model).get_vocab())
     SUPPLIES["train"] = Supplies([word for word in words if not is_held(word)])
     SUPPLIES["test"] = SUPPLIES["held"] = Supplies([word for word in words if is_held(word)])
     with multiprocessing.get_context("fork").Pool(args.workers) as pool:

@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
 from striate.demo.build import build
-from striate.demo.pictures import GENERATORS, Supplies, render
+from striate.demo.pictures import GENERATORS, Supplies, render, words_of
 
 SIDE, LENGTH, IGNORE = 224, 128, -100
 SHARES = {"scene": 0.36, "counting": 0.12, "reading": 0.28, "two_lines": 0.12, "bars": 0.12}
@@ -251,17 +251,11 @@ class Data:
         return vary(pixels, rng), ids, torch.cat((self.labels[drawn], self.photo_labels[photo]))
 
 
-def word_list(tokenizer: Any) -> list[str]:
-    """Return the lower-case words of 3 to 9 letters that are one token."""
-    entries = [entry[1:] for entry in tokenizer.get_vocab() if entry[0] == "Ġ"]
-    return sorted(
-        {word for word in entries if word.isascii() and word.isalpha() and word.islower() and 3 <= len(word) < 10}
-    )
-
-
 def gather(args: argparse.Namespace, encoder: Encoder, device: str) -> Data:
     """Return all data, drawn in parallel and put on the device."""
-    supplies = Supplies(word_list(encoder.tokenizer), sorted(args.fonts.rglob("*.ttf")) if args.fonts else ())
+    supplies = Supplies(
+        words_of(encoder.tokenizer.get_vocab()), sorted(args.fonts.rglob("*.ttf")) if args.fonts else ()
+    )
     jobs = [(kind, seed) for kind, share in SHARES.items() for seed in range(int(args.pictures * share))]
     held_jobs = {kind: [(kind, -1 - seed) for seed in range(args.held)] for kind in GENERATORS}
     torch.set_num_threads(1)

@@ -6,7 +6,7 @@ Used to align the built-in LVLM and to make small test data. A picture and its q
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,14 @@ class Supplies:
     def font(self, rng: random.Random, size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
         """Return one of the fonts at `size` pixels."""
         return ImageFont.truetype(rng.choice(list(self.fonts)), size) if self.fonts else ImageFont.load_default(size)
+
+
+def words_of(vocabulary: Iterable[str]) -> list[str]:
+    """Return the lower-case words of 3 to 9 letters that are one token, of a tokenizer's vocabulary."""
+    entries = [entry[1:] for entry in vocabulary if entry[0] in "Ġ▁"]
+    return sorted(
+        {word for word in entries if word.isascii() and word.isalpha() and word.islower() and 3 <= len(word) < 10}
+    )
 
 
 Generator = Callable[[random.Random, Supplies], tuple[Image.Image, list[Question]]]

@@ -195,7 +195,6 @@ def test_bfloat16_is_kept_in_half_precision_where_that_changes_nothing(
 
 
 def test_a_changed_picture_is_found(run: Run, tiny_llava: Loaded, tmp_path: Path, samples: list[Sample]) -> None:
-
     disk = {"machine": {"cache_vision": "disk"}}
     run(copy.deepcopy(tiny_llava), "first", **disk)
     one, two = samples[0].images[0], samples[1].images[0]
