@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
 
 from striate.config import MachineSection
 from striate.data.collate import Collator
@@ -16,6 +14,7 @@ from striate.data.encoding import Encoded
 from striate.data.samples import Sample
 from striate.models.hidden_tap import HiddenTap, without_pictures
 from striate.progress import Progress
+from striate.training.encoded_ahead import encoded_ahead
 from striate.training.kept_store import HIDDEN_STATES, DiskWriter, check_room
 from striate.training.kept_tokens import save_items
 from striate.training.rounding import moved
@@ -69,10 +68,10 @@ class HiddenMaker:
         self._check_room(folder)
         order = sorted(range(len(self.samples)), key=self._size, reverse=True)
         items: dict[int, Encoded] = {}
-        once: Any = [(index, self.samples[index]) for index in order]
-        loader = DataLoader(once, batch_size=1, collate_fn=_Preparer(self._collator), num_workers=self._machine.workers)
+        entries = [(index, self.samples[index]) for index in order]
+        ahead = encoded_ahead(entries, _Preparer(self._collator), self._machine.workers)
         with self._progress.track("hidden states", len(order)) as advance:
-            for group in self._groups(loader):
+            for group in self._groups(ahead):
                 for (index, item), states in zip(group, self._states([item for _, item in group]), strict=True):
                     add(str(index), states)
                     tokens = (1, item.length)
@@ -133,7 +132,7 @@ class _Preparer:
         """Keep the collator."""
         self._collator = collator
 
-    def __call__(self, entries: list[tuple[int, Sample]]) -> Entry:
+    def __call__(self, entry: tuple[int, Sample]) -> Entry:
         """Return the sample's place, and the sample, encoded."""
-        [(index, sample)] = entries
+        index, sample = entry
         return index, self._collator.encode_each([sample])[0]

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
 from striate.config import MachineSection
 from striate.data.collate import Collator
@@ -22,6 +21,7 @@ from striate.errors import ArtifactError
 from striate.models.eval_mode import evaluating
 from striate.models.vision_tap import PIXELS, VisionTap, uncached
 from striate.progress import Progress
+from striate.training.encoded_ahead import encoded_ahead
 from striate.training.fingerprints import fingerprint_of_vision
 from striate.training.kept import KeptCollator
 from striate.training.kept_store import DiskStore, MemoryStore, check_room, write_once
@@ -72,14 +72,13 @@ class _Preparer:
 
     collator: Collator
 
-    def __call__(self, samples: list[Sample]) -> tuple[Sample, Encoded, str]:
-        """Return the sample, encoded, and the key of its pictures; empty if it has none."""
-        [sample] = samples
+    def __call__(self, sample: Sample) -> tuple[tuple[Sample, str], Encoded]:
+        """Return the sample and the key of its pictures, empty if it has none; and the sample, encoded."""
         digest = hashlib.sha256()
         for path in sample.images:
             digest.update(hashlib.sha256(path.read_bytes()).digest())
-        [item] = self.collator.encode_each(samples)
-        return sample, item, digest.hexdigest()[:32] if sample.images else ""
+        [item] = self.collator.encode_each([sample])
+        return (sample, digest.hexdigest()[:32] if sample.images else ""), item
 
 
 def keep_features(
@@ -152,8 +151,7 @@ class _Maker:
         self._tap, self._device, self._half, self._progress = tap, device, half, progress
         self._samples = list(dict.fromkeys(samples))
         self._pictures = len({sample.images for sample in self._samples if sample.images})
-        once: Any = self._samples
-        self._loader = DataLoader(once, batch_size=1, collate_fn=_Preparer(collator), num_workers=workers)
+        self._prepare, self._workers = _Preparer(collator), workers
         self._dtype: torch.dtype | None = None
 
     def run(self, add: Add | None, known: Any, folder: Path | None) -> Items:
@@ -166,7 +164,7 @@ class _Maker:
         waiting: dict[str, Batch] = {}
         label = "vision features" if add else "tokens"
         with self._progress.track(label, len(self._samples)) as advance:
-            for sample, item, key in self._loader:
+            for (sample, key), item in encoded_ahead(self._samples, self._prepare, self._workers):
                 items[sample] = (_without_pixels(item).owned(), key)
                 if key and key not in known and key not in waiting:
                     if add is None:
