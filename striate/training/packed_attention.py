@@ -132,12 +132,14 @@ def packed_attention(
     if attention_mask is None and not dropout and softcap is None and _has_kernel(query, value):
         return _varlen(layout, query, key, value, scaling, sliding_window), None
     pieces = []
-    for start, end in pairwise([0, *accumulate(layout.lengths)]):
+    # The gradient of a split is one row; that of a slice would be a row of zeros for every sample.
+    queries, keys, values = (states.split(layout.lengths, dim=2) for states in (query, key, value))
+    for index, (start, end) in enumerate(pairwise([0, *accumulate(layout.lengths)])):
         here = slice(start, end)
         mask = None if attention_mask is None else attention_mask[..., here, here]
         if sliding_window and end - start > sliding_window:
             mask = _windowed(mask, end - start, sliding_window, query.device)
-        sample = (query[:, :, here], key[:, :, here], value[:, :, here])
+        sample = (queries[index], keys[index], values[index])
         pieces.append(_one_sample(*sample, mask, dropout, scaling, softcap))
     return torch.cat(pieces, dim=2).transpose(1, 2).contiguous(), None
 
