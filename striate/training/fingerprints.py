@@ -41,11 +41,20 @@ def fingerprint_of_hidden(
     tensors = core.state_dict()
     found = {name: layer_of(anatomy, name) for name in tensors}
     _add_tensors(digest, {name: tensors[name] for name, index in found.items() if index is None or index < layer})
+    config = {key: value for key, value in core.config.to_dict().items() if key != "_name_or_path"}
+    digest.update(json.dumps(config, sort_keys=True, default=str).encode())
+    digest.update(fingerprint_of_tokens(processor, samples, max_length).encode())
+    return digest.hexdigest()[:16]
+
+
+def fingerprint_of_tokens(processor: Any, samples: Sequence[Sample], max_length: int) -> str:
+    """Return a name for the samples as tokens: of their texts and pictures, and of all that the processor does."""
+    digest = hashlib.sha256(f"tokens {max_length} {transformers.__version__} {type(processor).__name__}".encode())
     tokenizer = getattr(processor.tokenizer, "backend_tokenizer", None)
     words = tokenizer.to_str() if tokenizer else sorted(processor.tokenizer.get_vocab().items())
     templates = [getattr(owner, "chat_template", None) for owner in (processor, processor.tokenizer)]
-    config = {key: value for key, value in core.config.to_dict().items() if key != "_name_or_path"}
-    settings = [config, _picture_settings(processor), words, templates]
+    simple = {key: value for key, value in vars(processor).items() if isinstance(value, (str, int, float, bool))}
+    settings = [simple, _picture_settings(processor), words, templates]
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     for sample in samples:
         digest.update(repr((sample.id, sample.messages, [path.name for path in sample.images])).encode())

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,23 +17,22 @@ from striate.data.collate import Collator
 from striate.data.encoding import Encoded
 from striate.data.packing import Batch
 from striate.data.samples import Sample
-from striate.errors import ArtifactError
 from striate.models.eval_mode import evaluating
 from striate.models.vision_tap import PIXELS, VisionTap, uncached
 from striate.progress import Progress
-from striate.training.encoded_ahead import encoded_ahead
-from striate.training.fingerprints import fingerprint_of_vision
+from striate.training.fingerprints import fingerprint_of_tokens, fingerprint_of_vision
 from striate.training.kept import KeptCollator
-from striate.training.kept_store import DiskStore, MemoryStore, check_room, write_once
+from striate.training.kept_store import DiskStore, DiskWriter, MemoryStore, write_once
+from striate.training.kept_tokens import items_once, load_items, save_items
 from striate.training.modes import HALF
 from striate.training.processes import Processes
 from striate.training.rounding import hidden_states, moved, unexplained
+from striate.training.vision_maker import SHAPES, FeatureMaker, Item, key_of, other_pictures
 
-FEATURES, SHAPES = "vision_features", "vision_shapes"
-_TOGETHER, _COMPARED = 16, 4
+FEATURES = "vision_features"
+_COMPARED = 4
 _TOLERANCE, _TF32_TOLERANCE, _HALF_TOLERANCE = 1e-4, 5e-3, 5e-2
-Add = Callable[[str, torch.Tensor], None]
-Items = dict[Sample, tuple[Encoded, str]]
+Items = dict[Sample, Item]
 
 
 class FeatureCollator(KeptCollator):
@@ -66,21 +65,6 @@ class VisionCache:
             yield rest
 
 
-@dataclass(frozen=True)
-class _Preparer:
-    """Encodes one sample in a worker, and names its pictures by their content."""
-
-    collator: Collator
-
-    def __call__(self, sample: Sample) -> tuple[tuple[Sample, str], Encoded]:
-        """Return the sample and the key of its pictures, empty if it has none; and the sample, encoded."""
-        digest = hashlib.sha256()
-        for path in sample.images:
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
-        [item] = self.collator.encode_each([sample])
-        return (sample, digest.hexdigest()[:32] if sample.images else ""), item
-
-
 def keep_features(
     model: nn.Module,
     processor: Any,
@@ -111,114 +95,53 @@ def keep_features(
     if machine.cache_vision == "off" or not any(sample.images for sample in samples):
         return None
     tap, device = VisionTap(model), next(model.parameters()).device
-    maker = _Maker(tap, samples, collator, machine.workers, device, half, progress)
+    maker = FeatureMaker(tap, samples, collator, machine.workers, device, half, progress)
     random_states = torch.random.fork_rng(devices=[])
     mixed = torch.autocast(device.type, half or torch.bfloat16, enabled=bool(half))
     with random_states, evaluating(model), torch.no_grad(), mixed:
         if machine.cache_vision == "memory":
             memory = MemoryStore()
             items = maker.run(memory.__setitem__, memory, None)
-            cache = VisionCache(tap, FeatureCollator(collator, items, memory))
+            known = dict(zip(maker.samples, items, strict=True))
+            cache = VisionCache(tap, FeatureCollator(collator, known, memory))
         else:
             place = folder / fingerprint_of_vision(model, processor, samples, half)
-            written: Items = {}
-            made = Processes.launched().first(
-                lambda: write_once(place, lambda to: written.update(maker.run(to.add, to.places, place)))
-            )
+            tokens = fingerprint_of_tokens(processor, maker.samples, collator.max_length)
+            made = Processes.launched().first(lambda: _write(place, tokens, maker))
             progress.say(f"vision features {'written to' if made else 'read from'} {place}")
             stored = DiskStore(place)
-            # Who wrote the features has encoded all samples by then.
-            cache = VisionCache(tap, FeatureCollator(collator, written or maker.run(None, stored, place), stored))
+            cache = VisionCache(tap, FeatureCollator(collator, _read(place, tokens, maker.samples, stored), stored))
         pictured = [sample for sample in samples if sample.images][:_COMPARED]
         progress.say(_compare(model, cache, collator, pictured, device))
     return cache
 
 
-class _Maker:
-    """Goes once over a training set: encodes every sample, and runs the encoder on every new picture."""
+def _write(place: Path, tokens: str, maker: FeatureMaker) -> bool:
+    """Write what `place` lacks of features and tokens; return whether it lacked features."""
 
-    def __init__(
-        self,
-        tap: VisionTap,
-        samples: Sequence[Sample],
-        collator: Collator,
-        workers: int,
-        device: torch.device,
-        half: torch.dtype | None,
-        progress: Progress,
-    ) -> None:
-        """Keep what the pass needs."""
-        self._tap, self._device, self._half, self._progress = tap, device, half, progress
-        self._samples = list(dict.fromkeys(samples))
-        self._pictures = len({sample.images for sample in self._samples if sample.images})
-        self._prepare, self._workers = _Preparer(collator), workers
-        self._dtype: torch.dtype | None = None
+    def whole(to: DiskWriter) -> None:
+        # Who makes the features encodes all samples.
+        items = maker.run(to.add, to.places, place)
+        (to.folder / tokens).mkdir()
+        save_items(to.folder / tokens, [item for item, _ in items])
 
-    def run(self, add: Add | None, known: Any, folder: Path | None) -> Items:
-        """Return the encoded samples, without pixels; features of pictures that are not `known` go to `add`.
-
-        Raises:
-            ArtifactError: without `add`, a picture is not known; or there is no room for its features.
-        """
-        items: Items = {}
-        waiting: dict[str, Batch] = {}
-        label = "vision features" if add else "tokens"
-        with self._progress.track(label, len(self._samples)) as advance:
-            for (sample, key), item in encoded_ahead(self._samples, self._prepare, self._workers):
-                items[sample] = (_without_pixels(item).owned(), key)
-                if key and key not in known and key not in waiting:
-                    if add is None:
-                        raise _other_pictures(folder, sample)
-                    waiting[key] = item.pictures
-                    if len(waiting) == _TOGETHER or self._dtype is None:
-                        self._compute(waiting, add, folder)
-                advance(1)
-            if waiting and add:
-                self._compute(waiting, add, folder)
-        return items
-
-    def _compute(self, waiting: dict[str, Batch], add: Add, folder: Path | None) -> None:
-        """Run the encoder on the waiting pictures, together where they have one size, and empty the list."""
-        shapes = {tuple(pictures[PIXELS].shape[1:]) for pictures in waiting.values()}
-        alike = all(set(pictures) == {PIXELS} and pictures[PIXELS].ndim == 4 for pictures in waiting.values())
-        counts = [pictures[PIXELS].shape[0] for pictures in waiting.values()]
-        found: list[torch.Tensor] = []
-        if alike and len(shapes) == 1:
-            pixels = torch.cat([pictures[PIXELS] for pictures in waiting.values()])
-            together = self._features({PIXELS: pixels})
-            found = list(together.split(counts)) if together.shape[0] == sum(counts) else []
-        found = found or [self._features(pictures) for pictures in waiting.values()]
-        self._settle(found[0], folder)
-        for key, features in zip(waiting, found, strict=True):
-            add(key, features.to("cpu", self._dtype))
-        waiting.clear()
-
-    def _features(self, pictures: Batch) -> torch.Tensor:
-        """Return the features of pictures of the CPU."""
-        return self._tap.features(moved(pictures, self._device))
-
-    def _settle(self, features: torch.Tensor, folder: Path | None) -> None:
-        """Choose the number format at the first picture, say how large all will be, and check that there is room."""
-        if self._dtype is not None:
-            return
-        rounds = self._half is not None and features.dtype not in HALF
-        halved = rounds and self._half is not None and self._tap.same_in_half(features, self._half)
-        self._dtype = self._half if halved else features.dtype
-        size = self._pictures * features.numel() * (2 if self._dtype in HALF else features.element_size())
-        place = "memory" if folder is None else str(folder)
-        self._progress.say(
-            f"vision features of {self._pictures} pictures: about {size / 2**30:.2f} GiB in {place},"
-            f" {str(self._dtype).removeprefix('torch.')}"
-        )
-        check_room(size, folder)
+    made = write_once(place, whole)
+    items_once(place / tokens, lambda: [item for item, _ in maker.run(None, DiskStore(place), place)])
+    return made
 
 
-def _without_pixels(item: Encoded) -> Encoded:
-    """Return the sample with only the shape of its pixels."""
-    if PIXELS not in item.pictures:
-        return item
-    rest = {name: value for name, value in item.pictures.items() if name != PIXELS}
-    return Encoded(item.tokens, {**rest, SHAPES: torch.tensor([list(item.pictures[PIXELS].shape)])})
+def _read(place: Path, tokens: str, samples: Sequence[Sample], stored: DiskStore) -> Items:
+    """Return the encoded samples of `place` with the keys of their pictures, whose files are read to make sure.
+
+    Raises:
+        ArtifactError: the samples are damaged, or a picture is another one than it was.
+    """
+    with ThreadPoolExecutor() as pool:
+        keys = list(pool.map(key_of, samples))
+    for sample, key in zip(samples, keys, strict=True):
+        if key and key not in stored:
+            raise other_pictures(place, sample)
+    return dict(zip(samples, zip(load_items(place / tokens), keys, strict=True), strict=True))
 
 
 def _compare(
@@ -241,12 +164,3 @@ def _compare(
     if by := unexplained(difference, tolerance, model, collator, lambda: collator.encode_each(samples), device):
         raise uncached(f"kept features change the hidden states of the first pictures, {by}")
     return f"vision features: {len(samples)} samples get the hidden states of their pictures (within {difference:.1e})"
-
-
-def _other_pictures(folder: Path | None, sample: Sample) -> ArtifactError:
-    """Return the error for features on disk that lack a picture."""
-    return ArtifactError(
-        f"{folder} has no features of the picture of sample {sample.id!r}",
-        "features of the training pictures as they are now",
-        "remove that folder: it is made anew",
-    )

@@ -22,7 +22,7 @@ from striate.data.reading import read_samples
 from striate.data.samples import Sample
 from striate.errors import ArtifactError, ModelError
 from striate.models.vision_tap import PIXELS, VisionTap
-from striate.training import vision_cache
+from striate.training import vision_cache, vision_maker
 from striate.training.kept_store import DiskStore, check_room, disk_writer
 from striate.training.vision_cache import keep_features
 
@@ -57,23 +57,28 @@ def test_more_samples_than_files_may_be_open(run: Run, tiny_llava: Loaded, sampl
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
-def test_who_writes_features_reads_each_picture_once(
+def test_samples_are_encoded_once_for_all_runs(
     run: Run, tiny_llava: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passes: list[bool] = []
-    whole = vision_cache._Maker.run
+    whole = vision_maker.FeatureMaker.run
 
     def counted(maker: Any, add: Any, *rest: Any) -> Any:
         passes.append(add is not None)
         return whole(maker, add, *rest)
 
-    monkeypatch.setattr(vision_cache._Maker, "run", counted)
-    other, config = copy.deepcopy(tiny_llava), FULL.model_copy(update={"max_steps": 2})
-    run(tiny_llava, "first", config, machine={"cache_vision": "disk"})
+    monkeypatch.setattr(vision_maker.FeatureMaker, "run", counted)
+    config, disk = FULL.model_copy(update={"max_steps": 2}), {"machine": {"cache_vision": "disk", "workers": 1}}
+    run(copy.deepcopy(tiny_llava), "first", config, **disk)
     assert passes == [True]
-    run(other, "second", config, machine={"cache_vision": "disk"})
-    assert passes == [True, False]
+    run(copy.deepcopy(tiny_llava), "second", config, **disk)
+    assert passes == [True]
     assert torch.equal(losses(tmp_path / "first"), losses(tmp_path / "second"))
+    longer = config.model_copy(update={"max_length": 97})
+    run(copy.deepcopy(tiny_llava), "third", longer, **disk)
+    run(tiny_llava, "fourth", longer, **disk)
+    assert passes == [True, False]
+    assert torch.equal(losses(tmp_path / "fourth"), losses(tmp_path / "second"))
 
 
 @pytest.mark.parametrize("where", ["memory", "disk"])
@@ -140,7 +145,7 @@ def test_another_run_wrote_them_first(
     run(copy.deepcopy(tiny_llava), "first", **disk)
     [folder] = (tmp_path / "kept").iterdir()
     hidden = folder.rename(tmp_path / "meanwhile")
-    original = vision_cache._Maker.run
+    original = vision_maker.FeatureMaker.run
 
     def late(self: Any, *args: Any) -> Any:
         found = original(self, *args)
@@ -148,7 +153,7 @@ def test_another_run_wrote_them_first(
             hidden.rename(folder)
         return found
 
-    monkeypatch.setattr(vision_cache._Maker, "run", late)
+    monkeypatch.setattr(vision_maker.FeatureMaker, "run", late)
     run(tiny_llava, "second", **disk)
     assert list((tmp_path / "kept").iterdir()) == [folder]
 
