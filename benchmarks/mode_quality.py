@@ -28,6 +28,7 @@ from typing import Any
 from mode_tables import table
 
 from striate.artifacts import EvalRecord, Prediction
+from striate.progress import Silent
 from striate.tasks.comparison import MACRO, compare_predictions, macro_average, task_scores
 
 LORA = {"r": 64, "alpha": 128, "dropout": 0.05}
@@ -65,9 +66,23 @@ MODES = {
     "first-4": _region_only("the region and the first 4 layers", image_first=4),
     "first-8": _region_only("the region and the first 8 layers", image_first=8),
     "half": _region_only("a region of half the layers, image tokens in it alone", region="uniform:50%"),
-    "projector": _region_only("image tokens in the region alone, projector at 10 times its rate", projector_lr=1e-3),
+    "projector": _region_only("image tokens in the region alone, projector at 1e-3", projector_lr=1e-3),
+    "longer": _region_only("image tokens in the region alone, twice the epochs", epochs=2),
     "fast": _region_only("region alone, frozen matrices in 8-bit floats", frozen="fp8"),
 }
+
+
+class Heard(Silent):
+    """A progress that keeps what training says, so that a mode without effect does not pass for one that has it."""
+
+    def __init__(self) -> None:
+        """Begin with nothing said."""
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        """Keep the line and print it."""
+        self.lines.append(text)
+        print(text, flush=True)
 
 
 def run_one(args: argparse.Namespace, name: str, seed: int) -> None:
@@ -94,6 +109,7 @@ def run_one(args: argparse.Namespace, name: str, seed: int) -> None:
         cache_vision=args.cache_vision,
     )
     layers = loaded.model.config.get_text_config().num_hidden_layers
+    heard = Heard()
     record = train(
         loaded.model,
         loaded.processor,
@@ -106,6 +122,7 @@ def run_one(args: argparse.Namespace, name: str, seed: int) -> None:
         work_dir=out / "work",
         log=out / "train_log.jsonl",
         base_path=str(args.model),
+        progress=heard,
     )
     trained = time.perf_counter()
     del loaded
@@ -127,6 +144,7 @@ def run_one(args: argparse.Namespace, name: str, seed: int) -> None:
         "seed": seed,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "train": record.model_dump(mode="json"),
+        "said": heard.lines,
         "seconds": [round(trained - began, 1), round(time.perf_counter() - trained, 1)],
         "record": evaluation.model_dump(mode="json"),
         "predictions": [_slim(one) for one in answers],

@@ -95,12 +95,16 @@ class Fp8Linear(nn.Module):
         return result if self.bias is None else result + self.bias.to(result.dtype)
 
 
-def why_not(device: torch.device, dtype: torch.dtype) -> str:
-    """Return why frozen matrices can't be in 8-bit floats here, or nothing."""
-    if dtype is not torch.bfloat16:
-        return f"the model computes in {dtype}, not in bfloat16"
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) < FIRST_CARD:
-        return f"{torch.cuda.get_device_name(device)} has no 8-bit floating point products by row"
+def why_not(model: nn.Module, region: Region) -> str:
+    """Return why the matrices outside `region` can't be in 8-bit floats here, or nothing."""
+    if not region.outside:
+        return "no decoder layer lies outside the region"
+    # Layers that train may hold float32 masters, so only those outside say what the model computes in.
+    weight = next(decoder_layers(model)[region.outside[0]].parameters())
+    if weight.dtype is not torch.bfloat16:
+        return f"the model computes in {weight.dtype}, not in bfloat16"
+    if weight.device.type == "cuda" and torch.cuda.get_device_capability(weight.device) < FIRST_CARD:
+        return f"{torch.cuda.get_device_name(weight.device)} has no 8-bit floating point products by row"
     return ""
 
 
@@ -111,9 +115,7 @@ def frozen_in_fp8(model: nn.Module, region: Region, say: Say = lambda line: None
     Layers that can't be (a weight that trains, an adapter, widths that are no multiple of 16) stay, and are counted in
     one line to `say`. Where the machine can't do it at all, nothing changes and `say` is told why.
     """
-    weight = next(decoder_layers(model).parameters())
-    reason = why_not(weight.device, weight.dtype)
-    if reason:
+    if reason := why_not(model, region):
         say(f"frozen layers stay as they are: {reason}")
         yield 0
         return

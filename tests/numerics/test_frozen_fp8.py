@@ -12,7 +12,9 @@ from torch import nn
 
 from striate.artifacts import Region
 from striate.models.anatomy import decoder_layers
+from striate.models.trainability import apply_region
 from striate.training.frozen_fp8 import Fp8Linear, frozen_in_fp8, quantise_rows
+from striate.training.modes import MasterWeights
 
 
 def nearest_e4m3(values: np.ndarray) -> np.ndarray:
@@ -108,6 +110,24 @@ def test_another_number_format_is_said_and_nothing_changes(tiny_llava: Any) -> N
         assert count == 0
         assert not any(isinstance(module, Fp8Linear) for module in tiny_llava.model.modules())
     assert lines == ["frozen layers stay as they are: the model computes in torch.float32, not in bfloat16"]
+
+
+def test_float32_masters_of_layers_that_train_are_no_reason(tiny_llava: Any) -> None:
+    model, lines = tiny_llava.model.to(torch.bfloat16), list[str]()
+    region = region_of(model, 0, 2)
+    apply_region(model, region, "full")
+    MasterWeights(model)
+    assert next(decoder_layers(model)[0].parameters()).dtype is torch.float32
+    with frozen_in_fp8(model, region, lines.append) as count:
+        assert count == 2 * 7
+    assert lines == []
+
+
+def test_a_region_of_all_layers_says_so(tiny_llava: Any) -> None:
+    lines: list[str] = []
+    with frozen_in_fp8(tiny_llava.model, region_of(tiny_llava.model, 0, 1, 2, 3), lines.append) as count:
+        assert count == 0
+    assert lines == ["frozen layers stay as they are: no decoder layer lies outside the region"]
 
 
 def test_outputs_stay_near(tiny_llava: Any) -> None:
