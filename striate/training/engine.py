@@ -90,6 +90,7 @@ class RegionTrainer(StepTrainer):
         self.prove = prove
         self.advance = advance
         self.proof = ""
+        self.packing_proof = ""
         self.rates: dict[str, float] = {}
         self.turns = turns
         self.exchange: Exchange | None = None
@@ -130,17 +131,20 @@ class RegionTrainer(StepTrainer):
         # The processes' gradients are averaged; the tokens were counted over all of them.
         return loss * processes if processes > 1 and num_items_in_batch is not None else loss
 
-    def prove_packing(self, packing: Packing) -> str:
-        """Return how near the shortest and longest samples of the first step, in one row, come to each alone.
+    def prove_packing(self, packing: Packing) -> None:
+        """Note how near the shortest and longest samples of the first step, in one row, come to each alone; once.
 
         Raises:
             TrainingError: they differ: this model can't be trained on packed rows.
         """
+        if self.packing_proof:
+            return
         order = self.step_sampler.order
         first = list(order)[: order.batch_size]
         chosen = [self.train_dataset[index] for index in dict.fromkeys([*first[:2], *first[-2:]])]
         collator = getattr(self.step_collator.collator, "plain", self.step_collator.collator)
-        return check_packing(self.model, packing, collator, collator.encode_each(chosen), collator.max_length)
+        chosen_items = collator.encode_each(chosen)
+        self.packing_proof = check_packing(self.model, packing, collator, chosen_items, collator.max_length)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Return AdamW with a group for the region and one for the projector."""
@@ -225,7 +229,8 @@ class _Watch(TrainerCallback):
             self._trainer.exchange.begin()
         self._trainer.proof = self._trainer.prove(self._trainer.model)
         if self._trainer.packing:
-            self._trainer.proof += f" {self._trainer.prove_packing(self._trainer.packing)}"
+            self._trainer.prove_packing(self._trainer.packing)
+            self._trainer.proof += f" {self._trainer.packing_proof}"
         if self._trainer.args.process_index:
             # Every process begins with the same weights; from here on its dropout is its own.
             torch.manual_seed(self._trainer.args.seed * 1_000_003 + self._trainer.args.process_index)

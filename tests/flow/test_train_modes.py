@@ -25,7 +25,8 @@ from striate.models.image_skip_check import put_back
 from striate.models.loading import Loaded, load_model
 from striate.stages.prune import prune
 from striate.stages.train import train
-from striate.training import speed
+from striate.training import engine, speed
+from striate.training.packing_check import check_packing
 
 REGION = Region(layers=(1, 3), num_layers=4, spec="ids:1,3")
 LORA = TrainSection(
@@ -201,6 +202,25 @@ def test_frozen_layers_in_eight_bits(tiny_llava_dir: Path, run: Run, tmp_path: P
         trained = any(f"layers.{layer}." in name for layer in REGION.layers) and name.endswith("proj.weight")
         if "language_model.layers" in name:
             assert moved == trained, name
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_packed_rows_are_compared_before_frozen_layers_are_rounded(
+    tiny_llava_dir: Path, run: Run, monkeypatch: pytest.MonkeyPatch, method: Any
+) -> None:
+    kinds: list[set[str]] = []
+
+    def spied(model: Any, *args: Any) -> str:
+        kinds.append({type(module).__name__ for module in model.modules()})
+        return check_packing(model, *args)
+
+    monkeypatch.setattr(engine, "check_packing", spied)
+    loaded, said = load_model(tiny_llava_dir, device="cpu", dtype="bfloat16"), Said()
+    record = run(loaded, with_mode(frozen="fp8", packing=True, method=method), progress=said)
+    assert "14 frozen linear layers are held in 8-bit floats while training" in said.said
+    assert record.proof.count("samples in one row get the hidden states they get alone") == 1
+    assert len(kinds) == 1
+    assert "Fp8Linear" not in kinds[0]
 
 
 def test_modes_that_exclude_each_other() -> None:
