@@ -67,8 +67,11 @@ MODES = {
     "first-8": _region_only("the region and the first 8 layers", image_first=8),
     "half": _region_only("a region of half the layers, image tokens in it alone", region="uniform:50%"),
     "projector": _region_only("image tokens in the region alone, projector at 1e-3", projector_lr=1e-3),
+    "shift": _region_only("image tokens in the region alone, a constant step elsewhere", image_shift=True),
+    "shift-8": _region_only("the same, and the first 8 layers compute them", image_shift=True, image_first=8),
     "longer": _region_only("image tokens in the region alone, twice the epochs", epochs=2),
     "fast": _region_only("region alone, frozen matrices in 8-bit floats", frozen="fp8"),
+    "fast-shift": _region_only("the same with a constant step", frozen="fp8", image_shift=True),
 }
 
 

@@ -56,7 +56,8 @@ class Region(Document):
     """The chosen decoder layers of one LLM (`region.json`): 0-based, sorted, of `num_layers` in all.
 
     `removable` are layers outside it that its selector gives up, the most redundant first; `prune` takes these first.
-    `image_tokens` says where image tokens are computed: in all layers, or in the region and in `image_layers` alone.
+    `image_tokens` says where image tokens are computed: in all layers, or in the region and in `image_layers` alone;
+    `image_shift` whether they take a constant step in the others.
     """
 
     version: Literal[1] = 1
@@ -67,6 +68,7 @@ class Region(Document):
     removable: tuple[int, ...] = ()
     image_tokens: Literal["all", "region"] = "all"
     image_layers: tuple[int, ...] = ()
+    image_shift: bool = False
 
     @model_validator(mode="after")
     def _check(self) -> Region:

@@ -19,7 +19,7 @@ PERPLEXITY = "perplexity"
 METHODS = {"lora": "LoRA", "qlora": "QLoRA", "full": "full weights"}
 FENCE = "````"
 IMAGE_RULE = (
-    "**Image tokens are computed only in the layers of the region{more}**: in others they keep their state."
+    "**Image tokens are computed only in the layers of the region{more}**: in others they {keep}."
     " `striate.load_model` reads that from region.json. Plain transformers and PEFT load these weights too, but compute"
     " image tokens in every layer, which is another model than the one that was tuned and measured."
 )
@@ -250,13 +250,23 @@ def _loading(facts: CardFacts, folder: str) -> str:
     if _skips_images(facts):
         lines = ["import striate", "", f"loaded = striate.load_model({folder!r})  # loaded.model, loaded.processor"]
     code = "\n".join(["## Loading", "", f"{FENCE}python", *lines, FENCE])
-    return f"{code}\n\n{IMAGE_RULE.format(more=_more_layers(facts))}" if _skips_images(facts) else code
+    return (
+        f"{code}\n\n{IMAGE_RULE.format(more=_more_layers(facts), keep=_elsewhere(facts))}"
+        if _skips_images(facts)
+        else code
+    )
 
 
 def _skips_images(facts: CardFacts) -> bool:
     """Return whether the model computes image tokens in its region alone."""
     by_config = facts.config is not None and facts.config.train.image_tokens == "region"
     return by_config or (facts.region is not None and facts.region.image_tokens == "region")
+
+
+def _elsewhere(facts: CardFacts) -> str:
+    """Return what image tokens do in layers that do not compute them, in words."""
+    shift = facts.config.train.image_shift if facts.config else facts.region is not None and facts.region.image_shift
+    return "take a constant step" if shift else "keep their state"
 
 
 def _more_layers(facts: CardFacts) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ class Places:
     image: Tensor
     text: Tensor
     length: int
+    _masks: dict[torch.dtype, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, image_BT: Tensor) -> Places | None:
@@ -37,6 +38,14 @@ class Places:
         if not bool(image_BT.any()):
             return None
         return cls(_positions(image_BT), _positions(~image_BT), image_BT.shape[1])
+
+    def image_mask(self, dtype: torch.dtype) -> Tensor:
+        """Return 1 at image tokens and 0 elsewhere, (B, T, 1); made once."""
+        if dtype not in self._masks:
+            ones = torch.ones(self.image.shape, dtype=dtype, device=self.image.device)
+            wide = ones.new_zeros(len(ones), self.length + 1).scatter_(1, self.image, ones)
+            self._masks[dtype] = wide[:, :-1, None]
+        return self._masks[dtype]
 
 
 def take(values: Tensor, places_BX: Tensor, dim: int) -> Tensor:

@@ -1,5 +1,7 @@
 """Region-only visual compute: outside the region, image tokens keep their state and only lend keys and values.
 
+They may take a constant step there, the same for all of them (`image_shift`).
+
 `Region.image_layers` are layers outside the region that compute image tokens all the same. In any other decoder layer
 outside the region, text tokens attend to image tokens as ever, but the image tokens themselves get no queries, no
 attention output and no feed-forward: they leave the layer as they entered it. What is saved is all of their work but
@@ -13,15 +15,15 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from striate.artifacts import Region, read_document
+from striate.artifacts import Region
 from striate.errors import ModelError
 from striate.models.anatomy import decoder_layers, find_anatomy, unwrap
 from striate.models.image_places import Places
+from striate.models.image_shift import Shift, take_step
 from striate.models.text_only_run import run_text_only, without_checkpointing
 
 _ATTENTION_KINDS = ("sdpa", "eager")
@@ -36,8 +38,13 @@ class ImageSkip:
     It holds for training, for scoring and for generation: with a cache, the prompt is where image tokens are.
     """
 
-    def __init__(self, model: nn.Module, region: Region) -> None:
+    def __init__(self, model: nn.Module, region: Region, shift: Shift | None = None) -> None:
         """Install the rule on the decoder layers of `model` that are neither in `region` nor in its `image_layers`.
+
+        Args:
+            model: plain, or wrapped by PEFT.
+            region: whose `passing` layers leave image tokens out.
+            shift: the steps (D,) that image tokens take in some layers; none by default.
 
         Raises:
             ModelError: the region is of another depth, the model has no image tokens, or its attention takes masks
@@ -52,7 +59,14 @@ class ImageSkip:
         self._places: Places | None = None
         self._told = False
         self._run: Run | None = None
-        self._handle = core.register_forward_pre_hook(self._look, with_kwargs=True)
+        self.shift = dict(shift or {})
+        self._handles = [core.register_forward_pre_hook(self._look, with_kwargs=True)]
+        # Nothing reads image tokens behind the last layer.
+        steps = [(layer, step) for layer, step in self.shift.items() if layer < len(self._layers) - 1]
+        for layer, step in steps:
+            # Before other hooks, which are to see what the next layer gets.
+            hook = take_step(step, lambda: self._places)
+            self._handles.append(self._layers[layer].register_forward_hook(hook, prepend=True))
         self._changed = [self._layers[index] for index in region.passing]
         for index in region.passing:
             self._layers[index].forward = self._forward_of(index)
@@ -66,7 +80,8 @@ class ImageSkip:
 
     def remove(self) -> None:
         """Take the rule away again; the model computes as it was made to."""
-        self._handle.remove()
+        for handle in self._handles:
+            handle.remove()
         vars(self._core).pop(_RULE, None)
         for layer in self._changed:
             vars(layer).pop("forward", None)
@@ -162,37 +177,3 @@ def rule_of(model: nn.Module) -> ImageSkip | None:
     """Return the rule that is installed on `model`, if there is one."""
     rule: ImageSkip | None = vars(unwrap(model)).get(_RULE)
     return rule
-
-
-def follow_region(model: nn.Module, file: Path) -> None:
-    """Install the rule on `model` if the region in `file` asks for it; without such a file nothing happens.
-
-    Raises:
-        ArtifactError: the file is not a region.
-        ModelError: the rule can't hold for this model.
-    """
-    region = read_document(file, Region) if file.is_file() else None
-    if region is not None and region.image_tokens == "region":
-        ImageSkip(model, region)
-
-
-@contextmanager
-def moved_rule(model: nn.Module, old_to_new: Mapping[int, int]) -> Iterator[None]:
-    """Take a rule off while layers are removed, and put it on again in the new numbers of the layers."""
-    rule = rule_of(model)
-    if rule is None:
-        yield
-        return
-    rule.remove()
-    try:
-        yield
-    except BaseException:
-        ImageSkip(model, rule.region)
-        raise
-    old = rule.region
-    layers, more = (
-        tuple(old_to_new[layer] for layer in some if layer in old_to_new) for some in (old.layers, old.image_layers)
-    )
-    spec = f"ids:{','.join(map(str, layers))}" if layers else "none"
-    length = len(old_to_new)
-    ImageSkip(model, Region(layers=layers, num_layers=length, spec=spec, image_tokens="region", image_layers=more))

@@ -16,7 +16,7 @@ from striate.errors import ModelError
 from striate.models.anatomy import Anatomy, find_anatomy
 from striate.models.choice import is_adapted
 from striate.models.families import BOUNDARIES, INJECTED, family_of
-from striate.models.image_skip import moved_rule
+from striate.models.image_rule import moved_rule
 from striate.models.layer_config import OVERRIDES, cannot_remove, config_edits
 from striate.models.layer_facts import facts, index_changes
 from striate.models.layer_tensors import cut, tensor_slices

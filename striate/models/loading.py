@@ -18,7 +18,7 @@ from striate.errors import ModelError
 from striate.models.adapters import ADAPTER_CONFIG, add_adapter, base_of, base_revision_of, is_adapter, merged
 from striate.models.anatomy import find_anatomy, text_only
 from striate.models.devices import resolve_device, resolve_dtype
-from striate.models.image_skip import follow_region
+from striate.models.image_rule import follow_region
 from striate.models.originals.layouts import is_original, original_error
 from striate.models.quiet import quietly
 from striate.models.saving import REGION_FILE, save_model

@@ -10,6 +10,8 @@ from safetensors import SafetensorError
 
 from striate.artifacts import Region, write_document
 from striate.models.card import CARD_FILE, CardFacts, card_text
+from striate.models.image_shift import write_shift
+from striate.models.image_skip import rule_of
 from striate.models.quiet import quietly
 from striate.writing import new_folder, write_text
 
@@ -41,6 +43,8 @@ def save_model(
             processor.save_pretrained(folder)
         if region is not None:
             write_document(folder / REGION_FILE, region)
+            if region.image_shift and (rule := rule_of(model)) is not None:
+                write_shift(folder, rule.shift)
         if card is not None:
             write_text(folder / CARD_FILE, card_text(card, Path(path).name))
 
@@ -59,4 +63,5 @@ def renumbered(region: Region, old_to_new: Mapping[int, int]) -> Region:
         selector="ids" if layers else "none",
         image_tokens=region.image_tokens,
         image_layers=more,
+        image_shift=region.image_shift,
     )

@@ -13,6 +13,7 @@ from striate.errors import ModelError
 from striate.models.adapters import is_adapter
 from striate.models.anatomy import Anatomy, layer_of
 from striate.models.blueprint import blueprint
+from striate.models.image_shift import carried, read_shift, write_shift
 from striate.models.layer_config import cannot_remove
 from striate.models.layer_surgery import remove_layers
 from striate.models.quiet import quietly
@@ -68,6 +69,9 @@ def prune_checkpoint(source: Path | str, remove: Sequence[int], out: Path | str)
             write_shards(target_folder, by_file(kept, names))
             if region is not None:
                 write_document(target_folder / REGION_FILE, renumbered(region, old_to_new))
+                if region.image_shift:
+                    shift = read_shift(folder, region, plan.model.config.get_text_config().hidden_size)
+                    write_shift(target_folder, carried(shift, old_to_new))
     return PrunedCheckpoint(
         old_to_new,
         sum(tensor.numel for tensor in stored.values()),

@@ -67,7 +67,9 @@ def prune(
     name, removed = _least_important(region, remove, scores, scorer)
     if (rule := rule_of(model)) is not None:
         more = tuple(layer for layer in rule.region.computing if layer not in region.layers)
-        region = region.model_copy(update={"image_tokens": "region", "image_layers": more})
+        region = region.model_copy(
+            update={"image_tokens": "region", "image_layers": more, "image_shift": bool(rule.shift)}
+        )
     before = _parameters(model)
     old_to_new = remove_layers(model, removed)
     record = PruneRecord(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,6 +11,8 @@ from torch import nn
 from striate.artifacts import Region
 from striate.config import TrainSection
 from striate.errors import TrainingError
+from striate.models.image_shift import Shift
+from striate.models.image_shift_measure import measure_shift
 from striate.models.image_skip import ImageSkip, rule_of
 from striate.models.image_skip_check import check_rule
 from striate.training.frozen_fp8 import frozen_in_fp8
@@ -20,14 +22,14 @@ from striate.training.frozen_int8 import frozen_in_int8
 _UNSENT = "_ddp_params_and_buffers_to_ignore"
 
 
-def begin_modes(model: nn.Module, region: Region, batch: Mapping[str, Any], config: TrainSection) -> Region:
+def begin_modes(model: nn.Module, region: Region, batches: Sequence[Mapping[str, Any]], config: TrainSection) -> Region:
     """Return the region as checkpoints keep it, with image tokens from now on computed where `config` says.
 
     Args:
         model: with its adapters, if it has any.
         region: that trains.
-        batch: a training batch with a picture, on which the rule is checked.
-        config: `image_tokens` and `image_first` are read.
+        batches: training batches with pictures: the rule is checked on the first, and steps are measured on all.
+        config: `image_tokens`, `image_first` and `image_shift` are read. A model with a rule keeps its steps.
 
     Raises:
         TrainingError: the model follows such a rule already, and not this one; or `image_first` is all of its layers.
@@ -38,11 +40,15 @@ def begin_modes(model: nn.Module, region: Region, batch: Mapping[str, Any], conf
         if config.image_tokens == "all" or installed.region.computing != ruled.computing:
             raise _other_rule(installed.region, ruled, config)
         installed.remove()
-    plain = region.model_copy(update={"image_tokens": "all", "image_layers": ()})
+    plain = region.model_copy(update={"image_tokens": "all", "image_layers": (), "image_shift": False})
     if config.image_tokens == "all":
         return plain
-    check_rule(model, ruled, batch)
-    ImageSkip(model, ruled)
+    check_rule(model, ruled, batches[0])
+    shift: Shift = installed.shift if installed else {}
+    if config.image_shift and not installed:
+        shift = measure_shift(model, ruled, batches)
+    ruled = ruled.model_copy(update={"image_shift": bool(shift)})
+    ImageSkip(model, ruled, shift)
     return ruled.model_copy(update={"image_tokens": "region"}) if config.image_tokens == "region" else plain
 
 

@@ -38,6 +38,7 @@ def fingerprint_of_hidden(
     rule = rule_of(core)
     digest = hashlib.sha256(f"hidden {layer} {half} {core.dtype} {max_length} {transformers.__version__}".encode())
     digest.update(rule.region.model_dump_json().encode() if rule else b"")
+    _add_tensors(digest, {str(index): step for index, step in rule.shift.items()} if rule else {})
     tensors = core.state_dict()
     found = {name: layer_of(anatomy, name) for name in tensors}
     _add_tensors(digest, {name: tensors[name] for name, index in found.items() if index is None or index < layer})

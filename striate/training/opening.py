@@ -67,6 +67,10 @@ class Opened:
         return f"{sets}; the first: {proofs[0]}"
 
 
+# Whose image tokens say which step they take, and how many of them are run at once.
+_SHIFT_SAMPLES, _TOGETHER = 64, 4
+
+
 @contextmanager
 def opened(
     model: Any,
@@ -92,13 +96,22 @@ def opened(
     device = next(tuned.parameters()).device
     # What trains is in float32 by now, and meets half precision as it will in training.
     with torch.autocast(device.type, weights.dtype or torch.bfloat16, enabled=weights.dtype is not None):
-        region = begin_modes(tuned, region, collator([example]), config)
+        region = begin_modes(tuned, region, [collator(few) for few in _examples(samples, config)], config)
     try:
         yield Opened(tuned, region, trainable, names, weights, turns, collator, example, config.train_projector)
     finally:
         end_modes(tuned, config)
         weights.restore()
         tuned.eval()
+
+
+def _examples(samples: Sequence[Sample], config: TrainSection) -> list[Sequence[Sample]]:
+    """Return batches of samples with pictures, from all over the training set: one sample, or as many as steps need."""
+    pictured = [sample for sample in samples if sample.images] or samples[:1]
+    if not config.image_shift:
+        return [pictured[:1]]
+    chosen = pictured[:: -(-len(pictured) // _SHIFT_SAMPLES)]
+    return [chosen[start : start + _TOGETHER] for start in range(0, len(chosen), _TOGETHER)]
 
 
 def _open(model: Any, region: Region, config: TrainSection, base_path: str) -> tuple[Any, Trainable]:

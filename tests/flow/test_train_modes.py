@@ -230,15 +230,22 @@ def test_modes_that_exclude_each_other() -> None:
         with_mode(method="qlora", frozen="fp8")
 
 
+@pytest.mark.parametrize("shift", [False, True])
 @pytest.mark.parametrize(("packing", "compile"), [(False, "on"), (True, "off"), (True, "on")])
 def test_compiled_and_packed_follow_the_rule(
-    tiny_llava: Loaded, run: Run, samples: list[Sample], monkeypatch: pytest.MonkeyPatch, packing: bool, compile: Any
+    tiny_llava: Loaded,
+    run: Run,
+    samples: list[Sample],
+    monkeypatch: pytest.MonkeyPatch,
+    packing: bool,
+    compile: Any,
+    shift: bool,
 ) -> None:
     """The losses of padded batches uncompiled."""
     monkeypatch.setattr("striate.training.fast_layers.frozen_encoders", lambda _: [])
     monkeypatch.setattr(speed, "fast_layers", partial(speed.fast_layers, backend="eager"))
     del samples[2:]
-    config = with_mode(image_tokens="region", image_first=1, lr=1e-3, batch_size=2)
+    config = with_mode(image_tokens="region", image_first=1, image_shift=shift, lr=1e-3, batch_size=2)
     plain = run(copy.deepcopy(tiny_llava), config, "plain")
     said = Said()
     config = config.model_copy(update={"packing": packing})

@@ -15,7 +15,8 @@ from torch import Tensor
 from striate.artifacts import Region, write_document
 from striate.errors import ModelError
 from striate.models.anatomy import decoder_layers, find_anatomy
-from striate.models.image_skip import ImageSkip, follow_region, rule_of
+from striate.models.image_rule import follow_region
+from striate.models.image_skip import ImageSkip, rule_of
 from striate.models.image_skip_check import check_rule, put_back
 from striate.models.layer_surgery import remove_layers
 

@@ -1,0 +1,56 @@
+"""The rule of region-only visual compute as a checkpoint tells it, and through the removal of layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from torch import nn
+
+from striate.artifacts import Region, read_document
+from striate.models.image_shift import carried, read_shift
+from striate.models.image_skip import ImageSkip, rule_of
+from striate.models.stack import decoder_config
+
+
+def follow_region(model: nn.Module, file: Path) -> None:
+    """Install the rule on `model` if the region in `file` asks for it; without such a file nothing happens.
+
+    Raises:
+        ArtifactError: the file is not a region.
+        ModelError: the rule can't hold for this model, or the steps of its image tokens can't be read.
+    """
+    region = read_document(file, Region) if file.is_file() else None
+    if region is not None and region.image_tokens == "region":
+        width = decoder_config(model).hidden_size
+        ImageSkip(model, region, read_shift(file.parent, region, width) if region.image_shift else None)
+
+
+@contextmanager
+def moved_rule(model: nn.Module, old_to_new: Mapping[int, int]) -> Iterator[None]:
+    """Take a rule off while layers are removed, and put it on again in the new numbers of the layers."""
+    rule = rule_of(model)
+    if rule is None:
+        yield
+        return
+    rule.remove()
+    try:
+        yield
+    except BaseException:
+        ImageSkip(model, rule.region, rule.shift)
+        raise
+    old = rule.region
+    layers, more = (
+        tuple(old_to_new[layer] for layer in some if layer in old_to_new) for some in (old.layers, old.image_layers)
+    )
+    spec = f"ids:{','.join(map(str, layers))}" if layers else "none"
+    moved = Region(
+        layers=layers,
+        num_layers=len(old_to_new),
+        spec=spec,
+        image_tokens="region",
+        image_layers=more,
+        image_shift=old.image_shift,
+    )
+    ImageSkip(model, moved, carried(rule.shift, old_to_new))
