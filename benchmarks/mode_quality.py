@@ -66,6 +66,7 @@ MODES = {
     "first-4": _region_only("the region and the first 4 layers", image_first=4),
     "first-8": _region_only("the region and the first 8 layers", image_first=8),
     "half": _region_only("a region of half the layers, image tokens in it alone", region="uniform:50%"),
+    "half-shift": _region_only("the same with a constant step", region="uniform:50%", image_shift=True),
     "projector": _region_only("image tokens in the region alone, projector at 1e-3", projector_lr=1e-3),
     "shift": _region_only("image tokens in the region alone, a constant step elsewhere", image_shift=True),
     "shift-8": _region_only("the same, and the first 8 layers compute them", image_shift=True, image_first=8),
