@@ -54,7 +54,7 @@ class Mode:
 
 def _region_only(says: str, region: str = "uniform:25%", **train: Any) -> Mode:
     """Return a mode with image tokens computed in the region alone."""
-    return Mode(says, region, {"image_tokens": "region", **train})
+    return Mode(says, region, {"image_tokens": "region", "image_shift": False, **train})
 
 
 MODES = {

@@ -41,6 +41,7 @@ from true_shapes import build, make_batch, shape_of
 
 from striate.config import TrainSection
 from striate.models.forecast import Settings, forecast
+from striate.models.image_shift_measure import measure_shift
 from striate.models.image_skip import ImageSkip
 from striate.models.trainability import apply_region, lora_config
 from striate.models.vision_tap import PIXELS, VisionTap
@@ -143,7 +144,9 @@ class Bench:
             if rung.frozen == "int8":
                 stack.enter_context(frozen_in_int8(self.model, self.region, print_line))
             if rung.image_tokens == "region":
-                rule = stack.enter_context(ImageSkip(self.model, self.region))
+                with torch.autocast(self.device, torch.bfloat16):
+                    shift = measure_shift(self.model, self.region, [self.batch(rung)])
+                rule = stack.enter_context(ImageSkip(self.model, self.region, shift))
                 # All batches have one layout.
                 stack.enter_context(reading(rule, self.batch(rung)["input_ids"].cpu(), torch.device(self.device)))
             if not rung.plain:

@@ -265,7 +265,10 @@ def _skips_images(facts: CardFacts) -> bool:
 
 def _elsewhere(facts: CardFacts) -> str:
     """Return what image tokens do in layers that do not compute them, in words."""
-    shift = facts.config.train.image_shift if facts.config else facts.region is not None and facts.region.image_shift
+    if facts.region is not None and facts.region.image_tokens == "region":
+        shift = facts.region.image_shift
+    else:
+        shift = facts.config is not None and facts.config.train.image_shift
     return "take a constant step" if shift else "keep their state"
 
 

@@ -48,6 +48,17 @@ class Places:
         return self._masks[dtype]
 
 
+def hidden_of(output: Any) -> Tensor:
+    """Return the hidden states in a decoder layer's output, which some families wrap in a tuple."""
+    hidden: Tensor = output[0] if isinstance(output, tuple) else output
+    return hidden
+
+
+def with_hidden(output: Any, hidden_BTD: Tensor) -> Any:
+    """Return a decoder layer's output with other hidden states."""
+    return (hidden_BTD, *output[1:]) if isinstance(output, tuple) else hidden_BTD
+
+
 def take(values: Tensor, places_BX: Tensor, dim: int) -> Tensor:
     """Return `values` (B, ...) at `places_BX` along dimension `dim`; a place behind the last gives the last."""
     dim = dim % values.ndim

@@ -11,6 +11,7 @@ from torch import nn
 from striate.artifacts import Region, read_document
 from striate.models.image_shift import carried, read_shift
 from striate.models.image_skip import ImageSkip, rule_of
+from striate.models.saving import renumbered
 from striate.models.stack import decoder_config
 
 
@@ -40,17 +41,6 @@ def moved_rule(model: nn.Module, old_to_new: Mapping[int, int]) -> Iterator[None
     except BaseException:
         ImageSkip(model, rule.region, rule.shift)
         raise
-    old = rule.region
-    layers, more = (
-        tuple(old_to_new[layer] for layer in some if layer in old_to_new) for some in (old.layers, old.image_layers)
-    )
-    spec = f"ids:{','.join(map(str, layers))}" if layers else "none"
-    moved = Region(
-        layers=layers,
-        num_layers=len(old_to_new),
-        spec=spec,
-        image_tokens="region",
-        image_layers=more,
-        image_shift=old.image_shift,
-    )
+    left = tuple(layer for layer in rule.region.layers if layer in old_to_new)
+    moved = renumbered(rule.region.model_copy(update={"layers": left}), old_to_new)
     ImageSkip(model, moved, carried(rule.shift, old_to_new))

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from striate.artifacts import Region
 from striate.errors import ModelError
-from striate.models.image_places import Places
+from striate.models.image_places import Places, hidden_of, with_hidden
 
 SHIFT_FILE = "image_shift.safetensors"
 # Of each layer that has one, (D,) float32.
@@ -34,12 +34,11 @@ def take_step(step_D: Tensor, places: Callable[[], Places | None]) -> Callable[.
         where = places()
         if where is None:
             return None
-        out = output[0] if isinstance(output, tuple) else output
+        out = hidden_of(output)
         kind = out.dtype, out.device
         if kind not in held:
             held[kind] = step_D.to(device=out.device, dtype=out.dtype)
-        moved = torch.addcmul(out, where.image_mask(out.dtype), held[kind])
-        return (moved, *output[1:]) if isinstance(output, tuple) else moved
+        return with_hidden(output, torch.addcmul(out, where.image_mask(out.dtype), held[kind]))
 
     return hook
 
@@ -70,15 +69,14 @@ def read_shift(folder: Path, region: Region, width: int) -> Shift:
     try:
         shift = {int(name): step.float() for name, step in load_file(file).items()}
     except (OSError, SafetensorError, ValueError) as error:
-        raise ModelError(
-            f"{folder} says that image tokens take a step in layers that they pass, and {SHIFT_FILE} can't be read",
-            "the file that training wrote",
-            f"copy {SHIFT_FILE} from where the model was trained",
+        raise _other_file(
+            f"{folder} says that image tokens take a step in layers that they pass, and {SHIFT_FILE} can't be read"
         ) from error
     if any(step.shape != (width,) or not 0 <= layer < region.num_layers for layer, step in shift.items()):
-        raise ModelError(
-            f"{file} is of another model than {region.num_layers} layers of width {width}",
-            "the file that training wrote",
-            f"copy {SHIFT_FILE} from where the model was trained",
-        )
+        raise _other_file(f"{file} is of another model than {region.num_layers} layers of width {width}")
     return shift
+
+
+def _other_file(found: str) -> ModelError:
+    """Return the error for steps that are not those of the checkpoint beside them."""
+    return ModelError(found, "the file that training wrote", f"copy {SHIFT_FILE} from where the model was trained")

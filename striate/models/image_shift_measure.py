@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from striate.artifacts import Region
 from striate.models.anatomy import decoder_layers, find_anatomy, unwrap
 from striate.models.eval_mode import evaluating
+from striate.models.image_places import hidden_of, with_hidden
 from striate.models.image_shift import Shift
 from striate.models.image_skip import ImageSkip
 from striate.models.placing import on_device
@@ -26,7 +27,7 @@ def measure_shift(model: nn.Module, region: Region, batches: Sequence[Mapping[st
     Args:
         model: without a rule.
         region: the rule's.
-        batches: inputs with pictures; each gives a mean, and these are averaged.
+        batches: inputs; each that has pictures gives a mean, and these are averaged. Without any there are no steps.
 
     Raises:
         ModelError: the rule can't hold for this model.
@@ -38,6 +39,8 @@ def measure_shift(model: nn.Module, region: Region, batches: Sequence[Mapping[st
         for batch in batches:
             inputs = {name: value for name, value in on_device(core, batch).items() if name != "labels"}
             image_BT = find_anatomy(core).image_mask(inputs["input_ids"])
+            if not bool(image_BT.any()):
+                continue
             means: dict[int, Tensor] = {}
             with _after(core, passing, partial(_note, means, image_BT)):
                 core(**inputs, use_cache=False)
@@ -65,8 +68,8 @@ def _after(core: nn.Module, layers: Sequence[int], change: Callable[[int, Tensor
     """Call `change(layer, output)` after each of the layers; what it returns takes the output's place."""
 
     def hook(layer: int, _: nn.Module, args: Any, output: Any) -> Any:
-        changed = change(layer, output[0] if isinstance(output, tuple) else output)
-        return (changed, *output[1:]) if changed is not None and isinstance(output, tuple) else changed
+        changed = change(layer, hidden_of(output))
+        return None if changed is None else with_hidden(output, changed)
 
     handles = [decoder_layers(core)[layer].register_forward_hook(partial(hook, layer)) for layer in layers]
     try:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from striate.artifacts import Region
 from striate.errors import ModelError
 from striate.models.anatomy import decoder_layers, find_anatomy, unwrap
+from striate.models.image_places import hidden_of, with_hidden
 from striate.models.image_skip import ImageSkip
 from striate.models.placing import on_device
 
@@ -60,10 +61,9 @@ def _undo(image_BT: Tensor) -> Callable[..., Any]:
 
     def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         before = args[0] if args else kwargs["hidden_states"]
-        after = output[0] if isinstance(output, tuple) else output
+        after = hidden_of(output)
         if after.shape[1] != image_BT.shape[1]:
             return output
-        after = torch.where(image_BT[..., None], before, after)
-        return (after, *output[1:]) if isinstance(output, tuple) else after
+        return with_hidden(output, torch.where(image_BT[..., None], before, after))
 
     return hook

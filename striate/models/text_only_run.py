@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from striate.errors import ModelError
-from striate.models.image_places import Places, arguments_at, rows_of_mask, take
+from striate.models.image_places import Places, arguments_at, hidden_of, rows_of_mask, take, with_hidden
 
 
 def without_checkpointing(layer: nn.Module) -> Callable[..., Any]:
@@ -56,10 +56,9 @@ def run_text_only(
     text_BXD = take(hidden_BTD, places.text, 1)
     joiner = _Joiner(recorder, places, cache)
     output = whole(text_BXD, attention_mask=mask, past_key_values=joiner, **arguments_at(given, places.text))
-    new_BXD = output[0] if isinstance(output, tuple) else output
+    new_BXD = hidden_of(output)
     wide_BTD = nn.functional.pad(hidden_BTD, (0, 0, 0, 1))
-    result = wide_BTD.scatter(1, places.text[:, :, None].expand_as(new_BXD), new_BXD)[:, :-1]
-    return (result, *output[1:]) if isinstance(output, tuple) else result
+    return with_hidden(output, wide_BTD.scatter(1, places.text[:, :, None].expand_as(new_BXD), new_BXD)[:, :-1])
 
 
 class _Captured(Exception):  # noqa: N818

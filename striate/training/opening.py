@@ -108,7 +108,7 @@ def opened(
 def _examples(samples: Sequence[Sample], config: TrainSection) -> list[Sequence[Sample]]:
     """Return batches of samples with pictures, from all over the training set: one sample, or as many as steps need."""
     pictured = [sample for sample in samples if sample.images] or samples[:1]
-    if not config.image_shift:
+    if config.image_tokens == "all" or not config.image_shift:
         return [pictured[:1]]
     chosen = pictured[:: -(-len(pictured) // _SHIFT_SAMPLES)]
     return [chosen[start : start + _TOGETHER] for start in range(0, len(chosen), _TOGETHER)]

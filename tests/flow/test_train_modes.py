@@ -84,7 +84,7 @@ def test_the_rule_travels_with_the_checkpoint(
     tiny_llava: Loaded, samples: list[Sample], run: Run, tmp_path: Path
 ) -> None:
     batch = batch_of(tiny_llava, samples)
-    run(tiny_llava, with_mode(image_tokens="region"))
+    run(tiny_llava, with_mode(image_tokens="region", image_shift=False))
     folder = tmp_path / "run" / "checkpoint"
     assert read_document(folder / "region.json", Region) == REGION.model_copy(update={"image_tokens": "region"})
     again = load_model(folder, device="cpu", merge=True)
@@ -159,7 +159,7 @@ def test_first_layers_that_compute_image_tokens_too(tiny_llava: Loaded, run: Run
     run(tiny_llava, with_mode(image_tokens="region", image_first=2))
     folder = tmp_path / "run" / "checkpoint"
     assert read_document(folder / "region.json", Region) == REGION.model_copy(
-        update={"image_tokens": "region", "image_layers": (0,)}
+        update={"image_tokens": "region", "image_layers": (0,), "image_shift": True}
     )
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert "Image tokens are computed only in the layers of the region and in layer 0**" in card

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from pydantic import ValidationError
 
 from striate.artifacts import LayerScores, Region, Scores, read_document
 from striate.config import LoraSection, MachineSection, TrainSection
@@ -47,7 +47,7 @@ def deepened(loaded: Loaded) -> Loaded:
 
 
 def tuned(loaded: Loaded, pack_dir: Path, out: Path, **changes: Any) -> Path:
-    settings = {"image_tokens": "region", "image_shift": True, "method": "full", "max_steps": 2, "max_length": 96}
+    settings = {"image_tokens": "region", "method": "full", "max_steps": 2, "max_length": 96}
     config = TrainSection(lora=LoraSection(r=4, alpha=8, dropout=0.0), batch_size=4, lr=1e-2, **{**settings, **changes})
     train(
         loaded.model,
@@ -164,6 +164,22 @@ def test_pruning_hands_steps_down_in_memory_and_on_disk(
     torch.testing.assert_close(logits(found[0], batch), logits(found[1], batch))
 
 
-def test_no_effect_without_the_rule() -> None:
-    with pytest.raises(ValidationError, match="image_shift has no effect with image_tokens 'all'"):
-        TrainSection(image_shift=True)
+def test_on_by_default_where_image_tokens_pass_layers(start: Loaded, pack_dir: Path, tmp_path: Path) -> None:
+    assert TrainSection().image_shift
+    whole = tuned(copy.deepcopy(start), pack_dir, tmp_path / "all", image_tokens="all")
+    off = tuned(start, pack_dir, tmp_path / "off", image_shift=False)
+    assert not read_document(whole / "region.json", Region).image_shift
+    assert not read_document(off / "region.json", Region).image_shift
+    assert not (whole / SHIFT_FILE).exists()
+    assert not (off / SHIFT_FILE).exists()
+    assert "keep their state" in (off / "README.md").read_text(encoding="utf-8")
+
+
+def test_without_pictures_there_are_no_steps(start: Loaded, tmp_path: Path) -> None:
+    turns = [{"from": "human", "value": "What is it?"}, {"from": "gpt", "value": "a box"}]
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text/train.json").write_text(json.dumps([{"id": str(n), "conversations": turns} for n in range(4)]))
+    folder = tuned(start, tmp_path / "text", tmp_path / "out", train_projector=False)
+    region = read_document(folder / "region.json", Region)
+    assert (region.image_tokens, region.image_shift) == ("region", False)
+    assert "keep their state" in (folder / "README.md").read_text(encoding="utf-8")
