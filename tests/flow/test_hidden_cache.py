@@ -90,7 +90,7 @@ def test_training_is_the_same(
     wanted = dict(tiny_llava.model.named_parameters())
     for name, parameter in other.model.named_parameters():
         # By norm: AdamW turns rounding of a gradient near zero into a step of that one weight.
-        assert (parameter - wanted[name]).norm() < 1e-4 * wanted[name].norm(), name
+        assert (parameter - wanted[name]).norm() <= 1e-4 * wanted[name].norm(), name
     assert found.tokens == record.tokens
     # In the proof alone.
     assert calls == ["vision", "layer"]
