@@ -65,8 +65,9 @@ def _logit_difference(model: Any, reloaded: Any, inputs: Mapping[str, torch.Tens
         raise _failed(path, f"logits of shape {tuple(theirs.shape)} for {tuple(ours.shape)}, or not finite")
     difference = float((ours.float() - theirs.float()).abs().max())
     scale = float(ours.float().abs().max())
+    # Some processors round a product by where in memory its weights begin.
     on_cpu = ours.device.type == "cpu"
-    allowed = 0.0 if on_cpu else scale * _RELOAD_TOLERANCE.get(ours.dtype, _LOW_PRECISION)
+    allowed = scale * 2e-5 * (ours.dtype is torch.float32) if on_cpu else scale * _RELOAD_TOLERANCE.get(ours.dtype, _LOW_PRECISION)
     if difference > allowed:
         raise _failed(path, f"its logits move by {difference:.3g} on a scale of {scale:.3g}")
     return difference
