@@ -67,7 +67,11 @@ def _logit_difference(model: Any, reloaded: Any, inputs: Mapping[str, torch.Tens
     scale = float(ours.float().abs().max())
     # Some processors round a product by where in memory its weights begin.
     on_cpu = ours.device.type == "cpu"
-    allowed = scale * 2e-5 * (ours.dtype is torch.float32) if on_cpu else scale * _RELOAD_TOLERANCE.get(ours.dtype, _LOW_PRECISION)
+    allowed = (
+        scale * 2e-5 * (ours.dtype is torch.float32)
+        if on_cpu
+        else scale * _RELOAD_TOLERANCE.get(ours.dtype, _LOW_PRECISION)
+    )
     if difference > allowed:
         raise _failed(path, f"its logits move by {difference:.3g} on a scale of {scale:.3g}")
     return difference
