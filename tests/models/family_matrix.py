@@ -211,7 +211,7 @@ def _reload(model: Any, inputs: Batch, result: Result) -> None:
     with TemporaryDirectory() as folder:
         save_model(model, None, Path(folder) / "small")
         test = self_test(model, Path(folder) / "small", inputs)
-    assert test.max_logit_difference <= 1e-4
+    assert test.max_logit_difference == 0
 
 
 _Step = Callable[[Any, Batch, Result], None]

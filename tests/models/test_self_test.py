@@ -72,3 +72,28 @@ def test_an_answer_never_asks_for_a_picture(tiny_llava: Loaded, tmp_path: Path, 
         model.lm_head.weight[model.config.image_token_id] = 1.0
     save_model(model, tiny_llava.processor, tmp_path / "saved")
     assert self_test(model, tmp_path / "saved", question).cached_equals_uncached
+
+
+def test_where_weights_lie_is_no_difference(
+    tiny_llava: Loaded, tmp_path: Path, question: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_model(tiny_llava.model, tiny_llava.processor, tmp_path / "saved")
+    from striate.models import self_test as module
+
+    def as_a_processor_may(head: Any, _: Any, output: torch.Tensor) -> torch.Tensor:
+        return output + (head.weight.data_ptr() % 64) * 1e-7
+
+    def beside_a_boundary(*args: Any, **kwargs: Any) -> Any:
+        model = module_load(*args, **kwargs)
+        weight = model.lm_head.weight
+        weight.data = torch.empty(weight.numel() + 1)[1:].view_as(weight).copy_(weight)
+        model.lm_head.register_forward_hook(as_a_processor_may)
+        return model
+
+    module_load = module.load_weights
+    monkeypatch.setattr(module, "load_weights", beside_a_boundary)
+    tiny_llava.model.lm_head.register_forward_hook(as_a_processor_may)
+    assert self_test(tiny_llava.model, tmp_path / "saved", question).max_logit_difference == 0
+    decoder_layers(tiny_llava.model)[1].mlp.up_proj.weight.data[0, 0] += 1e-3
+    with pytest.raises(ModelError, match="its logits move by"):
+        self_test(tiny_llava.model, tmp_path / "saved", question)
