@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from striate.errors import ModelError
+from striate.models.cache_names import cache_name, given_cache, without_cache
 from striate.models.image_places import Places, arguments_at, hidden_of, rows_of_mask, take, with_hidden
 
 
@@ -33,18 +34,17 @@ def run_text_only(
     whole: Callable[..., Any], index: int, places: Places, others: dict[str, Any], hidden_BTD: Tensor
 ) -> Any:
     """Return the output of layer `index` with the image tokens' hidden states as they were."""
-    given = dict(others)
     if hidden_BTD.shape[1] != places.length:
         raise ModelError(
             f"the decoder sees {hidden_BTD.shape[1]} positions where the prompt has {places.length}",
             "a model with one position a token",
             "use train.image_tokens=all",
         )
-    cache = given.pop("past_key_values", None)
+    name, cache, given = cache_name(whole), given_cache(others), without_cache(others)
     mask = rows_of_mask(given.pop("attention_mask", None), hidden_BTD, places, _past(cache, index))
     recorder = _Recorder()
     try:
-        whole(take(hidden_BTD, places.image, 1), past_key_values=recorder, **arguments_at(given, places.image))
+        whole(take(hidden_BTD, places.image, 1), **{name: recorder}, **arguments_at(given, places.image))
     except _Captured:
         pass
     else:
@@ -55,7 +55,7 @@ def run_text_only(
         )
     text_BXD = take(hidden_BTD, places.text, 1)
     joiner = _Joiner(recorder, places, cache)
-    output = whole(text_BXD, attention_mask=mask, past_key_values=joiner, **arguments_at(given, places.text))
+    output = whole(text_BXD, attention_mask=mask, **{name: joiner}, **arguments_at(given, places.text))
     new_BXD = hidden_of(output)
     wide_BTD = nn.functional.pad(hidden_BTD, (0, 0, 0, 1))
     return with_hidden(output, wide_BTD.scatter(1, places.text[:, :, None].expand_as(new_BXD), new_BXD)[:, :-1])

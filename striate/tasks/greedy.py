@@ -12,6 +12,7 @@ from torch import Tensor
 from striate.data.collate import Collator
 from striate.data.encoding import Encoded
 from striate.models.anatomy import unwrap
+from striate.models.cache_names import cache_of, model_cache_name
 from striate.models.continuing import last_logits_only, select_rows
 from striate.models.placing import on_device
 from striate.tasks.asked_prompts import Prompt
@@ -41,7 +42,7 @@ def read_whole(model: Any, collator: Collator, prompts: Sequence[Prompt]) -> Row
     inputs = on_device(model, collator.join_prompts([prompt.encoded for prompt in prompts]))
     mask = inputs["attention_mask"]
     output = model(**inputs, position_ids=_positions(mask), use_cache=True, **last_logits_only(model))
-    return Rows(output.logits[:, -1], output.past_key_values, mask)
+    return Rows(output.logits[:, -1], cache_of(output), mask)
 
 
 def read_shared(model: Any, collator: Collator, prompts: Sequence[Prompt]) -> Rows:
@@ -54,7 +55,7 @@ def read_shared(model: Any, collator: Collator, prompts: Sequence[Prompt]) -> Ro
     inputs = on_device(model, collator.join_prompts([_cut(prompt, prompt.shared) for prompt in firsts.values()]))
     mask = inputs["attention_mask"]
     output = model(**inputs, position_ids=_positions(mask), use_cache=True, **last_logits_only(model))
-    cache = output.past_key_values
+    cache = cache_of(output)
     owner_R = torch.tensor([starts.index(prompt.start) for prompt in prompts], device=mask.device)
     select_rows(cache, owner_R)
     rests = [prompt.ids[prompt.shared :] for prompt in prompts]
@@ -64,11 +65,11 @@ def read_shared(model: Any, collator: Collator, prompts: Sequence[Prompt]) -> Ro
         input_ids=ids_RT,
         attention_mask=mask_RT,
         position_ids=_positions(mask_RT)[:, -ids_RT.shape[1] :],
-        past_key_values=cache,
+        **{model_cache_name(model): cache},
         use_cache=True,
         **last_logits_only(model),
     )
-    return Rows(output.logits[:, -1], output.past_key_values, mask_RT)
+    return Rows(output.logits[:, -1], cache_of(output), mask_RT)
 
 
 def write(model: Any, rows: Rows, ends: Sequence[int], limit: int) -> list[list[int]]:
@@ -105,7 +106,7 @@ def write(model: Any, rows: Rows, ends: Sequence[int], limit: int) -> list[list[
             input_ids=next_A[:, None],
             attention_mask=mask,
             position_ids=position_A[:, None],
-            past_key_values=rows.cache,
+            **{model_cache_name(model): rows.cache},
             use_cache=True,
         )
         logits, position_A = output.logits[:, -1], position_A + 1
@@ -127,7 +128,7 @@ def shared_is_whole(model: Any, collator: Collator, prompts: Sequence[Prompt]) -
             input_ids=token_R[:, None],
             attention_mask=torch.cat([rows.mask, rows.mask.new_ones(len(token_R), 1)], dim=1),
             position_ids=rows.mask.sum(-1)[:, None],
-            past_key_values=rows.cache,
+            **{model_cache_name(model): rows.cache},
             use_cache=True,
         ).logits[:, -1]
         found += [rows.logits.float(), after.float()]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from striate.errors import DataError
 from striate.models.anatomy import unwrap
+from striate.models.cache_names import cache_of, model_cache_name
 from striate.models.continuing import last_logits_only
 from striate.tasks.batches import padded, run_in_batches
 from striate.tasks.encoding import Encoded, check_length, context_limit, encode
@@ -163,7 +164,7 @@ def _tail_logprobs(
     first_R1 = _token_logprobs(output.logits[:, -1:][owner_R], targets_RT[:, :1])
     if targets_RT.shape[1] == 1:
         return first_R1.tolist()
-    cache = output.past_key_values
+    cache = cache_of(output)
     cache.batch_select_indices(owner_R)
     mask_RT = mask_BT[owner_R]
     steps = torch.arange(targets_RT.shape[1] - 1, device=owner_R.device)
@@ -171,7 +172,7 @@ def _tail_logprobs(
         input_ids=targets_RT[:, :-1],
         attention_mask=torch.cat([mask_RT, tail_mask_RT[:, :-1]], dim=1),
         position_ids=mask_RT.sum(-1, keepdim=True) + steps,
-        past_key_values=cache,
+        **{model_cache_name(model): cache},
         use_cache=True,
     ).logits
     return torch.cat([first_R1, _token_logprobs(logits_RTV, targets_RT[:, 1:])], dim=1).tolist()
@@ -192,10 +193,10 @@ def _text_logprobs(model: Any, pieces: Sequence[Encoded]) -> list[float]:
             input_ids=ids_BT[:, begin:end],
             attention_mask=mask_BT[:, :end],
             position_ids=places_T[begin:end].expand(len(pieces), -1),
-            past_key_values=cache,
+            **{model_cache_name(model): cache},
             use_cache=True,
         )
-        cache = output.past_key_values
+        cache = cache_of(output)
         logprobs_BT = _token_logprobs(output.logits, ids_BT[:, begin + 1 : end + 1])
         totals_B += (logprobs_BT * scored_BT[:, begin + 1 : end + 1]).sum(-1).cpu().double()
     return totals_B.tolist()

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from striate.models.cache_names import cache_name
 from striate.training.answer_rows import OUTPUT, put_off
 from striate.training.image_attention import lead_attention
 from striate.training.layer_function import LayerFunction
@@ -81,10 +82,15 @@ class _TwoCalls(nn.Module):
         """Take the layer."""
         super().__init__()
         self.layer: Any = layer
+        self.cache_name = self._name()
 
     def forward(self, hidden_states: Tensor, **given: Any) -> Any:
         """Return the layer's output in its own form, for hidden states (B, T, D)."""
-        return in_two_calls(self.layer, hidden_states, given)
+        return in_two_calls(self.layer, hidden_states, given, self.cache_name)
+
+    def _name(self) -> str:
+        """Return what the module that is called twice calls its cache; compiled code can't look it up."""
+        return cache_name(self.layer.forward)
 
 
 class _TwoCallsAtPlaces(_TwoCalls):
@@ -94,8 +100,8 @@ class _TwoCallsAtPlaces(_TwoCalls):
         """Return (1, N, D) for hidden states (B, T, D)."""
         layer, text_BXD = self.layer, text_rows(hidden_states, given)
         cache, attention, norm = KeptKeys(), layer.self_attn, layer.input_layernorm
-        attention(hidden_states=norm(key_rows(hidden_states, given)), past_key_values=cache, **for_keys(given))
-        attended = attention(hidden_states=norm(text_BXD), past_key_values=cache, **for_text(given))[0]
+        attention(hidden_states=norm(key_rows(hidden_states, given)), **{self.cache_name: cache}, **for_keys(given))
+        attended = attention(hidden_states=norm(text_BXD), **{self.cache_name: cache}, **for_text(given))[0]
         chosen_N = given["text_back"][0][given["places"]]
         rows_N = chosen_N.clamp_min(0)
         attended, residual = (tensor.flatten(0, 1)[rows_N].unsqueeze(0) for tensor in (attended, text_BXD))
@@ -103,3 +109,7 @@ class _TwoCallsAtPlaces(_TwoCalls):
         out = residual + layer.mlp(layer.post_attention_layernorm(residual))
         # An image token among the places, though it predicts nothing, leaves as it came.
         return torch.where((chosen_N >= 0)[:, None], out, hidden_states.flatten(0, 1)[given["places"]])
+
+    def _name(self) -> str:
+        """Return what the layer's attention calls its cache."""
+        return cache_name(self.layer.self_attn.forward)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from striate.models.cache_names import cache_name, without_cache
 from striate.models.image_places import Places, at_rows, rows_of_mask
 from striate.models.image_skip import ImageSkip
 from striate.training.packed_attention import current_layout
@@ -114,7 +115,7 @@ class ImageRows:
         Raises:
             ModelError: an argument of which it is not known how it goes with positions.
         """
-        given = {name: value for name, value in kwargs.items() if name not in ("hidden_states", "past_key_values")}
+        given = {name: value for name, value in without_cache(kwargs).items() if name != "hidden_states"}
         mask = given.pop("attention_mask", None)
         found: dict[str, Any] = {"hidden_states": hidden_BTD} if "hidden_states" in kwargs else {}
         if mask is None and self.joined and (kernel or self.apart):
@@ -134,7 +135,7 @@ class ImageRows:
 
     def run(self, whole: Callable[..., Any], others: Mapping[str, Any], hidden_BTD: Tensor) -> Any:
         """Return the output of a layer of a packed row that runs uncompiled; `whole` is its forward method."""
-        return in_two_calls(whole, hidden_BTD, self.arguments(hidden_BTD, others, True))
+        return in_two_calls(whole, hidden_BTD, self.arguments(hidden_BTD, others, True), cache_name(whole))
 
     def _at(self, name: str, value: Any, which: str) -> Any:
         """Return an argument at some of the tokens; made once a batch, since all layers get the same."""

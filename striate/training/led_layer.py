@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from striate.models.cache_names import given_cache
 from striate.training.answer_rows import answer_places
 from striate.training.image_rows import rows_for
 from striate.training.layer_check import DifferenceError, compare, tried
@@ -70,7 +71,7 @@ class LedLayer:
 
     def _forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return the layer's output, by the way that fits the call."""
-        if not torch.is_grad_enabled() or kwargs.get("past_key_values") is not None:
+        if not torch.is_grad_enabled() or given_cache(kwargs) is not None:
             return self._original(*args, **kwargs)
         self.function = None
         more: dict[str, Any] = {}

@@ -28,17 +28,18 @@ class KeptKeys:
         return self.kept
 
 
-def in_two_calls(layer: Callable[..., Any], hidden_BTD: Tensor, given: Mapping[str, Any]) -> Any:
+def in_two_calls(layer: Callable[..., Any], hidden_BTD: Tensor, given: Mapping[str, Any], name: str) -> Any:
     """Return a layer's output in its own form, image tokens as they came.
 
     Args:
         layer: its forward method.
         hidden_BTD: the hidden states.
         given: what `ImageRows.arguments` makes of the layer's other arguments.
+        name: what the layer calls its cache.
     """
     cache = KeptKeys()
-    layer(key_rows(hidden_BTD, given), past_key_values=cache, **for_keys(given))
-    output = layer(text_rows(hidden_BTD, given), past_key_values=cache, **for_text(given))
+    layer(key_rows(hidden_BTD, given), **{name: cache}, **for_keys(given))
+    output = layer(text_rows(hidden_BTD, given), **{name: cache}, **for_text(given))
     new_BXD = output[0] if isinstance(output, tuple) else output
     flat_MD, text_N = hidden_BTD.flatten(0, 1), given["text"].flatten()
     found = put(flat_MD, new_BXD.flatten(0, 1), text_N, given["text_back"][0]).view_as(hidden_BTD)
