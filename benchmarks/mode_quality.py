@@ -7,6 +7,7 @@ Every run trains the same start model on the same samples, and is evaluated on t
 
 MODEL is an LVLM's folder, DATA a folder of packs (each with train.json, test.jsonl, or both). A run that is done is
 not done again: its scores are `OUT/MODE-SEED.json`. Several runs share one device; their logs are `OUT/MODE-SEED.log`.
+Modes that align again first train the projector alone on `--align`, a folder of packs too.
 
 Prints one JSON line a mode and a table. Items are averaged over seeds first, then paired with the exact mode's by item;
 intervals draw pictures. The spread between seeds stands beside them: it is what a single run can't tell.
@@ -27,7 +28,7 @@ from typing import Any
 
 from mode_tables import table
 
-from striate.artifacts import EvalRecord, Prediction
+from striate.artifacts import EvalRecord, Prediction, TrainRecord
 from striate.progress import Silent
 from striate.tasks.comparison import MACRO, compare_predictions, macro_average, task_scores
 
@@ -40,16 +41,26 @@ SETTINGS: dict[str, Any] = {
     "packing": True,
     "lora": LORA,
 }
+ALIGNING: dict[str, Any] = {
+    "method": "full",
+    "projector_lr": 1e-3,
+    "batch_size": 64,
+    "max_length": 1024,
+    "packing": True,
+}
+# With uniform:25% of 30 layers these are half of them.
+BETWEEN = "ids:5,9,13,17,20,24,28"
 EXACT = "exact"
 
 
 @dataclass(frozen=True)
 class Mode:
-    """What a mode changes: the region, and settings of `train`."""
+    """What a mode changes: the region, and settings of `train`; those of aligning the projector before, if it does."""
 
     says: str
     region: str = "uniform:25%"
     train: dict[str, Any] = field(default_factory=dict)
+    align: dict[str, Any] | None = None
 
 
 def _region_only(says: str, region: str = "uniform:25%", **train: Any) -> Mode:
@@ -63,13 +74,25 @@ MODES = {
     "fp8": Mode("frozen matrices in 8-bit floats", train={"frozen": "fp8"}),
     "region": _region_only("image tokens in the region alone"),
     "training": _region_only("the same while training, whole layers afterwards", image_tokens="region while training"),
-    "first-4": _region_only("the region and the first 4 layers", image_first=4),
-    "first-8": _region_only("the region and the first 8 layers", image_first=8),
+    "first-4": _region_only("the region and the first 4 layers", image_also="bottom:4"),
+    "first-8": _region_only("the region and the first 8 layers", image_also="bottom:8"),
     "half": _region_only("a region of half the layers, image tokens in it alone", region="uniform:50%"),
     "half-shift": _region_only("the same with a constant step", region="uniform:50%", image_shift=True),
     "projector": _region_only("image tokens in the region alone, projector at 1e-3", projector_lr=1e-3),
     "shift": _region_only("image tokens in the region alone, a constant step elsewhere", image_shift=True),
-    "shift-8": _region_only("the same, and the first 8 layers compute them", image_shift=True, image_first=8),
+    "shift-8": _region_only("the same, and the first 8 layers compute them", image_shift=True, image_also="bottom:8"),
+    "also-half": _region_only("the same, and one layer more in every gap", image_shift=True, image_also=BETWEEN),
+    "aligned-exact": Mode("exact, the projector aligned again before", align={}),
+    "aligned-shift": Mode(
+        "a constant step elsewhere, the projector aligned again with all layers before",
+        train={"image_tokens": "region"},
+        align={},
+    ),
+    "aligned-same": Mode(
+        "the same, the projector aligned again with image tokens in the same layers",
+        train={"image_tokens": "region"},
+        align={"image_tokens": "region", "image_also": "uniform:25%"},
+    ),
     "longer": _region_only("image tokens in the region alone, twice the epochs", epochs=2),
     "fast": _region_only("region alone, frozen matrices in 8-bit floats", frozen="fp8"),
     "fast-shift": _region_only("the same with a constant step", frozen="fp8", image_shift=True),
@@ -89,49 +112,71 @@ class Heard(Silent):
         print(text, flush=True)
 
 
-def run_one(args: argparse.Namespace, name: str, seed: int) -> None:
-    """Train and evaluate one mode with one seed, and write its scores."""
+def _trained(
+    args: argparse.Namespace, start: Path, data: Path, region: str, train: Any, seed: int, out: Path
+) -> tuple[TrainRecord, list[str]]:
+    """Train the model in `start` on the packs in `data`; return the record and what training said."""
     import torch
 
-    from striate.config import EvaluateSection, MachineSection, TrainSection
     from striate.data.reading import read_many
     from striate.models.loading import load_model
     from striate.selectors.spec import resolve
-    from striate.stages.evaluate import evaluate
-    from striate.stages.train import train
-    from striate.tasks.packs import read_pack
+    from striate.stages.train import train as train_region
 
-    mode, out, began = MODES[name], args.out / f"{name}-{seed}", time.perf_counter()
-    loaded = load_model(args.model)
-    samples = read_many(sorted(args.data.glob("*/train.json")), args.samples, 0)
-    settings = {**SETTINGS, "epochs": args.epochs, **_given(args), **mode.train}
-    machine = MachineSection(
+    loaded, heard = load_model(start), Heard()
+    layers = loaded.model.config.get_text_config().num_hidden_layers
+    record = train_region(
+        loaded.model,
+        loaded.processor,
+        resolve(region, layers),
+        read_many(sorted(data.glob("*/train.json")), args.samples, 0),
+        train,
+        _machine(args),
+        seed=seed,
+        out=out / "checkpoint",
+        work_dir=out / "work",
+        log=out / "train_log.jsonl",
+        base_path=str(start),
+        progress=heard,
+    )
+    del loaded
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return record, heard.lines
+
+
+def _machine(args: argparse.Namespace) -> Any:
+    """Return the section `machine` that the command line asks for."""
+    from striate.config import MachineSection
+
+    return MachineSection(
         micro_batch=64,
         pack_tokens=args.pack_tokens,
         workers=args.workers,
         compile=args.compile,
         cache_vision=args.cache_vision,
     )
-    layers = loaded.model.config.get_text_config().num_hidden_layers
-    heard = Heard()
-    record = train(
-        loaded.model,
-        loaded.processor,
-        resolve(mode.region, layers),
-        samples,
-        TrainSection(**settings),
-        machine,
-        seed=seed,
-        out=out / "checkpoint",
-        work_dir=out / "work",
-        log=out / "train_log.jsonl",
-        base_path=str(args.model),
-        progress=heard,
-    )
+
+
+def run_one(args: argparse.Namespace, name: str, seed: int) -> None:
+    """Train and evaluate one mode with one seed, and write its scores."""
+    import torch
+
+    from striate.config import EvaluateSection, TrainSection
+    from striate.models.loading import load_model
+    from striate.stages.evaluate import evaluate
+    from striate.tasks.packs import read_pack
+
+    mode, out, began = MODES[name], args.out / f"{name}-{seed}", time.perf_counter()
+    start: Path = args.model
+    aligned: TrainRecord | None = None
+    if mode.align is not None:
+        settings = TrainSection(**{**ALIGNING, **mode.align})
+        aligned, _ = _trained(args, start, args.align, "none", settings, seed, out / "aligned")
+        start = out / "aligned" / "checkpoint"
+    settings = TrainSection(**{**SETTINGS, "epochs": args.epochs, **_given(args), **mode.train})
+    record, said = _trained(args, start, args.data, mode.region, settings, seed, out)
     trained = time.perf_counter()
-    del loaded
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
     tuned = load_model(out / "checkpoint", merge=True)
     packs = [read_pack(folder.parent, args.limit) for folder in sorted(args.data.glob("*/test.jsonl"))]
     evaluation, answers = evaluate(
@@ -141,14 +186,15 @@ def run_one(args: argparse.Namespace, name: str, seed: int) -> None:
         label=name,
         model_name=name,
         config=EvaluateSection(bootstrap=args.bootstrap),
-        machine=machine,
+        machine=_machine(args),
     )
     found = {
         "mode": name,
         "seed": seed,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "train": record.model_dump(mode="json"),
-        "said": heard.lines,
+        "aligned": aligned and aligned.model_dump(mode="json"),
+        "said": said,
         "seconds": [round(trained - began, 1), round(time.perf_counter() - trained, 1)],
         "record": evaluation.model_dump(mode="json"),
         "predictions": [_slim(one) for one in answers],
@@ -269,6 +315,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("data", type=Path)
+    parser.add_argument("--align", type=Path, help="packs that modes which align again train the projector on")
     parser.add_argument("--out", type=Path, default=Path("modes"))
     parser.add_argument("--modes", nargs="+", default=list(MODES), choices=list(MODES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
@@ -288,6 +335,8 @@ def main() -> None:
     parser.add_argument("--warm", action="store_true", help="features and compiled code are there: begin side by side")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.align is None and any(MODES[name].align is not None for name in args.modes):
+        parser.error("modes that align again need --align PACKS")
     args.out.mkdir(parents=True, exist_ok=True)
     if args.one:
         run_one(args, args.one[0], int(args.one[1]))

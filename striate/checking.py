@@ -10,6 +10,7 @@ from striate.config import BUILTIN, RunConfig, is_builtin, looks_like_hub_id
 from striate.demo.places import check_pack
 from striate.early_checks import labels_of
 from striate.errors import ModelError
+from striate.selectors.image_layers import parse_image_also
 from striate.selectors.needs import check_needs
 from striate.selectors.spec import parse_spec
 
@@ -25,6 +26,7 @@ def check_run(config: RunConfig) -> Iterator[str]:
     """
     check_needs(parse_spec(config.select.region), config.analyze)
     yield f"region    {config.select.region}"
+    parse_image_also(config.train.image_also)
     yield f"scorers   {_scorers(config)}"
     yield f"model     {_model(config.model.path)}"
     if config.train.method == "qlora":

@@ -10,6 +10,7 @@ from striate.config import RunConfig
 from striate.demo.places import locate_model, locate_pack
 from striate.errors import ConfigError, ModelError
 from striate.progress import Progress
+from striate.selectors.image_layers import with_image_layers
 
 if TYPE_CHECKING:
     from striate.tasks.sources import Source
@@ -83,5 +84,6 @@ def check_region(config: RunConfig, region: Region) -> None:
     from striate.stages.prune import check_removal
     from striate.training.resampling import check_resampling
 
+    with_image_layers(region, config.train.image_also)
     check_resampling(region, config.train.resample)
     check_removal(region, config.prune.remove)

@@ -38,8 +38,8 @@ class TrainSection(Section):
     """Visual instruction tuning of the region and the projector; defaults are the paper's.
 
     `image_tokens` says where image tokens are computed: in all layers; in the region alone, from then on; or so only
-    while training. With `region` the first `image_first` layers compute image tokens too, and unless `image_shift` is
-    false image tokens take a constant step in each layer that does not. `frozen` is the number format of the decoder
+    while training. With `region` the layers of the SPEC `image_also` compute image tokens too, and unless `image_shift`
+    is false image tokens take a constant step in each layer that does not. `frozen` is the number format of the decoder
     layers outside the region while training. All trade exactness for speed or memory, as does `optimizer` with moments
     in 8 bits (docs/fast-modes.md).
     """
@@ -62,15 +62,15 @@ class TrainSection(Section):
     gradient_checkpointing: bool = False
     packing: bool = False
     image_tokens: Literal["all", "region", "region while training"] = "all"
-    image_first: int = Field(default=0, ge=0)
+    image_also: str = "none"
     image_shift: bool = True
     frozen: Literal["exact", "fp8", "int8"] = "exact"
     save_steps: int = Field(default=100, ge=1)
 
     @model_validator(mode="after")
     def _check_modes(self) -> TrainSection:
-        if self.image_first and self.image_tokens == "all":
-            raise ValueError("image_first has no effect with image_tokens 'all', which computes them in every layer")
+        if self.image_also != "none" and self.image_tokens == "all":
+            raise ValueError("image_also has no effect with image_tokens 'all', which computes them in every layer")
         if self.method == "qlora" and self.frozen != "exact":
             raise ValueError("frozen has no effect on method qlora, whose frozen layers are in 4 bits")
         return self

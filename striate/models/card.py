@@ -274,11 +274,11 @@ def _elsewhere(facts: CardFacts) -> str:
 
 def _more_layers(facts: CardFacts) -> str:
     """Return which layers outside the region compute image tokens, in words, or nothing."""
-    first = facts.config.train.image_first if facts.config else 0
     more = facts.region.image_layers if facts.region else ()
     if more:
         return f" and in layer{'s' * (len(more) > 1)} {', '.join(map(str, more))}"
-    return f" and in the first {first}" if first else ""
+    also = facts.config.train.image_also if facts.config else "none"
+    return f" and in those of `{also}`" if also != "none" else ""
 
 
 def _config(facts: CardFacts) -> str:

@@ -30,8 +30,7 @@ class Settings:
         lean: whether frozen layers that run compiled run their attention again in the backward pass.
         recomputed: the layers that are run again where not all are.
         frozen: number format of the matrices of decoder layers outside the region.
-        image_tokens: whether image tokens are computed in all layers, or in the region alone.
-        image_first: so many first layers compute them too.
+        image_tokens: whether image tokens are computed in all layers, or in the region and its `image_layers` alone.
         optimizer: AdamW with two moments in the number format of what trains, or in 8 bits.
     """
 
@@ -51,7 +50,6 @@ class Settings:
     recomputed: frozenset[int] = frozenset()
     frozen: Literal["exact", "fp8", "int8"] = "exact"
     image_tokens: Literal["all", "region"] = "all"
-    image_first: int = 0
     optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
 
     def recomputes(self, layer: int) -> bool:
@@ -60,7 +58,7 @@ class Settings:
 
     def passed(self, layer: int, region: Region) -> bool:
         """Return whether image tokens pass the decoder layer: keys and values are all it computes of them."""
-        return self.image_tokens == "region" and layer not in region and layer >= self.image_first
+        return self.image_tokens == "region" and layer in region.passing
 
     @property
     def adapted(self) -> bool:

@@ -16,6 +16,7 @@ from striate.models.card import CardFacts
 from striate.models.loading import save_model
 from striate.models.memory import peak_memory_gib
 from striate.progress import Progress, Silent
+from striate.selectors.image_layers import with_image_layers
 from striate.training.before import check_training, warn_of_turns
 from striate.training.caches import keep
 from striate.training.opening import Opened, opened
@@ -67,12 +68,14 @@ def train(
         progress: where to show it.
 
     Raises:
+        SpecError: `image_also` of `config` can't be read, or has no effect.
         ModelError: not an LVLM, or an encoder-decoder.
         TrainingError: nothing to train, a failed proof, a loss that is not finite, or a work folder of another run.
         DataError: a sample that can't be used.
         ArtifactError: a folder that can't be written, or `out` is not empty.
     """
     progress = progress or Silent()
+    region = with_image_layers(region, config.image_also)
     check_training(model, region, samples, config, out)
     processes = Processes.launched()
     processes.join(next(model.parameters()).device)

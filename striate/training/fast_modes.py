@@ -27,27 +27,27 @@ def begin_modes(model: nn.Module, region: Region, batches: Sequence[Mapping[str,
 
     Args:
         model: with its adapters, if it has any.
-        region: that trains.
+        region: that trains, with the layers that compute image tokens too.
         batches: training batches with pictures: the rule is checked on the first, and steps are measured on all.
-        config: `image_tokens`, `image_first` and `image_shift` are read. A model with a rule keeps its steps.
+        config: `image_tokens` and `image_shift` are read. A model with a rule keeps its steps.
 
     Raises:
-        TrainingError: the model follows such a rule already, and not this one; or `image_first` is all of its layers.
+        TrainingError: the model follows such a rule already, and not this one.
         ModelError: the rule can't hold for this model.
     """
-    installed, ruled = rule_of(model), _with_first(region, config)
+    installed = rule_of(model)
     if installed is not None:
-        if config.image_tokens == "all" or installed.region.computing != ruled.computing:
-            raise _other_rule(installed.region, ruled, config)
+        if config.image_tokens == "all" or installed.region.computing != region.computing:
+            raise _other_rule(installed.region, region, config)
         installed.remove()
     plain = region.model_copy(update={"image_tokens": "all", "image_layers": (), "image_shift": False})
     if config.image_tokens == "all":
         return plain
-    check_rule(model, ruled, batches[0])
+    check_rule(model, region, batches[0])
     shift: Shift = installed.shift if installed else {}
     if config.image_shift and not installed:
-        shift = measure_shift(model, ruled, batches)
-    ruled = ruled.model_copy(update={"image_shift": bool(shift)})
+        shift = measure_shift(model, region, batches)
+    ruled = region.model_copy(update={"image_shift": bool(shift)})
     ImageSkip(model, ruled, shift)
     return ruled.model_copy(update={"image_tokens": "region"}) if config.image_tokens == "region" else plain
 
@@ -82,26 +82,12 @@ def _buffers_of_their_own(model: nn.Module) -> Iterator[None]:
         delattr(model, _UNSENT)
 
 
-def _with_first(region: Region, config: TrainSection) -> Region:
-    """Return the region with the first layers among those that compute image tokens, as `config` says."""
-    first = config.image_first
-    if first >= region.num_layers:
-        raise TrainingError(
-            f"train.image_first is {first}, and the model has {region.num_layers} layers",
-            f"0 to {region.num_layers - 1}",
-            "use train.image_tokens=all to compute image tokens in every layer",
-        )
-    return region.model_copy(
-        update={"image_layers": tuple(layer for layer in range(first) if layer not in region.layers)}
-    )
-
-
 def _other_rule(found: Region, region: Region, config: TrainSection) -> TrainingError:
     """Return the error for a model that computes image tokens in other layers alone."""
     wanted = "all layers" if config.image_tokens == "all" else f"layers {', '.join(map(str, region.computing))}"
-    first = f" --set train.image_first={found.image_layers[-1] + 1}" if found.image_layers else ""
+    also = f" --set train.image_also=ids:{','.join(map(str, found.image_layers))}" if found.image_layers else ""
     return TrainingError(
         f"the model computes image tokens in layers {', '.join(map(str, found.computing))} alone, training in {wanted}",
         "train.image_tokens=region with the layers that the model was made with",
-        f"use --set train.image_tokens=region --set select.region={found.spec}{first}, or another start model",
+        f"use --set train.image_tokens=region --set select.region={found.spec}{also}, or another start model",
     )

@@ -36,6 +36,7 @@ def identity(
     return {
         **settings,
         "region": list(region.layers),
+        **({"image_layers": list(region.image_layers)} if region.image_layers else {}),
         "num_layers": region.num_layers,
         "samples": len(samples),
         "data": digest.hexdigest(),

@@ -237,7 +237,6 @@ def _largest(
         train_projector=config.train_projector,
         accumulated=plan.accumulation > 1,
         image_tokens="all" if config.image_tokens == "all" else "region",
-        image_first=config.image_first,
         frozen=config.frozen,
         optimizer=config.optimizer,
     )

@@ -114,7 +114,7 @@ def test_while_training_only(tiny_llava: Loaded, run: Run, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("method", ["full", "lora"])
 @pytest.mark.parametrize(
-    "mode", [{"image_first": 1}, {"packing": True}, {"image_tokens": "region while training"}], ids=str
+    "mode", [{"image_also": "bottom:1"}, {"packing": True}, {"image_tokens": "region while training"}], ids=str
 )
 def test_half_precision_follows_the_rule(tiny_llava: Loaded, run: Run, mode: dict[str, Any], method: str) -> None:
     tiny_llava.model.to(torch.bfloat16)
@@ -156,7 +156,7 @@ def test_pruning_keeps_the_rule(tiny_llava: Loaded, run: Run, tmp_path: Path) ->
 
 def test_first_layers_that_compute_image_tokens_too(tiny_llava: Loaded, run: Run, tmp_path: Path) -> None:
     fresh = copy.deepcopy(tiny_llava)
-    run(tiny_llava, with_mode(image_tokens="region", image_first=2))
+    run(tiny_llava, with_mode(image_tokens="region", image_also="bottom:2"))
     folder = tmp_path / "run" / "checkpoint"
     assert read_document(folder / "region.json", Region) == REGION.model_copy(
         update={"image_tokens": "region", "image_layers": (0,), "image_shift": True}
@@ -170,14 +170,14 @@ def test_first_layers_that_compute_image_tokens_too(tiny_llava: Loaded, run: Run
     with pytest.raises(TrainingError) as caught:
         run(copy.deepcopy(tuned), with_mode(image_tokens="region"), "again")
     assert "in layers 0, 1, 3 alone, training in layers 1, 3" in str(caught.value)
-    assert "--set select.region=ids:1,3 --set train.image_first=1" in str(caught.value)
+    assert "--set select.region=ids:1,3 --set train.image_also=ids:0" in str(caught.value)
     entry = LayerScores(scorer="x", values=(0, 1, 2, 3), low=(0,) * 4, high=(0,) * 4, samples=0)
     scores = Scores(num_layers=4, samples=0, scorers=(entry,))
     prune(tuned.model, REGION, 1, scores, processor=tuned.processor, out=tmp_path / "pruned")
     kept = read_document(tmp_path / "pruned" / "region.json", Region)
     assert (kept.layers, kept.image_layers, kept.passing) == ((0, 2), (), (1,))
-    with pytest.raises(TrainingError, match=r"train\.image_first is 4, and the model has 4 layers"):
-        run(fresh, with_mode(image_tokens="region", image_first=4), "all")
+    with pytest.raises(SpecError, match=r"train\.image_also 'all' and the region are all 4 layers together"):
+        run(fresh, with_mode(image_tokens="region", image_also="all"), "all")
 
 
 def test_a_region_file_of_before_has_no_other_layers(tmp_path: Path) -> None:
@@ -224,8 +224,8 @@ def test_packed_rows_are_compared_before_frozen_layers_are_rounded(
 
 
 def test_modes_that_exclude_each_other() -> None:
-    with pytest.raises(ValidationError, match="image_first has no effect with image_tokens 'all'"):
-        with_mode(image_first=2)
+    with pytest.raises(ValidationError, match="image_also has no effect with image_tokens 'all'"):
+        with_mode(image_also="bottom:2")
     with pytest.raises(ValidationError, match="frozen has no effect on method qlora"):
         with_mode(method="qlora", frozen="fp8")
 
@@ -245,7 +245,7 @@ def test_compiled_and_packed_follow_the_rule(
     monkeypatch.setattr("striate.training.fast_layers.frozen_encoders", lambda _: [])
     monkeypatch.setattr(speed, "fast_layers", partial(speed.fast_layers, backend="eager"))
     del samples[2:]
-    config = with_mode(image_tokens="region", image_first=1, image_shift=shift, lr=1e-3, batch_size=2)
+    config = with_mode(image_tokens="region", image_also="bottom:1", image_shift=shift, lr=1e-3, batch_size=2)
     plain = run(copy.deepcopy(tiny_llava), config, "plain")
     said = Said()
     config = config.model_copy(update={"packing": packing})

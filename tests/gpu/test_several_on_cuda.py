@@ -70,11 +70,17 @@ def rows(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "train_log.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
+@pytest.fixture(scope="session")
+def saved_llava(_saved_llava: Path) -> Path:
+    """The folder of a tiny LLaVA, which these tests only read."""
+    return _saved_llava
+
+
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory, _saved_llava: Path, saved_pack: Path) -> Path:
+def alone(tmp_path_factory: pytest.TempPathFactory, saved_llava: Path, saved_pack: Path) -> Path:
     """The run folder of one process."""
     folder = tmp_path_factory.mktemp("several") / "alone"
-    path = run_yaml(folder, _saved_llava, saved_pack)
+    path = run_yaml(folder, saved_llava, saved_pack)
     striate("select", str(path), "--out", str(folder / "run"))
     striate("train", "--out", str(folder / "run"))
     return folder / "run"
@@ -82,11 +88,11 @@ def alone(tmp_path_factory: pytest.TempPathFactory, _saved_llava: Path, saved_pa
 
 @pytest.mark.parametrize("way", WAYS)
 def test_shipped_configs_train_as_one_process(
-    alone: Path, tmp_path: Path, _saved_llava: Path, saved_pack: Path, way: str
+    alone: Path, tmp_path: Path, saved_llava: Path, saved_pack: Path, way: str
 ) -> None:
     if way == "zero3" and importlib.util.find_spec("deepspeed") is None:
         pytest.skip("needs deepspeed (the extra `deepspeed`)")
-    path, run = run_yaml(tmp_path / "two", _saved_llava, saved_pack), tmp_path / "two" / "run"
+    path, run = run_yaml(tmp_path / "two", saved_llava, saved_pack), tmp_path / "two" / "run"
     striate("select", str(path), "--out", str(run))
     striate("train", "--out", str(run), launcher=launched(way))
     mine, wanted = rows(run), rows(alone)
