@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -221,6 +222,8 @@ def run_all(args: argparse.Namespace) -> None:
     waiting = [(name, seed) for seed in args.seeds for name in args.modes if not _file(args, name, seed).exists()]
     running: list[tuple[str, subprocess.Popen[bytes]]] = []
     warm = args.warm
+    # Runs with a thread for every core each would wait for one another at every operation on the CPU.
+    environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // (2 * args.jobs))), **os.environ}
     while waiting or running:
         for label, process in [one for one in running if one[1].poll() is not None]:
             running.remove((label, process))
@@ -231,7 +234,7 @@ def run_all(args: argparse.Namespace) -> None:
             name, seed = waiting.pop(0)
             command = [sys.executable, *sys.argv, "--one", name, str(seed)]
             with (args.out / f"{name}-{seed}.log").open("wb") as log:
-                process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+                process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
             running.append((f"{name}-{seed}", process))
         time.sleep(0.5)
 

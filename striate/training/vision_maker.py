@@ -85,7 +85,8 @@ class FeatureMaker:
         counts = [pictures[PIXELS].shape[0] for pictures in waiting.values()]
         found: list[torch.Tensor] = []
         if alike and len(shapes) == 1:
-            pixels = torch.cat([pictures[PIXELS] for pictures in waiting.values()])
+            # On the device: threads of several trainings that share a CPU wait for each other long.
+            pixels = torch.cat([pictures[PIXELS].to(self._device) for pictures in waiting.values()])
             together = self._features({PIXELS: pixels})
             found = list(together.split(counts)) if together.shape[0] == sum(counts) else []
         found = found or [self._features(pictures) for pictures in waiting.values()]
@@ -95,7 +96,7 @@ class FeatureMaker:
         waiting.clear()
 
     def _features(self, pictures: Batch) -> torch.Tensor:
-        """Return the features of pictures of the CPU."""
+        """Return the features of pictures."""
         return self._tap.features(moved(pictures, self._device))
 
     def _settle(self, features: torch.Tensor, folder: Path | None) -> None:
