@@ -156,9 +156,8 @@ class RegionTrainer(StepTrainer):
     def facts(self) -> Facts:
         """Return what the log's line says of the step whose work has just been handed out."""
         more: dict[str, Any] = {OPEN_LAYERS: list(self.turns.open)} if self.turns else {}
-        more |= dict(zip(("tokens", "slots"), self.count_tokens(), strict=True))
         rate, projector_rate = self.rates.get("region", 0.0), self.rates.get("projector", 0.0)
-        return Facts(self.state.global_step, rate, projector_rate, more, time.perf_counter())
+        return Facts(self.state.global_step, rate, projector_rate, more, time.perf_counter(), self.count_tokens())
 
     def write_step(self, facts: Facts, loss: float, norm: float | None) -> None:
         """Write one step to the log.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,13 +13,18 @@ import torch
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a step when its work has been handed out: its number, learning rates, other keys of its line."""
+    """What is known of a step when its work has been handed out: its number, learning rates, other keys of its line.
+
+    `tokens` are counted over all processes, so they are read with the loss and put among the other keys then: those of
+    samples, and those with padding.
+    """
 
     step: int
     lr: float
     projector_lr: float
     more: dict[str, Any]
     at: float
+    tokens: torch.Tensor | None = None
 
 
 Write = Callable[[Facts, float, float | None], None]
@@ -43,11 +48,13 @@ class Readings:
         found: Any = norm
         found = found.full_tensor() if hasattr(found, "full_tensor") else found
         known = None if found is None or isinstance(found, torch.Tensor) else float(found)
-        parts = [one.detach().double().reshape(()) for one in (loss, found) if isinstance(one, torch.Tensor)]
-        values = torch.stack([part.to(loss.device) for part in parts])
+        parts = [
+            one.detach().double().flatten() for one in (loss, facts.tokens, found) if isinstance(one, torch.Tensor)
+        ]
+        values = torch.cat([part.to(loss.device, non_blocking=True) for part in parts])
         event = None
         if values.device.type == "cuda":
-            host = torch.empty(len(parts), dtype=torch.float64, pin_memory=True)
+            host = torch.empty(len(values), dtype=torch.float64, pin_memory=True)
             values = host.copy_(values, non_blocking=True)
             event = torch.cuda.Event()
             event.record()
@@ -65,7 +72,10 @@ class Readings:
         facts, values, event, known = self._waiting.popleft()
         if event:
             event.synchronize()
-        loss, *norm = values.tolist()
+        loss, *rest = values.tolist()
+        if facts.tokens is not None:
+            real, slots, *rest = rest
+            facts = replace(facts, more={**facts.more, "tokens": int(real), "slots": int(slots)})
         if now is not None:
-            facts = Facts(facts.step, facts.lr, facts.projector_lr, facts.more, now)
-        self._write(facts, loss, norm[0] if norm else known)
+            facts = replace(facts, at=now)
+        self._write(facts, loss, rest[0] if rest else known)

@@ -7,11 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch.utils.data import Sampler
 
 from striate.data.collate import Collator
 from striate.data.encoding import IGNORED, Encoded
-from striate.data.packing import Batch, first_fit
+from striate.data.packing import FILLER, Batch, first_fit
 from striate.data.samples import Sample
 from striate.training.order import SeededOrder
 
@@ -129,8 +130,10 @@ class StepCollator:
         return self._unlabelled
 
     def _join(self, items: Sequence[Encoded]) -> Batch:
-        """Return the items as one batch."""
-        return self.collator.join(items) if self.share.pack_tokens is None else self.collator.pack(items, self.fill)
+        """Return the items as one batch; tokens of the stand-in only fill it."""
+        batch = self.collator.join(items) if self.share.pack_tokens is None else self.collator.pack(items, self.fill)
+        added = sum(item.length for item in items if item is self._unlabelled)
+        return {**batch, FILLER: batch.get(FILLER, torch.tensor(0)) + added} if added else batch
 
 
 def stand_in(samples: Sequence[Sample]) -> Sample:

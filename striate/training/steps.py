@@ -100,14 +100,14 @@ class StepTrainer(Trainer):
         kind = self.accelerator.distributed_type
         return kind in (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
-    def count_tokens(self) -> tuple[int, int]:
-        """Return the tokens of samples and the tokens with padding since the last call, of all processes."""
-        found = self.real_tokens, self.slots
+    def count_tokens(self) -> torch.Tensor:
+        """Return the tokens of samples and those with padding since the last call, of all processes: (2,), unread."""
+        found = torch.tensor([self.real_tokens, self.slots])
         self.real_tokens = self.slots = 0
         if self.accelerator.num_processes == 1:
             return found
-        real, slots = self.accelerator.reduce(torch.tensor(found, device=self.args.device), "sum").tolist()
-        return real, slots
+        summed: torch.Tensor = self.accelerator.reduce(found.to(self.args.device, non_blocking=True), "sum")
+        return summed
 
     def facts(self) -> Facts:
         """Return what is known of the step whose work has just been handed out."""

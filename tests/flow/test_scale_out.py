@@ -83,6 +83,8 @@ def test_two_processes_train_as_one(two: Path, one: Path, name: str, same: str) 
         torch.testing.assert_close(
             torch.tensor([row[key] for row in mine]), torch.tensor([row[key] for row in wanted]), rtol=1e-5, atol=1e-5
         )
+    assert [row["tokens"] for row in mine] == [row["tokens"] for row in wanted]
+    assert all(row["slots"] >= row["tokens"] for row in mine)
     found, expected = weights(two / name), weights(one / same)
     assert found.keys() == expected.keys()
     for key, tensor in expected.items():

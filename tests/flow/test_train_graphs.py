@@ -196,15 +196,24 @@ def test_divergence_is_found_a_step_late(
 
 def test_a_late_reader_keeps_order_and_ends(tmp_path: Path) -> None:
     written: list[tuple[int, float, float | None, float]] = []
-    readings = Readings(lambda facts, loss, norm: written.append((facts.step, loss, norm, facts.at)), late=1)
+    more: list[dict[str, Any]] = []
+
+    def write(facts: Facts, loss: float, norm: float | None) -> None:
+        written.append((facts.step, loss, norm, facts.at))
+        more.append(facts.more)
+
+    readings = Readings(write, late=1)
     for step in (1, 2, 3):
         norm = None if step == 2 else torch.tensor(0.5 * step)
-        readings.add(Facts(step, 0.1, 0.2, {}, float(step)), torch.tensor(float(step)), norm)
+        tokens = None if step == 3 else torch.tensor([10 * step, 2**40 + step])
+        readings.add(Facts(step, 0.1, 0.2, {"open": [1]}, float(step), tokens), torch.tensor(float(step)), norm)
         assert len(written) == step - 1
     readings.flush()
     readings.flush()
     assert [row[:3] for row in written] == [(1, 1.0, 0.5), (2, 2.0, None), (3, 3.0, 1.5)]
     assert [row[3] for row in written[:2]] == [1.0, 2.0]
+    counted = [{"open": [1], "tokens": 10 * step, "slots": 2**40 + step} for step in (1, 2)]
+    assert more == [*counted, {"open": [1]}]
     # What is waited for ends now.
     assert written[2][3] > 3.0
     with StepLog(tmp_path / "log.jsonl") as log:
