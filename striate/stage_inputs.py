@@ -11,7 +11,7 @@ from striate.config import is_builtin
 from striate.fingerprints import fingerprint
 from striate.harness.suites import Suite
 from striate.run_folder import RunFolder
-from striate.selectors.spec import parse_spec
+from striate.selectors.spec import Spec, parse_spec
 from striate.tasks.sources import parse_source, release_fingerprint
 
 
@@ -50,7 +50,7 @@ class StageInputs:
             "model": self.model(),
             "spec": spec.text,
             "scores": self._scores() if spec.needs_scores else "",
-            "file": fingerprint(spec.path) if spec.path and spec.path.is_file() else "",
+            "file": _file(spec),
         }
 
     def train(self) -> dict[str, Any]:
@@ -62,6 +62,7 @@ class StageInputs:
             "limit": config.data.max_train_samples,
             "region": self._region(),
             "section": config.train.model_dump(),
+            **({"image_also": also} if (also := _file(parse_spec(config.train.image_also))) else {}),
             "seed": config.seed,
         }
 
@@ -136,3 +137,8 @@ class StageInputs:
             self._noted[label] = place
             self.run.note_fingerprint(label, self._known[place])
         return self._known[place]
+
+
+def _file(spec: Spec) -> str:
+    """Return the fingerprint of the file that a SPEC names; empty if it names none."""
+    return fingerprint(spec.path) if spec.path and spec.path.is_file() else ""

@@ -24,6 +24,9 @@ def anchored(config: RunConfig) -> RunConfig:
         named = colon and not is_builtin(place) and not Path(place).expanduser().exists()
         return f"{name}:{fix(folder)}" if named else fix(place)
 
+    def fix_spec(spec: str) -> str:
+        return fix(spec) if spec.endswith(".json") else spec
+
     def fix_suite(suite: str) -> str:
         tasks, at, folder = suite.partition("@")
         return f"{tasks}@{fix(folder)}" if at else suite
@@ -32,13 +35,14 @@ def anchored(config: RunConfig) -> RunConfig:
         return tuple(fix(place) for place in places)
 
     data = {"train": fix_all(config.data.train), "calibration": fix_all(config.data.calibration)}
-    region, base = config.select.region, config.analyze.base
+    base = config.analyze.base
     return config.model_copy(
         update={
             "analyze": config.analyze.model_copy(update={"base": fix(base) if base else base}),
             "model": config.model.model_copy(update={"path": fix(config.model.path)}),
             "data": config.data.model_copy(update=data),
-            "select": config.select.model_copy(update={"region": fix(region) if region.endswith(".json") else region}),
+            "select": config.select.model_copy(update={"region": fix_spec(config.select.region)}),
+            "train": config.train.model_copy(update={"image_also": fix_spec(config.train.image_also)}),
             "evaluate": config.evaluate.model_copy(
                 update={
                     "packs": tuple(fix_named(place) for place in config.evaluate.packs),

@@ -86,6 +86,7 @@ def write(model: Any, rows: Rows, ends: Sequence[int], limit: int) -> list[list[
     ended_A = torch.zeros(count, dtype=torch.bool, device=device)
     position_A = rows.mask.sum(-1)
     mask, logits = rows.mask, rows.logits
+    cached = {model_cache_name(model): rows.cache}
     unseen = 1 if device.type == "cpu" else STEPS_UNSEEN
     for step in range(limit):
         next_A = logits.float().argmax(-1)
@@ -106,7 +107,7 @@ def write(model: Any, rows: Rows, ends: Sequence[int], limit: int) -> list[list[
             input_ids=next_A[:, None],
             attention_mask=mask,
             position_ids=position_A[:, None],
-            **{model_cache_name(model): rows.cache},
+            **cached,
             use_cache=True,
         )
         logits, position_A = output.logits[:, -1], position_A + 1

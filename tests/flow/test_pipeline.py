@@ -21,9 +21,10 @@ from striate.artifacts import (
     TrainRecord,
     read_document,
     read_lines,
+    write_document,
 )
 from striate.config import RunConfig, load_config
-from striate.errors import ArtifactError, StriateError
+from striate.errors import ArtifactError, SpecError, StriateError
 from striate.fingerprints import fingerprint
 from striate.held_model import HeldModel
 from striate.pipeline import Flow
@@ -357,3 +358,30 @@ def test_a_changed_card_is_written_again_and_makes_no_stage_out_of_date(own: Pat
     told = listener()
     Flow(load_config(own / "config.yaml"), own, progress=told).everything()
     assert card.read_text() == whole
+
+
+def test_a_region_file_of_image_layers_that_changes_makes_the_training_stale(
+    run_config: Callable[..., RunConfig], listener: Any, tmp_path: Path
+) -> None:
+    also = tmp_path / "also.json"
+    config = run_config("select.region=ids:1", "train.image_tokens=region", f"train.image_also={also}")
+    plain = Flow(run_config("select.region=ids:1"), tmp_path / "plain", progress=listener())
+    plain.select()
+    assert "image_also" not in plain.inputs.train()
+    write_document(also, Region(layers=(0,), num_layers=4, spec="ids:0"))
+    flow = Flow(config, tmp_path / "run", progress=listener())
+    flow.select()
+    flow.train()
+    kept = read_document(tmp_path / "run" / "checkpoint" / "region.json", Region)
+    assert (kept.layers, kept.image_layers) == ((1,), (0,))
+    write_document(also, Region(layers=(2,), num_layers=4, spec="ids:2"))
+    with pytest.raises(ArtifactError, match="train"):
+        Flow(config, tmp_path / "run", progress=listener()).train()
+    write_document(also, Region(layers=(0,), num_layers=4, spec="ids:0"))
+    heard = listener()
+    Flow(config, tmp_path / "run", progress=heard).train()
+    assert heard.said == ["train: up to date"]
+    refused = run_config("select.region=ids:0", "train.image_tokens=region", f"train.image_also={also}")
+    with pytest.raises(SpecError, match="has no effect: the region has its layers"):
+        Flow(refused, tmp_path / "refused", progress=listener()).everything()
+    assert not (tmp_path / "refused" / "checkpoint").exists()

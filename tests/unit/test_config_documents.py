@@ -190,11 +190,12 @@ def test_paths_that_exist_become_absolute(tmp_path: Path, monkeypatch: pytest.Mo
         "model": {"path": "owner/name"},
         "data": {"train": ["pack", "builtin:easy-vqa"]},
         "select": {"region": "region.json"},
+        "train": {"image_tokens": "region", "image_also": "region.json"},
         "evaluate": {"packs": ["pack"]},
     }
     config = anchored(parse_config(raw))
     assert config.model.path == "owner/name"
     assert config.data.train == (str(tmp_path / "pack"), "builtin:easy-vqa")
-    assert config.select.region == str(tmp_path / "region.json")
+    assert config.select.region == config.train.image_also == str(tmp_path / "region.json")
     assert config.evaluate.packs == (str(tmp_path / "pack"),)
     assert anchored(config) == config
