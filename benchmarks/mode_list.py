@@ -14,13 +14,7 @@ SETTINGS: dict[str, Any] = {
     "packing": True,
     "lora": LORA,
 }
-ALIGNING: dict[str, Any] = {
-    "method": "full",
-    "projector_lr": 1e-3,
-    "batch_size": 64,
-    "max_length": 1024,
-    "packing": True,
-}
+ALIGNING: dict[str, Any] = {**SETTINGS, "method": "full", "projector_lr": 1e-3}
 # With uniform:25% of 30 layers these are half of them.
 BETWEEN = "ids:5,9,13,17,20,24,28"
 EXACT = "exact"

@@ -250,6 +250,7 @@ class Flow:
 
     def _look_ahead(self) -> None:
         """Raise now for a base model, SPEC or test pack that would otherwise be refused only after hours."""
+        from striate.selectors.image_layers import parse_image_also
         from striate.selectors.needs import check_needs
         from striate.selectors.spec import parse_spec
         from striate.stages.select import select
@@ -257,6 +258,7 @@ class Flow:
         check_base(self.config, self.model_path)
         spec = parse_spec(self.config.select.region)
         check_needs(spec, self.config.analyze)
+        parse_image_also(self.config.train.image_also)
         if not spec.needs_scores:
             check_region(self.config, select(self._num_layers(), spec.text))
         # Read once, here or by the first evaluation.

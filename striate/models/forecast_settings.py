@@ -58,7 +58,7 @@ class Settings:
 
     def passed(self, layer: int, region: Region) -> bool:
         """Return whether image tokens pass the decoder layer: keys and values are all it computes of them."""
-        return self.image_tokens == "region" and layer in region.passing
+        return self.image_tokens == "region" and layer not in region.computing
 
     @property
     def adapted(self) -> bool:

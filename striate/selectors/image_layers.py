@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from striate.artifacts import Region
 from striate.errors import SpecError
+from striate.selectors.no_layers import NONE
 from striate.selectors.spec import Spec, parse_spec, resolve
-
-NONE = "none"
 
 
 def parse_image_also(spec: str) -> Spec:
@@ -32,10 +31,10 @@ def with_image_layers(region: Region, spec: str) -> Region:
         SpecError: the SPEC can't be read, names no layer outside the region, or leaves no layer out.
         ArtifactError: the region file that it names can't be read.
     """
-    parse_image_also(spec)
+    read = parse_image_also(spec)
     also = resolve(spec, region.num_layers)
     more = tuple(layer for layer in also.layers if layer not in region)
-    if spec.strip() != NONE and not more:
+    if read.selector != NONE.name and not more:
         raise SpecError(
             f"train.image_also {spec!r} has no effect: the region has its layers, and computes image tokens anyway",
             "layers outside the region",

@@ -15,8 +15,8 @@ import torch
 class Facts:
     """What is known of a step when its work has been handed out: its number, learning rates, other keys of its line.
 
-    `tokens` are counted over all processes, so they are read with the loss and put among the other keys then: those of
-    samples, and those with padding.
+    `tokens`, those of samples and those with padding, are put among the other keys when the loss is read: counted over
+    several processes they are not known before.
     """
 
     step: int
@@ -24,7 +24,7 @@ class Facts:
     projector_lr: float
     more: dict[str, Any]
     at: float
-    tokens: torch.Tensor | None = None
+    tokens: tuple[int, int] | torch.Tensor | None = None
 
 
 Write = Callable[[Facts, float, float | None], None]
@@ -73,9 +73,11 @@ class Readings:
         if event:
             event.synchronize()
         loss, *rest = values.tolist()
-        if facts.tokens is not None:
-            real, slots, *rest = rest
-            facts = replace(facts, more={**facts.more, "tokens": int(real), "slots": int(slots)})
+        tokens: Any = facts.tokens
+        if isinstance(tokens, torch.Tensor):
+            tokens, rest = [int(count) for count in rest[:2]], rest[2:]
+        if tokens is not None:
+            facts = replace(facts, more={**facts.more, **dict(zip(("tokens", "slots"), tokens, strict=True))})
         if now is not None:
             facts = replace(facts, at=now)
         self._write(facts, loss, rest[0] if rest else known)

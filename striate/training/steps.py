@@ -100,13 +100,15 @@ class StepTrainer(Trainer):
         kind = self.accelerator.distributed_type
         return kind in (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
-    def count_tokens(self) -> torch.Tensor:
-        """Return the tokens of samples and those with padding since the last call, of all processes: (2,), unread."""
-        found = torch.tensor([self.real_tokens, self.slots])
+    def count_tokens(self) -> tuple[int, int] | torch.Tensor:
+        """Return the tokens of samples and those with padding since the last call; unread (2,) of several processes."""
+        found = self.real_tokens, self.slots
         self.real_tokens = self.slots = 0
         if self.accelerator.num_processes == 1:
             return found
-        summed: torch.Tensor = self.accelerator.reduce(found.to(self.args.device, non_blocking=True), "sum")
+        summed: torch.Tensor = self.accelerator.reduce(
+            torch.tensor(found).to(self.args.device, non_blocking=True), "sum"
+        )
         return summed
 
     def facts(self) -> Facts:

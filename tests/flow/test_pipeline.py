@@ -385,3 +385,12 @@ def test_a_region_file_of_image_layers_that_changes_makes_the_training_stale(
     with pytest.raises(SpecError, match="has no effect: the region has its layers"):
         Flow(refused, tmp_path / "refused", progress=listener()).everything()
     assert not (tmp_path / "refused" / "checkpoint").exists()
+
+
+def test_a_wrong_spec_of_image_layers_is_refused_before_analyze(
+    run_config: Callable[..., RunConfig], listener: Any, tmp_path: Path
+) -> None:
+    overrides = ("select.region=scores:block-influence:2", "train.image_tokens=region", "train.image_also=unifrom:2")
+    with pytest.raises(SpecError, match="did you mean"):
+        Flow(run_config(*overrides), tmp_path / "run", progress=listener()).everything()
+    assert not (tmp_path / "run" / "scores.json").exists()

@@ -205,7 +205,8 @@ def test_a_late_reader_keeps_order_and_ends(tmp_path: Path) -> None:
     readings = Readings(write, late=1)
     for step in (1, 2, 3):
         norm = None if step == 2 else torch.tensor(0.5 * step)
-        tokens = None if step == 3 else torch.tensor([10 * step, 2**40 + step])
+        counts = (10 * step, 2**40 + step)
+        tokens = {1: torch.tensor(counts), 2: counts, 3: None}[step]
         readings.add(Facts(step, 0.1, 0.2, {"open": [1]}, float(step), tokens), torch.tensor(float(step)), norm)
         assert len(written) == step - 1
     readings.flush()
