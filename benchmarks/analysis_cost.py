@@ -32,12 +32,12 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from striate.models.anatomy import Anatomy, decoder_layers, find_anatomy, unwrap
-from striate.models.image_tokens import image_tokens
+from striate.models.structure.anatomy import Anatomy, decoder_layers, find_anatomy, unwrap
+from striate.models.structure.image_tokens import image_tokens
 from striate.scorers import SCORERS, scorer_of
-from striate.scorers.kinds import LayerScorer
-from striate.scorers.masks import TokenMasks, token_masks
-from striate.scorers.stream import LayerStream
+from striate.scorers.base import LayerScorer
+from striate.scorers.streaming.masks import TokenMasks, token_masks
+from striate.scorers.streaming.stream import LayerStream
 
 GIB = 2**30
 PLAIN, HIDDEN, ATTENTION, BOTH, LOOP = (
@@ -128,7 +128,7 @@ class Bench:
 def build(args: argparse.Namespace) -> tuple[Any, torch.device]:
     """Return the model and its device."""
     if args.model and args.model[0] == "builtin":
-        from striate.models.loading import load_model
+        from striate.models.io.load import load_model
 
         return unwrap(load_model(args.model[1], device="cpu").model), torch.device("cpu")
     device = torch.device("cpu" if args.tiny else "cuda")

@@ -25,18 +25,18 @@ import torch
 import transformers
 
 from striate.data.collate import Collator
-from striate.models.anatomy import unwrap
-from striate.models.loading import load_model
-from striate.models.placing import on_device
-from striate.tasks import metric_of
-from striate.tasks.asking import ask
-from striate.tasks.encoding import context_limit
-from striate.tasks.generation import end_ids
-from striate.tasks.greedy import before_end
-from striate.tasks.items import Item
-from striate.tasks.packs import read_pack, spread
-from striate.tasks.prompts import chat_sample
-from striate.tasks.sitting import Sitting
+from striate.models.io.load import load_model
+from striate.models.io.placing import on_device
+from striate.models.structure.anatomy import unwrap
+from striate.tasks.inference.ask import ask
+from striate.tasks.inference.generate import end_ids
+from striate.tasks.inference.greedy_decode import before_end
+from striate.tasks.inference.prompts import chat_sample
+from striate.tasks.inference.run_state import Sitting
+from striate.tasks.inference.text_tokens import context_limit
+from striate.tasks.metrics import metric_of
+from striate.tasks.packs.items import Item
+from striate.tasks.packs.reader import read_pack, spread
 
 
 def one_at_a_time(model: Any, processor: Any, items: Sequence[Item], max_new_tokens: int) -> list[str]:

@@ -23,12 +23,12 @@ from torch import nn
 from transformers import CLIPVisionConfig, LlavaConfig
 from true_shapes import build, make_batch, shape_of
 
-from striate.models.hidden_tap import HiddenTap, without_pictures
-from striate.models.trainability import apply_region, lora_config
-from striate.models.vision_tap import PIXELS, VisionTap
-from striate.selectors.spec import resolve
-from striate.training.answer_loss import answer_loss
-from striate.training.modes import FrozenModules, MasterWeights
+from striate.models.interventions.hidden_state_tap import HiddenTap, without_pictures
+from striate.models.interventions.vision_feature_tap import PIXELS, VisionTap
+from striate.models.trainable.apply import apply_region, lora_config
+from striate.selectors.spec.grammar import resolve
+from striate.training.loss import answer_loss
+from striate.training.precision import FrozenModules, MasterWeights
 
 WAYS = ("whole model", "kept features", "kept hidden states")
 

@@ -12,7 +12,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from training_rungs import RUNGS, TINY_BATCH
 
-from striate.training.modes import FrozenModules
+from striate.training.precision import FrozenModules
 
 BATCHES = 16
 

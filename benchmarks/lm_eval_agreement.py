@@ -26,12 +26,12 @@ import yaml
 
 from striate.harness.lm_eval import run
 from striate.harness.suites import Suite, require
-from striate.models.loading import Loaded, load_model
-from striate.tasks.asking import ask
-from striate.tasks.choice_logprob import score_choice_logprob
-from striate.tasks.items import Compare, Item, Reply
-from striate.tasks.packs import read_pack
-from striate.tasks.prompts import plain_context
+from striate.models.io.load import Loaded, load_model
+from striate.tasks.inference.ask import ask
+from striate.tasks.inference.prompts import plain_context
+from striate.tasks.metrics.choice_logprob import score_choice_logprob
+from striate.tasks.packs.items import Compare, Item, Reply
+from striate.tasks.packs.reader import read_pack
 
 TASK = "agreement"
 MEASURES: dict[str, Compare] = {"acc": "sum", "acc_norm": "characters"}

@@ -31,7 +31,7 @@ from mode_tables import table
 
 from striate.artifacts import EvalRecord, Prediction, TrainRecord
 from striate.progress import Silent
-from striate.tasks.comparison import MACRO, compare_predictions, macro_average, task_scores
+from striate.tasks.scoring.compare import MACRO, compare_predictions, macro_average, task_scores
 
 
 class Heard(Silent):
@@ -54,8 +54,8 @@ def _trained(
     import torch
 
     from striate.data.reading import read_many
-    from striate.models.loading import load_model
-    from striate.selectors.spec import resolve
+    from striate.models.io.load import load_model
+    from striate.selectors.spec.grammar import resolve
     from striate.stages.train import train as train_region
 
     loaded, heard = load_model(start), Heard()
@@ -98,9 +98,9 @@ def run_one(args: argparse.Namespace, name: str, seed: int) -> None:
     import torch
 
     from striate.config import EvaluateSection, TrainSection
-    from striate.models.loading import load_model
+    from striate.models.io.load import load_model
     from striate.stages.evaluate import evaluate
-    from striate.tasks.packs import read_pack
+    from striate.tasks.packs.reader import read_pack
 
     mode, out, began = MODES[name], args.out / f"{name}-{seed}", time.perf_counter()
     start: Path = args.model

@@ -30,10 +30,10 @@ from true_shapes import build, open_region
 from striate.data.collate import Collator
 from striate.data.encoding import IGNORED, Encoded
 from striate.data.packing import SEGMENTS, Batch, first_fit
-from striate.selectors.spec import resolve
-from striate.training.answer_loss import answer_loss
-from striate.training.modes import FrozenModules
-from striate.training.packing_check import Packing, check_packing
+from striate.selectors.spec.grammar import resolve
+from striate.training.loss import answer_loss
+from striate.training.packing.packing_check import Packing, check_packing
+from striate.training.precision import FrozenModules
 
 MIX = Path(__file__).parent / "length_mix.json"
 WAYS = ("padded, random order", "padded, by length", "packed")
@@ -69,7 +69,7 @@ def subject(args: argparse.Namespace, device: str) -> Subject:
     if args.model[0] == "builtin":
         from PIL import Image
 
-        from striate.models.loading import load_model
+        from striate.models.io.load import load_model
 
         loaded = load_model(args.model[1], device=device)
         ids = loaded.processor(text=["<image>"], images=[[Image.new("RGB", (224, 224))]], return_tensors="pt")

@@ -33,7 +33,7 @@ from PIL import Image
 from transformers import AutoTokenizer
 
 from striate.data.shapes import COLOURS, SHAPES
-from striate.demo.pictures import GENERATORS, Supplies, words_of
+from striate.demo.rendered_scenes import GENERATORS, Supplies, words_of
 
 
 class Kind(NamedTuple):

@@ -32,12 +32,12 @@ from striate.data.collate import Collator
 from striate.data.encoding import IGNORED, Encoded
 from striate.data.samples import PLACEHOLDER, Message, Sample
 from striate.progress import Silent
-from striate.selectors.spec import resolve
-from striate.training.modes import MasterWeights
-from striate.training.plan import Plan
-from striate.training.processes import Processes
-from striate.training.sitting import run_sitting
-from striate.training.speed import Speed
+from striate.selectors.spec.grammar import resolve
+from striate.training.compile.policy import Speed
+from striate.training.distributed.ranks import Processes
+from striate.training.precision import MasterWeights
+from striate.training.schedule import Plan
+from striate.training.session import run_sitting
 
 TEXT_TOKENS = 200
 FSDP = {

@@ -40,26 +40,26 @@ from training_rungs import MODELS, RUNGS, TINY_BATCH, TINY_TEXT, Rung
 from true_shapes import build, make_batch, shape_of
 
 from striate.config import TrainSection
-from striate.models.forecast import Settings, forecast
-from striate.models.image_shift_measure import measure_shift
-from striate.models.image_skip import ImageSkip
-from striate.models.trainability import apply_region, lora_config
-from striate.models.vision_tap import PIXELS, VisionTap
-from striate.selectors.spec import resolve
-from striate.training import dropped
-from striate.training.answer_loss import answer_loss
-from striate.training.answer_places import ANSWERS, find_answers
-from striate.training.fast_layers import FastLayers, fast_layers
-from striate.training.frozen_fp8 import frozen_in_fp8
-from striate.training.frozen_int8 import frozen_in_int8
-from striate.training.image_rows import reading
-from striate.training.known_mask import mask_known
-from striate.training.modes import FrozenModules, MasterWeights, checkpointed
+from striate.models.forecast.estimate import Settings, forecast
+from striate.models.interventions.vision_feature_tap import PIXELS, VisionTap
+from striate.models.trainable.apply import apply_region, lora_config
+from striate.models.visual_token_skipping.measure_shift import measure_shift
+from striate.models.visual_token_skipping.rule import ImageSkip
+from striate.selectors.spec.grammar import resolve
+from striate.training.batching.label_positions import ANSWERS, find_answers
+from striate.training.compile import dropped
+from striate.training.compile.cuda_graphs.recorded import CudaRecorder, RerunRecorder
+from striate.training.compile.policy import within_budget
+from striate.training.compile.regional import FastLayers, fast_layers
+from striate.training.compile.short_choice import short_samples
+from striate.training.loss import answer_loss
 from striate.training.optimizers import check_optimizer
-from striate.training.picture_places import PicturePlaces
-from striate.training.recorded import CudaRecorder, RerunRecorder
-from striate.training.short_choice import short_samples
-from striate.training.speed import within_budget
+from striate.training.precision import FrozenModules, MasterWeights, checkpointed
+from striate.training.quantization.fp8_linear import frozen_in_fp8
+from striate.training.quantization.int8_linear import frozen_in_int8
+from striate.training.step_hints.attention_mask import mask_known
+from striate.training.step_hints.image_embeds import PicturePlaces
+from striate.training.visual_token_skipping.token_layout import reading
 
 
 class Bench:

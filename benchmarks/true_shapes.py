@@ -31,14 +31,14 @@ from torch import nn
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from striate.artifacts import Region
-from striate.models.anatomy import decoder_layers, find_anatomy
-from striate.models.blueprint import Blueprint
-from striate.models.forecast import ACCELERATORS, Accelerator, Settings, forecast
-from striate.models.forecast_shapes import ModelShape, model_shape
-from striate.models.trainability import apply_region, count_trainable, lora_config, prove_trainable
-from striate.selectors.spec import resolve
-from striate.training.answer_loss import answer_loss
-from striate.training.modes import FrozenModules, MasterWeights, checkpointed
+from striate.models.forecast.estimate import ACCELERATORS, Accelerator, Settings, forecast
+from striate.models.forecast.layer_shapes import ModelShape, model_shape
+from striate.models.structure.anatomy import decoder_layers, find_anatomy
+from striate.models.structure.meta_model import Blueprint
+from striate.models.trainable.apply import apply_region, count_trainable, lora_config, prove_trainable
+from striate.selectors.spec.grammar import resolve
+from striate.training.loss import answer_loss
+from striate.training.precision import FrozenModules, MasterWeights, checkpointed
 
 TEXT_TOKENS = 200
 BATCHES = (8, 4, 2, 1)
@@ -104,7 +104,7 @@ def shape_of(config: LlavaConfig) -> ModelShape:
 
 
 def quantise(model: Any, device: str) -> None:
-    """Put the decoder layers' linear layers in 4 bits, as `striate.models.quantised` has them loaded."""
+    """Put the decoder layers' linear layers in 4 bits, as `striate.models.io.quantized` has them loaded."""
     from bitsandbytes.nn import Linear4bit, Params4bit
 
     kind: dict[str, Any] = {"compress_statistics": True, "quant_type": "nf4"}

@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
 from striate.demo.build import build
-from striate.demo.pictures import GENERATORS, Supplies, render, words_of
+from striate.demo.rendered_scenes import GENERATORS, Supplies, render, words_of
 
 SIDE, LENGTH, IGNORE = 224, 128, -100
 SHARES = {"scene": 0.36, "counting": 0.12, "reading": 0.28, "two_lines": 0.12, "bars": 0.12}

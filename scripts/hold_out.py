@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from striate.errors import DataError, StriateError
-from striate.writing import write_text
+from striate.storage.atomic import write_text
 
 
 def split(samples: list[dict[str, Any]], every: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -11,8 +11,8 @@ from striate.version import __version__
 if TYPE_CHECKING:
     from striate.api import prune
     from striate.artifacts import Region, Scores
-    from striate.models.loading import load_model
-    from striate.models.trainability import apply_region, lora_config
+    from striate.models.io.load import load_model
+    from striate.models.trainable.apply import apply_region, lora_config
     from striate.stages.analyze import analyze
     from striate.stages.select import select
 
@@ -33,9 +33,9 @@ _PLACES = {
     "Region": "striate.artifacts",
     "Scores": "striate.artifacts",
     "analyze": "striate.stages.analyze",
-    "apply_region": "striate.models.trainability",
-    "load_model": "striate.models.loading",
-    "lora_config": "striate.models.trainability",
+    "apply_region": "striate.models.trainable.apply",
+    "load_model": "striate.models.io.load",
+    "lora_config": "striate.models.trainable.apply",
     "prune": "striate.api",
     "select": "striate.stages.select",
 }

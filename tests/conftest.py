@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerFast
 
-    from striate.models.loading import Loaded
+    from striate.models.io.load import Loaded
 
 # Set before huggingface_hub is imported: a missing file then fails at once instead of waiting for a network.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -142,7 +142,7 @@ def build_llava(
 
 def build_loaded(*, num_layers: int = 4, seed: int = 0, tie_embeddings: bool = False) -> Loaded:
     """Return the tiny LLaVA and its processor as `load_model` would."""
-    from striate.models.loading import Loaded
+    from striate.models.io.load import Loaded
 
     processor = build_processor()
     model = build_llava(processor.tokenizer, num_layers=num_layers, seed=seed, tie_embeddings=tie_embeddings)

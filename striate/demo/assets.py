@@ -17,7 +17,7 @@ from pathlib import Path
 
 from striate.errors import ModelError
 from striate.progress import Advance, Progress
-from striate.writing import cache_folder, cannot_write
+from striate.storage.atomic import cache_folder, cannot_write
 
 MIB = 2**20
 

@@ -14,9 +14,9 @@ from transformers import GenerationConfig, LlavaProcessor
 from striate.demo.register import register_with_transformers
 from striate.demo.vision import EfficientNetLiteConfig, EfficientNetLiteModel, convert_imagenet_weights
 from striate.errors import ModelError
-from striate.models.compose import join
-from striate.models.parts import Sight, load_llm
-from striate.models.templates import IMAGE_TOKEN
+from striate.models.convert.chat_templates import IMAGE_TOKEN
+from striate.models.convert.compose import join
+from striate.models.io.components import Sight, load_llm
 
 PAD_TOKEN = "<|striate_pad|>"
 CHAT_TEMPLATE = (

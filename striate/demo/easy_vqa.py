@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from striate.errors import DataError
-from striate.writing import new_folder
+from striate.storage.atomic import new_folder
 
 TRAIN_SAMPLES, TURNS, TEST_PER_TASK = 300, 3, 100
 TASKS = ("shape", "colour", "presence")

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from striate.errors import DataError
-from striate.writing import new_folder
+from striate.storage.atomic import new_folder
 
 PASSAGES, CHARACTERS = 16, 900
 

@@ -11,10 +11,10 @@ from striate.demo.assets import EASY_VQA, LLM, VISION, cache_folder, fetch
 from striate.demo.easy_vqa import prepare_easy_vqa
 from striate.demo.language_reference import prepare_language_reference
 from striate.errors import ConfigError, did_you_mean
-from striate.fingerprints import fingerprint
 from striate.progress import Progress
-from striate.tasks.sources import Source, parse_source
-from striate.writing import new_folder
+from striate.storage.atomic import new_folder
+from striate.storage.fingerprints import fingerprint
+from striate.tasks.packs.sources import Source, parse_source
 
 PACKS = ("easy-vqa", "language-reference")
 RECIPE = 2
@@ -54,7 +54,7 @@ def locate_data(name: str, progress: Progress) -> Path:
 
 
 def locate_pack(name: str, progress: Progress) -> Source:
-    """Return where the test items called `name` come from: see `striate.tasks.sources.parse_source`.
+    """Return where the test items called `name` come from: see `striate.tasks.packs.sources.parse_source`.
 
     Raises:
         StriateError: no such built-in pack or benchmark.
@@ -85,7 +85,7 @@ def builtin_model(llm: Path | None, vision: Path | None, progress: Progress) -> 
         return target
     progress.say("building the LVLM from its parts (once)")
     from striate.demo.build import build
-    from striate.models.quiet import quietly
+    from striate.models.io.quiet import quietly
 
     with quietly(True):
         model, processor = build(*sources)

@@ -16,8 +16,8 @@ from lm_eval.tasks import TaskManager
 
 from striate.harness.outcome import Outcome, figures_of
 from striate.harness.suites import Suite, check_tasks
-from striate.models.loading import Loaded, load_model
-from striate.tasks.encoding import context_limit
+from striate.models.io.load import Loaded, load_model
+from striate.tasks.inference.text_tokens import context_limit
 
 ROWS = 16
 

@@ -20,9 +20,9 @@ from striate.data.samples import PLACEHOLDER
 from striate.errors import DataError, ModelError
 from striate.harness.outcome import Outcome, figures_of
 from striate.harness.suites import Suite, check_tasks
-from striate.models.loading import Loaded, load_model
-from striate.tasks.asking import ask
-from striate.tasks.items import Item
+from striate.models.io.load import Loaded, load_model
+from striate.tasks.inference.ask import ask
+from striate.tasks.packs.items import Item
 
 NEW_TOKENS = 128
 

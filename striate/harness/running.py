@@ -14,10 +14,10 @@ from striate.artifacts import SuiteRecord, write_document
 from striate.errors import DataError
 from striate.harness.outcome import Outcome
 from striate.harness.suites import HARNESSES, Suite, require
-from striate.models.loading import Loaded, load_model
-from striate.models.quiet import quietly
+from striate.models.io.load import Loaded, load_model
+from striate.models.io.quiet import quietly
 from striate.progress import Progress, Silent
-from striate.writing import write_text
+from striate.storage.atomic import write_text
 
 PACKAGES = ("torch", "transformers", "peft")
 KEPT = ("doc_id", "target", "filtered_resps", "resps")

@@ -7,16 +7,16 @@ from typing import Any, cast
 
 from striate.registry import Registry
 from striate.scorers.angular_distance import ANGULAR_DISTANCE
+from striate.scorers.base import LayerScorer
 from striate.scorers.block_influence import BLOCK_INFLUENCE
-from striate.scorers.gradients import FISHER, GRADIENT_NORM
 from striate.scorers.image_attention import IMAGE_ATTENTION
-from striate.scorers.kinds import LayerScorer
 from striate.scorers.knock_out import KNOCK_OUT, KNOCK_OUT_ACCURACY
 from striate.scorers.layer_contribution import LAYER_CONTRIBUTION_IMAGE, LAYER_CONTRIBUTION_TEXT
 from striate.scorers.linear_cka import LINEAR_CKA
 from striate.scorers.matrix_entropy import MATRIX_ENTROPY
 from striate.scorers.modality_block_influence import MODALITY_BLOCK_INFLUENCE
 from striate.scorers.relative_magnitude import RELATIVE_MAGNITUDE
+from striate.scorers.runners.gradients import FISHER, GRADIENT_NORM
 from striate.scorers.spectrum import SPECTRUM_SNR
 from striate.scorers.token_swap import TOKEN_SWAP, TOKEN_SWAP_FLIPS, TOKEN_SWAP_ONWARD
 from striate.scorers.weight_change import ANGULAR_CHANGE, PARAMETER_CHANGE

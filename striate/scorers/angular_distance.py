@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from striate.scorers.kinds import LayerScorer
-from striate.scorers.view import LayerView, Tally
+from striate.scorers.base import LayerScorer
+from striate.scorers.streaming.view import LayerView, Tally
 
 
 def angular_distance(view: LayerView) -> dict[str, Tally]:

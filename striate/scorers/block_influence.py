@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from striate.scorers.kinds import LayerScorer
-from striate.scorers.view import LayerView, Tally
+from striate.scorers.base import LayerScorer
+from striate.scorers.streaming.view import LayerView, Tally
 
 
 def block_influence(view: LayerView) -> dict[str, Tally]:

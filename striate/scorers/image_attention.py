@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from striate.scorers.attention_view import AttentionView
-from striate.scorers.kinds import LayerScorer
-from striate.scorers.view import Tally
+from striate.scorers.base import LayerScorer
+from striate.scorers.streaming.attention_view import AttentionView
+from striate.scorers.streaming.view import Tally
 
 
 def image_attention(view: AttentionView) -> dict[str, Tally]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from striate.scorers.altered import AlteredScorer
-from striate.scorers.answers import divergence
+from striate.scorers.runners.altered import AlteredScorer
+from striate.scorers.streaming.answers import divergence
 
 
 def layer_contribution(plain_NV: Tensor, altered_NV: Tensor, targets_N: Tensor) -> Tensor:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from striate.scorers.groups import TokenGroups
-from striate.scorers.kinds import LayerScorer
-from striate.scorers.view import LayerView, Tally
+from striate.scorers.base import LayerScorer
+from striate.scorers.streaming.groups import TokenGroups
+from striate.scorers.streaming.view import LayerView, Tally
 
 
 def linear_cka(view: LayerView) -> dict[str, Tally]:

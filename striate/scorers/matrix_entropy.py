@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from striate.scorers.kinds import LayerScorer
-from striate.scorers.view import LayerView, Tally
+from striate.scorers.base import LayerScorer
+from striate.scorers.streaming.view import LayerView, Tally
 
 
 def matrix_entropy(view: LayerView) -> dict[str, Tally]:

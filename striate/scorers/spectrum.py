@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from striate.scorers.kinds import LayerScorer
+from striate.scorers.base import LayerScorer
 
 # The interquartile range of a normal distribution, in standard deviations.
 _NORMAL_IQR = 1.349

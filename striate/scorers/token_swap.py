@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from striate.scorers.kinds import LayerScorer
-from striate.scorers.sums import PartSums
+from striate.scorers.base import LayerScorer
+from striate.scorers.statistics.sums import PartSums
 
 Floats = NDArray[np.float64]
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from striate.scorers.kinds import LayerScorer
+from striate.scorers.base import LayerScorer
 
 
 def parameter_change(before: Tensor, after: Tensor) -> Tensor:

@@ -14,9 +14,9 @@ from striate.selectors.interlace import INTERLACE
 from striate.selectors.middle import MIDDLE
 from striate.selectors.no_layers import NONE
 from striate.selectors.paper import PAPER
-from striate.selectors.params import Selector
 from striate.selectors.random import RANDOM
 from striate.selectors.spaced import SPACED
+from striate.selectors.spec.params import Selector
 from striate.selectors.top import TOP
 from striate.selectors.uniform import UNIFORM
 

@@ -7,10 +7,10 @@ from typing import ClassVar, Self
 from striate.artifacts import Scores
 from striate.errors import SpecError
 from striate.registry import Strategy
-from striate.score_tables import mean_ranks
-from striate.selectors.params import Selector
-from striate.selectors.scored import ScoredParams, layer_scores
-from striate.selectors.size import read_size
+from striate.scores.ranking import mean_ranks
+from striate.selectors.spec.params import Selector
+from striate.selectors.spec.score_params import ScoredParams, layer_scores
+from striate.selectors.spec.size import read_size
 
 
 class CombinedParams(ScoredParams):

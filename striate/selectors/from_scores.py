@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from striate.artifacts import Scores
 from striate.registry import Strategy
-from striate.selectors.params import Selector
-from striate.selectors.scored import ScoredParams, layer_scores
+from striate.selectors.spec.params import Selector
+from striate.selectors.spec.score_params import ScoredParams, layer_scores
 
 
 def from_scores(params: ScoredParams, num_layers: int, scores: Scores | None = None) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 from striate.artifacts import Scores
 from striate.errors import SpecError
 from striate.registry import Strategy
-from striate.selectors.params import Selector, SpecParams
+from striate.selectors.spec.params import Selector, SpecParams
 
 
 class IdsParams(SpecParams):

@@ -8,9 +8,9 @@ from typing import ClassVar, Self
 from striate.artifacts import LayerScores, Scores
 from striate.errors import SpecError
 from striate.registry import Strategy
-from striate.selectors.params import Selector
-from striate.selectors.scored import ScoredParams, ScoreName, layer_scores
-from striate.selectors.size import read_size
+from striate.selectors.spec.params import Selector
+from striate.selectors.spec.score_params import ScoredParams, ScoreName, layer_scores
+from striate.selectors.spec.size import read_size
 
 TRIPLET = 3
 DEFAULT_SCORER = "angular-distance"

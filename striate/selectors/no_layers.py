@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from striate.artifacts import Scores
 from striate.registry import Strategy
-from striate.selectors.params import Selector, SpecParams
+from striate.selectors.spec.params import Selector, SpecParams
 
 
 def no_layers(params: SpecParams, num_layers: int, scores: Scores | None = None) -> tuple[int, ...]:

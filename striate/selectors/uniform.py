@@ -8,8 +8,8 @@ from typing import ClassVar, Self
 from striate.artifacts import Scores
 from striate.errors import SpecError
 from striate.registry import Strategy
-from striate.selectors.params import Selector, SizeParams
-from striate.selectors.size import SIZE_FORMS, read_size
+from striate.selectors.spec.params import Selector, SizeParams
+from striate.selectors.spec.size import SIZE_FORMS, read_size
 
 
 class UniformParams(SizeParams):

@@ -16,20 +16,20 @@ from striate.data.collate import Collator
 from striate.data.picture_pairs import ATTRIBUTES
 from striate.data.samples import Sample
 from striate.errors import ConfigError, DataError, SpecError
-from striate.models.anatomy import Anatomy, check_decoder_only, find_anatomy, unwrap
-from striate.models.eval_mode import evaluating
+from striate.models.interventions.eval_mode import evaluating
+from striate.models.structure.anatomy import Anatomy, check_decoder_only, find_anatomy, unwrap
 from striate.progress import Progress, Silent
 from striate.scorers import SCORERS, scorer_of
-from striate.scorers.altered import run_altered
-from striate.scorers.batches import Batches
-from striate.scorers.gradients import run_gradients
-from striate.scorers.kinds import LayerScorer
-from striate.scorers.one_pass import run_pass
-from striate.scorers.pairs import run_pairs
-from striate.scorers.spans import Spans
-from striate.scorers.summary import has_tokens, of_weights, summarise
-from striate.scorers.sums import PartSums
-from striate.scorers.weights import run_weights
+from striate.scorers.base import LayerScorer
+from striate.scorers.runners.altered import run_altered
+from striate.scorers.runners.gradients import run_gradients
+from striate.scorers.runners.one_pass import run_pass
+from striate.scorers.runners.pairs import run_pairs
+from striate.scorers.runners.weights import run_weights
+from striate.scorers.statistics.score_summary import has_tokens, of_weights, summarise
+from striate.scorers.statistics.sums import PartSums
+from striate.scorers.streaming.batches import Batches
+from striate.scorers.streaming.spans import Spans
 
 NO_TASK = "other"
 _WITHOUT_SAMPLES = ("weights", "weight change", "picture pairs")

@@ -10,17 +10,17 @@ from typing import Any
 from striate.artifacts import Difference, EvalRecord, Prediction
 from striate.config import EvaluateSection, MachineSection
 from striate.errors import DataError
-from striate.fingerprints import fingerprint
-from striate.models.anatomy import decoder_layers, unwrap
-from striate.models.memory import peak_memory_gib, reset_peak_memory
+from striate.models.io.peak_memory import peak_memory_gib, reset_peak_memory
+from striate.models.structure.anatomy import decoder_layers, unwrap
 from striate.progress import Progress, Silent
-from striate.tasks.asking import ask
-from striate.tasks.comparison import compare_predictions, macro_average, task_scores
-from striate.tasks.items import Item, Mark, Reply
-from striate.tasks.journal import Journal
-from striate.tasks.marking import check_corpora, mark_all
-from striate.tasks.packs import Pack
-from striate.tasks.sitting import Sitting
+from striate.storage.fingerprints import fingerprint
+from striate.tasks.inference.ask import ask
+from striate.tasks.inference.reply_journal import Journal
+from striate.tasks.inference.run_state import Sitting
+from striate.tasks.packs.items import Item, Mark, Reply
+from striate.tasks.packs.reader import Pack
+from striate.tasks.scoring.compare import compare_predictions, macro_average, task_scores
+from striate.tasks.scoring.mark import check_corpora, mark_all
 
 
 def evaluate(
@@ -97,7 +97,7 @@ def compare(
 ) -> list[Difference]:
     """Return one row a task and one macro row a kind (pack `*`): `other` against `baseline`, paired by item.
 
-    See `striate.tasks.comparison.compare_predictions` for what difference and retention mean.
+    See `striate.tasks.scoring.compare.compare_predictions` for what difference and retention mean.
 
     Raises:
         ArtifactError: the two did not answer the same items.

@@ -16,12 +16,12 @@ from striate.artifacts import PruneRecord, Region, Scores, SelfTest
 from striate.data.collate import Collator
 from striate.data.samples import PLACEHOLDER, Message, Sample
 from striate.errors import ArtifactError, ConfigError, ModelError, SpecError
-from striate.models.anatomy import find_anatomy
-from striate.models.card import CardFacts
-from striate.models.image_skip import rule_of
-from striate.models.layer_surgery import remove_layers, self_test
-from striate.models.loading import save_model
-from striate.models.saving import renumbered
+from striate.models.io.load import save_model
+from striate.models.io.model_card import CardFacts
+from striate.models.io.save import renumbered
+from striate.models.structure.anatomy import find_anatomy
+from striate.models.surgery.remove_layers import remove_layers, self_test
+from striate.models.visual_token_skipping.rule import rule_of
 
 TEST_TEXT = "Please describe this image in detail."
 TEST_LENGTH = 32768

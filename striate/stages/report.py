@@ -6,10 +6,10 @@ from pathlib import Path
 
 from striate.artifacts import Region, Scores
 from striate.errors import StriateError
-from striate.reporting.findings import Findings, gather
-from striate.reporting.page import draw_page
-from striate.selectors.spec import resolve
-from striate.writing import write_text
+from striate.reporting.data.run_artifacts import Findings, gather
+from striate.reporting.html.page import draw_page
+from striate.selectors.spec.grammar import resolve
+from striate.storage.atomic import write_text
 
 RULES = ("uniform", "bottom", "middle", "top", "hybrid")
 

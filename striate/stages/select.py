@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from striate.artifacts import Region, Scores
-from striate.selectors.spec import resolve
+from striate.selectors.spec.grammar import resolve
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,6 +33,6 @@ def _num_layers(model: int | nn.Module) -> int:
     """Return the number of decoder layers; only a model needs torch, so it is imported only then."""
     if isinstance(model, int):
         return model
-    from striate.models.anatomy import find_anatomy
+    from striate.models.structure.anatomy import find_anatomy
 
     return find_anatomy(model).num_layers

@@ -12,21 +12,21 @@ from striate.artifacts import Region, TrainRecord
 from striate.config import MachineSection, TrainSection
 from striate.data.collate import Collator
 from striate.data.samples import Sample
-from striate.models.card import CardFacts
-from striate.models.loading import save_model
-from striate.models.memory import peak_memory_gib
+from striate.models.io.load import save_model
+from striate.models.io.model_card import CardFacts
+from striate.models.io.peak_memory import peak_memory_gib
 from striate.progress import Progress, Silent
-from striate.selectors.image_layers import with_image_layers
-from striate.training.before import check_training, warn_of_turns
-from striate.training.caches import keep
-from striate.training.opening import Opened, opened
-from striate.training.plan import Plan
-from striate.training.processes import Processes
-from striate.training.resampling import resampled
-from striate.training.resume import find_checkpoint, identity, remove_checkpoints
-from striate.training.scale import make_whole, peak_of_all, sharding
-from striate.training.sitting import Outcome, run_sitting
-from striate.training.speed import plan_speed
+from striate.selectors.spec.extra_visual_layers import with_image_layers
+from striate.training.caching.choose import keep
+from striate.training.checkpoints import find_checkpoint, identity, remove_checkpoints
+from striate.training.compile.policy import plan_speed
+from striate.training.distributed.ranks import Processes
+from striate.training.distributed.sharding import make_whole, peak_of_all, sharding
+from striate.training.lisa import resampled
+from striate.training.preflight_checks import check_training, warn_of_turns
+from striate.training.schedule import Plan
+from striate.training.session import Outcome, run_sitting
+from striate.training.setup import Opened, opened
 
 
 def train(

@@ -25,11 +25,11 @@ from striate.data.reading import read_samples
 from striate.data.samples import Message, Sample
 from striate.errors import StriateError
 from striate.stages.train import train
-from striate.training.engine import RegionTrainer
-from striate.training.exchange import Exchange
-from striate.training.processes import Processes
-from striate.training.readings import Facts
-from striate.training.scale import LAYERS_VARIABLE
+from striate.training.async_metrics import Facts
+from striate.training.distributed.gradient_sync import Exchange
+from striate.training.distributed.ranks import Processes
+from striate.training.distributed.sharding import LAYERS_VARIABLE
+from striate.training.trainer import RegionTrainer
 
 REGION = Region(layers=(1, 3), num_layers=4, spec="ids:1,3")
 FULL = TrainSection(
@@ -157,7 +157,7 @@ def exchanged() -> dict[str, Any]:
     exchange = Exchange(tensors, uneven=True)
     exchange.begin()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("striate.training.exchange.MESSAGE", 60)
+        patch.setattr("striate.training.distributed.gradient_sync.MESSAGE", 60)
         exchange.average()
     return {
         "gradients": [None if one.grad is None else one.grad.flatten().tolist() for one in tensors],

@@ -18,14 +18,14 @@ from striate.data.collate import Collator
 from striate.data.reading import read_samples
 from striate.data.samples import Message, Sample
 from striate.errors import ConfigError, DataError, ModelError, SpecError
-from striate.models.anatomy import decoder_layers
+from striate.models.structure.anatomy import decoder_layers
 from striate.scorers import SCORERS, scorer_of
 from striate.stages.analyze import analyze
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from striate.models.loading import Loaded
+    from striate.models.io.load import Loaded
 
 NAMES = tuple(one.name for one in SCORERS if getattr(one, "source", "") in ("hidden states", "attention"))
 

@@ -19,14 +19,14 @@ from striate.data.collate import Collator
 from striate.data.reading import read_samples
 from striate.data.samples import Message, Sample
 from striate.errors import ConfigError, ModelError
-from striate.models.anatomy import decoder_layers, find_anatomy
+from striate.models.structure.anatomy import decoder_layers, find_anatomy
 from striate.scorers import SCORERS, scorer_of
-from striate.scorers.masks import token_masks
-from striate.scorers.stream import LayerStream
+from striate.scorers.streaming.masks import token_masks
+from striate.scorers.streaming.stream import LayerStream
 from striate.stages.analyze import analyze
 
 if TYPE_CHECKING:
-    from striate.models.loading import Loaded
+    from striate.models.io.load import Loaded
 
 PLAIN = [one for one in map(scorer_of, SCORERS.names()) if one.source in ("hidden states", "attention")]
 NAMES = [one.name for one in PLAIN]

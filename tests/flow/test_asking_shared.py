@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from striate.models.anatomy import find_anatomy
-from striate.tasks import greedy, starts
-from striate.tasks.ahead import ahead
-from striate.tasks.asking import ask
-from striate.tasks.generation import end_ids
-from striate.tasks.items import Item
-from striate.tasks.packs import read_pack
-from striate.tasks.sitting import Sitting
+from striate.models.structure.anatomy import find_anatomy
+from striate.tasks.inference import greedy_decode as greedy
+from striate.tasks.inference import prefix_sharing as starts
+from striate.tasks.inference.ask import ask
+from striate.tasks.inference.generate import end_ids
+from striate.tasks.inference.item_prefetch import ahead
+from striate.tasks.inference.run_state import Sitting
+from striate.tasks.packs.items import Item
+from striate.tasks.packs.reader import read_pack
 
 if TYPE_CHECKING:
-    from striate.models.loading import Loaded
+    from striate.models.io.load import Loaded
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def alone(pack_dir: Path) -> Callable[[Loaded], list[str]]:
 
     def answers(loaded: Loaded) -> list[str]:
         from striate.data.collate import Collator
-        from striate.tasks.prompts import chat_sample
+        from striate.tasks.inference.prompts import chat_sample
 
         collator, found = Collator(loaded.processor, 500, train=False), []
         for item in read_pack(pack_dir).items:

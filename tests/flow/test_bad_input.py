@@ -16,8 +16,8 @@ import yaml
 from typer.testing import CliRunner
 
 from striate.cli import app
-from striate.training.engine import RegionTrainer
-from striate.training.resume import COMPLETE, WEIGHTS
+from striate.training.checkpoints import COMPLETE, WEIGHTS
+from striate.training.trainer import RegionTrainer
 
 Prepare = Callable[["Place"], Any]
 

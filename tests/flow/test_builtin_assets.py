@@ -13,7 +13,7 @@ import pytest
 from striate.progress import Silent
 
 if TYPE_CHECKING:
-    from striate.models.loading import Loaded
+    from striate.models.io.load import Loaded
 
 pytestmark = pytest.mark.assets
 
@@ -27,13 +27,13 @@ def folder() -> Path:
 
 @pytest.fixture(scope="module")
 def loaded(folder: Path) -> Loaded:
-    from striate.models.loading import load_model
+    from striate.models.io.load import load_model
 
     return load_model(folder)
 
 
 def test_its_parts_have_the_documented_sizes(loaded: Loaded) -> None:
-    from striate.models.anatomy import find_anatomy
+    from striate.models.structure.anatomy import find_anatomy
 
     model = loaded.model.model
     sizes = [sum(p.numel() for p in part.parameters()) for part in (model.vision_tower, model.multi_modal_projector)]
@@ -64,9 +64,9 @@ def test_it_reads_a_rendered_word_and_a_colour(loaded: Loaded, tmp_path: Path) -
     import random
 
     from striate.config import EvaluateSection, MachineSection
-    from striate.demo.pictures import Supplies, reading, scene
+    from striate.demo.rendered_scenes import Supplies, reading, scene
     from striate.stages.evaluate import evaluate
-    from striate.tasks.packs import read_pack
+    from striate.tasks.packs.reader import read_pack
 
     rows = []
     for number in range(40):

@@ -12,18 +12,19 @@ import torch
 
 from striate.data.collate import Collator
 from striate.errors import DataError, ModelError
-from striate.tasks import batches, likelihood
-from striate.tasks.asking import ask
-from striate.tasks.batches import run_in_batches
-from striate.tasks.encoding import encode
-from striate.tasks.generation import WORD_AND_SPACE, end_ids, word_replies
-from striate.tasks.items import Item, Reply
-from striate.tasks.packs import read_pack
-from striate.tasks.prompts import chat_sample, joined, plain_context
-from striate.tasks.sitting import Budget, Sitting
+from striate.tasks.inference import likelihood
+from striate.tasks.inference import token_batches as batches
+from striate.tasks.inference.ask import ask
+from striate.tasks.inference.generate import WORD_AND_SPACE, end_ids, word_replies
+from striate.tasks.inference.prompts import chat_sample, joined, plain_context
+from striate.tasks.inference.run_state import Budget, Sitting
+from striate.tasks.inference.text_tokens import encode
+from striate.tasks.inference.token_batches import run_in_batches
+from striate.tasks.packs.items import Item, Reply
+from striate.tasks.packs.reader import read_pack
 
 if TYPE_CHECKING:
-    from striate.models.loading import Loaded
+    from striate.models.io.load import Loaded
 
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "the", "lazy", "dog", "and", "reads", "the", "word", "STRIPE"]
 

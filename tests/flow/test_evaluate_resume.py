@@ -14,11 +14,11 @@ import pytest
 
 from striate.config import EvaluateSection, MachineSection
 from striate.stages.evaluate import evaluate
-from striate.tasks import generation
-from striate.tasks.packs import read_pack
+from striate.tasks.inference import generate as generation
+from striate.tasks.packs.reader import read_pack
 
 if TYPE_CHECKING:
-    from striate.models.loading import Loaded
+    from striate.models.io.load import Loaded
 
 OPTIONS: dict[str, Any] = {
     "label": "start",

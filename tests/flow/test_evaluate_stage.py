@@ -16,10 +16,10 @@ from striate.config import EvaluateSection, MachineSection
 from striate.errors import ArtifactError, DataError
 from striate.progress import Advance
 from striate.stages.evaluate import compare, evaluate
-from striate.tasks.packs import Pack, read_pack
+from striate.tasks.packs.reader import Pack, read_pack
 
 if TYPE_CHECKING:
-    from striate.models.loading import Loaded
+    from striate.models.io.load import Loaded
 
 CONFIG = EvaluateSection(max_new_tokens=6, bootstrap=200)
 

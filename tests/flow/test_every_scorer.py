@@ -14,7 +14,7 @@ from striate.stages.prune import prune
 from striate.stages.select import select
 
 if TYPE_CHECKING:
-    from striate.models.loading import Loaded
+    from striate.models.io.load import Loaded
 
 # A random model tells no pair of pictures apart; that source has tests of its own.
 NAMES = [name for name in SCORERS.names() if scorer_of(name).source != "picture pairs"]

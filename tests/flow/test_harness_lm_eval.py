@@ -15,12 +15,12 @@ from striate.artifacts import Region, SuiteRecord, read_document
 from striate.errors import DataError, SpecError
 from striate.harness.running import run_suites
 from striate.harness.suites import Suite, parse_suite
-from striate.models.layer_surgery import remove_layers
-from striate.models.loading import load_model, load_processor, save_model
-from striate.models.trainability import apply_region, lora_config
-from striate.tasks.asking import ask
-from striate.tasks.choice_logprob import score_choice_logprob
-from striate.tasks.items import Item
+from striate.models.io.load import load_model, load_processor, save_model
+from striate.models.surgery.remove_layers import remove_layers
+from striate.models.trainable.apply import apply_region, lora_config
+from striate.tasks.inference.ask import ask
+from striate.tasks.metrics.choice_logprob import score_choice_logprob
+from striate.tasks.packs.items import Item
 
 pytestmark = pytest.mark.harness
 pytest.importorskip("lm_eval")

@@ -12,9 +12,9 @@ from striate.artifacts import SuiteRecord, read_document
 from striate.errors import DataError, ModelError
 from striate.harness.running import run_suites
 from striate.harness.suites import parse_suite
-from striate.models.loading import Loaded, load_model
-from striate.tasks.asking import ask
-from striate.tasks.items import Item
+from striate.models.io.load import Loaded, load_model
+from striate.tasks.inference.ask import ask
+from striate.tasks.packs.items import Item
 
 pytestmark = pytest.mark.harness
 pytest.importorskip("lmms_eval")

@@ -20,12 +20,13 @@ from striate.data.collate import Collator
 from striate.data.reading import read_samples
 from striate.data.samples import Sample
 from striate.errors import ArtifactError, ConfigError, ModelError, TrainingError
-from striate.training import kept_store, speed
-from striate.training.hidden_cache import HIDDEN, keep_hidden
-from striate.training.kept_tokens import load_items, save_items
+from striate.training.caching import tensor_store as kept_store
+from striate.training.caching.hidden_states import HIDDEN, keep_hidden
+from striate.training.caching.token_store import load_items, save_items
+from striate.training.compile import policy as speed
 
 if TYPE_CHECKING:
-    from striate.models.loading import Loaded
+    from striate.models.io.load import Loaded
 
 REGION = Region(layers=(2, 3), num_layers=4, spec="ids:2,3")
 LORA = LoraSection(r=4, alpha=8, dropout=0.0)

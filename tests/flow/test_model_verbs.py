@@ -10,7 +10,7 @@ import torch
 from typer.testing import CliRunner, Result
 
 from striate.cli import app
-from striate.models.loading import load_model
+from striate.models.io.load import load_model
 
 
 def striate(*words: str | Path) -> Result:

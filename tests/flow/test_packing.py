@@ -20,14 +20,14 @@ from striate.data.reading import read_samples
 from striate.data.samples import Sample
 from striate.errors import TrainingError
 from striate.stages.train import train
-from striate.training.answer_loss import answer_loss
-from striate.training.order import SeededOrder
-from striate.training.packed_attention import NAME, current_layout
-from striate.training.packing_check import Packing, check_packing
-from striate.training.step_batches import Share, StepCollator, StepSampler
+from striate.training.batching.micro_batches import Share, StepCollator, StepSampler
+from striate.training.batching.order import SeededOrder
+from striate.training.loss import answer_loss
+from striate.training.packing.packed_attention import NAME, current_layout
+from striate.training.packing.packing_check import Packing, check_packing
 
 if TYPE_CHECKING:
-    from striate.models.loading import Loaded
+    from striate.models.io.load import Loaded
 
 REGION = Region(layers=(1, 3), num_layers=4, spec="ids:1,3")
 FULL = TrainSection(

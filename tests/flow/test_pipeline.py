@@ -25,10 +25,10 @@ from striate.artifacts import (
 )
 from striate.config import RunConfig, load_config
 from striate.errors import ArtifactError, SpecError, StriateError
-from striate.fingerprints import fingerprint
-from striate.held_model import HeldModel
 from striate.pipeline import Flow
-from striate.run_folder import RunRecord
+from striate.pipeline.resident_model import HeldModel
+from striate.runs.folder import RunRecord
+from striate.storage.fingerprints import fingerprint
 
 STAGES = ["analyze", "select", "train", "prune", "evaluate:start", "evaluate:tuned", "evaluate:pruned"]
 METHODS = ["lora", "full"]

@@ -106,7 +106,7 @@ def test_signals_to_a_real_process(
 def _stop_after(arguments: list[str], run: Path, steps: int, how: signal.Signals) -> subprocess.CompletedProcess[str]:
     """Start the command line, send it `how` once `steps` steps are logged, and return how it ended."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "striate.cli", *arguments],
+        [sys.executable, "-m", "striate", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

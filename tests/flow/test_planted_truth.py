@@ -12,11 +12,11 @@ import torch
 from planted_kit import Still, plant
 
 from striate.data.reading import read_samples
-from striate.models.anatomy import decoder_layers
+from striate.models.structure.anatomy import decoder_layers
 from striate.stages.analyze import analyze
 
 if TYPE_CHECKING:
-    from striate.models.loading import Loaded
+    from striate.models.io.load import Loaded
 
 LAYERS = 6
 PLANTED = (1, 4)

@@ -11,15 +11,15 @@ from striate.artifacts import LayerScores, PruneRecord, Region, Scores, read_doc
 from striate.data.collate import Collator
 from striate.data.reading import read_samples
 from striate.errors import ArtifactError, ConfigError, ModelError, SpecError
-from striate.models.anatomy import decoder_layers
-from striate.models.loading import load_model
-from striate.selectors.spec import resolve
+from striate.models.io.load import load_model
+from striate.models.structure.anatomy import decoder_layers
+from striate.selectors.spec.grammar import resolve
 from striate.stages import prune as prune_stage
 from striate.stages.analyze import analyze
 from striate.stages.prune import prune
 
 if TYPE_CHECKING:
-    from striate.models.loading import Loaded
+    from striate.models.io.load import Loaded
 
 
 def scores_of(*values: float, scorer: str = "block-influence") -> Scores:

@@ -12,17 +12,17 @@ from typer.testing import CliRunner
 
 from striate.artifacts import SuiteRecord
 from striate.cli import app
+from striate.cli.views.evaluation_tables import suite_lines
 from striate.config import EvaluateSection, MachineSection, RunConfig, dump_config, parse_config
-from striate.evaluation_views import suite_lines
 from striate.harness import running
 from striate.harness import suites as names
 from striate.harness.outcome import Outcome
 from striate.harness.suites import Harness
-from striate.models.loading import Loaded
+from striate.models.io.load import Loaded
 from striate.pipeline import Flow
 from striate.stages.evaluate import evaluate
-from striate.tasks.items import Pack
-from striate.tasks.sources import parse_source, read_source
+from striate.tasks.packs.items import Pack
+from striate.tasks.packs.sources import parse_source, read_source
 
 
 def packs(folder: Path, *builders: Any) -> list[Pack]:

@@ -95,8 +95,8 @@ def test_two_processes_train_as_one(two: Path, one: Path, name: str, same: str) 
 def test_steps_without_pictures_on_a_process_were_among_them(one: Path) -> None:
     """The data of these runs has steps of which one process gets text alone, and a last step for one process only."""
     worker = load_worker()
-    from striate.training.order import SeededOrder
-    from striate.training.step_batches import Share, StepSampler
+    from striate.training.batching.micro_batches import Share, StepSampler
+    from striate.training.batching.order import SeededOrder
 
     samples = worker.mixed_samples(one / "pack")
     shares = [list(StepSampler(SeededOrder(samples, 0, 4), Share(1, None, process, 2))) for process in (0, 1)]

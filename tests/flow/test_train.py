@@ -18,11 +18,11 @@ from striate.data.collate import Collator
 from striate.data.reading import read_samples
 from striate.data.samples import Message, Sample
 from striate.errors import ArtifactError, DataError, TrainingError
-from striate.models.loading import Loaded, load_model
+from striate.models.io.load import Loaded, load_model
 from striate.stages.train import train
-from striate.training.answer_loss import answer_loss
-from striate.training.modes import FrozenModules, MasterWeights, checkpointed
-from striate.training.order import SeededOrder
+from striate.training.batching.order import SeededOrder
+from striate.training.loss import answer_loss
+from striate.training.precision import FrozenModules, MasterWeights, checkpointed
 
 REGION = Region(layers=(1, 3), num_layers=4, spec="ids:1,3")
 ALL = Region(layers=(0, 1, 2, 3), num_layers=4, spec="all")
@@ -244,7 +244,7 @@ def test_checkpointing_keeps_no_activations_of_the_frozen_encoder(
 ) -> None:
     import peft
 
-    from striate.models.trainability import apply_region, lora_config
+    from striate.models.trainable.apply import apply_region, lora_config
 
     model = tiny_llava.model
     tuned = peft.get_peft_model(model, lora_config(model, REGION, r=2)) if lora else model
@@ -260,7 +260,7 @@ def test_checkpointing_keeps_no_activations_of_the_frozen_encoder(
 def test_frozen_modules_and_lora_dropout(tiny_llava: Loaded) -> None:
     import peft
 
-    from striate.models.trainability import apply_region, lora_config
+    from striate.models.trainable.apply import apply_region, lora_config
 
     tuned = peft.get_peft_model(tiny_llava.model, lora_config(tiny_llava.model, REGION, r=2, alpha=2, dropout=0.5))
     apply_region(tuned, REGION, "lora")

@@ -20,16 +20,16 @@ from striate.config import LoraSection, MachineSection, TrainSection
 from striate.data.reading import read_samples
 from striate.data.samples import Sample
 from striate.errors import TrainingError
-from striate.models.anatomy import decoder_layers, find_anatomy
-from striate.models.blueprint import Blueprint
-from striate.models.forecast_memory import forecast_memory
-from striate.models.forecast_settings import GIB, Settings
-from striate.models.forecast_shapes import ModelShape, model_shape
-from striate.models.loading import Loaded, load_model
+from striate.models.forecast.layer_shapes import ModelShape, model_shape
+from striate.models.forecast.memory import forecast_memory
+from striate.models.forecast.settings import GIB, Settings
+from striate.models.io.load import Loaded, load_model
+from striate.models.structure.anatomy import decoder_layers, find_anatomy
+from striate.models.structure.meta_model import Blueprint
 from striate.stages.train import train
-from striate.training import speed
-from striate.training.speed import within_budget
-from striate.training.step_log import StepLog
+from striate.training.compile import policy as speed
+from striate.training.compile.policy import within_budget
+from striate.training.metrics_log import StepLog
 
 REGION = Region(layers=(1, 3), num_layers=4, spec="ids:1,3")
 FULL = TrainSection(method="full", batch_size=4, lr=1e-3, projector_lr=5e-4, warmup_ratio=0, max_length=96, max_steps=2)

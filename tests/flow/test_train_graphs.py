@@ -21,16 +21,17 @@ from striate.data.packing import FILLER, SEGMENTS
 from striate.data.reading import read_samples
 from striate.data.samples import Sample
 from striate.errors import TrainingError
-from striate.models.loading import Loaded
+from striate.models.io.load import Loaded
 from striate.stages.train import train
-from striate.training import engine, speed
-from striate.training.layer_function import LayerFunction
-from striate.training.picture_places import PicturePlaces
-from striate.training.readings import Facts, Readings
-from striate.training.recorded import RerunRecorder
-from striate.training.resume import COMPLETE
-from striate.training.speed import Speed, with_graphs
-from striate.training.step_log import StepLog
+from striate.training import trainer as engine
+from striate.training.async_metrics import Facts, Readings
+from striate.training.checkpoints import COMPLETE
+from striate.training.compile import policy as speed
+from striate.training.compile.cuda_graphs.recorded import RerunRecorder
+from striate.training.compile.layer_function import LayerFunction
+from striate.training.compile.policy import Speed, with_graphs
+from striate.training.metrics_log import StepLog
+from striate.training.step_hints.image_embeds import PicturePlaces
 
 REGION = Region(layers=(1, 3), num_layers=4, spec="ids:1,3")
 FULL = TrainSection(method="full", batch_size=4, lr=1e-3, warmup_ratio=0, max_length=96, max_steps=5, packing=True)

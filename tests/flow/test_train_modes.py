@@ -19,14 +19,15 @@ from striate.data.collate import Collator
 from striate.data.reading import read_samples
 from striate.data.samples import Sample
 from striate.errors import SpecError, TrainingError
-from striate.models.anatomy import decoder_layers, find_anatomy
-from striate.models.image_skip import rule_of
-from striate.models.image_skip_check import put_back
-from striate.models.loading import Loaded, load_model
+from striate.models.io.load import Loaded, load_model
+from striate.models.structure.anatomy import decoder_layers, find_anatomy
+from striate.models.visual_token_skipping.rule import rule_of
+from striate.models.visual_token_skipping.rule_check import put_back
 from striate.stages.prune import prune
 from striate.stages.train import train
-from striate.training import engine, speed
-from striate.training.packing_check import check_packing
+from striate.training import trainer as engine
+from striate.training.compile import policy as speed
+from striate.training.packing.packing_check import check_packing
 
 REGION = Region(layers=(1, 3), num_layers=4, spec="ids:1,3")
 LORA = TrainSection(
@@ -133,7 +134,7 @@ def test_the_mode_changes_what_is_learned(tiny_llava: Loaded, run: Run) -> None:
 @pytest.mark.parametrize("mode", ["all", "region while training"])
 def test_a_model_with_a_rule_keeps_to_it(tiny_llava: Loaded, run: Run, mode: str) -> None:
     other = Region(layers=(0, 3), num_layers=4, spec="ids:0,3")
-    from striate.models.image_skip import ImageSkip
+    from striate.models.visual_token_skipping.rule import ImageSkip
 
     ImageSkip(tiny_llava.model, other)
     with pytest.raises(TrainingError) as caught:
@@ -242,7 +243,7 @@ def test_compiled_and_packed_follow_the_rule(
     shift: bool,
 ) -> None:
     """The losses of padded batches uncompiled."""
-    monkeypatch.setattr("striate.training.fast_layers.frozen_encoders", lambda _: [])
+    monkeypatch.setattr("striate.training.compile.regional.frozen_encoders", lambda _: [])
     monkeypatch.setattr(speed, "fast_layers", partial(speed.fast_layers, backend="eager"))
     del samples[2:]
     config = with_mode(image_tokens="region", image_also="bottom:1", image_shift=shift, lr=1e-3, batch_size=2)

@@ -15,12 +15,12 @@ from striate.artifacts import Region
 from striate.config import LoraSection, MachineSection, ResampleSection, TrainSection
 from striate.data.reading import read_samples
 from striate.errors import TrainingError
-from striate.models.loading import Loaded
+from striate.models.io.load import Loaded
 from striate.training import optimizers
-from striate.training.engine import RegionTrainer
+from striate.training.async_metrics import Facts
+from striate.training.distributed.sharding import check_sharding
 from striate.training.optimizers import check_optimizer
-from striate.training.readings import Facts
-from striate.training.scale import check_sharding
+from striate.training.trainer import RegionTrainer
 
 REGION = Region(layers=(1, 3), num_layers=4, spec="ids:1,3")
 FULL = TrainSection(method="full", batch_size=4, epochs=2, lr=1e-3, warmup_ratio=0, max_length=96, save_steps=1)

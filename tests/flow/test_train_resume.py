@@ -16,12 +16,12 @@ from striate.config import LoraSection, MachineSection, TrainSection
 from striate.data.reading import read_samples
 from striate.errors import ArtifactError, TrainingError
 from striate.stages.train import train
-from striate.training.engine import RegionTrainer
-from striate.training.resume import COMPLETE
-from striate.training.step_log import StepLog
+from striate.training.checkpoints import COMPLETE
+from striate.training.metrics_log import StepLog
+from striate.training.trainer import RegionTrainer
 
 if TYPE_CHECKING:
-    from striate.models.loading import Loaded
+    from striate.models.io.load import Loaded
 
 REGION = Region(layers=(1, 3), num_layers=4, spec="ids:1,3")
 LORA = TrainSection(

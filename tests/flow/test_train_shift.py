@@ -14,10 +14,10 @@ from striate.artifacts import LayerScores, Region, Scores, read_document
 from striate.config import LoraSection, MachineSection, TrainSection
 from striate.data.reading import read_samples
 from striate.errors import ModelError
-from striate.models.image_shift import SHIFT_FILE
-from striate.models.image_skip import ImageSkip, rule_of
-from striate.models.loading import Loaded, load_model
-from striate.models.streaming import prune_checkpoint
+from striate.models.io.load import Loaded, load_model
+from striate.models.surgery.prune_checkpoint import prune_checkpoint
+from striate.models.visual_token_skipping.rule import ImageSkip, rule_of
+from striate.models.visual_token_skipping.shift import SHIFT_FILE
 from striate.stages.prune import prune
 from striate.stages.train import train
 

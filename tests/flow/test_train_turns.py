@@ -19,10 +19,10 @@ from striate.artifacts import Region
 from striate.config import LoraSection, MachineSection, ResampleSection, TrainSection, parse_config
 from striate.data.reading import read_samples
 from striate.errors import ConfigError, TrainingError
-from striate.models.anatomy import decoder_layers
-from striate.models.loading import Loaded
-from striate.training.engine import RegionTrainer
-from striate.training.resampling import LayerTurns, draws, never_open
+from striate.models.io.load import Loaded
+from striate.models.structure.anatomy import decoder_layers
+from striate.training.lisa import LayerTurns, draws, never_open
+from striate.training.trainer import RegionTrainer
 
 ALL = Region(layers=(0, 1, 2, 3), num_layers=4, spec="all")
 FULL = TrainSection(method="full", batch_size=4, epochs=2, lr=1e-3, weight_decay=0.1, max_length=96, save_steps=1)

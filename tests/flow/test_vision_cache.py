@@ -21,13 +21,14 @@ from striate.data.collate import Collator
 from striate.data.reading import read_samples
 from striate.data.samples import Sample
 from striate.errors import ArtifactError, ModelError
-from striate.models.vision_tap import PIXELS, VisionTap
-from striate.training import vision_cache, vision_maker
-from striate.training.kept_store import DiskStore, check_room, disk_writer
-from striate.training.vision_cache import keep_features
+from striate.models.interventions.vision_feature_tap import PIXELS, VisionTap
+from striate.training.caching import vision_features as vision_cache
+from striate.training.caching import vision_pass as vision_maker
+from striate.training.caching.tensor_store import DiskStore, check_room, disk_writer
+from striate.training.caching.vision_features import keep_features
 
 if TYPE_CHECKING:
-    from striate.models.loading import Loaded
+    from striate.models.io.load import Loaded
 
 REGION = Region(layers=(1, 3), num_layers=4, spec="ids:1,3")
 FULL = TrainSection(method="full", batch_size=6, epochs=2, lr=1e-2, projector_lr=5e-3, warmup_ratio=0, max_length=96)

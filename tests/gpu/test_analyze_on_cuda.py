@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from striate.data.reading import read_samples
-from striate.models.anatomy import decoder_layers
+from striate.models.structure.anatomy import decoder_layers
 from striate.scorers import SCORERS, scorer_of
-from striate.scorers.masks import TokenMasks
-from striate.scorers.stream import LayerStream
-from striate.scorers.view import lengths
+from striate.scorers.streaming.masks import TokenMasks
+from striate.scorers.streaming.stream import LayerStream
+from striate.scorers.streaming.view import lengths
 from striate.stages.analyze import analyze
 
 if TYPE_CHECKING:
-    from striate.models.loading import Loaded
+    from striate.models.io.load import Loaded
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from striate.training import dropped
+from striate.training.compile import dropped
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 

@@ -12,7 +12,7 @@ from torch.profiler import ProfilerActivity
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
 
-from striate.training.fast_layers import FastLayers
+from striate.training.compile.regional import FastLayers
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 

@@ -16,19 +16,19 @@ from striate.config import EvaluateSection, LoraSection, MachineSection, TrainSe
 from striate.data.collate import Collator
 from striate.data.reading import read_samples
 from striate.errors import ModelError
-from striate.models.anatomy import decoder_layers, find_anatomy, layer_of
-from striate.models.layer_surgery import remove_layers
-from striate.models.loading import load_model, save_model
-from striate.models.self_test import self_test
-from striate.models.trainability import apply_region, is_quantised, lora_config, prove_trainable
+from striate.models.io.load import load_model, save_model
+from striate.models.structure.anatomy import decoder_layers, find_anatomy, layer_of
+from striate.models.surgery.remove_layers import remove_layers
+from striate.models.surgery.roundtrip_check import self_test
+from striate.models.trainable.apply import apply_region, is_quantised, lora_config, prove_trainable
 from striate.stages.evaluate import evaluate
 from striate.stages.train import train
-from striate.tasks.packs import read_pack
-from striate.training.answer_loss import answer_loss
-from striate.training.modes import FrozenModules, MasterWeights, checkpointed
+from striate.tasks.packs.reader import read_pack
+from striate.training.loss import answer_loss
+from striate.training.precision import FrozenModules, MasterWeights, checkpointed
 
 if TYPE_CHECKING:
-    from striate.models.loading import Loaded
+    from striate.models.io.load import Loaded
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -112,7 +112,7 @@ def test_checkpointing_gives_the_same_gradients(
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="needs bitsandbytes (the extra `qlora`)")
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_qlora(tiny_llava_dir: Path, pack_dir: Path, tmp_path: Path, checkpointing: bool) -> None:
-    from striate.models.quantised import load_quantised
+    from striate.models.io.quantized import load_quantised
 
     loaded = load_quantised(tiny_llava_dir, device=DEVICE)
     assert is_quantised(loaded.model)

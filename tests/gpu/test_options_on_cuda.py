@@ -17,16 +17,16 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 from striate.artifacts import Region
 from striate.config import LoraSection, MachineSection, TrainSection
 from striate.data.reading import read_samples
-from striate.models.trainability import apply_region, lora_config
+from striate.models.trainable.apply import apply_region, lora_config
 from striate.stages.train import train
-from striate.training.engine import RegionTrainer
-from striate.training.fast_layers import fast_layers
-from striate.training.frozen_int8 import frozen_in_int8
-from striate.training.modes import FrozenModules, MasterWeights
+from striate.training.compile.regional import fast_layers
 from striate.training.optimizers import SMALLEST, check_optimizer
+from striate.training.precision import FrozenModules, MasterWeights
+from striate.training.quantization.int8_linear import frozen_in_int8
+from striate.training.trainer import RegionTrainer
 
 if TYPE_CHECKING:
-    from striate.models.loading import Loaded
+    from striate.models.io.load import Loaded
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 needs_bitsandbytes = pytest.mark.skipif(

@@ -15,13 +15,13 @@ from striate.config import MachineSection, TrainSection
 from striate.data.collate import Collator
 from striate.data.reading import read_samples
 from striate.stages.train import train
-from striate.training import packed_attention
-from striate.training.answer_loss import answer_loss
-from striate.training.packed_attention import Layout
-from striate.training.packing_check import Packing, check_packing
+from striate.training.loss import answer_loss
+from striate.training.packing import packed_attention
+from striate.training.packing.packed_attention import Layout
+from striate.training.packing.packing_check import Packing, check_packing
 
 if TYPE_CHECKING:
-    from striate.models.loading import Loaded
+    from striate.models.io.load import Loaded
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 LENGTHS = (300, 17, 129, 1, 576)

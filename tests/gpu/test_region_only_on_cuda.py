@@ -11,14 +11,14 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 
 from striate.artifacts import Region
 from striate.config import TrainSection
-from striate.models.anatomy import decoder_layers, find_decoder
-from striate.models.image_skip import ImageSkip
-from striate.models.trainability import apply_region
-from striate.training.answer_loss import answer_loss
-from striate.training.fast_layers import fast_layers
-from striate.training.fast_modes import frozen_format
-from striate.training.image_rows import ImageRows, reading
-from striate.training.packed_traced import attend
+from striate.models.structure.anatomy import decoder_layers, find_decoder
+from striate.models.trainable.apply import apply_region
+from striate.models.visual_token_skipping.rule import ImageSkip
+from striate.training.approximations import frozen_format
+from striate.training.compile.regional import fast_layers
+from striate.training.loss import answer_loss
+from striate.training.packing.varlen_attention import attend
+from striate.training.visual_token_skipping.token_layout import ImageRows, reading
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 IMAGE, TEXT, BATCH = 64, 56, 4

@@ -15,23 +15,23 @@ from striate.artifacts import Region
 from striate.config import LoraSection, MachineSection, TrainSection
 from striate.data.collate import Collator
 from striate.data.reading import read_samples
-from striate.models.anatomy import decoder_layers
-from striate.models.trainability import apply_region, lora_config
+from striate.models.structure.anatomy import decoder_layers
+from striate.models.trainable.apply import apply_region, lora_config
 from striate.stages.train import train
-from striate.training import speed
-from striate.training.answer_loss import answer_loss
-from striate.training.answer_places import ANSWERS, find_answers
-from striate.training.fast_layers import FastLayers, fast_layers
-from striate.training.known_mask import mask_known
-from striate.training.modes import FrozenModules, MasterWeights
-from striate.training.picture_places import PicturePlaces
-from striate.training.recorded import CudaRecorder
-from striate.training.short_attention import short_attention
-from striate.training.short_choice import short_samples
-from striate.training.steps import StepTrainer
+from striate.training.batching.label_positions import ANSWERS, find_answers
+from striate.training.compile import policy as speed
+from striate.training.compile.cuda_graphs.recorded import CudaRecorder
+from striate.training.compile.regional import FastLayers, fast_layers
+from striate.training.compile.short_attention import short_attention
+from striate.training.compile.short_choice import short_samples
+from striate.training.loss import answer_loss
+from striate.training.precision import FrozenModules, MasterWeights
+from striate.training.step_hints.attention_mask import mask_known
+from striate.training.step_hints.image_embeds import PicturePlaces
+from striate.training.step_inputs import StepTrainer
 
 if TYPE_CHECKING:
-    from striate.models.loading import Loaded
+    from striate.models.io.load import Loaded
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 REGION = Region(layers=(1, 3), num_layers=4, spec="ids:1,3")

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from striate.models.anatomy import decoder_layers, find_anatomy
-from striate.scorers.batches import Batches
+from striate.models.structure.anatomy import decoder_layers, find_anatomy
 from striate.scorers.knock_out import KNOCK_OUT, KNOCK_OUT_ACCURACY
 from striate.scorers.layer_contribution import LAYER_CONTRIBUTION_IMAGE, LAYER_CONTRIBUTION_TEXT
+from striate.scorers.streaming.batches import Batches
 
 Array = NDArray[np.float64]
 ALTERED = (KNOCK_OUT, KNOCK_OUT_ACCURACY, LAYER_CONTRIBUTION_IMAGE, LAYER_CONTRIBUTION_TEXT)

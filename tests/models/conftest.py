@@ -13,7 +13,7 @@ from original_kit import SIGLIP as SIGLIP_TOWER
 from original_kit import write_tower
 
 if TYPE_CHECKING:
-    from striate.models.loading import Loaded
+    from striate.models.io.load import Loaded
 
 NUM_LAYERS = 6
 IMAGE_TOKEN = 60

@@ -19,7 +19,8 @@ from family_zoo import NUM_LAYERS, NotBuiltError, build_model
 
 from striate.artifacts import Region
 from striate.errors import StriateError
-from striate.models.anatomy import (
+from striate.models.io.save import save_model
+from striate.models.structure.anatomy import (
     DECODER_LAYER,
     VISION,
     Anatomy,
@@ -29,9 +30,8 @@ from striate.models.anatomy import (
     layer_of,
     unwrap,
 )
-from striate.models.layer_surgery import remove_layers, self_test
-from striate.models.saving import save_model
-from striate.models.trainability import apply_region, chosen_parameters, lora_config, prove_trainable
+from striate.models.surgery.remove_layers import remove_layers, self_test
+from striate.models.trainable.apply import apply_region, chosen_parameters, lora_config, prove_trainable
 
 COLUMNS = ("anatomy", "full proof", "LoRA proof", "one step", "prune", "reload", "cached == uncached")
 REGION = Region(layers=(1, 4, 6), num_layers=NUM_LAYERS, spec="ids:1,4,6")

@@ -73,7 +73,7 @@ def teach(loaded: Any, attributes: Collection[str], count: int, steps: int = 35)
     from tempfile import TemporaryDirectory
 
     from striate.data.collate import Collator
-    from striate.training.answer_loss import answer_loss
+    from striate.training.loss import answer_loss
 
     with TemporaryDirectory() as folder:
         samples = [

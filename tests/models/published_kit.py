@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from striate.tasks.published.mme import COGNITION, PERCEPTION
+from striate.tasks.benchmarks.mme import COGNITION, PERCEPTION
 
 APART = ("posters", "celebrity", "scene", "landmark", "artwork")
 

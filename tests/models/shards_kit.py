@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from striate.models.loading import Loaded
+from striate.models.io.load import Loaded
 
 Built = tuple[Any, dict[str, Any]]
 

@@ -16,9 +16,9 @@ from transformers import LlavaForConditionalGeneration
 
 from striate.artifacts import Region
 from striate.errors import ModelError
-from striate.models.layer_surgery import remove_layers, self_test
-from striate.models.loading import Loaded, load_model, load_processor, save_model
-from striate.models.trainability import apply_region, lora_config
+from striate.models.io.load import Loaded, load_model, load_processor, save_model
+from striate.models.surgery.remove_layers import remove_layers, self_test
+from striate.models.trainable.apply import apply_region, lora_config
 
 Batch = dict[str, Any]
 
@@ -215,7 +215,7 @@ def test_an_adapter_over_a_smaller_base_is_refused(adapter_dir: Path, tiny_llava
 
 
 def test_an_adapters_base_is_read_at_the_revision_it_names(adapter_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from striate.models import loading
+    from striate.models.io import load as loading
 
     _edit(adapter_dir / "adapter_config.json", revision="v1.5")
     asked = []

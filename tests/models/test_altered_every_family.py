@@ -9,8 +9,8 @@ from family_inputs import NotBuiltError
 from family_zoo import build, model_types
 
 from striate.errors import ModelError
-from striate.models.anatomy import find_anatomy
-from striate.scorers.altered import run_altered
+from striate.models.structure.anatomy import find_anatomy
+from striate.scorers.runners.altered import run_altered
 
 # Several streams of hidden states, or image tokens that the ids do not show.
 REFUSED = {"gemma3n": "hidden states of shape", "glm5_next": "hidden states of shape", "git": "hidden states of shape"}

@@ -14,15 +14,15 @@ from planted_kit import Still, plant
 from striate.data.collate import Collator
 from striate.data.reading import read_samples
 from striate.errors import ModelError
-from striate.models.anatomy import decoder_layers, find_anatomy
-from striate.models.replay import Replay
-from striate.scorers.altered import run_altered
-from striate.scorers.batches import Batches
+from striate.models.interventions.layer_replay import Replay
+from striate.models.structure.anatomy import decoder_layers, find_anatomy
 from striate.scorers.knock_out import KNOCK_OUT
 from striate.scorers.layer_contribution import LAYER_CONTRIBUTION_IMAGE, LAYER_CONTRIBUTION_TEXT
+from striate.scorers.runners.altered import run_altered
+from striate.scorers.streaming.batches import Batches
 
 if TYPE_CHECKING:
-    from striate.models.loading import Loaded
+    from striate.models.io.load import Loaded
 
 Built = tuple[Any, dict[str, Any]]
 

@@ -16,7 +16,8 @@ from transformers import AutoModelForImageTextToText, LlamaConfig, LlamaForCausa
 
 from striate.artifacts import Region
 from striate.errors import ModelError
-from striate.models.anatomy import (
+from striate.models.io.load import Loaded
+from striate.models.structure.anatomy import (
     check_decoder_only,
     component_of,
     decoder_layers,
@@ -25,9 +26,8 @@ from striate.models.anatomy import (
     layer_of,
     unwrap,
 )
-from striate.models.families import DEFAULT, FAMILIES, family_of
-from striate.models.loading import Loaded
-from striate.models.trainability import lora_config
+from striate.models.structure.families import DEFAULT, FAMILIES, family_of
+from striate.models.trainable.apply import lora_config
 
 Built = tuple[Any, dict[str, Any]]
 
@@ -164,7 +164,7 @@ def test_every_row_names_a_model_type_of_transformers() -> None:
 def test_a_family_without_a_row_is_found_by_the_usual_names(
     tiny_llava: Loaded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("striate.models.families.FAMILIES", ())
+    monkeypatch.setattr("striate.models.structure.families.FAMILIES", ())
     assert find_anatomy(tiny_llava.model).projector_names == ("model.multi_modal_projector",)
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.utils import ModelOutput
 
-from striate.models.cache_names import (
+from striate.models.interventions.kv_cache_names import (
     CURRENT,
     NAMES,
     cache_name,
@@ -22,7 +22,7 @@ from striate.models.cache_names import (
 )
 
 if TYPE_CHECKING:
-    from striate.models.loading import Loaded
+    from striate.models.io.load import Loaded
 
 
 class Before(nn.Module):

@@ -14,11 +14,11 @@ from huggingface_hub import ModelCard
 from striate.artifacts import Difference, EvalRecord, PruneRecord, Region, TaskScore
 from striate.config import RunConfig
 from striate.errors import ArtifactError
-from striate.fingerprints import fingerprint
-from striate.models.card import CARD_FILE, CardFacts, card_text, license_of, write_card
-from striate.models.loading import Loaded, save_model
-from striate.models.trainability import lora_config
-from striate.writing import write_text
+from striate.models.io.load import Loaded, save_model
+from striate.models.io.model_card import CARD_FILE, CardFacts, card_text, license_of, write_card
+from striate.models.trainable.apply import lora_config
+from striate.storage.atomic import write_text
+from striate.storage.fingerprints import fingerprint
 
 NASTY = "<script>alert('x')</script> | a\n---\n`b`"
 REGION = Region(layers=(0, 2), num_layers=4, spec="uniform:2", selector="uniform")

@@ -16,7 +16,7 @@ from striate.data.samples import Message, Sample
 from striate.errors import DataError, ModelError
 
 if TYPE_CHECKING:
-    from striate.models.loading import Loaded
+    from striate.models.io.load import Loaded
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from striate.data.reading import read_samples
 from striate.data.samples import Message, Sample
 
 if TYPE_CHECKING:
-    from striate.models.loading import Loaded
+    from striate.models.io.load import Loaded
 
 GEMMA_TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<start_of_turn>{{ 'model' if m['role'] == 'assistant' else m['role'] }}\n"

@@ -16,9 +16,9 @@ from striate.artifacts import Region
 from striate.config import MachineSection, TrainSection
 from striate.data.reading import read_samples
 from striate.errors import TrainingError
-from striate.models.compose import compose
-from striate.models.loading import Loaded, load_model, save_model
-from striate.models.parts import load_encoder, load_llm
+from striate.models.convert.compose import compose
+from striate.models.io.components import load_encoder, load_llm
+from striate.models.io.load import Loaded, load_model, save_model
 from striate.stages.train import train
 
 

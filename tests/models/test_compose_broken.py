@@ -12,7 +12,7 @@ import pytest
 from compose_kit import ROWS, SIZES, write_encoder, write_llm, write_tokenizer
 
 from striate.errors import ModelError
-from striate.models.compose import compose
+from striate.models.convert.compose import compose
 
 # Bad input: each row spoils one part, and names what the error must say.
 

@@ -199,7 +199,7 @@ def small_llava() -> Any:
 def test_round_trip_inside_a_llava(small_llava: Any, tmp_path: Path) -> None:
     from transformers import AutoModelForImageTextToText
 
-    from striate.models.anatomy import find_anatomy
+    from striate.models.structure.anatomy import find_anatomy
 
     for name, buffer in small_llava.named_buffers():
         if "running_mean" in name:

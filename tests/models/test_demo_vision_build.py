@@ -203,7 +203,7 @@ def unaligned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., 
 def test_built_once_and_loads_like_any_lvlm(
     parts: tuple[Path, Path], unaligned: Callable[..., Path], tmp_path: Path
 ) -> None:
-    from striate.models.loading import load_model
+    from striate.models.io.load import load_model
 
     place = unaligned(*parts)
     assert place.parent == tmp_path / "cache" / "models"

@@ -12,7 +12,7 @@ from family_page import row_of
 from family_zoo import build_model, model_types
 
 from striate.errors import ModelError
-from striate.models.anatomy import find_anatomy
+from striate.models.structure.anatomy import find_anatomy
 
 PAGE = Path(__file__).parents[2] / "docs" / "families.md"
 SUBSET = [

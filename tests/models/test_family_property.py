@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from striate.errors import ModelError
-from striate.models.anatomy import decoder_layers, find_anatomy
-from striate.models.layer_config import config_edits
-from striate.models.layer_surgery import remove_layers
-from striate.models.stack import decoder_config, depth_field
+from striate.models.structure.anatomy import decoder_layers, find_anatomy
+from striate.models.structure.decoder_stack import decoder_config, depth_field
+from striate.models.surgery.config_edits import config_edits
+from striate.models.surgery.remove_layers import remove_layers
 
 FAMILIES = [
     "gemma3",

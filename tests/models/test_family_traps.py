@@ -13,10 +13,10 @@ from family_matrix import REGION, logits_of, skipping
 from family_zoo import NUM_LAYERS, build, build_model, model_types
 
 from striate.errors import ModelError
-from striate.models.anatomy import decoder_layers, find_anatomy, find_decoder, layer_of
-from striate.models.layer_surgery import remove_layers, self_test
-from striate.models.saving import save_model
-from striate.models.trainability import apply_region, lora_config
+from striate.models.io.save import save_model
+from striate.models.structure.anatomy import decoder_layers, find_anatomy, find_decoder, layer_of
+from striate.models.surgery.remove_layers import remove_layers, self_test
+from striate.models.trainable.apply import apply_region, lora_config
 
 
 def _needs(model_type: str) -> None:

@@ -8,9 +8,9 @@ import peft
 import torch
 
 from striate.artifacts import Region
-from striate.models.trainability import apply_region, lora_config
-from striate.training.fast_layers import fast_layers
-from striate.training.frozen_fp8 import frozen_in_fp8
+from striate.models.trainable.apply import apply_region, lora_config
+from striate.training.compile.regional import fast_layers
+from striate.training.quantization.fp8_linear import frozen_in_fp8
 
 REGION = Region(layers=(1, 3), num_layers=4, spec="ids:1,3")
 

@@ -12,18 +12,18 @@ from torch._dynamo.backends.common import aot_autograd
 
 from striate.artifacts import Region
 from striate.config import TrainSection
-from striate.models.anatomy import decoder_layers, find_anatomy
-from striate.models.image_places import Places
-from striate.models.image_skip import ImageSkip
-from striate.models.trainability import apply_region
-from striate.training.answer_loss import answer_loss
-from striate.training.fast_layers import FastLayers, fast_layers
-from striate.training.fast_modes import frozen_format
-from striate.training.image_function import TextAnswerFunction, TextFunction
-from striate.training.image_rows import reading, rows_for
+from striate.models.structure.anatomy import decoder_layers, find_anatomy
+from striate.models.trainable.apply import apply_region
+from striate.models.visual_token_skipping.rule import ImageSkip
+from striate.models.visual_token_skipping.token_indices import Places
+from striate.training.approximations import frozen_format
+from striate.training.compile.regional import FastLayers, fast_layers
+from striate.training.loss import answer_loss
+from striate.training.visual_token_skipping.layer import TextAnswerFunction, TextFunction
+from striate.training.visual_token_skipping.token_layout import reading, rows_for
 
 if TYPE_CHECKING:
-    from striate.models.loading import Loaded
+    from striate.models.io.load import Loaded
 
 # The compiler's trace is written for tools; capturing it takes longer than compiling.
 logging.getLogger("torch.__trace").propagate = False
@@ -32,7 +32,7 @@ logging.getLogger("torch.__trace").propagate = False
 @pytest.fixture(autouse=True)
 def decoder_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave vision encoders as they are: they take time to compile."""
-    monkeypatch.setattr("striate.training.fast_layers.frozen_encoders", lambda _: [])
+    monkeypatch.setattr("striate.training.compile.regional.frozen_encoders", lambda _: [])
 
 
 def opened(model: Any, first: int = 1) -> Region:
@@ -211,7 +211,7 @@ def test_a_layer_that_can_not_be_cut_says_so(family_builder: Any, monkeypatch: p
     said: list[str] = []
     with ImageSkip(model, region):
         loss, _ = loss_and_gradients(model, batch)
-        monkeypatch.setattr("striate.training.two_calls.put", lambda values, *_: 2 * values)
+        monkeypatch.setattr("striate.training.visual_token_skipping.kv_then_text.put", lambda values, *_: 2 * values)
         with fast_layers(model, compiled=True, backend="eager", say=said.append):
             found, _ = loss_and_gradients(model, batch)
     torch.testing.assert_close(found, loss)

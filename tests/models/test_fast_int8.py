@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from striate.artifacts import Region
-from striate.models.anatomy import decoder_layers, find_anatomy, find_decoder
-from striate.models.blueprint import Blueprint
-from striate.models.forecast_memory import SMALL_STATE_BYTES, forecast_memory
-from striate.models.forecast_settings import Settings
-from striate.models.forecast_shapes import model_shape
-from striate.models.trainability import apply_region, lora_config
-from striate.training.fast_layers import fast_layers
-from striate.training.frozen_int8 import frozen_in_int8
-from striate.training.modes import FrozenModules, MasterWeights
+from striate.models.forecast.layer_shapes import model_shape
+from striate.models.forecast.memory import SMALL_STATE_BYTES, forecast_memory
+from striate.models.forecast.settings import Settings
+from striate.models.structure.anatomy import decoder_layers, find_anatomy, find_decoder
+from striate.models.structure.meta_model import Blueprint
+from striate.models.trainable.apply import apply_region, lora_config
+from striate.training.compile.regional import fast_layers
+from striate.training.precision import FrozenModules, MasterWeights
+from striate.training.quantization.int8_linear import frozen_in_int8
 
 REGION = Region(layers=(1, 3), num_layers=4, spec="ids:1,3")
 logging.getLogger("torch.__trace").propagate = False

@@ -14,15 +14,15 @@ import torch
 from torch import nn
 
 from striate.artifacts import Region
-from striate.models.anatomy import decoder_layers
-from striate.models.trainability import apply_region, lora_config
-from striate.training.answer_loss import answer_loss
-from striate.training.answer_rows import AnswerFunction
-from striate.training.dropped import draw_keys, kept
-from striate.training.fast_layers import FastLayers, fast_layers
-from striate.training.fast_lora import FastLora
-from striate.training.layer_form import kind_of, refusal
-from striate.training.layer_function import LayerFunction
+from striate.models.structure.anatomy import decoder_layers
+from striate.models.trainable.apply import apply_region, lora_config
+from striate.training.compile.dropped import draw_keys, kept
+from striate.training.compile.last_layer_answers import AnswerFunction
+from striate.training.compile.layer_form import kind_of, refusal
+from striate.training.compile.layer_function import LayerFunction
+from striate.training.compile.lora_dropout import FastLora
+from striate.training.compile.regional import FastLayers, fast_layers
+from striate.training.loss import answer_loss
 
 # The compiler's trace is written for tools; capturing it takes longer than compiling.
 logging.getLogger("torch.__trace").propagate = False

@@ -13,17 +13,17 @@ import torch
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from striate.artifacts import Region
-from striate.models import forecast_memory
-from striate.models.anatomy import decoder_layers, find_anatomy, find_decoder
-from striate.models.blueprint import Blueprint
-from striate.models.forecast_settings import Settings
-from striate.models.forecast_shapes import model_shape
-from striate.models.image_skip import ImageSkip
-from striate.models.trainability import apply_region, lora_config
-from striate.training import dropped
-from striate.training.fast_layers import FastLayers
-from striate.training.image_rows import reading
-from striate.training.modes import FrozenModules, MasterWeights
+from striate.models.forecast import memory as forecast_memory
+from striate.models.forecast.layer_shapes import model_shape
+from striate.models.forecast.settings import Settings
+from striate.models.structure.anatomy import decoder_layers, find_anatomy, find_decoder
+from striate.models.structure.meta_model import Blueprint
+from striate.models.trainable.apply import apply_region, lora_config
+from striate.models.visual_token_skipping.rule import ImageSkip
+from striate.training.compile import dropped
+from striate.training.compile.regional import FastLayers
+from striate.training.precision import FrozenModules, MasterWeights
+from striate.training.visual_token_skipping.token_layout import reading
 
 # No weight has a size that this divides: so a tensor of as many rows is an activation.
 ROWS, LENGTH = 2, 61

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from striate.models.continuing import why_not_continued
-from striate.models.feature_memo import METHOD, remembered_features
+from striate.models.interventions.image_feature_cache import METHOD, remembered_features
+from striate.models.interventions.prefix_cache import why_not_continued
 
 if TYPE_CHECKING:
-    from striate.models.loading import Loaded
+    from striate.models.io.load import Loaded
 
 Built = tuple[Any, dict[str, Any]]
 
@@ -47,7 +47,7 @@ def test_logits_are_the_same_with_and_without_memory(family: Built) -> None:
 
 
 def test_only_new_pictures_go_into_the_encoder(tiny_llava: Loaded) -> None:
-    from striate.models.anatomy import find_anatomy
+    from striate.models.structure.anatomy import find_anatomy
 
     model = tiny_llava.model
     rows: list[int] = []
@@ -78,7 +78,7 @@ def _rows(args: Any, kwargs: Any) -> int:
 def test_memory_is_bounded_and_forgets_the_picture_unused_for_longest(
     tiny_llava: Loaded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from striate.models import feature_memo
+    from striate.models.interventions import image_feature_cache as feature_memo
 
     shown = torch.randn(3, 3, 28, 28, generator=torch.Generator().manual_seed(0))
     # Room for the 4 image tokens of width 32 of two pictures.

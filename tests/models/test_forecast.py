@@ -21,14 +21,14 @@ from typer.testing import CliRunner
 from striate.artifacts import Region
 from striate.cli import app
 from striate.errors import ModelError, SpecError
-from striate.models.anatomy import find_anatomy
-from striate.models.blueprint import Blueprint, blueprint
-from striate.models.forecast import Settings, accelerator, forecast, forecasts
-from striate.models.forecast_memory import _own_bytes
-from striate.models.forecast_shapes import LayerShape, ModelShape, _layer_shape, model_shape
-from striate.models.image_tokens import image_tokens
-from striate.models.trainability import apply_region, lora_config
-from striate.training.modes import MasterWeights
+from striate.models.forecast.estimate import Settings, accelerator, forecast, forecasts
+from striate.models.forecast.layer_shapes import LayerShape, ModelShape, _layer_shape, model_shape
+from striate.models.forecast.memory import _own_bytes
+from striate.models.structure.anatomy import find_anatomy
+from striate.models.structure.image_tokens import image_tokens
+from striate.models.structure.meta_model import Blueprint, blueprint
+from striate.models.trainable.apply import apply_region, lora_config
+from striate.training.precision import MasterWeights
 
 ALL = Region(layers=tuple(range(32)), num_layers=32, spec="all")
 QUARTER = Region(layers=tuple(range(0, 32, 4)), num_layers=32, spec="uniform:25%")

@@ -15,13 +15,13 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from striate.errors import ArtifactError, ModelError
-from striate.models.gguf_export import export_language_model, write_language_model
-from striate.models.gguf_vocabulary import _pretokenizer
-from striate.models.layer_surgery import remove_layers
-from striate.models.loading import save_model
+from striate.models.convert.gguf import export_language_model, write_language_model
+from striate.models.convert.gguf_tokenizer import _pretokenizer
+from striate.models.io.load import save_model
+from striate.models.surgery.remove_layers import remove_layers
 
 if TYPE_CHECKING:
-    from striate.models.loading import Loaded
+    from striate.models.io.load import Loaded
 
 TEXT = "What colour is the square? The square is red, 12 of 3."
 
@@ -115,7 +115,7 @@ def test_llama_cpp_runs_the_builtin_lvlm_pruned(tmp_path: Path) -> None:
     from llama_cpp import Llama
 
     from striate.demo.places import builtin_model
-    from striate.models.loading import load_model
+    from striate.models.io.load import load_model
     from striate.progress import Silent
 
     loaded = load_model(builtin_model(None, None, Silent()))

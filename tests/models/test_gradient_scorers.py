@@ -13,12 +13,12 @@ from peft import LoraConfig, get_peft_model
 from striate.data.collate import Collator
 from striate.data.reading import read_samples
 from striate.errors import ModelError
-from striate.models.anatomy import decoder_layers, find_anatomy, layer_of, unwrap
-from striate.scorers.batches import Batches
-from striate.scorers.gradients import FISHER, GRADIENT_NORM, run_gradients
+from striate.models.structure.anatomy import decoder_layers, find_anatomy, layer_of, unwrap
+from striate.scorers.runners.gradients import FISHER, GRADIENT_NORM, run_gradients
+from striate.scorers.streaming.batches import Batches
 
 if TYPE_CHECKING:
-    from striate.models.loading import Loaded
+    from striate.models.io.load import Loaded
 
 Built = tuple[Any, dict[str, Any]]
 BOTH = (GRADIENT_NORM, FISHER)

@@ -11,8 +11,8 @@ from family_rows import ROWS, Row
 from family_zoo import build_model
 
 from striate.errors import ModelError
-from striate.models.anatomy import decoder_layers
-from striate.models.hidden_tap import HiddenTap, without_pictures
+from striate.models.interventions.hidden_state_tap import HiddenTap, without_pictures
+from striate.models.structure.anatomy import decoder_layers
 
 KEPT = {
     "llava": 4,

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from striate.artifacts import Region, write_document
 from striate.errors import ModelError
-from striate.models.anatomy import decoder_layers, find_anatomy
-from striate.models.image_rule import follow_region
-from striate.models.image_skip import ImageSkip, rule_of
-from striate.models.image_skip_check import check_rule, put_back
-from striate.models.layer_surgery import remove_layers
+from striate.models.structure.anatomy import decoder_layers, find_anatomy
+from striate.models.surgery.remove_layers import remove_layers
+from striate.models.visual_token_skipping.checkpoint_rule import follow_region
+from striate.models.visual_token_skipping.rule import ImageSkip, rule_of
+from striate.models.visual_token_skipping.rule_check import check_rule, put_back
 
 FAMILIES = ("llava", "qwen2_vl", "qwen2_5_vl", "gemma3", "idefics3", "internvl", "mistral3", "paligemma", "qwen3_vl")
 OTHER_ATTENTION = {"qwen3_5", "lfm3_vl", "llama4", "nemotron_h_omni"}
@@ -276,7 +276,7 @@ def test_layers_outside_the_region_may_compute_image_tokens() -> None:
 def test_a_refused_removal_keeps_the_rule(monkeypatch: pytest.MonkeyPatch) -> None:
     model, _, region, _ = build("llava")
     ImageSkip(model, region)
-    monkeypatch.setattr("striate.models.layer_surgery._plan", lambda *_: 1 / 0)
+    monkeypatch.setattr("striate.models.surgery.remove_layers._plan", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         remove_layers(model, [1])
     rule = rule_of(model)

@@ -9,12 +9,12 @@ import torch
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from striate.artifacts import Region
-from striate.models.anatomy import decoder_layers
-from striate.models.trainability import apply_region
-from striate.training.answer_loss import answer_loss
-from striate.training.answer_places import ANSWERS, find_answers
-from striate.training.known_mask import mask_known
-from striate.training.picture_places import PicturePlaces
+from striate.models.structure.anatomy import decoder_layers
+from striate.models.trainable.apply import apply_region
+from striate.training.batching.label_positions import ANSWERS, find_answers
+from striate.training.loss import answer_loss
+from striate.training.step_hints.attention_mask import mask_known
+from striate.training.step_hints.image_embeds import PicturePlaces
 
 Batch = dict[str, Any]
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import pytest
 
 from striate.errors import ModelError
-from striate.models.layer_config import config_edits
+from striate.models.surgery.config_edits import config_edits
 
 Batch = dict[str, Any]
 

@@ -12,13 +12,13 @@ import torch
 from torch import nn
 
 from striate.artifacts import Region
-from striate.models.anatomy import decoder_layers
-from striate.models.trainability import apply_region, lora_config
-from striate.training import stack_graphs
-from striate.training.answer_loss import answer_loss
-from striate.training.fast_layers import FastLayers, fast_layers
-from striate.training.layer_function import LayerFunction
-from striate.training.recorded import RerunRecorder
+from striate.models.structure.anatomy import decoder_layers
+from striate.models.trainable.apply import apply_region, lora_config
+from striate.training.compile.cuda_graphs import stack_graphs
+from striate.training.compile.cuda_graphs.recorded import RerunRecorder
+from striate.training.compile.layer_function import LayerFunction
+from striate.training.compile.regional import FastLayers, fast_layers
+from striate.training.loss import answer_loss
 
 logging.getLogger("torch.__trace").propagate = False
 Batch = dict[str, Any]

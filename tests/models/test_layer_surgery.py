@@ -15,10 +15,10 @@ from transformers import AutoModelForImageTextToText, LlavaForConditionalGenerat
 
 from striate.artifacts import Region
 from striate.errors import ModelError
-from striate.models.anatomy import decoder_layers, find_anatomy
-from striate.models.layer_surgery import remove_layers, self_test
-from striate.models.loading import Loaded, save_model
-from striate.models.trainability import lora_config
+from striate.models.io.load import Loaded, save_model
+from striate.models.structure.anatomy import decoder_layers, find_anatomy
+from striate.models.surgery.remove_layers import remove_layers, self_test
+from striate.models.trainable.apply import lora_config
 
 Batch = dict[str, Any]
 Built = tuple[Any, Batch]

@@ -12,7 +12,7 @@ from transformers import AutoProcessor, LlamaConfig, LlamaForCausalLM, LlavaForC
 
 from striate.artifacts import Region
 from striate.errors import ModelError
-from striate.models.loading import Loaded, load_model, resolve_device, resolve_dtype, save_model
+from striate.models.io.load import Loaded, load_model, resolve_device, resolve_dtype, save_model
 
 Batch = dict[str, Any]
 

@@ -14,10 +14,10 @@ from torch._dynamo.backends.common import aot_autograd
 from torch._functorch.partitioners import min_cut_rematerialization_partition
 
 from striate.artifacts import Region
-from striate.models.anatomy import decoder_layers
-from striate.models.trainability import apply_region, lora_config
-from striate.training import layer_function
-from striate.training.fast_layers import FastLayers, fast_layers
+from striate.models.structure.anatomy import decoder_layers
+from striate.models.trainable.apply import apply_region, lora_config
+from striate.training.compile import layer_function
+from striate.training.compile.regional import FastLayers, fast_layers
 
 QKV, GATED = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), ("mlp.gate_proj", "mlp.up_proj")
 MM = torch.ops.aten.mm.default

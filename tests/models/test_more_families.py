@@ -12,10 +12,10 @@ import torch
 import transformers
 
 from striate.artifacts import Region
-from striate.models.anatomy import find_anatomy
-from striate.models.layer_surgery import remove_layers, self_test
-from striate.models.loading import save_model
-from striate.models.trainability import apply_region, lora_config, prove_trainable
+from striate.models.io.load import save_model
+from striate.models.structure.anatomy import find_anatomy
+from striate.models.surgery.remove_layers import remove_layers, self_test
+from striate.models.trainable.apply import apply_region, lora_config, prove_trainable
 
 IMAGE_TOKEN = 60
 TEXT = {

@@ -36,9 +36,9 @@ from original_kit import (
 from PIL import Image
 from safetensors.torch import load_file
 
-from striate.models.loading import load_model, load_processor
-from striate.models.originals import importing
-from striate.models.originals.importing import import_checkpoint
+from striate.models.convert.legacy import importing
+from striate.models.convert.legacy.importing import import_checkpoint
+from striate.models.io.load import load_model, load_processor
 
 
 @pytest.mark.parametrize("binary", [False, True], ids=["safetensors", "bin"])
@@ -223,8 +223,8 @@ def test_one_shard_is_in_memory_at_a_time(clip: Path, tmp_path: Path, monkeypatc
 
 
 def test_the_imported_model_trains_and_loses_layers(clip: Path, tmp_path: Path) -> None:
-    from striate.models.streaming import prune_checkpoint
-    from striate.models.trainability import apply_region
+    from striate.models.surgery.prune_checkpoint import prune_checkpoint
+    from striate.models.trainable.apply import apply_region
     from striate.stages.select import select
 
     import_checkpoint(write_original(tmp_path / "a", LLAVA, whole_weights(LLAVA)), tmp_path / "out", vision=clip)

@@ -26,11 +26,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from striate.errors import ArtifactError, ModelError
-from striate.models import loading
-from striate.models.loading import load_model, load_processor, read_config
-from striate.models.originals import writing
-from striate.models.originals.importing import import_checkpoint
-from striate.models.originals.published import CLIP_NAME
+from striate.models.convert.legacy import write_checkpoint as writing
+from striate.models.convert.legacy.importing import import_checkpoint
+from striate.models.convert.legacy.published import CLIP_NAME
+from striate.models.io import load as loading
+from striate.models.io.load import load_model, load_processor, read_config
 
 # Bad input: each row breaks a good LLaVA checkpoint and its tower in one way, and names what the error must say.
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from striate.models.originals.configs import published_model
-from striate.models.originals.names import llava_name, plain_name
-from striate.models.originals.published import PUBLISHED, TOWERS
+from striate.models.convert.legacy.configs import published_model
+from striate.models.convert.legacy.names import llava_name, plain_name
+from striate.models.convert.legacy.published import PUBLISHED, TOWERS
 
 
 @pytest.mark.parametrize("published", PUBLISHED, ids=lambda published: published.name)

@@ -14,8 +14,8 @@ from striate.data.collate import Collator
 from striate.data.encoding import IGNORED, Encoded
 from striate.data.packing import Batch
 from striate.errors import TrainingError
-from striate.training.answer_loss import answer_loss
-from striate.training.packing_check import Packing, check_packing
+from striate.training.loss import answer_loss
+from striate.training.packing.packing_check import Packing, check_packing
 
 DECODERS: dict[str, dict[str, Any]] = {
     "llama": {},
@@ -183,7 +183,7 @@ def test_refusals(kind: str) -> None:
 
 
 def test_a_window_that_is_not_told_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from striate.training import packed_attention
+    from striate.training.packing import packed_attention
 
     model = llava_of("gemma3_text")
     original = packed_attention.packed_attention

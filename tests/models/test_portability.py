@@ -21,13 +21,13 @@ from striate.config import LoraSection, MachineSection, TrainSection
 from striate.data.collate import Collator
 from striate.data.reading import read_samples
 from striate.errors import ModelError
-from striate.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from striate.models.layer_surgery import remove_layers
-from striate.models.loading import load_model, save_model
+from striate.models.io.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from striate.models.io.load import load_model, save_model
+from striate.models.surgery.remove_layers import remove_layers
 from striate.stages.train import train
 
 if TYPE_CHECKING:
-    from striate.models.loading import Loaded
+    from striate.models.io.load import Loaded
 
 REGION = Region(layers=(0, 2), num_layers=4, spec="uniform:2")
 

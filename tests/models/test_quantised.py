@@ -12,16 +12,16 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from striate.artifacts import Region
-from striate.checking import check_run
 from striate.config import LoraSection, MachineSection, TrainSection, parse_config
 from striate.data.reading import read_samples
 from striate.errors import ConfigError, ModelError, TrainingError
-from striate.models import quantised
-from striate.models.anatomy import find_anatomy, layer_of
-from striate.models.blueprint import Blueprint
-from striate.models.loading import Loaded, load_model
-from striate.models.trainability import apply_region, count_trainable, is_quantised, lora_config
+from striate.models.io import quantized as quantised
+from striate.models.io.load import Loaded, load_model
+from striate.models.structure.anatomy import find_anatomy, layer_of
+from striate.models.structure.meta_model import Blueprint
+from striate.models.trainable.apply import apply_region, count_trainable, is_quantised, lora_config
 from striate.pipeline import Flow
+from striate.pipeline.validate import check_run
 from striate.stages.train import train
 
 REGION = Region(layers=(1, 3), num_layers=4, spec="ids:1,3")

@@ -10,7 +10,7 @@ import pytest
 from safetensors import SafetensorError
 
 from striate.errors import ArtifactError
-from striate.models.loading import Loaded, save_model
+from striate.models.io.load import Loaded, save_model
 
 Batch = dict[str, Any]
 

@@ -13,11 +13,11 @@ from torch import nn
 
 from striate.artifacts import LayerScores
 from striate.errors import ModelError
-from striate.models.anatomy import decoder_layers, find_anatomy, find_decoder
+from striate.models.structure.anatomy import decoder_layers, find_anatomy, find_decoder
 from striate.scorers import SCORERS, scorer_of
-from striate.scorers.masks import TokenMasks, token_masks
-from striate.scorers.stream import LayerStream
-from striate.scorers.summary import summarise
+from striate.scorers.statistics.score_summary import summarise
+from striate.scorers.streaming.masks import TokenMasks, token_masks
+from striate.scorers.streaming.stream import LayerStream
 
 Family = tuple[Any, dict[str, Any]]
 PLAIN = [one for one in map(scorer_of, SCORERS.names()) if one.source in ("hidden states", "attention")]

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from striate.errors import ModelError
-from striate.models.anatomy import decoder_layers
-from striate.models.layer_surgery import remove_layers, self_test
-from striate.models.loading import Loaded, load_model, save_model
+from striate.models.io.load import Loaded, load_model, save_model
+from striate.models.structure.anatomy import decoder_layers
+from striate.models.surgery.remove_layers import remove_layers, self_test
 
 Batch = dict[str, Any]
 
@@ -29,7 +29,7 @@ def test_the_self_test_sees_layers_that_kept_their_number(
     tiny_llava: Loaded, tmp_path: Path, question: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_model(tiny_llava.model, tiny_llava.processor, tmp_path / "saved")
-    from striate.models import self_test as module
+    from striate.models.surgery import roundtrip_check as module
 
     def with_a_wrong_number(*args: Any, **kwargs: Any) -> Any:
         model = module_load(*args, **kwargs)
@@ -78,7 +78,7 @@ def test_where_weights_lie_is_no_difference(
     tiny_llava: Loaded, tmp_path: Path, question: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_model(tiny_llava.model, tiny_llava.processor, tmp_path / "saved")
-    from striate.models import self_test as module
+    from striate.models.surgery import roundtrip_check as module
 
     def as_a_processor_may(head: Any, _: Any, output: torch.Tensor) -> torch.Tensor:
         return output + (head.weight.data_ptr() % 64) * 1e-7

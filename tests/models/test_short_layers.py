@@ -11,13 +11,13 @@ import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from striate.artifacts import Region
-from striate.models.anatomy import decoder_layers
-from striate.models.trainability import apply_region
-from striate.training import short_attention, short_choice
-from striate.training.answer_loss import answer_loss
-from striate.training.fast_layers import fast_layers
-from striate.training.recorded import RerunRecorder
-from striate.training.short_choice import short_active, short_samples
+from striate.models.structure.anatomy import decoder_layers
+from striate.models.trainable.apply import apply_region
+from striate.training.compile import short_attention, short_choice
+from striate.training.compile.cuda_graphs.recorded import RerunRecorder
+from striate.training.compile.regional import fast_layers
+from striate.training.compile.short_choice import short_active, short_samples
+from striate.training.loss import answer_loss
 
 logging.getLogger("torch.__trace").propagate = False
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from striate.errors import ModelError
-from striate.tasks import causality, likelihood
-from striate.tasks.batches import asking_mode
-from striate.tasks.generation import _generate
-from striate.tasks.items import Item
-from striate.tasks.likelihood import choice_replies, text_replies
-from striate.tasks.sitting import Sitting
+from striate.tasks.inference import causality, likelihood
+from striate.tasks.inference.generate import _generate
+from striate.tasks.inference.likelihood import choice_replies, text_replies
+from striate.tasks.inference.run_state import Sitting
+from striate.tasks.inference.token_batches import asking_mode
+from striate.tasks.packs.items import Item
 
 END = 63
 

@@ -13,9 +13,9 @@ from planted_kit import Blind, pair_samples, plant, sharpen, teach
 from striate.data.collate import Collator
 from striate.data.samples import Message
 from striate.errors import DataError, ModelError
-from striate.models.anatomy import decoder_layers, find_anatomy
-from striate.scorers.pairs import run_pairs
-from striate.scorers.sums import PartSums
+from striate.models.structure.anatomy import decoder_layers, find_anatomy
+from striate.scorers.runners.pairs import run_pairs
+from striate.scorers.statistics.sums import PartSums
 from striate.scorers.token_swap import (
     TOKEN_SWAP,
     TOKEN_SWAP_FLIPS,
@@ -30,7 +30,7 @@ from striate.stages.analyze import analyze
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from striate.models.loading import Loaded
+    from striate.models.io.load import Loaded
 
 SWAPS = (TOKEN_SWAP, TOKEN_SWAP_FLIPS, TOKEN_SWAP_ONWARD)
 
@@ -49,7 +49,7 @@ PAIRS = 4
 
 @pytest.fixture(autouse=True)
 def _two_attributes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("striate.scorers.pairs.ATTRIBUTES", TAUGHT)
+    monkeypatch.setattr("striate.scorers.runners.pairs.ATTRIBUTES", TAUGHT)
 
 
 _TAUGHT_ONCE: list[Loaded] = []

@@ -12,9 +12,9 @@ from peft import PeftModel
 
 from striate.artifacts import Region
 from striate.errors import TrainingError
-from striate.models.anatomy import component_of, find_anatomy, layer_of
-from striate.models.loading import Loaded
-from striate.models.trainability import (
+from striate.models.io.load import Loaded
+from striate.models.structure.anatomy import component_of, find_anatomy, layer_of
+from striate.models.trainable.apply import (
     apply_region,
     chosen_parameters,
     count_trainable,

@@ -11,7 +11,7 @@ from family_rows import ROWS, Row
 from family_zoo import build_model
 
 from striate.errors import ModelError
-from striate.models.vision_tap import PIXELS, VisionTap
+from striate.models.interventions.vision_feature_tap import PIXELS, VisionTap
 
 KEPT = ["llava", "llava_next", "llava_onevision", "vipllava", "gemma3", "paligemma", "idefics3", "internvl"]
 REFUSED = {

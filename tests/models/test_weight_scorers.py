@@ -11,15 +11,15 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from striate.errors import ModelError
-from striate.models.anatomy import find_anatomy, layer_of, unwrap
-from striate.models.layer_weights import layer_matrices
-from striate.models.stored_matrices import StoredMatrices
+from striate.models.io.layer_weights import layer_matrices
+from striate.models.io.stored_matrices import StoredMatrices
+from striate.models.structure.anatomy import find_anatomy, layer_of, unwrap
+from striate.scorers.runners.weights import run_stored_weights, run_weights
 from striate.scorers.spectrum import SPECTRUM_SNR, singular_values, spectrum_snr
 from striate.scorers.weight_change import ANGULAR_CHANGE, PARAMETER_CHANGE, angular_change, parameter_change
-from striate.scorers.weights import run_stored_weights, run_weights
 
 if TYPE_CHECKING:
-    from striate.models.loading import Loaded
+    from striate.models.io.load import Loaded
 
 Built = tuple[Any, dict[str, Any]]
 CHANGES = (PARAMETER_CHANGE, ANGULAR_CHANGE)

@@ -16,7 +16,7 @@ from striate.data.samples import Sample
 from striate.stages.train import train
 
 if TYPE_CHECKING:
-    from striate.models.loading import Loaded
+    from striate.models.io.load import Loaded
 
 Run = Callable[..., TrainRecord]
 

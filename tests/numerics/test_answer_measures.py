@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from striate.scorers import answers
-from striate.scorers.answers import Answers, answer_hits, answer_losses, divergence
+from striate.scorers.streaming import answers
+from striate.scorers.streaming.answers import Answers, answer_hits, answer_losses, divergence
 
 
 def log_softmax(logits: torch.Tensor) -> np.ndarray:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from striate.training.dropped import Narrow, draw_keys, kept, narrow, narrow_back, narrow_products
+from striate.training.compile.dropped import Narrow, draw_keys, kept, narrow, narrow_back, narrow_products
 
 Problem = tuple[Tensor, Tensor, Tensor]
 

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from striate.artifacts import Region
-from striate.models.anatomy import decoder_layers
-from striate.models.trainability import apply_region
-from striate.training.frozen_fp8 import Fp8Linear, frozen_in_fp8, quantise_rows
-from striate.training.modes import MasterWeights
+from striate.models.structure.anatomy import decoder_layers
+from striate.models.trainable.apply import apply_region
+from striate.training.precision import MasterWeights
+from striate.training.quantization.fp8_linear import Fp8Linear, frozen_in_fp8, quantise_rows
 
 
 def nearest_e4m3(values: np.ndarray) -> np.ndarray:

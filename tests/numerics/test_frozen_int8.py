@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from striate.artifacts import Region
-from striate.models.anatomy import decoder_layers
-from striate.training.frozen_int8 import Int8Linear, dequantise, frozen_in_int8, quantise_outputs
+from striate.models.structure.anatomy import decoder_layers
+from striate.training.quantization.int8_linear import Int8Linear, dequantise, frozen_in_int8, quantise_outputs
 
 
 def region_of(model: Any, *layers: int) -> Region:
@@ -117,7 +117,7 @@ def test_back_after_an_error_and_what_trains_stays(tiny_llava: Any) -> None:
 
 
 def test_outputs_stay_nearer_than_in_8_bit_floats(tiny_llava: Any) -> None:
-    from striate.training.frozen_fp8 import frozen_in_fp8
+    from striate.training.quantization.fp8_linear import frozen_in_fp8
 
     model = tiny_llava.model.to(torch.bfloat16).requires_grad_(False)
     ids = torch.randint(5, 100, (2, 12))

@@ -17,9 +17,9 @@ from transformers.models.gemma import modeling_gemma
 from transformers.models.llama import modeling_llama
 from transformers.models.phi3 import modeling_phi3
 
-from striate.training.gated import gate_back, gating
-from striate.training.products import Gated, Turned
-from striate.training.rotary import turn
+from striate.training.compile.gated import gate_back, gating
+from striate.training.compile.products import Gated, Turned
+from striate.training.compile.rotary import turn
 
 NAMES = ["mlp.gate_proj", "mlp.up_proj"]
 

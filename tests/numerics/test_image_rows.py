@@ -7,9 +7,9 @@ import itertools
 import pytest
 import torch
 
-from striate.training.image_rows import ImageRows
-from striate.training.moved_rows import moved, put
-from striate.training.packed_traced import attend
+from striate.training.packing.varlen_attention import attend
+from striate.training.visual_token_skipping.row_gather import moved, put
+from striate.training.visual_token_skipping.token_layout import ImageRows
 
 
 def batch_of(rows: list[str]) -> torch.Tensor:

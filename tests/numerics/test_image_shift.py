@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from striate.artifacts import Region
-from striate.models.anatomy import decoder_layers, find_anatomy
-from striate.models.image_places import Places
-from striate.models.image_shift import carried, take_step
-from striate.models.image_shift_measure import measure_shift
-from striate.models.image_skip import ImageSkip
+from striate.models.structure.anatomy import decoder_layers, find_anatomy
+from striate.models.visual_token_skipping.measure_shift import measure_shift
+from striate.models.visual_token_skipping.rule import ImageSkip
+from striate.models.visual_token_skipping.shift import carried, take_step
+from striate.models.visual_token_skipping.token_indices import Places
 
 REGION = Region(layers=(1,), num_layers=4, spec="ids:1")
 

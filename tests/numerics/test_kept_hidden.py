@@ -12,15 +12,15 @@ from striate.config import MachineSection
 from striate.data.collate import Collator
 from striate.data.reading import read_samples
 from striate.data.samples import Sample
-from striate.models.hidden_tap import HiddenTap
+from striate.models.interventions.hidden_state_tap import HiddenTap
 from striate.progress import Silent
-from striate.training.answer_loss import answer_loss
-from striate.training.hidden_cache import HiddenCache, HiddenCollator
-from striate.training.hidden_maker import HiddenMaker
-from striate.training.kept_store import MemoryStore
+from striate.training.caching.hidden_pass import HiddenMaker
+from striate.training.caching.hidden_states import HiddenCache, HiddenCollator
+from striate.training.caching.tensor_store import MemoryStore
+from striate.training.loss import answer_loss
 
 if TYPE_CHECKING:
-    from striate.models.loading import Loaded
+    from striate.models.io.load import Loaded
 
 LAYER = 2
 

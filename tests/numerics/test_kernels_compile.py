@@ -14,7 +14,7 @@ from triton import compile as build
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from striate.training import dropped_kernel, gated_kernel, rotary_kernel, short_kernels
+from striate.training.compile import dropped_kernel, gated_kernel, rotary_kernel, short_kernels
 
 TURN = {"QUERIES": 9, "KEYS": 3, "D": 80, "HALF": 64, "ROWS": 32}
 SHORT = {"GROUP": 3, "T": 64, "D": 32}

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
 
-from striate.training.merged import Shared, SharedLinear, SideBySide, merge, siblings, take_apart
-from striate.training.products import Gated as GatedProduct
-from striate.training.products import Joined, Turned
+from striate.training.compile.merged import Shared, SharedLinear, SideBySide, merge, siblings, take_apart
+from striate.training.compile.products import Gated as GatedProduct
+from striate.training.compile.products import Joined, Turned
 
 SIZES = {"two": (6, 4), "grouped": (8, 2, 2)}
 

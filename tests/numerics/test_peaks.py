@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from striate.scorers.peaks import peak_of
+from striate.scorers.statistics.peaks import peak_of
 
 
 def test_a_sharp_peak_is_sure() -> None:

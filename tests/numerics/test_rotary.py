@@ -16,7 +16,7 @@ from transformers.models.cohere import modeling_cohere
 from transformers.models.llama import modeling_llama
 from transformers.models.qwen3 import modeling_qwen3
 
-from striate.training.rotary import turn, turn_back, turned_before, turning
+from striate.training.compile.rotary import turn, turn_back, turned_before, turning
 
 NAMES = [f"self_attn.{name}_proj" for name in "qkv"]
 

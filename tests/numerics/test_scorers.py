@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from striate.errors import DataError, ModelError, SpecError
 from striate.scorers import SCORERS, scorer_of
 from striate.scorers.linear_cka import centred
-from striate.scorers.masks import TokenMasks
-from striate.scorers.spans import span_table
-from striate.scorers.stream import LayerStream
-from striate.scorers.summary import summarise
-from striate.scorers.sums import PartSums
-from striate.scorers.view import LayerView, lengths
+from striate.scorers.statistics.score_summary import summarise
+from striate.scorers.statistics.sums import PartSums
+from striate.scorers.streaming.masks import TokenMasks
+from striate.scorers.streaming.spans import span_table
+from striate.scorers.streaming.stream import LayerStream
+from striate.scorers.streaming.view import LayerView, lengths
 
 HIDDEN = [one for one in map(scorer_of, SCORERS.names()) if one.source == "hidden states"]
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from striate.scorers.stability import rank_correlation, ranks, samples_needed, split_half
-from striate.scorers.summary import summarise
-from striate.scorers.sums import PartSums
+from striate.scorers.statistics.score_summary import summarise
+from striate.scorers.statistics.stability import rank_correlation, ranks, samples_needed, split_half
+from striate.scorers.statistics.sums import PartSums
 
 
 def test_ranks_share_what_ties_take() -> None:

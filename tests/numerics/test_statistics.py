@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from striate.tasks import resampling
-from striate.tasks.resampling import Paired, macro_replicates, student_quantile
-from striate.tasks.statistics import (
+from striate.tasks.scoring import bootstrap as resampling
+from striate.tasks.scoring.bootstrap import Paired, macro_replicates, student_quantile
+from striate.tasks.scoring.intervals import (
     bootstrap_interval,
     changed_answers,
     mcnemar,

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from striate.scorers.groups import MOST_TOKENS, TokenGroups
-from striate.scorers.masks import TokenMasks, packed_samples
+from striate.scorers.streaming.groups import MOST_TOKENS, TokenGroups
+from striate.scorers.streaming.masks import TokenMasks, packed_samples
 
 
 def rows(*values: list[int]) -> torch.Tensor:

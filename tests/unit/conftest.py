@@ -36,8 +36,8 @@ from striate.artifacts import (
     write_lines,
 )
 from striate.config import RunConfig, dump_config
-from striate.run_folder import RunRecord, StageRecord
-from striate.writing import write_text
+from striate.runs.folder import RunRecord, StageRecord
+from striate.storage.atomic import write_text
 
 LAYERS = 30
 REMOVED = (9, 17, 21)

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from striate.artifacts import Difference, Region
 from striate.cli import app
-from striate.terminal import draw_stack, result_lines, show_table
+from striate.cli.console import draw_stack, result_lines, show_table
 from striate.version import __version__
 
 VERBS = ["quickstart", "run", "analyze", "select", "train", "prune", "evaluate", "report", "inspect", "ls", "check"]
@@ -39,10 +39,10 @@ def test_version() -> None:
 
 @pytest.mark.parametrize("what", ["scorers", "selectors", "tasks", "families"])
 def test_listings_name_everything(what: str) -> None:
-    from striate.models.families import FAMILIES
+    from striate.models.structure.families import FAMILIES
     from striate.scorers import SCORERS
     from striate.selectors import SELECTORS
-    from striate.tasks import METRICS
+    from striate.tasks.metrics import METRICS
 
     names = {
         "scorers": SCORERS.names(),
@@ -115,5 +115,5 @@ def test_module_runs_as_a_script() -> None:
     import subprocess
     import sys
 
-    done = subprocess.run([sys.executable, "-m", "striate.cli", "version"], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-m", "striate", "version"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.strip()) == (0, __version__)

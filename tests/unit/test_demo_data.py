@@ -18,7 +18,7 @@ from striate.demo.language_reference import prepare_language_reference
 from striate.demo.places import locate_data, locate_model
 from striate.errors import ConfigError, DataError
 from striate.progress import Silent
-from striate.tasks.packs import read_pack
+from striate.tasks.packs.reader import read_pack
 
 PICTURES = 8
 ANSWERS = ["circle", "red", "yes", "no"]

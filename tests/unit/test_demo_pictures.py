@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from striate.data.shapes import COLOURS, SHAPES, Placed, draw_shape, plural
-from striate.demo import pictures
-from striate.demo.pictures import GENERATORS, Supplies, render
+from striate.demo import rendered_scenes as pictures
+from striate.demo.rendered_scenes import GENERATORS, Supplies, render
 
 WORDS = Supplies(words=("stripe", "cortex", "layer"))
 SEEDS = range(25)

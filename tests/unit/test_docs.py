@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from striate.config import load_config
-from striate.selectors.spec import parse_spec
+from striate.selectors.spec.grammar import parse_spec
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from striate.harness.suites import parse_suite
-from striate.tasks import METRICS
-from striate.tasks.published import BENCHMARKS
-from striate.tasks.sources import parse_source
+from striate.tasks.benchmarks import BENCHMARKS
+from striate.tasks.metrics import METRICS
+from striate.tasks.packs.sources import parse_source
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "evaluation.md").read_text()

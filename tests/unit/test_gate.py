@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import pytest
 
 from striate.artifacts import EvalRecord, Prediction
+from striate.cli.views.evaluation_tables import failing_lines
 from striate.errors import ConfigError
-from striate.evaluation_views import failing_lines
-from striate.tasks.gate import Condition, check_scopes, hold_against, parse_gate
+from striate.tasks.scoring.gate import Condition, check_scopes, hold_against, parse_gate
 
 ALLOWED = (
     "  allowed: SCOPE>=PERCENT or SCOPE>=PERCENT:MODEL, with commas between; SCOPE is visual, text, PACK or PACK/TASK\n"

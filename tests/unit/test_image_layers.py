@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from striate.artifacts import Region, write_document
 from striate.errors import SpecError
-from striate.selectors.image_layers import parse_image_also, with_image_layers
-from striate.selectors.spec import resolve
+from striate.selectors.spec.extra_visual_layers import parse_image_also, with_image_layers
+from striate.selectors.spec.grammar import resolve
 
 REGION = Region(layers=(1, 3), num_layers=6, spec="ids:1,3")
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from striate.errors import ArtifactError
-from striate.tasks.items import Item, Reply
-from striate.tasks.journal import Journal
+from striate.tasks.inference.reply_journal import Journal
+from striate.tasks.packs.items import Item, Reply
 
 ITEMS = [Item(id=name, pack=pack, task="t", metric="exact") for pack, name in (("p", "a"), ("p", "b"), ("q", "a"))]
 REPLIES = [Reply("a\nb é\u2028"), Reply("", (-1.5, -0.1 - 0.2), (3, 4)), Reply("x")]

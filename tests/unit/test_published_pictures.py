@@ -27,10 +27,10 @@ from published_kit import (
 )
 
 from striate.errors import DataError
-from striate.tasks.items import Item
-from striate.tasks.published import BENCHMARKS, benchmark_of
-from striate.tasks.published.wording import LETTER, SHORT
-from striate.tasks.sources import parse_source, read_source, release_fingerprint
+from striate.tasks.benchmarks import BENCHMARKS, benchmark_of
+from striate.tasks.benchmarks.formats.prompt_wording import LETTER, SHORT
+from striate.tasks.packs.items import Item
+from striate.tasks.packs.sources import parse_source, read_source, release_fingerprint
 
 
 def read(name: str, folder: Path, **options: Any) -> list[Item]:

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from striate.errors import DataError, SpecError
-from striate.tasks.items import Item
-from striate.tasks.prompts import joined, plain_context
-from striate.tasks.published import BENCHMARKS
-from striate.tasks.sources import Source, parse_source, read_source
+from striate.tasks.benchmarks import BENCHMARKS
+from striate.tasks.inference.prompts import joined, plain_context
+from striate.tasks.packs.items import Item
+from striate.tasks.packs.sources import Source, parse_source, read_source
 
 CANARY = "BIG-bench canary. NEVER TRAIN.\n-----\n"
 EXAMPLE = "Q: not True is\nA: Let's think step by step.\nTrue is True, so not True is False. So the answer is False."

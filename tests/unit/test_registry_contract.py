@@ -14,8 +14,8 @@ from striate.errors import SpecError
 from striate.registry import NoParams, Registry, Strategy
 from striate.scorers import SCORERS
 from striate.selectors import SELECTORS
-from striate.tasks import METRICS
-from striate.tasks.published import BENCHMARKS
+from striate.tasks.benchmarks import BENCHMARKS
+from striate.tasks.metrics import METRICS
 
 REGISTRIES = {"scorers": SCORERS, "selectors": SELECTORS, "tasks": METRICS, "benchmarks": BENCHMARKS}
 EVERYTHING = [pytest.param(row, id=f"{kind}/{row.name}") for kind, rows in REGISTRIES.items() for row in rows]
@@ -89,7 +89,7 @@ def test_two_of_one_name_are_refused() -> None:
 
 
 def test_families_are_rows_of_a_table() -> None:
-    from striate.models.families import FAMILIES
+    from striate.models.structure.families import FAMILIES
 
     names = [family.model_type for family in FAMILIES]
     assert len(names) == len(set(names)) > 0

@@ -9,17 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from striate.artifacts import (
-    EvalRecord,
-    Region,
-    Retention,
-    Scores,
-    read_document,
-    write_document,
-)
+from striate.artifacts import EvalRecord, Region, Retention, Scores, read_document, write_document
 from striate.errors import ArtifactError
 from striate.stages.report import report
-from striate.writing import write_text
+from striate.storage.atomic import write_text
 
 MakeRun = Callable[[Path], Path]
 LABELS = ("start", "tuned", "pruned")

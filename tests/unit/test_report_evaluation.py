@@ -26,17 +26,17 @@ from striate.artifacts import (
     read_lines,
     write_document,
 )
-from striate.reporting.changes import p_value
-from striate.reporting.examples import choose
-from striate.reporting.findings import gather
-from striate.reporting.gate import draw_gate
-from striate.reporting.retention_bars import draw_retention_bars, retained_rows
-from striate.reporting.right import Example, examples_of
-from striate.reporting.scatter import COSTS, items_per_second, points_of
-from striate.reporting.svg import NARROW, WIDE
-from striate.reporting.thumbnails import Album, longest_side, thumbnail
+from striate.reporting.charts.drawing.svg import NARROW, WIDE
+from striate.reporting.charts.retention_bars import draw_retention_bars, retained_rows
+from striate.reporting.charts.scatter import COSTS, items_per_second, points_of
+from striate.reporting.data.correctness import Example, examples_of
+from striate.reporting.data.examples import choose
+from striate.reporting.data.run_artifacts import gather
+from striate.reporting.html.thumbnails import Album, longest_side, thumbnail
+from striate.reporting.sections.changes import p_value
+from striate.reporting.sections.gate_table import draw_gate
 from striate.stages.report import report
-from striate.writing import write_text
+from striate.storage.atomic import write_text
 
 MakeRun = Callable[[Path], Path]
 LABELS = ("start", "tuned", "pruned")
@@ -300,7 +300,7 @@ def test_an_album_shares_pictures_and_stops_at_its_budget(tmp_path: Path, monkey
     album = Album(tmp_path, (), 160)
     assert [album.add(name, "pack") for name in ("a.png", "b.png", "a.png", "gone.png")] == [0, 1, 0, None]
     assert album.add(str(tmp_path / "a.png"), "other") == 0
-    monkeypatch.setattr("striate.reporting.thumbnails.BUDGET_BYTES", 10)
+    monkeypatch.setattr("striate.reporting.html.thumbnails.BUDGET_BYTES", 10)
     assert album.add("c.png", "pack") is None
     assert album.left_out == 1
 

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 from striate.artifacts import Prediction, write_lines
 from striate.config import RunConfig, dump_config
 from striate.stages.report import report
-from striate.writing import write_text
+from striate.storage.atomic import write_text
 
 MakeRun = Callable[[Path], Path]
 CHROMIUM = os.environ.get("STRIATE_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")

@@ -15,19 +15,19 @@ import pytest
 
 from striate.artifacts import LayerScores, Peak, Region, Scores, SplitHalf, read_document, write_document
 from striate.errors import ArtifactError
-from striate.reporting.agreement import agreement_of
-from striate.reporting.bands import draw_bands
-from striate.reporting.chooser import chooser, pack, slug
-from striate.reporting.colours import STEPS
-from striate.reporting.contrast import contrast_map, contrasts_of
-from striate.reporting.findings import gather
-from striate.reporting.function_map import draw_function_map, function_map, peak_table
-from striate.reporting.heat import Heat, Spot, draw_heat
-from striate.reporting.layer_map import draw_map, map_of_all, map_of_scorer
-from striate.reporting.series import Series, series_of, stability, tasks_of, whole
-from striate.reporting.spans import span_triangle
-from striate.reporting.strategies import draw_strategies
-from striate.reporting.svg import NARROW, WIDE
+from striate.reporting.charts.agreement import agreement_of
+from striate.reporting.charts.bands import draw_bands
+from striate.reporting.charts.contrast import contrast_map, contrasts_of
+from striate.reporting.charts.drawing.colours import STEPS
+from striate.reporting.charts.drawing.svg import NARROW, WIDE
+from striate.reporting.charts.function_map import draw_function_map, function_map, peak_table
+from striate.reporting.charts.heat import Heat, Spot, draw_heat
+from striate.reporting.charts.layer_map import draw_map, map_of_all, map_of_scorer
+from striate.reporting.charts.layer_spans import span_triangle
+from striate.reporting.charts.strategies import draw_strategies
+from striate.reporting.data.run_artifacts import gather
+from striate.reporting.data.series import Series, series_of, stability, tasks_of, whole
+from striate.reporting.html.chooser import chooser, pack, slug
 from striate.stages.report import report, side_by_side
 
 MakeRun = Callable[[Path], Path]

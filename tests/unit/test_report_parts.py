@@ -10,16 +10,16 @@ import pytest
 
 from striate.artifacts import LayerScores, Region, Scores, write_document
 from striate.errors import ArtifactError
-from striate.reporting import wording
-from striate.reporting.boxes import read_box
-from striate.reporting.colours import DARK, LIGHT, STEPS, step_of, theme_css
-from striate.reporting.findings import LogStep, gather, read_log
-from striate.reporting.layout import columns_of, lay_out, scale_of
-from striate.reporting.loss import nice_step, points_of, smooth
-from striate.reporting.markup import Html, tag
-from striate.reporting.svg import NARROW, WIDE
-from striate.reporting.thumbnails import find_picture
-from striate.writing import write_text
+from striate.reporting.charts.drawing.colours import DARK, LIGHT, STEPS, step_of, theme_css
+from striate.reporting.charts.drawing.layout import columns_of, lay_out, scale_of
+from striate.reporting.charts.drawing.svg import NARROW, WIDE
+from striate.reporting.charts.loss_curve import nice_step, points_of, smooth
+from striate.reporting.data.run_artifacts import LogStep, gather, read_log
+from striate.reporting.html import wording
+from striate.reporting.html.box_overlay import read_box
+from striate.reporting.html.markup import Html, tag
+from striate.reporting.html.thumbnails import find_picture
+from striate.storage.atomic import write_text
 
 
 def test_markup_escapes_children_and_attributes() -> None:

@@ -12,8 +12,8 @@ import pytest
 
 from striate.config import RunConfig, parse_config
 from striate.errors import ArtifactError
-from striate.fingerprints import fingerprint, fingerprint_of
-from striate.run_folder import RunFolder, open_run
+from striate.runs.folder import RunFolder, open_run
+from striate.storage.fingerprints import fingerprint, fingerprint_of
 
 CONFIG = parse_config({"model": {"path": "m"}, "data": {"train": ["d"]}})
 

@@ -14,9 +14,9 @@ from striate.artifacts import LayerScores, Region, Scores, write_document
 from striate.errors import ArtifactError, StriateError
 from striate.selectors import SELECTORS
 from striate.selectors.paper import PAPER_LISTS
-from striate.selectors.params import SpecParams
-from striate.selectors.size import read_size
-from striate.selectors.spec import parse_spec, resolve
+from striate.selectors.spec.grammar import parse_spec, resolve
+from striate.selectors.spec.params import SpecParams
+from striate.selectors.spec.size import read_size
 from striate.stages.select import select
 
 DOCS = Path(__file__).parents[2] / "docs" / "regions.md"

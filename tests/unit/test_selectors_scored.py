@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from striate.artifacts import LayerScores, Region, Scores, read_document, write_document
 from striate.config import AnalyzeSection
 from striate.errors import SpecError, StriateError
+from striate.pipeline.stage_keys import StageInputs
 from striate.selectors import SELECTORS
 from striate.selectors.coverage import greedy
-from striate.selectors.needs import check_needs
-from striate.selectors.params import SpecParams
-from striate.selectors.spec import parse_spec, resolve
-from striate.stage_inputs import StageInputs
+from striate.selectors.spec.grammar import parse_spec, resolve
+from striate.selectors.spec.params import SpecParams
+from striate.selectors.spec.required_scores import check_needs
 
 value_lists = st.lists(st.floats(-5, 5, width=32), min_size=3, max_size=40)
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from striate.artifacts import EvalRecord, Prediction
+from striate.cli.views.evaluation_tables import difference_lines
 from striate.errors import ArtifactError, ConfigError
-from striate.evaluation_views import difference_lines
-from striate.tasks.side_by_side import change, differing, export
+from striate.tasks.scoring.answer_diff import change, differing, export
 
 
 def record(label: str) -> EvalRecord:

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from striate.checking import check_run
 from striate.config import anchored, parse_config
 from striate.errors import ConfigError, SpecError
 from striate.harness import suites as names
 from striate.harness.outcome import figures_of
 from striate.harness.suites import Suite, check_tasks, parse_suite, require
+from striate.pipeline.validate import check_run
 
 
 def test_suites(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from striate.artifacts import EvalRecord, Prediction
 from striate.errors import ArtifactError
-from striate.tasks.comparison import compare_predictions, macro_average, task_scores
+from striate.tasks.scoring.compare import compare_predictions, macro_average, task_scores
 
 
 def answer(name: str, score: float, task: str = "count", metric: str = "exact", **fields: object) -> Prediction:

@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from striate.errors import SpecError
-from striate.tasks import METRICS, metric_of
-from striate.tasks.anls import edit_distance, similarity
-from striate.tasks.boxes import overlap, parse_box
-from striate.tasks.choice_logprob import ranking
-from striate.tasks.exact import normalise
-from striate.tasks.items import Item, Mark, Reply
-from striate.tasks.last_word import first_word
-from striate.tasks.prompts import chat_sample, joined, plain_context
+from striate.tasks.inference.prompts import chat_sample, joined, plain_context
+from striate.tasks.metrics import METRICS, metric_of
+from striate.tasks.metrics.anls import edit_distance, similarity
+from striate.tasks.metrics.choice_logprob import ranking
+from striate.tasks.metrics.exact import normalise
+from striate.tasks.metrics.last_word import first_word
+from striate.tasks.metrics.reading.box_parsing import overlap, parse_box
+from striate.tasks.packs.items import Item, Mark, Reply
 
 WORDS = st.text(alphabet=st.characters(blacklist_categories=["Cs"]), max_size=20)
 FRACTIONS = st.integers(0, 100).map(lambda value: value / 100)

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from striate.errors import DataError
-from striate.tasks.items import Item
-from striate.tasks.packs import read_pack, spread
+from striate.tasks.packs.items import Item
+from striate.tasks.packs.reader import read_pack, spread
 
 EXACT = {"id": "a", "question": "What?", "answers": ["x"], "metric": "exact", "task": "t"}
 CHOOSE = {
@@ -160,7 +160,7 @@ def test_spread_keeps_order_size_and_balance(tasks: list[str], limit: int) -> No
 
 def test_metrics_packs_and_comparison_load_without_torch() -> None:
     code = (
-        "import sys, striate.tasks.packs, striate.tasks.comparison; "
+        "import sys, striate.tasks.packs.reader, striate.tasks.scoring.compare; "
         "sys.exit(any(name in sys.modules for name in ('torch', 'transformers')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

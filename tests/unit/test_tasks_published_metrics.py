@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from striate.tasks import METRICS, metric_of
-from striate.tasks.answer_text import vqa_text
-from striate.tasks.boxes import parse_box
-from striate.tasks.choice_logprob import ranking
-from striate.tasks.items import Item, Mark, Reply
-from striate.tasks.letter import chosen, options_of
-from striate.tasks.relaxed import number_of
-from striate.tasks.vqa import soft_accuracy
-from striate.tasks.yes_no import said
+from striate.tasks.metrics import METRICS, metric_of
+from striate.tasks.metrics.choice_logprob import ranking
+from striate.tasks.metrics.letter import chosen, options_of
+from striate.tasks.metrics.reading.answer_text import vqa_text
+from striate.tasks.metrics.reading.box_parsing import parse_box
+from striate.tasks.metrics.relaxed import number_of
+from striate.tasks.metrics.vqa import soft_accuracy
+from striate.tasks.metrics.yes_no import said
+from striate.tasks.packs.items import Item, Mark, Reply
 
 WORDS = st.text(alphabet=st.characters(blacklist_categories=["Cs"]), max_size=20)
 DOGS = ("a dog", "two dogs", "a cat")

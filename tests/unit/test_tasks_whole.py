@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from striate.artifacts import Prediction
 from striate.errors import DataError
-from striate.tasks import metric_of
-from striate.tasks.cider import words_of
-from striate.tasks.items import Item, Mark, Reply
-from striate.tasks.marking import check_corpora, mark_all
-from striate.tasks.yes_no import mme_details, pope_details
+from striate.tasks.metrics import metric_of
+from striate.tasks.metrics.cider import words_of
+from striate.tasks.metrics.yes_no import mme_details, pope_details
+from striate.tasks.packs.items import Item, Mark, Reply
+from striate.tasks.scoring.mark import check_corpora, mark_all
 
 WORDS = st.text(alphabet=st.characters(blacklist_categories=["Cs"]), max_size=20)
 DOGS = ("a dog", "two dogs", "a cat")

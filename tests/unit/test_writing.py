@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from striate.errors import ArtifactError, DataError
-from striate.writing import new_folder, write_text
+from striate.storage.atomic import new_folder, write_text
 
 
 def names(folder: Path) -> list[str]:

@@ -1,0 +1,69 @@
+"""Small, strict, versioned documents, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from striate.errors import ArtifactError
+from striate.storage.atomic import write_text
+
+
+class Document(BaseModel):
+    """Base of all artifacts: unknown keys are errors, instances are immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+DocumentT = TypeVar("DocumentT", bound=Document)
+
+
+def write_document(path: Path, document: Document) -> None:
+    """Write `document` as indented JSON to `path`, whole or not at all."""
+    write_text(path, document.model_dump_json(indent=2) + "\n")
+
+
+def read_document(path: Path, kind: type[DocumentT]) -> DocumentT:
+    """Return the `kind` stored at `path`.
+
+    Raises:
+        ArtifactError: missing, not JSON, or not of this kind.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ArtifactError(
+            f"can't read {path}: {error.strerror or error}",
+            f"a file that holds a {kind.__name__}",
+            "run the stage that writes it first",
+        ) from error
+    try:
+        return kind.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the document"
+        raise ArtifactError(
+            f"{path} is not a {kind.__name__}: {place}: {first['msg']}",
+            f"a file that striate wrote as {kind.__name__}",
+            "delete it and run its stage again",
+        ) from error
+
+
+def write_lines(path: Path, documents: Sequence[Document]) -> None:
+    """Write `documents` as JSON lines, whole or not at all."""
+    write_text(path, "".join(document.model_dump_json() + "\n" for document in documents))
+
+
+def read_lines(path: Path, kind: type[DocumentT]) -> list[DocumentT]:
+    """Return the JSON lines of `path`, each as a `kind`."""
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+        return [kind.model_validate(json.loads(line)) for line in lines if line]
+    except (OSError, ValueError) as error:
+        raise ArtifactError(
+            f"can't read {path}: {error}", f"JSON lines, each a {kind.__name__}", "run the stage that writes it again"
+        ) from error

@@ -1,0 +1,233 @@
+"""What evaluation leaves behind: answers, scores, comparisons, gates, and figures of other harnesses."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from striate.artifacts.base import Document
+
+Kind = Literal["visual", "text"]
+
+
+class Prediction(Document):
+    """One model's answer to one test item, and its score (0 to 1; perplexity items: nats a token).
+
+    `picture` is a short fingerprint of the picture's content: items that share it are no independent observations.
+    """
+
+    id: str
+    pack: str
+    task: str
+    metric: str
+    question: str
+    image: str | None = None
+    expected: tuple[str, ...] = ()
+    answer: str = ""
+    score: float
+    weight: float = 1.0
+    unparsed: bool = False
+    choices: tuple[str, ...] = ()
+    picture: str = ""
+
+    @property
+    def cluster(self) -> str:
+        """What is drawn as one in a bootstrap: the item's picture, or the item itself where it has none."""
+        return self.picture or self.image or f"{self.pack}/{self.id}"
+
+
+class TaskScore(Document):
+    """One task's mean score with a 95% bootstrap interval; `unparsed` counts answers that had no readable form.
+
+    `clusters` counts the pictures (or items without one) that the `n` items come from; `details` holds further figures
+    of the metric, such as precision and yes-rate.
+    """
+
+    pack: str
+    task: str
+    metric: str
+    kind: Kind
+    n: int
+    score: float
+    low: float
+    high: float
+    unparsed: int = 0
+    clusters: int = 0
+    details: dict[str, float] = Field(default_factory=dict)
+
+
+class AskingFacts(Document):
+    """How a model was asked: what it read and wrote, in how many batches, and what was not done twice.
+
+    Attributes:
+        items: items asked in this sitting.
+        resumed: items whose replies an interrupted sitting had kept.
+        seconds: of asking, without scoring.
+        prompt_tokens: tokens of the prompts, image tokens included, padding not.
+        shared_tokens: those of them that were read once for several items.
+        new_tokens: tokens written, up to and without each answer's end.
+        batches: passes of a batch from its prompt to its last token.
+        largest_batch: the most rows that ran side by side.
+        token_budget: the most tokens of a batch, padding and new tokens included, at the end.
+        out_of_memory: how often a batch had to be made smaller.
+        pictures_encoded: pictures that went through the vision encoder.
+        pictures_reused: pictures whose features were kept from an earlier question.
+        reuse: how pictures that are asked several times are not encoded again, or why they are.
+    """
+
+    items: int
+    resumed: int = 0
+    seconds: float
+    prompt_tokens: int = 0
+    shared_tokens: int = 0
+    new_tokens: int = 0
+    batches: int = 0
+    largest_batch: int = 0
+    token_budget: int = 0
+    out_of_memory: int = 0
+    pictures_encoded: int = 0
+    pictures_reused: int = 0
+    reuse: str = ""
+
+    @property
+    def items_per_second(self) -> float:
+        """Items of this sitting a second; 0 when all replies were kept."""
+        return self.items / self.seconds if self.items and self.seconds else 0.0
+
+
+class EvalRecord(Document):
+    """One model's scores on every task (`eval/LABEL.json`)."""
+
+    version: Literal[1] = 1
+    label: str
+    model: str
+    tasks: tuple[TaskScore, ...]
+    visual: float | None
+    text: float | None
+    parameters: int
+    num_layers: int
+    size_bytes: int = 0
+    seconds: float
+    peak_memory_gib: float
+    asking: AskingFacts | None = None
+
+
+class Difference(Document):
+    """A paired comparison of a model with the baseline on the same items, with a 95% bootstrap interval.
+
+    Attributes:
+        clusters: how many pictures (or items without one) the `n` items come from; the bootstrap draws these.
+        right_to_wrong: items that only the baseline got right; None where scores are graded.
+        wrong_to_right: items that only this model got right; None where scores are graded.
+        mcnemar_p: two-sided exact p of these two counts (McNemar 1947); None where scores are graded.
+        resolvable: the smallest true difference that a sample like this one tells from none in 80% of repetitions.
+    """
+
+    label: str
+    baseline: str
+    pack: str
+    task: str
+    kind: Kind
+    metric: str
+    n: int
+    baseline_score: float
+    score: float
+    difference: float
+    low: float
+    high: float
+    retention: float | None
+    retention_low: float | None = None
+    retention_high: float | None = None
+    clusters: int = 0
+    right_to_wrong: int | None = None
+    wrong_to_right: int | None = None
+    mcnemar_p: float | None = None
+    resolvable: float | None = None
+
+
+class Retention(Document):
+    """All paired comparisons with the baseline (`eval/retention.json`); `interval` says how intervals were made."""
+
+    version: Literal[1] = 1
+    baseline: str
+    repetitions: int
+    rows: tuple[Difference, ...]
+    interval: str = ""
+
+
+class GateRow(Document):
+    """One model held against one condition of the gate, such as `visual>=99`.
+
+    Attributes:
+        condition: the condition as it was written.
+        scope: `visual`, `text`, a pack, or PACK/TASK.
+        threshold: the least retention, in %.
+        retention: the model's retention of the baseline, in %, with its 95% interval `low` to `high`.
+        n: items, drawn from `clusters` pictures (or items without one).
+        passed: whether the retention reaches the threshold.
+        resolvable: whether the whole interval lies on one side of the threshold: the sample is large enough to tell.
+        needed_n: items of this kind that would make it so; None where that can't be forecast.
+    """
+
+    condition: str
+    label: str
+    scope: str
+    threshold: float
+    retention: float | None
+    low: float | None = None
+    high: float | None = None
+    n: int
+    clusters: int = 0
+    passed: bool
+    resolvable: bool
+    needed_n: int | None = None
+
+
+class GateResult(Document):
+    """What the gate said of every model (`eval/gate.json`)."""
+
+    version: Literal[1] = 1
+    gate: str
+    baseline: str
+    rows: tuple[GateRow, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every model meets every condition."""
+        return all(row.passed for row in self.rows)
+
+
+class SuiteRecord(Document):
+    """What a harness measured on one model (`eval/suites/LABEL.SUITE.json`).
+
+    Attributes:
+        label: what the model is called in the run.
+        model: where the model comes from.
+        harness: `lm-eval` or `lmms-eval`, in `harness_version`.
+        packages: versions of the libraries underneath.
+        tasks: as they were asked for; groups count as one.
+        task_versions: the harness's version of every task.
+        limit: the most items of each task, if any.
+        samples: how many items of each task were asked.
+        figures: by task, the harness's own metrics with their standard errors.
+        seconds: how long it took, without loading the model.
+    """
+
+    version: Literal[1] = 1
+    label: str
+    model: str
+    harness: str
+    harness_version: str
+    packages: dict[str, str]
+    tasks: tuple[str, ...]
+    task_versions: dict[str, str] = Field(default_factory=dict)
+    limit: int | None = None
+    samples: dict[str, int]
+    figures: dict[str, dict[str, float]]
+    seconds: float
+
+    @property
+    def suite(self) -> str:
+        """The suite as it is written in a config, less its folder."""
+        return f"{self.harness}:{','.join(self.tasks)}"

@@ -1,0 +1,152 @@
+"""Verbs about layer scores and regions: analyze, with its views, comparison and export, and select."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from striate.cli.console import OUT, draw_stack, guard
+from striate.cli.options import Config, Out, Overwrite, Settings, run_stage
+from striate.errors import ConfigError
+
+if TYPE_CHECKING:
+    from striate.artifacts import Region, Scores
+    from striate.pipeline import Flow
+
+By = Annotated[
+    Literal["all", "task"] | None, typer.Option("--by", help="Score the samples of each task apart as well: task.")
+]
+Compare = Annotated[
+    tuple[Path, Path] | None,
+    typer.Option("--compare", metavar="RUN1 RUN2", help="Compare the scores of two run folders; runs nothing."),
+]
+Export = Annotated[
+    Path | None, typer.Option("--export", metavar="FILE", help="Write all scores to a .csv or .json file.")
+]
+Replace = Annotated[
+    bool, typer.Option("--overwrite", help="Do the stage again if its inputs have changed; replace --export's file.")
+]
+Beside = Annotated[
+    list[str] | None, typer.Option("--beside", metavar="SPEC", help="Draw this region below; may be given again.")
+]
+
+
+def analyze(
+    config: Config = None,
+    out: Out = Path("run"),
+    by: By = None,
+    compare: Compare = None,
+    export: Export = None,
+    settings: Settings = None,
+    overwrite: Replace = False,
+) -> None:
+    """Score every decoder layer for vision and text: scores.json."""
+    if compare:
+        with guard(None):
+            _check_alone(config, export, settings, overwrite)
+            _show_comparison(*compare, by)
+        return
+
+    def stage(flow: Flow) -> None:
+        from striate.scores.export import export_scores
+
+        scores = flow.analyze()
+        _show_scores(scores, _region(out, scores.num_layers))
+        if export:
+            export_scores(scores, export, overwrite=overwrite)
+            OUT.print(f"scores in {export}", soft_wrap=True)
+
+    with guard(out):
+        if export:
+            from striate.scores.export import check_export
+
+            check_export(export, overwrite)
+    run_stage(config, out, [*(settings or []), *([f"analyze.by={by}"] if by else [])], overwrite, stage)
+
+
+def select(
+    config: Config = None,
+    out: Out = Path("run"),
+    beside: Beside = None,
+    settings: Settings = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Choose the visual region: region.json."""
+
+    def stage(flow: Flow) -> None:
+        from striate.selectors.spec.grammar import parse_spec
+        from striate.stages.select import select as choose
+
+        for spec in beside or []:
+            parse_spec(spec)
+        region = flow.select()
+        others = [choose(region.num_layers, spec, flow.scores_if_any()) for spec in beside or []]
+        width = max(len(one.spec) for one in (region, *others)) if others else 0
+        for one in (region, *others):
+            OUT.print(_line(one, region, width), soft_wrap=True)
+
+    run_stage(config, out, settings, overwrite, stage)
+
+
+def _line(one: Region, chosen: Region, width: int) -> str:
+    """Return a region on one line; of one beside the chosen region also how many layers they share."""
+    label = f"{one.spec.ljust(width)}  " if width else ""
+    shared = "" if one is chosen else f", {len(set(one.layers) & set(chosen.layers))} of them in the chosen region"
+    return f"{label}{draw_stack(one, one.removable)}  {len(one)} of {one.num_layers} layers{shared}"
+
+
+def _show_scores(scores: Scores, region: Region | None) -> None:
+    """Print the stack with its bars, how far the scorers agree, and how sure their rankings are."""
+    from striate.cli.views.score_tables import agreement_table, stability_table, stack_tables
+
+    for table in (*stack_tables(scores, region, OUT.width), agreement_table(scores), stability_table(scores)):
+        if table:
+            OUT.print(table)
+            OUT.print()
+
+
+def _show_comparison(first: Path, second: Path, by: str | None) -> None:
+    """Print how far two runs rank the layers alike, on all samples, and by task if asked."""
+    from striate.cli.views.score_tables import comparison_tables
+    from striate.scores.ranking import compare_scores, shared_tasks
+
+    one, other = _scores(first), _scores(second)
+    for task in [None, *(shared_tasks(one, other) if by == "task" else [])]:
+        OUT.print(f"{first} and {second}{f', task {task}' if task else ''}", style="bold", soft_wrap=True)
+        for table in comparison_tables(compare_scores(one, other, task)):
+            OUT.print(table)
+            OUT.print()
+
+
+def _scores(run: Path) -> Scores:
+    """Return the scores of a run folder, or those in a file."""
+    from striate.artifacts import Scores, read_document
+
+    return read_document(run / "scores.json" if run.is_dir() else run, Scores)
+
+
+def _region(out: Path, num_layers: int) -> Region | None:
+    """Return the region that was chosen before in the run folder, if there is one for as many layers."""
+    from striate.artifacts import Region, read_document
+
+    path = out / "region.json"
+    region = read_document(path, Region) if path.is_file() else None
+    return region if region and region.num_layers == num_layers else None
+
+
+def _check_alone(config: Path | None, export: Path | None, settings: list[str] | None, overwrite: bool) -> None:
+    """Raise where --compare is given with what has no effect beside it."""
+    given = {"a run config": config, "--export": export, "--set": settings, "--overwrite": overwrite}
+    idle = [name for name, value in given.items() if value]
+    if idle:
+        raise ConfigError(
+            f"--compare reads two finished runs: {' and '.join(idle)} has no effect",
+            "--compare RUN1 RUN2, with --by task if wished",
+            "leave it out, or run the analysis without --compare",
+        )
+
+
+VERBS: dict[str, Callable[..., None]] = {"analyze": analyze, "select": select}

@@ -1,0 +1,134 @@
+"""The verb evaluate: ask every model, compare them, hold them against a gate, and show where they differ."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from striate.cli.console import ERR, OUT, guard, result_lines
+from striate.cli.options import Config, Out, Overwrite, Settings, run_stage
+
+if TYPE_CHECKING:
+    from striate.pipeline import Flow
+
+Gate = Annotated[
+    str | None,
+    typer.Option("--gate", metavar="CONDITIONS", help="Exit 1 unless kept, e.g. 'visual>=99,text>=99.5'."),
+]
+Baseline = Annotated[
+    str | None, typer.Option("--baseline", metavar="MODEL", help="The model that all others are held against.")
+]
+Suites = Annotated[
+    list[str] | None,
+    typer.Option("--suite", metavar="HARNESS:TASKS", help="lm-eval:TASKS or lmms-eval:TASKS; may be given again."),
+]
+Differences = Annotated[
+    bool, typer.Option("--differences", help="Print every item that two models answer otherwise, side by side.")
+]
+Export = Annotated[
+    Path | None, typer.Option("--export", metavar="FILE", help="Write these items to a .csv or .jsonl file instead.")
+]
+
+
+def evaluate(
+    config: Config = None,
+    out: Out = Path("run"),
+    gate: Gate = None,
+    baseline: Baseline = None,
+    suite: Suites = None,
+    differences: Differences = False,
+    export: Export = None,
+    settings: Settings = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Ask every model the test packs: eval/."""
+
+    def stage(flow: Flow) -> None:
+        from striate.cli.views.evaluation_tables import suite_lines
+
+        if flow.config.evaluate.packs or not flow.config.evaluate.suites:
+            _show_retention(flow)
+        for record in flow.suites():
+            for line in suite_lines(record):
+                OUT.print(line, soft_wrap=True)
+        if differences or export:
+            _show_differences(flow, export)
+
+    with guard(out):
+        _check(gate, export)
+    given = {"gate": gate, "baseline": baseline, "suites": suite or None}
+    extra = [f"evaluate.{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
+    run_stage(config, out, [*(settings or []), *extra], overwrite, stage)
+    show_gate(out)
+
+
+def show_gate(out: Path) -> None:
+    """Print the gate of the run folder `out`, if it has one, and exit with 1 if a model does not meet it.
+
+    Raises:
+        Exit: a condition is not met.
+    """
+    from striate.artifacts import GateResult, read_document
+
+    path = out / "eval" / "gate.json"
+    if not path.is_file():
+        return
+    from striate.cli.views.evaluation_tables import failing_lines, gate_table
+
+    with guard(out):
+        result = read_document(path, GateResult)
+    OUT.print(gate_table(result))
+    for line in failing_lines(result):
+        ERR.print(line, style="bold red", soft_wrap=True)
+    if not result.passed:
+        raise typer.Exit(1)
+
+
+def _check(gate: str | None, export: Path | None) -> None:
+    """Raise for a gate or a file that would be refused only after everything was asked."""
+    if gate:
+        from striate.tasks.scoring.gate import parse_gate
+
+        parse_gate(gate)
+    if export:
+        from striate.tasks.scoring.answer_diff import check_format
+
+        check_format(export)
+
+
+def _show_retention(flow: Flow) -> None:
+    """Evaluate, and print the tables and the result in words."""
+    from striate.cli.views.evaluation_tables import retention_tables
+    from striate.pipeline.model_evaluation import read_results
+
+    retention = flow.evaluate()
+    records = {label: record for label, (record, _) in read_results(flow.out, flow.labels).items()}
+    for table in retention_tables(records, retention, OUT.width):
+        OUT.print(table)
+    for line in result_lines(retention):
+        OUT.print(line, soft_wrap=True)
+
+
+def _show_differences(flow: Flow, path: Path | None) -> None:
+    """Print, or write to `path`, every item that two models answer otherwise."""
+    from striate.cli.views.evaluation_tables import difference_lines
+    from striate.pipeline.model_evaluation import read_results
+    from striate.tasks.scoring.answer_diff import differing, export
+
+    results = read_results(flow.out, flow.labels)
+    rows = differing(results, flow.config.evaluate.baseline)
+    total = len(results[flow.config.evaluate.baseline][1])
+    if path:
+        export(rows, path)
+        OUT.print(f"{len(rows)} of {total} items in {path}", soft_wrap=True)
+        return
+    for line in difference_lines(rows, flow.config.evaluate.baseline):
+        OUT.print(line, soft_wrap=True)
+    OUT.print(f"{len(rows)} of {total} items are answered otherwise by some model", soft_wrap=True)
+
+
+VERBS: dict[str, Callable[..., None]] = {"evaluate": evaluate}

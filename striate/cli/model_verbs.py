@@ -1,0 +1,82 @@
+"""Verbs that make a model folder out of others: import, compose and remove-layers; no run folder is involved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from striate.cli.console import OUT, guard, quiet_libraries
+from striate.errors import ConfigError
+
+NewModel = Annotated[Path, typer.Option("--out", help="Folder of the new model: new or empty.")]
+
+
+def import_checkpoint(
+    source: Annotated[str, typer.Argument(help="Original LLaVA-1.5 or Bunny checkpoint: folder or hub id.")],
+    out: NewModel,
+    vision: Annotated[str | None, typer.Option(help="Vision tower; left out, the one that its config names.")] = None,
+    base: Annotated[str | None, typer.Option(help="Language model under a LoRA checkpoint.")] = None,
+) -> None:
+    """Turn an original LLaVA-1.5 or Bunny checkpoint into one of transformers' own form."""
+    with guard(None):
+        quiet_libraries()
+        from striate.models.convert.legacy.importing import import_checkpoint as convert
+
+        done = convert(source, out, vision=vision, base=base)
+        OUT.print(f"{done.title}: {done.parameters:,} parameters, {done.image_tokens} image tokens a picture")
+        OUT.print(str(out), soft_wrap=True)
+
+
+def compose_model(
+    vision: Annotated[str, typer.Option(help="Vision encoder: folder or hub id.")],
+    llm: Annotated[str, typer.Option(help="Causal language model: folder, hub id or .gguf file.")],
+    out: NewModel,
+    seed: Annotated[int, typer.Option(help="Of the projector's first weights.")] = 0,
+) -> None:
+    """Put a new LVLM together from an encoder and a language model, with a fresh projector."""
+    with guard(None):
+        quiet_libraries()
+        from striate.models.convert.compose import compose
+        from striate.models.io.save import save_model
+
+        loaded = compose(vision, llm, seed=seed)
+        save_model(loaded.model, loaded.processor, out)
+        count = sum(parameter.numel() for parameter in loaded.model.parameters())
+        tokens = loaded.model.config.image_seq_length
+        OUT.print(f"{count:,} parameters, {tokens} image tokens a picture; the projector is random")
+        OUT.print("align it first: train with region none and train.method full", soft_wrap=True)
+        OUT.print(str(out), soft_wrap=True)
+
+
+def remove_layers(
+    model: Annotated[Path, typer.Argument(help="Model folder with safetensors; it is not changed.")],
+    layers: Annotated[str, typer.Option(metavar="N,N,...", help="Decoder layers to remove, counted from 0.")],
+    out: NewModel,
+) -> None:
+    """Write a model without some decoder layers, shard by shard: memory stays small."""
+    with guard(None):
+        quiet_libraries()
+        from striate.models.surgery.prune_checkpoint import prune_checkpoint
+
+        done = prune_checkpoint(model, _numbers(layers), out)
+        OUT.print(f"{len(done.old_to_new)} layers kept")
+        OUT.print(f"{done.parameters_before:,} -> {done.parameters_after:,} parameters")
+        OUT.print(str(out), soft_wrap=True)
+
+
+def _numbers(text: str) -> list[int]:
+    """Return the layer numbers of a comma-separated list."""
+    parts = [part.strip() for part in text.split(",")]
+    if all(part.isdecimal() for part in parts):
+        return [int(part) for part in parts]
+    raise ConfigError(f"--layers {text!r} is no list of layers", "numbers and commas", "for example --layers 4,5,6")
+
+
+VERBS: dict[str, Callable[..., None]] = {
+    "import": import_checkpoint,
+    "compose": compose_model,
+    "remove-layers": remove_layers,
+}

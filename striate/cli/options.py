@@ -1,0 +1,76 @@
+"""What verbs on a run folder share: their options, and how one opens the folder's flow and runs a stage in it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from striate.cli.console import RichProgress, guard, quiet_libraries
+from striate.errors import ConfigError
+
+if TYPE_CHECKING:
+    from striate.config import RunConfig
+    from striate.pipeline import Flow
+
+Config = Annotated[Path | None, typer.Argument(help="Run config (YAML). Left out: the config in --out.")]
+Out = Annotated[Path, typer.Option("--out", help="Run folder: made, or continued.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override, e.g. train.lr=1e-4.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Do stages again whose inputs have changed.")]
+
+
+def open_flow(config: RunConfig, out: Path, overwrite: bool, together: bool = False) -> Flow:
+    """Return the flow of `config` in the run folder `out`.
+
+    Raises:
+        ConfigError: a launcher started several processes, and the verb is not one for them (`together`).
+    """
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes > 1 and not together:
+        raise ConfigError(
+            f"a launcher started this verb on {processes} processes",
+            "`striate train` on several processes, every other verb on one",
+            "start it without accelerate launch or torchrun; docs/scale-out.md shows the order",
+        )
+    quiet_libraries()
+    from striate.pipeline import Flow
+
+    command = shlex.join(["striate", *sys.argv[1:]])
+    return Flow(config, out, progress=RichProgress(), overwrite=overwrite, command=command)
+
+
+def run_stage(
+    config: Path | None,
+    out: Path,
+    settings: list[str] | None,
+    overwrite: bool,
+    stage: Callable[[Flow], None],
+    together: bool = False,
+) -> None:
+    """Run one stage in the run folder `out`, with the config given or else the one that lies there.
+
+    With `together` it may run on several processes: the first one runs the stage, the others follow it.
+    """
+    from striate.config import load_config
+
+    with guard(out):
+        source = config or out / "config.yaml"
+        if not source.is_file():
+            raise ConfigError(
+                f"no run config: {source} does not exist",
+                "a run config (YAML), or a run folder that has one",
+                "give RUN.yaml, or the folder of an earlier run with --out",
+            )
+        read = load_config(source, settings or [])
+        if together and int(os.environ.get("RANK", "0")) and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            quiet_libraries()
+            from striate.pipeline.distributed_job import follow
+
+            follow(read)
+            return
+        stage(open_flow(read, out, overwrite, together))

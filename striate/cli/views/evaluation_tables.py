@@ -1,0 +1,148 @@
+"""What the command line shows of evaluations: tasks by models, the gate, and answers that differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from rich.table import Table
+
+from striate.artifacts import Difference, EvalRecord, GateResult, GateRow, Prediction, Retention, SuiteRecord, TaskScore
+from striate.tasks.scoring.answer_diff import change
+from striate.tasks.scoring.compare import MACRO
+
+TASK_WIDTH, MODEL_WIDTH = 34, 24
+Key = tuple[str, str, str, str]
+
+
+def retention_tables(records: Mapping[str, EvalRecord], retention: Retention, width: int) -> Iterator[Table]:
+    """Yield tables of tasks by models: each score with its interval, and under it the retention with its own.
+
+    The baseline comes first; models that don't fit into `width` characters follow in further tables. The two averages,
+    of visual and of textual tasks, come last.
+    """
+    others = [label for label in records if label != retention.baseline]
+    at_once = max(1, (width - TASK_WIDTH) // MODEL_WIDTH - 1)
+    rows: dict[tuple[str, ...], Difference] = {(row.label, *_key(row)): row for row in retention.rows}
+    for begin in range(0, max(len(others), 1), at_once):
+        labels = [retention.baseline, *others[begin : begin + at_once]]
+        yield _table(records, retention.baseline, labels, rows)
+
+
+def gate_table(gate: GateResult) -> Table:
+    """Return the gate's rows: what was asked, what was kept, whether it passed, and whether the sample can tell."""
+    table = Table(title=f"gate, against {gate.baseline}", title_justify="left", box=None, pad_edge=False)
+    for name in ("condition", "model", "retention", "n", "passed", "can the sample tell"):
+        table.add_column(name, justify="right" if name in ("retention", "n") else "left", overflow="fold")
+    for row in gate.rows:
+        kept = "-" if row.retention is None else f"{row.retention:.1f}%{_span(row.low, row.high, 1)}"
+        table.add_row(row.condition, row.label, kept, f"{row.n:,}", "yes" if row.passed else "NO", _telling(row))
+    return table
+
+
+def difference_lines(rows: Sequence[Mapping[str, Prediction]], baseline: str) -> Iterator[str]:
+    """Yield, for every item that models answer otherwise, the question and each model's answer, with what changed."""
+    for row in rows:
+        first = row[baseline]
+        picture = f"  {first.image}" if first.image else ""
+        yield f"{first.pack}/{first.task}  {first.id}{picture}"
+        yield f"  asked     {' '.join(first.question.split())}"
+        yield f"  expected  {' | '.join(first.expected)}"
+        for label, item in row.items():
+            how = change(first, item) if label != baseline else ""
+            yield f"  {label:<9} {item.answer or '(nothing)'}  [{item.score:g}]{f'  {how}' if how else ''}"
+
+
+def suite_lines(record: SuiteRecord) -> list[str]:
+    """Return a line for every task: its figures with their standard errors, and how many items they are from."""
+    lines = []
+    for task, figures in record.figures.items():
+        names = [name for name in figures if "_stderr" not in name]
+        shown = ", ".join(f"{name} {figures[name]:.4g}{_error(figures, name)}" for name in names)
+        count = f" (n = {record.samples[task]})" if task in record.samples else ""
+        lines.append(f"{record.label}  {record.harness} {task}: {shown}{count}")
+    return lines
+
+
+def failing_lines(gate: GateResult) -> list[str]:
+    """Return a sentence for each row of the gate that did not pass."""
+    return [
+        f"gate: {row.label} keeps {'no measurable share' if row.retention is None else f'{row.retention:.1f}%'}"
+        f" of {gate.baseline} in {row.scope}, {row.threshold:g}% is asked; {_telling(row)}"
+        for row in gate.rows
+        if not row.passed
+    ]
+
+
+def _error(figures: dict[str, float], name: str) -> str:
+    """Return the standard error of a figure, where the harness gives one."""
+    metric, comma, kind = name.partition(",")
+    error = figures.get(f"{metric}_stderr{comma}{kind}")
+    return "" if error is None else f" ± {error:.2g}"
+
+
+def _telling(row: GateRow) -> str:
+    """Return whether the sample is large enough to tell, and how large it would have to be."""
+    if row.resolvable:
+        return f"yes, n = {row.n:,}"
+    needed = "" if row.needed_n is None else f"; about {row.needed_n:,} items would"
+    return f"no: {row.threshold:g}% lies inside the 95% interval of n = {row.n:,}{needed}"
+
+
+def _table(
+    records: Mapping[str, EvalRecord], baseline: str, labels: Sequence[str], rows: Mapping[tuple[str, ...], Difference]
+) -> Table:
+    """Return one table of the models `labels`, baseline first."""
+    table = Table(
+        title=f"score and 95% interval; below, % kept of {baseline}", title_justify="left", box=None, pad_edge=False
+    )
+    table.add_column("task", overflow="fold")
+    table.add_column("n", justify="right")
+    for label in labels:
+        table.add_column(label, justify="right", overflow="fold")
+    for score in records[baseline].tasks:
+        cells = [_cell(_task(records[label], score), rows.get((label, *_key(score)))) for label in labels]
+        table.add_row(f"{score.pack}/{score.task} ({score.metric})", f"{score.n:,}", *cells)
+    averages = {(row.task, row.n) for row in rows.values() if row.pack == MACRO}
+    for kind, n in sorted(averages, reverse=True):
+        cells = [_average(getattr(records[label], kind), label, kind, rows) for label in labels]
+        table.add_row(f"{kind}, mean of tasks", f"{n:,}", *cells, style="bold")
+    return table
+
+
+def _task(record: EvalRecord, like: TaskScore) -> TaskScore | None:
+    """Return the record's score of the same task as `like`."""
+    return next((score for score in record.tasks if _key(score) == _key(like)), None)
+
+
+def _cell(score: TaskScore | None, row: Difference | None) -> str:
+    """Return a model's score of one task, and what it kept of the baseline's."""
+    if score is None:
+        return "-"
+    if score.metric == "perplexity":
+        return f"{score.score:.3f} [{score.low:.3f}, {score.high:.3f}]{_kept(row)}"
+    return f"{100 * score.score:.1f}{_span(100 * score.low, 100 * score.high, 1)}{_kept(row)}"
+
+
+def _average(value: float | None, label: str, kind: str, rows: Mapping[tuple[str, ...], Difference]) -> str:
+    """Return a model's macro average of one kind, and what it kept of the baseline's."""
+    row = next((row for row in rows.values() if (row.label, row.pack, row.task) == (label, MACRO, kind)), None)
+    return "-" if value is None else f"{100 * value:.1f}{_kept(row)}"
+
+
+def _kept(row: Difference | None) -> str:
+    """Return what was kept, on a line of its own; nothing for the baseline."""
+    if row is None:
+        return ""
+    return (
+        "\n-" if row.retention is None else f"\n{row.retention:.1f}%{_span(row.retention_low, row.retention_high, 1)}"
+    )
+
+
+def _span(low: float | None, high: float | None, digits: int) -> str:
+    """Return an interval in brackets, or nothing where there is none."""
+    return "" if low is None or high is None else f" [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def _key(row: TaskScore | Difference) -> Key:
+    """Return what tells tasks apart."""
+    return (row.pack, row.task, row.metric, row.kind)

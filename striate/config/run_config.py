@@ -1,0 +1,72 @@
+"""The run config: one strict, frozen document a run, one section a stage, machine settings apart."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from pydantic import model_validator
+
+from striate.config.evaluate_settings import EvaluateSection, ReportSection
+from striate.config.inputs import DataSection, ModelSection
+from striate.config.layer_settings import AnalyzeSection, PruneSection, SelectSection
+from striate.config.machine import MachineSection
+from striate.config.section import Section
+from striate.config.train_settings import TrainSection
+
+STAGES = ("analyze", "select", "train", "prune", "evaluate", "report")
+OWN_MODELS = ("start", "tuned", "pruned")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._%:+@-]{0,63}")
+
+
+class RunConfig(Section):
+    """One run, whole: what `striate run RUN.yaml` reads and `config.yaml` in the run folder keeps."""
+
+    version: Literal[1] = 1
+    seed: int = 0
+    model: ModelSection
+    data: DataSection
+    analyze: AnalyzeSection = AnalyzeSection()
+    select: SelectSection = SelectSection()
+    train: TrainSection = TrainSection()
+    prune: PruneSection = PruneSection()
+    evaluate: EvaluateSection = EvaluateSection()
+    report: ReportSection = ReportSection()
+    machine: MachineSection = MachineSection()
+
+    @model_validator(mode="after")
+    def _check(self) -> RunConfig:
+        micro = min(self.machine.micro_batch, self.train.batch_size)
+        if self.train.batch_size % micro:
+            raise ValueError(
+                f"train.batch_size {self.train.batch_size} is not a multiple of machine.micro_batch {micro}"
+            )
+        if self.train.method == "qlora" and self.machine.dtype not in ("auto", "bfloat16"):
+            raise ValueError(f"train.method qlora computes in bfloat16, not in machine.dtype {self.machine.dtype}")
+        if self.machine.cache_hidden != "off" and self.train.train_projector:
+            raise ValueError(
+                "machine.cache_hidden keeps what comes out of the projector, and train.train_projector trains it: use"
+                " train.train_projector=false, or machine.cache_vision in the place of machine.cache_hidden"
+            )
+        if "off" not in (self.machine.cache_hidden, self.machine.cache_vision):
+            raise ValueError("machine.cache_hidden and machine.cache_vision are both set: use one of them")
+        if self.prune.remove and self.prune.scorer not in self.analyze.scorers:
+            raise ValueError(
+                f"prune.scorer {self.prune.scorer!r} is not among analyze.scorers {list(self.analyze.scorers)}"
+            )
+        evaluated = (*self.evaluate.models, *self.evaluate.others)
+        if self.evaluate.packs and self.evaluate.baseline not in evaluated:
+            raise ValueError(
+                f"evaluate.baseline {self.evaluate.baseline!r} is not among evaluate.models and evaluate.others"
+            )
+        for name in self.evaluate.others:
+            if name in OWN_MODELS or not NAME.fullmatch(name):
+                raise ValueError(
+                    f"evaluate.others: {name!r} is no name for a model: letters, digits, '-', '_', '.', '%', ':', '+',"
+                    f" '@' and spaces, and not one of {', '.join(OWN_MODELS)}"
+                )
+        if self.evaluate.gate and not self.evaluate.packs:
+            raise ValueError("evaluate.gate is set, but evaluate.packs is empty: nothing would be measured")
+        if self.evaluate.baseline == "pruned" and not self.prune.remove:
+            raise ValueError("evaluate.baseline is 'pruned', but prune.remove is 0: there is no pruned model")
+        return self

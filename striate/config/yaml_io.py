@@ -1,0 +1,97 @@
+"""Run configs from YAML and back, with what is wrong in them in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from striate.config.run_config import RunConfig
+from striate.errors import ConfigError, did_you_mean
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Return the config in `path` with `overrides` (`section.key=value`, value in YAML) applied.
+
+    Raises:
+        ConfigError: unreadable, not YAML, unknown keys (with their path), or wrong values; all problems at once.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"can't read {path}: {error.strerror}", "a YAML file", "check the path") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        place = str(error).replace("\n", " ")
+        raise ConfigError(f"{path} is not YAML: {place}", "a YAML mapping", "mend that line") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} holds {_kind(raw)}, not a mapping", "sections such as model:, data:", "see configs/")
+    return parse_config(raw, overrides, source=str(path))
+
+
+def parse_config(raw: dict[str, Any], overrides: Sequence[str] = (), source: str = "config") -> RunConfig:
+    """Return the config that the mapping `raw` describes, with `overrides` applied; `source` names it in errors."""
+    for override in overrides:
+        raw = _with_override(raw, override)
+    try:
+        return RunConfig.model_validate(raw)
+    except ValidationError as error:
+        problems = [_problem(dict(item), source) for item in error.errors()]
+        raise ConfigError("\n".join(problems), "the keys and values of docs/config.md", f"mend {source}") from error
+
+
+def dump_config(config: RunConfig) -> str:
+    """Return `config` as YAML that `load_config` reads back to an equal config."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _kind(value: Any) -> str:
+    """Return in words what a YAML document holds."""
+    return "nothing" if value is None else f"a {type(value).__name__}"
+
+
+def _with_override(raw: dict[str, Any], override: str) -> dict[str, Any]:
+    """Return a copy of `raw` with one `a.b=value` applied."""
+    key, separator, text = override.partition("=")
+    if not separator or not key.strip():
+        raise ConfigError(
+            f"--set {override!r} has no '='", "--set section.key=value", "for example --set train.lr=1e-4"
+        )
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override!r}: the value is not YAML", "a number, word or list", "quote it") from error
+    return _put(raw, key.strip().split("."), value, override)
+
+
+def _put(raw: dict[str, Any], keys: list[str], value: Any, override: str) -> dict[str, Any]:
+    """Return a copy of `raw` with `value` at the path `keys`; `override` is the setting as it was written."""
+    head, *rest = keys
+    if not rest:
+        return {**raw, head: value}
+    inner = raw.get(head)
+    if not isinstance(inner, dict | None):
+        raise ConfigError(f"--set {override!r}: {head!r} is not a section", "--set section.key=value", "check the key")
+    return {**raw, head: _put(inner or {}, rest, value, override)}
+
+
+def _problem(item: dict[str, Any], source: str) -> str:
+    """Return one validation problem in words, with the path of its key."""
+    place = ".".join(map(str, item["loc"]))
+    if item["type"] == "extra_forbidden":
+        return f"{source}: unknown key {place!r} {_suggestion(item['loc'])}".rstrip()
+    message = item["msg"].removeprefix("Value error, ")
+    given = "" if item["type"] in ("missing", "value_error") else f" (given: {item['input']!r})"
+    return f"{source}: {place + ': ' if place else ''}{message}{given}"
+
+
+def _suggestion(location: tuple[Any, ...]) -> str:
+    """Return a did-you-mean for the unknown last key of `location`, or nothing."""
+    section: Any = RunConfig
+    for part in location[:-1]:
+        field = section.model_fields.get(part) if isinstance(section, type) and issubclass(section, BaseModel) else None
+        section = field.annotation if field else None
+    known = section.model_fields if isinstance(section, type) and issubclass(section, BaseModel) else {}
+    return did_you_mean(str(location[-1]), known).strip()

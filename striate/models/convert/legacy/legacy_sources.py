@@ -1,0 +1,95 @@
+"""Read original weights one shard at a time: safetensors, or .bin files without running anything stored in them."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from huggingface_hub import snapshot_download
+from safetensors.torch import load_file
+
+from striate.config import looks_like_hub_id
+from striate.errors import ModelError
+from striate.models.io.safetensors_shards import AGAIN, INDEX, WHOLE, read_shards
+
+BIN, BIN_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+ALLOWED = "model.safetensors or pytorch_model.bin, or shards with their index"
+Tensors = dict[str, torch.Tensor]
+
+
+def folder_of(path: str | Path, what: str) -> Path:
+    """Return the folder `path`, or that of the hub id `path`, which is fetched.
+
+    Raises:
+        ModelError: neither; `what` names the thing for people.
+    """
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return folder
+    text = str(path)
+    if not looks_like_hub_id(text):
+        raise ModelError(f"no {what} at {text!r}: there is no such folder", "a folder or a hub id", "check the path")
+    try:
+        return Path(snapshot_download(text))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"no {what} at {text!r}: {str(error).strip().splitlines()[0]}",
+            "a folder or a hub id",
+            "check the path; for a hub id, check the network and `hf auth login`",
+        ) from error
+
+
+def shard_files(folder: Path) -> list[Path]:
+    """Return the weight files of `folder`; safetensors are preferred, and their headers checked.
+
+    Raises:
+        ModelError: no weights, or not all of them.
+    """
+    if (folder / INDEX).is_file() or (folder / WHOLE).is_file():
+        return list(dict.fromkeys(tensor.file for tensor in read_shards(folder).values()))
+    index = folder / BIN_INDEX
+    if not index.is_file():
+        if (folder / BIN).is_file():
+            return [folder / BIN]
+        raise ModelError(f"{folder} has no weights", ALLOWED, AGAIN)
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{index} is damaged", 'JSON with "weight_map"', AGAIN) from error
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        given = f"{folder} lacks {len(missing)} of {len(names)} shards, for example {missing[0]}"
+        raise ModelError(given, f"every shard that {BIN_INDEX} names", AGAIN)
+    return [folder / name for name in names]
+
+
+def load_shard(file: Path) -> Tensors:
+    """Return the tensors of one weight file.
+
+    Raises:
+        ModelError: damaged, or a .bin file that holds anything but tensors.
+    """
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        stored = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ModelError(
+            f"{file} was not read: it is damaged, or holds more than tensors ({str(error).splitlines()[0]})",
+            "a file of plain tensors",
+            "use the published file; nothing in it was run",
+        ) from error
+    except (OSError, RuntimeError, EOFError, ValueError) as error:
+        raise ModelError(f"{file} is damaged: {str(error).splitlines()[0]}", "a whole weight file", AGAIN) from error
+    if isinstance(stored, dict) and all(isinstance(tensor, torch.Tensor) for tensor in stored.values()):
+        return stored
+    raise ModelError(f"{file} holds no table of tensors", "tensors by name", "use the published file")
+
+
+def each_tensor(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield every tensor in the weight files of `folder`, one file in memory at a time."""
+    for file in shard_files(folder):
+        yield from load_shard(file).items()

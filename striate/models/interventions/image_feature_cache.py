@@ -1,0 +1,201 @@
+"""Image features of a picture that several prompts show: computed once, kept within a bound of bytes."""
+
+from __future__ import annotations
+
+import inspect
+from collections import OrderedDict
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from striate.models.structure.decoder_stack import unwrap
+
+METHOD = "get_image_features"
+# Fields that no family's forward pass reads once it has the features themselves.
+UNREAD = frozenset({"last_hidden_state", "hidden_states", "attentions"})
+CPU_BYTES, ACCELERATOR_SHARE = 2**29, 0.1
+
+
+class FeatureMemo:
+    """Answers a model's `get_image_features` from what it has seen, picture by picture.
+
+    Each family's own method computes the features; only pictures that are not kept go in. The first batch is computed
+    both ways, and where that does not agree, or the pictures of a call can't be told apart, the model is left to itself
+    and `why_not` says why.
+
+    Attributes:
+        encoded: pictures that went through the vision encoder.
+        reused: pictures that did not have to.
+        why_not: why features are not kept; empty while they are.
+    """
+
+    def __init__(self, owner: Any, limit_bytes: int) -> None:
+        """Keep the module that has the method, and how many bytes of features may be kept."""
+        self.encoded = self.reused = 0
+        self.why_not = ""
+        self._compute = getattr(owner, METHOD)
+        # `generate` reads from the method's signature which inputs it takes.
+        self.__signature__ = inspect.signature(self._compute)
+        self._limit = limit_bytes
+        self._kept: OrderedDict[Hashable, Tensor] = OrderedDict()
+        self._output: Any = None
+        self._listed: Any = None
+        self._keys: list[Hashable] | None = None
+        self._proved = False
+
+    def expect(self, keys: Sequence[Hashable]) -> None:
+        """Say which pictures the next call shows, in order."""
+        self._keys = None if self.why_not else list(keys)
+
+    def settle(self) -> None:
+        """Note it if the pictures that were announced were not asked for."""
+        if self._keys:
+            self.why_not = f"its forward pass does not call {METHOD}"
+        self._keys = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the features as the model's own method does."""
+        keys, self._keys = self._keys, None
+        if not keys:
+            return self._compute(*args, **kwargs)
+        given = self.__signature__.bind(*args, **kwargs)
+        flat = {**given.arguments, **given.arguments.get("kwargs", {})}
+        flat.pop("kwargs", None)
+        parts = _by_picture(flat, len(keys))
+        if parts is None:
+            self.why_not = "the pictures of a batch can't be told apart"
+            return self._compute(*args, **kwargs)
+        new = [index for index, key in enumerate(keys) if key not in self._kept and key not in keys[:index]]
+        found = dict.fromkeys(keys)
+        found.update({key: self._kept[key] for key in keys if key in self._kept})
+        if new and not self._compute_new(new, keys, parts, found):
+            return self._compute(*args, **kwargs)
+        answer = self._joined([found[key] for key in keys])
+        if not self._proved and len(keys) > 1:
+            own = self._compute(*args, **kwargs)
+            self._proved = True
+            if not _same(own, answer):
+                self.why_not = "its features depend on more than the picture"
+                return own
+        self.encoded += len(new)
+        self.reused += len(keys) - len(new)
+        self._keep(found)
+        return answer
+
+    def _compute_new(
+        self, new: list[int], keys: list[Hashable], parts: list[dict[str, Any]], found: dict[Hashable, Any]
+    ) -> bool:
+        """Fill `found` with the features of pictures that are not kept; return whether they could be told apart."""
+        output = self._compute(**_together([parts[index] for index in new]))
+        features = _features(output)
+        self._output = None if features is output else type(output)
+        self._listed = type(features) if isinstance(features, list | tuple) else None
+        split = _split(output, len(new))
+        if split is None:
+            self.why_not = "the features of a batch can't be told apart"
+            return False
+        found.update({keys[index]: part for index, part in zip(new, split, strict=True)})
+        return True
+
+    def _joined(self, parts: list[Any]) -> Any:
+        """Return the parts in the form that the model's own method gives."""
+        value = self._listed(parts) if self._listed else torch.stack(parts)
+        if not self._output:
+            return value
+        # Some families put the features on an output object whose class has no such field.
+        answer = self._output()
+        answer.pooler_output = value
+        return answer
+
+    def _keep(self, found: dict[Hashable, Any]) -> None:
+        """Keep the features, the ones used last for longest."""
+        for key, part in found.items():
+            self._kept[key] = part
+            self._kept.move_to_end(key)
+        while self._kept and sum(part.nbytes for part in self._kept.values()) > self._limit:
+            self._kept.popitem(last=False)
+
+
+@contextmanager
+def remembered_features(model: Any) -> Iterator[FeatureMemo | None]:
+    """Answer `get_image_features` from memory meanwhile; None for a model without that method.
+
+    Kept are 512 MiB of features, or a tenth of an accelerator's free memory.
+    """
+    core = unwrap(model)
+    owners = [module for module in core.modules() if hasattr(type(module), METHOD)]
+    if not owners:
+        yield None
+        return
+    # The innermost one: the others pass the call on to it.
+    memo = FeatureMemo(owners[-1], _bytes_to_keep(core))
+    owners[-1].__dict__[METHOD] = memo
+    try:
+        yield memo
+    finally:
+        del owners[-1].__dict__[METHOD]
+
+
+def _bytes_to_keep(core: Any) -> int:
+    """Return how many bytes of features may be kept on the model's device."""
+    if core.device.type != "cuda":
+        return CPU_BYTES
+    return int(ACCELERATOR_SHARE * torch.cuda.mem_get_info(core.device)[0])
+
+
+def _by_picture(given: dict[str, Any], count: int) -> list[dict[str, Any]] | None:
+    """Return the arguments of every picture on its own; None where their tensors don't show which is whose."""
+    grid = given.get("image_grid_thw")
+    sizes = [1] * count if grid is None else grid.prod(-1).tolist()
+    ends = torch.tensor(sizes).cumsum(0).tolist()
+    parts: list[dict[str, Any]] = [dict(given) for _ in range(count)]
+    for name, value in given.items():
+        if not isinstance(value, Tensor):
+            continue
+        flat = grid is not None and name == "pixel_values"
+        if len(sizes) != count or value.shape[0] != (ends[-1] if flat else count):
+            return None
+        for index, (size, end) in enumerate(zip(sizes, ends, strict=True)):
+            parts[index][name] = value[end - size : end] if flat else value[index : index + 1]
+    return parts
+
+
+def _together(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the arguments of several pictures as those of one call."""
+    return {
+        name: torch.cat([part[name] for part in parts]) if isinstance(value, Tensor) else value
+        for name, value in parts[0].items()
+    }
+
+
+def _features(output: Any) -> Any:
+    """Return the features themselves: newer methods give them in an output object."""
+    return getattr(output, "pooler_output", output)
+
+
+def _split(output: Any, count: int) -> list[Tensor] | None:
+    """Return the features of each picture; None where they can't be told apart, or are not all that is given."""
+    features = _features(output)
+    if features is not output:
+        more = {name for name, value in output.items() if value is not None} - UNREAD - {"pooler_output"}
+        if more:
+            return None
+    whole = isinstance(features, list | tuple) and all(isinstance(part, Tensor) for part in features)
+    if not whole and not isinstance(features, Tensor):
+        return None
+    return list(features) if len(features) == count else None
+
+
+def _same(own: Any, answer: Any) -> bool:
+    """Return whether both hold the same features, to rounding."""
+    left, right = _features(own), _features(answer)
+    if len(left) != len(right):
+        return False
+    for one, other in zip(left, right, strict=True):
+        tolerance = 1e-4 if one.dtype == torch.float32 else 0.05
+        if one.shape != other.shape or (one - other).abs().max() > tolerance * one.abs().max().clamp(min=1e-6):
+            return False
+    return True

@@ -1,0 +1,136 @@
+"""The parts of a new LVLM, each on its own: a causal language model with its tokenizer, and a vision encoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+
+from striate.errors import ModelError
+from striate.models.convert.legacy.legacy_sources import folder_of
+from striate.models.structure.vision_encoders import encoder_config, patches
+
+# Parts of an encoder that no feature map goes through: checkpoints of classifiers lack them.
+_BEYOND_FEATURES = ("pooler.", "head.", "vision_model.head.")
+_LOAD_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, AttributeError, SafetensorError)
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What an LVLM reads from its encoder.
+
+    Attributes:
+        layer: which of the hidden states, as an index.
+        strategy: `default` drops the class token that comes first, `full` keeps all tokens.
+        tokens: image tokens of one picture.
+        extra: tokens that the encoder puts before those of the patches.
+        patch_size: pixels of a patch's edge.
+    """
+
+    layer: int
+    strategy: str
+    tokens: int
+    extra: int
+    patch_size: int
+
+
+def load_llm(path: Path | str, *, dtype: torch.dtype | str = torch.float32) -> tuple[Any, Any]:
+    """Return the causal language model at `path` (a folder, hub id or .gguf file) in eval mode, and its tokenizer.
+
+    Raises:
+        ModelError: no such path, not a causal language model, or incomplete weights.
+    """
+    file = Path(path).expanduser()
+    options: dict[str, Any] = {"trust_remote_code": False}
+    if file.is_file() and file.suffix == ".gguf":
+        folder, options = file.parent, {**options, "gguf_file": file.name}
+    elif file.is_file():
+        raise ModelError(f"{file} holds no LLM", "a .gguf file, or a folder with config.json", "check --llm")
+    else:
+        folder = folder_of(path, "LLM")
+        if not (folder / "config.json").is_file():
+            raise ModelError(f"{folder} holds no LLM", "a .gguf file, or a folder with config.json", "check --llm")
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, output_loading_info=True, **options)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+    except _LOAD_ERRORS as error:
+        raise ModelError(
+            f"{path} can't be used as the LLM: {_first_line(error)}",
+            "a causal language model of transformers, with its tokenizer",
+            "check --llm; a vision-language model needs no composing",
+        ) from error
+    _check_whole(str(path), sorted(info["missing_keys"]), "--llm")
+    return model.eval(), tokenizer
+
+
+def load_encoder(path: Path | str, *, dtype: torch.dtype) -> tuple[Any, Path]:
+    """Return the vision encoder at `path` in eval mode, and its folder; of a pair such as CLIP, the vision half.
+
+    Raises:
+        ModelError: no such path, no vision encoder, or incomplete weights.
+    """
+    folder = folder_of(path, "vision encoder")
+    config = encoder_config(folder)
+    try:
+        encoder, info = AutoModel.from_pretrained(folder, config=config, dtype=dtype, output_loading_info=True)
+    except _LOAD_ERRORS as error:
+        raise ModelError(
+            f"{path} can't be used as the vision encoder: {_first_line(error)}",
+            "config.json and weights of one vision encoder",
+            "check --vision",
+        ) from error
+    missing = [name for name in sorted(info["missing_keys"]) if not name.startswith(_BEYOND_FEATURES)]
+    _check_whole(str(path), missing, "--vision")
+    return encoder.eval(), folder
+
+
+def sight_of(encoder: Any, layer: int | None) -> Sight:
+    """Return what to read from `encoder`, found by showing it one black picture.
+
+    Raises:
+        ModelError: no hidden states, another number of tokens than patches and one class token, or no such layer.
+    """
+    config = encoder.config
+    name = type(encoder).__name__
+    black = torch.zeros(1, 3, config.image_size, config.image_size, dtype=encoder.dtype)
+    try:
+        with torch.no_grad():
+            states = encoder(pixel_values=black, output_hidden_states=True).hidden_states
+        count = len(states)
+        shape = tuple(states[-1].shape)
+    except _LOAD_ERRORS as error:
+        raise _unfit(f"{name} gives no hidden states for a picture: {_first_line(error)}") from error
+    chosen = layer if layer is not None else -min(2, count)
+    if not -count <= chosen < count:
+        given = f"{name} has {count} hidden states, and layer {chosen} was asked for"
+        raise ModelError(given, f"a layer from {-count} to {count - 1}", "leave the layer out to read the last but one")
+    extra = shape[1] - patches(config) if len(shape) == 3 else -1
+    if extra not in (0, 1):
+        raise _unfit(f"{name} makes hidden states of shape {shape} of a picture of {patches(config)} patches")
+    return Sight(chosen, "default" if extra else "full", patches(config), extra, config.patch_size)
+
+
+def _unfit(given: str) -> ModelError:
+    """Return the error for an encoder that LLaVA's form can't hold."""
+    return ModelError(
+        given, "one token a patch, with or without a class token before them", "choose another vision encoder"
+    )
+
+
+def _check_whole(path: str, missing: list[str], flag: str) -> None:
+    """Refuse weights that transformers would make up."""
+    if missing:
+        raise ModelError(
+            f"{path} lacks {len(missing)} tensors, for example {missing[0]}",
+            "whole weights of the model that config.json describes",
+            f"download it again, or check {flag}",
+        )
+
+
+def _first_line(error: BaseException) -> str:
+    """Return the first line of what `error` says."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

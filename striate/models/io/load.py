@@ -1,0 +1,283 @@
+"""Load LVLMs: Hugging Face folders, hub ids and PEFT adapter folders, whole or with a clear error."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers.utils import cached_file
+
+from striate.config import looks_like_hub_id
+from striate.errors import ModelError
+from striate.models.convert.legacy.layouts import is_original, original_error
+from striate.models.io.adapters import ADAPTER_CONFIG, add_adapter, base_of, base_revision_of, is_adapter, merged
+from striate.models.io.devices import resolve_device, resolve_dtype
+from striate.models.io.quiet import quietly
+from striate.models.io.save import REGION_FILE, save_model
+from striate.models.structure.anatomy import find_anatomy, text_only
+from striate.models.visual_token_skipping.checkpoint_rule import follow_region
+
+__all__ = [
+    "REGION_FILE",
+    "Loaded",
+    "load_model",
+    "load_processor",
+    "load_weights",
+    "read_config",
+    "resolve_device",
+    "resolve_dtype",
+    "save_model",
+]
+
+
+@dataclass
+class Loaded:
+    """An LVLM in eval mode and the processor that makes its inputs."""
+
+    model: Any
+    processor: Any
+
+
+def load_model(
+    path: str | Path,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    revision: str | None = None,
+    merge: bool = False,
+    quiet: bool = True,
+) -> Loaded:
+    """Return the LVLM at `path` in eval mode, with its processor.
+
+    A folder whose region.json says that image tokens are computed in the region alone gives a model that does so.
+
+    Args:
+        path: a Hugging Face LVLM folder, a hub id, or a PEFT adapter folder (its base is found from its config).
+        device: `auto` (CUDA where there is some, else CPU), `cpu`, `cuda`, `cuda:N` or `mps`.
+        dtype: `auto` (float32 on CPU, bfloat16 elsewhere), `float32`, `bfloat16` or `float16`.
+        revision: branch, tag or commit of a hub id.
+        merge: add an adapter into the weights, which gives a plain transformers model; without effect on others.
+        quiet: show no progress bars and warnings of transformers.
+
+    Raises:
+        ModelError: no such path, a text-only model, missing or damaged weights, base model or processor.
+    """
+    place = resolve_device(device)
+    kind = resolve_dtype(dtype, place)
+    with quietly(quiet):
+        source = _source(str(path), revision)
+        model = _read_model(source, place, kind, revision, merge)
+        follow_region(model, Path(source) / REGION_FILE)
+        return Loaded(model, _read_processor(source, revision))
+
+
+def load_weights(
+    path: str | Path, *, device: torch.device, dtype: torch.dtype, revision: str | None = None, **options: Any
+) -> Any:
+    """Return the model at `path` in eval mode, without a processor; `options` go to `from_pretrained`.
+
+    Raises:
+        ModelError: as `load_model`, but a processor is not asked for.
+    """
+    with quietly(True):
+        source = _source(str(path), revision)
+        model = _read_model(source, device, dtype, revision, False, **options)
+        follow_region(model, Path(source) / REGION_FILE)
+        return model
+
+
+def load_processor(path: str | Path, *, revision: str | None = None) -> Any:
+    """Return the processor of the model or adapter at `path`; it has `image_processor` and `tokenizer`.
+
+    Raises:
+        ModelError: no such path, or no processor there.
+    """
+    with quietly(True):
+        return _read_processor(_source(str(path), revision), revision)
+
+
+def read_config(path: str | Path, revision: str | None = None) -> Any:
+    """Return the config of the LVLM at `path`; weights are not read.
+
+    Raises:
+        ModelError: no such model, or a text-only one.
+    """
+    return _lvlm_config(_source(str(path), revision), revision)
+
+
+def _source(path: str, revision: str | None) -> str:
+    """Return the folder or hub id to read from; hub ids of adapters are fetched and become a folder."""
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        _refuse_original(folder / "config.json", str(folder))
+        return str(folder)
+    if folder.exists():
+        raise ModelError(f"{path} is a file", "a model folder or a hub id", "give the folder that the file is in")
+    if not looks_like_hub_id(path):
+        raise _no_such(path, "there is no such folder")
+    try:
+        plain, adapter = (
+            cached_file(path, name, revision=revision, _raise_exceptions_for_missing_entries=False)
+            for name in ("config.json", ADAPTER_CONFIG)
+        )
+        if plain:
+            _refuse_original(Path(plain), path)
+        return snapshot_download(path, revision=revision) if adapter else path
+    except (OSError, ValueError) as error:
+        raise _no_such(path, _first_line(error)) from error
+
+
+def _refuse_original(file: Path, source: str) -> None:
+    """Raise for a config in the layout of its authors: transformers would misread it, or not read it at all."""
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        # Missing and damaged configs have errors of their own where they are read.
+        return
+    if isinstance(config, dict) and is_original(config):
+        raise original_error(source, config)
+
+
+def _no_such(path: str, reason: str) -> ModelError:
+    """Return the error for a path that is neither a folder nor a model that the hub gives."""
+    return ModelError(
+        f"no model at {path!r}: {reason}",
+        "a folder with config.json or adapter_config.json, or a hub id such as llava-hf/llava-1.5-7b-hf",
+        "check the path; for a hub id, check the network and `hf auth login`",
+    )
+
+
+def _read_model(
+    source: str, device: torch.device, dtype: torch.dtype, revision: str | None, merge: bool, **options: Any
+) -> Any:
+    """Return the model of `source` on `device`, following an adapter to its base."""
+    folder = Path(source)
+    if not is_adapter(folder):
+        return _read_plain(source, dtype, revision, **options).to(device).eval()
+    base, pinned = base_of(folder), base_revision_of(folder)
+    try:
+        plain = _read_plain(_source(base, pinned), dtype, pinned, **options)
+    except ModelError as error:
+        given = f"the adapter in {source} needs its base model {base!r}, which can't be used: {error.given}"
+        hint = f"mend base_model_name_or_path in {folder / ADAPTER_CONFIG}"
+        raise ModelError(given, error.allowed, hint) from error
+    wrapped = add_adapter(plain.to(device), folder)
+    return merged(wrapped) if merge else wrapped
+
+
+def _read_plain(source: str, dtype: torch.dtype, revision: str | None, **options: Any) -> Any:
+    """Return the LVLM in `source` on the CPU, refusing text-only models and incomplete weights."""
+    config = _lvlm_config(source, revision)
+    _check_weight_files(source)
+    try:
+        model, info = AutoModelForImageTextToText.from_pretrained(
+            source, config=config, dtype=dtype, revision=revision, output_loading_info=True, **options
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ModelError(
+            f"the weights in {source} can't be loaded: {_first_line(error)}",
+            "whole weights of the model that config.json describes",
+            "download or save the model again",
+        ) from error
+    _check_complete(source, model, info)
+    return model
+
+
+def _lvlm_config(source: str, revision: str | None) -> Any:
+    """Return the config of `source`, refusing other kinds of models."""
+    config = _read_config(source, revision)
+    if type(config) not in AutoModelForImageTextToText._model_mapping:
+        raise _not_lvlm(source, config)
+    return config
+
+
+def _read_config(source: str, revision: str | None) -> Any:
+    """Return the config of `source`."""
+    if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
+        raise ModelError(
+            f"{source} has no config.json",
+            "a folder with config.json or adapter_config.json",
+            "give the folder that `save_pretrained` wrote",
+        )
+    try:
+        return AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if Path(source).is_dir():
+            given = f"{source}/config.json can't be used: {_first_line(error)}"
+            raise ModelError(
+                given, "a model type of transformers", "check the file, or upgrade transformers"
+            ) from error
+        raise _no_such(source, _first_line(error)) from error
+
+
+def _not_lvlm(source: str, config: Any) -> ModelError:
+    """Return the error for a config of another kind of model."""
+    name = f"{source} ({(config.architectures or [config.model_type])[0]})"
+    if not hasattr(config, "vision_config"):
+        return text_only(name)
+    return ModelError(
+        f"{name} is not a vision-language model that answers in text",
+        "a model of AutoModelForImageTextToText",
+        "choose another model; see `striate ls families`",
+    )
+
+
+def _check_weight_files(source: str) -> None:
+    """Raise when a folder holds no weights at all."""
+    folder = Path(source)
+    if folder.is_dir() and not any(next(folder.glob(p), None) for p in ("*.safetensors*", "pytorch_model*.bin*")):
+        raise ModelError(
+            f"{source} has a config.json, but no weights",
+            "model.safetensors, or its shards with their index",
+            "download or save the model again",
+        )
+
+
+def _check_complete(source: str, model: Any, info: Any) -> None:
+    """Raise when transformers made up tensors, or left layers of the file aside: both are silent there."""
+    anatomy = find_anatomy(model)
+    missing = sorted(info["missing_keys"])
+    unread = sorted(name for name in info["unexpected_keys"] if name.startswith(f"{anatomy.layers_name}."))
+    if missing or unread:
+        what = (
+            f"lacks {len(missing)} tensors" if missing else f"holds {len(unread)} tensors of layers beyond its config"
+        )
+        raise ModelError(
+            f"{source} {what} (for example {(missing or unread)[0]}): config.json and weights disagree",
+            f"weights of {anatomy.num_layers} decoder layers, as config.json says",
+            "download or save the model again",
+        )
+
+
+def _read_processor(source: str, revision: str | None) -> Any:
+    """Return the processor of `source`, or of an adapter's base when the adapter folder has none."""
+    folder = Path(source)
+    places = [(source, revision)]
+    if is_adapter(folder):
+        pinned = base_revision_of(folder)
+        places.append((_source(base_of(folder), pinned), pinned))
+    reason = "only a tokenizer was found"
+    for place, commit in places:
+        try:
+            processor = AutoProcessor.from_pretrained(place, revision=commit)
+        except (OSError, ValueError, ImportError, TypeError, KeyError) as error:
+            reason = _first_line(error)
+            continue
+        if hasattr(processor, "image_processor") and hasattr(processor, "tokenizer"):
+            return processor
+    raise ModelError(
+        f"{source} has no processor: {reason}",
+        "processor_config.json or preprocessor_config.json, and the tokenizer's files, beside the weights",
+        "copy them from the model that this one was made from",
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    """Return the first line of what `error` says."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

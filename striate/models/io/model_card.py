@@ -1,0 +1,308 @@
+"""The model card: `README.md` of a checkpoint, with the hub's metadata, the region, figures and the run's config."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from striate.artifacts import Difference, EvalRecord, PruneRecord, Region, TaskScore
+from striate.config import RunConfig, looks_like_hub_id
+from striate.storage.atomic import write_bytes
+
+CARD_FILE = "README.md"
+PIPELINE = "image-text-to-text"
+PERPLEXITY = "perplexity"
+METHODS = {"lora": "LoRA", "qlora": "QLoRA", "full": "full weights"}
+FENCE = "````"
+IMAGE_RULE = (
+    "**Image tokens are computed only in the layers of the region{more}**: in others they {keep}."
+    " `striate.load_model` reads that from region.json. Plain transformers and PEFT load these weights too, but compute"
+    " image tokens in every layer, which is another model than the one that was tuned and measured."
+)
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What a card tells; whatever is not known yet is None or empty.
+
+    Attributes:
+        base: the model that this one was made from, a hub id or a folder.
+        method: how the region was trained: `lora`, `qlora`, `full`; empty where nothing was.
+        region: in the layer numbers of the base.
+        trained: trained parameters and all parameters.
+        samples: how many samples it was trained on.
+        adapter: whether the folder holds an adapter, which needs its base.
+        prune: which layers are gone.
+        evaluation: scores of this model.
+        differences: paired comparisons of this model with a baseline.
+        config: of the run.
+    """
+
+    base: str
+    method: str
+    region: Region | None
+    trained: tuple[int, int] | None = None
+    samples: int | None = None
+    adapter: bool = False
+    prune: PruneRecord | None = None
+    evaluation: EvalRecord | None = None
+    differences: tuple[Difference, ...] = ()
+    config: RunConfig | None = None
+
+
+def write_card(folder: Path, facts: CardFacts) -> None:
+    """Write the card of the checkpoint in `folder`, whole or not at all.
+
+    Raises:
+        ArtifactError: the folder can't be written.
+    """
+    # The unfinished text stands beside the folder: a kill in between must not leave a file in a finished checkpoint.
+    write_bytes(folder / CARD_FILE, card_text(facts, folder.name).encode(), beside=folder.parent)
+
+
+def card_text(facts: CardFacts, folder: str) -> str:
+    """Return the card as Markdown below its YAML metadata; `folder` is the name that its example loads from."""
+    parts = [
+        f"# {folder}: {_base_name(facts.base)}, {_deed(facts)}",
+        _summary(facts),
+        _region(facts),
+        _figures(facts),
+        _loading(facts, folder),
+        _config(facts),
+        "Made with striate, after arXiv 2412.12785 (ACL 2025).",
+    ]
+    body = "\n\n".join(part for part in parts if part)
+    return f"---\n{_metadata(facts, folder)}\n---\n\n{body}\n"
+
+
+def license_of(base: str) -> str | None:
+    """Return the licence that the base model's own card names, where there is a card on this disk."""
+    path = Path(base) / CARD_FILE
+    try:
+        fields = path.read_text(encoding="utf-8").split("---")
+        found = yaml.safe_load(fields[1]) if len(fields) > 2 and not fields[0].strip() else None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return None
+    named = found.get("license") if isinstance(found, dict) else None
+    return named if isinstance(named, str) else None
+
+
+def _metadata(facts: CardFacts, folder: str) -> str:
+    """Return the YAML metadata of the hub."""
+    from huggingface_hub import ModelCardData
+
+    base = facts.base if looks_like_hub_id(facts.base) else None
+    data = ModelCardData(
+        base_model=base,
+        base_model_relation=("adapter" if facts.adapter else "finetune") if base else None,
+        library_name="peft" if facts.adapter else "transformers",
+        license=license_of(facts.base),
+        model_name=folder,
+        pipeline_tag=PIPELINE,
+        tags=_tags(facts),
+        eval_results=_results(facts.evaluation) or None,
+    )
+    return str(data.to_yaml())
+
+
+def _tags(facts: CardFacts) -> list[str]:
+    """Return the hub's tags."""
+    named = [("visual-region", facts.region is not None), (facts.method, facts.method in ("lora", "qlora"))]
+    removed = facts.prune is not None and bool(facts.prune.removed)
+    return ["striate", *(name for name, on in [*named, ("layer-pruning", removed)] if on)]
+
+
+def _results(record: EvalRecord | None) -> list[Any]:
+    """Return the scores as results of the hub's model index."""
+    from huggingface_hub import EvalResult
+
+    return [
+        EvalResult(
+            task_type=PIPELINE if task.kind == "visual" else "text-generation",
+            dataset_type=_on_one_line(task.pack),
+            dataset_name=_on_one_line(f"{task.pack}: {task.task}"),
+            # Without a config of their own, tasks of one pack would be taken for one.
+            dataset_config=_on_one_line(task.task),
+            metric_type=task.metric,
+            metric_value=round(task.score, 4),
+            metric_name=f"{task.metric}, n = {task.n}, 95% interval {task.low:.4f} to {task.high:.4f}",
+        )
+        for task in (record.tasks if record else ())
+    ]
+
+
+def _base_name(base: str) -> str:
+    """Return a hub id as it is, and of a folder its last part: where it lay tells a reader nothing."""
+    return base if looks_like_hub_id(base) else Path(base).name or base
+
+
+def _deed(facts: CardFacts) -> str:
+    """Return what was done to the base, in a few words."""
+    tuned = f"tuned in {len(facts.region)} of {facts.region.num_layers} layers" if facts.region and facts.method else ""
+    gone = f"{len(facts.prune.removed)} layers removed" if facts.prune and facts.prune.removed else ""
+    return ", ".join(part for part in (tuned, gone) if part) or "unchanged"
+
+
+def _summary(facts: CardFacts) -> str:
+    """Return what this model is, in sentences."""
+    told = [f"Base model: `{_base_name(facts.base)}`."]
+    if facts.method:
+        told.append(f"Visual instruction tuning with {METHODS.get(facts.method, facts.method)}.")
+    if facts.trained:
+        trained, total = facts.trained
+        told.append(f"{trained:,} of {total:,} parameters were trained ({100 * trained / (total or 1):.1f}%).")
+    if facts.samples:
+        told.append(f"{facts.samples:,} training samples.")
+    if facts.prune:
+        told.append(
+            f"Parameters: {facts.prune.parameters_before:,} before pruning, {facts.prune.parameters_after:,} now."
+        )
+    return " ".join(told)
+
+
+def _region(facts: CardFacts) -> str:
+    """Return the stack of layers as text, and the new number of every layer that moved."""
+    region, removed = facts.region, facts.prune.removed if facts.prune else ()
+    if region is None:
+        return ""
+    signs = {True: f"████████  {'trained' if facts.method else 'in the region'}", False: "░░░░░░░░"}
+    rows = [
+        f"{layer:3d} {'╳╳╳╳╳╳╳╳  removed' if layer in removed else signs[layer in region]}"
+        for layer in reversed(range(region.num_layers))
+    ]
+    stack = "\n".join([f"{FENCE}text", "    ↑ output", *rows, "    ↑ input", FENCE])
+    told = f"## Region\n\n`{_plain(region.spec)}`: layers {', '.join(map(str, region.layers)) or 'none'} "
+    return f"{told}of {region.num_layers}, counted from 0.\n\n{stack}{_moves(facts.prune)}"
+
+
+def _moves(prune: PruneRecord | None) -> str:
+    """Return old and new layer numbers."""
+    if prune is None or not prune.removed:
+        return ""
+    moved = ", ".join(f"{old}→{new}" for old, new in sorted(prune.old_to_new.items()))
+    gone = ", ".join(map(str, prune.removed))
+    return f"\n\nRemoved: layers {gone} (lowest {prune.scorer} outside the region). Old→new: {moved}."
+
+
+def _figures(facts: CardFacts) -> str:
+    """Return scores and retention with their intervals."""
+    if facts.evaluation is None:
+        return ""
+    rows = {(row.pack, row.task, row.metric): row for row in facts.differences}
+    lines = [
+        "## Evaluation",
+        "",
+        "Scores in % with 95% bootstrap intervals (perplexity: nats a token, lower is better); retention against "
+        f"{facts.differences[0].baseline if facts.differences else 'a baseline'} on the same items.",
+        "",
+        "| task | metric | n | score | 95% interval | retention | 95% interval |",
+        "|---|---|---|---|---|---|---|",
+        *(_whole_row(row) for row in facts.differences if row.pack == "*"),
+        *(_row(task, rows.get((task.pack, task.task, task.metric))) for task in facts.evaluation.tasks),
+    ]
+    return "\n".join(lines)
+
+
+def _row(task: TaskScore, row: Difference | None) -> str:
+    """Return one task's line of the table."""
+    scale, digits = (1.0, 3) if task.metric == PERPLEXITY else (100.0, 1)
+    score, low, high = (f"{scale * value:.{digits}f}" for value in (task.score, task.low, task.high))
+    cells = [f"{task.pack}: {task.task}", task.metric, str(task.n), score, f"{low} to {high}", *_retention(row)]
+    return f"| {' | '.join(map(_plain, cells))} |"
+
+
+def _whole_row(row: Difference) -> str:
+    """Return the line of a mean over tasks."""
+    cells = [f"all {row.kind} tasks", "mean", str(row.n), f"{100 * row.score:.1f}", "", *_retention(row)]
+    return f"| {' | '.join(cells)} |"
+
+
+def _retention(row: Difference | None) -> Sequence[str]:
+    """Return the retention and its interval, empty where there is none."""
+    if row is None or row.retention is None:
+        return "", ""
+    if row.retention_low is None or row.retention_high is None:
+        return f"{row.retention:.1f}%", ""
+    return f"{row.retention:.1f}%", f"{row.retention_low:.1f} to {row.retention_high:.1f}"
+
+
+def _loading(facts: CardFacts, folder: str) -> str:
+    """Return how to load the model without striate."""
+    if facts.adapter:
+        lines = [
+            "from peft import PeftModel",
+            "from transformers import AutoModelForImageTextToText, AutoProcessor",
+            "",
+            f"base = AutoModelForImageTextToText.from_pretrained({_base_name(facts.base)!r})",
+            f"model = PeftModel.from_pretrained(base, {folder!r})",
+        ]
+    else:
+        lines = [
+            "from transformers import AutoModelForImageTextToText, AutoProcessor",
+            "",
+            f"model = AutoModelForImageTextToText.from_pretrained({folder!r})",
+        ]
+    lines.append(f"processor = AutoProcessor.from_pretrained({folder!r})")
+    if _skips_images(facts):
+        lines = ["import striate", "", f"loaded = striate.load_model({folder!r})  # loaded.model, loaded.processor"]
+    code = "\n".join(["## Loading", "", f"{FENCE}python", *lines, FENCE])
+    return (
+        f"{code}\n\n{IMAGE_RULE.format(more=_more_layers(facts), keep=_elsewhere(facts))}"
+        if _skips_images(facts)
+        else code
+    )
+
+
+def _skips_images(facts: CardFacts) -> bool:
+    """Return whether the model computes image tokens in its region alone."""
+    by_config = facts.config is not None and facts.config.train.image_tokens == "region"
+    return by_config or (facts.region is not None and facts.region.image_tokens == "region")
+
+
+def _elsewhere(facts: CardFacts) -> str:
+    """Return what image tokens do in layers that do not compute them, in words."""
+    if facts.region is not None and facts.region.image_tokens == "region":
+        shift = facts.region.image_shift
+    else:
+        shift = facts.config is not None and facts.config.train.image_shift
+    return "take a constant step" if shift else "keep their state"
+
+
+def _more_layers(facts: CardFacts) -> str:
+    """Return which layers outside the region compute image tokens, in words, or nothing."""
+    more = facts.region.image_layers if facts.region else ()
+    if more:
+        return f" and in layer{'s' * (len(more) > 1)} {', '.join(map(str, more))}"
+    also = facts.config.train.image_also if facts.config else "none"
+    return f" and in those of `{also}`" if also != "none" else ""
+
+
+def _config(facts: CardFacts) -> str:
+    """Return the run's config, folded, without the places on the disk where it ran."""
+    if facts.config is None:
+        return ""
+    text = yaml.safe_dump(_without_places(facts.config.model_dump(mode="json")), sort_keys=False, allow_unicode=True)
+    return f"<details><summary>Config of the run</summary>\n\n{FENCE}yaml\n{text}{FENCE}\n\n</details>"
+
+
+def _without_places(value: Any) -> Any:
+    """Return `value` with every absolute path cut to its last part."""
+    if isinstance(value, dict):
+        return {key: _without_places(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_without_places(one) for one in value]
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+
+
+def _on_one_line(text: str) -> str:
+    """Return `text` without line breaks: a line of dashes would end the metadata."""
+    return " ".join(text.split())
+
+
+def _plain(text: str) -> str:
+    """Return `text` as it may stand in a table of Markdown."""
+    return _on_one_line(text).replace("|", "\\|").replace("<", "&lt;").replace("`", "'")

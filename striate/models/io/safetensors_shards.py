@@ -1,0 +1,238 @@
+"""Safetensors checkpoints as byte ranges: read where each tensor lies, and write chosen ones under new names.
+
+The format (https://huggingface.co/docs/safetensors): 8 bytes with the header's length, little-endian; a JSON header
+with dtype, shape and byte range of each tensor; then the tensors' bytes without gaps. Nothing here decodes a tensor,
+so memory stays at one copy buffer and every dtype comes through unchanged.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from striate.errors import ModelError
+from striate.storage.atomic import write_text
+
+WHOLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+ALLOWED = "model.safetensors, or its shards with model.safetensors.index.json"
+AGAIN = "download or save the model again"
+_BUFFER = 1 << 20
+_LENGTH_BYTES = 8
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A part of a tensor: in each of `rows`, the blocks `kept` of `size` bytes, out of `blocks`."""
+
+    rows: int
+    blocks: int
+    size: int
+    kept: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One tensor on disk: its file, dtype code (`BF16`, ...), shape, first and last byte, and what is left of it."""
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+    cut: Cut | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of the tensor, once cut."""
+        return self.cut.rows * len(self.cut.kept) * self.cut.size if self.cut else self.end - self.begin
+
+    @property
+    def numel(self) -> int:
+        """Elements of the tensor, once cut."""
+        return math.prod(self.shape)
+
+    def only(self, axis: int, kept: Sequence[int], blocks: int) -> Stored:
+        """Return the tensor with only the blocks `kept` of its equal `blocks` along `axis`."""
+        rows = math.prod(self.shape[:axis])
+        length = self.shape[axis] // blocks * len(kept)
+        cut = Cut(rows, blocks, (self.end - self.begin) // (rows * blocks), tuple(kept))
+        return replace(self, shape=(*self.shape[:axis], length, *self.shape[axis + 1 :]), cut=cut)
+
+    def pieces(self) -> Iterator[tuple[int, int]]:
+        """Yield where the tensor's bytes are, in order: first byte and how many."""
+        if self.cut is None:
+            yield self.begin, self.size
+            return
+        for row in range(self.cut.rows):
+            for block in self.cut.kept:
+                yield self.begin + (row * self.cut.blocks + block) * self.cut.size, self.cut.size
+
+
+def read_shards(folder: Path) -> dict[str, Stored]:
+    """Return every tensor of the safetensors checkpoint in `folder` by its stored name, in file order.
+
+    Raises:
+        ModelError: no weights, a shard that is missing or damaged, or shards and index that disagree.
+    """
+    index = folder / INDEX
+    if not index.is_file():
+        if not (folder / WHOLE).is_file():
+            raise ModelError(f"{folder} has no safetensors weights", ALLOWED, _hint(folder))
+        return read_file(folder / WHOLE)
+    placed = _weight_map(index)
+    missing = sorted({file for file in placed.values() if not (folder / file).is_file()})
+    if missing:
+        given = f"{folder} lacks {len(missing)} of {len(set(placed.values()))} shards, for example {missing[0]}"
+        raise ModelError(given, f"every shard that {INDEX} names", AGAIN)
+    found: dict[str, Stored] = {}
+    for file in sorted(set(placed.values())):
+        for name, tensor in read_file(folder / file).items():
+            if placed.get(name) != file:
+                given = f"{folder / file} holds {name}, but {INDEX} places it in {placed.get(name, 'no shard')}"
+                raise ModelError(given, "shards and an index of one model", AGAIN)
+            found[name] = tensor
+    lost = sorted(set(placed) - set(found))
+    if lost:
+        given = f"{folder / placed[lost[0]]} lacks {lost[0]}, which {INDEX} places there"
+        raise ModelError(given, "shards and an index of one model", AGAIN)
+    return found
+
+
+def read_file(path: Path) -> dict[str, Stored]:
+    """Return the tensors of one safetensors file, in file order.
+
+    Raises:
+        ModelError: the file is cut short, or is no safetensors file.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(_LENGTH_BYTES), "little")
+        start = _LENGTH_BYTES + length
+        if not 2 <= length <= size - _LENGTH_BYTES:
+            raise _damaged(path, f"a header of {length} bytes in a file of {size} bytes")
+        try:
+            header = json.loads(stream.read(length))
+            rows = [(name, row) for name, row in header.items() if name != "__metadata__"]
+            tensors = {name: _stored(path, row, start) for name, row in rows}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise _damaged(path, "its header can't be read") from error
+    end = max((tensor.end for tensor in tensors.values()), default=start)
+    if end != size:
+        raise _damaged(path, f"its header speaks of {end} bytes, and it has {size}")
+    return dict(sorted(tensors.items(), key=lambda item: item[1].begin))
+
+
+def write_shards(folder: Path, groups: Sequence[Mapping[str, Stored]]) -> None:
+    """Write each group of tensors, by its new names, as one shard in `folder`, with the index where there are several.
+
+    Raises:
+        OSError: the folder can't be written, or the disk is full.
+    """
+    files = shard_names(len(groups))
+    for file, group in zip(files, groups, strict=True):
+        _write(folder / file, group)
+    if len(files) > 1:
+        placed = {name: file for file, group in zip(files, groups, strict=True) for name in group}
+        tensors = [tensor for group in groups for tensor in group.values()]
+        write_index(folder, placed, sum(t.numel for t in tensors), sum(t.size for t in tensors))
+
+
+def shard_names(count: int) -> list[str]:
+    """Return the file names that transformers gives to `count` shards."""
+    if count == 1:
+        return [WHOLE]
+    return [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
+
+
+def write_index(folder: Path, placed: Mapping[str, str], parameters: int, size: int) -> None:
+    """Write the index of a sharded checkpoint: the file of each tensor, all elements and bytes."""
+    content = {
+        "metadata": {"total_parameters": parameters, "total_size": size},
+        "weight_map": dict(sorted(placed.items())),
+    }
+    write_text(folder / INDEX, json.dumps(content, indent=2) + "\n")
+
+
+def by_file(tensors: Mapping[str, Stored], names: Mapping[str, str]) -> list[dict[str, Stored]]:
+    """Return the tensors that `names` (old to new) keeps, under their new names, one group a source file."""
+    groups: dict[Path, dict[str, Stored]] = {}
+    for old, new in names.items():
+        groups.setdefault(tensors[old].file, {})[new] = tensors[old]
+    return [dict(sorted(group.items(), key=lambda item: item[1].begin)) for group in groups.values()]
+
+
+def _write(path: Path, group: Mapping[str, Stored]) -> None:
+    """Write one shard: the header, then each tensor's bytes as they are."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, tensor in group.items():
+        header[name] = {
+            "dtype": tensor.dtype,
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, offset + tensor.size],
+        }
+        offset += tensor.size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _LENGTH_BYTES)
+    with path.open("wb") as target:
+        target.write(len(text).to_bytes(_LENGTH_BYTES, "little") + text)
+        _copy_all(target, group.values())
+
+
+def _copy_all(target: BinaryIO, tensors: Iterable[Stored]) -> None:
+    """Copy the bytes of each tensor to `target`, opening each source file once."""
+    source: BinaryIO | None = None
+    try:
+        for tensor in tensors:
+            if source is None or source.name != str(tensor.file):
+                if source is not None:
+                    source.close()
+                source = tensor.file.open("rb")
+            for begin, size in tensor.pieces():
+                source.seek(begin)
+                _copy(source, target, size)
+    finally:
+        if source is not None:
+            source.close()
+
+
+def _copy(source: BinaryIO, target: BinaryIO, size: int) -> None:
+    """Copy the next `size` bytes."""
+    while size:
+        chunk = source.read(min(size, _BUFFER))
+        if not chunk:
+            raise OSError(f"{source.name} ends early")
+        target.write(chunk)
+        size -= len(chunk)
+
+
+def _stored(path: Path, row: Mapping[str, Any], start: int) -> Stored:
+    """Return one entry of a header."""
+    begin, end = row["data_offsets"]
+    return Stored(path, str(row["dtype"]), tuple(row["shape"]), start + int(begin), start + int(end))
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """Return the file of each tensor that the index names."""
+    try:
+        placed = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        return {str(name): str(file) for name, file in placed.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{index} is damaged", 'JSON with "weight_map"', AGAIN) from error
+
+
+def _damaged(path: Path, reason: str) -> ModelError:
+    """Return the error for a file that is not whole."""
+    return ModelError(f"{path} is damaged: {reason}", "a whole safetensors file", AGAIN)
+
+
+def _hint(folder: Path) -> str:
+    """Return what to do about a folder without safetensors."""
+    if any(folder.glob("pytorch_model*.bin")):
+        return "it holds .bin files: load it with striate.load_model and save it again with save_pretrained"
+    return AGAIN

@@ -1,0 +1,67 @@
+"""Write an LVLM and its processor to a folder: all of it or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from striate.artifacts import Region, write_document
+from striate.models.io.model_card import CARD_FILE, CardFacts, card_text
+from striate.models.io.quiet import quietly
+from striate.models.visual_token_skipping.rule import rule_of
+from striate.models.visual_token_skipping.shift import write_shift
+from striate.storage.atomic import new_folder, write_text
+
+REGION_FILE = "region.json"
+
+
+def save_model(
+    model: Any,
+    processor: Any | None,
+    path: Path | str,
+    region: Region | None = None,
+    card: CardFacts | None = None,
+) -> None:
+    """Write `model`, `processor`, `region.json` and the model card to the folder `path`, whole or not at all.
+
+    A plain model becomes an ordinary checkpoint, a PEFT model an adapter folder. `processor` None writes none:
+    such a folder is only good for more work in memory, since nothing can ask the model without a processor.
+
+    Raises:
+        ArtifactError: `path` holds files already, can't be written, or the disk is full.
+    """
+    with new_folder(Path(path)) as folder, quietly(True):
+        try:
+            model.save_pretrained(folder)
+        except SafetensorError as error:
+            # The folder's own writer says it, under the name that was asked for.
+            raise OSError(str(error)) from error
+        if processor is not None:
+            processor.save_pretrained(folder)
+        if region is not None:
+            write_document(folder / REGION_FILE, region)
+            if region.image_shift and (rule := rule_of(model)) is not None:
+                write_shift(folder, rule.shift)
+        if card is not None:
+            write_text(folder / CARD_FILE, card_text(card, Path(path).name))
+
+
+def renumbered(region: Region, old_to_new: Mapping[int, int]) -> Region:
+    """Return `region` in the layer numbers of a model that lost layers outside it."""
+    if len(old_to_new) == region.num_layers:
+        return region
+    layers = tuple(old_to_new[layer] for layer in region.layers)
+    more = tuple(old_to_new[layer] for layer in region.image_layers if layer in old_to_new)
+    spec = f"ids:{','.join(map(str, layers))}" if layers else "none"
+    return Region(
+        layers=layers,
+        num_layers=len(old_to_new),
+        spec=spec,
+        selector="ids" if layers else "none",
+        image_tokens=region.image_tokens,
+        image_layers=more,
+        image_shift=region.image_shift,
+    )

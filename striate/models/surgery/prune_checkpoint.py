@@ -1,0 +1,211 @@
+"""Remove decoder layers from a checkpoint on disk: tensors are renamed and copied, the model is never built."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from striate.artifacts import Region, read_document, write_document
+from striate.errors import ModelError
+from striate.models.io.adapters import is_adapter
+from striate.models.io.quiet import quietly
+from striate.models.io.safetensors_shards import AGAIN, Stored, by_file, read_shards, write_shards
+from striate.models.io.save import REGION_FILE, renumbered
+from striate.models.io.stored_names import StoredNames, Target
+from striate.models.structure.anatomy import Anatomy, layer_of
+from striate.models.structure.meta_model import blueprint
+from striate.models.surgery.config_edits import cannot_remove
+from striate.models.surgery.remove_layers import remove_layers
+from striate.models.visual_token_skipping.shift import carried, read_shift, write_shift
+from striate.storage.atomic import new_folder
+
+# Weights, and what is written anew or speaks of the model before the removal.
+_WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth", ".gguf", ".h5")
+_OWN = frozenset({"config.json", REGION_FILE, "prune.json"})
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PrunedCheckpoint:
+    """What went where: new numbers of the layers that stay, and the elements stored before and after."""
+
+    old_to_new: dict[int, int]
+    parameters_before: int
+    parameters_after: int
+
+
+def prune_checkpoint(source: Path | str, remove: Sequence[int], out: Path | str) -> PrunedCheckpoint:
+    """Return what was kept, after writing the LVLM in `source` without the decoder layers `remove` to `out`.
+
+    The same edits as `layer_surgery.remove_layers`, made on a model without weights; the tensors are then copied from
+    shard to shard, byte by byte. Peak memory is that of the largest header. Processor, chat template, generation config
+    and other small files come along, and `region.json` in the new layer numbers.
+
+    Raises:
+        ModelError: no such model, an adapter, weights that are not whole or not of this config, layers that can't go.
+        ArtifactError: `out` holds files already or can't be written.
+    """
+    folder = _checked(Path(source).expanduser())
+    plan = blueprint(str(folder))
+    _check_config(plan.model.config, folder)
+    stored = read_shards(folder)
+    targets = _targets(plan.model, plan.anatomy, stored, folder)
+    layers = {name: layer_of(plan.anatomy, target.name) for name, target in targets.items()}
+    region = _region(folder, plan.anatomy, remove)
+    with quietly(True):
+        before = _shapes(plan.model)
+        old_to_new = remove_layers(plan.model, remove)
+        names = _new_names(plan.model, plan.anatomy, targets, layers, old_to_new)
+        kept = {name: stored[name] for name in names}
+        for name, target in targets.items():
+            if layers[name] is None and target.name in before:
+                kept[name] = _cut(stored[name], target, before, plan.model, tuple(old_to_new), plan.anatomy.num_layers)
+        with new_folder(Path(out)) as target_folder:
+            _copy_small_files(folder, target_folder)
+            _write_config(plan.model, target_folder)
+            write_shards(target_folder, by_file(kept, names))
+            if region is not None:
+                write_document(target_folder / REGION_FILE, renumbered(region, old_to_new))
+                if region.image_shift:
+                    shift = read_shift(folder, region, plan.model.config.get_text_config().hidden_size)
+                    write_shift(target_folder, carried(shift, old_to_new))
+    return PrunedCheckpoint(
+        old_to_new,
+        sum(tensor.numel for tensor in stored.values()),
+        sum(tensor.numel for tensor in kept.values()),
+    )
+
+
+def _checked(folder: Path) -> Path:
+    """Return `folder` if it can be a checkpoint on disk."""
+    if not folder.is_dir():
+        raise ModelError(f"no model folder at {folder}", "a folder with config.json and safetensors", "check the path")
+    if is_adapter(folder):
+        raise ModelError(
+            f"{folder} is an adapter: it has no decoder layers of its own",
+            "a whole model",
+            "merge it first: load_model(path, merge=True), then save_model",
+        )
+    return folder
+
+
+def _check_config(config: Any, folder: Path) -> None:
+    """Refuse quantised checkpoints: their tensors are packed in ways that differ by method."""
+    if getattr(config, "quantization_config", None):
+        raise ModelError(
+            f"{folder} is quantised", "weights in bfloat16, float16 or float32", "prune first, quantise afterwards"
+        )
+
+
+def _targets(model: Any, anatomy: Anatomy, stored: Mapping[str, Stored], folder: Path) -> dict[str, Target]:
+    """Return the parameter of each stored tensor, once every parameter has a tensor of its shape."""
+    names = StoredNames(model)
+    parameters = model.state_dict(keep_vars=True)
+    targets = {name: names.target(name) for name in stored}
+    found = {target.name for target in targets.values()}
+    # Tied parameters are one tensor: any of their names on disk is enough.
+    present = {id(parameters[name]) for name in found & set(parameters)}
+    whole = {target.name for target in targets.values() if target.reshaped}
+    missing = [name for name in parameters if id(parameters[name]) not in present and not _joined(name, whole)]
+    extra = [name for name in sorted(found - set(parameters)) if name.startswith(f"{anatomy.layers_name}.")]
+    extra = [name for name in extra if (layer_of(anatomy, name) or 0) >= anatomy.num_layers]
+    if missing or extra:
+        what = f"lacks {len(missing)} tensors" if missing else f"holds {len(extra)} tensors of layers beyond its config"
+        given = f"{folder} {what} (for example {(missing or extra)[0]}): config.json and weights disagree"
+        raise ModelError(given, f"weights of {anatomy.num_layers} decoder layers, as config.json says", AGAIN)
+    for name, target in targets.items():
+        wanted = parameters.get(target.name)
+        if wanted is not None and not target.reshaped and tuple(wanted.shape) != stored[name].shape:
+            given = f"{name} in {folder} has shape {stored[name].shape}, and config.json asks for {tuple(wanted.shape)}"
+            raise ModelError(given, "a config and weights of one model", AGAIN)
+    return targets
+
+
+def _joined(name: str, whole: set[str]) -> bool:
+    """Return whether a conversion that starts from stored tensors may make the parameter `name` too."""
+    parent = name.rpartition(".")[0].rpartition(".")[0]
+    return any(other.startswith(f"{parent}.") for other in whole)
+
+
+def _region(folder: Path, anatomy: Anatomy, remove: Sequence[int]) -> Region | None:
+    """Return the region that the checkpoint carries, if it does; refuse to cut into it."""
+    file = folder / REGION_FILE
+    if not file.is_file():
+        return None
+    region = read_document(file, Region)
+    if region.num_layers != anatomy.num_layers:
+        given = f"{file} is of a model with {region.num_layers} decoder layers, and this one has {anatomy.num_layers}"
+        raise ModelError(given, "the region of this model", "remove that file, or put the right one there")
+    inside = sorted(set(remove) & set(region.layers))
+    if inside:
+        raise ModelError(
+            f"layer {', '.join(map(str, inside))} lies in the region that this model was trained on",
+            f"layers outside the region: {', '.join(map(str, region.outside)) or 'none'}",
+            f"choose other layers, or remove {file} to prune regardless",
+        )
+    return region
+
+
+def _new_names(
+    model: Any,
+    anatomy: Anatomy,
+    targets: Mapping[str, Target],
+    layers: Mapping[str, int | None],
+    old_to_new: Mapping[int, int],
+) -> dict[str, str]:
+    """Return the new stored name of every tensor that stays; `model` has its layers removed already."""
+    renaming = StoredNames(model)
+    names: dict[str, str] = {}
+    for stored, target in targets.items():
+        old = layers[stored]
+        if old is None or old_to_new.get(old) == old:
+            names[stored] = stored
+        elif old in old_to_new:
+            new = old_to_new[old]
+            stacks = (anatomy.layers_name, *anatomy.companion_names)
+            stack = next(name for name in stacks if target.name.startswith(f"{name}.{old}."))
+            rest = target.name.removeprefix(f"{stack}.{old}.")
+            name = renaming.renumbered(stored, f"{stack}.{new}.{rest}", old, new)
+            if name is None:
+                raise cannot_remove(f"the stored name {stored} can't be renumbered from layer {old} to {new}")
+            names[stored] = name
+    return names
+
+
+def _cut(
+    tensor: Stored, target: Target, before: Mapping[str, Shape], model: Any, kept: Sequence[int], num_layers: int
+) -> Stored:
+    """Return a tensor beside the stack, cut where it holds one block a layer: its shape in `model` has then changed."""
+    now = model.get_parameter(target.name).shape
+    axes = [axis for axis, size in enumerate(before[target.name]) if now[axis] != size]
+    if not axes:
+        return tensor
+    if target.reshaped:
+        raise cannot_remove(f"the stored tensors of {target.name} hold one block a layer, in a form of their own")
+    return tensor.only(axes[0], kept, num_layers)
+
+
+def _shapes(model: Any) -> dict[str, Shape]:
+    """Return the shape of every parameter, shared ones under each of their names."""
+    return {name: tuple(tensor.shape) for name, tensor in model.named_parameters(remove_duplicate=False)}
+
+
+def _write_config(model: Any, folder: Path) -> None:
+    """Write the edited config as `save_pretrained` of the model would."""
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(folder)
+
+
+def _copy_small_files(source: Path, target: Path) -> None:
+    """Copy processor, tokenizer, chat template, generation config, licence and the like."""
+    for file in sorted(source.iterdir()):
+        if file.is_file() and file.name not in _OWN and not file.name.startswith(".") and not _is_weights(file.name):
+            shutil.copyfile(file, target / file.name)
+
+
+def _is_weights(name: str) -> bool:
+    """Return whether a file of this name holds weights, or says where they are."""
+    return name.endswith(_WEIGHTS)

@@ -1,0 +1,69 @@
+"""Compare region-only visual compute with whole layers whose image tokens are put back, before it is trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from striate.artifacts import Region
+from striate.errors import ModelError
+from striate.models.io.placing import on_device
+from striate.models.structure.anatomy import decoder_layers, find_anatomy, unwrap
+from striate.models.visual_token_skipping.rule import ImageSkip
+from striate.models.visual_token_skipping.token_indices import hidden_of, with_hidden
+
+# Largest ||a - b|| / ||b|| of what whole layers give with the image tokens put back, by number format.
+_TOLERANCE = {torch.bfloat16: 0.03, torch.float16: 0.01, torch.float32: 1e-3, torch.float64: 1e-6}
+
+
+def check_rule(model: nn.Module, region: Region, batch: Mapping[str, Any]) -> None:
+    """Return if the rule gives on `batch` what whole layers give whose image tokens are put back afterwards.
+
+    Raises:
+        ModelError: it does not, or it can't hold for this model.
+    """
+    core = unwrap(model)
+    inputs = on_device(core, batch)
+    image_BT = find_anatomy(core).image_mask(inputs["input_ids"])
+    with torch.no_grad():
+        with ImageSkip(core, region):
+            found = core(**inputs).logits
+        with put_back(decoder_layers(core), region, image_BT):
+            expected = core(**inputs).logits
+    attended_BT = inputs["attention_mask"].bool()
+    found, expected = found[attended_BT].float(), expected[attended_BT].float()
+    error = float((found - expected).norm() / expected.norm())
+    if not error <= _TOLERANCE.get(core.dtype, _TOLERANCE[torch.bfloat16]):
+        raise ModelError(
+            f"image tokens can't be left out of layers of {core.config.model_type}: outputs are off by {error:.2g}",
+            "decoder layers of plain attention",
+            "use train.image_tokens=all",
+        )
+
+
+@contextmanager
+def put_back(layers: nn.ModuleList, region: Region, image_BT: Tensor) -> Iterator[None]:
+    """Run whole layers, and undo what those that image tokens should pass do to them."""
+    handles = [layers[index].register_forward_hook(_undo(image_BT), with_kwargs=True) for index in region.passing]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _undo(image_BT: Tensor) -> Callable[..., Any]:
+    """Return a forward hook that gives image tokens the hidden states with which they entered."""
+
+    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        before = args[0] if args else kwargs["hidden_states"]
+        after = hidden_of(output)
+        if after.shape[1] != image_BT.shape[1]:
+            return output
+        return with_hidden(output, torch.where(image_BT[..., None], before, after))
+
+    return hook

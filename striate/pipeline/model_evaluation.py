@@ -1,0 +1,152 @@
+"""A run's evaluations as stages, one a model, and what follows: every model against the baseline, and the gate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from striate.artifacts import (
+    EvalRecord,
+    GateResult,
+    Prediction,
+    Retention,
+    read_document,
+    read_lines,
+    write_document,
+    write_lines,
+)
+from striate.config import EvaluateSection
+from striate.progress import Progress
+from striate.runs.folder import RunFolder
+from striate.storage.atomic import cannot_write
+from striate.storage.fingerprints import fingerprint_of, weight_bytes
+from striate.tasks.scoring.compare import compare_predictions
+from striate.tasks.scoring.gate import hold_against
+from striate.tasks.scoring.intervals import METHOD
+
+if TYPE_CHECKING:
+    from striate.models.io.load import Loaded
+    from striate.tasks.packs.reader import Pack
+
+Results = dict[str, tuple[EvalRecord, list[Prediction]]]
+FOLDER, RETENTION_FILE, GATE_FILE = "eval", "retention.json", "gate.json"
+
+
+def evaluation_files(label: str) -> list[str]:
+    """Return where a run folder keeps the record and the predictions of the model called `label`."""
+    return [f"{FOLDER}/{label}.json", f"{FOLDER}/{label}.predictions.jsonl"]
+
+
+def evaluate_model(
+    run: RunFolder,
+    label: str,
+    *,
+    model: str,
+    inputs: dict[str, Any],
+    packs: Callable[[], list[Pack]],
+    load: Callable[[], Loaded],
+    progress: Progress,
+) -> None:
+    """Ask the model called `label` all packs, unless that is up to date; write its record and predictions.
+
+    Replies are kept beside them meanwhile, so that a killed evaluation goes on without asking twice.
+
+    Args:
+        run: the run folder.
+        label: the model's name in the run.
+        model: where the model comes from.
+        inputs: what its answers follow from.
+        packs: gives the packs when they are needed.
+        load: gives the model when it is needed.
+        progress: where to say how far it is.
+
+    Raises:
+        StriateError: see `striate.stages.evaluate.evaluate`.
+    """
+    config = run.config
+    record_file, answers_file = files = evaluation_files(label)
+    journal = f"{FOLDER}/{label}.replies.jsonl"
+
+    def work() -> float:
+        from striate.stages.evaluate import evaluate
+
+        loaded = load()
+        record, predictions = evaluate(
+            loaded.model,
+            loaded.processor,
+            packs(),
+            label=label,
+            model_name=model,
+            config=config.evaluate,
+            machine=config.machine,
+            seed=config.seed,
+            size_bytes=weight_bytes(Path(model)),
+            progress=progress,
+            journal=run.path / journal,
+            journal_key=fingerprint_of(inputs),
+        )
+        write_lines(run.path / answers_file, predictions)
+        write_document(run.path / record_file, record)
+        remove(run.path / journal)
+        return record.peak_memory_gib
+
+    run.stage(f"evaluate:{label}", inputs, files, work, unfinished=[journal])
+
+
+def remove(path: Path) -> None:
+    """Delete a file if it is there.
+
+    Raises:
+        ArtifactError: it can't be deleted.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def read_results(run: Path, labels: Sequence[str]) -> Results:
+    """Return each model's record and predictions in the run folder `run`, by label.
+
+    Raises:
+        ArtifactError: one of them was not evaluated.
+    """
+    places = {label: evaluation_files(label) for label in labels}
+    return {
+        label: (read_document(run / record, EvalRecord), read_lines(run / answers, Prediction))
+        for label, (record, answers) in places.items()
+    }
+
+
+def write_retention(run: Path, results: Results, section: EvaluateSection, seed: int) -> Retention:
+    """Return every model's comparison with the baseline; write eval/retention.json.
+
+    Raises:
+        ArtifactError: two models did not answer the same items.
+    """
+    baseline = results[section.baseline]
+    rows = [
+        row
+        for label, other in results.items()
+        if label != section.baseline
+        for row in compare_predictions(baseline, other, section.bootstrap, seed)
+    ]
+    retention = Retention(baseline=section.baseline, repetitions=section.bootstrap, rows=tuple(rows), interval=METHOD)
+    write_document(run / FOLDER / RETENTION_FILE, retention)
+    return retention
+
+
+def write_gate(run: Path, results: Results, section: EvaluateSection, seed: int) -> GateResult | None:
+    """Return what the gate says of every model, and write eval/gate.json; without a gate, None and no such file.
+
+    Raises:
+        ConfigError: the gate can't be read, or names something that was not measured.
+    """
+    path = run / FOLDER / GATE_FILE
+    if not section.gate:
+        remove(path)
+        return None
+    result = hold_against(section.gate, section.baseline, results, section.bootstrap, seed)
+    write_document(path, result)
+    return result

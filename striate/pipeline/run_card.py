@@ -1,0 +1,49 @@
+"""Model cards of a run's checkpoints, from the artifacts that lie beside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from striate.artifacts import DocumentT, EvalRecord, PruneRecord, Retention, TrainRecord, read_document
+from striate.config import RunConfig
+from striate.models.io.model_card import CardFacts, write_card
+
+FOLDERS = {"tuned": "checkpoint", "pruned": "pruned"}
+
+
+def write_run_card(run: Path, label: str, config: RunConfig, base: str, figures: bool = False) -> None:
+    """Write the card of a run's tuned or pruned model, with its test scores where `figures` is true.
+
+    Does nothing where the run has no such model. `figures` is for after its evaluation: before, scores in the folder
+    may be those of an earlier model.
+
+    Raises:
+        ArtifactError: an artifact is damaged, or the checkpoint's folder can't be written.
+    """
+    folder = run / FOLDERS[label]
+    if folder.is_dir():
+        write_card(folder, card_facts(run, label, config, base, figures))
+
+
+def card_facts(run: Path, label: str, config: RunConfig, base: str, figures: bool) -> CardFacts:
+    """Return what the card of a run's tuned or pruned model tells."""
+    train = _optional(run / "train.json", TrainRecord)
+    prune = _optional(run / "prune.json", PruneRecord) if label == "pruned" else None
+    retention = _optional(run / "eval" / "retention.json", Retention) if figures else None
+    return CardFacts(
+        base=base,
+        method=config.train.method if train else "",
+        region=train.trainable.region if train else prune.region if prune else None,
+        trained=(train.trainable.trainable, train.trainable.total) if train else None,
+        samples=train.samples if train else None,
+        adapter=label == "tuned" and config.train.method != "full",
+        prune=prune,
+        evaluation=_optional(run / "eval" / f"{label}.json", EvalRecord) if figures else None,
+        differences=tuple(row for row in retention.rows if row.label == label) if retention else (),
+        config=config,
+    )
+
+
+def _optional(path: Path, kind: type[DocumentT]) -> DocumentT | None:
+    """Return the document at `path`, or None where there is none."""
+    return read_document(path, kind) if path.exists() else None

@@ -1,0 +1,144 @@
+"""What each stage's result follows from: its settings, and the fingerprints of model, data and earlier artifacts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from striate.config import is_builtin
+from striate.harness.suites import Suite
+from striate.runs.folder import RunFolder
+from striate.selectors.spec.grammar import Spec, parse_spec
+from striate.storage.fingerprints import fingerprint
+from striate.tasks.packs.sources import parse_source, release_fingerprint
+
+
+@dataclass
+class StageInputs:
+    """The inputs of every stage of one run; a change in them makes the stage's artifacts out of date.
+
+    Asking for the inputs of a stage whose predecessor has not run, or ran on other inputs, raises ArtifactError.
+    """
+
+    run: RunFolder
+    model_path: str
+    train_paths: Sequence[Path]
+    calibration_paths: Sequence[Path]
+    pack_paths: Sequence[Path]
+    base_path: str | None = None
+    _known: dict[str, str] = field(default_factory=dict)
+    _noted: dict[str, str] = field(default_factory=dict)
+
+    def analyze(self) -> dict[str, Any]:
+        """Return what the scores follow from."""
+        config = self.run.config
+        return {
+            "model": self.model(),
+            "data": self._data(self.calibration_paths or self.train_paths),
+            "section": config.analyze.model_dump(),
+            "base": self._fingerprint("base", self.base_path) if self.base_path else "",
+            "max_length": config.train.max_length,
+            "seed": config.seed,
+        }
+
+    def select(self) -> dict[str, Any]:
+        """Return what the region follows from; scores only where the SPEC asks for them."""
+        spec = parse_spec(self.run.config.select.region)
+        return {
+            "model": self.model(),
+            "spec": spec.text,
+            "scores": self._scores() if spec.needs_scores else "",
+            "file": _file(spec),
+        }
+
+    def train(self) -> dict[str, Any]:
+        """Return what the tuned model follows from."""
+        config = self.run.config
+        return {
+            "model": self.model(),
+            "data": self._data(self.train_paths),
+            "limit": config.data.max_train_samples,
+            "region": self._region(),
+            "section": config.train.model_dump(),
+            **({"image_also": also} if (also := _file(parse_spec(config.train.image_also))) else {}),
+            "seed": config.seed,
+        }
+
+    def prune(self) -> dict[str, Any]:
+        """Return what the pruned model follows from."""
+        section = self.run.config.prune
+        return {
+            "checkpoint": self.model("tuned"),
+            "region": self._region(),
+            "scores": self._scores() if section.remove else "",
+            "section": section.model_dump(),
+        }
+
+    def evaluate(self, label: str) -> dict[str, Any]:
+        """Return what the answers of the model called `label` follow from."""
+        config = self.run.config
+        return {
+            "model": self.model(label),
+            "packs": self._packs(),
+            "section": config.evaluate.model_dump(exclude={"models", "baseline", "suites", "others", "gate"}),
+            "seed": config.seed,
+        }
+
+    def suite(self, label: str, suite: Suite) -> dict[str, Any]:
+        """Return what a harness's figures of the model called `label` follow from."""
+        return {
+            "model": self.model(label),
+            "suite": [suite.harness, *suite.tasks],
+            "folder": fingerprint(suite.folder) if suite.folder else "",
+            "limit": self.run.config.evaluate.limit,
+        }
+
+    def model(self, label: str = "start") -> str:
+        """Return the fingerprint of the model called `label`."""
+        if label == "tuned":
+            return self.run.output("train", "checkpoint", self.train())
+        if label == "pruned":
+            return self.run.output("prune", "pruned", self.prune())
+        if label in self.run.config.evaluate.others:
+            return self._fingerprint(f"model:{label}", self.run.config.evaluate.others[label])
+        return self._fingerprint("model", self.model_path)
+
+    def _scores(self) -> str:
+        """Return the fingerprint of the scores."""
+        return self.run.output("analyze", "scores.json", self.analyze())
+
+    def _region(self) -> str:
+        """Return the fingerprint of the region."""
+        return self.run.output("select", "region.json", self.select())
+
+    def _data(self, paths: Sequence[Path]) -> list[str]:
+        """Return the fingerprints of data sets."""
+        return [self._fingerprint(f"data:{path.name}", str(path)) for path in paths]
+
+    def _packs(self) -> list[str]:
+        """Return the fingerprints of test packs, and lighter ones of published benchmarks."""
+        named = [parse_source(name) for name in self.run.config.evaluate.packs if not is_builtin(name)]
+        published = {source.folder for source in named if source.benchmark}
+        return [
+            self._fingerprint(f"data:{path.name}", str(path), release_fingerprint if path in published else fingerprint)
+            for path in self.pack_paths
+        ]
+
+    def _fingerprint(self, name: str, place: str, read: Callable[[Path], str] = fingerprint) -> str:
+        """Return the fingerprint of a model or data set, computed once and noted; a hub id stands for itself."""
+        if place not in self._known:
+            path = Path(place)
+            revision = self.run.config.model.revision or "main"
+            self._known[place] = read(path) if path.exists() else f"{place}@{revision}"
+            # Data sets in folders of one name are told apart by their whole paths.
+            label = f"{name} ({place})" if self._noted.get(name, place) != place else name
+            self._noted[label] = place
+            self.run.note_fingerprint(label, self._known[place])
+        return self._known[place]
+
+
+def _file(spec: Spec) -> str:
+    """Return the fingerprint of the file that a SPEC names; empty if it names none."""
+    return fingerprint(spec.path) if spec.path and spec.path.is_file() else ""

@@ -1,0 +1,134 @@
+"""Validate a run before it starts: names, SPECs, data and model path, without loading a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from striate.config import BUILTIN, RunConfig, is_builtin, looks_like_hub_id
+from striate.demo.places import check_pack
+from striate.errors import ModelError
+from striate.pipeline.preflight import labels_of
+from striate.selectors.spec.extra_visual_layers import parse_image_also
+from striate.selectors.spec.grammar import parse_spec
+from striate.selectors.spec.required_scores import check_needs
+
+if TYPE_CHECKING:
+    from striate.tasks.packs.items import Pack
+
+
+def check_run(config: RunConfig) -> Iterator[str]:
+    """Yield a line for each part of `config` that was found right.
+
+    Raises:
+        StriateError: the first part that is wrong.
+    """
+    check_needs(parse_spec(config.select.region), config.analyze)
+    yield f"region    {config.select.region}"
+    parse_image_also(config.train.image_also)
+    yield f"scorers   {_scorers(config)}"
+    yield f"model     {_model(config.model.path)}"
+    if config.train.method == "qlora":
+        yield f"qlora     {_quantisation(config.machine.device)}"
+    if config.train.optimizer != "adamw":
+        yield f"optimizer {_optimizer(config)}"
+    for name in dict.fromkeys((*config.data.train, *config.data.calibration)):
+        yield f"data      {_data(name)}"
+    packs: list[Pack] = []
+    for name in config.evaluate.packs:
+        yield f"pack      {_pack(name, config.evaluate.limit, packs)}"
+    if config.evaluate.gate:
+        yield f"gate      {_gate(config, packs)}"
+    for text in config.evaluate.suites:
+        yield f"suite     {_suite(text)}"
+
+
+def _suite(text: str) -> str:
+    """Return the suite, whose harness is installed."""
+    from striate.harness.suites import parse_suite, require
+
+    suite = parse_suite(text)
+    return f"{text}: {suite.harness} {require(suite)}"
+
+
+def _scorers(config: RunConfig) -> str:
+    """Return the scorers' names, each of which exists."""
+    from striate.scorers import SCORERS
+
+    return ", ".join(SCORERS.get(name).name for name in config.analyze.scorers)
+
+
+def _model(path: str) -> str:
+    """Return the model's path; a folder holds a config, anything else is taken for a hub id."""
+    folder = Path(path).expanduser()
+    if path != BUILTIN and folder.is_dir() and not _has_config(folder):
+        raise ModelError(
+            f"{path} has no config.json",
+            "a folder with config.json or adapter_config.json",
+            "give the folder that `save_pretrained` wrote",
+        )
+    if path != BUILTIN and not folder.is_dir() and not looks_like_hub_id(path):
+        raise ModelError(
+            f"no model at {path!r}", "a folder, a hub id such as owner/name, or builtin", "check model.path"
+        )
+    return path
+
+
+def _quantisation(device: str) -> str:
+    """Return the device that holds weights in 4 bits."""
+    from striate.models.io.load import resolve_device
+    from striate.models.io.quantized import check_quantisation
+
+    place = resolve_device(device)
+    check_quantisation(place)
+    return f"bitsandbytes on {place}"
+
+
+def _optimizer(config: RunConfig) -> str:
+    """Return the optimizer, which works on the device."""
+    from striate.models.io.load import resolve_device
+    from striate.training.optimizers import check_optimizer
+
+    place = resolve_device(config.machine.device)
+    check_optimizer(config.train, place)
+    return f"{config.train.optimizer} on {place}"
+
+
+def _has_config(folder: Path) -> bool:
+    """Return whether `folder` looks like a model or an adapter."""
+    return any((folder / name).is_file() for name in ("config.json", "adapter_config.json"))
+
+
+def _data(name: str) -> str:
+    """Return what a training file holds, every picture opened once."""
+    from striate.data.reading import check_images, read_samples
+
+    if is_builtin(name):
+        check_pack(name)
+        return name
+    samples = read_samples(Path(name).expanduser())
+    return f"{name}: {len(samples)} samples, {check_images(samples)} pictures"
+
+
+def _pack(name: str, limit: int | None, read: list[Pack]) -> str:
+    """Return what a test pack or a benchmark holds, added to `read`; pictures inside other files stay there."""
+    from striate.tasks.packs.sources import parse_source, read_source
+
+    if is_builtin(name):
+        check_pack(name)
+        return name
+    pack = read_source(parse_source(name), limit)
+    read.append(pack)
+    return f"{name}: {len(pack.items)} items of {len({item.task for item in pack.items})} tasks"
+
+
+def _gate(config: RunConfig, packs: list[Pack]) -> str:
+    """Return the gate; what it names is looked up where every pack has been read, which built-in ones are not."""
+    from striate.tasks.scoring.gate import check_gate, parse_gate
+
+    gate = config.evaluate.gate or ""
+    parse_gate(gate)
+    if len(packs) == len(config.evaluate.packs):
+        check_gate(gate, packs, labels_of(config))
+    return gate

@@ -1,0 +1,38 @@
+"""Agreement: how far two rankings of the layers are the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from striate.reporting.charts.heat import Heat, Spot, draw_heat, ramp
+from striate.reporting.data.series import Series, names_of
+from striate.reporting.html.markup import Html
+from striate.reporting.html.wording import MINUS
+from striate.scores.ranking import spearman
+
+
+def agreement_of(series: Sequence[Series]) -> Heat:
+    """Return Spearman's rank correlations between all pairs of `series`, as a square."""
+    return Heat(
+        rows=names_of(series),
+        columns=names_of(series),
+        spots=[[_spot(one, other) for other in series] for one in series],
+        widest=46.0,
+        tallest=25.0,
+    )
+
+
+def draw_agreement(heat: Heat, width: float) -> tuple[float, list[Html]]:
+    """Return height and shapes of the square with its two-sided colour ramp."""
+    height, shapes = draw_heat(heat, width)
+    ends = (f"{MINUS}1: reversed", "+1: the same ranking")
+    return height + 34, [*shapes, *ramp(0, height + 8, min(300.0, width), ends, two_sided=True)]
+
+
+def _spot(one: Series, other: Series) -> Spot | None:
+    """Return one correlation, or nothing where a ranking is undefined."""
+    value = spearman(one.values, other.values)
+    if value is None:
+        return None
+    told = f"{value:.2f}".replace("-", MINUS)
+    return Spot(value, f"{one.name} and {other.name}: rank correlation {told}", told, two_sided=True)

@@ -1,0 +1,124 @@
+"""Bars of every task for each model, with 95% intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from striate.artifacts import TaskScore
+from striate.reporting.charts.drawing.svg import WIDE, line, rect, text
+from striate.reporting.charts.loss_curve import nice_step, tick_label
+from striate.reporting.data.run_artifacts import Findings
+from striate.reporting.html.markup import Html, tag
+from striate.reporting.html.wording import amount, score, score_span, shorten, words
+
+BAR, PITCH, SPACE = 9.0, 12.0, 13.0
+VALUE_ROOM = 52.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One task, with the score of each model that answered it."""
+
+    pack: str
+    task: str
+    metric: str
+    scores: dict[str, TaskScore]
+
+    @property
+    def n(self) -> int:
+        """How many items the task has (the fewest, should models differ)."""
+        return min(entry.n for entry in self.scores.values())
+
+
+def rows_of(found: Findings, kind: str, metric: str | None = None) -> list[Row]:
+    """Return the tasks of one kind; `metric="perplexity"` returns those alone, None leaves them out."""
+    rows: dict[tuple[str, str, str], dict[str, TaskScore]] = {}
+    for label in found.labels:
+        for entry in found.evals[label].tasks:
+            if entry.kind == kind and (entry.metric == "perplexity") == (metric == "perplexity"):
+                rows.setdefault((entry.pack, entry.task, entry.metric), {})[label] = entry
+    return [Row(*key, scores) for key, scores in sorted(rows.items())]
+
+
+def task_name(pack: str, task: str) -> str:
+    """Return the task as words, without a pack name that says the same."""
+    return words(task) if pack in (task, "*") or words(pack).endswith(words(task)) else f"{words(pack)} · {words(task)}"
+
+
+def draw_bars(rows: Sequence[Row], width: float) -> tuple[float, list[Html]]:
+    """Return height and shapes of the bars of `rows` at `width`; perplexity gets its own axis."""
+    left = 236.0 if width >= WIDE else 0.0
+    top, unit = (24.0 if left else 28.0), rows[0].metric == "perplexity"
+    highest = max(entry.high for row in rows for entry in row.scores.values()) if unit else 1.0
+    scale = (width - left - VALUE_ROOM) / (highest or 1.0)
+    shapes: list[Html] = []
+    y = top + 4
+    for pack, group in groupby(rows, lambda row: row.pack):
+        for row in group:
+            shapes += _task(row, y, left, scale, width)
+            y += _height(row, width)
+        y += 6 if pack else 0
+    return y, [*_grid(left, scale, top, y - 8, highest, unit), *shapes]
+
+
+def _height(row: Row, width: float) -> float:
+    """Return the room that one task takes."""
+    bars = len(row.scores) * PITCH + SPACE
+    return bars + 15 if width < WIDE else max(bars, 34.0)
+
+
+def _grid(left: float, scale: float, top: float, bottom: float, highest: float, nats: bool) -> list[Html]:
+    """Return the vertical lines with their values above."""
+    step = nice_step(highest) if nats else 0.25
+    marks = [place * step for place in range(int(highest / step + 1e-9) + 1)]
+    shapes = []
+    for mark in marks:
+        x = left + mark * scale
+        shapes.append(line(x, top, x, bottom, class_="grid" if mark else "axis"))
+        label = tick_label(mark) if nats else f"{100 * mark:.0f}%"
+        shapes.append(text(x, 16, label, class_="tick middle" if mark or left else "tick"))
+    return shapes
+
+
+def _task(row: Row, y: float, left: float, scale: float, width: float) -> list[Html]:
+    """Return one task's name, count and bars."""
+    name, counted = task_name(row.pack, row.task), f"n = {row.n}"
+    full = f"{name}: {row.metric}, {amount(row.n, 'item')}"
+    if left:
+        heads = [
+            text(left - 14, y + 11, shorten(name, 34), full, class_="head end"),
+            text(left - 14, y + 25, f"{words(row.metric)}, {counted}", class_="note end"),
+        ]
+    else:
+        heads = [
+            text(0, y + 9, shorten(name, 38), full, class_="head"),
+            text(width, y + 9, counted, class_="note end"),
+        ]
+    start = y + (15 if not left else 0)
+    bars = [
+        _bar(label, entry, start + place * PITCH, left, scale)
+        for place, (label, entry) in enumerate(row.scores.items())
+    ]
+    return [*heads, *bars]
+
+
+def _bar(label: str, entry: TaskScore, y: float, left: float, scale: float) -> Html:
+    """Return one model's bar, its interval and its value."""
+    low, high, middle = left + entry.low * scale, left + entry.high * scale, y + BAR / 2
+    interval = score_span(entry.low, entry.high, entry.metric)
+    unread = f", {amount(entry.unparsed, 'answer')} not readable" if entry.unparsed else ""
+    tip = f"{label}: {score(entry.score, entry.metric)}, 95% interval {interval}, n = {entry.n}{unread}"
+    whisker = [
+        line(low, middle, high, middle),
+        line(low, middle - 2.5, low, middle + 2.5),
+        line(high, middle - 2.5, high, middle + 2.5),
+    ]
+    value = f"{entry.score:.3f}" if entry.metric == "perplexity" else f"{100 * entry.score:.1f}"
+    return tag(
+        "g",
+        rect(left, y, entry.score * scale, BAR, tip, rx=1.5, class_=f"bar {label}"),
+        tag("g", whisker, class_="whisker"),
+        text(max(high, left) + 6, middle + 3.5, value, class_=f"tiny {label}"),
+    )

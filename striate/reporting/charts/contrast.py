@@ -1,0 +1,107 @@
+"""What sets tasks apart: each layer's score in one task against its mean over all of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist, median
+
+from striate.reporting.charts.heat import Heat, Spot, draw_heat, ramp
+from striate.reporting.data.series import Series
+from striate.reporting.html.markup import Html
+from striate.reporting.html.wording import plain_number
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """One task's difference from the mean of all tasks, a value a layer, with half its simultaneous 95% interval."""
+
+    name: str
+    differences: tuple[float, ...]
+    halves: tuple[float, ...]
+
+    def sure(self, layer: int) -> bool:
+        """Whether the interval of a layer's difference excludes zero."""
+        return abs(self.differences[layer]) > self.halves[layer]
+
+
+def contrasts_of(series: Sequence[Series]) -> list[Contrast]:
+    """Return how each task's scores differ from the mean over tasks, layer by layer.
+
+    With `c_tl = v_tl - median_l v_tl`, task t's scores about their own level, the difference is `c_tl - mean_t c_tl`:
+    the interaction of task and layer, in the scorer's own unit. Tasks are scored on samples of their own, so that of T
+    tasks half its interval is `sqrt((1 - 1/T)^2 h_t^2 + sum_(u != t) h_u^2 / T^2)`, h being half those of the scores;
+    the error of a task's own level is left out, since it is small over many layers. The interval is widened to hold for
+    all cells at once (Bonferroni, normal quantiles): of many cells some always stand out.
+    """
+    centred, halves = [_centred(one) for one in series], [_halves(one) for one in series]
+    tasks, layers = len(series), range(len(series[0].values))
+    means = [sum(row[layer] for row in centred) / tasks for layer in layers]
+    wider = widening(tasks * len(layers))
+    return [
+        Contrast(
+            one.name,
+            tuple(centred[place][layer] - means[layer] for layer in layers),
+            tuple(wider * _half([row[layer] for row in halves], place) for layer in layers),
+        )
+        for place, one in enumerate(series)
+    ]
+
+
+def widening(cells: int) -> float:
+    """Return by how much 95% intervals widen when they must hold for so many cells at once."""
+    normal = NormalDist()
+    return normal.inv_cdf(1 - 0.025 / cells) / normal.inv_cdf(0.975)
+
+
+def contrast_map(contrasts: Sequence[Contrast]) -> Heat:
+    """Return tasks as rows and layers as columns on one two-sided scale; sure differences have a dot."""
+    widest = max(abs(value) for one in contrasts for value in one.differences) or 1.0
+    return Heat(
+        rows=[one.name for one in contrasts],
+        columns=[str(layer) for layer in range(len(contrasts[0].differences))],
+        spots=[
+            [
+                Spot(value / widest, _tip(one, layer), dotted=one.sure(layer), two_sided=True)
+                for layer, value in enumerate(one.differences)
+            ]
+            for one in contrasts
+        ],
+        widest=30.0,
+        column_title="layer",
+    )
+
+
+def draw_contrast(heat: Heat, width: float) -> tuple[float, list[Html]]:
+    """Return height and shapes of the map with its two-sided colour ramp."""
+    height, shapes = draw_heat(heat, width)
+    ends = ("less than in other tasks", "more")
+    return height + 34, [*shapes, *ramp(0, height + 8, min(300.0, width), ends, two_sided=True)]
+
+
+def _centred(series: Series) -> list[float]:
+    """Return the scores less their median over the layers: one high layer does not shift all the others."""
+    level = median(series.values)
+    return [value - level for value in series.values]
+
+
+def _halves(series: Series) -> list[float]:
+    """Return half the width of each score's interval; zero where there is none."""
+    if not series.low or not series.high:
+        return [0.0] * len(series.values)
+    return [(high - low) / 2 for low, high in zip(series.low, series.high, strict=True)]
+
+
+def _half(halves: Sequence[float], place: int) -> float:
+    """Return the half width of one task's difference from the mean over tasks."""
+    tasks = len(halves)
+    own = ((1 - 1 / tasks) * halves[place]) ** 2
+    return math.sqrt(own + sum((half / tasks) ** 2 for other, half in enumerate(halves) if other != place))
+
+
+def _tip(contrast: Contrast, layer: int) -> str:
+    """Return the hover text of one cell."""
+    told = plain_number(contrast.differences[layer])
+    half = plain_number(contrast.halves[layer])
+    return f"layer {layer} · {contrast.name}: {told} against the mean of tasks, simultaneous 95% interval ± {half}"

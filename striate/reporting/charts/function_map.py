@@ -1,0 +1,93 @@
+"""The function map: which layers matter for which ability."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from striate.artifacts import Peak
+from striate.reporting.charts.drawing.layout import Scale
+from striate.reporting.charts.heat import Heat, Lane, Spot, draw_heat, ramp
+from striate.reporting.data.series import Series, stability
+from striate.reporting.html.markup import Html
+from striate.reporting.html.tables import Cell, table
+from striate.reporting.html.wording import count, percent
+
+
+def function_map(series: Sequence[Series]) -> Heat:
+    """Return tasks as rows and layers as columns; each row has a scale of its own, its peak and centre below it."""
+    layers = range(len(series[0].values))
+    return Heat(
+        rows=[one.name for one in series],
+        columns=[str(layer) for layer in layers],
+        spots=[_spots(one) for one in series],
+        lanes=[_lane(one) for one in series],
+        widest=30.0,
+        column_title="layer",
+    )
+
+
+def draw_function_map(heat: Heat, width: float) -> tuple[float, list[Html]]:
+    """Return height and shapes of a function map with its colour ramp."""
+    height, shapes = draw_heat(heat, width)
+    ends = ("least of its row", "most of its row")
+    return height + 34, [*shapes, *ramp(0, height + 8, min(300.0, width), ends)]
+
+
+def peak_table(series: Sequence[Series]) -> Html:
+    """Return where each task peaks, its centre of mass, and how stable its ranking of layers is."""
+    heads = ["task", "samples", "peak layer", "95% interval", "centre of mass", "95% interval", "stability"]
+    return table(heads, [_cells(one) for one in series])
+
+
+def _spots(series: Series) -> list[Spot]:
+    """Return the cells of one row, its highest one marked."""
+    scale = Scale(min(series.values), max(series.values), log=False)
+    best = series.values.index(max(series.values))
+    return [
+        Spot(scale.share(value), series.tip(layer), marked=layer == best) for layer, value in enumerate(series.values)
+    ]
+
+
+def _lane(series: Series) -> Lane | None:
+    """Return the intervals of peak and centre, where they were measured."""
+    peak = series.peak
+    if peak is None:
+        return None
+    return Lane(
+        peak.centre,
+        peak.centre_low,
+        peak.centre_high,
+        (float(peak.low), float(peak.high)),
+        f"{series.name}: {peak_words(peak)}; {centre_words(peak)}",
+    )
+
+
+def peak_words(peak: Peak) -> str:
+    """Return the highest layer with its interval, in words."""
+    return f"highest at layer {peak.layer} (95% interval {peak.low} to {peak.high})"
+
+
+def centre_words(peak: Peak) -> str:
+    """Return the centre of mass with its interval, in words."""
+    return f"centre of mass {peak.centre:.1f} (95% interval {peak.centre_low:.1f} to {peak.centre_high:.1f})"
+
+
+def _cells(series: Series) -> list[Cell]:
+    """Return one table row."""
+    peak = series.peak
+    measured = (
+        [
+            str(peak.layer),
+            f"{peak.low} to {peak.high} ({percent(peak.share, 0)} the same)",
+            f"{peak.centre:.1f}",
+            f"{peak.centre_low:.1f} to {peak.centre_high:.1f}",
+        ]
+        if peak
+        else [str(series.values.index(max(series.values))), "–", "–", "–"]
+    )
+    return [
+        Cell(series.name, head=True),
+        Cell(count(series.samples), right=True),
+        *(Cell(text, right=True) for text in measured),
+        Cell(stability(series.split_half, series.samples), long=True),
+    ]

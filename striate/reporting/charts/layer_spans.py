@@ -1,0 +1,49 @@
+"""The triangle of angular distances: how far a run of layers moves its input."""
+
+from __future__ import annotations
+
+from striate.artifacts import LayerScores
+from striate.reporting.charts.drawing.layout import scale_of
+from striate.reporting.charts.heat import Heat, Spot, draw_heat, ramp
+from striate.reporting.html.markup import Html
+from striate.reporting.html.wording import amount, plain_number, words
+
+
+def span_triangle(entry: LayerScores) -> Heat:
+    """Return the distances of `entry.spans`: a row a length, a column a first layer; the least of each row marked."""
+    scale = scale_of([value for row in entry.spans for value in row])
+    layers = max(map(len, entry.spans))
+    rows: list[list[Spot | None]] = []
+    for length, values in enumerate(entry.spans, start=1):
+        best = values.index(min(values)) if len(values) > 1 else -1
+        row: list[Spot | None] = [
+            Spot(scale.share(value), _tip(entry, first, length, value), plain_number(value), first == best)
+            for first, value in enumerate(values)
+        ]
+        rows.append(row + [None] * (layers - len(row)))
+    return Heat(
+        rows=[str(length) for length in range(1, len(rows) + 1)],
+        columns=[str(layer) for layer in range(layers)],
+        spots=rows,
+        widest=46.0,
+        column_title="first layer of the span",
+        row_title="length",
+    )
+
+
+def draw_spans(heat: Heat, ends: tuple[str, str], width: float) -> tuple[float, list[Html]]:
+    """Return height and shapes of the triangle with its colour ramp."""
+    height, shapes = draw_heat(heat, width)
+    return height + 34, [*shapes, *ramp(0, height + 8, min(300.0, width), ends)]
+
+
+def span_ends(entry: LayerScores) -> tuple[str, str]:
+    """Return the least and the greatest distance, in words."""
+    values = [value for row in entry.spans for value in row]
+    return f"{plain_number(min(values))}: could go", f"{plain_number(max(values))}: needed"
+
+
+def _tip(entry: LayerScores, first: int, length: int, value: float) -> str:
+    """Return the hover text of one span."""
+    layers = f"layer {first}" if length == 1 else f"layers {first} to {first + length - 1}"
+    return f"{layers} ({amount(length, 'layer')}) · {words(entry.scorer)}: {value:.4g}"

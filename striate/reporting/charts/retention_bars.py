@@ -1,0 +1,104 @@
+"""Bars of retention: what each model keeps of the baseline, task by task, with a line at 100%."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+
+from striate.artifacts import Difference
+from striate.reporting.charts.bars import BAR, PITCH, task_name
+from striate.reporting.charts.drawing.svg import WIDE, line, rect, text
+from striate.reporting.html.markup import Html, tag
+from striate.reporting.html.wording import ORDER, sample, shorten
+
+LEFT, VALUE_ROOM, SPACE = 236.0, 58.0, 14.0
+LEAST_REACH, MOST_REACH = 120.0, 250.0
+Task = tuple[bool, bool, str, str, str]
+
+
+def retained_rows(rows: Sequence[Difference]) -> list[Difference]:
+    """Return the rows that have a retention: all visual tasks and all text tasks first, then task by task."""
+    kept = [row for row in rows if row.retention is not None]
+    return sorted(kept, key=lambda row: (*_task(row), (*ORDER, row.label).index(row.label)))
+
+
+def draw_retention_bars(rows: Sequence[Difference], width: float) -> tuple[float, list[Html]]:
+    """Return height and shapes of the bars of `rows`; bars beyond the axis end at its edge and say their value."""
+    left = LEFT if width >= WIDE else 0.0
+    reach = _reach(rows)
+    scale = (width - left - VALUE_ROOM) / reach
+    shapes: list[Html] = []
+    y = 30.0
+    for _, group in groupby(rows, _task):
+        members = list(group)
+        shapes += _row(members, y, left, scale, reach, width)
+        y += _height(len(members), width) + (8 if members[0].pack == "*" else 0)
+    return y, [*_grid(left, scale, reach, y - 8), *shapes]
+
+
+def _task(row: Difference) -> Task:
+    """Return what a row is about, in the order of the picture."""
+    return row.pack != "*", row.kind == "text", row.pack, row.task, row.metric
+
+
+def _reach(rows: Sequence[Difference]) -> float:
+    """Return where the axis ends, in percent."""
+    highest = max(max(row.retention or 0.0, row.retention_high or 0.0) for row in rows)
+    return min(MOST_REACH, max(LEAST_REACH, highest))
+
+
+def _height(models: int, width: float) -> float:
+    """Return the room that one task takes."""
+    bars = models * PITCH + SPACE
+    return bars + 15 if width < WIDE else max(bars, 34.0)
+
+
+def _grid(left: float, scale: float, reach: float, bottom: float) -> list[Html]:
+    """Return the vertical lines with their values above; that at 100% is strong."""
+    step = 25.0 if reach <= 150 else 50.0
+    shapes = []
+    for place in range(int(reach / step + 1e-9) + 1):
+        x = left + place * step * scale
+        kind = "hundred" if place * step == 100 else "grid" if place else "axis"
+        shapes.append(line(x, 24, x, bottom, class_=kind))
+        shapes.append(text(x, 16, f"{place * step:.0f}%", class_="tick middle" if place or left else "tick"))
+    return shapes
+
+
+def _row(rows: Sequence[Difference], y: float, left: float, scale: float, reach: float, width: float) -> list[Html]:
+    """Return one task's name, count and bars."""
+    first = rows[0]
+    name = f"all {first.kind} tasks" if first.pack == "*" else task_name(first.pack, first.task)
+    kind = "head strong" if first.pack == "*" else "head"
+    if left:
+        heads = [
+            text(left - 14, y + 11, shorten(name, 34), name, class_=f"{kind} end"),
+            text(left - 14, y + 25, sample(first.n), class_="note end"),
+        ]
+    else:
+        heads = [
+            text(0, y + 9, shorten(name, 38), name, class_=kind),
+            text(width, y + 9, sample(first.n), class_="note end"),
+        ]
+    start = y + (0 if left else 15)
+    return heads + [_bar(row, start + place * PITCH, left, scale, reach) for place, row in enumerate(rows)]
+
+
+def _bar(row: Difference, y: float, left: float, scale: float, reach: float) -> Html:
+    """Return one model's bar, its interval and its value."""
+    value = row.retention or 0.0
+    low, high = row.retention_low, row.retention_high
+    tip = f"{row.label} keeps {value:.1f}% of {row.baseline}"
+    whisker = None
+    end = min(value, reach)
+    if low is not None and high is not None:
+        tip += f", 95% interval {low:.1f} to {high:.1f}"
+        ends = [left + min(max(edge, 0.0), reach) * scale for edge in (low, high)]
+        whisker = tag("g", line(ends[0], y + BAR / 2, ends[1], y + BAR / 2), class_="whisker")
+        end = max(end, min(high, reach))
+    return tag(
+        "g",
+        rect(left, y, min(value, reach) * scale, BAR, f"{tip}, {sample(row.n)}", rx=1.5, class_=f"bar {row.label}"),
+        whisker,
+        text(left + end * scale + 6, y + BAR / 2 + 3.5, f"{value:.1f}", class_=f"tiny {row.label}"),
+    )

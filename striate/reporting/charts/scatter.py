@@ -1,0 +1,138 @@
+"""Size or speed against quality: one point a model, with its 95% interval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from striate.artifacts import EvalRecord
+from striate.reporting.charts.bands import LEFT
+from striate.reporting.charts.drawing.svg import WIDE, line, text
+from striate.reporting.charts.loss_curve import nice_step, tick_label
+from striate.reporting.html.markup import Html, tag
+from striate.reporting.html.wording import MINUS
+
+HEIGHT, TOP, RIGHT = 250.0, 14.0, 20.0
+NORMAL_95 = 1.959964
+
+
+@dataclass(frozen=True)
+class Point:
+    """One model: its cost, its mean score with a 95% interval, in percent."""
+
+    label: str
+    cost: float
+    score: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What stands on the horizontal axis."""
+
+    name: str
+    title: str
+    of: Callable[[EvalRecord], float]
+
+
+COSTS = (
+    Cost("parameters", "parameters, in millions", lambda record: record.parameters / 1e6),
+    Cost("size", "weights on disk, in GiB", lambda record: record.size_bytes / 2**30),
+    Cost("speed", "test items a second", lambda record: items_per_second(record)),
+)
+
+
+def items_per_second(record: EvalRecord) -> float:
+    """Return how many test items a second the model answered; 0 where that was not measured."""
+    if record.asking:
+        return record.asking.items_per_second
+    return sum(task.n for task in record.tasks) / record.seconds if record.seconds else 0.0
+
+
+def points_of(records: Sequence[EvalRecord], kind: str, cost: Cost) -> list[Point]:
+    """Return a point for each model that has tasks of `kind` and a known cost.
+
+    The score is the unweighted mean of the tasks' scores, without perplexity; its interval comes from those of the
+    tasks, taken as independent: they are asked on different items.
+    """
+    points = []
+    for record in records:
+        tasks = [task for task in record.tasks if task.kind == kind and task.metric != "perplexity"]
+        if not tasks or cost.of(record) <= 0:
+            continue
+        mean = sum(task.score for task in tasks) / len(tasks)
+        errors = [(task.high - task.low) / (2 * NORMAL_95) for task in tasks]
+        half = NORMAL_95 * math.sqrt(sum(error**2 for error in errors)) / len(tasks)
+        points.append(Point(record.label, cost.of(record), 100 * mean, 100 * (mean - half), 100 * (mean + half)))
+    return points
+
+
+def draw_scatter(points: Sequence[Point], kind: str, cost: Cost, width: float) -> tuple[float, list[Html]]:
+    """Return height and shapes of the scatter at `width`."""
+    (left, right), (low, high) = _span([point.cost for point in points]), _score_span(points)
+
+    def x(value: float) -> float:
+        return LEFT + (value - left) / (right - left) * (width - LEFT - RIGHT)
+
+    def y(value: float) -> float:
+        return TOP + HEIGHT * (1 - (value - low) / (high - low))
+
+    shapes: list[Html] = []
+    for mark in _marks(low, high):
+        shapes.append(line(LEFT, y(mark), width - RIGHT, y(mark), class_="grid"))
+        shapes.append(text(LEFT - 8, y(mark) + 3.6, f"{tick_label(mark)}%", class_="tick end"))
+    for mark in _marks(left, right, 6 if width >= WIDE else 3):
+        shapes.append(text(x(mark), TOP + HEIGHT + 17, tick_label(mark), class_="tick middle"))
+    shapes += [
+        line(LEFT, TOP + HEIGHT, width - RIGHT, TOP + HEIGHT, class_="axis"),
+        text((LEFT + width) / 2, TOP + HEIGHT + 34, cost.title, class_="note middle"),
+        text(LEFT + 4, TOP + 4, f"{kind} score", class_="note"),
+    ]
+    return TOP + HEIGHT + 40, [*shapes, *(_point(point, cost, x(point.cost), y, width) for point in points)]
+
+
+def _point(point: Point, cost: Cost, x: float, y: Callable[[float], float], width: float) -> Html:
+    """Return one model's dot, interval and name."""
+    tip = (
+        f"{point.label}: {point.score:.1f}%, 95% interval {point.low:.1f} to {point.high:.1f}; "
+        f"{tick_label(float(f'{point.cost:.4g}'))} {cost.title}"
+    )
+    near_edge = x > width - 90
+    name = text(x + (-10 if near_edge else 10), y(point.score) - 7, point.label, class_=_name_class(point, near_edge))
+    whisker = tag("g", line(x, y(point.low), x, y(point.high)), class_="whisker")
+    dot = tag("circle", tag("title", tip), cx=x, cy=y(point.score), r=6.0, class_=f"bar {point.label}")
+    return tag("g", whisker, dot, name)
+
+
+def _name_class(point: Point, near_edge: bool) -> str:
+    """Return the classes of a point's name."""
+    return f"head {point.label} end" if near_edge else f"head {point.label}"
+
+
+def _span(values: Sequence[float]) -> tuple[float, float]:
+    """Return an axis that holds `values` with room at both ends."""
+    room = 0.14 * (max(values) - min(values)) or 0.2 * (max(values) or 1.0)
+    return max(0.0, min(values) - room), max(values) + room
+
+
+def _score_span(points: Sequence[Point]) -> tuple[float, float]:
+    """Return an axis that holds every interval."""
+    return _span([edge for point in points for edge in (point.low, point.high)])
+
+
+def _marks(low: float, high: float, ticks: int = 4) -> list[float]:
+    """Return round values between `low` and `high`."""
+    step = nice_step(high - low, ticks)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [float(f"{place * step:.6g}") for place in range(first, last + 1)]
+
+
+def caption(cost: Cost) -> str:
+    """Return what the picture shows, in words."""
+    better = "right" if cost.name == "speed" else "left"
+    return (
+        f"Unweighted mean of the tasks' scores; better is up and to the {better}. "
+        f"Intervals are {MINUS}/+ 1.96 standard errors, from those of the tasks."
+    )

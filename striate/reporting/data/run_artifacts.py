@@ -1,0 +1,174 @@
+"""What a run folder holds so far, read once for the whole page."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from striate.artifacts import (
+    DocumentT,
+    EvalRecord,
+    GateResult,
+    LayerScores,
+    Prediction,
+    PruneRecord,
+    Region,
+    Retention,
+    Scores,
+    SuiteRecord,
+    TrainRecord,
+    read_document,
+    read_lines,
+)
+from striate.config import RunConfig, load_config
+from striate.errors import ArtifactError
+from striate.reporting.html.wording import ORDER
+from striate.runs.folder import RunRecord
+
+
+class LogStep(BaseModel):
+    """One optimizer step of `train_log.jsonl`."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    step: int
+    loss: float
+    lr: float | None = None
+    projector_lr: float | None = None
+    grad_norm: float | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Every artifact of one run folder; what is missing is None or empty."""
+
+    run: Path
+    config: RunConfig | None = None
+    record: RunRecord | None = None
+    scores: Scores | None = None
+    region: Region | None = None
+    train: TrainRecord | None = None
+    log: tuple[LogStep, ...] = ()
+    prune: PruneRecord | None = None
+    evals: dict[str, EvalRecord] = field(default_factory=dict)
+    predictions: dict[str, list[Prediction]] = field(default_factory=dict)
+    retention: Retention | None = None
+    gate: GateResult | None = None
+    suites: tuple[SuiteRecord, ...] = ()
+
+    @property
+    def num_layers(self) -> int:
+        """Decoder layers of the model before pruning, or 0 where no artifact tells."""
+        if self.region:
+            return self.region.num_layers
+        if self.scores:
+            return self.scores.num_layers
+        whole = self.evals.get("start") or self.evals.get("tuned")
+        return whole.num_layers if whole else 0
+
+    @property
+    def removed(self) -> tuple[int, ...]:
+        """Layers that pruning took away."""
+        return self.prune.removed if self.prune else ()
+
+    @property
+    def labels(self) -> list[str]:
+        """The models that were evaluated, in the order of their making."""
+        return [label for label in ORDER if label in self.evals]
+
+
+def gather(run: Path) -> Findings:
+    """Return the artifacts in the run folder `run`.
+
+    Raises:
+        ArtifactError: no such folder, nothing of striate in it, or a damaged artifact.
+    """
+    if not run.is_dir():
+        raise ArtifactError(f"no run folder at {run}", "a folder that `striate run` wrote", "check the path")
+    found = _read(run)
+    if found == Findings(run):
+        raise ArtifactError(
+            f"{run} holds no artifact of striate",
+            "config.yaml, run.json, scores.json, region.json, train.json, prune.json or eval/*.json",
+            "run a stage into this folder first, or check the path",
+        )
+    _check_depth(found)
+    return found
+
+
+def _check_depth(found: Findings) -> None:
+    """Raise where scores and region are of models of different depth."""
+    layers = found.num_layers
+    if not found.scores:
+        return
+    entries = [*found.scores.scorers, *(entry for task in found.scores.tasks.values() for entry in task)]
+    rows = [row for entry in entries for row in _rows(entry)]
+    depths = {found.scores.num_layers, *map(len, rows)} - {layers}
+    if depths:
+        raise ArtifactError(
+            f"{found.run}: scores.json has scores of {min(depths)} layers, the region is of {layers} layers",
+            "artifacts of one model",
+            "run `striate analyze` and `striate select` again on the same model",
+        )
+
+
+def _rows(entry: LayerScores) -> list[tuple[float, ...]]:
+    """Return everything in `entry` that has one value a layer."""
+    parts = [row for rows in (entry.parts, entry.part_low, entry.part_high) for row in rows.values()]
+    return [entry.values, entry.low, entry.high, *parts]
+
+
+def _read(run: Path) -> Findings:
+    """Return whatever artifacts lie in `run`."""
+    config, evals = run / "config.yaml", run / "eval"
+    train = _optional(run / "train.json", TrainRecord)
+    prune = _optional(run / "prune.json", PruneRecord)
+    region = _optional(run / "region.json", Region)
+    records = {label: _optional(evals / f"{label}.json", EvalRecord) for label in ORDER}
+    answers = {label: evals / f"{label}.predictions.jsonl" for label in ORDER}
+    return Findings(
+        run=run,
+        config=load_config(config) if config.exists() else None,
+        record=_optional(run / "run.json", RunRecord),
+        scores=_optional(run / "scores.json", Scores),
+        region=region or (train.trainable.region if train else None) or (prune.region if prune else None),
+        train=train,
+        log=read_log(run / "train_log.jsonl"),
+        prune=prune,
+        evals={label: record for label, record in records.items() if record},
+        predictions={label: read_lines(path, Prediction) for label, path in answers.items() if path.exists()},
+        retention=_optional(evals / "retention.json", Retention),
+        gate=_optional(evals / "gate.json", GateResult),
+        suites=tuple(read_document(path, SuiteRecord) for path in sorted((evals / "suites").glob("*.json"))),
+    )
+
+
+def read_log(path: Path) -> tuple[LogStep, ...]:
+    """Return the steps of a training log; a last line that was cut short is left out.
+
+    Raises:
+        ArtifactError: a line before the last is not a step.
+    """
+    if not path.exists():
+        return ()
+    lines = path.read_text(encoding="utf-8").splitlines()
+    steps: list[LogStep] = []
+    for place, line in enumerate(lines, start=1):
+        try:
+            steps.append(LogStep.model_validate(json.loads(line)))
+        except (ValueError, ValidationError) as error:
+            if place == len(lines):
+                break
+            raise ArtifactError(
+                f"{path} line {place} is not a training step", "one JSON object a line", "run `striate train` again"
+            ) from error
+    return tuple(steps)
+
+
+def _optional(path: Path, kind: type[DocumentT]) -> DocumentT | None:
+    """Return the document at `path`, or None where there is none."""
+    return read_document(path, kind) if path.exists() else None

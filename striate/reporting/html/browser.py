@@ -1,0 +1,146 @@
+"""The browser of questions: every model's answer with its picture, packed as data that the page's script shows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from striate.reporting.charts.bars import task_name
+from striate.reporting.data.correctness import Example, examples_of
+from striate.reporting.data.examples import choose
+from striate.reporting.data.run_artifacts import Findings
+from striate.reporting.html.box_overlay import boxes_of
+from striate.reporting.html.markup import Html, tag
+from striate.reporting.html.thumbnails import TINY, Album, Thumbnail, longest_side
+from striate.reporting.html.wording import amount, count, shorten
+
+DEFAULT_EXAMPLES = 1000
+LONGEST_QUESTION, LONGEST_ANSWER = 700, 400
+PICTURES_A_BLOCK = 40
+CHANGES = (
+    ("all", "all"),
+    ("gained", "wrong to right"),
+    ("lost", "right to wrong"),
+    ("wrong", "wrong"),
+    ("differ", "answers differ"),
+    ("unparsed", "not readable"),
+)
+
+
+def draw_browser(found: Findings) -> Html | None:
+    """Return filters, an empty list and the data for it, or None where no question was answered by all models."""
+    everything = examples_of(found.predictions)
+    wanted = found.config.report.examples if found.config else DEFAULT_EXAMPLES
+    shown = choose(everything, wanted)
+    if not shown:
+        return None
+    album = _album(found, shown)
+    records = [_record(example, album) for example in shown]
+    labels = list(found.predictions)
+    data = {"models": labels, "baseline": _baseline(found, labels), "tiny": TINY, "block": PICTURES_A_BLOCK}
+    return tag(
+        "div",
+        tag("p", _told(everything, shown, album), class_="caption"),
+        tag(
+            "noscript", tag("p", "Questions are shown by a script, which this browser does not run.", class_="missing")
+        ),
+        _filters(labels),
+        tag("p", class_="counted", id="counted", role="status"),
+        tag("div", class_="cards", id="cards"),
+        _pager(),
+        _block({**data, "items": records}, id="asked"),
+        [_block(block, data_pictures=True) for block in _blocks(album.pictures)],
+        class_="browser",
+        id="browser",
+    )
+
+
+def _album(found: Findings, shown: Sequence[Example]) -> Album:
+    """Return an empty album for the pictures of `shown`."""
+    pictures = {(one.first.image, one.first.pack) for one in shown if one.first.image}
+    packs = found.config.evaluate.packs if found.config else ()
+    return Album(found.run, packs, longest_side(len(pictures)))
+
+
+def _baseline(found: Findings, labels: Sequence[str]) -> str:
+    """Return the model that the others are held against."""
+    named = found.retention.baseline if found.retention else labels[0]
+    return named if named in labels else labels[0]
+
+
+def _told(everything: Sequence[Example], shown: Sequence[Example], album: Album) -> str:
+    """Return how much of the test set is here."""
+    told = f"{amount(len(everything), 'question')} that every model answered. Right is a score of at least 0.5."
+    if len(shown) < len(everything):
+        told = (
+            f"{count(len(shown))} of {told} The rest is left out (report.examples): questions on which models differ "
+            "in being right were kept first, so this is no random sample."
+        )
+    if album.left_out:
+        told += f" {amount(album.left_out, 'picture')} left out, to keep the page small."
+    return told
+
+
+def _record(example: Example, album: Album) -> dict[str, Any]:
+    """Return one question as the page's script reads it; empty fields are left out."""
+    first, answers = example.first, list(example.answers.values())
+    expected_box, _ = boxes_of(first)
+    given = [boxes_of(answer)[1] for answer in answers]
+    record = {
+        "t": task_name(first.pack, first.task),
+        "q": shorten(first.question.replace("<image>", "").strip(), LONGEST_QUESTION),
+        "p": album.add(first.image, first.pack) if first.image else None,
+        "gone": bool(first.image) or None,
+        "e": [shorten(text, LONGEST_ANSWER) for text in first.expected],
+        "a": [shorten(answer.answer.strip(), LONGEST_ANSWER) for answer in answers],
+        "s": [round(answer.score, 4) for answer in answers],
+        "u": [int(answer.unparsed) for answer in answers] if any(answer.unparsed for answer in answers) else None,
+        "box": expected_box,
+        "boxes": given if any(given) else None,
+    }
+    if record["p"] is not None:
+        record["gone"] = None
+    return {key: value for key, value in record.items() if value is not None}
+
+
+def _blocks(pictures: Sequence[Thumbnail]) -> list[Sequence[Thumbnail]]:
+    """Return the pictures in blocks: the page reads a block when one of its pictures is first in sight."""
+    return [pictures[start : start + PICTURES_A_BLOCK] for start in range(0, len(pictures), PICTURES_A_BLOCK)]
+
+
+def _block(data: Any, **attributes: Any) -> Html:
+    """Return data as JSON that no browser runs, and that can't end its own element."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+    return tag("script", Html(text), type="application/json", **attributes)
+
+
+def _filters(labels: Sequence[str]) -> Html:
+    """Return the menus, the kinds of change and the search field."""
+    menus: list[Html] = [_menu("task", "task", [])]
+    if len(labels) > 1:
+        menus += [_menu("model", "model", labels), _menu("against", "against", labels)]
+    search = tag("input", type="search", id="search", placeholder="in questions and answers", autocomplete="off")
+    kinds = [(kind, name) for kind, name in CHANGES if len(labels) > 1 or kind in ("all", "wrong", "unparsed")]
+    buttons = [
+        tag("button", name, tag("span"), type="button", data_change=kind, aria_pressed=str(kind == "all").lower())
+        for kind, name in kinds
+    ]
+    return tag(
+        "div",
+        tag("div", menus, tag("label", tag("span", "search"), search), class_="menus"),
+        tag("div", buttons, class_="filters", role="group", aria_label="Filter questions"),
+    )
+
+
+def _menu(name: str, label: str, options: Sequence[str]) -> Html:
+    """Return one menu."""
+    shown = [tag("option", option, value=option) for option in options]
+    return tag("label", tag("span", label), tag("select", shown, id=f"by-{name}", autocomplete="off"))
+
+
+def _pager() -> Html:
+    """Return the buttons to the page before and after."""
+    back = tag("button", "← before", type="button", id="before")
+    on = tag("button", "after →", type="button", id="after")
+    return tag("div", back, tag("span", id="page"), on, class_="pager")

@@ -1,0 +1,78 @@
+"""The page itself: head, header and foot, in one file that asks nothing of the network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import files
+from urllib.parse import quote
+
+from striate.artifacts import Region
+from striate.reporting.charts.drawing.colours import LIGHT, theme_css
+from striate.reporting.charts.drawing.svg import rect
+from striate.reporting.data.run_artifacts import Findings
+from striate.reporting.html.markup import Html, tag
+from striate.reporting.sections.gate_table import draw_gate
+from striate.reporting.sections.page_sections import draw_sections
+from striate.reporting.sections.summary import draw_tiles, headline
+
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+
+
+SCRIPTS = ("page", "chooser", "save", "browser")
+
+
+def draw_page(found: Findings, regions: Sequence[Region] = ()) -> str:
+    """Return the whole page as HTML; `regions` of several strategies are shown side by side."""
+    title = found.config.report.title if found.config else "striate run"
+    style = Html(_data("page.css").replace("/* theme */", theme_css()))
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("title", title),
+        tag("link", rel="icon", href=_icon()),
+        tag("style", style),
+    )
+    code = "\n".join(files("striate.reporting").joinpath("js", f"{name}.js").read_text("utf-8") for name in SCRIPTS)
+    script = tag("script", Html(f'"use strict";\n{code}'))
+    body = tag("body", _header(found, title), tag("main", draw_sections(found, regions)), _footer(), script)
+    return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
+
+
+def _data(name: str) -> str:
+    """Return a text file of this package."""
+    return files("striate.reporting").joinpath(name).read_text(encoding="utf-8")
+
+
+def _icon() -> str:
+    """Return the page's icon, three stripes, as a `data:` address."""
+    stripes = [rect(0, y, 16, 3, rx=1, fill=LIGHT["region"]) for y in (1, 7, 13)]
+    icon = tag("svg", stripes, xmlns="http://www.w3.org/2000/svg", viewBox="0 0 16 16")
+    return f"data:image/svg+xml,{quote(icon)}"
+
+
+def _header(found: Findings, title: str) -> Html:
+    """Return title, result and the stripes of this run's region."""
+    model = found.config.model.path if found.config else next((r.model for r in found.evals.values()), "")
+    theme = tag("button", "◐", id="theme", type="button", aria_label="Switch between light and dark")
+    top = tag("div", tag("span", "striate", class_="mark"), tag("span", model, class_="model"), theme, class_="top")
+    return tag(
+        "header", top, _stripes(found), tag("h1", title), headline(found), draw_gate(found.gate), draw_tiles(found)
+    )
+
+
+def _stripes(found: Findings) -> Html | None:
+    """Return the layers as a row of thin stripes, input to the left."""
+    if not found.num_layers or not found.region:
+        return None
+    kinds = [
+        "removed" if layer in found.removed else "region" if layer in found.region else "frozen"
+        for layer in range(found.num_layers)
+    ]
+    return tag("div", [tag("i", class_=kind) for kind in kinds], class_="stripes", aria_hidden="true")
+
+
+def _footer() -> Html:
+    """Return the foot of the page."""
+    return tag("footer", "Intervals are 95% bootstrap intervals over test items or samples. Layers are counted from 0.")

@@ -1,0 +1,77 @@
+"""Answers that changed between the baseline and a model, with McNemar's test; further figures of the metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from striate.artifacts import Difference, TaskScore
+from striate.reporting.charts.bars import task_name
+from striate.reporting.data.run_artifacts import Findings
+from striate.reporting.html.markup import Html, tag
+from striate.reporting.html.tables import Cell, table
+from striate.reporting.html.wording import count, plain_number, points, words
+
+SMALLEST_P = 1e-4
+
+
+def draw_changes(rows: Sequence[Difference]) -> Html | None:
+    """Return counts of answers that changed and McNemar's p, or None where no comparison has them."""
+    counted = [row for row in rows if row.right_to_wrong is not None or row.mcnemar_p is not None]
+    if not counted:
+        return None
+    heads = ["task", "model", "n", "wrong to right", "right to wrong", "McNemar's p", "difference", "could tell from"]
+    return table(heads, [_cells(row) for row in counted])
+
+
+def p_value(value: float | None) -> str:
+    """Return a p value in words, never as zero."""
+    if value is None:
+        return "–"
+    return f"< {SMALLEST_P:.4f}" if value < SMALLEST_P else f"{value:.2g}" if value < 0.1 else f"{value:.2f}"
+
+
+def _cells(row: Difference) -> list[Cell]:
+    """Return one table row."""
+    name = f"all {row.kind} tasks" if row.pack == "*" else task_name(row.pack, row.task)
+    told = points(row.resolvable, row.metric).lstrip("+") if row.resolvable is not None else "–"
+    return [
+        Cell(name, head=True),
+        Cell(tag("span", tag("i", class_=f"key {row.label}"), row.label, class_="named")),
+        Cell(count(row.n), right=True),
+        Cell(_counted(row.wrong_to_right), right=True),
+        Cell(_counted(row.right_to_wrong), right=True),
+        Cell(p_value(row.mcnemar_p), right=True),
+        Cell(points(row.difference, row.metric), right=True),
+        Cell(told, right=True),
+    ]
+
+
+def _counted(value: int | None) -> str:
+    """Return a count, or a dash where there is none."""
+    return "–" if value is None else count(value)
+
+
+def draw_details(found: Findings) -> Html | None:
+    """Return further figures of the metrics and unreadable answers, folded, or None where there are none."""
+    rows = [
+        _detail(label, task)
+        for label in found.labels
+        for task in found.evals[label].tasks
+        if task.details or task.unparsed
+    ]
+    if not rows:
+        return None
+    heads = ["task", "model", "metric", "not readable", "further figures"]
+    return tag("details", tag("summary", "Further figures and unreadable answers"), table(heads, rows))
+
+
+def _detail(label: str, task: TaskScore) -> list[Cell]:
+    """Return one task's further figures of one model."""
+    told = ", ".join(f"{words(name)} {plain_number(value)}" for name, value in task.details.items())
+    return [
+        Cell(task_name(task.pack, task.task), head=True),
+        Cell(tag("span", tag("i", class_=f"key {label}"), label, class_="named")),
+        Cell(words(task.metric)),
+        Cell(f"{count(task.unparsed)} of {count(task.n)}", right=True),
+        Cell(told or "–", long=True),
+    ]

@@ -1,0 +1,74 @@
+"""What the run cost and what its models weigh."""
+
+from __future__ import annotations
+
+from striate.reporting.charts.scatter import items_per_second
+from striate.reporting.data.run_artifacts import Findings
+from striate.reporting.html.markup import Html, tag
+from striate.reporting.html.tables import Cell, share_bar, table
+from striate.reporting.html.wording import count, duration, gibibytes, plain_number, size
+
+
+def draw_stages(found: Findings) -> Html | None:
+    """Return seconds and peak memory by stage, or None where no stage is recorded."""
+    if not found.record or not found.record.stages:
+        return None
+    stages = found.record.stages
+    longest = max(stage.seconds for stage in stages.values()) or 1.0
+    rows = [
+        [
+            Cell(name, head=True),
+            Cell(stage.status if stage.status == "done" else tag("span", "failed", class_="wrong")),
+            Cell(duration(stage.seconds), right=True),
+            Cell(share_bar(stage.seconds / longest), wide_only=True),
+            Cell(gibibytes(stage.peak_memory_gib), right=True),
+            Cell(stage.finished.replace("T", " ")[:19], right=True),
+        ]
+        for name, stage in stages.items()
+    ]
+    return table(["stage", "status", "time", "", "peak memory", "finished"], rows)
+
+
+def draw_models(found: Findings) -> Html | None:
+    """Return layers, parameters and size of each evaluated model, or None where none is."""
+    if not found.labels:
+        return None
+    records = [found.evals[label] for label in found.labels]
+    rows = [
+        [
+            Cell(tag("span", tag("i", class_=f"key {record.label}"), record.label, class_="named"), head=True),
+            Cell(count(record.num_layers), right=True),
+            Cell(count(record.parameters), right=True),
+            Cell(size(record.size_bytes) if record.size_bytes else "–", right=True),
+            Cell(count(sum(task.n for task in record.tasks)), right=True),
+            Cell(duration(record.seconds), right=True),
+            Cell(f"{plain_number(items_per_second(record))} items/s", right=True),
+            Cell(gibibytes(record.peak_memory_gib), right=True),
+        ]
+        for record in records
+    ]
+    heads = ["model", "layers", "parameters", "on disk", "test items", "time to answer", "speed", "peak memory"]
+    return table(heads, rows)
+
+
+def draw_surgery(found: Findings) -> Html | None:
+    """Return what pruning removed and how the saved model did when reloaded, or None where nothing was pruned."""
+    if not found.prune:
+        return None
+    record = found.prune
+    gone = ", ".join(map(str, record.removed)) or "none"
+    text = f"Removed layers: {gone} (lowest {record.scorer} outside the region). "
+    sizes = f"Parameters: {count(record.parameters_before)} → {count(record.parameters_after)}. "
+    return tag("p", text, sizes, _self_test(found))
+
+
+def _self_test(found: Findings) -> str:
+    """Return the reload test in words."""
+    test = found.prune.self_test if found.prune else None
+    if test is None:
+        return "The saved model was not reloaded for a test."
+    cached = "equals" if test.cached_equals_uncached else "differs from"
+    return (
+        f"Reloaded from disk: logits differ by at most {test.max_logit_difference:.3g} on {test.prompts} prompts, "
+        f"and cached generation {cached} uncached."
+    )

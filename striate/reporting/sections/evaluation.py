@@ -1,0 +1,88 @@
+"""The part of the page on test scores: bars, retention, what changed, cost against quality."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from striate.artifacts import Retention
+from striate.reporting.charts.bars import Row, draw_bars, rows_of
+from striate.reporting.charts.drawing.svg import picture
+from striate.reporting.charts.retention_bars import draw_retention_bars, retained_rows
+from striate.reporting.charts.scatter import COSTS, Cost, Point, caption, draw_scatter, points_of
+from striate.reporting.data.run_artifacts import Findings
+from striate.reporting.html.chooser import chooser
+from striate.reporting.html.markup import Child, Html, tag
+from striate.reporting.sections.changes import draw_changes, draw_details
+from striate.reporting.sections.retention import draw_retention
+
+
+def key(entries: Sequence[tuple[str, str]]) -> Html:
+    """Return a legend of colour patches."""
+    return tag("ul", [tag("li", tag("i", class_=f"key {kind}"), name) for kind, name in entries], class_="legend")
+
+
+def labels_key(labels: Sequence[str]) -> Html:
+    """Return a legend of models."""
+    return key([(name, name) for name in labels])
+
+
+def task_bars(found: Findings, kind: str, rows: Sequence[Row]) -> Child:
+    """Return the bars of one kind of task, with a legend."""
+    label = f"Scores on {len(rows)} {kind} tasks"
+    note = "Score in %, whiskers are 95% intervals."
+    return [labels_key(found.labels), picture(f"{kind}-bars", label, lambda width: draw_bars(rows, width), note)]
+
+
+def perplexity_bars(found: Findings, legend: bool) -> Child:
+    """Return the bars of texts whose likelihood was measured, or nothing where there are none."""
+    rows = rows_of(found, "text", "perplexity")
+    if not rows:
+        return None
+    note = "Mean nats a token: lower is better. Perplexity is e to this power. Whiskers are 95% intervals."
+    label = f"Nats a token on {len(rows)} texts, lower is better"
+    return [
+        tag("h3", "Perplexity", tag("small", "lower is better")),
+        labels_key(found.labels) if legend else None,
+        picture("perplexity-bars", label, lambda width: draw_bars(rows, width), note),
+    ]
+
+
+def comparison(found: Findings, retention: Retention) -> Child:
+    """Return what each model keeps of the baseline: bars, what changed, and the table."""
+    base, rows = retention.baseline, retained_rows(retention.rows)
+    told = (
+        f"Every model against {base} on the same items, {retention.repetitions} paired bootstrap repetitions. "
+        "Rows over all tasks are unweighted means of the task scores; n counts test items. "
+        f"Retention is the score over that of {base}; for perplexity, e to the power of nats saved. "
+    )
+    shown: list[Child] = [tag("p", told + retention.interval, class_="caption")]
+    if rows:
+        label = f"Retention of {base} by task"
+        note = f"Score in % of {base}, whiskers are 95% intervals; the strong line is 100%. Long bars are cut."
+        shown.append(labels_key([name for name in found.labels if name != base]))
+        shown.append(picture("retention-bars", label, lambda width: draw_retention_bars(rows, width), note))
+    changes = draw_changes(retention.rows)
+    if changes:
+        note = "An answer is right or wrong here; the p is McNemar's, exact and two-sided. The last column is the "
+        note += "smallest difference that as many items tell from none in 80% of repetitions."
+        summary = tag("summary", "Answers that changed")
+        shown.append(tag("details", summary, tag("p", note, class_="caption"), changes))
+    return [*shown, draw_retention(retention.rows), draw_details(found)]
+
+
+def trade_off(found: Findings) -> Html | None:
+    """Return size and speed against quality, with a menu, or None where fewer than two models can be compared."""
+    records = [found.evals[label] for label in found.labels]
+    choices = [
+        (f"{cost.title}, {kind} score", _scatter(points, kind, cost))
+        for kind in ("visual", "text")
+        for cost in COSTS
+        if len(points := points_of(records, kind, cost)) > 1
+    ]
+    return chooser("trade", "show", choices) if choices else None
+
+
+def _scatter(points: Sequence[Point], kind: str, cost: Cost) -> Html:
+    """Return one scatter as a figure."""
+    name, label = f"{cost.name}-{kind}", f"{kind} score against {cost.title}"
+    return picture(name, label, lambda width: draw_scatter(points, kind, cost, width), caption(cost))

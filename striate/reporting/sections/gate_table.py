@@ -1,0 +1,40 @@
+"""What the gate said, at the top of the page."""
+
+from __future__ import annotations
+
+from striate.artifacts import GateResult, GateRow
+from striate.reporting.html.markup import Html, tag
+from striate.reporting.html.wording import count, sample
+
+
+def draw_gate(gate: GateResult | None) -> Html | None:
+    """Return whether the gate was passed and how each condition stands, or None where there was no gate."""
+    if gate is None:
+        return None
+    verdict = "Gate passed" if gate.passed else "Gate failed"
+    heading = tag(
+        "p", tag("b", verdict, class_="right" if gate.passed else "wrong"), f": {gate.gate}, in % of {gate.baseline}"
+    )
+    return tag("div", heading, tag("ul", [tag("li", _row(row)) for row in gate.rows]), class_="gate", id="gate")
+
+
+def _row(row: GateRow) -> list[Html]:
+    """Return how one condition stands for one model."""
+    mark = tag("span", "✓" if row.passed else "✗", class_="right" if row.passed else "wrong")
+    return [mark, tag("span", f" {row.label}: {row.condition}, {_kept(row)}. {_told(row)}")]
+
+
+def _kept(row: GateRow) -> str:
+    """Return the retention with its interval and count."""
+    if row.retention is None:
+        return "no retention: the baseline scores nothing"
+    interval = f", 95% interval {row.low:.1f} to {row.high:.1f}" if row.low is not None and row.high is not None else ""
+    return f"keeps {row.retention:.1f}%{interval}, {sample(row.n)}"
+
+
+def _told(row: GateRow) -> str:
+    """Return whether the sample is large enough to tell."""
+    if row.resolvable:
+        return "The sample is large enough to tell."
+    more = f": about {count(row.needed_n)} items would do" if row.needed_n else ""
+    return f"The sample is too small to tell{more}."

@@ -1,0 +1,53 @@
+"""What the evaluation harnesses measured, in their own metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from striate.artifacts import SuiteRecord
+from striate.reporting.html.markup import Html, tag
+from striate.reporting.html.tables import Cell, table
+from striate.reporting.html.wording import ORDER, count, plain_number
+
+ERROR = "_stderr"
+HEADS = ["task", "model", "harness", "metric", "n", "value", "standard error"]
+
+
+def draw_harnesses(records: Sequence[SuiteRecord]) -> Html | None:
+    """Return a row a task, metric and model, or None where no harness ran."""
+    rows = [row for record in sorted(records, key=_order) for row in _rows(record)]
+    return table(HEADS, sorted(rows, key=lambda row: str(row[0].content))) if rows else None
+
+
+def _order(record: SuiteRecord) -> tuple[str, int]:
+    """Return where a record stands: models in the order of their making."""
+    return record.harness, (*ORDER, record.label).index(record.label)
+
+
+def _rows(record: SuiteRecord) -> list[list[Cell]]:
+    """Return one table row a task and metric of one model."""
+    return [
+        _cells(record, task, metric, value, figures.get(_error_of(metric)))
+        for task, figures in record.figures.items()
+        for metric, value in figures.items()
+        if ERROR not in metric
+    ]
+
+
+def _error_of(metric: str) -> str:
+    """Return the name of a metric's standard error: `acc,filter` has `acc_stderr,filter`."""
+    name, comma, way = metric.partition(",")
+    return f"{name}{ERROR}{comma}{way}"
+
+
+def _cells(record: SuiteRecord, task: str, metric: str, value: float, error: float | None) -> list[Cell]:
+    """Return one table row."""
+    return [
+        Cell(task, head=True),
+        Cell(tag("span", tag("i", class_=f"key {record.label}"), record.label, class_="named")),
+        Cell(f"{record.harness} {record.harness_version}"),
+        Cell(metric),
+        Cell(count(record.samples[task]) if task in record.samples else "–", right=True),
+        Cell(plain_number(value), right=True),
+        Cell("–" if error is None else plain_number(error), right=True),
+    ]

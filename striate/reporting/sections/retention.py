@@ -1,0 +1,92 @@
+"""The paired comparison with the baseline: what was gained, kept or lost, task by task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from striate.artifacts import Difference
+from striate.reporting.charts.bars import task_name
+from striate.reporting.charts.drawing.svg import line, rect, title
+from striate.reporting.data.run_artifacts import Findings
+from striate.reporting.html.markup import Html, tag
+from striate.reporting.html.tables import Cell, table
+from striate.reporting.html.wording import ORDER, count, percent, points, score, span, words
+
+FOREST = 150.0
+MOST_OPEN = 16
+
+
+def overall(found: Findings, label: str, kind: str) -> Difference | None:
+    """Return the row over all tasks of one kind, for one model."""
+    rows = found.retention.rows if found.retention else ()
+    matches = [row for row in rows if row.pack == "*" and row.task == kind and row.label == label]
+    return matches[0] if matches else None
+
+
+def draw_retention(rows: Sequence[Difference]) -> Html:
+    """Return the paired differences: over all tasks first, then task by task, folded where there are many."""
+    whole = [row for row in rows if row.pack == "*"]
+    single = sorted((row for row in rows if row.pack != "*"), key=_order)
+    tasks = len({(row.pack, row.task, row.metric) for row in single})
+    summary = tag("summary", f"Every task ({tasks})")
+    folded = tag("details", summary, _table(single), open=len(single) <= MOST_OPEN) if single else None
+    return tag("div", _table(whole) if whole else None, folded)
+
+
+def _order(row: Difference) -> tuple[bool, bool, str, str, str, int]:
+    """Return where a row stands: visual, text, perplexity; tasks by name; models in the order of their making."""
+    return (
+        row.metric == "perplexity",
+        row.kind == "text",
+        row.pack,
+        row.task,
+        row.metric,
+        (*ORDER, row.label).index(row.label),
+    )
+
+
+def _table(rows: Sequence[Difference]) -> Html:
+    """Return a table of paired differences with a common scale."""
+    widest = max((abs(edge) for row in rows if row.metric != "perplexity" for edge in (row.low, row.high)), default=0.0)
+    heads = ["task", "model", "n", "baseline", "score", "difference", "95% interval", "", "retention"]
+    return table(heads, [_cells(row, widest) for row in rows])
+
+
+def _cells(row: Difference, widest: float) -> list[Cell]:
+    """Return one table row."""
+    name = f"all {row.kind} tasks" if row.pack == "*" else task_name(row.pack, row.task)
+    lower = " (lower is better)" if row.metric == "perplexity" else ""
+    return [
+        Cell(name + lower, head=True),
+        Cell(tag("span", tag("i", class_=f"key {row.label}"), row.label, class_="named")),
+        Cell(count(row.n), right=True),
+        Cell(score(row.baseline_score, row.metric), right=True),
+        Cell(score(row.score, row.metric), right=True),
+        Cell(points(row.difference, row.metric), right=True),
+        Cell(span(row.low, row.high, row.metric), right=True),
+        Cell(forest(row, widest) if row.metric != "perplexity" else None, wide_only=True),
+        Cell(retained(row), right=True),
+    ]
+
+
+def retained(row: Difference) -> str:
+    """Return the retention with its interval, or a dash where the baseline is zero."""
+    if row.retention is None:
+        return "–"
+    if row.retention_low is None or row.retention_high is None:
+        return percent(row.retention / 100)
+    return f"{percent(row.retention / 100)} ({row.retention_low:.1f} to {row.retention_high:.1f})"
+
+
+def forest(row: Difference, widest: float) -> Html:
+    """Return the difference as a point with its interval about zero; `widest` is the scale of the table."""
+    scale = (FOREST / 2 - 6) / (widest or 1.0)
+    low, mid, high = (FOREST / 2 + scale * value for value in (row.low, row.difference, row.high))
+    shapes = [
+        line(FOREST / 2, 0, FOREST / 2, 18, class_="axis"),
+        rect(low, 8, max(1.5, high - low), 2, class_=f"bar {row.label}"),
+        tag("circle", cx=mid, cy=9.0, r=3.6, class_=f"bar {row.label}"),
+        title(f"{points(row.difference)}, 95% interval {span(row.low, row.high)}"),
+    ]
+    label = f"{words(row.task)}: {points(row.difference)}"
+    return tag("svg", shapes, viewBox=f"0 0 {FOREST:.0f} 18", class_="forest", role="img", aria_label=label)

@@ -1,0 +1,165 @@
+"""The result in one sentence, and the few figures below it."""
+
+from __future__ import annotations
+
+from striate.artifacts import Difference
+from striate.reporting.data.run_artifacts import Findings
+from striate.reporting.html.markup import Child, Html, tag
+from striate.reporting.html.wording import amount, count, percent, points, sample, score, span, words
+from striate.reporting.sections.retention import overall
+
+
+def headline(found: Findings) -> Html:
+    """Return the result in one sentence, with n and 95% intervals."""
+    told = [part for part in (_visual(found), _text(found), _pruned(found)) if part]
+    if not told:
+        return tag("p", _unfinished(found), class_="headline")
+    sentence: list[Child] = []
+    for place, part in enumerate(told):
+        sentence += ["; " if place else "", part]
+    return tag("p", sentence, ".", class_="headline")
+
+
+def _change(row: Difference) -> str:
+    """Return a difference with its interval and count, in brackets."""
+    return f" ({points(row.difference)}, 95% interval {span(row.low, row.high)}, {sample(row.n)})"
+
+
+def _main(found: Findings, kind: str) -> Difference | None:
+    """Return the comparison of the tuned model with the start."""
+    row = overall(found, "tuned", kind)
+    return row if row and row.baseline == "start" else None
+
+
+def _visual(found: Findings) -> Child:
+    """Return what tuning did to the visual tasks."""
+    row = _main(found, "visual")
+    if not row:
+        return None
+    subject = "Tuning"
+    if found.region:
+        subject = f"Tuning {len(found.region)} of {amount(found.region.num_layers, 'layer')}"
+    values = tag("b", f"{score(row.baseline_score)} to {score(row.score)}")
+    verb = "leaves the visual score at" if row.low <= 0 <= row.high else "takes the visual score from"
+    if row.low <= 0 <= row.high:
+        values = tag("b", f"{score(row.score)}, start {score(row.baseline_score)}")
+    return [f"{subject} {verb} ", values, tag("span", _change(row), class_="interval")]
+
+
+def _text(found: Findings) -> Child:
+    """Return what tuning did to the text tasks."""
+    row = _main(found, "text")
+    if not row:
+        return _perplexity(found)
+    kept = row.low <= 0 <= row.high
+    told = "text shows no measurable change" if kept else f"text {'gains' if row.difference > 0 else 'loses'}"
+    return [tag("b", told), tag("span", _change(row), class_="interval")]
+
+
+def _perplexity(found: Findings) -> Child:
+    """Return what tuning did to the perplexity of text, where that is the only text measure."""
+    rows = found.retention.rows if found.retention else ()
+    rows = tuple(row for row in rows if row.metric == "perplexity" and (row.label, row.baseline) == ("tuned", "start"))
+    if len(rows) != 1:
+        return None
+    (row,) = rows
+    change = (
+        f"{points(row.difference, row.metric)}, lower is better, 95% interval {span(row.low, row.high, row.metric)}"
+    )
+    values = tag("b", f"{row.baseline_score:.3f} to {row.score:.3f} nats a token")
+    return ["text goes from ", values, tag("span", f" ({change}, {sample(row.n)})", class_="interval")]
+
+
+def _pruned(found: Findings) -> Child:
+    """Return what the pruned model scores."""
+    row = overall(found, "pruned", "visual")
+    if not row:
+        return None
+    subject = f"with {amount(len(found.removed), 'layer')} removed" if found.prune else "pruned"
+    against = (
+        f"{points(row.difference)} against {row.baseline}, 95% interval {span(row.low, row.high)}, {sample(row.n)}"
+    )
+    return [
+        f"{subject} the visual score is ",
+        tag("b", score(row.score)),
+        tag("span", f" ({against})", class_="interval"),
+    ]
+
+
+def _unfinished(found: Findings) -> str:
+    """Return the state of a run without a comparison."""
+    done = [
+        ("scored its layers", found.scores),
+        ("chosen a region", found.region),
+        ("trained", found.train),
+        ("pruned", found.prune),
+        ("evaluated models", found.evals),
+    ]
+    told = [name for name, artifact in done if artifact]
+    state = f"This run has {', '.join(told)}" if told else "This run has a config and no result yet"
+    return f"{state}; models have not been compared yet.{_peaks(found)}"
+
+
+def _peaks(found: Findings) -> str:
+    """Return where the first scorer peaks, with its interval, or nothing where that was not measured."""
+    entry = next((entry for entry in found.scores.scorers if entry.peak), None) if found.scores else None
+    if entry is None or entry.peak is None:
+        return ""
+    told = f" By {words(entry.scorer)} layer {entry.peak.layer} matters most (95% interval {entry.peak.low} to "
+    return f"{told}{entry.peak.high}, {amount(entry.samples, 'sample')})."
+
+
+def draw_tiles(found: Findings) -> Html | None:
+    """Return the few figures that people quote: a row for the tuned model, and one for the pruned model."""
+    tuned = [*_trained_tiles(found), *_score_tiles(found, "tuned")]
+    pruned = [*_size_tiles(found), *_score_tiles(found, "pruned")]
+    rows = [tag("div", tiles, class_="tiles") for tiles in (tuned, pruned) if tiles]
+    return tag("div", rows, class_="figures") if rows else None
+
+
+def _tile(name: str, value: Child, note: str, kind: str = "") -> Html:
+    """Return one figure with its name and a note."""
+    parts = tag("p", name, class_="name"), tag("p", value, class_="value"), tag("p", note, class_="under")
+    return tag("div", *parts, class_=f"tile {kind}".strip())
+
+
+def _trained_tiles(found: Findings) -> list[Html]:
+    """Return the share of parameters that trained."""
+    if not found.train:
+        return []
+    counted = found.train.trainable
+    note = f"{count(counted.trainable)} of {count(counted.total)}"
+    return [_tile("parameters that trained", percent(counted.trainable / (counted.total or 1)), note, "region")]
+
+
+def _score_tiles(found: Findings, label: str) -> list[Html]:
+    """Return what one model scores against the start, or keeps of another baseline, on visual and on text tasks."""
+    rows = [(kind, overall(found, label, kind)) for kind in ("visual", "text")]
+    return [tile for kind, row in rows if row for tile in _score_tile(kind, label, row)]
+
+
+def _score_tile(kind: str, label: str, row: Difference) -> list[Html]:
+    """Return one model's figure on one kind of tasks; a share of a weak start would say little."""
+    if row.baseline == "start":
+        note = f"start {score(row.baseline_score)}, {points(row.difference)}, {sample(row.n)}"
+        return [_tile(f"{kind} score, {label}", score(row.score), note, label)]
+    if row.retention is None:
+        return []
+    return [_tile(f"{kind} retention, {label}", percent(row.retention / 100), _retention_note(row), label)]
+
+
+def _retention_note(row: Difference) -> str:
+    """Return the interval and count behind a retention figure."""
+    interval = ""
+    if row.retention_low is not None and row.retention_high is not None:
+        interval = f"95% interval {row.retention_low:.1f} to {row.retention_high:.1f}, "
+    return f"{interval}{sample(row.n)}"
+
+
+def _size_tiles(found: Findings) -> list[Html]:
+    """Return what pruning saved."""
+    if not found.prune or not found.prune.parameters_before:
+        return []
+    before, after = found.prune.parameters_before, found.prune.parameters_after
+    note = f"{count(before)} → {count(after)}"
+    return [_tile("parameters pruned away", percent((before - after) / before), note, "pruned")]

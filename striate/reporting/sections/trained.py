@@ -1,0 +1,65 @@
+"""What trained: parameters by component and by layer, and how the training went."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from striate.artifacts import ComponentCount, TrainRecord
+from striate.reporting.html.markup import Html, tag
+from striate.reporting.html.tables import Cell, facts, share_bar, table
+from striate.reporting.html.wording import amount, count, duration, gibibytes, percent, plain_number
+
+HEADS = ["", "parameters", "trainable", "share", ""]
+
+_METHODS = {"lora": "LoRA", "qlora": "QLoRA", "full": "full weights"}
+
+
+def draw_trained(record: TrainRecord) -> Html:
+    """Return the block on what trained: a table of components, a folded table of layers, and the proof."""
+    trainable = record.trainable
+    whole = ComponentCount(component="whole model", total=trainable.total, trainable=trainable.trainable, tensors=0)
+    rows = [_cells(row) for row in (*trainable.components, whole)]
+    kinds = ["" for _ in trainable.components] + ["overall"]
+    layers = tag(
+        "details",
+        tag("summary", f"Every decoder layer ({len(trainable.layers)})"),
+        table(["layer", *HEADS[1:]], [_cells(row) for row in trainable.layers]),
+    )
+    proof = tag("p", tag("b", "Proof before step 1. "), record.proof, class_="proof")
+    return tag("div", table(["component", *HEADS[1:]], rows, kinds), proof, layers if trainable.layers else None)
+
+
+def draw_course(record: TrainRecord) -> Html:
+    """Return the figures of the training run."""
+    return facts(
+        [
+            ("method", _METHODS.get(record.trainable.method, record.trainable.method)),
+            ("samples", count(record.samples)),
+            ("steps", f"{count(record.steps)} ({amount_of_epochs(record.epochs)})"),
+            ("loss, first to last", f"{plain_number(record.first_loss)} → {plain_number(record.last_loss)}"),
+            ("time", duration(record.seconds)),
+            ("peak memory", gibibytes(record.peak_memory_gib)),
+        ]
+    )
+
+
+def amount_of_epochs(epochs: float) -> str:
+    """Return `1 epoch`, `0.5 epochs`."""
+    return amount(int(epochs), "epoch") if epochs == int(epochs) else f"{epochs:.3g} epochs"
+
+
+def layer_shares(rows: Sequence[ComponentCount]) -> list[float]:
+    """Return the trainable share of each row."""
+    return [row.trainable / row.total if row.total else 0.0 for row in rows]
+
+
+def _cells(row: ComponentCount) -> list[Cell]:
+    """Return one table row."""
+    share = layer_shares([row])[0]
+    return [
+        Cell(row.component, head=True),
+        Cell(count(row.total), right=True),
+        Cell(count(row.trainable), right=True),
+        Cell(percent(share) if row.trainable else "frozen", right=True),
+        Cell(share_bar(share), wide_only=True),
+    ]

@@ -1,0 +1,129 @@
+"""From sums per sample to a score per layer, with its interval and its stability."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from striate.artifacts import LayerScores
+from striate.errors import DataError, ModelError
+from striate.scorers.statistics.peaks import peak_of
+from striate.scorers.statistics.stability import mean_of, split_half
+from striate.scorers.statistics.sums import PartSums
+from striate.scorers.streaming.spans import Spans, span_table
+
+REPETITIONS = 2000
+_DRAWS_AT_ONCE = 2_000_000
+Floats = NDArray[np.float64]
+
+
+def summarise(
+    scorer: str,
+    parts: Mapping[str, PartSums],
+    seed: int,
+    shown: Sequence[str] = (),
+    spans: Spans | None = None,
+) -> LayerScores:
+    """Return the layer scores of `scorer`: the mean over all tokens of each part, then over parts with equal weight.
+
+    Intervals are 95% percentile bootstraps over samples (not tokens: those of one sample are not independent); all
+    parts see the same resamples.
+
+    Args:
+        scorer: its name.
+        parts: its sums by part.
+        seed: of resamples and splits.
+        shown: parts that don't count in the score; they are left out where there is no such token.
+        spans: the angles of spans, shape (N, L, L), where the scorer has some.
+
+    Raises:
+        DataError: the calibration set has no token of some part that counts.
+        ModelError: some score is not a number.
+    """
+    kept = {part: sums for part, sums in parts.items() if part not in shown or sums.counts.sum()}
+    counted = [part for part in kept if part not in shown]
+    _require_tokens(scorer, {part: kept[part] for part in counted})
+    means = {part: sums.sums.sum(0) / sums.counts.sum() for part, sums in kept.items()}
+    values_L = np.mean([means[part] for part in counted], axis=0)
+    _require_finite(scorer, values_L)
+    draws = _draws(kept, seed)
+    draws_RL = np.mean([draws[part] for part in counted], axis=0)
+    # The only part that counts is the score itself.
+    listed = [part for part in kept if len(counted) > 1 or part not in counted]
+    bands = {part: _band(draws[part]) for part in listed}
+    low, high = _band(draws_RL)
+    return LayerScores(
+        scorer=scorer,
+        values=tuple(values_L.tolist()),
+        low=low,
+        high=high,
+        parts={part: tuple(means[part].tolist()) for part in bands},
+        part_low={part: band[0] for part, band in bands.items()},
+        part_high={part: band[1] for part, band in bands.items()},
+        spans=() if spans is None else span_table(spans),
+        samples=len(next(iter(kept.values())).counts),
+        tokens={part: round(sums.counts.sum()) for part, sums in kept.items()},
+        split_half=split_half([kept[part] for part in counted], seed),
+        peak=peak_of(values_L, draws_RL),
+    )
+
+
+def of_weights(scorer: str, values_L: Floats) -> LayerScores:
+    """Return the layer scores of a scorer that reads no samples: intervals without width.
+
+    Raises:
+        ModelError: some score is not a number.
+    """
+    _require_finite(scorer, values_L)
+    values = tuple(values_L.tolist())
+    return LayerScores(scorer=scorer, values=values, low=values, high=values, samples=0)
+
+
+def has_tokens(parts: Mapping[str, PartSums], shown: Sequence[str] = ()) -> bool:
+    """Return whether every part that counts has some token."""
+    return all(bool(sums.counts.sum()) for part, sums in parts.items() if part not in shown)
+
+
+def _draws(parts: Mapping[str, PartSums], seed: int) -> dict[str, Floats]:
+    """Return the mean of every resample of the samples by part, shape (R, L); all parts see the same resamples."""
+    samples = len(next(iter(parts.values())).counts)
+    generator = np.random.default_rng(seed)
+    chunk = max(1, min(REPETITIONS, _DRAWS_AT_ONCE // samples))
+    rows: dict[str, list[Floats]] = {part: [] for part in parts}
+    for start in range(0, REPETITIONS, chunk):
+        size = min(chunk, REPETITIONS - start)
+        times_RN = generator.multinomial(samples, np.full(samples, 1 / samples), size=size).astype(np.float64)
+        for part, sums in parts.items():
+            rows[part].append(mean_of(sums, times_RN))
+    return {part: np.concatenate(found) for part, found in rows.items()}
+
+
+def _band(draws_RL: Floats) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the 2.5% and 97.5% quantiles over resamples."""
+    low_L, high_L = np.nanquantile(draws_RL, [0.025, 0.975], axis=0)
+    return tuple(low_L.tolist()), tuple(high_L.tolist())
+
+
+def _require_tokens(scorer: str, parts: Mapping[str, PartSums]) -> None:
+    """Raise DataError where a part that counts has no token."""
+    for part, sums in parts.items():
+        if not sums.counts.sum():
+            raise DataError(
+                f"{scorer} needs {part} tokens, and the calibration set has none",
+                f"samples with {part} tokens; linear-cka and matrix-entropy need 4 of a kind in a sample, "
+                "image-attention text after a picture",
+                "add such samples to data.calibration, or choose another scorer",
+            )
+
+
+def _require_finite(scorer: str, values_L: Floats) -> None:
+    """Raise ModelError where a score is NaN or infinite."""
+    broken = np.flatnonzero(~np.isfinite(values_L))
+    if len(broken):
+        raise ModelError(
+            f"{scorer} is not a number at layer {', '.join(map(str, broken.tolist()))}",
+            "hidden states without overflow",
+            "load the model in float32 or bfloat16 (machine.dtype)",
+        )

@@ -1,0 +1,66 @@
+"""Layer scores as a file for other programs: CSV or JSON, a row per scorer, task, part and layer."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from dataclasses import asdict, astuple, fields
+from pathlib import Path
+
+from striate.artifacts import Scores
+from striate.errors import ConfigError
+from striate.scores.ranking import ScoreRow, tidy_rows
+from striate.storage.atomic import write_text
+
+COLUMNS = tuple(field.name for field in fields(ScoreRow))
+
+
+def export_scores(scores: Scores, path: Path, *, overwrite: bool = False) -> None:
+    """Write every score to `path`, whole or not at all: tidy CSV, or JSON with the same rows, by its suffix.
+
+    Columns are scorer, task, part, layer, value, low and high; `all` stands for all samples and for all kinds of
+    tokens. Numbers are read back exactly as they were; a part without an interval leaves low and high empty.
+
+    Raises:
+        ConfigError: another suffix, or the file exists and `overwrite` is not given.
+        ArtifactError: it can't be written.
+    """
+    check_export(path, overwrite)
+    write_text(path, WRITERS[path.suffix.lower()](scores))
+
+
+def check_export(path: Path, overwrite: bool) -> None:
+    """Check, before any work, that `path` is a file that scores can be written to; raises as `export_scores` does."""
+    if path.suffix.lower() not in WRITERS:
+        raise ConfigError(
+            f"can't export scores to {path}: unknown suffix {path.suffix!r}",
+            f"a file that ends in {' or '.join(WRITERS)}",
+            f"use for example --export {path.with_suffix('.csv').name if path.name else 'scores.csv'}",
+        )
+    if path.is_dir() or (path.exists() and not overwrite):
+        raise ConfigError(
+            f"can't export scores to {path}: it exists already",
+            "a new file",
+            "choose another name" if path.is_dir() else "choose another name, or use --overwrite",
+        )
+
+
+def _csv(scores: Scores) -> str:
+    """Return the rows as CSV."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(astuple(row) for row in tidy_rows(scores))
+    return text.getvalue()
+
+
+def _json(scores: Scores) -> str:
+    """Return the rows as JSON, with the number of layers and samples."""
+    rows = [asdict(row) for row in tidy_rows(scores)]
+    document = {"version": 1, "num_layers": scores.num_layers, "samples": scores.samples, "rows": rows}
+    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+
+
+WRITERS: dict[str, Callable[[Scores], str]] = {".csv": _csv, ".json": _json}

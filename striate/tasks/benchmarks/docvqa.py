@@ -1,0 +1,46 @@
+"""DocVQA: questions about scanned documents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from striate.tasks.benchmarks.formats.benchmark import Benchmark
+from striate.tasks.benchmarks.formats.prompt_wording import short_answer
+from striate.tasks.benchmarks.formats.release import Release
+from striate.tasks.packs.items import Item
+
+
+def read_docvqa(release: Release) -> Iterator[Item]:
+    """Yield the validation questions, scored by ANLS (Mathew et al. 2021, arXiv 2007.00398).
+
+    LLaVA-1.5 was not evaluated on it; the prompt is that of its other short answers.
+    """
+    file = release.find("val_v1.0.json", "val_v1.0*.json", "val/val_v1.0*.json")
+    for row in release.rows(release.json(file), "data", file):
+        yield Item(
+            id=release.text(row, "questionId", file),
+            pack=release.name,
+            task=release.name,
+            metric="anls",
+            question=short_answer(release.text(row, "question", file)),
+            image=_picture(release, release.text(row, "image", file)),
+            answers=tuple(map(str, release.field(row, "answers", file))),
+        )
+
+
+def _picture(release: Release, name: str) -> Path:
+    """Return where a page lies: the later release has the same pages in another folder."""
+    later = release.folder / "spdocvqa_images"
+    return later / name.rpartition("/")[2] if later.is_dir() else release.place("", "val") / name
+
+
+DOCVQA = Benchmark(
+    name="docvqa",
+    title="DocVQA",
+    summary="questions about scanned documents: ANLS, validation set",
+    function=read_docvqa,
+    paper="https://arxiv.org/abs/2007.00398",
+    source="docvqa.org, task 1 (registration at rrc.cvc.uab.es)",
+    layout=("val_v1.0.json (or val_v1.0_withQT.json)", "documents/PAGE.png (or spdocvqa_images/PAGE.png)"),
+)

@@ -1,0 +1,35 @@
+"""The shape of a published benchmark: a reader of its files with where they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from striate.registry import Strategy
+from striate.tasks.benchmarks.formats.release import Release
+from striate.tasks.packs.items import Item
+
+ReadFunction = Callable[[Release], Iterator[Item]]
+UnpackFunction = Callable[[Release, Sequence[Item]], None]
+
+
+def nothing_to_unpack(release: Release, items: Sequence[Item]) -> None:
+    """Return at once: the pictures of most benchmarks are files."""
+
+
+@dataclass(frozen=True)
+class Benchmark(Strategy[ReadFunction]):
+    """One registered benchmark; `function` yields its items from a local copy.
+
+    Attributes:
+        source: where the files come from, in words.
+        layout: the files that the folder holds, as they are published.
+        shots: how many worked examples stand before each question, unless the SPEC says otherwise; None where there
+            is no place for any.
+        unpack: writes the pictures of the given items that lie inside other files to the release's `unpacked` folder.
+    """
+
+    source: str = ""
+    layout: tuple[str, ...] = ()
+    shots: int | None = None
+    unpack: UnpackFunction = nothing_to_unpack

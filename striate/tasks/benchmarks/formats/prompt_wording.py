@@ -1,0 +1,28 @@
+"""The prompts that LLaVA-1.5's evaluation made standard (Liu et al. 2023, arXiv 2310.03744, table 9 and scripts)."""
+
+from __future__ import annotations
+
+from string import ascii_uppercase
+
+from striate.tasks.metrics.letter import options_of
+
+SHORT = "Answer the question using a single word or phrase."
+LETTER = "Answer with the option's letter from the given choices directly."
+REGION = "Please provide the bounding box coordinate of the region this sentence describes: "
+
+
+def short_answer(question: str) -> str:
+    """Return the question with the request for a word or phrase on a line of its own."""
+    return f"{question}\n{SHORT}"
+
+
+def by_letter(question: str, choices: tuple[str, ...], before: str = "") -> str:
+    """Return the question, after a hint if there is one, with lettered choices and the request for a letter."""
+    hint = f"{before}\n" if before else ""
+    return f"{hint}{question}\n{options_of(choices)}\n{LETTER}"
+
+
+def letter_index(letter: str) -> int | None:
+    """Return the place (from 0) of a single letter, or None."""
+    found = letter.strip().upper()
+    return ascii_uppercase.index(found) if len(found) == 1 and found in ascii_uppercase else None

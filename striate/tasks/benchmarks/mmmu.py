@@ -1,0 +1,100 @@
+"""MMMU: college questions of 30 subjects, with pictures inside Parquet files."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from string import ascii_uppercase
+from typing import Any
+
+from striate.data.samples import PLACEHOLDER
+from striate.storage.atomic import write_bytes
+from striate.tasks.benchmarks.formats.benchmark import Benchmark
+from striate.tasks.benchmarks.formats.parquet import parquet_rows
+from striate.tasks.benchmarks.formats.prompt_wording import LETTER, SHORT, letter_index
+from striate.tasks.benchmarks.formats.release import Release
+from striate.tasks.packs.items import Item
+
+REFERENCE = re.compile(r"<image (\d)>")
+COLUMNS = ("id", "question", "options", "answer", "question_type")
+PICTURES = tuple(f"image_{number}" for number in range(1, 8))
+
+
+def read_mmmu(release: Release) -> Iterator[Item]:
+    """Yield the validation questions of every subject found (Yue et al. 2024, arXiv 2311.16502).
+
+    Multiple choice is scored by letter; open questions, about one in twenty, by normalised match, which is stricter
+    than the benchmark's own search for the answer within the reply. Every `<image N>` of question and options is shown
+    where it stands.
+    """
+    for file in _tables(release):
+        for row in parquet_rows(release, file, COLUMNS):
+            yield _item(release, row, file)
+
+
+def unpack_mmmu(release: Release, items: Sequence[Item]) -> None:
+    """Write the pictures of `items` that are not there yet, a few rows in memory at a time."""
+    missing = {path for item in items for path in item.images if not path.is_file()}
+    for file in _tables(release) if missing else ():
+        for row in parquet_rows(release, file, ("id", *PICTURES)):
+            for number, column in enumerate(PICTURES, start=1):
+                path = _place(release, row["id"], number)
+                if path in missing and row.get(column):
+                    write_bytes(path, row[column]["bytes"])
+
+
+def _item(release: Release, row: dict[str, Any], file: Path) -> Item:
+    """Return one question; an open one has no options."""
+    name, question = release.text(row, "id", file), release.text(row, "question", file)
+    options, answer = _listed(release, row, "options", file), release.text(row, "answer", file)
+    lettered = "\n".join(f"({letter}) {option}" for letter, option in zip(ascii_uppercase, options, strict=False))
+    text = f"{question}\n\n{lettered}\n\n{LETTER}" if options else f"{question}\n\n{SHORT}"
+    numbers = [int(number) for number in REFERENCE.findall(text)] or [1]
+    places = [_place(release, name, number) for number in numbers]
+    return Item(
+        id=name,
+        pack=release.name,
+        task=release.name,
+        metric="letter" if options else "normalised",
+        question=REFERENCE.sub(PLACEHOLDER, text),
+        image=places[0],
+        more_images=tuple(places[1:]),
+        choices=options,
+        answers=() if options else _listed(release, row, "answer", file) or (answer,),
+        answer_index=letter_index(answer) if options else None,
+    )
+
+
+def _listed(release: Release, row: dict[str, Any], key: str, file: Path) -> tuple[str, ...]:
+    """Return the list that is written as text under `key`; no list, no entries."""
+    text = release.text(row, key, file)
+    if not text.startswith("["):
+        return ()
+    try:
+        return tuple(map(str, ast.literal_eval(text)))
+    except (ValueError, SyntaxError) as error:
+        raise release.damaged(file, f"has {key} that are no list: {text[:80]}") from error
+
+
+def _tables(release: Release) -> list[Path]:
+    """Return the validation files of all subjects."""
+    return release.find_all("*/validation-*.parquet", "validation-*.parquet")
+
+
+def _place(release: Release, name: str, number: int) -> Path:
+    """Return where picture `number` of a question is written."""
+    return release.unpacked / f"{name}-{number}.png"
+
+
+MMMU = Benchmark(
+    name="mmmu",
+    title="MMMU",
+    summary="college questions of 30 subjects: choice by letter, validation set (extra: parquet)",
+    function=read_mmmu,
+    paper="https://arxiv.org/abs/2311.16502",
+    source="hub data set MMMU/MMMU, as it is stored there",
+    layout=("SUBJECT/validation-00000-of-00001.parquet",),
+    unpack=unpack_mmmu,
+)

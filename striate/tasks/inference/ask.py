@@ -1,0 +1,91 @@
+"""Ask a model every item of its packs, each in the way that its metric needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from striate.models.structure.anatomy import check_decoder_only, find_anatomy
+from striate.tasks.inference.batch_budget import budget_for
+from striate.tasks.inference.causality import check_causal
+from striate.tasks.inference.generate import answer_replies, word_replies
+from striate.tasks.inference.likelihood import choice_replies, text_replies
+from striate.tasks.inference.reply_journal import Journal
+from striate.tasks.inference.run_state import Sitting, Tally
+from striate.tasks.inference.token_batches import asking_mode
+from striate.tasks.metrics import metric_of
+from striate.tasks.metrics.base import AskingMode
+from striate.tasks.packs.items import Item, Reply
+
+
+def ask(
+    model: Any,
+    processor: Any,
+    items: Sequence[Item],
+    *,
+    max_new_tokens: int = 32,
+    batch_size: int | None = None,
+    token_budget: int | None = None,
+    advance: Callable[[int], None] = lambda count: None,
+    journal: Journal | None = None,
+    sitting: Sitting | None = None,
+) -> list[Reply]:
+    """Return the model's reply to every item, in the order of `items`.
+
+    Items that are asked in the same way share batches of similar length. The replies don't depend on the batches
+    (in float32; in half precision rounding may turn near ties). The model is in eval mode meanwhile, and as before
+    afterwards.
+
+    Args:
+        model: an LVLM, PEFT-wrapped or not.
+        processor: its processor.
+        items: what to ask; packs may be mixed.
+        max_new_tokens: the longest answer, in tokens.
+        batch_size: the most rows that run side by side; left out, what suits the device.
+        token_budget: the most tokens of a batch, padding and new tokens included; left out, what suits the device.
+        advance: called with the number of items done.
+        journal: where replies are kept as they come; those that are there already are not asked again.
+        sitting: filled with the budget in use and with what was counted.
+
+    Raises:
+        DataError: a picture that can't be read, or an item that is longer than the model's context.
+        ModelError: not an LVLM, or an encoder-decoder; or plain text is to be scored, but the model does not read it
+            from left to right.
+        ArtifactError: the journal can't be written.
+    """
+    check_decoder_only(find_anatomy(model))
+    known = journal.replies(items) if journal else {}
+    advance(len(known))
+
+    def keep(done: Sequence[Item], replies: Sequence[Reply]) -> None:
+        if journal:
+            journal.add(done, replies)
+        advance(len(done))
+
+    sitting = sitting or Sitting()
+    sitting.budget, sitting.tally, sitting.keep = budget_for(model, batch_size, token_budget), Tally(), keep
+    sitting.resumed = len(known)
+    places: dict[AskingMode, list[int]] = {}
+    for index, item in enumerate(items):
+        if index not in known:
+            places.setdefault(metric_of(item.metric).mode, []).append(index)
+    replies = dict(known)
+    with asking_mode(model):
+        for mode, indices in places.items():
+            group = [items[index] for index in indices]
+            found = _ask_in_mode(mode, model, processor, group, max_new_tokens, sitting)
+            replies.update(zip(indices, found, strict=True))
+    return [replies[index] for index in range(len(items))]
+
+
+def _ask_in_mode(
+    mode: AskingMode, model: Any, processor: Any, items: list[Item], max_new_tokens: int, sitting: Sitting
+) -> list[Reply]:
+    """Return the replies to items that are all asked in `mode`."""
+    if mode == "generate":
+        return answer_replies(model, processor, items, max_new_tokens=max_new_tokens, sitting=sitting)
+    check_causal(model, processor.tokenizer)
+    if mode == "next_word":
+        return word_replies(model, processor, items, sitting)
+    likelihood = choice_replies if mode == "choose" else text_replies
+    return likelihood(model, processor.tokenizer, items, sitting)

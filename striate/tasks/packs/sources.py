@@ -1,0 +1,147 @@
+"""What `evaluate.packs` names: a folder with a `test.jsonl`, or a published benchmark's files. No torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from striate.errors import DataError, SpecError, did_you_mean
+from striate.storage.fingerprints import fingerprint, fingerprint_of
+from striate.tasks.benchmarks import BENCHMARKS, benchmark_of
+from striate.tasks.benchmarks.formats.benchmark import Benchmark
+from striate.tasks.benchmarks.formats.release import Release
+from striate.tasks.metrics import metric_of
+from striate.tasks.packs.items import Item, Pack
+from striate.tasks.packs.reader import read_pack, spread
+
+PICTURES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".webp", ""})
+PREFIX = re.compile(r"([a-z][a-z0-9+_-]+)(?:@(\d+))?:(.+)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where test items come from: `folder`, read as a benchmark with `shots` examples, or as a pack without a name."""
+
+    folder: Path
+    benchmark: str = ""
+    shots: int | None = None
+
+
+def parse_source(text: str) -> Source:
+    """Return what `FOLDER`, `NAME:FOLDER` or `NAME@SHOTS:FOLDER` stands for.
+
+    A folder that exists under the whole text is a pack, whatever its name.
+
+    Raises:
+        SpecError: a benchmark that does not exist, or shots for one that has no place for examples, or too many.
+    """
+    match = PREFIX.fullmatch(text)
+    if match is None or Path(text).expanduser().exists():
+        return Source(Path(text).expanduser())
+    name, shots, folder = match[1], match[2], Path(match[3]).expanduser()
+    if name not in BENCHMARKS:
+        raise SpecError(
+            f"unknown benchmark {name!r} in {text!r}",
+            f"FOLDER, or NAME:FOLDER with NAME one of {', '.join(BENCHMARKS.names())}",
+            f"{did_you_mean(name, BENCHMARKS.names())}see `striate ls tasks`",
+        )
+    most = benchmark_of(name).shots
+    if shots is not None and (most is None or int(shots) > most):
+        raise SpecError(
+            f"{text!r} asks for {shots} worked examples",
+            f"at most {most}" if most is not None else f"none: {name} is asked without examples",
+            f"write {name}:{match[3]}",
+        )
+    return Source(folder, name, None if shots is None else int(shots))
+
+
+def read_source(source: Source, limit: int | None = None, pictures: Path | None = None) -> Pack:
+    """Return the pack that `source` stands for; with `limit`, a subset of at most that many items, see `spread`.
+
+    Args:
+        source: as `parse_source` returns it.
+        limit: the most items.
+        pictures: a folder for pictures that lie inside other files (Parquet, base64): those of the chosen items are
+            written to `pictures/NAME`, where they don't lie yet. None: none are written, for a check of the files.
+
+    Raises:
+        DataError: files that are missing or not as they were published, a missing picture, no items.
+    """
+    if not source.benchmark:
+        return read_pack(source.folder, limit)
+    benchmark = benchmark_of(source.benchmark)
+    release = Release(
+        benchmark.name,
+        source.folder,
+        benchmark.layout,
+        benchmark.source,
+        (pictures or source.folder) / benchmark.name,
+        benchmark.shots or 0 if source.shots is None else source.shots,
+    )
+    items = [_checked(item, release) for item in benchmark.function(release)]
+    if not items:
+        raise release.damaged(source.folder, "holds no question to ask")
+    chosen = items if limit is None else spread(items, limit)
+    if pictures is not None:
+        benchmark.unpack(release, chosen)
+    if pictures is not None or not _is_packed(benchmark):
+        _check_pictures(chosen, release)
+    return Pack(benchmark.name, source.folder, tuple(_numbered(chosen)))
+
+
+def release_fingerprint(folder: Path) -> str:
+    """Return a short hash of a benchmark's folder: names and sizes of files, contents of those that are no pictures.
+
+    Benchmarks hold tens of thousands of pictures, which nobody edits; their questions are read whole.
+
+    Raises:
+        ArtifactError: it can't be read.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return fingerprint_of(
+        {
+            str(path.relative_to(folder)): path.stat().st_size if _is_picture(path) else fingerprint(path)
+            for path in files
+        }
+    )
+
+
+def _is_picture(path: Path) -> bool:
+    """Return whether a file's name, or its lack of an ending, is that of a picture (SEED-Bench's have none)."""
+    return path.suffix.lower() in PICTURES
+
+
+def _checked(item: Item, release: Release) -> Item:
+    """Return `item` if it is right for its metric."""
+    problem = metric_of(item.metric).check(item)
+    if problem:
+        raise release.damaged(release.folder, f"question {item.id!r}: {problem}")
+    return item
+
+
+def _is_packed(benchmark: Benchmark) -> bool:
+    """Return whether the benchmark's pictures lie inside other files."""
+    return benchmark.unpack is not Benchmark.unpack
+
+
+def _check_pictures(items: Sequence[Item], release: Release) -> None:
+    """Raise if a picture of the chosen items is missing."""
+    missing = [path for item in items for path in item.images if not path.is_file()]
+    if missing:
+        raise DataError(
+            f"benchmark {release.name}: no picture {missing[0]} ({len(missing)} are missing)",
+            f"the published files: {', '.join(release.layout)}",
+            f"fetch the pictures too; they come from {release.source}",
+        )
+
+
+def _numbered(items: Sequence[Item]) -> list[Item]:
+    """Return the items with ids that occur before told apart by a number: predictions are compared by id."""
+    seen: dict[str, int] = {}
+    found = []
+    for item in items:
+        count = seen[item.id] = seen.get(item.id, 0) + 1
+        found.append(item if count == 1 else replace(item, id=f"{item.id}#{count}"))
+    return found

@@ -1,0 +1,214 @@
+"""From predictions to scores: task means, macro averages, and paired comparisons with a baseline. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from striate.artifacts import Difference, EvalRecord, Kind, Prediction, TaskScore
+from striate.errors import ArtifactError
+from striate.tasks.metrics import metric_of
+from striate.tasks.packs.items import Item
+from striate.tasks.scoring.bootstrap import Paired, macro_replicates
+from striate.tasks.scoring.intervals import (
+    bootstrap_interval,
+    changed_answers,
+    difference_interval,
+    difference_of,
+    hidden_change,
+    mcnemar,
+    mean_of,
+    perplexity_retention,
+    resolvable_difference,
+    retention_of,
+)
+
+TaskKey = tuple[str, str, str, Kind]
+MACRO = "*"
+MACRO_METRIC = "mean"
+KINDS: tuple[Kind, ...] = ("visual", "text")
+
+
+def task_key(item: Prediction | Item) -> TaskKey:
+    """Return what an item or a prediction counts for: pack, task, metric, `visual` with an image or `text` without."""
+    return (item.pack, item.task, item.metric, "visual" if item.image is not None else "text")
+
+
+def in_scope(keys: Iterable[TaskKey], scope: tuple[str, str]) -> list[TaskKey]:
+    """Return the tasks of one scope: of a kind (`*`, `visual`), of a pack (PACK, `*`), or one task by its name.
+
+    Perplexity is no share of right answers, so it counts alone or not at all.
+    """
+    pack, task = scope
+    chosen = [key for key in keys if (key[3] == task if pack == MACRO else key[0] == pack and task in (MACRO, key[1]))]
+    if len(chosen) > 1 or pack == MACRO:
+        chosen = [key for key in chosen if metric_of(key[2]).higher_is_better]
+    return chosen
+
+
+def by_task(predictions: Iterable[Prediction]) -> dict[TaskKey, list[Prediction]]:
+    """Return the predictions of each task, tasks in order of first appearance."""
+    groups: dict[TaskKey, list[Prediction]] = {}
+    for prediction in predictions:
+        groups.setdefault(task_key(prediction), []).append(prediction)
+    return groups
+
+
+def task_scores(predictions: Sequence[Prediction], repetitions: int, seed: int) -> list[TaskScore]:
+    """Return each task's weighted mean score with its 95% bootstrap interval."""
+    return [_task_score(key, group, repetitions, seed) for key, group in by_task(predictions).items()]
+
+
+def macro_average(scores: Sequence[TaskScore], kind: Kind) -> float | None:
+    """Return the unweighted mean of the accuracy-like task scores of `kind`; None if there is none.
+
+    Perplexity is left out: it is no share of right answers.
+    """
+    values = [score.score for score in scores if score.kind == kind and metric_of(score.metric).higher_is_better]
+    return float(np.mean(values)) if values else None
+
+
+def compare_predictions(
+    baseline: tuple[EvalRecord, Sequence[Prediction]],
+    other: tuple[EvalRecord, Sequence[Prediction]],
+    repetitions: int,
+    seed: int,
+) -> list[Difference]:
+    """Return one row a task and one macro row a kind (pack `*`, task `visual` or `text`): `other` against `baseline`.
+
+    Differences are other - baseline, paired by item. Retention is the ratio of the two scores in %; of the two macro
+    averages in a macro row, whose `n` counts items. For perplexity, in nats a token, a positive difference is worse,
+    and retention is `100 * exp(baseline - other)`; it has rows of its own and is in no macro row.
+
+    Items that share a picture are drawn together, since they are right and wrong together (Cameron, Gelbach and Miller
+    2008, Review of Economics and Statistics 90, 414-427): intervals are over pictures.
+
+    Raises:
+        ArtifactError: the two did not answer the same items.
+    """
+    pairs = paired_tasks(baseline, other)
+    labels = (other[0].label, baseline[0].label)
+    rows = [_difference(labels, key, [pair], repetitions, seed) for key, pair in pairs.items()]
+    for kind in KINDS:
+        chosen = [pair for key, pair in pairs.items() if key[3] == kind and metric_of(key[2]).higher_is_better]
+        if chosen:
+            rows.append(_difference(labels, (MACRO, kind, MACRO_METRIC, kind), chosen, repetitions, seed))
+    return rows
+
+
+def compare_scope(
+    baseline: tuple[EvalRecord, Sequence[Prediction]],
+    other: tuple[EvalRecord, Sequence[Prediction]],
+    scope: tuple[str, str],
+    repetitions: int,
+    seed: int,
+) -> Difference | None:
+    """Return the row of one task, or the macro row of a kind (`*`, `visual`) or of a pack (PACK, `*`); None if empty.
+
+    Raises:
+        ArtifactError: the two did not answer the same items.
+    """
+    pack, task = scope
+    pairs = paired_tasks(baseline, other)
+    chosen = {key: pairs[key] for key in in_scope(pairs, scope)}
+    if not chosen:
+        return None
+    labels, first = (other[0].label, baseline[0].label), next(iter(chosen))
+    key = first if len(chosen) == 1 and pack != MACRO else (pack, task, MACRO_METRIC, first[3])
+    return _difference(labels, key, list(chosen.values()), repetitions, seed)
+
+
+def _task_score(key: TaskKey, group: Sequence[Prediction], repetitions: int, seed: int) -> TaskScore:
+    """Return the score of one task."""
+    pack, task, metric, kind = key
+    scores, weights = [item.score for item in group], [item.weight for item in group]
+    clusters = [item.cluster for item in group]
+    kind_of_score = metric_of(metric)
+    bounded = kind_of_score.higher_is_better and _within_one(Paired.of(scores, scores))
+    low, high = bootstrap_interval(scores, weights, repetitions, seed, clusters, bounded)
+    return TaskScore(
+        pack=pack,
+        task=task,
+        metric=metric,
+        kind=kind,
+        n=len(group),
+        score=float(np.average(scores, weights=weights)),
+        low=low,
+        high=high,
+        unparsed=sum(item.unparsed for item in group),
+        clusters=len(set(clusters)),
+        details=kind_of_score.details(group),
+    )
+
+
+def _within_one(pair: Paired) -> bool:
+    """Return whether all scores lie between 0 and 1; a metric such as CIDEr goes further."""
+    return bool(all(((part >= 0) & (part <= 1)).all() for part in (pair.baseline, pair.other)))
+
+
+def paired_tasks(
+    baseline: tuple[EvalRecord, Sequence[Prediction]], other: tuple[EvalRecord, Sequence[Prediction]]
+) -> dict[TaskKey, Paired]:
+    """Return the two models' scores of every task, item by item.
+
+    Raises:
+        ArtifactError: the two did not answer the same items.
+    """
+    baseline_label, label = baseline[0].label, other[0].label
+    found = {(*task_key(item), item.id): item for item in other[1]}
+    missing = [item.id for item in baseline[1] if (*task_key(item), item.id) not in found]
+    if missing or len(found) != len(baseline[1]):
+        example = f"; {missing[0]!r} is only in {baseline_label!r}" if missing else ""
+        counts = f"{len(found)} and {len(baseline[1])}"
+        raise ArtifactError(
+            f"{label!r} and {baseline_label!r} did not answer the same items: {counts}{example}",
+            "two evaluations with the same packs and the same limit",
+            "run `striate evaluate` again for both",
+        )
+    return {
+        key: Paired.of(
+            [item.score for item in group],
+            [found[*key, item.id].score for item in group],
+            [item.weight for item in group],
+            [item.cluster for item in group],
+        )
+        for key, group in by_task(baseline[1]).items()
+    }
+
+
+def _difference(
+    labels: tuple[str, str], key: TaskKey, pairs: Sequence[Paired], repetitions: int, seed: int
+) -> Difference:
+    """Return the comparison of one task, or of the macro average of several."""
+    pack, task, metric, kind = key
+    means, replicates = mean_of(pairs), macro_replicates(pairs, repetitions, seed)
+    ratio = metric == MACRO_METRIC or metric_of(metric).higher_is_better
+    hidden = hidden_change(pairs, replicates, ratio and all(_within_one(pair) for pair in pairs))
+    low, high = difference_interval(replicates, hidden)
+    retention, lowest, highest = (
+        retention_of(means, replicates, hidden) if ratio else perplexity_retention(means, replicates)
+    )
+    changed = changed_answers(pairs) if ratio else None
+    return Difference(
+        label=labels[0],
+        baseline=labels[1],
+        pack=pack,
+        task=task,
+        kind=kind,
+        metric=metric,
+        n=sum(len(pair.baseline) for pair in pairs),
+        baseline_score=float(means[0]),
+        score=float(means[1]),
+        difference=difference_of(means),
+        low=low,
+        high=high,
+        retention=retention,
+        retention_low=lowest,
+        retention_high=highest,
+        clusters=replicates.clusters,
+        right_to_wrong=changed[0] if changed else None,
+        wrong_to_right=changed[1] if changed else None,
+        mcnemar_p=mcnemar(*changed) if changed else None,
+        resolvable=resolvable_difference(replicates, hidden),
+    )

@@ -1,0 +1,141 @@
+"""What one optimizer step is made of: a process's share of its samples, in micro-batches or packed rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch.utils.data import Sampler
+
+from striate.data.collate import Collator
+from striate.data.encoding import IGNORED, Encoded
+from striate.data.packing import FILLER, Batch, first_fit
+from striate.data.samples import Sample
+from striate.training.batching.order import SeededOrder
+
+Touch = Literal["", "last", "all"]
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which samples of a step one of several processes learns from, and how many go into one forward pass.
+
+    All processes together learn from exactly the samples that one process would, in the same step.
+
+    Attributes:
+        micro_batch: samples of a padded micro-batch.
+        pack_tokens: the most tokens of a packed row; None for padded micro-batches.
+        process: of this process, from 0.
+        processes: how many there are.
+    """
+
+    micro_batch: int
+    pack_tokens: int | None = None
+    process: int = 0
+    processes: int = 1
+
+    def of(self, step: Sequence[int]) -> list[int]:
+        """Return this process's samples of a step, which go from short to long: whole micro-batches, dealt in turn."""
+        if self.pack_tokens is not None:
+            return list(step[self.process :: self.processes])
+        firsts = range(self.process * self.micro_batch, len(step), self.processes * self.micro_batch)
+        return [index for first in firsts for index in step[first : first + self.micro_batch]]
+
+
+class StepSampler(Sampler[list[int]]):
+    """Yields a process's share of every step of an epoch; an epoch's last step takes what is left."""
+
+    def __init__(self, order: SeededOrder, share: Share) -> None:
+        """Deal the steps of `order` by `share`."""
+        self.order = order
+        self.share = share
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the permutation of `epoch`."""
+        self.order.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        indices = list(self.order)
+        size = self.order.batch_size
+        return (self.share.of(indices[first : first + size]) for first in range(0, len(indices), size))
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.order) / self.order.batch_size)
+
+
+class StepCollator:
+    """Turns a share of a step into its micro-batches: padded ones in the order given, or packed rows.
+
+    Processes that wait for each other's modules must use the same ones. Where a share's batches lack pictures, a
+    sample with a small picture and without labels joins them (`touch`): it adds nothing to loss or gradients.
+
+    Attributes:
+        fill: packed rows are filled up to a multiple of this many tokens.
+    """
+
+    def __init__(self, collator: Collator, share: Share, stand_in: Sample | None = None, touch: Touch = "") -> None:
+        """Keep how to encode and how to divide.
+
+        Args:
+            collator: encodes samples, joins and packs them.
+            share: of this process.
+            stand_in: the sample that joins batches without pictures.
+            touch: which batches need a picture: none, the last of a step, or all.
+        """
+        self.collator = collator
+        self.share = share
+        self._stand_in = stand_in
+        self._touch = touch if stand_in else ""
+        self._unlabelled: Encoded | None = None
+        self.fill = 1
+
+    def __call__(self, samples: Sequence[Sample]) -> list[Batch]:
+        """Return the micro-batches, at least one.
+
+        Raises:
+            DataError: a sample that can't be used.
+        """
+        groups = self.grouped(self.collator.encode_each(samples)) or [[]]
+        return [self._join(self._touched(group, index + 1 == len(groups))) for index, group in enumerate(groups)]
+
+    def grouped(self, items: Sequence[Encoded]) -> list[list[Encoded]]:
+        """Return the items of each micro-batch or row."""
+        if self.share.pack_tokens is None:
+            size = self.share.micro_batch
+            return [list(items[first : first + size]) for first in range(0, len(items), size)]
+        rows = first_fit([item.length for item in items], self.share.pack_tokens)
+        return [[items[index] for index in row] for row in rows]
+
+    def empty(self) -> Batch:
+        """Return a batch of the stand-in alone: it uses every module, and teaches nothing."""
+        return self._join([self._without_labels()])
+
+    def _touched(self, group: list[Encoded], last: bool) -> list[Encoded]:
+        """Return the group, with the stand-in where it is needed."""
+        wanted = self._touch == "all" or (self._touch == "last" and last)
+        pictured = any(item.pictures for item in group)
+        return [*group, self._without_labels()] if not group or (wanted and not pictured) else group
+
+    def _without_labels(self) -> Encoded:
+        """Return the stand-in, encoded once, with no answer to learn from."""
+        if self._unlabelled is None:
+            if self._stand_in is None:
+                raise ValueError("a step without samples needs a stand-in")
+            [item] = self.collator.encode_each([self._stand_in])
+            labels = item.tokens["labels"].clone().fill_(IGNORED)
+            self._unlabelled = Encoded({**item.tokens, "labels": labels}, item.pictures)
+        return self._unlabelled
+
+    def _join(self, items: Sequence[Encoded]) -> Batch:
+        """Return the items as one batch; tokens of the stand-in only fill it."""
+        batch = self.collator.join(items) if self.share.pack_tokens is None else self.collator.pack(items, self.fill)
+        added = sum(item.length for item in items if item is self._unlabelled)
+        return {**batch, FILLER: batch.get(FILLER, torch.tensor(0)) + added} if added else batch
+
+
+def stand_in(samples: Sequence[Sample]) -> Sample:
+    """Return the sample with the fewest pictures, but one, and the shortest text; any short one if none has any."""
+    return min(samples, key=lambda one: (not one.images, len(one.images), sum(len(m.text) for m in one.messages)))

@@ -1,0 +1,78 @@
+"""What is looked at before a training begins: what would otherwise fail only after hours, or have no effect."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from striate.artifacts import Region
+from striate.config import ResampleSection, TrainSection
+from striate.data.samples import Sample
+from striate.errors import ArtifactError, TrainingError
+from striate.models.structure.anatomy import check_decoder_only, find_anatomy
+from striate.models.trainable.apply import is_quantised
+from striate.progress import Progress
+from striate.training.distributed.sharding import check_sharding
+from striate.training.lisa import check_resampling, never_open
+from striate.training.optimizers import check_optimizer
+
+
+def check_training(
+    model: nn.Module, region: Region, samples: Sequence[Sample], config: TrainSection, out: Path
+) -> None:
+    """Return if `model` can be trained as `config` says, and written to `out`.
+
+    Raises:
+        ModelError: not an LVLM, or an encoder-decoder.
+        TrainingError: samples, method, number format, turns of layers, sharding or optimizer that don't go together.
+        ArtifactError: `out` is not empty.
+    """
+    check_decoder_only(find_anatomy(model))
+    if not samples:
+        raise TrainingError("there are no training samples", "at least one sample", "check data.train")
+    if config.train_projector and not any(sample.images for sample in samples):
+        raise TrainingError(
+            "the projector can't train: no training sample has a picture",
+            "samples with pictures, or train.train_projector=false",
+            "add pictures to data.train, or use --set train.train_projector=false",
+        )
+    _check_weights(model, config)
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise ArtifactError(f"{out} exists already", "a new or empty folder", "remove it, or choose another folder")
+    check_resampling(region, config.resample)
+    check_sharding(config)
+    check_optimizer(config, next(model.parameters()).device)
+
+
+def warn_of_turns(region: Region, section: ResampleSection, steps: int, seed: int, progress: Progress) -> None:
+    """Say which settings of `train.resample` have no effect, and which layers will never be open."""
+    if section.active is None:
+        return
+    if section.active == len(region):
+        progress.say(f"train.resample has no effect: all {len(region)} layers of the region are open all the time")
+    left_out = never_open(region, section, steps, seed)
+    if left_out:
+        progress.say(
+            f"layers {', '.join(map(str, left_out))} will not train: {steps} steps, with {section.active} layers drawn"
+            f" every {section.every} steps, are too few; lower train.resample.every or raise train.resample.active"
+        )
+
+
+def _check_weights(model: nn.Module, config: TrainSection) -> None:
+    """Raise for weights in a number format that the method or the device does not train."""
+    if config.method == "qlora" and not is_quantised(model):
+        raise TrainingError(
+            "train.method is qlora, and the model's weights are not in 4 bits",
+            "a model from striate.models.io.quantized.load_quantised, or train.method=lora",
+            "load it so; `striate train` does",
+        )
+    weight = next(model.parameters())
+    if weight.dtype is torch.float16 and weight.device.type == "cpu":
+        raise TrainingError(
+            "float16 does not train on the CPU",
+            "float32 or bfloat16 on the CPU, float16 on CUDA",
+            "use --set machine.dtype=float32",
+        )
