@@ -1,0 +1,66 @@
+"""What a training run did (`train.json`): what trained, for how long, and its loss."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from striate.artifacts.base import Document
+from striate.artifacts.region import Region
+
+
+class ComponentCount(Document):
+    """Parameters of one component of an LVLM (or one decoder layer), and how many of them train."""
+
+    component: str
+    total: int
+    trainable: int
+    tensors: int
+
+
+class Trainable(Document):
+    """What trains, by component and by layer, in counts."""
+
+    method: str
+    region: Region
+    components: tuple[ComponentCount, ...]
+    layers: tuple[ComponentCount, ...]
+
+    @property
+    def total(self) -> int:
+        """Parameters of the whole model, adapters included."""
+        return sum(row.total for row in self.components)
+
+    @property
+    def trainable(self) -> int:
+        """Parameters that receive updates."""
+        return sum(row.trainable for row in self.components)
+
+
+class Resampled(Document):
+    """How the layers of a region took turns: `active` open at a time, others drawn every `every` steps.
+
+    `steps_open` counts the steps in which each layer was open; in each step exactly the open ones received gradients.
+    """
+
+    active: int
+    every: int
+    state: Literal["keep", "drop"]
+    steps_open: dict[int, int]
+
+
+class TrainRecord(Document):
+    """How a training run went (`train.json`); `tokens` are those of its samples, `padding` is a share of all slots."""
+
+    version: Literal[1] = 1
+    trainable: Trainable
+    proof: str
+    samples: int
+    steps: int
+    epochs: float
+    first_loss: float
+    last_loss: float
+    seconds: float
+    peak_memory_gib: float
+    tokens: int = 0
+    padding: float = 0.0
+    resampled: Resampled | None = None
