@@ -13,14 +13,14 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from striate.artifacts import (Document, read_document, write_document)
-from striate.config import (RunConfig, dump_config, load_config)
+from striate.artifacts import Document, read_document, write_document
+from striate.config import RunConfig, dump_config, load_config
 from striate.errors import ArtifactError
-from striate.storage.fingerprints import (fingerprint, fingerprint_of)
 from striate.progress import Progress
 from striate.runs.lock import hold
+from striate.storage.atomic import cannot_write, write_text
+from striate.storage.fingerprints import fingerprint, fingerprint_of
 from striate.version import __version__
-from striate.storage.atomic import (cannot_write, write_text)
 
 RUN_FILE, CONFIG_FILE = "run.json", "config.yaml"
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "safetensors", "numpy", "pillow", "pydantic")
