@@ -111,7 +111,7 @@ def _show_scores(scores: Scores, region: Region | None) -> None:
 def _show_comparison(first: Path, second: Path, by: str | None) -> None:
     """Print how far two runs rank the layers alike, on all samples, and by task if asked."""
     from striate.cli.views.score_tables import comparison_tables
-    from striate.scores.ranking import compare_scores, shared_tasks
+    from striate.scores.comparison import compare_scores, shared_tasks
 
     one, other = _scores(first), _scores(second)
     for task in [None, *(shared_tasks(one, other) if by == "task" else [])]:

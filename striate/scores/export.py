@@ -5,14 +5,30 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable
-from dataclasses import asdict, astuple, fields
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 
-from striate.artifacts import Scores
+from striate.artifacts import LayerScores, Scores
 from striate.errors import ConfigError
-from striate.scores.ranking import ScoreRow, tidy_rows
 from striate.storage.atomic import write_text
+
+ALL = "all"
+"""The task of scores on all samples, and the part of scores on all kinds of tokens."""
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """One layer's score by one scorer, on one task's samples and one kind of token, with its 95% interval."""
+
+    scorer: str
+    task: str
+    part: str
+    layer: int
+    value: float
+    low: float | None
+    high: float | None
+
 
 COLUMNS = tuple(field.name for field in fields(ScoreRow))
 
@@ -45,6 +61,39 @@ def check_export(path: Path, overwrite: bool) -> None:
             "a new file",
             "choose another name" if path.is_dir() else "choose another name, or use --overwrite",
         )
+
+
+def tidy_rows(scores: Scores) -> list[ScoreRow]:
+    """Return every score as a row: all samples first and then each task; all tokens first and then each part.
+
+    `low` and `high` are None where a part has no interval of its own.
+    """
+    rows: list[ScoreRow] = []
+    for task, entries in {ALL: scores.scorers, **scores.tasks}.items():
+        for entry in entries:
+            for part, (values, low, high) in _bands(entry).items():
+                rows.extend(
+                    ScoreRow(
+                        entry.scorer,
+                        task,
+                        part,
+                        layer,
+                        value,
+                        low[layer] if low else None,
+                        high[layer] if high else None,
+                    )
+                    for layer, value in enumerate(values)
+                )
+    return rows
+
+
+def _bands(entry: LayerScores) -> dict[str, tuple[Sequence[float], Sequence[float], Sequence[float]]]:
+    """Return values, lower and upper ends by part, that of all tokens first."""
+    parts = {
+        part: (values, entry.part_low.get(part, ()), entry.part_high.get(part, ()))
+        for part, values in entry.parts.items()
+    }
+    return {ALL: (entry.values, entry.low, entry.high), **parts}
 
 
 def _csv(scores: Scores) -> str:

@@ -29,6 +29,7 @@ LIGHT = [
     "striate.pipeline.validate",
     "striate.cli.options",
     "striate.cli.analysis_verbs",
+    "striate.scores.comparison",
     "striate.scores.ranking",
     "striate.cli.views.score_tables",
     "striate.scores.export",

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from striate.artifacts import LayerScores, Scores
 from striate.errors import ArtifactError, ConfigError
-from striate.scores.export import export_scores
-from striate.scores.ranking import agreement, compare_scores, mean_ranks, ranks, shared_tasks, spearman, tidy_rows
+from striate.scores.comparison import compare_scores, shared_tasks
+from striate.scores.export import export_scores, tidy_rows
+from striate.scores.ranking import agreement, mean_ranks, ranks, spearman
 
 values_lists = st.lists(st.integers(-5, 5).map(float), min_size=2, max_size=20)
 

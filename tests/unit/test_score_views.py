@@ -9,7 +9,7 @@ from rich.console import Console
 
 from striate.artifacts import LayerScores, Peak, Region, Scores, SplitHalf
 from striate.cli.views.score_tables import agreement_table, bar, comparison_tables, stability_table, stack_tables
-from striate.scores.ranking import compare_scores
+from striate.scores.comparison import compare_scores
 
 HALVES = SplitHalf(rank_correlation=0.87, low=0.7, high=0.95, samples_needed=1024)
 PEAK = Peak(layer=2, low=1, high=3, share=0.7, centre=2.1, centre_low=1.8, centre_high=2.4)

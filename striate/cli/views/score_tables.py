@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from striate.artifacts import LayerScores, Region, Scores
-from striate.scores.ranking import Agreement, ScorerComparison, agreement
+from striate.scores.comparison import ScorerComparison
+from striate.scores.ranking import Agreement, agreement
 
 BAR_CELLS = 8
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
