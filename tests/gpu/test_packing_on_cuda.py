@@ -14,6 +14,7 @@ from striate.artifacts import Region
 from striate.config import MachineSection, TrainSection
 from striate.data.collate import Collator
 from striate.data.reading import read_samples
+from striate.models.interventions import varlen_attention
 from striate.stages.train import train
 from striate.training.loss import answer_loss
 from striate.training.packing import packed_attention
@@ -38,7 +39,7 @@ def attend(
     with monkeypatch.context() as patch:
         patch.setattr(packed_attention, "_current", [layout])
         if not kernel:
-            patch.setattr(packed_attention, "_kernel", lambda: None)
+            patch.setattr(varlen_attention, "KERNEL", None)
         out, _ = packed_attention.packed_attention(module, *given, None, **options)
     (out.float() * torch.linspace(-1, 1, out.numel(), device="cuda").view_as(out)).sum().backward()
     return [out.detach(), *(tensor.grad for tensor in given if tensor.grad is not None)]
@@ -49,7 +50,7 @@ def attend(
 def test_kernel_is_one_call_a_sample(
     monkeypatch: pytest.MonkeyPatch, window: int | None, heads: int, groups: int, size: int
 ) -> None:
-    assert packed_attention._kernel() is not None, "this torch has no variable-length kernel with window and scale"
+    assert varlen_attention.KERNEL is not None, "this torch has no variable-length kernel with window and scale"
     torch.manual_seed(0)
     total = sum(LENGTHS)
     shapes = [(1, heads, total, size), *[(1, heads // groups, total, size)] * 2]

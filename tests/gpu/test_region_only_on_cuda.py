@@ -17,7 +17,7 @@ from striate.models.visual_token_skipping.rule import ImageSkip
 from striate.training.approximations import frozen_format
 from striate.training.compile.regional import fast_layers
 from striate.training.loss import answer_loss
-from striate.training.packing.varlen_attention import attend
+from striate.training.packing.traced_attention import attend
 from striate.training.visual_token_skipping.token_layout import ImageRows, reading
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]

@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from striate.training.packing.varlen_attention import attend
+from striate.training.packing.traced_attention import attend
 from striate.training.visual_token_skipping.row_gather import moved, put
 from striate.training.visual_token_skipping.token_layout import ImageRows
 

@@ -14,7 +14,7 @@ import torch
 
 from striate.training.compile import short_attention as short
 from striate.training.compile.short_choice import short_active, short_samples
-from striate.training.packing.varlen_attention import packed_inputs
+from striate.training.packing.traced_attention import packed_inputs
 
 LENGTHS = [5, 0, 16, 1, 0]
 

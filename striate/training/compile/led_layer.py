@@ -16,7 +16,7 @@ from striate.training.compile.last_layer_answers import answer_places
 from striate.training.compile.layer_form import LayerTensors
 from striate.training.compile.layer_function import LayerFunction
 from striate.training.packing.packed_attention import current_layout
-from striate.training.packing.varlen_attention import packed_inputs, takes
+from striate.training.packing.traced_attention import packed_inputs, takes
 from striate.training.visual_token_skipping.token_layout import rows_for
 
 if TYPE_CHECKING:

@@ -6,11 +6,9 @@ and where a family's own mask is more than causal, one call of scaled dot-produc
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -21,13 +19,13 @@ from transformers import AttentionInterface, AttentionMaskInterface, PretrainedC
 from transformers.masking_utils import sdpa_mask
 
 from striate.errors import TrainingError
+from striate.models.interventions.varlen_attention import attend as varlen
+from striate.models.interventions.varlen_attention import has_kernel
 from striate.models.structure.decoder_stack import decoder_layers, find_stack
-from striate.training.packing.varlen_attention import ENDS, LONGEST, PACKED, REFUSED, attend, refuse_more
+from striate.training.packing.traced_attention import ENDS, LONGEST, PACKED, REFUSED, attend, refuse_more
 from striate.training.visual_token_skipping.text_attention import is_of_text, text_attention
 
 NAME = PACKED
-_HALF = (torch.bfloat16, torch.float16)
-_LARGEST_HEAD = 256
 _ENDS = 64
 
 
@@ -129,8 +127,10 @@ def packed_attention(
         how = {"dropout": dropout, "scaling": scaling, "sliding_window": sliding_window, "softcap": softcap}
         return text_attention(module, query, key, value, attention_mask, **how, **kwargs)
     _check(layout, query, key, kwargs)
-    if attention_mask is None and not dropout and softcap is None and _has_kernel(query, value):
-        return _varlen(layout, query, key, value, scaling, sliding_window), None
+    if attention_mask is None and not dropout and softcap is None and has_kernel(query, value):
+        longest = max(layout.lengths)
+        out = varlen(query, key, value, layout.ends, longest, scaling=scaling, sliding_window=sliding_window)
+        return out, None
     pieces = []
     # The gradient of a split is one row; that of a slice would be a row of zeros for every sample.
     queries, keys, values = (states.split(layout.lengths, dim=2) for states in (query, key, value))
@@ -206,45 +206,6 @@ def _one_sample(
     scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype is torch.bool else scores + mask
     weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
     return nn.functional.dropout(weights, dropout) @ value
-
-
-def _has_kernel(query: torch.Tensor, value: torch.Tensor) -> bool:
-    """Return whether PyTorch's variable-length kernel takes these tensors."""
-    size = query.shape[-1]
-    fits = query.dtype in _HALF and size == value.shape[-1] and size % 8 == 0 and size <= _LARGEST_HEAD
-    return fits and query.device.type == "cuda" and _kernel() is not None
-
-
-@cache
-def _kernel() -> Callable[..., Any] | None:
-    """Return PyTorch's kernel, from 2.11 on: that of 2.10 has neither scale nor window."""
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-    except ImportError:
-        return None
-    return varlen_attn if {"scale", "window_size"} <= inspect.signature(varlen_attn).parameters.keys() else None
-
-
-def _varlen(
-    layout: Layout,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    scaling: float | None,
-    window: int | None,
-) -> torch.Tensor:
-    """Return the same by the kernel, in one call."""
-    kernel = _kernel()
-    longest = max(layout.lengths)
-    settings: dict[str, Any] = {"scale": scaling, "window_size": (-1, 0) if not window else (window - 1, 0)}
-    groups = query.shape[1] // key.shape[1]
-    if groups > 1 and "enable_gqa" in inspect.signature(kernel).parameters:  # type: ignore[arg-type]
-        settings["enable_gqa"] = True
-    elif groups > 1:
-        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    flat = [tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value)]
-    out: torch.Tensor = kernel(*flat, layout.ends, layout.ends, longest, longest, **settings)  # type: ignore[misc]
-    return out.unsqueeze(0)
 
 
 AttentionInterface.register(NAME, packed_attention)

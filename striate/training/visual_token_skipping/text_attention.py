@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PretrainedConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from striate.training.packing.varlen_attention import PACKED, attend, refuse_more
+from striate.training.packing.traced_attention import PACKED, attend, refuse_more
 
 NAME = "striate_text_rows"
 # Names under which a layer hands on to its attention that only keys are wanted, and the ends of the runs of text.
