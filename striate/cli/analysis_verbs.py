@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -34,9 +33,16 @@ Beside = Annotated[
 ]
 
 
+def register(app: typer.Typer) -> None:
+    """Add this module's verbs to the command line."""
+    app.command("analyze")(analyze)
+    app.command("select")(select)
+
+
 def analyze(
     config: Config = None,
     out: Out = Path("run"),
+    *,
     by: By = None,
     compare: Compare = None,
     export: Export = None,
@@ -84,18 +90,19 @@ def select(
             parse_spec(spec)
         region = flow.select()
         others = [choose(region.num_layers, spec, flow.scores_if_any()) for spec in beside or []]
-        width = max(len(one.spec) for one in (region, *others)) if others else 0
-        for one in (region, *others):
-            OUT.print(_line(one, region, width), soft_wrap=True)
+        width = max(len(shown.spec) for shown in (region, *others)) if others else 0
+        for shown in (region, *others):
+            OUT.print(_line(shown, region, width), soft_wrap=True)
 
     run_stage(config, out, settings, overwrite, stage)
 
 
-def _line(one: Region, chosen: Region, width: int) -> str:
+def _line(region: Region, chosen: Region, width: int) -> str:
     """Return a region on one line; of one beside the chosen region also how many layers they share."""
-    label = f"{one.spec.ljust(width)}  " if width else ""
-    shared = "" if one is chosen else f", {len(set(one.layers) & set(chosen.layers))} of them in the chosen region"
-    return f"{label}{draw_stack(one, one.removable)}  {len(one)} of {one.num_layers} layers{shared}"
+    label = f"{region.spec.ljust(width)}  " if width else ""
+    common = len(set(region.layers) & set(chosen.layers))
+    shared = "" if region is chosen else f", {common} of them in the chosen region"
+    return f"{label}{draw_stack(region, region.removable)}  {len(region)} of {region.num_layers} layers{shared}"
 
 
 def _show_scores(scores: Scores, region: Region | None) -> None:
@@ -113,10 +120,10 @@ def _show_comparison(first: Path, second: Path, by: str | None) -> None:
     from striate.cli.views.score_tables import comparison_tables
     from striate.scores.comparison import compare_scores, shared_tasks
 
-    one, other = _scores(first), _scores(second)
-    for task in [None, *(shared_tasks(one, other) if by == "task" else [])]:
+    scores, others = _scores(first), _scores(second)
+    for task in [None, *(shared_tasks(scores, others) if by == "task" else [])]:
         OUT.print(f"{first} and {second}{f', task {task}' if task else ''}", style="bold", soft_wrap=True)
-        for table in comparison_tables(compare_scores(one, other, task)):
+        for table in comparison_tables(compare_scores(scores, others, task)):
             OUT.print(table)
             OUT.print()
 
@@ -147,6 +154,3 @@ def _check_alone(config: Path | None, export: Path | None, settings: list[str] |
             "--compare RUN1 RUN2, with --by task if wished",
             "leave it out, or run the analysis without --compare",
         )
-
-
-VERBS: dict[str, Callable[..., None]] = {"analyze": analyze, "select": select}

@@ -1,9 +1,8 @@
-"""The verb evaluate: ask every model, compare them, hold them against a gate, and show where they differ."""
+"""Verbs about results: evaluate, with its gate and the answers that differ, and report."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,9 +33,16 @@ Export = Annotated[
 ]
 
 
+def register(app: typer.Typer) -> None:
+    """Add this module's verbs to the command line."""
+    app.command("evaluate")(evaluate)
+    app.command("report")(report)
+
+
 def evaluate(
     config: Config = None,
     out: Out = Path("run"),
+    *,
     gate: Gate = None,
     baseline: Baseline = None,
     suite: Suites = None,
@@ -64,6 +70,14 @@ def evaluate(
     extra = [f"evaluate.{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
     run_stage(config, out, [*(settings or []), *extra], overwrite, stage)
     show_gate(out)
+
+
+def report(out: Out = Path("run")) -> None:
+    """Write report.html from the run folder's artifacts."""
+    from striate.stages.report import report as write_report
+
+    with guard(out):
+        OUT.print(str(write_report(out)), soft_wrap=True)
 
 
 def show_gate(out: Path) -> None:
@@ -129,6 +143,3 @@ def _show_differences(flow: Flow, path: Path | None) -> None:
     for line in difference_lines(rows, flow.config.evaluate.baseline):
         OUT.print(line, soft_wrap=True)
     OUT.print(f"{len(rows)} of {total} items are answered otherwise by some model", soft_wrap=True)
-
-
-VERBS: dict[str, Callable[..., None]] = {"evaluate": evaluate}

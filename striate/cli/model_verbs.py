@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +11,13 @@ from striate.cli.console import OUT, guard, quiet_libraries
 from striate.errors import ConfigError
 
 NewModel = Annotated[Path, typer.Option("--out", help="Folder of the new model: new or empty.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's verbs to the command line."""
+    app.command("import")(import_checkpoint)
+    app.command("compose")(compose_model)
+    app.command("remove-layers")(remove_layers)
 
 
 def import_checkpoint(
@@ -73,10 +79,3 @@ def _numbers(text: str) -> list[int]:
     if all(part.isdecimal() for part in parts):
         return [int(part) for part in parts]
     raise ConfigError(f"--layers {text!r} is no list of layers", "numbers and commas", "for example --layers 4,5,6")
-
-
-VERBS: dict[str, Callable[..., None]] = {
-    "import": import_checkpoint,
-    "compose": compose_model,
-    "remove-layers": remove_layers,
-}

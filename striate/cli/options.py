@@ -50,6 +50,7 @@ def run_stage(
     settings: list[str] | None,
     overwrite: bool,
     stage: Callable[[Flow], None],
+    *,
     together: bool = False,
 ) -> None:
     """Run one stage in the run folder `out`, with the config given or else the one that lies there.

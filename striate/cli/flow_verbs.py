@@ -1,0 +1,89 @@
+"""Verbs about a whole run: quickstart, run and check."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from striate.cli.console import OUT, RichProgress, guard, quiet_libraries, result_lines
+from striate.cli.evaluation_verbs import show_gate
+from striate.cli.options import Out, Overwrite, Settings, open_flow
+
+if TYPE_CHECKING:
+    from striate.config import RunConfig
+
+Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
+RunFile = Annotated[Path, typer.Argument(help="Run config (YAML).")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's verbs to the command line."""
+    app.command("quickstart")(quickstart)
+    app.command("run")(run)
+    app.command("check")(check)
+
+
+def quickstart(
+    out: Out = Path("striate-quickstart"),
+    *,
+    device: Device = None,
+    llm: Annotated[Path | None, typer.Option(help="Local copy of the LLM: a GGUF file or a folder.")] = None,
+    vision: Annotated[Path | None, typer.Option(help="Local copy of EfficientNet-Lite0's weights.")] = None,
+    settings: Settings = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Run the whole flow on the built-in LVLM; a CPU and a few minutes are enough."""
+    from striate.demo.places import builtin_model, quickstart_config
+
+    with guard(out):
+        overrides = list(settings or [])
+        if llm or vision:
+            quiet_libraries()
+            overrides.append(f"model.path={builtin_model(llm, vision, RichProgress())}")
+        _everything(quickstart_config(tuple(_with_device(overrides, device))), out, overwrite)
+
+
+def run(
+    config: RunFile,
+    out: Out = Path("run"),
+    device: Device = None,
+    settings: Settings = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Run the whole flow on your model and your data."""
+    from striate.config import load_config
+
+    with guard(out):
+        _everything(load_config(config, _with_device(settings, device)), out, overwrite)
+
+
+def check(config: RunFile, settings: Settings = None) -> None:
+    """Validate a run config, its SPECs and its data, without loading a model."""
+    from striate.config import load_config
+    from striate.pipeline.validate import check_run
+
+    with guard(None):
+        for line in check_run(load_config(config, settings or [])):
+            OUT.print(line, soft_wrap=True)
+
+
+def _everything(config: RunConfig, out: Path, overwrite: bool) -> None:
+    """Run the whole flow and print its result."""
+    from striate.artifacts import Retention, read_document
+
+    begin = time.perf_counter()
+    page = open_flow(config, out, overwrite).everything()
+    OUT.print()
+    if (out / "eval" / "retention.json").is_file():
+        for line in result_lines(read_document(out / "eval" / "retention.json", Retention)):
+            OUT.print(line, soft_wrap=True)
+    OUT.print(f"report  {page.resolve()}  ({time.perf_counter() - begin:.0f} s)", soft_wrap=True)
+    show_gate(out)
+
+
+def _with_device(settings: list[str] | None, device: str | None) -> list[str]:
+    """Return the overrides with the device among them."""
+    return [*(settings or []), *([f"machine.device={device}"] if device else [])]

@@ -1,0 +1,83 @@
+"""The verb inspect: a model's parts, what a region would train, and a forecast of a step's memory and time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from striate.cli.console import OUT, draw_stack, guard, quiet_libraries, show_table
+
+if TYPE_CHECKING:
+    from striate.artifacts import Region
+    from striate.models.forecast.estimate import Settings as Step
+    from striate.models.structure.meta_model import Blueprint
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's verb to the command line."""
+    app.command("inspect")(inspect)
+
+
+def inspect(
+    model: Annotated[str, typer.Argument(help="Model folder or hub id; weights are not read.")],
+    region: Annotated[
+        str | None,
+        typer.Option("--region", metavar="SPEC", help="What this region would train, and what a step takes."),
+    ] = None,
+    *,
+    batch: Annotated[int, typer.Option(help="Forecast: samples of one forward pass.")] = 8,
+    text_tokens: Annotated[int, typer.Option(help="Forecast: text tokens of a sample, half of them answers.")] = 200,
+    image_tokens: Annotated[
+        int | None, typer.Option(help="Forecast: image tokens of a sample, if not one picture's.")
+    ] = None,
+    accelerator: Annotated[str, typer.Option(help="Forecast: h100, h200, a100, l40s or rtx4090.")] = "h100",
+) -> None:
+    """Show an LVLM's parts, what a region would train, and a forecast of a step's memory and time."""
+    with guard(None):
+        quiet_libraries()
+        from striate.models.forecast.estimate import Settings as Step
+        from striate.models.structure.image_tokens import image_tokens as count_image_tokens
+        from striate.models.structure.meta_model import blueprint
+        from striate.stages.select import select
+
+        plan = blueprint(model)
+        OUT.print(f"{plan.anatomy.model_type}: {plan.anatomy.num_layers} decoder layers at {plan.anatomy.layers_name}")
+        OUT.print(str(count_image_tokens(plan.model)), soft_wrap=True)
+        show_table("", ["component", "parameters", "share"], plan.rows())
+        if region:
+            chosen = select(plan.anatomy.num_layers, region)
+            _show_trained(plan, chosen)
+            step = Step(batch=batch, text_tokens=text_tokens, answer_tokens=text_tokens // 2, accumulated=True)
+            _show_forecast(plan, chosen, step, accelerator, image_tokens)
+
+
+def _show_trained(plan: Blueprint, region: Region) -> None:
+    """Print the region, and how many parameters each method would train."""
+    from striate.models.structure.meta_model import trained_counts
+
+    counts = trained_counts(plan, region)
+    OUT.print(f"{draw_stack(region)}  {len(region)} of {region.num_layers} layers")
+    OUT.print(f"layers {', '.join(map(str, region.layers)) or 'none'}, and the projector", soft_wrap=True)
+    rows = [[method, f"{count:,}", f"{100 * count / plan.total:.2f}%"] for method, count in counts.items()]
+    show_table("", ["method", "trainable parameters", "of the model"], rows)
+
+
+def _show_forecast(plan: Blueprint, region: Region, step: Step, name: str, image_tokens: int | None) -> None:
+    """Print what one step of every method takes."""
+    from striate.models.forecast.estimate import HEADER, accelerator, forecast_rows, forecasts
+
+    device = accelerator(name)
+    rows = forecast_rows(forecasts(plan, region, step, device, image_tokens), device)
+    OUT.print(
+        f"forecast of one step on {device.title}: {step.batch} samples of {step.text_tokens} text tokens,"
+        f" LoRA rank {step.r}; GiB and milliseconds",
+        soft_wrap=True,
+    )
+    show_table("", list(HEADER), rows)
+    OUT.print(
+        "bfloat16 with float32 masters of what trains, gradients kept between micro-batches;"
+        " accelerators other than h100 are uncalibrated (docs/forecast.md)",
+        style="dim",
+        soft_wrap=True,
+    )

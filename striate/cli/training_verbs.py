@@ -1,0 +1,47 @@
+"""Verbs that change weights: train and prune."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from striate.cli.console import OUT, draw_stack
+from striate.cli.options import Config, Out, Overwrite, Settings, run_stage
+
+if TYPE_CHECKING:
+    from striate.pipeline import Flow
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's verbs to the command line."""
+    app.command("train")(train)
+    app.command("prune")(prune)
+
+
+def train(
+    config: Config = None, out: Out = Path("run"), settings: Settings = None, overwrite: Overwrite = False
+) -> None:
+    """Tune the region and the projector: checkpoint/."""
+
+    def stage(flow: Flow) -> None:
+        record = flow.train()
+        OUT.print(
+            f"{record.steps} steps in {record.seconds:.0f} s, loss {record.first_loss:.3f} -> {record.last_loss:.3f}"
+        )
+
+    run_stage(config, out, settings, overwrite, stage, together=True)
+
+
+def prune(
+    config: Config = None, out: Out = Path("run"), settings: Settings = None, overwrite: Overwrite = False
+) -> None:
+    """Remove layers outside the region: pruned/."""
+
+    def stage(flow: Flow) -> None:
+        record = flow.prune()
+        OUT.print(f"{draw_stack(record.region, record.removed)}  {len(record.removed)} layers removed")
+        OUT.print(f"{record.parameters_before:,} -> {record.parameters_after:,} parameters; reloaded and compared")
+
+    run_stage(config, out, settings, overwrite, stage)
