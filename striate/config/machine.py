@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from striate.config.section import Section
 
@@ -17,8 +17,7 @@ class MachineSection(Section):
     `compile` fuses the decoder layers' operations while training; `memory_budget` is the peak in GiB that training may
     reach: as few layers as that takes are run again in the backward pass. `graphs` launches the kernels of compiled
     layers together, as CUDA graphs: for small models with `train.packing`. `cache_vision` keeps what the frozen vision
-    encoder makes of each training picture, in memory, or on disk in `cache_folder` for all runs of a sweep;
-    `cache_hidden` keeps what the region's first layer gets of each training sample, where the projector is frozen.
+    encoder makes of each training picture, in memory, or on disk in `cache_folder` for all runs of a sweep.
     """
 
     device: str = "auto"
@@ -32,10 +31,22 @@ class MachineSection(Section):
     memory_budget: float | None = Field(default=None, gt=0)
     pack_tokens: int = Field(default=8192, ge=16)
     cache_vision: Literal["off", "memory", "disk"] = "off"
-    cache_hidden: Literal["off", "memory", "disk"] = "off"
     cache_folder: str | None = None
 
-    @field_validator("compile", "graphs", "cache_vision", "cache_hidden", mode="before")
+    @model_validator(mode="before")
+    @classmethod
+    def _without_hidden_state_cache(cls, values: Any) -> Any:
+        """Return the values without `cache_hidden`, which older configs have as `off`."""
+        if not isinstance(values, dict) or "cache_hidden" not in values:
+            return values
+        if values["cache_hidden"] not in ("off", False):
+            raise ValueError(
+                f"cache_hidden is {values['cache_hidden']!r}, but hidden states are no longer cached: only 'off' is"
+                " allowed, or no such key; use machine.cache_vision, which caches the vision encoder's features"
+            )
+        return {key: value for key, value in values.items() if key != "cache_hidden"}
+
+    @field_validator("compile", "graphs", "cache_vision", mode="before")
     @classmethod
     def _word(cls, value: Any) -> Any:
         """Return the word for what YAML takes for a truth value."""

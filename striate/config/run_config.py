@@ -43,13 +43,6 @@ class RunConfig(Section):
             )
         if self.train.method == "qlora" and self.machine.dtype not in ("auto", "bfloat16"):
             raise ValueError(f"train.method qlora computes in bfloat16, not in machine.dtype {self.machine.dtype}")
-        if self.machine.cache_hidden != "off" and self.train.train_projector:
-            raise ValueError(
-                "machine.cache_hidden keeps what comes out of the projector, and train.train_projector trains it: use"
-                " train.train_projector=false, or machine.cache_vision in the place of machine.cache_hidden"
-            )
-        if "off" not in (self.machine.cache_hidden, self.machine.cache_vision):
-            raise ValueError("machine.cache_hidden and machine.cache_vision are both set: use one of them")
         if self.prune.remove and self.prune.scorer not in self.analyze.scorers:
             raise ValueError(
                 f"prune.scorer {self.prune.scorer!r} is not among analyze.scorers {list(self.analyze.scorers)}"

@@ -17,7 +17,7 @@ from striate.models.io.model_card import CardFacts
 from striate.models.io.peak_memory import peak_memory_gib
 from striate.progress import Progress, Silent
 from striate.selectors.spec.extra_visual_layers import with_image_layers
-from striate.training.caching.choose import keep
+from striate.training.caching.vision_features import cached_features
 from striate.training.checkpoints import find_checkpoint, identity, remove_checkpoints
 from striate.training.compile.policy import plan_speed
 from striate.training.distributed.ranks import Processes
@@ -89,7 +89,9 @@ def train(
     speed = plan_speed(model, region, samples, collator, config, machine, plan)
     torch.manual_seed(seed)
     with opened(model, region, samples, collator, config, seed=seed, base_path=base_path) as ready:
-        kept = keep(ready, processor, samples, collator, config, machine, progress)
+        cached = cached_features(
+            ready.model, processor, samples, collator, machine, half=ready.weights.dtype, progress=progress
+        )
         outcome = run_sitting(
             ready.model,
             samples,
@@ -107,7 +109,7 @@ def train(
             prove=ready.prove,
             progress=progress,
             processes=processes,
-            kept=kept,
+            cached=cached,
             turns=ready.turns,
             speed=speed,
         )

@@ -17,7 +17,7 @@ from striate.data.collate import Collator
 from striate.data.samples import Sample
 from striate.progress import Progress
 from striate.training.approximations import frozen_format
-from striate.training.caching.collator import Kept
+from striate.training.caching.vision_features import CachedFeatures
 from striate.training.checkpoints import COMPLETE, load_trainable, step_of
 from striate.training.compile.policy import Speed, fast
 from striate.training.distributed.ranks import Processes
@@ -68,7 +68,7 @@ def run_sitting(
     prove: Proof,
     progress: Progress,
     processes: Processes,
-    kept: Kept | None = None,
+    cached: CachedFeatures | None = None,
     turns: LayerTurns | None = None,
     speed: Speed | None = None,
 ) -> Outcome:
@@ -101,7 +101,7 @@ def run_sitting(
                     uneven=is_uneven(model),
                 ),
                 samples,
-                kept.collator if kept else collator,
+                cached.collator if cached else collator,
                 share=share_of(processes, plan.micro_batch, config, machine),
                 touch=touch_of(processes, config, samples),
                 projector_lr=config.projector_lr,
@@ -112,7 +112,7 @@ def run_sitting(
                 advance=advance,
                 turns=turns,
             )
-            trainer.kept = kept
+            trainer.cached = cached
             if trainer.packing and config.frozen == "fp8":
                 # Rounding to 8 bits magnifies what kernels round differently, so rows are compared before it begins.
                 with torch.autocast(trainer.args.device.type, half, enabled=half is not None):

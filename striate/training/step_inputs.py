@@ -21,8 +21,7 @@ from striate.models.visual_token_skipping.rule import rule_of
 from striate.training.async_metrics import Facts, Readings
 from striate.training.batching.label_positions import ANSWERS, find_answers
 from striate.training.batching.micro_batches import StepCollator, StepSampler
-from striate.training.caching.collator import Kept
-from striate.training.caching.vision_features import SHAPES
+from striate.training.caching.vision_features import SHAPES, CachedFeatures
 from striate.training.packing.packing_check import Packing
 from striate.training.step_hints.attention_mask import mask_known
 from striate.training.step_hints.image_embeds import PicturePlaces
@@ -56,7 +55,7 @@ class StepTrainer(Trainer):
     step_collator: StepCollator
     readings: Readings
     packing: Packing | None = None
-    kept: Kept | None = None
+    cached: CachedFeatures | None = None
     answer_multiple = 1
     places: PicturePlaces | None = None
     _globalstep_last_logged: int
@@ -189,8 +188,8 @@ class StepTrainer(Trainer):
             if (rule := rule_of(self.model)) is not None:
                 lengths = batch[SEGMENTS][:, 0].tolist() if packed else None
                 stack.enter_context(reading(rule, batch["input_ids"], self.args.device, lengths))
-            if self.kept:
-                taken = stack.enter_context(self.kept.serving(taken))
+            if self.cached:
+                taken = stack.enter_context(self.cached.serving(taken))
             if self.places and PIXELS in taken:
                 stack.enter_context(self._placing(self.places, taken, batch["input_ids"]))
             yield taken

@@ -25,7 +25,7 @@ from striate.models.interventions.vision_feature_tap import PIXELS, VisionTap
 from striate.training.caching import vision_features as vision_cache
 from striate.training.caching import vision_pass as vision_maker
 from striate.training.caching.tensor_store import DiskStore, check_room, disk_writer
-from striate.training.caching.vision_features import keep_features
+from striate.training.caching.vision_features import cached_features
 
 if TYPE_CHECKING:
     from striate.models.io.load import Loaded
@@ -191,8 +191,8 @@ def test_bfloat16_is_kept_in_half_precision_where_that_changes_nothing(
     progress = Said()
     machine = MACHINE.model_copy(update={"cache_vision": "memory"})
     collator = Collator(tiny_llava.processor, 96, train=True)
-    options: dict[str, Any] = {"half": torch.bfloat16, "folder": Path("none"), "progress": progress}
-    cache = keep_features(model, tiny_llava.processor, samples, collator, machine, **options)
+    options: dict[str, Any] = {"half": torch.bfloat16, "progress": progress}
+    cache = cached_features(model, tiny_llava.processor, samples, collator, machine, **options)
     assert cache
     [item] = cache.collator.encode_each(samples[:1])
     assert item.pictures[vision_cache.FEATURES].dtype == torch.bfloat16

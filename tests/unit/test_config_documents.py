@@ -10,7 +10,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from striate.config import RunConfig, dump_config, load_config, parse_config
+from striate.config import MachineSection, RunConfig, dump_config, load_config, parse_config
 from striate.demo.places import quickstart_config
 from striate.errors import ConfigError
 
@@ -116,6 +116,20 @@ def test_later_override_wins_and_source_is_untouched() -> None:
 )
 def test_refused_override(override: str, text: str) -> None:
     assert text in refusal(RAW, override)
+
+
+def test_the_hidden_state_cache_of_older_configs() -> None:
+    for value in ("off", False):
+        config = parse_config({**RAW, "machine": {"cache_hidden": value, "workers": 2}})
+        assert config.machine == MachineSection(workers=2)
+    assert "cache_hidden" not in dump_config(config)
+    for value in ("memory", "disk"):
+        assert refusal(RAW, f"machine.cache_hidden={value}") == (
+            f"run.yaml: machine: cache_hidden is {value!r}, but hidden states are no longer cached: only 'off' is"
+            " allowed, or no such key; use machine.cache_vision, which caches the vision encoder's features\n"
+            "  allowed: the keys and values of docs/config.md\n"
+            "  next:    mend run.yaml"
+        )
 
 
 def test_lr_that_is_no_number() -> None:

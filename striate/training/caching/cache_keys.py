@@ -12,8 +12,7 @@ import transformers
 from torch import nn
 
 from striate.data.samples import Sample
-from striate.models.structure.anatomy import find_anatomy, layer_of, unwrap
-from striate.models.visual_token_skipping.rule import rule_of
+from striate.models.structure.anatomy import find_anatomy, unwrap
 
 
 def fingerprint_of_vision(model: nn.Module, processor: Any, samples: Sequence[Sample], half: torch.dtype | None) -> str:
@@ -26,25 +25,6 @@ def fingerprint_of_vision(model: nn.Module, processor: Any, samples: Sequence[Sa
     vision = {key: value for key, value in core.config.to_dict().items() if "vision" in key}
     digest.update(json.dumps([vision, _picture_settings(processor)], sort_keys=True, default=str).encode())
     _add_files(digest, samples)
-    return digest.hexdigest()[:16]
-
-
-def fingerprint_of_hidden(
-    model: nn.Module, processor: Any, samples: Sequence[Sample], half: torch.dtype | None, layer: int, max_length: int
-) -> str:
-    """Return a name for the hidden states before `layer`: of all that they and the samples' tokens come from."""
-    core = unwrap(model)
-    anatomy = find_anatomy(core)
-    rule = rule_of(core)
-    digest = hashlib.sha256(f"hidden {layer} {half} {core.dtype} {max_length} {transformers.__version__}".encode())
-    digest.update(rule.region.model_dump_json().encode() if rule else b"")
-    _add_tensors(digest, {str(index): step for index, step in rule.shift.items()} if rule else {})
-    tensors = core.state_dict()
-    found = {name: layer_of(anatomy, name) for name in tensors}
-    _add_tensors(digest, {name: tensors[name] for name, index in found.items() if index is None or index < layer})
-    config = {key: value for key, value in core.config.to_dict().items() if key != "_name_or_path"}
-    digest.update(json.dumps(config, sort_keys=True, default=str).encode())
-    digest.update(fingerprint_of_tokens(processor, samples, max_length).encode())
     return digest.hexdigest()[:16]
 
 

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,17 +19,6 @@ from striate.storage.atomic import new_folder
 NAME, INDEX, TENSOR = "features.safetensors", "index.json", "features"
 _HEADER = 4096
 _CODES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
-
-
-class Kind(NamedTuple):
-    """What is kept, in words, and the setting that asks for it."""
-
-    what: str
-    setting: str
-
-
-VISION = Kind("vision features", "machine.cache_vision")
-HIDDEN_STATES = Kind("hidden states", "machine.cache_hidden")
 
 
 class Store(Protocol):
@@ -53,11 +42,11 @@ class MemoryStore(dict[str, torch.Tensor]):
 class DiskStore:
     """Reads tensors from a folder that `disk_writer` wrote; nothing is read before it is asked for."""
 
-    def __init__(self, folder: Path, kind: Kind = VISION) -> None:
+    def __init__(self, folder: Path) -> None:
         """Open the folder.
 
         Raises:
-            ArtifactError: it is not one of the kind, or was damaged.
+            ArtifactError: it is no such folder, or was damaged.
         """
         self._path = folder / NAME
         try:
@@ -65,8 +54,8 @@ class DiskStore:
             self._tensor()
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise ArtifactError(
-                f"{folder} holds no whole {kind.what}: {error}",
-                f"a folder that {kind.setting}=disk wrote",
+                f"{folder} holds no whole vision features: {error}",
+                "a folder that machine.cache_vision=disk wrote",
                 "remove it: it is made anew",
             ) from error
 
@@ -159,7 +148,7 @@ def write_once(folder: Path, work: Callable[[DiskWriter], object]) -> bool:
     return True
 
 
-def check_room(bytes_needed: int, folder: Path | None, kind: Kind = VISION) -> None:
+def check_room(bytes_needed: int, folder: Path | None) -> None:
     """Check that the tensors fit on the disk of `folder`, or into memory if that is None.
 
     Raises:
@@ -173,9 +162,9 @@ def check_room(bytes_needed: int, folder: Path | None, kind: Kind = VISION) -> N
         free, where = shutil.disk_usage(there).free, f"the disk of {there}"
     if free is not None and bytes_needed > free:
         raise ArtifactError(
-            f"{kind.what} need {bytes_needed / 2**30:.1f} GiB, and {where} has {free / 2**30:.1f} GiB free",
+            f"vision features need {bytes_needed / 2**30:.1f} GiB, and {where} has {free / 2**30:.1f} GiB free",
             "room for those of all training samples",
-            f"use {kind.setting}=off" if folder else f"use {kind.setting}=disk, or off",
+            "use machine.cache_vision=off" if folder else "use machine.cache_vision=disk, or off",
         )
 
 

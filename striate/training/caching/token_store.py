@@ -51,7 +51,7 @@ def load_items(folder: Path) -> list[Encoded]:
     except (OSError, ValueError, KeyError, RuntimeError, StopIteration, SafetensorError) as error:
         raise ArtifactError(
             f"{folder} holds no whole samples: {error}",
-            "a folder that machine.cache_hidden=disk or machine.cache_vision=disk wrote",
+            "a folder that machine.cache_vision=disk wrote",
             "remove it: it is made anew",
         ) from error
     return items

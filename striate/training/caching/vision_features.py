@@ -14,14 +14,14 @@ from torch import nn
 
 from striate.config import MachineSection
 from striate.data.collate import Collator
-from striate.data.encoding import Encoded
 from striate.data.packing import Batch
 from striate.data.samples import Sample
 from striate.models.interventions.eval_mode import evaluating
 from striate.models.interventions.vision_feature_tap import PIXELS, VisionTap, uncached
 from striate.progress import Progress
+from striate.storage.atomic import cache_folder
 from striate.training.caching.cache_keys import fingerprint_of_tokens, fingerprint_of_vision
-from striate.training.caching.collator import KeptCollator
+from striate.training.caching.collator import FEATURES, FeatureCollator
 from striate.training.caching.tensor_store import DiskStore, DiskWriter, MemoryStore, write_once
 from striate.training.caching.token_store import items_once, load_items, save_items
 from striate.training.caching.vision_pass import SHAPES, FeatureMaker, Item, key_of, other_pictures
@@ -29,23 +29,14 @@ from striate.training.distributed.ranks import Processes
 from striate.training.numerical_agreement import hidden_states, moved, unexplained
 from striate.training.precision import HALF
 
-FEATURES = "vision_features"
 _COMPARED = 4
 _TOLERANCE, _TF32_TOLERANCE, _HALF_TOLERANCE = 1e-4, 5e-3, 5e-2
 Items = dict[Sample, Item]
 
 
-class FeatureCollator(KeptCollator):
-    """Gives samples that were encoded once, with their pictures' features in the place of the pixels."""
-
-    def with_kept(self, item: Encoded, kept: torch.Tensor) -> Encoded:
-        """Return the sample with the features of its pictures."""
-        return Encoded(item.tokens, {**item.pictures, FEATURES: kept})
-
-
 @dataclass(frozen=True)
-class VisionCache:
-    """A training set with its features, and how its model takes them."""
+class CachedFeatures:
+    """A training set with its vision features, and how its model takes them."""
 
     tap: VisionTap
     collator: FeatureCollator
@@ -65,7 +56,7 @@ class VisionCache:
             yield rest
 
 
-def keep_features(
+def cached_features(
     model: nn.Module,
     processor: Any,
     samples: Sequence[Sample],
@@ -73,9 +64,8 @@ def keep_features(
     machine: MachineSection,
     *,
     half: torch.dtype | None,
-    folder: Path,
     progress: Progress,
-) -> VisionCache | None:
+) -> CachedFeatures | None:
     """Return the training set with its vision features, computed by the model's own encoder; None if that is off.
 
     Args:
@@ -85,7 +75,6 @@ def keep_features(
         collator: encodes it.
         machine: says where features are kept, and how many workers read pictures.
         half: the half-precision type that the model computes in, if any.
-        folder: where features on disk are, one folder for each encoder and set of pictures.
         progress: where to show it.
 
     Raises:
@@ -103,14 +92,15 @@ def keep_features(
             memory = MemoryStore()
             items = maker.run(memory.__setitem__, memory, None)
             known = dict(zip(maker.samples, items, strict=True))
-            cache = VisionCache(tap, FeatureCollator(collator, known, memory))
+            cache = CachedFeatures(tap, FeatureCollator(collator, known, memory))
         else:
+            folder = Path(machine.cache_folder) if machine.cache_folder else cache_folder() / "vision"
             place = folder / fingerprint_of_vision(model, processor, samples, half)
             tokens = fingerprint_of_tokens(processor, maker.samples, collator.max_length)
             made = Processes.launched().first(lambda: _write(place, tokens, maker))
             progress.say(f"vision features {'written to' if made else 'read from'} {place}")
             stored = DiskStore(place)
-            cache = VisionCache(tap, FeatureCollator(collator, _read(place, tokens, maker.samples, stored), stored))
+            cache = CachedFeatures(tap, FeatureCollator(collator, _read(place, tokens, maker.samples, stored), stored))
         pictured = [sample for sample in samples if sample.images][:_COMPARED]
         progress.say(_compare(model, cache, collator, pictured, device))
     return cache
@@ -145,7 +135,7 @@ def _read(place: Path, tokens: str, samples: Sequence[Sample], stored: DiskStore
 
 
 def _compare(
-    model: nn.Module, cache: VisionCache, collator: Collator, samples: Sequence[Sample], device: torch.device
+    model: nn.Module, cache: CachedFeatures, collator: Collator, samples: Sequence[Sample], device: torch.device
 ) -> str:
     """Return how near hidden states on kept features come to those on pictures; refuse the model if they don't."""
     # Also where all features were on disk the tap must see once what the encoder gives.
