@@ -55,7 +55,7 @@ def run_stage(
 ) -> None:
     """Run one stage in the run folder `out`, with the config given or else the one that lies there.
 
-    With `together` it may run on several processes: the first one runs the stage, the others follow it.
+    With `together` it may run on several processes: rank zero runs the stage, the others join its training.
     """
     from striate.config import load_config
 
@@ -70,8 +70,8 @@ def run_stage(
         read = load_config(source, settings or [])
         if together and int(os.environ.get("RANK", "0")) and int(os.environ.get("WORLD_SIZE", "1")) > 1:
             quiet_libraries()
-            from striate.pipeline.distributed_job import follow
+            from striate.pipeline.distributed_job import run_worker
 
-            follow(read)
+            run_worker(read)
             return
         stage(open_flow(read, out, overwrite, together))

@@ -57,7 +57,7 @@ def run_suites(
         require(suite)
     loaded = load_model(model_path, device=device, dtype=dtype, merge=True)
     return [
-        run_suite(loaded, suite, out, label=label, model=model_path, limit=limit, batch_size=batch_size, say=progress)
+        run_suite(loaded, suite, out, label=label, model=model_path, limit=limit, batch_size=batch_size, progress=progress)
         for suite in suites
     ]
 
@@ -71,11 +71,11 @@ def run_suite(
     model: str,
     limit: int | None = None,
     batch_size: int | None = None,
-    say: Progress | None = None,
+    progress: Progress | None = None,
 ) -> SuiteRecord:
     """Return what one suite measured on a loaded model; see `run_suites`."""
     harness_version = require(suite)
-    (say or Silent()).say(f"{suite.harness} on {label}: {', '.join(suite.tasks)}")
+    (progress or Silent()).say(f"{suite.harness} on {label}: {', '.join(suite.tasks)}")
     begin = time.perf_counter()
     outcome = _run(suite, loaded, limit, batch_size)
     record = SuiteRecord(

@@ -1,4 +1,4 @@
-"""Training on several processes: the first one runs the flow, the others wait and follow it into the training."""
+"""Training on several processes: rank zero runs the flow, the other ranks wait and join it for the training."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 from striate.artifacts import Region, TrainRecord, read_document
 from striate.config import RunConfig
 from striate.data.reading import read_many
+from striate.pipeline.resident_model import load_for
 from striate.progress import Progress, Silent
 from striate.stages.train import train
 from striate.training.distributed.ranks import Processes
@@ -24,8 +25,8 @@ WORK_FOLDER = ".training"
 
 
 @dataclass(frozen=True)
-class Job:
-    """One training: what every process must know of it."""
+class TrainingJob:
+    """One training: what every rank must know of it."""
 
     config: RunConfig
     out: Path
@@ -33,7 +34,7 @@ class Job:
     train_paths: tuple[Path, ...]
 
     def run(self, loaded: Loaded, progress: Progress) -> TrainRecord:
-        """Return how it went; on several processes all of them must run it.
+        """Return how it went; all ranks must run it.
 
         Raises:
             StriateError: as `striate.stages.train.train`.
@@ -57,26 +58,27 @@ class Job:
 
 
 @contextmanager
-def leading(device: torch.device) -> Iterator[Callable[[Job], None]]:
-    """Yield a function that sends the other processes into a job; where it is never called they go home."""
+def rank_zero_session(device: torch.device) -> Iterator[Callable[[TrainingJob], None]]:
+    """Yield `start(job)`, which runs the job on all other ranks; without a call they exit."""
     processes = Processes.launched()
     processes.join(device)
-    told: list[Job] = []
+    started = False
 
-    def tell(job: Job) -> None:
-        told.append(job)
+    def start(job: TrainingJob) -> None:
+        nonlocal started
+        started = True
         processes.share(job)
 
     try:
-        yield tell
+        yield start
     finally:
-        if not told:
+        if not started:
             processes.share(None)
     processes.leave()
 
 
-def follow(config: RunConfig) -> None:
-    """Wait for the first process's job, and train with it.
+def run_worker(config: RunConfig) -> None:
+    """Wait for rank zero's job, and train with it.
 
     Raises:
         StriateError: the device, the model or the data can't be used here, or the training fails.
@@ -86,20 +88,8 @@ def follow(config: RunConfig) -> None:
     device = resolve_device(config.machine.device)
     processes = Processes.launched()
     processes.join(device)
-    job: Job | None = processes.share(None)
+    job: TrainingJob | None = processes.share(None)
     if job is not None:
-        _train(job)
+        quantized = job.config.train.method == "qlora"
+        job.run(load_for(job.config, job.model_path, quantized=quantized, revision=job.config.model.revision), Silent())
     processes.leave()
-
-
-def _train(job: Job) -> None:
-    """Load the job's model on this process's device, and train."""
-    from striate.models.io.load import load_model
-    from striate.models.io.quantized import load_quantised
-
-    machine, revision = job.config.machine, job.config.model.revision
-    if job.config.train.method == "qlora":
-        loaded = load_quantised(job.model_path, device=machine.device, revision=revision)
-    else:
-        loaded = load_model(job.model_path, device=machine.device, dtype=machine.dtype, revision=revision, merge=True)
-    job.run(loaded, Silent())

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from striate.artifacts import SuiteRecord, read_document
 from striate.harness.suites import Suite
-from striate.progress import Progress
 from striate.runs.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -17,14 +16,7 @@ FOLDER = "eval/suites"
 
 
 def run_suite_stage(
-    run: RunFolder,
-    suite: Suite,
-    label: str,
-    *,
-    model: str,
-    inputs: dict[str, Any],
-    load: Callable[[], Loaded],
-    progress: Progress,
+    run: RunFolder, suite: Suite, label: str, *, model: str, key: dict[str, Any], load: Callable[[], Loaded]
 ) -> SuiteRecord:
     """Return what `suite` measured on the model called `label`; write `eval/suites/LABEL.SUITE.json` and its samples.
 
@@ -33,33 +25,26 @@ def run_suite_stage(
         suite: the harness and its tasks.
         label: the model's name in the run.
         model: where the model comes from.
-        inputs: what the model follows from.
+        key: what the figures follow from.
         load: gives the model when it is needed.
-        progress: where to say what is being run.
 
     Raises:
         StriateError: see `striate.harness.running.run_suites`.
     """
+    from striate.harness.running import run_suite
+
     name = f"{label}.{suite.slug}"
     files = [f"{FOLDER}/{name}.json", f"{FOLDER}/{name}.samples.jsonl"]
-    config = run.config
-
-    def work() -> float:
-        from striate.harness.running import run_suite
-        from striate.models.io.peak_memory import peak_memory_gib
-
-        loaded = load()
-        run_suite(
-            loaded,
-            suite,
-            run.path / FOLDER,
-            label=label,
-            model=model,
-            limit=config.evaluate.limit,
-            batch_size=config.machine.eval_batch,
-            say=progress,
-        )
-        return peak_memory_gib(loaded.model.device)
-
-    run.stage(f"suite:{name}", inputs, files, work)
+    with run.stage(f"suite:{name}", key, files) as stage:
+        if stage.stale:
+            run_suite(
+                load(),
+                suite,
+                run.path / FOLDER,
+                label=label,
+                model=model,
+                limit=run.config.evaluate.limit,
+                batch_size=run.config.machine.eval_batch,
+                progress=run.progress,
+            )
     return read_document(run.path / files[0], SuiteRecord)

@@ -17,10 +17,9 @@ from striate.artifacts import (
     write_lines,
 )
 from striate.config import EvaluateSection
-from striate.progress import Progress
 from striate.runs.folder import RunFolder
 from striate.storage.atomic import cannot_write
-from striate.storage.fingerprints import fingerprint_of, weight_bytes
+from striate.storage.fingerprints import weight_bytes
 from striate.tasks.scoring.compare import compare_predictions
 from striate.tasks.scoring.gate import hold_against
 from striate.tasks.scoring.intervals import METHOD
@@ -43,10 +42,9 @@ def evaluate_model(
     label: str,
     *,
     model: str,
-    inputs: dict[str, Any],
+    key: dict[str, Any],
     packs: Callable[[], list[Pack]],
     load: Callable[[], Loaded],
-    progress: Progress,
 ) -> None:
     """Ask the model called `label` all packs, unless that is up to date; write its record and predictions.
 
@@ -56,21 +54,20 @@ def evaluate_model(
         run: the run folder.
         label: the model's name in the run.
         model: where the model comes from.
-        inputs: what its answers follow from.
+        key: what its answers follow from.
         packs: gives the packs when they are needed.
         load: gives the model when it is needed.
-        progress: where to say how far it is.
 
     Raises:
         StriateError: see `striate.stages.evaluate.evaluate`.
     """
-    config = run.config
+    from striate.stages.evaluate import evaluate
+
     record_file, answers_file = files = evaluation_files(label)
     journal = f"{FOLDER}/{label}.replies.jsonl"
-
-    def work() -> float:
-        from striate.stages.evaluate import evaluate
-
+    with run.stage(f"evaluate:{label}", key, files, unfinished=[journal]) as stage:
+        if not stage.stale:
+            return
         loaded = load()
         record, predictions = evaluate(
             loaded.model,
@@ -78,20 +75,17 @@ def evaluate_model(
             packs(),
             label=label,
             model_name=model,
-            config=config.evaluate,
-            machine=config.machine,
-            seed=config.seed,
+            config=run.config.evaluate,
+            machine=run.config.machine,
+            seed=run.config.seed,
             size_bytes=weight_bytes(Path(model)),
-            progress=progress,
+            progress=run.progress,
             journal=run.path / journal,
-            journal_key=fingerprint_of(inputs),
+            journal_key=stage.key,
         )
         write_lines(run.path / answers_file, predictions)
         write_document(run.path / record_file, record)
         remove(run.path / journal)
-        return record.peak_memory_gib
-
-    run.stage(f"evaluate:{label}", inputs, files, work, unfinished=[journal])
 
 
 def remove(path: Path) -> None:

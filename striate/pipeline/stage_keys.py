@@ -1,56 +1,61 @@
-"""What each stage's result follows from: its settings, and the fingerprints of model, data and earlier artifacts."""
+"""The key of each stage: its settings, and the fingerprints of model, data and earlier artifacts that it reads."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from striate.config import is_builtin
 from striate.harness.suites import Suite
+from striate.pipeline.run_inputs import RunInputs
 from striate.runs.folder import RunFolder
 from striate.selectors.spec.grammar import Spec, parse_spec
 from striate.storage.fingerprints import fingerprint
-from striate.tasks.packs.sources import parse_source, release_fingerprint
+from striate.tasks.packs.sources import release_fingerprint
 
 
 @dataclass
-class StageInputs:
-    """The inputs of every stage of one run; a change in them makes the stage's artifacts out of date.
+class StageKeys:
+    """What every stage of one run follows from; a change in it makes the stage's artifacts stale.
 
-    Asking for the inputs of a stage whose predecessor has not run, or ran on other inputs, raises ArtifactError.
+    Asking for the key of a stage whose predecessor has not run, or ran on other inputs, raises ArtifactError.
     """
 
     run: RunFolder
-    model_path: str
-    train_paths: Sequence[Path]
-    calibration_paths: Sequence[Path]
-    pack_paths: Sequence[Path]
-    base_path: str | None = None
+    inputs: RunInputs
     _known: dict[str, str] = field(default_factory=dict)
     _noted: dict[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def region_spec(self) -> Spec:
+        """The SPEC of the region, read once.
+
+        Raises:
+            SpecError: it can't be read.
+        """
+        return parse_spec(self.run.config.select.region)
 
     def analyze(self) -> dict[str, Any]:
         """Return what the scores follow from."""
         config = self.run.config
         return {
             "model": self.model(),
-            "data": self._data(self.calibration_paths or self.train_paths),
+            "data": self._data(self.inputs.calibration or self.inputs.train),
             "section": config.analyze.model_dump(),
-            "base": self._fingerprint("base", self.base_path) if self.base_path else "",
+            "base": self._fingerprint("base", self.inputs.base) if self.inputs.base else "",
             "max_length": config.train.max_length,
             "seed": config.seed,
         }
 
     def select(self) -> dict[str, Any]:
         """Return what the region follows from; scores only where the SPEC asks for them."""
-        spec = parse_spec(self.run.config.select.region)
         return {
             "model": self.model(),
-            "spec": spec.text,
-            "scores": self._scores() if spec.needs_scores else "",
-            "file": _file(spec),
+            "spec": self.region_spec.text,
+            "scores": self._scores() if self.region_spec.needs_scores else "",
+            "file": _file(self.region_spec),
         }
 
     def train(self) -> dict[str, Any]:
@@ -58,7 +63,7 @@ class StageInputs:
         config = self.run.config
         return {
             "model": self.model(),
-            "data": self._data(self.train_paths),
+            "data": self._data(self.inputs.train),
             "limit": config.data.max_train_samples,
             "region": self._region(),
             "section": config.train.model_dump(),
@@ -103,7 +108,7 @@ class StageInputs:
             return self.run.output("prune", "pruned", self.prune())
         if label in self.run.config.evaluate.others:
             return self._fingerprint(f"model:{label}", self.run.config.evaluate.others[label])
-        return self._fingerprint("model", self.model_path)
+        return self._fingerprint("model", self.inputs.model)
 
     def _scores(self) -> str:
         """Return the fingerprint of the scores."""
@@ -119,11 +124,13 @@ class StageInputs:
 
     def _packs(self) -> list[str]:
         """Return the fingerprints of test packs, and lighter ones of published benchmarks."""
-        named = [parse_source(name) for name in self.run.config.evaluate.packs if not is_builtin(name)]
-        published = {source.folder for source in named if source.benchmark}
         return [
-            self._fingerprint(f"data:{path.name}", str(path), release_fingerprint if path in published else fingerprint)
-            for path in self.pack_paths
+            self._fingerprint(
+                f"data:{source.folder.name}",
+                str(source.folder),
+                release_fingerprint if source.benchmark else fingerprint,
+            )
+            for source in self.inputs.packs
         ]
 
     def _fingerprint(self, name: str, place: str, read: Callable[[Path], str] = fingerprint) -> str:

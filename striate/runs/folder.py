@@ -2,56 +2,35 @@
 
 from __future__ import annotations
 
-import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
-
-from striate.artifacts import Document, read_document, write_document
+from striate.artifacts import read_document, write_document
 from striate.config import RunConfig, dump_config, load_config
 from striate.errors import ArtifactError
 from striate.progress import Progress
+from striate.runs.config_changes import check_same_config
 from striate.runs.lock import hold
+from striate.runs.peak_memory import peak_memory_gib, reset_peak_memory
+from striate.runs.run_record import RunRecord, StageRecord
 from striate.storage.atomic import cannot_write, write_text
 from striate.storage.fingerprints import fingerprint, fingerprint_of
-from striate.version import __version__
 
 RUN_FILE, CONFIG_FILE = "run.json", "config.yaml"
-PACKAGES = ("torch", "transformers", "peft", "accelerate", "safetensors", "numpy", "pillow", "pydantic")
-# Settings that no artifact of an earlier stage follows from.
-FREE = {"machine", "report"} | {f"evaluate.{key}" for key in ("models", "others", "baseline", "gate", "suites")}
 
 
-class StageRecord(Document):
-    """How one stage ended: its cost, the hash of its inputs, the hashes of its outputs."""
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a run, entered: the hash of its inputs, and whether its outputs are still to be made."""
 
-    status: Literal["done", "failed"]
-    seconds: float
-    peak_memory_gib: float
     key: str
-    outputs: dict[str, str] = Field(default_factory=dict)
-    finished: str
-
-
-class RunRecord(Document):
-    """What made a run folder (`run.json`): versions, machine, seed, command, fingerprints, stages."""
-
-    version: Literal[1] = 1
-    striate: str
-    versions: dict[str, str]
-    python: str
-    platform: str
-    device: str
-    seed: int
-    command: str
-    fingerprints: dict[str, str]
-    stages: dict[str, StageRecord]
+    stale: bool
 
 
 class RunFolder:
@@ -65,19 +44,16 @@ class RunFolder:
         self.progress = progress
         self.overwrite = False
 
+    @contextmanager
     def stage(
-        self,
-        name: str,
-        inputs: Mapping[str, Any],
-        outputs: Sequence[str],
-        work: Callable[[], float],
-        unfinished: Sequence[str] = (),
-    ) -> None:
-        """Run `work` unless stage `name` already ran on the same `inputs` and its `outputs` are whole; record it.
+        self, name: str, inputs: Mapping[str, Any], outputs: Sequence[str], unfinished: Sequence[str] = ()
+    ) -> Iterator[Stage]:
+        """Context of stage `name`, whose body writes the `outputs` where the stage is stale; records how it ended.
 
-        `work` writes the outputs (paths relative to the run folder) and returns its peak memory in GiB. Outputs of an
-        earlier config go first, and only when the run was opened with `overwrite`. What `work` goes on from after an
-        interruption is named in `unfinished`, and goes only when the inputs have changed.
+        A stage is up to date that already ran on the same `inputs` and whose `outputs` (paths relative to the run
+        folder) are whole. Outputs of an earlier config are removed first, and only when the run was opened with
+        `overwrite`. What the body goes on from after an interruption is named in `unfinished`, and is removed only when
+        the inputs have changed. Time and peak memory are those of the body.
 
         Raises:
             ArtifactError: outputs are there that other inputs made, and nothing may be overwritten.
@@ -86,34 +62,20 @@ class RunFolder:
         old = self.record.stages.get(name)
         if old and old.status == "done" and old.key == key and self._whole(old, outputs):
             self.progress.say(f"{name}: up to date")
+            yield Stage(key, stale=False)
             return
         again = bool(old and old.key == key)
         self._clear(name, [output for output in outputs if output not in unfinished], again)
         if old and not again and self.overwrite:
             self._remove(unfinished)
         begin = time.perf_counter()
+        reset_peak_memory(self.record.device)
         try:
-            peak = work()
+            yield Stage(key, stale=True)
         except BaseException:
-            self._note(
-                name,
-                StageRecord(
-                    status="failed", seconds=time.perf_counter() - begin, peak_memory_gib=0, key=key, finished=_now()
-                ),
-            )
+            self._note(name, "failed", key, begin, {})
             raise
-        hashes = {output: fingerprint(self.path / output) for output in outputs}
-        self._note(
-            name,
-            StageRecord(
-                status="done",
-                seconds=time.perf_counter() - begin,
-                peak_memory_gib=peak,
-                key=key,
-                outputs=hashes,
-                finished=_now(),
-            ),
-        )
+        self._note(name, "done", key, begin, {output: fingerprint(self.path / output) for output in outputs})
 
     def output(self, stage: str, name: str, inputs: Mapping[str, Any]) -> str:
         """Return the fingerprint of an output that `stage` wrote from `inputs`, for the inputs of later stages.
@@ -178,8 +140,18 @@ class RunFolder:
             except OSError as error:
                 raise cannot_write(path, error) from error
 
-    def _note(self, name: str, stage: StageRecord) -> None:
-        """Add `stage` to the record on disk."""
+    def _note(
+        self, name: str, status: Literal["done", "failed"], key: str, begin: float, outputs: dict[str, str]
+    ) -> None:
+        """Add how the stage `name`, which began at `begin`, ended to the record on disk."""
+        stage = StageRecord(
+            status=status,
+            seconds=time.perf_counter() - begin,
+            peak_memory_gib=peak_memory_gib(self.record.device) if status == "done" else 0,
+            key=key,
+            outputs=outputs,
+            finished=_now(),
+        )
         self.record = self.record.model_copy(update={"stages": {**self.record.stages, name: stage}})
         self._save()
 
@@ -203,7 +175,7 @@ def open_run(
         stages, fingerprints = old.stages, old.fingerprints
         # A folder where nothing has ended yet binds nobody: a mended config goes on in it.
         if any(stage.status == "done" for stage in stages.values()):
-            _check_same(path, load_config(config_path), config, overwrite)
+            check_same_config(path, load_config(config_path), config, overwrite)
     elif path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ArtifactError(
             f"{path} exists and is no run folder",
@@ -212,17 +184,7 @@ def open_run(
         )
     else:
         stages, fingerprints = {}, {}
-    record = RunRecord(
-        striate=__version__,
-        versions={name: version(name) for name in PACKAGES},
-        python=platform.python_version(),
-        platform=platform.platform(),
-        device=device,
-        seed=config.seed,
-        command=command,
-        fingerprints=fingerprints,
-        stages=stages,
-    )
+    record = RunRecord.of_this_machine(config.seed, device, command, stages, fingerprints)
     run = RunFolder(path, config, record, progress)
     if path.is_dir():
         hold(path, run)
@@ -260,28 +222,6 @@ def _changed(path: Path, stage: str) -> ArtifactError:
         "artifacts as striate wrote them",
         "remove it or use --overwrite to do the stage again; a region of your own is given as select.region=PATH",
     )
-
-
-def _check_same(path: Path, old: RunConfig, new: RunConfig, overwrite: bool) -> None:
-    """Raise when the run folder's science differs from the config, unless it may be overwritten."""
-    differences = list(_differences(old.model_dump(), new.model_dump()))
-    if differences and not overwrite:
-        raise ArtifactError(
-            f"{path} holds a run of another config: {'; '.join(differences[:4])}",
-            "the same config (machine:, report:, and what evaluate compares may differ)",
-            "choose another --out, or use --overwrite to do the stages again that it changes",
-        )
-
-
-def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    """Yield every setting of the science that differs, as `key: old -> new`."""
-    for key in old:
-        if f"{prefix}{key}" in FREE:
-            continue
-        if isinstance(old[key], dict) and isinstance(new[key], dict):
-            yield from _differences(old[key], new[key], f"{prefix}{key}.")
-        elif old[key] != new[key]:
-            yield f"{prefix}{key}: {old[key]} -> {new[key]}"
 
 
 def _now() -> str:

@@ -10,9 +10,9 @@ from typing import Any
 from striate.artifacts import Difference, EvalRecord, Prediction
 from striate.config import EvaluateSection, MachineSection
 from striate.errors import DataError
-from striate.models.io.peak_memory import peak_memory_gib, reset_peak_memory
 from striate.models.structure.anatomy import decoder_layers, unwrap
 from striate.progress import Progress, Silent
+from striate.runs.peak_memory import peak_memory_gib, reset_peak_memory
 from striate.storage.fingerprints import fingerprint
 from striate.tasks.inference.ask import ask
 from striate.tasks.inference.reply_journal import Journal

@@ -5,20 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from striate.artifacts import Region, Scores
-from striate.selectors.spec.grammar import resolve
+from striate.selectors.spec.grammar import Spec, resolve
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-def select(model: int | nn.Module, spec: str, scores: Scores | None = None) -> Region:
+def select(model: int | nn.Module, spec: str | Spec, scores: Scores | None = None) -> Region:
     """Return the region that `spec` means on `model`.
 
     Paper: arXiv 2412.12785, the visual region; strategies are listed by `striate ls selectors`.
 
     Args:
         model: an LVLM (PEFT-wrapped or not), or just the number of its decoder layers.
-        spec: the SPEC, for example `uniform:25%`; docs/regions.md has all forms.
+        spec: the SPEC, read or not, for example `uniform:25%`; docs/regions.md has all forms.
         scores: what `analyze` returned; only selectors from scores need it.
 
     Raises:

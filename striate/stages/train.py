@@ -14,8 +14,8 @@ from striate.data.collate import Collator
 from striate.data.samples import Sample
 from striate.models.io.load import save_model
 from striate.models.io.model_card import CardFacts
-from striate.models.io.peak_memory import peak_memory_gib
 from striate.progress import Progress, Silent
+from striate.runs.peak_memory import peak_memory_gib
 from striate.selectors.spec.extra_visual_layers import with_image_layers
 from striate.training.caching.vision_features import cached_features
 from striate.training.checkpoints import find_checkpoint, identity, remove_checkpoints

@@ -26,8 +26,8 @@ from striate.artifacts import (
 from striate.config import RunConfig, load_config
 from striate.errors import ArtifactError, SpecError, StriateError
 from striate.pipeline import Flow
-from striate.pipeline.resident_model import HeldModel
-from striate.runs.folder import RunRecord
+from striate.pipeline.resident_model import ResidentModel
+from striate.runs.run_record import RunRecord
 from striate.storage.fingerprints import fingerprint
 
 STAGES = ["analyze", "select", "train", "prune", "evaluate:start", "evaluate:tuned", "evaluate:pruned"]
@@ -331,7 +331,7 @@ def test_stale_predecessor_is_refused(own: Path, run_config: Callable[..., RunCo
 def test_select_reads_no_weights(
     run_config: Callable[..., RunConfig], listener: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(HeldModel, "load", lambda *_: pytest.fail("weights were read"))
+    monkeypatch.setattr(ResidentModel, "load", lambda *_: pytest.fail("weights were read"))
     flow = Flow(run_config(), tmp_path / "run", progress=listener())
     assert flow.select().layers == (0, 2)
 
@@ -367,7 +367,7 @@ def test_a_region_file_of_image_layers_that_changes_makes_the_training_stale(
     config = run_config("select.region=ids:1", "train.image_tokens=region", f"train.image_also={also}")
     plain = Flow(run_config("select.region=ids:1"), tmp_path / "plain", progress=listener())
     plain.select()
-    assert "image_also" not in plain.inputs.train()
+    assert "image_also" not in plain.keys.train()
     write_document(also, Region(layers=(0,), num_layers=4, spec="ids:0"))
     flow = Flow(config, tmp_path / "run", progress=listener())
     flow.select()

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from striate.artifacts import EvalRecord, PruneRecord, Region, Retention, read_document
 from striate.cli import app
 from striate.demo.places import quickstart_config
-from striate.runs.folder import RunRecord
+from striate.runs.run_record import RunRecord
 
 LAYERS = 8
 COLOURS = {"red": (255, 0, 0), "blue": (0, 0, 255)}

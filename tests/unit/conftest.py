@@ -36,7 +36,7 @@ from striate.artifacts import (
     write_lines,
 )
 from striate.config import RunConfig, dump_config
-from striate.runs.folder import RunRecord, StageRecord
+from striate.runs.run_record import RunRecord, StageRecord
 from striate.storage.atomic import write_text
 
 LAYERS = 30

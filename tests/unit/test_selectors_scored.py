@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from striate.artifacts import LayerScores, Region, Scores, read_document, write_document
 from striate.config import AnalyzeSection
 from striate.errors import SpecError, StriateError
-from striate.pipeline.stage_keys import StageInputs
+from striate.pipeline.run_inputs import RunInputs
+from striate.pipeline.stage_keys import StageKeys
 from striate.selectors import SELECTORS
 from striate.selectors.coverage import greedy
 from striate.selectors.spec.grammar import parse_spec, resolve
@@ -250,8 +251,8 @@ class FakeRun:
 @pytest.mark.parametrize("spec", [*NEEDY, "uniform:2", "all", "random:2"])
 def test_a_region_from_scores_follows_from_them(spec: str, tmp_path: Path) -> None:
     run: Any = FakeRun(spec)
-    inputs = StageInputs(run, "m", [tmp_path], [], [])
-    assert inputs.select()["scores"] == ("hash of scores.json" if spec in NEEDY else "")
+    keys = StageKeys(run, RunInputs("m", (tmp_path,)))
+    assert keys.select()["scores"] == ("hash of scores.json" if spec in NEEDY else "")
 
 
 def test_a_run_must_make_the_scores_that_it_needs() -> None:

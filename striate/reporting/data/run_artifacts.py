@@ -26,7 +26,7 @@ from striate.artifacts import (
 from striate.config import RunConfig, load_config
 from striate.errors import ArtifactError
 from striate.reporting.html.wording import ORDER
-from striate.runs.folder import RunRecord
+from striate.runs.run_record import RunRecord
 
 
 class LogStep(BaseModel):

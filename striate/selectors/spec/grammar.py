@@ -68,12 +68,12 @@ def parse_spec(spec: str) -> Spec:
 
 
 def resolve(
-    spec: str, num_layers: int, scores: Scores | None = None, read_region: ReadRegion = read_region_file
+    spec: str | Spec, num_layers: int, scores: Scores | None = None, read_region: ReadRegion = read_region_file
 ) -> Region:
     """Return the region that `spec` means on a model with `num_layers` decoder layers.
 
     Args:
-        spec: the SPEC, or the path of a `region.json`.
+        spec: the SPEC, read or not, or the path of a `region.json`.
         num_layers: decoder layers of the language model.
         scores: what `striate analyze` found; only selectors from scores need it.
         read_region: how the file of a path is read.
@@ -84,7 +84,7 @@ def resolve(
     """
     if num_layers < 1:
         raise SpecError(f"a model with {num_layers} layers has no region", "1 layer or more", "check the model")
-    read = parse_spec(spec)
+    read = spec if isinstance(spec, Spec) else parse_spec(spec)
     if read.path is not None:
         return _from_file(read, num_layers, read_region(read.path))
     assert read.params is not None

@@ -1,0 +1,39 @@
+"""Whether a run folder's config still sets up the same science."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from striate.config import RunConfig
+from striate.errors import ArtifactError
+
+FREE = {"machine", "report"} | {f"evaluate.{key}" for key in ("models", "others", "baseline", "gate", "suites")}
+"""Settings that no artifact of an earlier stage follows from."""
+
+
+def check_same_config(path: Path, old: RunConfig, new: RunConfig, overwrite: bool) -> None:
+    """Check that the config `old` at `path` sets up the same science as `new`, unless it may be overwritten.
+
+    Raises:
+        ArtifactError: it does not.
+    """
+    differences = list(_differences(old.model_dump(), new.model_dump()))
+    if differences and not overwrite:
+        raise ArtifactError(
+            f"{path} holds a run of another config: {'; '.join(differences[:4])}",
+            "the same config (machine:, report:, and what evaluate compares may differ)",
+            "choose another --out, or use --overwrite to do the stages again that it changes",
+        )
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield every setting of the science that differs, as `key: old -> new`."""
+    for key in old:
+        if f"{prefix}{key}" in FREE:
+            continue
+        if isinstance(old[key], dict) and isinstance(new[key], dict):
+            yield from _differences(old[key], new[key], f"{prefix}{key}.")
+        elif old[key] != new[key]:
+            yield f"{prefix}{key}: {old[key]} -> {new[key]}"
