@@ -57,7 +57,9 @@ def run_suites(
         require(suite)
     loaded = load_model(model_path, device=device, dtype=dtype, merge=True)
     return [
-        run_suite(loaded, suite, out, label=label, model=model_path, limit=limit, batch_size=batch_size, progress=progress)
+        run_suite(
+            loaded, suite, out, label=label, model=model_path, limit=limit, batch_size=batch_size, progress=progress
+        )
         for suite in suites
     ]
 
