@@ -1,10 +1,11 @@
-"""Layer-importance measures, higher = keep. One a file, listed here."""
+"""Layer-importance measures, higher = keep: one a file, and the runners of their sources; both listed here."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
+from striate.progress import Progress
 from striate.registry import Registry
 from striate.scorers.angular_distance import ANGULAR_DISTANCE
 from striate.scorers.base import LayerScorer
@@ -16,8 +17,14 @@ from striate.scorers.linear_cka import LINEAR_CKA
 from striate.scorers.matrix_entropy import MATRIX_ENTROPY
 from striate.scorers.modality_block_influence import MODALITY_BLOCK_INFLUENCE
 from striate.scorers.relative_magnitude import RELATIVE_MAGNITUDE
-from striate.scorers.runners.gradients import FISHER, GRADIENT_NORM
+from striate.scorers.runners.altered import ALTERED_LAYERS
+from striate.scorers.runners.gradients import FISHER, GRADIENT_NORM, GRADIENTS
+from striate.scorers.runners.one_pass import ONE_PASS
+from striate.scorers.runners.pairs import PICTURE_PAIRS
+from striate.scorers.runners.runner import Calibration, Runner
+from striate.scorers.runners.weights import WEIGHTS
 from striate.scorers.spectrum import SPECTRUM_SNR
+from striate.scorers.statistics.measurement import Measurement
 from striate.scorers.token_swap import TOKEN_SWAP, TOKEN_SWAP_FLIPS, TOKEN_SWAP_ONWARD
 from striate.scorers.weight_change import ANGULAR_CHANGE, PARAMETER_CHANGE
 
@@ -46,6 +53,9 @@ SCORERS: Registry[Callable[..., Any]] = Registry(
     ],
 )
 
+RUNNERS = (ONE_PASS, ALTERED_LAYERS, GRADIENTS, WEIGHTS, PICTURE_PAIRS)
+"""In the order in which they run."""
+
 
 def scorer_of(name: str) -> LayerScorer:
     """Return the scorer called `name`.
@@ -54,3 +64,18 @@ def scorer_of(name: str) -> LayerScorer:
         SpecError: no such scorer; the text names the closest one and lists all.
     """
     return cast(LayerScorer, SCORERS.get(name))
+
+
+def runner_of(scorer: LayerScorer) -> Runner:
+    """Return the runner that serves the scorer's source."""
+    return next(runner for runner in RUNNERS if scorer.source in runner.sources)
+
+
+def measure(calibration: Calibration, scorers: Sequence[LayerScorer], progress: Progress) -> list[Measurement]:
+    """Return what every scorer's runner measured, in the order of `scorers`; those of one runner share its work."""
+    measured: dict[str, Measurement] = {}
+    for runner in RUNNERS:
+        served = [scorer for scorer in scorers if runner_of(scorer) is runner]
+        if served:
+            measured |= {entry.scorer.name: entry for entry in runner.measure(calibration, served, progress)}
+    return [measured[scorer.name] for scorer in scorers]

@@ -31,3 +31,8 @@ class LayerScorer(Strategy[Callable[..., Any]]):
     limits: str = ""
     shown: tuple[str, ...] = ()
     spans: bool = False
+
+    @property
+    def needs_base(self) -> bool:
+        """Whether it compares with the untuned checkpoint."""
+        return self.source == "weight change"

@@ -5,13 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from striate.scorers.base import LayerScorer
+from striate.scorers.runners.weights import WeightScorer
 
 # The interquartile range of a normal distribution, in standard deviations.
 _NORMAL_IQR = 1.349
 
 
-def spectrum_snr(singular_values: Tensor, rows: int, columns: int) -> Tensor:
+def spectrum_snr(weight: Tensor) -> Tensor:
+    """Return the signal-to-noise ratio of one matrix, a scalar: see `signal_to_noise`."""
+    return signal_to_noise(singular_values(weight), *weight.shape)
+
+
+def signal_to_noise(singular_values: Tensor, rows: int, columns: int) -> Tensor:
     """Return the signal-to-noise ratio of one matrix from its singular values, a scalar.
 
     `SNR = (sum of s_k > e / sum of s_k <= e) / max s_k` with the edge `e = sigma * (1 + sqrt(beta))` of Marchenko and
@@ -37,12 +42,13 @@ def singular_values(weight: Tensor) -> Tensor:
     return torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
 
 
-SPECTRUM_SNR = LayerScorer(
+SPECTRUM_SNR = WeightScorer(
     name="spectrum-snr",
     title="Spectrum signal-to-noise",
     summary="how far the singular values of the layer's matrices rise above the noise, each kind of matrix alike",
     function=spectrum_snr,
     paper="https://arxiv.org/abs/2406.06623",
     source="weights",
+    by_kind=True,
     limits="weights alone: it knows neither pictures nor tasks, and the edge is a rule of thumb for trained weights",
 )

@@ -2,44 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
-from numpy.typing import NDArray
 
-from striate.scorers.base import LayerScorer
+from striate.scorers.runners.pairs import PairScorer, Preferences
 from striate.scorers.statistics.sums import PartSums
-
-Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Preferences:
-    """How much a model prefers the first picture's answer to the second's, `log p(a) - log p(b)` in nats, P pairs.
-
-    Attributes:
-        first: with picture A, shape (P,).
-        second: with picture B, shape (P,).
-        at: with picture A whose image tokens are those of B when layer l reads them, shape (P, L).
-        onward: with picture A whose image tokens are those of B from the input of layer l on, shape (P, L).
-    """
-
-    first: Floats
-    second: Floats
-    at: Floats
-    onward: Floats
-
-    @property
-    def known(self) -> NDArray[np.bool_]:
-        """Which pairs the model tells apart: it prefers each picture's own answer, shape (P,)."""
-        return (self.first > 0) & (self.second < 0)
-
-    def shares(self, moved_PL: Floats) -> PartSums:
-        """Return the sums behind `sum(moved_PL) / sum(d_A - d_B)` over the known pairs, see `token_swap`."""
-        turn_P = np.where(self.known, self.first - self.second, 0.0)
-        # On average 1, so that counts are pairs.
-        unit = turn_P.sum() / max(1, self.known.sum()) or 1.0
-        return PartSums(np.where(self.known[:, None], moved_PL, 0.0) / unit, turn_P / unit)
 
 
 def token_swap(pairs: Preferences) -> PartSums:
@@ -77,7 +43,7 @@ def token_swap_onward(pairs: Preferences) -> PartSums:
 
 _PAPER = "https://arxiv.org/abs/2509.24791"
 
-TOKEN_SWAP = LayerScorer(
+TOKEN_SWAP = PairScorer(
     name="token-swap",
     title="Image-token swap",
     summary="how far the answer turns to another picture's when one layer reads that picture's image tokens",
@@ -87,7 +53,7 @@ TOKEN_SWAP = LayerScorer(
     limits="drawn pictures only; what several layers read alike shows at none of them; needs pairs that it tells apart",
 )
 
-TOKEN_SWAP_FLIPS = LayerScorer(
+TOKEN_SWAP_FLIPS = PairScorer(
     name="token-swap-flips",
     title="Image-token swap (answers changed)",
     summary="how often the answer becomes another picture's when one layer reads that picture's image tokens",
@@ -97,12 +63,13 @@ TOKEN_SWAP_FLIPS = LayerScorer(
     limits="coarse: it moves only where the preferred answer changes; drawn pictures only",
 )
 
-TOKEN_SWAP_ONWARD = LayerScorer(
+TOKEN_SWAP_ONWARD = PairScorer(
     name="token-swap-onward",
     title="Image-token swap, from a layer on",
     summary="what the layer is the last to read: the fall of the answer's turn when the swap begins one layer later",
     function=token_swap_onward,
     paper=_PAPER,
     source="picture pairs",
+    onward=True,
     limits="the last of several readers takes all the credit; drawn pictures only",
 )

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,26 +12,18 @@ from torch import nn
 
 from striate.artifacts import LayerScores, Scores
 from striate.data.collate import Collator
-from striate.data.picture_pairs import ATTRIBUTES
 from striate.data.samples import Sample
 from striate.errors import ConfigError, DataError, SpecError
 from striate.models.interventions.eval_mode import evaluating
-from striate.models.structure.anatomy import Anatomy, check_decoder_only, find_anatomy, unwrap
+from striate.models.structure.anatomy import check_decoder_only, find_anatomy, unwrap
 from striate.progress import Progress, Silent
-from striate.scorers import SCORERS, scorer_of
+from striate.scorers import SCORERS, measure, runner_of, scorer_of
 from striate.scorers.base import LayerScorer
-from striate.scorers.runners.altered import run_altered
-from striate.scorers.runners.gradients import run_gradients
-from striate.scorers.runners.one_pass import run_pass
-from striate.scorers.runners.pairs import run_pairs
-from striate.scorers.runners.weights import run_weights
-from striate.scorers.statistics.score_summary import has_tokens, of_weights, summarise
-from striate.scorers.statistics.sums import PartSums
+from striate.scorers.runners.runner import Calibration
+from striate.scorers.statistics.measurement import Measurement
 from striate.scorers.streaming.batches import Batches
-from striate.scorers.streaming.spans import Spans
 
 NO_TASK = "other"
-_WITHOUT_SAMPLES = ("weights", "weight change", "picture pairs")
 
 
 def analyze(
@@ -79,128 +70,38 @@ def analyze(
     _check(chosen, samples, base, pairs, batch_size)
     core, anatomy = unwrap(model), find_anatomy(model)
     check_decoder_only(anatomy)
+    progress = progress or Silent()
     order = _longest_first(samples)
-    run = _Run(
-        core,
-        processor,
-        anatomy,
-        Batches([samples[index] for index in order], Collator(processor, max_length, train=True), batch_size),
-        None if base is None else Path(base),
-        pairs,
-        seed,
-        progress or Silent(),
+    collator = Collator(processor, max_length, train=True)
+    batches = Batches([samples[index] for index in order], collator, batch_size)
+    calibration = Calibration(
+        core, processor, anatomy, batches, base=None if base is None else Path(base), pairs=pairs, seed=seed
     )
     with evaluating(core):
-        found = run.everything(chosen)
+        measured = measure(calibration, chosen, progress)
     # Resamples go through the rows in this order, so that intervals don't depend on the input's order.
     rows = np.array(sorted(range(len(order)), key=lambda row: (samples[order[row]].id, order[row])), dtype=np.intp)
     tasks = [samples[order[row]].task or NO_TASK for row in rows] if by == "task" else []
+    of_task = {task: rows[np.array(tasks) == task] for task in sorted(set(tasks))}
     return Scores(
         num_layers=anatomy.num_layers,
         samples=len(samples),
-        scorers=tuple(one.summary(rows, seed) for one in found),
-        tasks={task: run.of_task(task, found, rows[np.array(tasks) == task]) for task in sorted(set(tasks))},
+        scorers=tuple(entry.summary(rows, seed) for entry in measured),
+        tasks={task: _task_scores(task, measured, task_rows, seed, progress) for task, task_rows in of_task.items()},
     )
 
 
-@dataclass(frozen=True)
-class _Found:
-    """What a runner found for one scorer: sums per sample (or pair), or values that follow from weights alone."""
-
-    scorer: LayerScorer
-    parts: Mapping[str, PartSums]
-    spans: Spans | None = None
-    values: NDArray[np.float64] | None = None
-
-    @property
-    def by_sample(self) -> bool:
-        """Whether rows are samples of the calibration set."""
-        return self.scorer.source not in _WITHOUT_SAMPLES
-
-    def rows(self, chosen: NDArray[np.intp]) -> dict[str, PartSums]:
-        """Return the sums of the chosen rows, in their order."""
-        return {part: PartSums(sums.sums[chosen], sums.counts[chosen]) for part, sums in self.parts.items()}
-
-    def summary(self, chosen: NDArray[np.intp], seed: int) -> LayerScores:
-        """Return the scores on the chosen samples; pairs and weights have no samples to choose from."""
-        if self.values is not None:
-            return of_weights(self.scorer.name, self.values)
-        if not self.by_sample:
-            return summarise(self.scorer.name, self.parts, seed, self.scorer.shown)
-        spans = None if self.spans is None else self.spans[chosen]
-        return summarise(self.scorer.name, self.rows(chosen), seed, self.scorer.shown, spans)
-
-
-@dataclass(frozen=True)
-class _Run:
-    """One analysis: the model, the data, and which runner serves which scorers."""
-
-    core: Any
-    processor: Any
-    anatomy: Anatomy
-    batches: Batches
-    base: Path | None
-    pairs: int
-    seed: int
-    progress: Progress
-
-    def everything(self, scorers: Sequence[LayerScorer]) -> list[_Found]:
-        """Return what was found for every scorer, in the order in which they are given."""
-        runners = (
-            (("hidden states", "attention"), self._pass),
-            (("altered layers",), self._altered),
-            (("gradients",), self._gradients),
-            (("weights", "weight change"), self._weights),
-            (("picture pairs",), self._pairs),
-        )
-        found: dict[str, _Found] = {}
-        for sources, runner in runners:
-            served = [scorer for scorer in scorers if scorer.source in sources]
-            if served:
-                found |= {one.scorer.name: one for one in runner(served)}
-        return [found[scorer.name] for scorer in scorers]
-
-    def of_task(self, task: str, found: Sequence[_Found], rows: NDArray[np.intp]) -> tuple[LayerScores, ...]:
-        """Return the scores on the samples of one task, leaving out scorers that it has no tokens for."""
-        entries = []
-        for one in found:
-            if one.by_sample and has_tokens(one.rows(rows), one.scorer.shown):
-                entries.append(one.summary(rows, self.seed))
-            elif one.by_sample:
-                self.progress.say(f"analyze: task {task!r} has no tokens that {one.scorer.name} needs; left out there")
-        return tuple(entries)
-
-    def _pass(self, scorers: Sequence[LayerScorer]) -> list[_Found]:
-        """Run the one plain forward pass."""
-        with self.progress.track("analyze", len(self.batches.samples)) as advance:
-            passed = run_pass(self.core, self.anatomy, self.batches, scorers, advance)
-        return [_Found(scorer, passed.sums[scorer.name], passed.spans.get(scorer.name)) for scorer in scorers]
-
-    def _altered(self, scorers: Sequence[LayerScorer]) -> list[_Found]:
-        """Run the scorers that skip a layer."""
-        with self.progress.track("analyze: altered layers", len(self.batches.samples)) as advance:
-            found = run_altered(self.core, self.anatomy, self.batches, scorers, advance)
-        return [_Found(scorer, found[scorer.name]) for scorer in scorers]
-
-    def _gradients(self, scorers: Sequence[LayerScorer]) -> list[_Found]:
-        """Run the scorers that need a backward pass."""
-        with self.progress.track("analyze: gradients", len(self.batches.samples)) as advance:
-            found = run_gradients(self.core, self.anatomy, self.batches, scorers, advance)
-        return [_Found(scorer, found[scorer.name]) for scorer in scorers]
-
-    def _weights(self, scorers: Sequence[LayerScorer]) -> list[_Found]:
-        """Run the scorers that read weights alone."""
-        found = run_weights(self.core, self.anatomy, scorers, self.base)
-        return [_Found(scorer, {}, values=found[scorer.name]) for scorer in scorers]
-
-    def _pairs(self, scorers: Sequence[LayerScorer]) -> list[_Found]:
-        """Run the scorers that draw pairs of pictures."""
-        total = self.pairs * len(ATTRIBUTES)
-        with self.progress.track("analyze: picture pairs", total) as advance:
-            found = run_pairs(
-                self.core, self.processor, self.anatomy, scorers, self.pairs, self.seed, advance, self.batches.size
-            )
-        return [_Found(scorer, found[scorer.name]) for scorer in scorers]
+def _task_scores(
+    task: str, measured: Sequence[Measurement], rows: NDArray[np.intp], seed: int, progress: Progress
+) -> tuple[LayerScores, ...]:
+    """Return the scores on the samples of one task, leaving out scorers that it has no tokens for."""
+    entries = []
+    for entry in measured:
+        if entry.by_sample and entry.has_tokens(rows):
+            entries.append(entry.summary(rows, seed))
+        elif entry.by_sample:
+            progress.say(f"analyze: task {task!r} has no tokens that {entry.scorer.name} needs; left out there")
+    return tuple(entries)
 
 
 def _check(
@@ -209,13 +110,13 @@ def _check(
     """Raise for what a person can get wrong, before anything runs."""
     if not chosen:
         raise SpecError("no scorer was named", ", ".join(SCORERS.names()), "name at least one in analyze.scorers")
-    if not samples and any(scorer.source not in _WITHOUT_SAMPLES for scorer in chosen):
+    if not samples and any(runner_of(scorer).by_sample for scorer in chosen):
         raise DataError("the calibration set is empty", "one sample or more", "check data.calibration or data.train")
     if batch_size < 1:
         raise ConfigError(f"a batch of {batch_size} samples can't run", "1 or more", "set the batch size to 1 or more")
     if pairs < 2:
         raise ConfigError(f"{pairs} pairs of pictures have no interval", "2 or more", "set analyze.pairs to 2 or more")
-    needing = [scorer.name for scorer in chosen if scorer.source == "weight change"]
+    needing = [scorer.name for scorer in chosen if scorer.needs_base]
     if needing and base is None:
         raise ConfigError(
             f"{', '.join(needing)} compares with the untuned checkpoint, and none is named",

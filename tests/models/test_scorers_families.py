@@ -15,7 +15,7 @@ from striate.artifacts import LayerScores
 from striate.errors import ModelError
 from striate.models.structure.anatomy import decoder_layers, find_anatomy, find_decoder
 from striate.scorers import SCORERS, scorer_of
-from striate.scorers.statistics.score_summary import summarise
+from striate.scorers.statistics.score_summary import summarize
 from striate.scorers.streaming.masks import TokenMasks, token_masks
 from striate.scorers.streaming.stream import LayerStream
 
@@ -43,7 +43,7 @@ def run(model: Any, inputs: dict[str, Any], scorers: list[Any], masks: TokenMask
 
 
 def summaries(stream: LayerStream, scorers: list[Any]) -> dict[str, LayerScores]:
-    return {one.name: summarise(one.name, stream.results(one.name), 0, one.shown) for one in scorers}
+    return {one.name: summarize(one.name, stream.results(one.name), 0, one.shown) for one in scorers}
 
 
 def reported(model: Any, inputs: dict[str, Any], attention: bool) -> list[SampleStates]:

@@ -65,7 +65,9 @@ def seeing(llava_builder: Callable[..., Loaded]) -> Loaded:
 
 def swap(loaded: Loaded, batch_size: int = 32, scorers: Sequence[Any] = SWAPS) -> dict[str, dict[str, PartSums]]:
     anatomy = find_anatomy(loaded.model)
-    return run_pairs(loaded.model, loaded.processor, anatomy, scorers, PAIRS, 0, ignore, batch_size)
+    return run_pairs(
+        loaded.model, loaded.processor, anatomy, scorers, ignore, count=PAIRS, seed=0, batch_size=batch_size
+    )
 
 
 def test_closed_forms() -> None:
@@ -210,7 +212,9 @@ def test_the_onward_swap_runs_only_where_it_is_asked_for(seeing: Loaded) -> None
 def test_a_model_that_does_not_see_is_refused_in_words(tiny_llava: Loaded) -> None:
     tiny_llava.model.model.multi_modal_projector.linear_2.weight.data.zero_()
     with pytest.raises(DataError) as caught:
-        run_pairs(tiny_llava.model, tiny_llava.processor, find_anatomy(tiny_llava.model), SWAPS, 2, 0, ignore)
+        run_pairs(
+            tiny_llava.model, tiny_llava.processor, find_anatomy(tiny_llava.model), SWAPS, ignore, count=2, seed=0
+        )
     assert str(caught.value) == (
         "the model tells none of 4 drawn pairs of pictures apart (colour, count)\n"
         "  allowed: a model that answers simple questions about drawn shapes and words\n"
@@ -221,11 +225,10 @@ def test_a_model_that_does_not_see_is_refused_in_words(tiny_llava: Loaded) -> No
 def test_cross_attention_is_refused(tiny_llava: Loaded, family_builder: Callable[[str], tuple[Any, Any]]) -> None:
     model, _ = family_builder("mllama")
     with pytest.raises(ModelError, match="mllama has no image tokens in its sequence"):
-        run_pairs(model, tiny_llava.processor, find_anatomy(model), SWAPS, 2, 0, ignore)
+        run_pairs(model, tiny_llava.processor, find_anatomy(model), SWAPS, ignore, count=2, seed=0)
 
 
-def test_analyze_reports_attributes_as_parts(seeing: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("striate.stages.analyze.ATTRIBUTES", TAUGHT)
+def test_analyze_reports_attributes_as_parts(seeing: Loaded) -> None:
     names = [scorer.name for scorer in SWAPS]
     scores = analyze(seeing.model, seeing.processor, [], names, pairs=PAIRS, batch_size=4)
     whole = swap(seeing)

@@ -15,7 +15,7 @@ from striate.models.io.layer_weights import layer_matrices
 from striate.models.io.stored_matrices import StoredMatrices
 from striate.models.structure.anatomy import find_anatomy, layer_of, unwrap
 from striate.scorers.runners.weights import run_stored_weights, run_weights
-from striate.scorers.spectrum import SPECTRUM_SNR, singular_values, spectrum_snr
+from striate.scorers.spectrum import SPECTRUM_SNR, signal_to_noise, singular_values
 from striate.scorers.weight_change import ANGULAR_CHANGE, PARAMETER_CHANGE, angular_change, parameter_change
 
 if TYPE_CHECKING:
@@ -133,9 +133,9 @@ def test_planted_signal_stands_out(llava_builder: Callable[..., Loaded]) -> None
 def test_closed_forms_of_the_ratio() -> None:
     values = torch.tensor([1.0] * 6 + [2.0] * 6 + [10.0], dtype=torch.float64)
     # Quartiles 1 and 2, so that a square matrix has its edge at 2 / 1.349: the values of 2 and 10 are signal.
-    assert spectrum_snr(values, 13, 13).item() == pytest.approx(22 / 6 / 10)
+    assert signal_to_noise(values, 13, 13).item() == pytest.approx(22 / 6 / 10)
     # A flat spectrum has no edge: the smallest value counts as noise.
-    assert spectrum_snr(torch.tensor([2.0, 2.0, 2.0, 2.0]), 4, 4).item() == 0
+    assert signal_to_noise(torch.tensor([2.0, 2.0, 2.0, 2.0]), 4, 4).item() == 0
     weight = torch.randn(5, 17, generator=torch.Generator().manual_seed(1))
     np.testing.assert_allclose(singular_values(weight).flip(0), np.linalg.svd(weight, compute_uv=False), rtol=1e-5)
 

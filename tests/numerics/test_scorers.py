@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from striate.errors import DataError, ModelError, SpecError
 from striate.scorers import SCORERS, scorer_of
 from striate.scorers.linear_cka import centred
-from striate.scorers.statistics.score_summary import summarise
+from striate.scorers.statistics.score_summary import summarize
 from striate.scorers.statistics.sums import PartSums
 from striate.scorers.streaming.masks import TokenMasks
 from striate.scorers.streaming.spans import span_table
@@ -202,13 +202,13 @@ def test_the_last_token_is_the_last_attended_one_on_either_side_of_the_padding()
 
 def test_tokens_weigh_the_same_whatever_sample_they_are_in() -> None:
     sums = PartSums(np.array([[3.0], [0.5]]), np.array([3.0, 1.0]))
-    assert summarise("x", {"all": sums}, seed=0).values == (3.5 / 4,)
+    assert summarize("x", {"all": sums}, seed=0).values == (3.5 / 4,)
 
 
 def test_parts_weigh_the_same_however_many_tokens_they_have() -> None:
     image = PartSums(np.array([[90.0, 0.0]]), np.array([90.0]))
     text = PartSums(np.array([[0.0, 5.0]]), np.array([10.0]))
-    found = summarise("x", {"image": image, "text": text}, seed=0)
+    found = summarize("x", {"image": image, "text": text}, seed=0)
     assert found.values == (0.5, 0.25)
     assert found.parts == {"image": (1.0, 0.0), "text": (0.0, 0.5)}
     assert found.tokens == {"image": 90, "text": 10}
@@ -220,7 +220,7 @@ def test_the_interval_holds_the_truth_95_times_in_100() -> None:
     hits = 0
     for trial in range(200):
         sums = generator.normal(0.3, 0.1, size=(60, 1))
-        found = summarise("x", {"all": PartSums(sums, np.ones(60))}, seed=trial)
+        found = summarize("x", {"all": PartSums(sums, np.ones(60))}, seed=trial)
         assert found.low[0] < found.values[0] < found.high[0]
         hits += found.low[0] <= 0.3 <= found.high[0]
     assert 180 <= hits <= 199
@@ -229,17 +229,17 @@ def test_the_interval_holds_the_truth_95_times_in_100() -> None:
 def test_the_interval_is_as_wide_as_the_normal_one_and_repeats_with_its_seed() -> None:
     sums = np.random.default_rng(1).normal(0.3, 0.1, size=(400, 3))
     parts = {"all": PartSums(sums, np.ones(400))}
-    found = summarise("x", parts, seed=5)
+    found = summarize("x", parts, seed=5)
     half = 1.96 * sums.std(axis=0, ddof=1) / 20
     np.testing.assert_allclose((np.array(found.high) - np.array(found.low)) / 2, half, rtol=0.1)
-    assert found == summarise("x", parts, seed=5)
-    assert found.low != summarise("x", parts, seed=6).low
+    assert found == summarize("x", parts, seed=5)
+    assert found.low != summarize("x", parts, seed=6).low
 
 
 def test_few_samples_with_pictures_still_have_an_interval() -> None:
     image = PartSums(np.array([[1.0], [0.0], [0.0]]), np.array([2.0, 0.0, 0.0]))
     text = PartSums(np.array([[1.0], [2.0], [3.0]]), np.array([4.0, 4.0, 4.0]))
-    found = summarise("x", {"image": image, "text": text}, seed=0)
+    found = summarize("x", {"image": image, "text": text}, seed=0)
     assert found.values == (0.5,)
     assert math.isfinite(found.low[0])
     assert math.isfinite(found.high[0])
@@ -250,13 +250,13 @@ def test_a_part_without_tokens_is_refused() -> None:
     with pytest.raises(
         DataError, match="modality-block-influence needs image tokens, and the calibration set has none"
     ):
-        summarise("modality-block-influence", {"image": empty}, seed=0)
+        summarize("modality-block-influence", {"image": empty}, seed=0)
 
 
 def test_overflow_is_named_by_layer() -> None:
     sums = PartSums(np.array([[0.1, math.nan, math.inf]]), np.ones(1))
     with pytest.raises(ModelError, match="block-influence is not a number at layer 1, 2") as caught:
-        summarise("block-influence", {"all": sums}, seed=0)
+        summarize("block-influence", {"all": sums}, seed=0)
     assert "bfloat16" in str(caught.value)
 
 
@@ -271,7 +271,7 @@ def test_an_identity_layer_scores_0_and_a_quarter_turn_1() -> None:
         hidden = layers[0](states)
         layers[2](layers[1](hidden_states=hidden))
     for name, turned in (("block-influence", 1.0), ("modality-block-influence", 1.0), ("angular-distance", 0.5)):
-        found = summarise(name, stream.results(name), 0, scorer_of(name).shown)
+        found = summarize(name, stream.results(name), 0, scorer_of(name).shown)
         assert found.values == pytest.approx((0.0, turned, 0.0), abs=1e-6)
     assert not any(layer._forward_hooks for layer in layers)
     spans = span_table(stream.spans())
@@ -328,7 +328,7 @@ def test_spans_are_angles_from_a_layers_input_to_a_later_layers_output() -> None
         for start in range(5 - n):
             cos = torch.nn.functional.cosine_similarity(last[start], last[start + n], dim=-1)
             assert spans[n - 1][start] == pytest.approx((cos.arccos() / math.pi).mean().item(), rel=1e-5)
-    assert summarise("a", stream.results("angular-distance"), 0).values == pytest.approx(spans[0], rel=1e-5)
+    assert summarize("a", stream.results("angular-distance"), 0).values == pytest.approx(spans[0], rel=1e-5)
 
 
 def test_hooks_stay_silent_outside_a_batch() -> None:

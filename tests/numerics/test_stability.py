@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from striate.scorers.statistics.score_summary import summarise
+from striate.scorers.statistics.score_summary import summarize
 from striate.scorers.statistics.stability import rank_correlation, ranks, samples_needed, split_half
 from striate.scorers.statistics.sums import PartSums
 
@@ -86,9 +86,9 @@ def test_few_samples_or_layers_or_no_order_say_nothing() -> None:
 
 def test_it_is_in_the_summary_repeats_with_its_seed_and_sees_parts_as_the_score_does() -> None:
     image, text = noisy(16, 0.5), noisy(16, 2.0, seed=9)
-    found = summarise("x", {"image": image, "text": text}, seed=4)
+    found = summarize("x", {"image": image, "text": text}, seed=4)
     assert found.split_half == split_half([image, text], seed=4)
-    alone = summarise("x", {"image": image, "text": text}, seed=4, shown=("text",))
+    alone = summarize("x", {"image": image, "text": text}, seed=4, shown=("text",))
     assert alone.split_half == split_half([image], seed=4)
     assert alone.values == found.parts["image"]
     assert (set(found.parts), set(alone.parts)) == ({"image", "text"}, {"text"})
@@ -96,9 +96,9 @@ def test_it_is_in_the_summary_repeats_with_its_seed_and_sees_parts_as_the_score_
 
 def test_shown_parts_may_be_empty_and_bands_belong_to_parts() -> None:
     empty = PartSums(np.zeros((16, 12)), np.zeros(16))
-    found = summarise("x", {"all": noisy(16, 0.5), "answer": empty}, seed=0, shown=("answer",))
+    found = summarize("x", {"all": noisy(16, 0.5), "answer": empty}, seed=0, shown=("answer",))
     assert found.parts == found.part_low == found.part_high == {}
-    both = summarise("x", {"all": noisy(16, 0.5), "answer": noisy(16, 0.5, 1)}, seed=0, shown=("answer",))
+    both = summarize("x", {"all": noisy(16, 0.5), "answer": noisy(16, 0.5, 1)}, seed=0, shown=("answer",))
     assert list(both.parts) == list(both.part_low) == list(both.part_high) == ["answer"]
     assert both.part_low["answer"] != both.low
     assert both.tokens == {"all": 16, "answer": 16}

@@ -16,6 +16,8 @@ from striate.models.io.placing import on_device
 from striate.models.structure.anatomy import Anatomy
 from striate.progress import Advance
 from striate.scorers.base import LayerScorer
+from striate.scorers.runners.runner import Calibration, Runner
+from striate.scorers.statistics.measurement import Measurement
 from striate.scorers.statistics.sums import PartSums
 from striate.scorers.streaming.answers import Answers
 from striate.scorers.streaming.batches import Batches
@@ -76,7 +78,15 @@ def run_altered(
         check_image_tokens(anatomy)
     with torch.no_grad(), Replay(core, anatomy) as replay:
         scored = batches.each(lambda batch: _score(replay, core, anatomy, batch, chosen), advance)
-    return {scorer.name: {scorer.skips: _joined([one[scorer.name] for one in scored])} for scorer in chosen}
+    return {scorer.name: {scorer.skips: _joined([batch[scorer.name] for batch in scored])} for scorer in chosen}
+
+
+def _measure(calibration: Calibration, scorers: Sequence[LayerScorer], advance: Advance) -> list[Measurement]:
+    sums = run_altered(calibration.core, calibration.anatomy, calibration.batches, scorers, advance)
+    return [Measurement(scorer, sums[scorer.name]) for scorer in scorers]
+
+
+ALTERED_LAYERS = Runner(("altered layers",), _measure, "analyze: altered layers")
 
 
 def check_image_tokens(anatomy: Anatomy) -> None:
@@ -102,14 +112,14 @@ def _score(
     recording = replay.record(inputs, answers.rows, answers.columns)
     image_BT = anatomy.image_mask(inputs["input_ids"])
     skipped = {"image": image_BT, "text": ~image_BT, "answer": torch.ones_like(image_BT)}
-    found: dict[str, _Scored] = {}
+    scored: dict[str, _Scored] = {}
     for skips in dict.fromkeys(scorer.skips for scorer in scorers):
         alike = [scorer for scorer in scorers if scorer.skips == skips]
         mask_BT = skipped[skips]
         sums = _sums(replay, recording, answers, mask_BT, alike)
         counts_B = (answers.counts * mask_BT.any(1)).cpu()
-        found |= {name: _Scored(sums_BL.cpu(), counts_B) for name, sums_BL in sums.items()}
-    return found
+        scored |= {name: _Scored(sums_BL.cpu(), counts_B) for name, sums_BL in sums.items()}
+    return scored
 
 
 def _sums(
@@ -123,12 +133,12 @@ def _sums(
         for scorer in scorers:
             values_N = scorer.function(recording.logits, altered_NV, answers.targets)
             columns[scorer.name].append(answers.per_sample(values_N) * mask_BT.any(1))
-    return {name: torch.stack(one, dim=1) for name, one in columns.items()}
+    return {name: torch.stack(by_layer, dim=1) for name, by_layer in columns.items()}
 
 
 def _joined(scored: Sequence[_Scored]) -> PartSums:
     """Return the sums of all batches."""
     return PartSums(
-        torch.cat([one.sums for one in scored]).numpy().astype(np.float64),
-        torch.cat([one.counts for one in scored]).numpy().astype(np.float64),
+        torch.cat([batch.sums for batch in scored]).numpy().astype(np.float64),
+        torch.cat([batch.counts for batch in scored]).numpy().astype(np.float64),
     )

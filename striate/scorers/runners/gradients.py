@@ -16,6 +16,8 @@ from striate.models.io.placing import on_device
 from striate.models.structure.anatomy import Anatomy
 from striate.progress import Advance
 from striate.scorers.base import LayerScorer
+from striate.scorers.runners.runner import Calibration, Runner
+from striate.scorers.statistics.measurement import Measurement
 from striate.scorers.statistics.sums import PartSums
 from striate.scorers.streaming.answers import Answers, answer_losses
 from striate.scorers.streaming.batches import Batches
@@ -90,6 +92,14 @@ def run_gradients(
     }
 
 
+def _measure(calibration: Calibration, scorers: Sequence[LayerScorer], advance: Advance) -> list[Measurement]:
+    sums = run_gradients(calibration.core, calibration.anatomy, calibration.batches, scorers, advance)
+    return [Measurement(scorer, sums[scorer.name]) for scorer in scorers]
+
+
+GRADIENTS = Runner(("gradients",), _measure, "analyze: gradients")
+
+
 class _Squares:
     """A context in which exactly the layers' parameters take gradients, each squared and freed when it is whole."""
 
@@ -102,7 +112,7 @@ class _Squares:
         self._handles: list[Any] = []
 
     def __enter__(self) -> _Squares:
-        self._former = [(one, one.requires_grad, one.grad) for one in self._core.parameters()]
+        self._former = [(parameter, parameter.requires_grad, parameter.grad) for parameter in self._core.parameters()]
         try:
             self._open()
         except BaseException:

@@ -14,6 +14,8 @@ from striate.models.io.placing import on_device
 from striate.models.structure.anatomy import Anatomy, decoder_layers
 from striate.progress import Advance
 from striate.scorers.base import LayerScorer
+from striate.scorers.runners.runner import Calibration, Runner
+from striate.scorers.statistics.measurement import Measurement
 from striate.scorers.statistics.sums import PartSums
 from striate.scorers.streaming.batches import Batches
 from striate.scorers.streaming.masks import token_masks
@@ -56,8 +58,16 @@ def run_pass(core: Any, anatomy: Anatomy, batches: Batches, scorers: Sequence[La
 
     with torch.no_grad(), LayerStream(decoder_layers(core), scorers) as stream:
         batches.each(work, advance)
-    found = {scorer.name: stream.results(scorer.name) for scorer in scorers}
-    return Passed(found, {scorer.name: stream.spans() for scorer in scorers if scorer.spans})
+    sums = {scorer.name: stream.results(scorer.name) for scorer in scorers}
+    return Passed(sums, {scorer.name: stream.spans() for scorer in scorers if scorer.spans})
+
+
+def _measure(calibration: Calibration, scorers: Sequence[LayerScorer], advance: Advance) -> list[Measurement]:
+    passed = run_pass(calibration.core, calibration.anatomy, calibration.batches, scorers, advance)
+    return [Measurement(scorer, passed.sums[scorer.name], passed.spans.get(scorer.name)) for scorer in scorers]
+
+
+ONE_PASS = Runner(("hidden states", "attention"), _measure, "analyze")
 
 
 def _forward_options(core: Any) -> dict[str, Any]:

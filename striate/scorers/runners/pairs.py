@@ -2,33 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from striate.data.collate import Collator
-from striate.data.picture_pairs import ATTRIBUTES, picture_pair
-from striate.data.samples import Message, Sample
-from striate.errors import DataError, ModelError
+from striate.data.picture_pairs import ATTRIBUTES
+from striate.errors import DataError
 from striate.models.interventions.layer_replay import Recording, Replay
 from striate.models.io.placing import on_device
 from striate.models.structure.anatomy import Anatomy
 from striate.progress import Advance
 from striate.scorers.base import LayerScorer
 from striate.scorers.runners.altered import check_image_tokens
+from striate.scorers.runners.drawn_pairs import PairCollator, drawn_pairs
+from striate.scorers.runners.runner import Calibration, Runner
+from striate.scorers.statistics.measurement import Measurement
 from striate.scorers.statistics.sums import PartSums
 from striate.scorers.streaming.answers import Answers, answer_losses
 from striate.scorers.streaming.batches import Batches
-from striate.scorers.token_swap import TOKEN_SWAP_ONWARD, Floats, Preferences
 
+Floats = NDArray[np.float64]
 _MAX_LENGTH = 1 << 20
+
+
+@dataclass(frozen=True)
+class Preferences:
+    """How much a model prefers the first picture's answer to the second's, `log p(a) - log p(b)` in nats, P pairs.
+
+    Attributes:
+        first: with picture A, shape (P,).
+        second: with picture B, shape (P,).
+        at: with picture A whose image tokens are those of B when layer l reads them, shape (P, L).
+        onward: with picture A whose image tokens are those of B from the input of layer l on, shape (P, L).
+    """
+
+    first: Floats
+    second: Floats
+    at: Floats
+    onward: Floats
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """Which pairs the model tells apart: it prefers each picture's own answer, shape (P,)."""
+        return (self.first > 0) & (self.second < 0)
+
+    def shares(self, moved_PL: Floats) -> PartSums:
+        """Return the sums behind `sum(moved_PL) / sum(d_A - d_B)` over the known pairs, see `token_swap`."""
+        turn_P = np.where(self.known, self.first - self.second, 0.0)
+        # On average 1, so that counts are pairs.
+        unit = turn_P.sum() / max(1, self.known.sum()) or 1.0
+        return PartSums(np.where(self.known[:, None], moved_PL, 0.0) / unit, turn_P / unit)
+
+
+@dataclass(frozen=True)
+class PairScorer(LayerScorer):
+    """A scorer `(preferences) -> sums` of pairs of pictures, by pair and layer.
+
+    Attributes:
+        onward: whether it reads `Preferences.onward`, which takes passes of its own.
+    """
+
+    onward: bool = False
 
 
 def run_pairs(
@@ -36,15 +76,16 @@ def run_pairs(
     processor: Any,
     anatomy: Anatomy,
     scorers: Sequence[LayerScorer],
+    advance: Advance,
+    *,
     count: int,
     seed: int,
-    advance: Advance,
     batch_size: int = 8,
 ) -> dict[str, dict[str, PartSums]]:
     """Return the sums of each scorer whose source is `picture pairs`, by name and attribute, one row a pair.
 
     Attributes of which the model tells no pair apart are left out. The vision encoder sees each picture once; for layer
-    l only the layers from l on run again, as in `run_altered`, twice where `token-swap-onward` is asked for as well.
+    l only the layers from l on run again, as in `run_altered`, twice for scorers that read `Preferences.onward`.
     Memory: two recordings of 2 x `batch_size` sequences.
 
     Args:
@@ -52,9 +93,9 @@ def run_pairs(
         processor: its processor.
         anatomy: its parts.
         scorers: those to run.
+        advance: hears of pairs that are done: `count` times the number of attributes in all.
         count: pairs of each attribute (`picture_pairs.ATTRIBUTES`).
         seed: of the pictures.
-        advance: hears of pairs that are done: `count` times the number of attributes in all.
         batch_size: pairs in one batch; each takes four sequences.
 
     Raises:
@@ -62,80 +103,53 @@ def run_pairs(
         DataError: the model tells no pair of any attribute apart.
     """
     check_image_tokens(anatomy)
-    onward = any(scorer.name == TOKEN_SWAP_ONWARD.name for scorer in scorers)
-    with _drawn(count, seed) as pairs, torch.no_grad(), Replay(core, anatomy) as replay:
-        collate = _PairCollator(Collator(processor, _MAX_LENGTH, train=True))
-        batches = Batches(pairs, collate, batch_size)
-        found = batches.each(lambda batch: _swap(replay, core, anatomy, batch, onward), advance)
-    every = Preferences(*(np.concatenate(column) for column in zip(*found, strict=True)))
+    onward = any(isinstance(scorer, PairScorer) and scorer.onward for scorer in scorers)
+    with drawn_pairs(ATTRIBUTES, count, seed) as drawn, torch.no_grad(), Replay(core, anatomy) as replay:
+        collate = PairCollator(Collator(processor, _MAX_LENGTH, train=True))
+        batches = Batches(drawn, collate, batch_size)
+        preferences = batches.each(lambda batch: _swap(replay, core, anatomy, batch, onward), advance)
+    every = Preferences(*(np.concatenate(column) for column in zip(*preferences, strict=True)))
     by_attribute = {
         name: _rows(every, slice(place * count, (place + 1) * count)) for place, name in enumerate(ATTRIBUTES)
     }
-    known = {name: one for name, one in by_attribute.items() if one.known.any()}
-    if not known:
+    told_apart = {name: pairs for name, pairs in by_attribute.items() if pairs.known.any()}
+    if not told_apart:
         raise DataError(
-            f"the model tells none of {len(pairs)} drawn pairs of pictures apart ({', '.join(ATTRIBUTES)})",
+            f"the model tells none of {len(drawn)} drawn pairs of pictures apart ({', '.join(ATTRIBUTES)})",
             "a model that answers simple questions about drawn shapes and words",
             "use another scorer, or a model that is aligned with its vision encoder",
         )
-    return {scorer.name: {name: scorer.function(one) for name, one in known.items()} for scorer in scorers}
+    return {scorer.name: {name: scorer.function(pairs) for name, pairs in told_apart.items()} for scorer in scorers}
 
 
-@dataclass(frozen=True)
-class _Pair:
-    """Two pictures on disk, as samples: each picture with either answer."""
-
-    id: str
-    first: tuple[Sample, Sample]
-    second: tuple[Sample, Sample]
-
-
-@dataclass(frozen=True)
-class _PairCollator:
-    """Makes two batches of pairs that hold the same tokens: the first pictures, and the second ones."""
-
-    collate: Collator
-
-    def __call__(self, pairs: Sequence[_Pair]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Return both batches; rows are (pair, answer)."""
-        first = self.collate([sample for pair in pairs for sample in pair.first])
-        second = self.collate([sample for pair in pairs for sample in pair.second])
-        if not torch.equal(first["input_ids"], second["input_ids"]):
-            raise ModelError(
-                "the processor makes other tokens of two pictures of one size",
-                "a processor whose image tokens depend on a picture's size alone",
-                "leave the token-swap scorers out",
-            )
-        return first, second
+def _measure(calibration: Calibration, scorers: Sequence[LayerScorer], advance: Advance) -> list[Measurement]:
+    sums = run_pairs(
+        calibration.core,
+        calibration.processor,
+        calibration.anatomy,
+        scorers,
+        advance,
+        count=calibration.pairs,
+        seed=calibration.seed,
+        batch_size=calibration.batches.size,
+    )
+    return [Measurement(scorer, sums[scorer.name], by_sample=False) for scorer in scorers]
 
 
-@contextmanager
-def _drawn(count: int, seed: int) -> Iterator[list[_Pair]]:
-    """Yield `count` pairs of each attribute, in the order of `ATTRIBUTES`, with their pictures in a folder for now."""
-    with TemporaryDirectory(prefix="striate-pairs-") as folder:
-        numbers = [(name, seed * count + number) for name in ATTRIBUTES for number in range(count)]
-        yield [_written(Path(folder), name, number) for name, number in numbers]
-
-
-def _written(folder: Path, attribute: str, number: int) -> _Pair:
-    """Return one pair whose pictures now lie in `folder`."""
-    pair, name = picture_pair(attribute, number), f"{attribute}-{number}"
-    files = folder / f"{name}-a.png", folder / f"{name}-b.png"
-    for file, picture in zip(files, pair.pictures, strict=True):
-        picture.save(file, compress_level=1)
-    question = Message("user", f"<image>\n{pair.question}")
-    both = [
-        tuple(Sample(name, (question, Message("assistant", answer)), (file,), attribute) for answer in pair.answers)
-        for file in files
-    ]
-    return _Pair(name, (both[0][0], both[0][1]), (both[1][0], both[1][1]))
+PICTURE_PAIRS = Runner(
+    ("picture pairs",),
+    _measure,
+    "analyze: picture pairs",
+    total=lambda calibration: calibration.pairs * len(ATTRIBUTES),
+    by_sample=False,
+)
 
 
 def _swap(
     replay: Replay, core: Any, anatomy: Anatomy, batch: tuple[Mapping[str, Tensor], Mapping[str, Tensor]], onward: bool
 ) -> tuple[Floats, Floats, Floats, Floats]:
     """Return the fields of `Preferences` for one batch of pairs."""
-    first, second = (on_device(core, one) for one in batch)
+    first, second = (on_device(core, half) for half in batch)
     answers = Answers.of(batch[0]["labels"]).to(first["input_ids"].device)
     theirs = replay.record(second, answers.rows, answers.columns)
     ours = replay.record(first, answers.rows, answers.columns)

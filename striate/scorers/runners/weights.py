@@ -1,9 +1,10 @@
-"""Scorers of the weights alone: Spectrum's signal-to-noise ratio, and the change from a base checkpoint."""
+"""The runner of scorers of the weights alone: as they are, or their change from a base checkpoint."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,25 @@ from striate.errors import ModelError
 from striate.models.io.layer_weights import layer_matrices
 from striate.models.io.stored_matrices import StoredMatrices
 from striate.models.structure.anatomy import Anatomy
+from striate.progress import Advance
 from striate.scorers.base import LayerScorer
-from striate.scorers.spectrum import SPECTRUM_SNR, singular_values, spectrum_snr
+from striate.scorers.runners.runner import Calibration, Runner
+from striate.scorers.statistics.measurement import Measurement
 
 Floats = NDArray[np.float64]
 Matrices = Iterable[tuple[int, str, Tensor]]
+
+
+@dataclass(frozen=True)
+class WeightScorer(LayerScorer):
+    """A scorer `(matrix) -> scalar` of a weight matrix, averaged over the matrices of a layer.
+
+    Attributes:
+        by_kind: whether each value is first divided by the mean of its kind of matrix (`mlp.down_proj`, ...) over all
+            layers.
+    """
+
+    by_kind: bool = False
 
 
 def run_weights(core: Any, anatomy: Anatomy, scorers: Sequence[LayerScorer], base: Path | None) -> dict[str, Floats]:
@@ -42,6 +57,14 @@ def run_weights(core: Any, anatomy: Anatomy, scorers: Sequence[LayerScorer], bas
     return score_weights(layer_matrices(core, anatomy), anatomy.num_layers, scorers, base)
 
 
+def _measure(calibration: Calibration, scorers: Sequence[LayerScorer], advance: Advance) -> list[Measurement]:
+    values = run_weights(calibration.core, calibration.anatomy, scorers, calibration.base)
+    return [Measurement(scorer, values=values[scorer.name], by_sample=False) for scorer in scorers]
+
+
+WEIGHTS = Runner(("weights", "weight change"), _measure, by_sample=False)
+
+
 def run_stored_weights(tuned: Path, scorers: Sequence[LayerScorer], base: Path | None) -> dict[str, Floats]:
     """Return what `run_weights` does for a checkpoint on disk, without loading it: safetensors or a LoRA adapter.
 
@@ -56,23 +79,25 @@ def score_weights(
     matrices: Matrices, num_layers: int, scorers: Sequence[LayerScorer], base: Path | None
 ) -> dict[str, Floats]:
     """Return the scores of a stream of matrices (layer, parameter name, weights)."""
-    changes = [scorer for scorer in scorers if scorer.source == "weight change"]
+    changes = [scorer for scorer in scorers if scorer.needs_base]
+    alone = [scorer for scorer in scorers if not scorer.needs_base]
     before = _base(base, num_layers, changes)
-    found: dict[str, list[tuple[int, str, Tensor]]] = {scorer.name: [] for scorer in scorers}
+    values: dict[str, list[tuple[int, str, Tensor]]] = {scorer.name: [] for scorer in scorers}
     seen = set()
     for layer, name, weight in matrices:
         seen.add(name)
-        if SPECTRUM_SNR.name in found:
-            found[SPECTRUM_SNR.name].append((layer, _kind(name, layer), _snr(weight)))
+        for scorer in alone:
+            values[scorer.name].append((layer, _kind(name, layer), _stack_mean(scorer, weight)))
         if before is not None:
             former, now = _float(_former(before, name, weight)).to(weight.device), _float(weight)
             for scorer in changes:
-                found[scorer.name].append((layer, name, _each(scorer, former, now)))
+                values[scorer.name].append((layer, _kind(name, layer), _stack_mean(scorer, former, now)))
     if before is not None and before.shapes.keys() - seen:
         extra = min(before.shapes.keys() - seen)
         raise _mismatch(f"the base checkpoint has {extra}, and the tuned model has not")
+    by_kind = {scorer.name for scorer in scorers if isinstance(scorer, WeightScorer) and scorer.by_kind}
     return {
-        scorer.name: (_by_kind if scorer.name == SPECTRUM_SNR.name else _by_layer)(found[scorer.name], num_layers)
+        scorer.name: (_by_kind if scorer.name in by_kind else _by_layer)(values[scorer.name], num_layers)
         for scorer in scorers
     }
 
@@ -113,16 +138,10 @@ def _float(weight: Tensor) -> Tensor:
     return weight if weight.dtype == torch.float64 else weight.float()
 
 
-def _each(scorer: LayerScorer, former: Tensor, now: Tensor) -> Tensor:
-    """Return the mean over all matrices of a stack; a plain matrix is a stack of one."""
-    pairs = zip(former.flatten(0, -3), now.flatten(0, -3), strict=True) if former.ndim > 2 else [(former, now)]
-    return torch.stack([scorer.function(one, other) for one, other in pairs]).mean()
-
-
-def _snr(weight: Tensor) -> Tensor:
-    """Return the mean signal-to-noise ratio of all matrices of a stack."""
-    matrices = weight.flatten(0, -3) if weight.ndim > 2 else weight[None]
-    return torch.stack([spectrum_snr(singular_values(one), *one.shape) for one in matrices]).mean()
+def _stack_mean(scorer: LayerScorer, *weights: Tensor) -> Tensor:
+    """Return the mean over all matrices of a stack (experts in one tensor); a plain matrix is a stack of one."""
+    stacks = [weight.flatten(0, -3) if weight.ndim > 2 else weight[None] for weight in weights]
+    return torch.stack([scorer.function(*matrices) for matrices in zip(*stacks, strict=True)]).mean()
 
 
 def _kind(name: str, layer: int) -> str:
@@ -135,7 +154,7 @@ def _by_layer(rows: Sequence[tuple[int, str, Tensor]], num_layers: int) -> Float
     values: list[list[float]] = [[] for _ in range(num_layers)]
     for layer, _, value in rows:
         values[layer].append(float(value))
-    return np.array([np.mean(one) if one else np.nan for one in values])
+    return np.array([np.mean(matrices) if matrices else np.nan for matrices in values])
 
 
 def _by_kind(rows: Sequence[tuple[int, str, Tensor]], num_layers: int) -> Floats:

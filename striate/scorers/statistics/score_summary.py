@@ -19,7 +19,7 @@ _DRAWS_AT_ONCE = 2_000_000
 Floats = NDArray[np.float64]
 
 
-def summarise(
+def summarize(
     scorer: str,
     parts: Mapping[str, PartSums],
     seed: int,
