@@ -26,6 +26,18 @@ def open_image(path: Path, owner: str) -> Image.Image:
         raise _unreadable(path, owner, error) from error
 
 
+def read_picture(path: Path, owner: str) -> bytes:
+    """Return what the picture's file holds; `owner` is the sample id for errors.
+
+    Raises:
+        DataError: it can't be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise _unreadable(path, owner, error) from error
+
+
 def verify_image(path: Path, owner: str) -> None:
     """Check that Pillow accepts the picture's header and structure, without decoding it.
 

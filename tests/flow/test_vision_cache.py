@@ -1,9 +1,10 @@
-"""Kept vision features: the same losses and weights as with pictures, one pass of the encoder, what is refused."""
+"""Cached vision features: the same losses and weights as with pictures, one pass of the encoder, what is refused."""
 
 from __future__ import annotations
 
 import copy
 import os
+import pickle
 import resource
 import sys
 from dataclasses import replace
@@ -12,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from training_kit import Run, Said, losses, runner
 
 from striate.artifacts import Region
@@ -20,12 +20,12 @@ from striate.config import LoraSection, MachineSection, TrainSection, parse_conf
 from striate.data.collate import Collator
 from striate.data.reading import read_samples
 from striate.data.samples import Sample
-from striate.errors import ArtifactError, ModelError
+from striate.errors import ArtifactError, DataError, ModelError
 from striate.models.interventions.vision_feature_tap import PIXELS, VisionTap
-from striate.training.caching import vision_features as vision_cache
-from striate.training.caching import vision_pass as vision_maker
-from striate.training.caching.tensor_store import DiskStore, check_room, disk_writer
-from striate.training.caching.vision_features import cached_features
+from striate.training.caching.collator import FEATURES
+from striate.training.caching.tensor_store import StoredTensors, TensorWriter, check_room, write_once
+from striate.training.caching.vision_features import _read_samples, _write_samples, cached_features
+from striate.training.caching.vision_pass import VisionPass
 
 if TYPE_CHECKING:
     from striate.models.io.load import Loaded
@@ -42,7 +42,7 @@ def samples(pack_dir: Path) -> list[Sample]:
 
 @pytest.fixture
 def run(tmp_path: Path, samples: list[Sample]) -> Run:
-    machine = MACHINE.model_copy(update={"cache_folder": str(tmp_path / "kept")})
+    machine = MACHINE.model_copy(update={"cache_folder": str(tmp_path / "cache")})
     start = runner(tmp_path, samples, REGION, machine)
     return lambda loaded, name, config=FULL, **more: start(loaded, name, config, **more)
 
@@ -62,13 +62,13 @@ def test_samples_are_encoded_once_for_all_runs(
     run: Run, tiny_llava: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passes: list[bool] = []
-    whole = vision_maker.FeatureMaker.run
+    whole = VisionPass.run
 
-    def counted(maker: Any, add: Any, *rest: Any) -> Any:
+    def counted(self: Any, add: Any, *rest: Any) -> Any:
         passes.append(add is not None)
-        return whole(maker, add, *rest)
+        return whole(self, add, *rest)
 
-    monkeypatch.setattr(vision_maker.FeatureMaker, "run", counted)
+    monkeypatch.setattr(VisionPass, "run", counted)
     config, disk = FULL.model_copy(update={"max_steps": 2}), {"machine": {"cache_vision": "disk", "workers": 1}}
     run(copy.deepcopy(tiny_llava), "first", config, **disk)
     assert passes == [True]
@@ -98,8 +98,8 @@ def test_training_is_the_same(
     tower = other.model.model.vision_tower
     first = next(module for module in tower.modules() if isinstance(module, torch.nn.Conv2d))
     first.register_forward_hook(lambda *args: calls.append(1))
-    run(other, "kept-features", config, machine={"cache_vision": where}, progress=progress)
-    torch.testing.assert_close(losses(tmp_path / "kept-features"), losses(tmp_path / "pictures"), rtol=1e-5, atol=1e-5)
+    run(other, "cached", config, machine={"cache_vision": where}, progress=progress)
+    torch.testing.assert_close(losses(tmp_path / "cached"), losses(tmp_path / "pictures"), rtol=1e-5, atol=1e-5)
     wanted = dict(tiny_llava.model.named_parameters())
     for name, parameter in other.model.named_parameters():
         torch.testing.assert_close(parameter, wanted[name], rtol=1e-3, atol=1e-5, msg=name)
@@ -110,16 +110,30 @@ def test_training_is_the_same(
     assert "vision features: 4 samples get the hidden states of their pictures (within" in said
 
 
+def test_memory_and_disk_hold_the_same_bits(tiny_llava: Loaded, samples: list[Sample], tmp_path: Path) -> None:
+    model, collator = tiny_llava.model.requires_grad_(False), Collator(tiny_llava.processor, 96, train=True)
+    batches = []
+    for where, workers in (("memory", 0), ("memory", 1), ("disk", 1)):
+        machine = MACHINE.model_copy(
+            update={"cache_vision": where, "cache_folder": str(tmp_path / "cache"), "workers": workers}
+        )
+        cached = cached_features(model, tiny_llava.processor, samples, collator, machine, half=None, progress=Said())
+        assert cached
+        batches.append(cached.collator(samples))
+    for batch in batches[1:]:
+        assert batch.keys() == batches[0].keys()
+        assert all(torch.equal(tensor, batches[0][name]) for name, tensor in batch.items())
+
+
 def test_runs_share_the_disk(run: Run, tiny_llava: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disk = {"machine": {"cache_vision": "disk"}}
     first, second, changed = (copy.deepcopy(tiny_llava) for _ in range(3))
     progress = Said()
     run(first, "first", **disk, progress=progress)
-    [folder] = (tmp_path / "kept").iterdir()
+    [folder] = (tmp_path / "cache").iterdir()
     assert f"vision features written to {folder}" in progress.said
-    tensor = load_file(str(folder / "features.safetensors"))["features"]
     # The twelve files hold four different pictures.
-    assert tensor.shape == (4, 4, 16)
+    assert [tuple(tensor.shape) for tensor in StoredTensors(folder).values()] == 4 * [(1, 4, 16)]
     computed: list[int] = []
     original = VisionTap.features
 
@@ -136,7 +150,7 @@ def test_runs_share_the_disk(run: Run, tiny_llava: Loaded, tmp_path: Path, monke
     with torch.no_grad():
         next(changed.model.model.vision_tower.parameters()).add_(1.0)
     run(changed, "changed", **disk)
-    assert len(list((tmp_path / "kept").iterdir())) == 2
+    assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
 def test_another_run_wrote_them_first(
@@ -144,9 +158,9 @@ def test_another_run_wrote_them_first(
 ) -> None:
     disk = {"machine": {"cache_vision": "disk"}}
     run(copy.deepcopy(tiny_llava), "first", **disk)
-    [folder] = (tmp_path / "kept").iterdir()
+    [folder] = (tmp_path / "cache").iterdir()
     hidden = folder.rename(tmp_path / "meanwhile")
-    original = vision_maker.FeatureMaker.run
+    original = VisionPass.run
 
     def late(self: Any, *args: Any) -> Any:
         found = original(self, *args)
@@ -154,9 +168,9 @@ def test_another_run_wrote_them_first(
             hidden.rename(folder)
         return found
 
-    monkeypatch.setattr(vision_maker.FeatureMaker, "run", late)
+    monkeypatch.setattr(VisionPass, "run", late)
     run(tiny_llava, "second", **disk)
-    assert list((tmp_path / "kept").iterdir()) == [folder]
+    assert list((tmp_path / "cache").iterdir()) == [folder]
 
 
 def test_resumed_is_uninterrupted(run: Run, tiny_llava: Loaded) -> None:
@@ -184,7 +198,7 @@ def test_resumed_is_uninterrupted(run: Run, tiny_llava: Loaded) -> None:
     assert all(torch.equal(tensor, expected[name]) for name, tensor in resumed.model.state_dict().items())
 
 
-def test_bfloat16_is_kept_in_half_precision_where_that_changes_nothing(
+def test_bfloat16_is_cached_in_half_precision_where_that_changes_nothing(
     tiny_llava: Loaded, samples: list[Sample]
 ) -> None:
     model = tiny_llava.model.to(torch.bfloat16).requires_grad_(False)
@@ -195,12 +209,14 @@ def test_bfloat16_is_kept_in_half_precision_where_that_changes_nothing(
     cache = cached_features(model, tiny_llava.processor, samples, collator, machine, **options)
     assert cache
     [item] = cache.collator.encode_each(samples[:1])
-    assert item.pictures[vision_cache.FEATURES].dtype == torch.bfloat16
+    assert item.pictures[FEATURES].dtype == torch.bfloat16
     assert "bfloat16" in progress.said[0]
     assert PIXELS not in item.pictures
 
 
-def test_a_changed_picture_is_found(run: Run, tiny_llava: Loaded, tmp_path: Path, samples: list[Sample]) -> None:
+def test_a_changed_picture_gets_features_of_its_own(
+    run: Run, tiny_llava: Loaded, tmp_path: Path, samples: list[Sample]
+) -> None:
     disk = {"machine": {"cache_vision": "disk"}}
     run(copy.deepcopy(tiny_llava), "first", **disk)
     one, two = samples[0].images[0], samples[1].images[0]
@@ -210,8 +226,20 @@ def test_a_changed_picture_is_found(run: Run, tiny_llava: Loaded, tmp_path: Path
     os.utime(one, ns=(status.st_atime_ns, status.st_mtime_ns))
     if one.stat().st_size != status.st_size:
         pytest.skip("the pictures have other sizes")
-    with pytest.raises(ArtifactError, match="has no features of the picture of sample"):
-        run(copy.deepcopy(tiny_llava), "second", **disk)
+    run(copy.deepcopy(tiny_llava), "second", **disk)
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+    assert not torch.equal(losses(tmp_path / "second"), losses(tmp_path / "first"))
+    one.unlink()
+    with pytest.raises(DataError, match=r"sample .*: can't read picture"):
+        cached_features(
+            tiny_llava.model.requires_grad_(False),
+            tiny_llava.processor,
+            samples,
+            Collator(tiny_llava.processor, 96, train=True),
+            MACHINE.model_copy(update=disk["machine"]),
+            half=None,
+            progress=Said(),
+        )
 
 
 def test_no_room(tmp_path: Path) -> None:
@@ -222,23 +250,66 @@ def test_no_room(tmp_path: Path) -> None:
             check_room(2**50, None)
 
 
-def test_features_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
-    with pytest.raises(AttributeError), disk_writer(tmp_path / "cut") as writer:
-        writer.add("a", None)  # type: ignore[arg-type]
+def test_tensors_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    def interrupted(writer: TensorWriter) -> None:
+        writer.add("a", torch.ones(2))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_once(tmp_path / "cut", interrupted)
     assert not list(tmp_path.iterdir())
-    with disk_writer(tmp_path / "whole") as writer:
-        writer.add("a", torch.ones(2, 3, dtype=torch.bfloat16))
-        writer.add("b", torch.arange(3, dtype=torch.bfloat16).expand(1, 3))
-    store = DiskStore(tmp_path / "whole")
-    assert "a" in store
-    assert "c" not in store
-    assert store.get("b").tolist() == [[0, 1, 2]]
-    (tmp_path / "whole" / "features.safetensors").write_bytes(b"x")
-    with pytest.raises(ArtifactError, match="holds no whole vision features"):
-        DiskStore(tmp_path / "whole")
+    tensors = {
+        "mask": torch.tensor([[True, False, True]]),
+        "half": torch.arange(3, dtype=torch.bfloat16).expand(2, 3),
+        "number": torch.tensor(7),
+        "empty": torch.empty(0, 3),
+        "turned": torch.arange(6).view(2, 3).t(),
+    }
+    folder = tmp_path / "whole"
+    assert write_once(folder, lambda writer: [writer.add(*item) for item in tensors.items()])
+    assert not write_once(folder, interrupted)
+    # As a worker process gets it.
+    stored = pickle.loads(pickle.dumps(StoredTensors(folder)))
+    assert list(stored) == list(tensors)
+    for name, tensor in tensors.items():
+        assert stored[name].dtype == tensor.dtype
+        assert torch.equal(stored[name], tensor)
 
 
-def test_models_whose_features_can_not_be_kept(tiny_llava: Loaded) -> None:
+@pytest.mark.parametrize("damage", ["cut", "index", "missing"])
+def test_damaged_folders_are_refused(run: Run, tiny_llava: Loaded, tmp_path: Path, damage: str) -> None:
+    disk = {"machine": {"cache_vision": "disk"}}
+    run(copy.deepcopy(tiny_llava), "first", **disk)
+    [place] = (tmp_path / "cache").iterdir()
+    [tokens] = [path for path in place.iterdir() if path.is_dir()]
+    for folder in (tokens, place):
+        index, data = (folder / "index.json").read_bytes(), (folder / "tensors.bin").read_bytes()
+        if damage == "cut":
+            (folder / "tensors.bin").write_bytes(data[:-1])
+        elif damage == "index":
+            (folder / "index.json").write_bytes(b"[]")
+        else:
+            (folder / "tensors.bin").unlink()
+        with pytest.raises(ArtifactError, match=rf"{folder} holds no whole tensors: .*\n.*machine.cache_vision=disk"):
+            run(copy.deepcopy(tiny_llava), "second", **disk)
+        (folder / "index.json").write_bytes(index)
+        (folder / "tensors.bin").write_bytes(data)
+
+
+def test_samples_come_back_as_they_were(tiny_llava: Loaded, samples: list[Sample], tmp_path: Path) -> None:
+    items = Collator(tiny_llava.processor, 96, train=True).encode_each(samples)
+    # Masks of pixels are as large as the pictures, and not every sample has one.
+    for index, item in enumerate(items[:-1]):
+        item.pictures["pixel_attention_mask"] = torch.ones(1, 2, index + 1, 3, dtype=torch.bool)
+    write_once(tmp_path / "tokens", lambda writer: _write_samples(writer, items))
+    for found, item in zip(_read_samples(tmp_path / "tokens", len(items)), items, strict=True):
+        assert found.tokens.keys() == item.tokens.keys()
+        assert found.pictures.keys() == item.pictures.keys()
+        assert all(torch.equal(tensor, item.tokens[name]) for name, tensor in found.tokens.items())
+        assert all(torch.equal(tensor, item.pictures[name]) for name, tensor in found.pictures.items())
+
+
+def test_models_whose_features_can_not_be_cached(tiny_llava: Loaded) -> None:
     with pytest.raises(ModelError, match=r"machine\.cache_vision does not work .* its vision encoder is not frozen"):
         VisionTap(tiny_llava.model.requires_grad_(True))
 

@@ -1,4 +1,4 @@
-"""The line between vision encoder and projector, in the families: what was kept stands for the pictures exactly."""
+"""The line between vision encoder and projector, in the families: cached features stand for the pictures exactly."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from family_zoo import build_model
 from striate.errors import ModelError
 from striate.models.interventions.vision_feature_tap import PIXELS, VisionTap
 
-KEPT = ["llava", "llava_next", "llava_onevision", "vipllava", "gemma3", "paligemma", "idefics3", "internvl"]
+CACHED = ["llava", "llava_next", "llava_onevision", "vipllava", "gemma3", "paligemma", "idefics3", "internvl"]
 REFUSED = {
     "qwen2_5_vl": "its projector lies inside the vision encoder",
     "qwen3_vl": "it has 2 projectors",
@@ -33,7 +33,7 @@ def built(kind: str) -> tuple[Any, dict[str, torch.Tensor], dict[str, torch.Tens
     return model, inputs, pictures
 
 
-@pytest.mark.parametrize("kind", KEPT)
+@pytest.mark.parametrize("kind", CACHED)
 def test_features_stand_for_pictures(kind: str) -> None:
     model, inputs, pictures = built(kind)
     tap = VisionTap(model)
@@ -73,7 +73,7 @@ def test_features_of_another_shape_are_refused() -> None:
     tap = VisionTap(model)
     features = tap.features(pictures)
     with (
-        pytest.raises(ModelError, match=r"it asks for features \(2, .*, and \(1, .* were kept"),
+        pytest.raises(ModelError, match=r"it asks for features \(2, .*, and \(1, .* were cached"),
         tap.serving(features[:1]),
     ):
         model(**inputs)

@@ -1,6 +1,6 @@
 """The line between a frozen vision encoder and the projector: what flows there, taken out, and put in again.
 
-The model's own code runs around it: the encoder is left out, and the projector gets features that were kept.
+The model's own code runs around it: the encoder is left out, and the projector gets cached features.
 """
 
 from __future__ import annotations
@@ -26,13 +26,17 @@ class _CaughtError(Exception):
 
 
 class VisionTap:
-    """Takes the projector's input from a model, and gives it back in the encoder's place."""
+    """Takes the projector's input from a model, and gives it back in the encoder's place.
+
+    Attributes:
+        device: of the model.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         """Find the encoder and the projector.
 
         Raises:
-            ModelError: nothing flows between the two that could be kept, and why.
+            ModelError: nothing flows between the two that could be cached, and why.
         """
         core = unwrap(model)
         anatomy = find_anatomy(core)
@@ -46,6 +50,7 @@ class VisionTap:
             raise uncached("it has no get_image_features")
         if any(parameter.requires_grad for parameter in core.get_submodule(encoder).parameters()):
             raise uncached("its vision encoder is not frozen")
+        self.device = next(core.parameters()).device
         self._find: Callable[..., Any] = find
         self._taken = set(inspect.signature(find).parameters)
         self._encoder: Any = core.get_submodule(encoder)
@@ -57,7 +62,7 @@ class VisionTap:
         """Return what the projector would get for `pictures`, (rows, ...), on the model's device, without gradients.
 
         Args:
-            pictures: the processor's tensors of one or more pictures, on the device.
+            pictures: the processor's tensors of one or more pictures.
 
         Raises:
             ModelError: the model does not lead pictures from its encoder to its projector in one piece.
@@ -75,10 +80,11 @@ class VisionTap:
             self._projector.register_forward_pre_hook(catch, with_kwargs=True),
             self._encoder.register_forward_hook(note, with_kwargs=True),
         ]
-        given = {name: value for name, value in pictures.items() if name in self._taken or name == PIXELS}
+        wanted = self._taken | {PIXELS}
+        inputs = {name: value.to(self.device) for name, value in pictures.items() if name in wanted}
         try:
             with torch.no_grad():
-                self._find(**given)
+                self._find(**inputs)
         except _CaughtError:
             pass
         except (TypeError, ValueError, RuntimeError, AttributeError) as error:
@@ -108,7 +114,7 @@ class VisionTap:
         ) -> tuple[tuple[Any, ...], dict[str, Any]]:
             wanted = next(one for one in (*args, *kwargs.values()) if isinstance(one, torch.Tensor))
             if wanted.shape != features.shape:
-                raise uncached(f"it asks for features {tuple(wanted.shape)}, and {tuple(features.shape)} were kept")
+                raise uncached(f"it asks for features {tuple(wanted.shape)}, and {tuple(features.shape)} were cached")
 
             def swap(one: Any) -> Any:
                 return features if one is wanted else one
@@ -130,7 +136,7 @@ class VisionTap:
 
 
 def uncached(why: str) -> ModelError:
-    """Return the error for a model whose vision features can't be kept, and why."""
+    """Return the error for a model whose vision features can't be cached, and why."""
     return ModelError(
         f"machine.cache_vision does not work with this model: {why}",
         "a frozen vision encoder whose features of a picture depend on that picture alone, before a projector",

@@ -4,30 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
+
 from striate.data.collate import Collator
 from striate.data.encoding import Encoded
 from striate.data.samples import Sample
-from striate.training.caching.tensor_store import Store
 
 FEATURES = "vision_features"
 
 
 class FeatureCollator(Collator):
-    """Gives samples that were encoded once, with their pictures' cached features in the place of the pixels.
+    """Gives samples that were encoded once, with cached vision features in the place of pixels.
 
     Attributes:
         plain: the collator that encoded them, for whoever wants pictures.
     """
 
-    def __init__(self, plain: Collator, items: Mapping[Sample, tuple[Encoded, str]], store: Store) -> None:
-        """Serve `items`: samples without pixels, and the keys of their features in `store` (empty: no picture)."""
-        self.plain, self.max_length, self.train = plain, plain.max_length, plain.train
-        self._fill, self._encoder = plain._fill, plain._encoder
-        self._items, self._store = items, store
+    def __init__(
+        self, plain: Collator, samples: Mapping[Sample, tuple[Encoded, str]], features: Mapping[str, torch.Tensor]
+    ) -> None:
+        """Serve `samples`, each with the name of its `features`; it is empty for one without pictures."""
+        vars(self).update(vars(plain))
+        self.plain = plain
+        self._samples, self._features = samples, features
 
     def encode_each(self, samples: Sequence[Sample]) -> list[Encoded]:
         """Return the samples as they were encoded, with the features of their pictures."""
-        return [self._with_features(*self._items[sample]) for sample in samples]
+        return [self._with_features(*self._samples[sample]) for sample in samples]
 
-    def _with_features(self, item: Encoded, key: str) -> Encoded:
-        return Encoded(item.tokens, {**item.pictures, FEATURES: self._store.get(key)}) if key else item
+    def _with_features(self, encoded: Encoded, key: str) -> Encoded:
+        return Encoded(encoded.tokens, {**encoded.pictures, FEATURES: self._features[key]}) if key else encoded

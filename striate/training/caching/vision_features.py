@@ -1,9 +1,8 @@
-"""Train on kept vision features: each picture goes through the frozen encoder once, each text is tokenised once."""
+"""Caches vision features: each picture goes through the frozen encoder once, each text is tokenised once."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,24 +13,23 @@ from torch import nn
 
 from striate.config import MachineSection
 from striate.data.collate import Collator
+from striate.data.encoding import Encoded
 from striate.data.packing import Batch
 from striate.data.samples import Sample
 from striate.models.interventions.eval_mode import evaluating
 from striate.models.interventions.vision_feature_tap import PIXELS, VisionTap, uncached
 from striate.progress import Progress
 from striate.storage.atomic import cache_folder
-from striate.training.caching.cache_keys import fingerprint_of_tokens, fingerprint_of_vision
+from striate.training.caching.cache_keys import features_key, picture_keys, tokens_key
 from striate.training.caching.collator import FEATURES, FeatureCollator
-from striate.training.caching.tensor_store import DiskStore, DiskWriter, MemoryStore, write_once
-from striate.training.caching.token_store import items_once, load_items, save_items
-from striate.training.caching.vision_pass import SHAPES, FeatureMaker, Item, key_of, other_pictures
+from striate.training.caching.tensor_store import StoredTensors, TensorWriter, write_once
+from striate.training.caching.vision_pass import SHAPES, VisionPass
 from striate.training.distributed.ranks import Processes
 from striate.training.numerical_agreement import hidden_states, moved, unexplained
 from striate.training.precision import HALF
 
 _COMPARED = 4
 _TOLERANCE, _TF32_TOLERANCE, _HALF_TOLERANCE = 1e-4, 5e-3, 5e-2
-Items = dict[Sample, Item]
 
 
 @dataclass(frozen=True)
@@ -73,84 +71,77 @@ def cached_features(
         processor: its processor, which makes pixels of pictures.
         samples: the training set.
         collator: encodes it.
-        machine: says where features are kept, and how many workers read pictures.
+        machine: says where features are cached, and how many workers read pictures.
         half: the half-precision type that the model computes in, if any.
         progress: where to show it.
 
     Raises:
-        ModelError: features of this model can't be kept, and why.
+        ModelError: features of this model can't be cached, and why.
+        DataError: a picture can't be read.
         ArtifactError: there is no room for them, or those on disk are damaged.
     """
     if machine.cache_vision == "off" or not any(sample.images for sample in samples):
         return None
-    tap, device = VisionTap(model), next(model.parameters()).device
-    maker = FeatureMaker(tap, samples, collator, machine.workers, device, half, progress)
-    random_states = torch.random.fork_rng(devices=[])
-    mixed = torch.autocast(device.type, half or torch.bfloat16, enabled=bool(half))
-    with random_states, evaluating(model), torch.no_grad(), mixed:
+    tap, keys = VisionTap(model), picture_keys(samples)
+    vision_pass = VisionPass(tap, keys, collator, machine.workers, half, progress)
+    mixed = torch.autocast(tap.device.type, half or torch.bfloat16, enabled=bool(half))
+    with torch.random.fork_rng(devices=[]), evaluating(model), torch.no_grad(), mixed:
+        features: Mapping[str, torch.Tensor]
         if machine.cache_vision == "memory":
-            memory = MemoryStore()
-            items = maker.run(memory.__setitem__, memory, None)
-            known = dict(zip(maker.samples, items, strict=True))
-            cache = CachedFeatures(tap, FeatureCollator(collator, known, memory))
+            in_memory: dict[str, torch.Tensor] = {}
+            features, encoded = in_memory, vision_pass.run(in_memory.__setitem__, None)
         else:
             folder = Path(machine.cache_folder) if machine.cache_folder else cache_folder() / "vision"
-            place = folder / fingerprint_of_vision(model, processor, samples, half)
-            tokens = fingerprint_of_tokens(processor, maker.samples, collator.max_length)
-            made = Processes.launched().first(lambda: _write(place, tokens, maker))
-            progress.say(f"vision features {'written to' if made else 'read from'} {place}")
-            stored = DiskStore(place)
-            cache = CachedFeatures(tap, FeatureCollator(collator, _read(place, tokens, maker.samples, stored), stored))
-        pictured = [sample for sample in samples if sample.images][:_COMPARED]
-        progress.say(_compare(model, cache, collator, pictured, device))
-    return cache
+            place = folder / features_key(model, processor, keys, half)
+            tokens = place / tokens_key(processor, keys, collator.max_length)
+            written = Processes.launched().first(lambda: _write(place, tokens, vision_pass))
+            progress.say(f"vision features {'written to' if written else 'read from'} {place}")
+            features, encoded = StoredTensors(place), _read_samples(tokens, len(keys))
+        cached_samples = {sample: (one, keys[sample]) for sample, one in zip(keys, encoded, strict=True)}
+        cached = CachedFeatures(tap, FeatureCollator(collator, cached_samples, features))
+        progress.say(_compare(model, cached, [sample for sample in samples if sample.images][:_COMPARED]))
+    return cached
 
 
-def _write(place: Path, tokens: str, maker: FeatureMaker) -> bool:
-    """Write what `place` lacks of features and tokens; return whether it lacked features."""
-
-    def whole(to: DiskWriter) -> None:
-        # Who makes the features encodes all samples.
-        items = maker.run(to.add, to.places, place)
-        (to.folder / tokens).mkdir()
-        save_items(to.folder / tokens, [item for item, _ in items])
-
-    made = write_once(place, whole)
-    items_once(place / tokens, lambda: [item for item, _ in maker.run(None, DiskStore(place), place)])
-    return made
+def _write(place: Path, tokens: Path, vision_pass: VisionPass) -> bool:
+    """Write the features of `place` and the samples of `tokens` if missing; return whether features were."""
+    encoded: list[Encoded] = []
+    written = write_once(place, lambda writer: encoded.extend(vision_pass.run(writer.add, place)))
+    write_once(tokens, lambda writer: _write_samples(writer, encoded or vision_pass.run(None, place)))
+    return written
 
 
-def _read(place: Path, tokens: str, samples: Sequence[Sample], stored: DiskStore) -> Items:
-    """Return the encoded samples of `place` with the keys of their pictures, whose files are read to make sure.
-
-    Raises:
-        ArtifactError: the samples are damaged, or a picture is another one than it was.
-    """
-    with ThreadPoolExecutor() as pool:
-        keys = list(pool.map(key_of, samples))
-    for sample, key in zip(samples, keys, strict=True):
-        if key and key not in stored:
-            raise other_pictures(place, sample)
-    return dict(zip(samples, zip(load_items(place / tokens), keys, strict=True), strict=True))
+def _write_samples(writer: TensorWriter, samples: Sequence[Encoded]) -> None:
+    for index, sample in enumerate(samples):
+        for part, tensors in (("tokens", sample.tokens), ("pictures", sample.pictures)):
+            for name, tensor in tensors.items():
+                writer.add(f"{index} {part} {name}", tensor)
 
 
-def _compare(
-    model: nn.Module, cache: CachedFeatures, collator: Collator, samples: Sequence[Sample], device: torch.device
-) -> str:
-    """Return how near hidden states on kept features come to those on pictures; refuse the model if they don't."""
+def _read_samples(folder: Path, count: int) -> list[Encoded]:
+    samples = [Encoded({}, {}) for _ in range(count)]
+    for key, tensor in StoredTensors(folder).items():
+        index, part, name = key.split(" ", 2)
+        getattr(samples[int(index)], part)[name] = tensor
+    return samples
+
+
+def _compare(model: nn.Module, cached: CachedFeatures, samples: Sequence[Sample]) -> str:
+    """Return how near hidden states on cached features come to those on pictures; refuse the model if they don't."""
+    collator, device = cached.collator.plain, cached.tap.device
     # Also where all features were on disk the tap must see once what the encoder gives.
-    cache.tap.features(moved(collator.encode_each(samples[:1])[0].pictures, device))
+    cached.tap.features(collator.encode_each(samples[:1])[0].pictures)
     real = hidden_states(model, moved(collator(samples), device))
     try:
-        with cache.serving(moved(cache.collator(samples), device)) as batch:
-            kept = hidden_states(model, batch)
+        with cached.serving(moved(cached.collator(samples), device)) as batch:
+            served = hidden_states(model, batch)
     except (RuntimeError, ValueError, TypeError, IndexError, KeyError) as error:
-        raise uncached(f"its forward pass fails on kept features: {str(error).splitlines()[0]}") from error
-    difference = float((kept - real).norm() / real.norm())
+        raise uncached(f"its forward pass fails on cached features: {str(error).splitlines()[0]}") from error
+    difference = float((served - real).norm() / real.norm())
     half = any(parameter.dtype in HALF for parameter in model.parameters())
     # Convolutions on CUDA round float32 to ten bits unless told otherwise, and not alike at every batch size.
     rounded = device.type == "cuda" and torch.backends.cudnn.allow_tf32
     tolerance = _HALF_TOLERANCE if half else _TF32_TOLERANCE if rounded else _TOLERANCE
     if by := unexplained(difference, tolerance, model, collator, lambda: collator.encode_each(samples), device):
-        raise uncached(f"kept features change the hidden states of the first pictures, {by}")
+        raise uncached(f"cached features change the hidden states of the first pictures, {by}")
     return f"vision features: {len(samples)} samples get the hidden states of their pictures (within {difference:.1e})"

@@ -1,12 +1,10 @@
-"""One pass of a training set through the frozen vision encoder: every picture once, features to a store."""
+"""One pass of a training set through the frozen vision encoder: samples encoded, features of every picture stored."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -14,139 +12,107 @@ from striate.data.collate import Collator
 from striate.data.encoding import Encoded
 from striate.data.packing import Batch
 from striate.data.samples import Sample
-from striate.errors import ArtifactError
 from striate.models.interventions.vision_feature_tap import PIXELS, VisionTap
 from striate.progress import Progress
 from striate.training.batching.prefetch import encoded_ahead
 from striate.training.caching.tensor_store import check_room
-from striate.training.numerical_agreement import moved
 from striate.training.precision import HALF
 
 SHAPES = "vision_shapes"
-_TOGETHER = 16
+# Samples whose pictures go through the encoder at once.
+_BATCH = 16
 Add = Callable[[str, torch.Tensor], None]
-Item = tuple[Encoded, str]
 
 
-class FeatureMaker:
-    """Goes once over a training set: encodes every sample, and runs the encoder on every new picture.
+@dataclass
+class VisionPass:
+    """Goes once over a training set: encodes every sample, and runs the vision encoder on every picture.
 
     Attributes:
-        samples: the training set, each sample once.
+        tap: of the model.
+        keys: the training set, each sample once, with the name of its pictures.
+        collator: encodes samples.
+        workers: processes that read pictures ahead.
+        half: the half-precision type that the model computes in, if any.
+        progress: where to show it.
     """
 
-    def __init__(
-        self,
-        tap: VisionTap,
-        samples: Sequence[Sample],
-        collator: Collator,
-        workers: int,
-        device: torch.device,
-        half: torch.dtype | None,
-        progress: Progress,
-    ) -> None:
-        """Keep what the pass needs."""
-        self._tap, self._device, self._half, self._progress = tap, device, half, progress
-        self.samples = list(dict.fromkeys(samples))
-        self._pictures = len({sample.images for sample in self.samples if sample.images})
-        self._prepare, self._workers = _Preparer(collator), workers
-        self._dtype: torch.dtype | None = None
+    tap: VisionTap
+    keys: dict[Sample, str]
+    collator: Collator
+    workers: int
+    half: torch.dtype | None
+    progress: Progress
+    _dtype: torch.dtype | None = field(default=None, init=False)
 
-    def run(self, add: Add | None, known: Any, folder: Path | None) -> list[Item]:
-        """Return the encoded samples in order, without pixels, and the keys of their pictures.
+    def run(self, add: Add | None, folder: Path | None) -> list[Encoded]:
+        """Return the samples, encoded, without pixels; the features (rows, ...) of all pictures go to `add`.
 
-        Features of pictures that are not `known` go to `add`.
+        Args:
+            add: called with the pictures' name and features; None leaves the encoder out.
+            folder: where features are stored; None for memory.
 
         Raises:
-            ArtifactError: without `add`, a picture is not known; or there is no room for its features.
+            ArtifactError: there is no room for them.
         """
-        items: list[Item] = []
+        samples: list[Encoded] = []
         waiting: dict[str, Batch] = {}
-        label = "vision features" if add else "tokens"
-        with self._progress.track(label, len(self.samples)) as advance:
-            ahead = encoded_ahead(self.samples, self._prepare, self._workers)
-            for sample, (key, item) in zip(self.samples, ahead, strict=True):
-                items.append((_without_pixels(item).owned(), key))
-                if key and key not in known and key not in waiting:
-                    if add is None:
-                        raise other_pictures(folder, sample)
-                    waiting[key] = item.pictures
-                    if len(waiting) == _TOGETHER or self._dtype is None:
-                        self._compute(waiting, add, folder)
+        missing = set(self.keys.values()) - {""} if add else set()
+        with self.progress.track("vision features" if add else "tokens", len(self.keys)) as advance:
+            encoded = encoded_ahead(list(self.keys), self.collator, self.workers)
+            for key, sample in zip(self.keys.values(), encoded, strict=True):
+                samples.append(_without_pixels(sample).owned())
+                if key in missing:
+                    missing.remove(key)
+                    waiting[key] = sample.pictures
+                if add and waiting and (len(waiting) == _BATCH or self._dtype is None):
+                    self._compute(waiting, add, folder)
                 advance(1)
-            if waiting and add:
+            if add and waiting:
                 self._compute(waiting, add, folder)
-        return items
+        return samples
 
     def _compute(self, waiting: dict[str, Batch], add: Add, folder: Path | None) -> None:
-        """Run the encoder on the waiting pictures, together where they have one size, and empty the list."""
-        shapes = {tuple(pictures[PIXELS].shape[1:]) for pictures in waiting.values()}
-        alike = all(set(pictures) == {PIXELS} and pictures[PIXELS].ndim == 4 for pictures in waiting.values())
-        counts = [pictures[PIXELS].shape[0] for pictures in waiting.values()]
-        found: list[torch.Tensor] = []
-        if alike and len(shapes) == 1:
-            # On the device: threads of several trainings that share a CPU wait for each other long.
-            pixels = torch.cat([pictures[PIXELS].to(self._device) for pictures in waiting.values()])
-            together = self._features({PIXELS: pixels})
-            found = list(together.split(counts)) if together.shape[0] == sum(counts) else []
-        found = found or [self._features(pictures) for pictures in waiting.values()]
-        self._settle(found[0], folder)
-        for key, features in zip(waiting, found, strict=True):
-            add(key, features.to("cpu", self._dtype))
+        """Run the encoder on the waiting pictures, and empty the list."""
+        features = self._together(list(waiting.values())) or [self.tap.features(one) for one in waiting.values()]
+        if self._dtype is None:
+            self._dtype = self._storage_dtype(features[0])
+            self._check_room(features[0].numel() * self._dtype.itemsize, folder)
+        for key, tensor in zip(waiting, features, strict=True):
+            add(key, tensor.to("cpu", self._dtype))
         waiting.clear()
 
-    def _features(self, pictures: Batch) -> torch.Tensor:
-        """Return the features of pictures."""
-        return self._tap.features(moved(pictures, self._device))
+    def _together(self, pictures: list[Batch]) -> list[torch.Tensor]:
+        """Return the features of each sample's pictures by one run of the encoder; nothing where sizes differ."""
+        if any(set(one) != {PIXELS} or one[PIXELS].ndim != 4 for one in pictures):
+            return []
+        if len({one[PIXELS].shape[1:] for one in pictures}) > 1:
+            return []
+        counts = [one[PIXELS].shape[0] for one in pictures]
+        # Joined on the device: threads of several trainings that share a CPU wait for each other long.
+        features = self.tap.features({PIXELS: torch.cat([one[PIXELS].to(self.tap.device) for one in pictures])})
+        return list(features.split(counts)) if features.shape[0] == sum(counts) else []
 
-    def _settle(self, features: torch.Tensor, folder: Path | None) -> None:
-        """Choose the number format at the first picture, say how large all will be, and check that there is room."""
-        if self._dtype is not None:
-            return
-        rounds = self._half is not None and features.dtype not in HALF
-        halved = rounds and self._half is not None and self._tap.same_in_half(features, self._half)
-        self._dtype = self._half if halved else features.dtype
-        size = self._pictures * features.numel() * (2 if self._dtype in HALF else features.element_size())
-        place = "memory" if folder is None else str(folder)
-        self._progress.say(
-            f"vision features of {self._pictures} pictures: about {size / 2**30:.2f} GiB in {place},"
+    def _storage_dtype(self, features: torch.Tensor) -> torch.dtype:
+        """Return the number format to store: half precision where the projector's output stays the same to the bit."""
+        if self.half and features.dtype not in HALF and self.tap.same_in_half(features, self.half):
+            return self.half
+        return features.dtype
+
+    def _check_room(self, picture_bytes: int, folder: Path | None) -> None:
+        """Say how large the features of all pictures will be, and check that there is room."""
+        pictures = len({sample.images for sample in self.keys if sample.images})
+        size = pictures * picture_bytes
+        self.progress.say(
+            f"vision features of {pictures} pictures: about {size / 2**30:.2f} GiB in {folder or 'memory'},"
             f" {str(self._dtype).removeprefix('torch.')}"
         )
         check_room(size, folder)
 
 
-def _without_pixels(item: Encoded) -> Encoded:
+def _without_pixels(encoded: Encoded) -> Encoded:
     """Return the sample with only the shape of its pixels."""
-    if PIXELS not in item.pictures:
-        return item
-    rest = {name: value for name, value in item.pictures.items() if name != PIXELS}
-    return Encoded(item.tokens, {**rest, SHAPES: torch.tensor([list(item.pictures[PIXELS].shape)])})
-
-
-@dataclass(frozen=True)
-class _Preparer:
-    """Encodes one sample in a worker, and names its pictures by their content."""
-
-    collator: Collator
-
-    def __call__(self, sample: Sample) -> tuple[str, Encoded]:
-        """Return the key of its pictures, empty if it has none, and the sample, encoded."""
-        [item] = self.collator.encode_each([sample])
-        return key_of(sample), item
-
-
-def key_of(sample: Sample) -> str:
-    """Return the name of a sample's pictures by their content; empty if it has none."""
-    digest = hashlib.sha256()
-    for path in sample.images:
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()[:32] if sample.images else ""
-
-
-def other_pictures(folder: Path | None, sample: Sample) -> ArtifactError:
-    """Return the error for features on disk that lack a picture."""
-    return ArtifactError(
-        f"{folder} has no features of the picture of sample {sample.id!r}",
-        "features of the training pictures as they are now",
-        "remove that folder: it is made anew",
-    )
+    if PIXELS not in encoded.pictures:
+        return encoded
+    rest = {name: value for name, value in encoded.pictures.items() if name != PIXELS}
+    return Encoded(encoded.tokens, {**rest, SHAPES: torch.tensor([list(encoded.pictures[PIXELS].shape)])})
