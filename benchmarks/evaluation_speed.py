@@ -28,11 +28,10 @@ from striate.data.collate import Collator
 from striate.models.io.load import load_model
 from striate.models.io.placing import on_device
 from striate.models.structure.anatomy import unwrap
-from striate.tasks.inference.ask import ask
+from striate.tasks.inference.ask import AskResult, ask
 from striate.tasks.inference.generate import end_ids
 from striate.tasks.inference.greedy_decode import before_end
 from striate.tasks.inference.prompts import chat_sample
-from striate.tasks.inference.run_state import Sitting
 from striate.tasks.inference.text_tokens import context_limit
 from striate.tasks.metrics import metric_of
 from striate.tasks.packs.items import Item
@@ -105,18 +104,12 @@ def main() -> None:
     loaded = load_model(args.model, device=args.device, dtype=args.dtype)
     items = questions(args.packs, args.items, not args.spread)
     device = loaded.model.device
-    sitting = Sitting()
+    asked: list[AskResult] = []
 
     def fast() -> list[str]:
-        replies = ask(
-            loaded.model,
-            loaded.processor,
-            items,
-            max_new_tokens=args.max_new_tokens,
-            batch_size=args.rows,
-            sitting=sitting,
-        )
-        return [reply.text for reply in replies]
+        options = {"max_new_tokens": args.max_new_tokens, "batch_size": args.rows}
+        asked.append(ask(loaded.model, loaded.processor, items, **options))
+        return [reply.text for reply in asked[-1].replies]
 
     def slow() -> list[str]:
         return one_at_a_time(loaded.model, loaded.processor, items, args.max_new_tokens)
@@ -157,7 +150,7 @@ def main() -> None:
         "ratio": round(medians["one at a time"] / medians["striate"], 2),
         "ratio_spread": [round(min(ratios), 2), round(max(ratios), 2)],
         "differing_answers": max(differing),
-        "asking": sitting.facts(len(items), medians["striate"]).model_dump(),
+        "asking": asked[-1].stats.model_dump(),
     }
     print(f"{'':<16}{'seconds, median':>18}{'items/s':>12}")
     for side, value in medians.items():

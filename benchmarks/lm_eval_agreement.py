@@ -49,7 +49,7 @@ def main() -> int:
     items = [item for item in read_pack(options.pack).items if item.metric == "choice_logprob"][: options.items]
     loaded = load_model(options.model, device=options.device, dtype=options.dtype, merge=True)
     begin = time.perf_counter()
-    replies = ask(loaded.model, loaded.processor, items)
+    replies = ask(loaded.model, loaded.processor, items).replies
     ours = time.perf_counter()
     samples = _harness(loaded, items)
     theirs = time.perf_counter()

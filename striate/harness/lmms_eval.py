@@ -64,8 +64,8 @@ class StriateLmms(lmms):
             for limit, places in groups.items():
                 items = [self._item(requests[place], place, store) for place in places]
                 model, processor = self.loaded.model, self.loaded.processor
-                replies = ask(model, processor, items, max_new_tokens=limit, batch_size=self.batch_size)
-                answers.update({place: reply.text for place, reply in zip(places, replies, strict=True)})
+                asked = ask(model, processor, items, max_new_tokens=limit, batch_size=self.batch_size)
+                answers.update({place: reply.text for place, reply in zip(places, asked.replies, strict=True)})
         return [cut(answers[place], request.args[1].get("until")) for place, request in enumerate(requests)]
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:

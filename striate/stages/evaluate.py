@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from striate.runs.peak_memory import peak_memory_gib, reset_peak_memory
 from striate.storage.fingerprints import fingerprint
 from striate.tasks.inference.ask import ask
 from striate.tasks.inference.reply_journal import Journal
-from striate.tasks.inference.run_state import Sitting
 from striate.tasks.packs.items import Item, Mark, Reply
 from striate.tasks.packs.reader import Pack
 from striate.tasks.scoring.compare import compare_predictions, macro_average, task_scores
@@ -64,12 +62,10 @@ def evaluate(
     """
     items = _all_items(packs)
     check_corpora(items)
-    begin = time.perf_counter()
     reset_peak_memory(unwrap(model).device)
-    sitting = Sitting()
-    kept = Journal(journal, journal_key) if journal else None
+    replies_file = Journal(journal, journal_key) if journal else None
     with (progress or Silent()).track(f"evaluate {label}", len(items)) as advance:
-        replies = ask(
+        asked = ask(
             model,
             processor,
             items,
@@ -77,15 +73,23 @@ def evaluate(
             batch_size=machine.eval_batch,
             token_budget=machine.eval_tokens,
             advance=advance,
-            journal=kept,
-            sitting=sitting,
+            journal=replies_file,
         )
-    seconds = time.perf_counter() - begin
-    predictions = _predictions(items, replies)
+    predictions = _predictions(items, asked.replies)
     tasks = tuple(task_scores(predictions, config.bootstrap, seed))
-    facts = {"label": label, "model": model_name, "size_bytes": size_bytes, "seconds": seconds, **_facts(model)}
-    facts["asking"] = sitting.facts(len(items), seconds)
-    record = EvalRecord(tasks=tasks, visual=macro_average(tasks, "visual"), text=macro_average(tasks, "text"), **facts)
+    record = EvalRecord(
+        label=label,
+        model=model_name,
+        tasks=tasks,
+        visual=macro_average(tasks, "visual"),
+        text=macro_average(tasks, "text"),
+        parameters=_parameters(model),
+        num_layers=len(decoder_layers(model)),
+        size_bytes=size_bytes,
+        seconds=asked.stats.seconds,
+        peak_memory_gib=peak_memory_gib(unwrap(model).device),
+        asking=asked.stats,
+    )
     return record, predictions
 
 
@@ -148,14 +152,7 @@ def _prediction(item: Item, mark: Mark, picture: str) -> Prediction:
     )
 
 
-def _facts(model: Any) -> dict[str, Any]:
-    """Return what the record says of the model itself: its parameters, decoder layers and the peak of memory.
-
-    Adapters count as parameters; the originals that PEFT keeps beside trained copies do not, since they answer nothing.
-    """
+def _parameters(model: Any) -> int:
+    """Return the number of parameters: adapters count, the originals that PEFT keeps beside trained copies do not."""
     named = unwrap(model).named_parameters()
-    return {
-        "parameters": sum(parameter.numel() for name, parameter in named if ".original_module." not in name),
-        "num_layers": len(decoder_layers(model)),
-        "peak_memory_gib": peak_memory_gib(unwrap(model).device),
-    }
+    return sum(parameter.numel() for name, parameter in named if ".original_module." not in name)

@@ -16,7 +16,6 @@ from striate.tasks.inference import prefix_sharing as starts
 from striate.tasks.inference.ask import ask
 from striate.tasks.inference.generate import end_ids
 from striate.tasks.inference.item_prefetch import ahead
-from striate.tasks.inference.run_state import Sitting
 from striate.tasks.packs.items import Item
 from striate.tasks.packs.reader import read_pack
 
@@ -60,45 +59,42 @@ def test_answers_equal_one_at_a_time_generate(
     assert len(set(expected)) > 8
     if not by_hand:
         tiny_llava.model.get_rope_index = None
-    sitting = Sitting()
     items = read_pack(pack_dir).items
-    found = ask(tiny_llava.model, tiny_llava.processor, items, max_new_tokens=8, batch_size=batch_size, sitting=sitting)
-    assert [reply.text for reply in found] == expected
-    assert sitting.tally.pictures_encoded + sitting.tally.pictures_reused == len(items)
-    assert ("share that start" if by_hand else "features of pictures are kept") in sitting.tally.reuse
+    asked = ask(tiny_llava.model, tiny_llava.processor, items, max_new_tokens=8, batch_size=batch_size)
+    assert [reply.text for reply in asked.replies] == expected
+    assert asked.stats.pictures_encoded + asked.stats.pictures_reused == len(items)
+    assert ("share that start" if by_hand else "features of pictures are kept") in asked.stats.reuse
 
 
 @pytest.mark.parametrize("by_hand", [True, False])
 def test_a_picture_of_four_questions_is_encoded_once(tiny_llava: Loaded, pack_dir: Path, by_hand: bool) -> None:
     if not by_hand:
         tiny_llava.model.get_rope_index = None
-    items, sitting = read_pack(pack_dir).items, Sitting()
     rows = encoded_rows(tiny_llava.model)
-    ask(tiny_llava.model, tiny_llava.processor, items, max_new_tokens=2, sitting=sitting)
-    assert (sitting.tally.pictures_encoded, sitting.tally.pictures_reused) == (12, 36)
+    stats = ask(tiny_llava.model, tiny_llava.processor, read_pack(pack_dir).items, max_new_tokens=2).stats
+    assert (stats.pictures_encoded, stats.pictures_reused) == (12, 36)
     # Beyond the 12 pictures: those of the first batch's proof.
     assert 12 <= sum(rows) <= 12 + (6 if by_hand else 48)
-    facts = sitting.facts(len(items), 2.0)
-    assert facts.items_per_second == 24
-    assert facts.prompt_tokens > facts.shared_tokens >= 0
-    assert (facts.shared_tokens > 0) == by_hand
+    assert stats.items_per_second == 48 / stats.seconds
+    assert stats.prompt_tokens > stats.shared_tokens >= 0
+    assert (stats.shared_tokens > 0) == by_hand
 
 
 def test_where_a_shared_start_continues_otherwise_the_model_generates(
     tiny_llava: Loaded, pack_dir: Path, alone: Callable[[Loaded], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read_shared, sitting = greedy.read_shared, Sitting()
+    prefill_shared = greedy.prefill_shared
 
     def otherwise(*args: Any) -> Any:
-        rows = read_shared(*args)
+        rows = prefill_shared(*args)
         rows.logits = rows.logits.flip(-1)
         return rows
 
     for module in (greedy, starts):
-        monkeypatch.setattr(module, "read_shared", otherwise)
-    found = ask(tiny_llava.model, tiny_llava.processor, read_pack(pack_dir).items, max_new_tokens=8, sitting=sitting)
-    assert [reply.text for reply in found] == alone(tiny_llava)
-    assert "a prompt that is read in two parts continues otherwise" in sitting.tally.reuse
+        monkeypatch.setattr(module, "prefill_shared", otherwise)
+    asked = ask(tiny_llava.model, tiny_llava.processor, read_pack(pack_dir).items, max_new_tokens=8)
+    assert [reply.text for reply in asked.replies] == alone(tiny_llava)
+    assert "a prompt that is read in two parts continues otherwise" in asked.stats.reuse
 
 
 def test_text_and_pictures_mixed_do_not_depend_on_the_token_budget(tiny_llava: Loaded, pack_dir: Path) -> None:
@@ -107,21 +103,18 @@ def test_text_and_pictures_mixed_do_not_depend_on_the_token_budget(tiny_llava: L
         Item(id=f"t{index}", pack="q", task="t", metric="exact", question="Is ice cold? " * (index + 1), answers=("x",))
         for index in range(5)
     ]
-    expected = ask(tiny_llava.model, tiny_llava.processor, items, max_new_tokens=8, batch_size=1)
+    expected = ask(tiny_llava.model, tiny_llava.processor, items, max_new_tokens=8, batch_size=1).replies
     for tokens in (60, 300, 5000):
-        sitting = Sitting()
-        found = ask(
-            tiny_llava.model, tiny_llava.processor, items, max_new_tokens=8, token_budget=tokens, sitting=sitting
-        )
-        assert found == expected
-        assert sitting.budget.tokens == tokens
+        asked = ask(tiny_llava.model, tiny_llava.processor, items, max_new_tokens=8, token_budget=tokens)
+        assert asked.replies == expected
+        assert asked.stats.token_budget == tokens
 
 
 def test_memory_that_runs_out_halfway_changes_no_answer(
     tiny_llava: Loaded, pack_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     items = read_pack(pack_dir).items
-    expected = ask(tiny_llava.model, tiny_llava.processor, items, max_new_tokens=4)
+    expected = ask(tiny_llava.model, tiny_llava.processor, items, max_new_tokens=4).replies
     forward = tiny_llava.model.forward
     sizes: list[int] = []
 
@@ -133,11 +126,10 @@ def test_memory_that_runs_out_halfway_changes_no_answer(
         return forward(*args, **kwargs)
 
     monkeypatch.setattr(tiny_llava.model, "forward", small)
-    sitting = Sitting()
-    found = ask(tiny_llava.model, tiny_llava.processor, items, max_new_tokens=4, sitting=sitting)
-    assert found == expected
-    assert sitting.budget.largest <= 10
-    assert 1 <= sitting.budget.out_of_memory <= 4
+    asked = ask(tiny_llava.model, tiny_llava.processor, items, max_new_tokens=4)
+    assert asked.replies == expected
+    assert asked.stats.largest_batch <= 10
+    assert 1 <= asked.stats.out_of_memory <= 4
 
 
 def test_rows_that_have_ended_leave_the_batch(tiny_llava: Loaded, pack_dir: Path) -> None:

@@ -17,7 +17,7 @@ from striate.tasks.inference import token_batches as batches
 from striate.tasks.inference.ask import ask
 from striate.tasks.inference.generate import WORD_AND_SPACE, end_ids, word_replies
 from striate.tasks.inference.prompts import chat_sample, joined, plain_context
-from striate.tasks.inference.run_state import Budget, Sitting
+from striate.tasks.inference.run_state import AskState, Budget
 from striate.tasks.inference.text_tokens import encode
 from striate.tasks.inference.token_batches import run_in_batches
 from striate.tasks.packs.items import Item, Reply
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from striate.models.io.load import Loaded
 
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "the", "lazy", "dog", "and", "reads", "the", "word", "STRIPE"]
+
+
+def asked(*arguments: Any, **more: Any) -> list[Reply]:
+    return ask(*arguments, **more).replies
 
 
 def choose(name: str, length: int, *choices: str, **fields: Any) -> Item:
@@ -81,7 +85,7 @@ def greedy(model: Any, inputs: dict[str, Any], ends: list[int], limit: int) -> l
 
 def test_choices_equal_plain_forward_passes(tiny_llava: Loaded) -> None:
     tokenizer = tiny_llava.processor.tokenizer
-    for item, reply in zip(CHOICES, ask(tiny_llava.model, tiny_llava.processor, CHOICES), strict=True):
+    for item, reply in zip(CHOICES, asked(tiny_llava.model, tiny_llava.processor, CHOICES), strict=True):
         context = plain_context(item)
         start = len(tokenizer(context)["input_ids"])
         for choice, total, count in zip(item.choices, reply.logprobs, reply.tokens, strict=True):
@@ -93,7 +97,7 @@ def test_choices_equal_plain_forward_passes(tiny_llava: Loaded) -> None:
 def test_texts_equal_plain_forward_passes(tiny_llava: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
     for at_once in (2048, 13, 1):
         monkeypatch.setattr(likelihood, "LOGITS_AT_ONCE", at_once)
-        for item, reply in zip(TEXTS, ask(tiny_llava.model, tiny_llava.processor, TEXTS), strict=True):
+        for item, reply in zip(TEXTS, asked(tiny_llava.model, tiny_llava.processor, TEXTS), strict=True):
             logs = log_probabilities(tiny_llava.model, tiny_llava.processor.tokenizer(item.text)["input_ids"])
             assert reply.tokens == (len(logs),)
             assert reply.logprobs[0] == pytest.approx(logs.sum(), abs=1e-3)
@@ -105,7 +109,7 @@ def test_a_text_longer_than_the_context_is_cut_into_pieces(tiny_llava: Loaded) -
     tiny_llava.model.config.get_text_config().max_position_embeddings = 10
     logs = [log_probabilities(tiny_llava.model, tokens[begin : begin + 10]) for begin in range(0, len(tokens), 10)]
     done: list[int] = []
-    reply = ask(tiny_llava.model, tiny_llava.processor, [TEXTS[1]], batch_size=2, advance=done.append)[0]
+    reply = asked(tiny_llava.model, tiny_llava.processor, [TEXTS[1]], batch_size=2, advance=done.append)[0]
     assert reply.tokens == (sum(map(len, logs)),)
     assert reply.logprobs[0] == pytest.approx(sum(piece.sum() for piece in logs), abs=1e-3)
     assert sum(done) == 1
@@ -115,7 +119,7 @@ def test_generated_answers_equal_a_plain_greedy_loop(tiny_llava: Loaded, pack_di
     items = read_pack(pack_dir, limit=6).items
     model, processor = tiny_llava.model, tiny_llava.processor
     collator = Collator(processor, 512, train=False)
-    replies = ask(model, processor, items, max_new_tokens=6)
+    replies = asked(model, processor, items, max_new_tokens=6)
     assert len({reply.text for reply in replies}) > 1
     for item, reply in zip(items, replies, strict=True):
         inputs = collator.encode_prompts([chat_sample(item)])
@@ -127,7 +131,7 @@ def test_generated_answers_equal_a_plain_greedy_loop(tiny_llava: Loaded, pack_di
 def test_words_equal_a_plain_greedy_loop(tiny_llava: Loaded) -> None:
     items = [word("a", "The quick brown"), word("b", "Is the sky"), word("c", "squares and")]
     model, processor = tiny_llava.model, tiny_llava.processor
-    for item, reply in zip(items, ask(model, processor, items), strict=True):
+    for item, reply in zip(items, asked(model, processor, items), strict=True):
         ids = processor.tokenizer(item.context, return_tensors="pt")["input_ids"]
         whole = processor.tokenizer.decode(greedy(model, {"input_ids": ids}, end_ids(model, processor), 12))
         assert reply.text
@@ -143,7 +147,7 @@ def test_a_word_ends_at_the_first_space_or_after_12_tokens(
     shapes = _always_say(tiny_llava.model, token)
     items = [word("a", "The quick"), word("b", "The lazy old")]
     with batches.asking_mode(tiny_llava.model):
-        replies = word_replies(tiny_llava.model, tiny_llava.processor, items, Sitting())
+        replies = word_replies(tiny_llava.model, tiny_llava.processor, items, AskState())
     assert [reply.text for reply in replies] == [text, text]
     assert len(shapes) == passes
 
@@ -167,7 +171,7 @@ def test_generation_stops_when_all_rows_have_ended_and_prefills_one_logit_a_row(
 ) -> None:
     items = read_pack(pack_dir).items[:16:4]
     shapes = _always_say(tiny_llava.model, tiny_llava.processor.tokenizer.convert_tokens_to_ids("<|im_end|>"))
-    replies = ask(tiny_llava.model, tiny_llava.processor, items, max_new_tokens=30)
+    replies = asked(tiny_llava.model, tiny_llava.processor, items, max_new_tokens=30)
     assert [reply.text for reply in replies] == [""] * 4
     assert all(shape[1] == 1 for shape in shapes)
     assert sum(shape[0] for shape in shapes) == 4
@@ -187,7 +191,7 @@ def test_choices_compute_only_the_logits_of_the_choices(tiny_llava: Loaded) -> N
     tiny_llava.model.lm_head.register_forward_hook(lambda module, inputs, logits: shapes.append(logits.shape[1]))
     with batches.asking_mode(tiny_llava.model):
         items = [choose("b", 12, "yes", "no")]
-        likelihood.choice_replies(tiny_llava.model, tiny_llava.processor.tokenizer, items, Sitting())
+        likelihood.choice_replies(tiny_llava.model, tiny_llava.processor.tokenizer, items, AskState())
     assert shapes[0] == 1
     assert sum(shapes) <= 4
 
@@ -203,10 +207,10 @@ def mixed(pack_dir: Path) -> list[Item]:
 def test_replies_do_not_depend_on_batch_size_or_order(tiny_llava: Loaded, mixed: list[Item], batch_size: int) -> None:
     model, processor = tiny_llava.model, tiny_llava.processor
     done: list[int] = []
-    expected = ask(model, processor, mixed, max_new_tokens=8, batch_size=5, advance=done.append)
+    expected = asked(model, processor, mixed, max_new_tokens=8, batch_size=5, advance=done.append)
     assert sum(done) == len(mixed)
     order = np.random.default_rng(batch_size).permutation(len(mixed))
-    found = ask(model, processor, [mixed[index] for index in order], max_new_tokens=8, batch_size=batch_size)
+    found = asked(model, processor, [mixed[index] for index in order], max_new_tokens=8, batch_size=batch_size)
     for place, index in enumerate(order):
         assert found[place].text == expected[index].text
         assert found[place].tokens == expected[index].tokens
@@ -215,10 +219,10 @@ def test_replies_do_not_depend_on_batch_size_or_order(tiny_llava: Loaded, mixed:
 
 def test_sampling_settings_of_a_checkpoint_are_set_aside_and_put_back(tiny_llava: Loaded, pack_dir: Path) -> None:
     items = read_pack(pack_dir, limit=4).items
-    plain = ask(tiny_llava.model, tiny_llava.processor, items, max_new_tokens=8)
+    plain = asked(tiny_llava.model, tiny_llava.processor, items, max_new_tokens=8)
     own = tiny_llava.model.generation_config
     own.do_sample, own.temperature, own.repetition_penalty, own.no_repeat_ngram_size = True, 5.0, 3.0, 1
-    assert ask(tiny_llava.model, tiny_llava.processor, items, max_new_tokens=8) == plain
+    assert asked(tiny_llava.model, tiny_llava.processor, items, max_new_tokens=8) == plain
     assert tiny_llava.model.generation_config is own
     assert own.temperature == 5.0
 
@@ -228,21 +232,21 @@ def test_training_mode_comes_back_also_after_an_error(tiny_llava: Loaded, tmp_pa
     model.train()
     model.model.vision_tower.eval()
     before = [module.training for module in model.modules()]
-    ask(model, tiny_llava.processor, [TEXTS[0]])
+    asked(model, tiny_llava.processor, [TEXTS[0]])
     assert [module.training for module in model.modules()] == before
     (tmp_path / "x.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match="can't read picture"):
-        ask(model, tiny_llava.processor, [question("q", "What?", tmp_path / "x.png")])
+        asked(model, tiny_llava.processor, [question("q", "What?", tmp_path / "x.png")])
     assert [module.training for module in model.modules()] == before
 
 
 def test_an_adapter_answers_through_its_wrapper(tiny_llava: Loaded, mixed: list[Item]) -> None:
     from peft import LoraConfig, get_peft_model
 
-    plain = ask(tiny_llava.model, tiny_llava.processor, mixed, max_new_tokens=4)
+    plain = asked(tiny_llava.model, tiny_llava.processor, mixed, max_new_tokens=4)
     wrapped = get_peft_model(tiny_llava.model, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
-    adapted = ask(wrapped, tiny_llava.processor, mixed, max_new_tokens=4)
-    merged = ask(wrapped.merge_and_unload(), tiny_llava.processor, mixed, max_new_tokens=4)
+    adapted = asked(wrapped, tiny_llava.processor, mixed, max_new_tokens=4)
+    merged = asked(wrapped.merge_and_unload(), tiny_llava.processor, mixed, max_new_tokens=4)
     assert adapted[0].logprobs != pytest.approx(plain[0].logprobs, abs=1e-3)
     for left, right in zip(adapted, merged, strict=True):
         assert left.text == right.text
@@ -260,7 +264,7 @@ def test_an_adapter_answers_through_its_wrapper(tiny_llava: Loaded, mixed: list[
 )
 def test_items_that_do_not_fit_are_named(tiny_llava: Loaded, item: Item, text: str) -> None:
     with pytest.raises(DataError) as caught:
-        ask(tiny_llava.model, tiny_llava.processor, [item])
+        asked(tiny_llava.model, tiny_llava.processor, [item])
     assert text in str(caught.value)
 
 
@@ -271,10 +275,10 @@ def test_a_model_that_looks_ahead_has_no_likelihoods(tiny_llava: Loaded, pack_di
     tiny_llava.model.lm_head.register_forward_hook(look_ahead)
     for item in (CHOICES[0], TEXTS[0], word("w", "The quick")):
         with pytest.raises(ModelError) as caught:
-            ask(tiny_llava.model, tiny_llava.processor, [item])
+            asked(tiny_llava.model, tiny_llava.processor, [item])
         assert "LlavaForConditionalGeneration looks ahead in plain text" in str(caught.value)
         assert "leave out the packs with choice_logprob, last_word and perplexity rows" in str(caught.value)
-    assert ask(tiny_llava.model, tiny_llava.processor, read_pack(pack_dir, limit=1).items, max_new_tokens=2)
+    assert asked(tiny_llava.model, tiny_llava.processor, read_pack(pack_dir, limit=1).items, max_new_tokens=2)
 
 
 def test_a_tokenizer_without_offsets_is_refused() -> None:
@@ -369,7 +373,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_size_that_fits_is_kept() ->
 
 
 def test_no_items_no_replies(tiny_llava: Loaded) -> None:
-    assert ask(tiny_llava.model, tiny_llava.processor, []) == []
+    assert asked(tiny_llava.model, tiny_llava.processor, []) == []
 
 
 def test_padding_on_either_side() -> None:

@@ -31,9 +31,9 @@ KILLED = """
 import sys, time
 from pathlib import Path
 from striate.config import EvaluateSection, MachineSection
-from striate.models.loading import load_model
+from striate.models.io.load import load_model
 from striate.stages.evaluate import evaluate
-from striate.tasks.journal import Journal
+from striate.tasks.inference.reply_journal import Journal
 from striate.tasks.packs import read_pack
 
 add = Journal.add

@@ -94,7 +94,7 @@ def striate_scores(model: Path) -> list[float]:
         )
         for n, (context, choices, gold) in enumerate(ROWS)
     ]
-    replies = ask(loaded.model, loaded.processor, items)
+    replies = ask(loaded.model, loaded.processor, items).replies
     return [score_choice_logprob(item, reply).score for item, reply in zip(items, replies, strict=True)]
 
 

@@ -42,7 +42,7 @@ def questions(pack_dir: Path, tiny_llava_dir: Path) -> list[dict[str, str]]:
     loaded = load_model(tiny_llava_dir, device="cpu")
     pictures = sorted((pack_dir / "images").glob("*.png"))[:3]
     items = [Item(str(n), "p", "t", "exact", question="What colour?", image=path) for n, path in enumerate(pictures)]
-    replies = ask(loaded.model, loaded.processor, items, max_new_tokens=4)
+    replies = ask(loaded.model, loaded.processor, items, max_new_tokens=4).replies
     answers = [replies[0].text.strip(), replies[1].text.strip(), "something else"]
     return [
         {"picture": str(path), "question": "What colour?", "answer": answer}

@@ -10,9 +10,9 @@ import torch
 
 from striate.errors import ModelError
 from striate.tasks.inference import causality, likelihood
-from striate.tasks.inference.generate import _generate
+from striate.tasks.inference.generate import generate_greedily
 from striate.tasks.inference.likelihood import choice_replies, text_replies
-from striate.tasks.inference.run_state import Sitting
+from striate.tasks.inference.run_state import AskState
 from striate.tasks.inference.token_batches import asking_mode
 from striate.tasks.packs.items import Item
 
@@ -61,7 +61,7 @@ def test_choices_on_every_family(causal: Any) -> None:
         item("c", context="30 31 32", choices=("33", "34")),
     ]
     with asking_mode(model):
-        replies = choice_replies(model, NumberTokenizer(), items, Sitting())
+        replies = choice_replies(model, NumberTokenizer(), items, AskState())
     for entry, reply in zip(items, replies, strict=True):
         for choice, total, count in zip(entry.choices, reply.logprobs, reply.tokens, strict=True):
             assert count == len(choice.split())
@@ -73,7 +73,7 @@ def test_texts_on_every_family(causal: Any, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(likelihood, "LOGITS_AT_ONCE", 9)
     items = [item(str(length), text=" ".join(map(str, range(5, 5 + length)))) for length in (3, 8, 14)]
     with asking_mode(model):
-        replies = text_replies(model, NumberTokenizer(), items, Sitting())
+        replies = text_replies(model, NumberTokenizer(), items, AskState())
     for entry, reply in zip(items, replies, strict=True):
         assert reply.tokens == (len(entry.text.split()),)
         assert reply.logprobs[0] == pytest.approx(plain(model, entry.text).sum().item(), abs=1e-3)
@@ -97,7 +97,7 @@ def test_greedy_rows_do_not_depend_on_their_padding(causal: Any) -> None:
     def ask(batch: list[list[int]]) -> list[str]:
         ids, mask = likelihood.padded(batch, 0, "left", torch.device("cpu"))
         with asking_mode(model):
-            replies = _generate(model, tokenizer, {"input_ids": ids, "attention_mask": mask}, [END], 6, Sitting())
-        return [reply.text for reply in replies]
+            new_tokens = generate_greedily(model, tokenizer, {"input_ids": ids, "attention_mask": mask}, [END], 6)
+        return tokenizer.batch_decode(new_tokens, skip_special_tokens=True)
 
     assert ask(rows) == [*ask(rows[:1]), *ask(rows[1:])]

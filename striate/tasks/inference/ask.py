@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from striate.artifacts import AskingFacts
 from striate.models.structure.anatomy import check_decoder_only, find_anatomy
 from striate.tasks.inference.batch_budget import budget_for
 from striate.tasks.inference.causality import check_causal
 from striate.tasks.inference.generate import answer_replies, word_replies
 from striate.tasks.inference.likelihood import choice_replies, text_replies
 from striate.tasks.inference.reply_journal import Journal
-from striate.tasks.inference.run_state import Sitting, Tally
+from striate.tasks.inference.run_state import AskState
 from striate.tasks.inference.token_batches import asking_mode
 from striate.tasks.metrics import metric_of
 from striate.tasks.metrics.base import AskingMode
 from striate.tasks.packs.items import Item, Reply
+
+
+@dataclass(frozen=True)
+class AskResult:
+    """The reply to every item, in the order of the items, and how the model was asked."""
+
+    replies: list[Reply]
+    stats: AskingFacts
 
 
 def ask(
@@ -28,9 +39,8 @@ def ask(
     token_budget: int | None = None,
     advance: Callable[[int], None] = lambda count: None,
     journal: Journal | None = None,
-    sitting: Sitting | None = None,
-) -> list[Reply]:
-    """Return the model's reply to every item, in the order of `items`.
+) -> AskResult:
+    """Return the model's reply to every item, in the order of `items`, and how they were asked.
 
     Items that are asked in the same way share batches of similar length. The replies don't depend on the batches
     (in float32; in half precision rounding may turn near ties). The model is in eval mode meanwhile, and as before
@@ -45,7 +55,6 @@ def ask(
         token_budget: the most tokens of a batch, padding and new tokens included; left out, what suits the device.
         advance: called with the number of items done.
         journal: where replies are kept as they come; those that are there already are not asked again.
-        sitting: filled with the budget in use and with what was counted.
 
     Raises:
         DataError: a picture that can't be read, or an item that is longer than the model's context.
@@ -53,6 +62,7 @@ def ask(
             from left to right.
         ArtifactError: the journal can't be written.
     """
+    begin = time.perf_counter()
     check_decoder_only(find_anatomy(model))
     known = journal.replies(items) if journal else {}
     advance(len(known))
@@ -62,9 +72,7 @@ def ask(
             journal.add(done, replies)
         advance(len(done))
 
-    sitting = sitting or Sitting()
-    sitting.budget, sitting.tally, sitting.keep = budget_for(model, batch_size, token_budget), Tally(), keep
-    sitting.resumed = len(known)
+    state = AskState(budget_for(model, batch_size, token_budget), keep=keep)
     places: dict[AskingMode, list[int]] = {}
     for index, item in enumerate(items):
         if index not in known:
@@ -73,19 +81,20 @@ def ask(
     with asking_mode(model):
         for mode, indices in places.items():
             group = [items[index] for index in indices]
-            found = _ask_in_mode(mode, model, processor, group, max_new_tokens, sitting)
-            replies.update(zip(indices, found, strict=True))
-    return [replies[index] for index in range(len(items))]
+            new_replies = _ask_in_mode(mode, model, processor, group, max_new_tokens, state)
+            replies.update(zip(indices, new_replies, strict=True))
+    stats = state.stats(len(items) - len(known), len(known), time.perf_counter() - begin)
+    return AskResult([replies[index] for index in range(len(items))], stats)
 
 
 def _ask_in_mode(
-    mode: AskingMode, model: Any, processor: Any, items: list[Item], max_new_tokens: int, sitting: Sitting
+    mode: AskingMode, model: Any, processor: Any, items: list[Item], max_new_tokens: int, state: AskState
 ) -> list[Reply]:
     """Return the replies to items that are all asked in `mode`."""
     if mode == "generate":
-        return answer_replies(model, processor, items, max_new_tokens=max_new_tokens, sitting=sitting)
+        return answer_replies(model, processor, items, max_new_tokens=max_new_tokens, state=state)
     check_causal(model, processor.tokenizer)
     if mode == "next_word":
-        return word_replies(model, processor, items, sitting)
+        return word_replies(model, processor, items, state)
     likelihood = choice_replies if mode == "choose" else text_replies
-    return likelihood(model, processor.tokenizer, items, sitting)
+    return likelihood(model, processor.tokenizer, items, state)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,11 +19,11 @@ from striate.errors import DataError
 from striate.models.interventions.image_feature_cache import remembered_features
 from striate.models.io.placing import on_device
 from striate.models.structure.anatomy import unwrap
-from striate.tasks.inference.greedy_decode import before_end, write
-from striate.tasks.inference.prefix_sharing import Starts
+from striate.tasks.inference.greedy_decode import before_end, decode
+from striate.tasks.inference.prefix_sharing import SharedPrefixes
 from striate.tasks.inference.prompt_windows import Prompt, windows
 from striate.tasks.inference.prompts import plain_context
-from striate.tasks.inference.run_state import Sitting
+from striate.tasks.inference.run_state import AskState
 from striate.tasks.inference.text_tokens import check_length, context_limit, encode
 from striate.tasks.inference.token_batches import padded, run_in_batches
 from striate.tasks.packs.items import Item, Reply
@@ -35,13 +35,13 @@ WINDOW = 4
 
 
 def answer_replies(
-    model: Any, processor: Any, items: Sequence[Item], *, max_new_tokens: int, sitting: Sitting
+    model: Any, processor: Any, items: Sequence[Item], *, max_new_tokens: int, state: AskState
 ) -> list[Reply]:
     """Return the greedy answer to every item's question, asked with the processor's chat template.
 
     An answer ends at an end-of-turn token or after `max_new_tokens` tokens. Only new tokens are decoded. Items with
-    and without an image don't share a batch. Where the model allows it (see `Starts`), prompts that begin with the same
-    picture share that start.
+    and without an image don't share a batch. Where the model allows it (see `SharedPrefixes`), prompts that begin
+    with the same picture share that prefix.
 
     Raises:
         DataError: a picture that can't be read, or a prompt that leaves no room for the answer.
@@ -49,49 +49,54 @@ def answer_replies(
     collator = Collator(processor, max(context_limit(unwrap(model)) - max_new_tokens, 1), train=False)
     replies: dict[int, Reply] = {}
     with remembered_features(model) as memo:
-        starts = Starts(model, collator, sitting.tally, memo)
-        ask = partial(_answers, model, processor.tokenizer, collator, starts, end_ids(model, processor), max_new_tokens)
+        prefixes = SharedPrefixes(model, collator, state.counts, memo)
+        answerer = _Answerer(
+            model, processor.tokenizer, collator, prefixes, end_ids(model, processor), max_new_tokens, state
+        )
         for has_image in (True, False):
             places = [index for index, item in enumerate(items) if bool(item.images) == has_image]
             group = [items[index] for index in places]
-            for window in windows(group, collator, WINDOW * sitting.budget.rows):
-                found = run_in_batches(
+            for window in windows(group, collator, WINDOW * state.budget.rows):
+                answers = run_in_batches(
                     window,
-                    partial(ask, sitting),
+                    answerer.replies,
                     length=lambda prompt: len(prompt.ids) + max_new_tokens,
-                    order=_starts_together(window),
-                    read=lambda prompt: len(prompt.ids) - (prompt.shared if starts.shares else 0),
+                    order=_prefixes_together(window),
+                    read=lambda prompt: len(prompt.ids) - (prompt.prefix_length if prefixes.shared else 0),
                     rows=lambda prompt: 1,
-                    budget=sitting.budget,
-                    finished=sitting.finisher([group[prompt.place] for prompt in window]),
+                    budget=state.budget,
+                    finished=state.finisher([group[prompt.place] for prompt in window]),
                 )
-                replies.update({places[prompt.place]: reply for prompt, reply in zip(window, found, strict=True)})
+                replies.update({places[prompt.place]: reply for prompt, reply in zip(window, answers, strict=True)})
     return [replies[index] for index in range(len(items))]
 
 
-def _answers(
-    model: Any,
-    tokenizer: Any,
-    collator: Collator,
-    starts: Starts,
-    ends: list[int],
-    max_new_tokens: int,
-    sitting: Sitting,
-    batch: list[Prompt],
-) -> list[Reply]:
-    """Return the answers to a batch of prompts, written by hand where starts can be shared, else by the model."""
-    rows = starts.read(batch)
-    if rows is not None:
-        replies = _decoded(tokenizer, write(model, rows, ends, max_new_tokens), sitting)
-    else:
-        inputs = on_device(model, collator.join_prompts([prompt.encoded for prompt in batch]))
-        with starts.features_of(batch):
-            replies = _generate(model, tokenizer, inputs, ends, max_new_tokens, sitting)
-    sitting.tally.prompt_tokens += sum(len(prompt.ids) for prompt in batch)
-    return replies
+@dataclass(frozen=True)
+class _Answerer:
+    """Answers batches of prompts: decodes by itself where prefixes can be shared, else by the model's `generate`."""
+
+    model: Any
+    tokenizer: Any
+    collator: Collator
+    prefixes: SharedPrefixes
+    ends: list[int]
+    max_new_tokens: int
+    state: AskState
+
+    def replies(self, batch: list[Prompt]) -> list[Reply]:
+        """Return the greedy answer to each prompt."""
+        rows = self.prefixes.prefill(batch)
+        if rows is not None:
+            new_tokens = decode(self.model, rows, self.ends, self.max_new_tokens)
+        else:
+            inputs = on_device(self.model, self.collator.join_prompts([prompt.encoded for prompt in batch]))
+            with self.prefixes.features_of(batch):
+                new_tokens = generate_greedily(self.model, self.tokenizer, inputs, self.ends, self.max_new_tokens)
+        self.state.counts.prompt_tokens += sum(len(prompt.ids) for prompt in batch)
+        return _as_replies(self.tokenizer, new_tokens, self.state)
 
 
-def word_replies(model: Any, processor: Any, items: Sequence[Item], sitting: Sitting) -> list[Reply]:
+def word_replies(model: Any, processor: Any, items: Sequence[Item], state: AskState) -> list[Reply]:
     """Return the text with which the model continues every item's context, up to the end of its first word.
 
     The context is plain text, without a chat template. Decoding is greedy and ends at the first white space after a
@@ -109,29 +114,30 @@ def word_replies(model: Any, processor: Any, items: Sequence[Item], sitting: Sit
     ends = _text_end_ids(model, tokenizer)
 
     def ask(batch: list[tuple[int, ...]]) -> list[Reply]:
-        sitting.tally.prompt_tokens += sum(map(len, batch))
+        state.counts.prompt_tokens += sum(map(len, batch))
         ids, mask = padded(batch, 0, "left", core.device)
         stop = StoppingCriteriaList([_WordEnded(tokenizer, ids.shape[1])])
         inputs = {"input_ids": ids, "attention_mask": mask}
-        return _generate(model, tokenizer, inputs, ends, WORD_TOKENS, sitting, stopping_criteria=stop)
+        new_tokens = generate_greedily(model, tokenizer, inputs, ends, WORD_TOKENS, stopping_criteria=stop)
+        return _as_replies(tokenizer, new_tokens, state)
 
     return run_in_batches(
         encoded,
         ask,
         length=lambda tokens: len(tokens) + WORD_TOKENS,
         rows=lambda tokens: 1,
-        budget=sitting.budget,
-        finished=sitting.finisher(items),
+        budget=state.budget,
+        finished=state.finisher(items),
     )
 
 
-def _starts_together(window: Sequence[Prompt]) -> Callable[[Prompt], tuple[int, ...]]:
-    """Return a sort key by the longest prompt of a start, that keeps prompts with equal starts together."""
+def _prefixes_together(window: Sequence[Prompt]) -> Callable[[Prompt], tuple[int, ...]]:
+    """Return a sort key by the longest prompt of a prefix, that keeps prompts with equal prefixes together."""
     longest: dict[Any, int] = {}
     for prompt in window:
-        longest[prompt.start] = max(longest.get(prompt.start, 0), len(prompt.ids))
-    places = {start: place for place, start in enumerate(longest)}
-    return lambda prompt: (longest[prompt.start], places[prompt.start], len(prompt.ids))
+        longest[prompt.prefix] = max(longest.get(prompt.prefix, 0), len(prompt.ids))
+    places = {prefix: place for place, prefix in enumerate(longest)}
+    return lambda prompt: (longest[prompt.prefix], places[prompt.prefix], len(prompt.ids))
 
 
 def end_ids(model: Any, processor: Any) -> list[int]:
@@ -155,16 +161,10 @@ def _end_of_turn(processor: Any) -> int | None:
     return tokens[0] if len(tokens) == 1 else None
 
 
-def _generate(
-    model: Any,
-    tokenizer: Any,
-    inputs: dict[str, Tensor],
-    ends: list[int],
-    max_new_tokens: int,
-    sitting: Sitting,
-    **options: Any,
-) -> list[Reply]:
-    """Return the decoded greedy continuation of each row of `inputs`, without its end token and what follows."""
+def generate_greedily(
+    model: Any, tokenizer: Any, inputs: dict[str, Tensor], ends: list[int], max_new_tokens: int, **options: Any
+) -> list[list[int]]:
+    """Return the model's own greedy continuation of each row of `inputs`, up to and without the first of `ends`."""
     padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(ends, default=0)
     config = GenerationConfig(
         max_new_tokens=max_new_tokens, do_sample=False, use_cache=True, pad_token_id=padding, eos_token_id=ends or None
@@ -172,12 +172,12 @@ def _generate(
     with _plain_generation(model):
         output = unwrap(model).generate(**inputs, generation_config=config, **options)
     new_rows = output[:, inputs["input_ids"].shape[1] :].tolist()
-    return _decoded(tokenizer, [before_end(row, {*ends, padding}) for row in new_rows], sitting)
+    return [before_end(row, {*ends, padding}) for row in new_rows]
 
 
-def _decoded(tokenizer: Any, rows: list[list[int]], sitting: Sitting) -> list[Reply]:
-    """Return the text of each row of new tokens."""
-    sitting.tally.new_tokens += sum(map(len, rows))
+def _as_replies(tokenizer: Any, rows: list[list[int]], state: AskState) -> list[Reply]:
+    """Return the text of each row of new tokens, which are counted."""
+    state.counts.new_tokens += sum(map(len, rows))
     return [Reply(text=text) for text in tokenizer.batch_decode(rows, skip_special_tokens=True)]
 
 

@@ -1,4 +1,4 @@
-"""Greedy decoding by hand: prompts that begin alike are read once, and rows that have ended leave the batch."""
+"""Greedy decoding: prompts with a common prefix share its prefill, and rows that have ended leave the batch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STEPS_UNSEEN = 4
 
 @dataclass
 class Rows:
-    """Rows that are being continued: their next token's logits, their cache, and where they are.
+    """Rows that are being continued: their next token's logits, their KV cache, and its mask.
 
     Attributes:
         logits: of the next token of every row, (R, V).
@@ -37,28 +37,28 @@ class Rows:
     mask: Tensor
 
 
-def read_whole(model: Any, collator: Collator, prompts: Sequence[Prompt]) -> Rows:
-    """Return the rows of whole prompts, read in one pass."""
+def prefill_whole(model: Any, collator: Collator, prompts: Sequence[Prompt]) -> Rows:
+    """Return the rows of whole prompts after one prefill."""
     inputs = on_device(model, collator.join_prompts([prompt.encoded for prompt in prompts]))
     mask = inputs["attention_mask"]
     output = model(**inputs, position_ids=_positions(mask), use_cache=True, **last_logits_only(model))
     return Rows(output.logits[:, -1], cache_of(output), mask)
 
 
-def read_shared(model: Any, collator: Collator, prompts: Sequence[Prompt]) -> Rows:
-    """Return the rows of prompts, equal starts read once: one pass over the starts, one over what follows.
+def prefill_shared(model: Any, collator: Collator, prompts: Sequence[Prompt]) -> Rows:
+    """Return the rows of prompts, equal prefixes read once: one prefill of the prefixes, one of what follows.
 
-    Every prompt has a start and at least one token after it.
+    Every prompt has a prefix and at least one token after it.
     """
-    firsts = {prompt.start: prompt for prompt in prompts}
-    starts = list(firsts)
-    inputs = on_device(model, collator.join_prompts([_cut(prompt, prompt.shared) for prompt in firsts.values()]))
+    firsts = {prompt.prefix: prompt for prompt in prompts}
+    prefixes = list(firsts)
+    inputs = on_device(model, collator.join_prompts([_cut(prompt, prompt.prefix_length) for prompt in firsts.values()]))
     mask = inputs["attention_mask"]
     output = model(**inputs, position_ids=_positions(mask), use_cache=True, **last_logits_only(model))
     cache = cache_of(output)
-    owner_R = torch.tensor([starts.index(prompt.start) for prompt in prompts], device=mask.device)
+    owner_R = torch.tensor([prefixes.index(prompt.prefix) for prompt in prompts], device=mask.device)
     select_rows(cache, owner_R)
-    rests = [prompt.ids[prompt.shared :] for prompt in prompts]
+    rests = [prompt.ids[prompt.prefix_length :] for prompt in prompts]
     ids_RT, rest_RT = padded(rests, int(inputs["input_ids"][0, 0]), "left", mask.device)
     mask_RT = torch.cat([mask[owner_R], rest_RT], dim=1)
     output = model(
@@ -72,7 +72,7 @@ def read_shared(model: Any, collator: Collator, prompts: Sequence[Prompt]) -> Ro
     return Rows(output.logits[:, -1], cache_of(output), mask_RT)
 
 
-def write(model: Any, rows: Rows, ends: Sequence[int], limit: int) -> list[list[int]]:
+def decode(model: Any, rows: Rows, ends: Sequence[int], limit: int) -> list[list[int]]:
     """Return each row's greedy tokens, up to and without the first of `ends`, `limit` at most.
 
     Rows that have ended leave the batch as soon as they are one in eight. On an accelerator the ends are looked at only
@@ -114,17 +114,17 @@ def write(model: Any, rows: Rows, ends: Sequence[int], limit: int) -> list[list[
     return [before_end(row, {*ends, -1}) for row in written.tolist()]
 
 
-def shared_is_whole(model: Any, collator: Collator, prompts: Sequence[Prompt]) -> bool:
-    """Return whether prompts read with shared starts continue as the same prompts read whole, to rounding.
+def shared_equals_whole(model: Any, collator: Collator, prompts: Sequence[Prompt]) -> bool:
+    """Return whether prompts with shared prefixes continue as the same prompts read whole, to rounding.
 
     Compared are the logits of the next token, and those of one more after it. The tolerance is 0.1% of their range in
     float32, and 5% in half precision.
     """
     tolerance = 1e-3 if unwrap(model).dtype == torch.float32 else 0.05
-    found: list[Tensor] = []
-    for read in (read_whole, read_shared):
-        rows = read(model, collator, prompts)
-        token_R = found[0].argmax(-1) if found else rows.logits.argmax(-1)
+    logits: list[Tensor] = []
+    for prefill in (prefill_whole, prefill_shared):
+        rows = prefill(model, collator, prompts)
+        token_R = logits[0].argmax(-1) if logits else rows.logits.argmax(-1)
         after = model(
             input_ids=token_R[:, None],
             attention_mask=torch.cat([rows.mask, rows.mask.new_ones(len(token_R), 1)], dim=1),
@@ -132,10 +132,10 @@ def shared_is_whole(model: Any, collator: Collator, prompts: Sequence[Prompt]) -
             **{model_cache_name(model): rows.cache},
             use_cache=True,
         ).logits[:, -1]
-        found += [rows.logits.float(), after.float()]
+        logits += [rows.logits.float(), after.float()]
     return all(
         bool((whole - shared).abs().max() <= tolerance * (whole.max() - whole.min()))
-        for whole, shared in ((found[0], found[2]), (found[1], found[3]))
+        for whole, shared in ((logits[0], logits[2]), (logits[1], logits[3]))
     )
 
 

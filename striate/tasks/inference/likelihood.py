@@ -13,19 +13,19 @@ from striate.models.interventions.kv_cache_names import cache_of, model_cache_na
 from striate.models.interventions.prefix_cache import last_logits_only
 from striate.models.structure.anatomy import unwrap
 from striate.tasks.inference.prompts import joined, plain_context
-from striate.tasks.inference.run_state import Sitting
-from striate.tasks.inference.text_tokens import Encoded, check_length, context_limit, encode
+from striate.tasks.inference.run_state import AskState
+from striate.tasks.inference.text_tokens import ScoredText, check_length, context_limit, encode
 from striate.tasks.inference.token_batches import padded, run_in_batches
 from striate.tasks.packs.items import Item, Reply
 
 LOGITS_AT_ONCE = 2048
 
 
-def choice_replies(model: Any, tokenizer: Any, items: Sequence[Item], sitting: Sitting) -> list[Reply]:
+def choice_replies(model: Any, tokenizer: Any, items: Sequence[Item], state: AskState) -> list[Reply]:
     """Return, for every item, the summed log-probability (nats) and token count of each choice after its context.
 
     The tokens that all choices of an item share at the start (its context) pass through the model once; the choices
-    then continue from that cache. Each choice is a row of the sitting's budget.
+    then continue from that cache. Each choice is a row of the budget.
 
     Raises:
         DataError: an item that is longer than the model's context.
@@ -33,9 +33,9 @@ def choice_replies(model: Any, tokenizer: Any, items: Sequence[Item], sitting: S
     limit = context_limit(unwrap(model))
     options = [_options(tokenizer, item, limit) for item in items]
 
-    def choose(batch: list[list[Encoded]]) -> list[Reply]:
-        sitting.tally.prompt_tokens += sum(len(option.tokens) for group in batch for option in group)
-        sitting.tally.shared_tokens += sum((len(group) - 1) * _shared_length(group) for group in batch)
+    def choose(batch: list[list[ScoredText]]) -> list[Reply]:
+        state.counts.prompt_tokens += sum(len(option.tokens) for group in batch for option in group)
+        state.counts.shared_tokens += sum((len(group) - 1) * _shared_length(group) for group in batch)
         return _choose(model, batch)
 
     return run_in_batches(
@@ -43,12 +43,12 @@ def choice_replies(model: Any, tokenizer: Any, items: Sequence[Item], sitting: S
         choose,
         length=lambda group: max(len(option.tokens) for option in group),
         rows=len,
-        budget=sitting.budget,
-        finished=sitting.finisher(items),
+        budget=state.budget,
+        finished=state.finisher(items),
     )
 
 
-def text_replies(model: Any, tokenizer: Any, items: Sequence[Item], sitting: Sitting) -> list[Reply]:
+def text_replies(model: Any, tokenizer: Any, items: Sequence[Item], state: AskState) -> list[Reply]:
     """Return the summed log-probability (nats) and token count of every item's text.
 
     A text longer than the model's context is cut into pieces of that length, each on its own. The first token of a
@@ -59,14 +59,14 @@ def text_replies(model: Any, tokenizer: Any, items: Sequence[Item], sitting: Sit
     """
     limit = context_limit(unwrap(model))
     pieces = [(index, piece) for index, item in enumerate(items) for piece in _pieces(tokenizer, item, limit)]
-    finish = sitting.finisher(items)
+    finish = state.finisher(items)
     pending = [0] * len(items)
     for index, _ in pieces:
         pending[index] += 1
     totals, counts = [0.0] * len(items), [0] * len(items)
 
-    def read(batch: list[tuple[int, Encoded]]) -> list[float]:
-        sitting.tally.prompt_tokens += sum(len(piece.tokens) for _, piece in batch)
+    def read(batch: list[tuple[int, ScoredText]]) -> list[float]:
+        state.counts.prompt_tokens += sum(len(piece.tokens) for _, piece in batch)
         return _text_logprobs(model, [piece for _, piece in batch])
 
     def finished(places: list[int], found: list[float]) -> None:
@@ -88,13 +88,13 @@ def text_replies(model: Any, tokenizer: Any, items: Sequence[Item], sitting: Sit
         read,
         length=lambda entry: len(entry[1].tokens),
         rows=lambda entry: 1,
-        budget=sitting.budget,
+        budget=state.budget,
         finished=finished,
     )
     return [reply(index) for index in range(len(items))]
 
 
-def _options(tokenizer: Any, item: Item, limit: int) -> list[Encoded]:
+def _options(tokenizer: Any, item: Item, limit: int) -> list[ScoredText]:
     """Return the item's choices, each as the tokens of its context and itself."""
     context = plain_context(item)
     options = [encode(tokenizer, joined(context, choice), len(context)) for choice in item.choices]
@@ -109,11 +109,11 @@ def _options(tokenizer: Any, item: Item, limit: int) -> list[Encoded]:
     return options
 
 
-def _pieces(tokenizer: Any, item: Item, limit: int) -> list[Encoded]:
+def _pieces(tokenizer: Any, item: Item, limit: int) -> list[ScoredText]:
     """Return the item's text in pieces of at most `limit` tokens that have something to score."""
     whole = encode(tokenizer, item.text, 0)
     pieces = [
-        Encoded(whole.tokens[begin : begin + limit], max(whole.start - begin, 1))
+        ScoredText(whole.tokens[begin : begin + limit], max(whole.start - begin, 1))
         for begin in range(0, len(whole.tokens), limit)
     ]
     pieces = [piece for piece in pieces if piece.scored > 0]
@@ -122,7 +122,7 @@ def _pieces(tokenizer: Any, item: Item, limit: int) -> list[Encoded]:
     return pieces
 
 
-def _choose(model: Any, groups: Sequence[Sequence[Encoded]]) -> list[Reply]:
+def _choose(model: Any, groups: Sequence[Sequence[ScoredText]]) -> list[Reply]:
     """Return the replies of a batch of items: one pass over the shared starts, one over what is left of the choices."""
     shared = [_shared_length(group) for group in groups]
     starts, mask_BT = padded(
@@ -149,7 +149,7 @@ def _choose(model: Any, groups: Sequence[Sequence[Encoded]]) -> list[Reply]:
     return replies
 
 
-def _shared_length(group: Sequence[Encoded]) -> int:
+def _shared_length(group: Sequence[ScoredText]) -> int:
     """Return how many tokens all choices of an item share before the first scored one."""
     columns = zip(*(option.tokens for option in group), strict=False)
     common = next((index for index, column in enumerate(columns) if len(set(column)) > 1), len(group[0].tokens))
@@ -178,7 +178,7 @@ def _tail_logprobs(
     return torch.cat([first_R1, _token_logprobs(logits_RTV, targets_RT[:, 1:])], dim=1).tolist()
 
 
-def _text_logprobs(model: Any, pieces: Sequence[Encoded]) -> list[float]:
+def _text_logprobs(model: Any, pieces: Sequence[ScoredText]) -> list[float]:
     """Return each piece's summed log-probability; logits exist for `LOGITS_AT_ONCE` tokens of the batch at a time."""
     ids_BT, mask_BT = padded([piece.tokens for piece in pieces], 0, "right", model.device)
     starts_B1 = torch.tensor([[piece.start] for piece in pieces], device=model.device)

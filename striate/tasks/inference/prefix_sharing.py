@@ -1,4 +1,4 @@
-"""Pictures that are asked several times: their features, or their whole start of a prompt, are computed once."""
+"""Prefix sharing: prompts with the same image prefix share one prefill, or at least the picture's features."""
 
 from __future__ import annotations
 
@@ -9,63 +9,64 @@ from typing import Any
 from striate.data.collate import Collator
 from striate.models.interventions.image_feature_cache import FeatureMemo
 from striate.models.interventions.prefix_cache import why_not_continued, why_not_selected
-from striate.tasks.inference.greedy_decode import Rows, read_shared, read_whole, shared_is_whole
-from striate.tasks.inference.prompt_windows import Prompt, Start
-from striate.tasks.inference.run_state import Tally
+from striate.tasks.inference.greedy_decode import Rows, prefill_shared, prefill_whole, shared_equals_whole
+from striate.tasks.inference.prompt_windows import Prefix, Prompt
+from striate.tasks.inference.run_state import AskCounts
 
 SHARED = "prompts that begin with the same picture share that start"
 KEPT = "features of pictures are kept; starts of prompts are not shared: {}"
 
 
-class Starts:
-    """Reads prompts with shared starts where a model allows it, proved on its own first batch."""
+class SharedPrefixes:
+    """Prefills prompts with shared prefixes where a model allows it, proved on its own first batch."""
 
-    def __init__(self, model: Any, collator: Collator, tally: Tally, memo: FeatureMemo | None) -> None:
-        """Keep what reading needs; nothing is decided before the first batch."""
+    def __init__(self, model: Any, collator: Collator, counts: AskCounts, memo: FeatureMemo | None) -> None:
+        """Keep what a prefill needs; nothing is decided before the first batch."""
         self._memo = memo
         self._model = model
         self._collator = collator
-        self._tally = tally
+        self._counts = counts
         self._why_not: str | None = None
         self._proved = False
 
     @property
-    def shares(self) -> bool:
-        """Whether starts are shared, as far as is known."""
+    def shared(self) -> bool:
+        """Whether prefixes are shared, as far as is known."""
         return not self._why_not
 
-    def read(self, prompts: Sequence[Prompt]) -> Rows | None:
-        """Return the rows of `prompts`, read; None where the model has to generate by itself, for the reason tallied.
+    def prefill(self, prompts: Sequence[Prompt]) -> Rows | None:
+        """Return the rows of `prompts` after their prefill, or None where the model has to generate by itself.
 
-        The first batch with two prompts of one start is read both ways, and both must agree.
+        The first batch with two prompts of one prefix is read both ways, and both must agree.
         """
         if self._why_not is None:
             self._why_not = why_not_continued(self._model, prompts[0].encoded.tokens)
         if self._why_not:
             self._note(self._why_not)
             return None
-        starts = {prompt.start for prompt in prompts}
-        shares = len(starts) < len(prompts) and all(0 < prompt.shared < len(prompt.ids) for prompt in prompts)
+        prefixes = {prompt.prefix for prompt in prompts}
+        shares = len(prefixes) < len(prompts) and all(0 < prompt.prefix_length < len(prompt.ids) for prompt in prompts)
         if shares and not self._proved:
             self._prove(prompts)
             if self._why_not:
                 self._note(self._why_not)
                 return None
-        rows = (read_shared if shares else read_whole)(self._model, self._collator, prompts)
+        rows = (prefill_shared if shares else prefill_whole)(self._model, self._collator, prompts)
         problem = why_not_selected(rows.cache)
         if problem:
             self._why_not = problem
             self._note(problem)
             return None
-        self._count(prompts, list(starts) if shares else [prompt.start for prompt in prompts])
+        self._count(prompts, list(prefixes) if shares else [prompt.prefix for prompt in prompts])
         if shares:
-            self._tally.shared_tokens += sum(p.shared for p in prompts) - sum(len(start[1]) for start in starts)
+            self._counts.shared_tokens += sum(prompt.prefix_length for prompt in prompts)
+            self._counts.shared_tokens -= sum(len(ids) for _, ids in prefixes)
         return rows
 
     @contextmanager
     def features_of(self, prompts: Sequence[Prompt]) -> Iterator[None]:
         """Let the model take the features of the prompts' pictures from memory while it generates by itself."""
-        pictures = [path for prompt in prompts for path in prompt.start[0]]
+        pictures = [path for prompt in prompts for path in prompt.prefix[0]]
         before = (self._memo.encoded, self._memo.reused) if self._memo else (0, 0)
         if self._memo:
             self._memo.expect(pictures)
@@ -76,33 +77,33 @@ class Starts:
             self._memo.settle()
         if self._memo is None or self._memo.why_not:
             why = self._memo.why_not if self._memo else "it has no get_image_features"
-            self._tally.reuse = f"every picture is encoded for every question: {self._why_not}; {why}"
-            self._tally.pictures_encoded += len(pictures)
+            self._counts.reuse = f"every picture is encoded for every question: {self._why_not}; {why}"
+            self._counts.pictures_encoded += len(pictures)
             return
-        self._tally.reuse = KEPT.format(self._why_not)
-        self._tally.pictures_encoded += self._memo.encoded - before[0]
-        self._tally.pictures_reused += self._memo.reused - before[1]
+        self._counts.reuse = KEPT.format(self._why_not)
+        self._counts.pictures_encoded += self._memo.encoded - before[0]
+        self._counts.pictures_reused += self._memo.reused - before[1]
 
     def _note(self, reason: str) -> None:
-        """Note why starts are not shared."""
-        self._tally.reuse = f"starts of prompts are not shared: {reason}"
+        """Note why prefixes are not shared."""
+        self._counts.reuse = f"starts of prompts are not shared: {reason}"
 
     def _prove(self, prompts: Sequence[Prompt]) -> None:
-        """Compare both ways of reading on two prompts of one start and one of another, and note what came of it."""
+        """Compare both ways of reading on two prompts of one prefix and one of another, and note what came of it."""
         groups: dict[Any, list[Prompt]] = {}
         for prompt in prompts:
-            groups.setdefault(prompt.start, []).append(prompt)
+            groups.setdefault(prompt.prefix, []).append(prompt)
         pair = next(group for group in groups.values() if len(group) > 1)[:2]
         other = [group[0] for group in groups.values() if group[0] not in pair][:1]
-        problem = why_not_selected(read_whole(self._model, self._collator, pair[:1]).cache)
-        if not problem and not shared_is_whole(self._model, self._collator, [*pair, *other]):
+        problem = why_not_selected(prefill_whole(self._model, self._collator, pair[:1]).cache)
+        if not problem and not shared_equals_whole(self._model, self._collator, [*pair, *other]):
             problem = "a prompt that is read in two parts continues otherwise"
         self._why_not, self._proved = problem, True
         if not problem:
-            self._tally.reuse = SHARED
+            self._counts.reuse = SHARED
 
-    def _count(self, prompts: Sequence[Prompt], read: Sequence[Start]) -> None:
+    def _count(self, prompts: Sequence[Prompt], read: Sequence[Prefix]) -> None:
         """Count pictures that went through the vision encoder, and those that did not have to."""
         encoded = sum(len(pictures) for pictures, _ in read)
-        self._tally.pictures_encoded += encoded
-        self._tally.pictures_reused += sum(len(prompt.start[0]) for prompt in prompts) - encoded
+        self._counts.pictures_encoded += encoded
+        self._counts.pictures_reused += sum(len(prompt.prefix[0]) for prompt in prompts) - encoded

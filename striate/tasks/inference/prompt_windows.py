@@ -14,7 +14,7 @@ from striate.tasks.inference.item_prefetch import ahead
 from striate.tasks.inference.prompts import chat_sample
 from striate.tasks.packs.items import Item
 
-Start = tuple[tuple[Path, ...], tuple[int, ...]]
+Prefix = tuple[tuple[Path, ...], tuple[int, ...]]
 
 WINDOW_BYTES = 2**30
 TOGETHER = 32
@@ -22,24 +22,24 @@ TOGETHER = 32
 
 @dataclass(frozen=True)
 class Prompt:
-    """One item's prompt: its place among the items, its tokens and pictures, and how it begins.
+    """One item's prompt: its place among the items, its tokens and pictures, and its prefix.
 
     Attributes:
         place: index of the item.
         encoded: the prompt as tensors.
         ids: its token ids.
-        start: the pictures and the ids up to the last image token; prompts with equal starts share it.
+        prefix: the pictures and the ids up to the last image token; prompts with equal prefixes share it.
     """
 
     place: int
     encoded: Encoded
     ids: tuple[int, ...]
-    start: Start
+    prefix: Prefix
 
     @property
-    def shared(self) -> int:
-        """How many tokens the start has."""
-        return len(self.start[1])
+    def prefix_length(self) -> int:
+        """How many tokens the prefix has."""
+        return len(self.prefix[1])
 
 
 def windows(items: Sequence[Item], collator: Collator, size: int) -> Iterator[list[Prompt]]:
@@ -83,10 +83,10 @@ def _prompts(places: list[int], items: Sequence[Item], collator: Collator) -> li
     for place, encoded in zip(places, collator.prompts([chat_sample(items[place]) for place in places]), strict=True):
         ids = tuple(encoded.tokens["input_ids"][0].tolist())
         seen = collator.image_mask(encoded.tokens)[0].nonzero()
-        start = (items[place].images, ids[: int(seen.max()) + 1] if len(seen) else ())
+        prefix = (items[place].images, ids[: int(seen.max()) + 1] if len(seen) else ())
         # Equal pictures as one object: a window then holds each of them once.
         same = pictures.setdefault(items[place].images, encoded.pictures)
-        prompts.append(Prompt(place, Encoded(encoded.tokens, same), ids, start))
+        prompts.append(Prompt(place, Encoded(encoded.tokens, same), ids, prefix))
     return prompts
 
 

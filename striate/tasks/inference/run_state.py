@@ -1,4 +1,4 @@
-"""What one sitting of asking keeps: how much runs side by side, what was counted, and replies that are kept on disk."""
+"""The state of asking a model: how much runs side by side, what was counted, and where finished replies go."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Budget:
 
 
 @dataclass
-class Tally:
+class AskCounts:
     """What was read and written, and what was not done twice."""
 
     prompt_tokens: int = 0
@@ -70,35 +70,40 @@ class Tally:
 
 
 def _ignore(items: Sequence[Item], replies: Sequence[Reply]) -> None:
-    """Keep nothing."""
+    pass
 
 
-@dataclass
-class Sitting:
-    """One sitting: its budget, its counts, and where finished replies go, batch by batch."""
+@dataclass(frozen=True)
+class AskState:
+    """One call of `ask` while it runs.
+
+    Attributes:
+        budget: how much runs side by side.
+        counts: what was counted so far.
+        keep: gets every batch's items with their replies.
+    """
 
     budget: Budget = field(default_factory=lambda: Budget(rows=32, tokens=16384))
-    tally: Tally = field(default_factory=Tally)
+    counts: AskCounts = field(default_factory=AskCounts)
     keep: Callable[[Sequence[Item], Sequence[Reply]], None] = _ignore
-    resumed: int = 0
 
-    def facts(self, items: int, seconds: float) -> AskingFacts:
-        """Return what is recorded of a sitting of `items` items that took `seconds`."""
+    def stats(self, items: int, resumed: int, seconds: float) -> AskingFacts:
+        """Return what is recorded of asking `items` items in `seconds`, beside `resumed` replies of an earlier call."""
         return AskingFacts(
-            items=items - self.resumed,
-            resumed=self.resumed,
+            items=items,
+            resumed=resumed,
             seconds=seconds,
             largest_batch=self.budget.largest,
             token_budget=self.budget.tokens,
             out_of_memory=self.budget.out_of_memory,
-            **asdict(self.tally),
+            **asdict(self.counts),
         )
 
     def finisher(self, items: Sequence[Item]) -> Callable[[list[int], Sequence[Reply]], None]:
         """Return a function that keeps the replies to the items at some places of `items`."""
 
         def finished(places: list[int], replies: Sequence[Reply]) -> None:
-            self.tally.batches += 1
+            self.counts.batches += 1
             self.keep([items[place] for place in places], replies)
 
         return finished

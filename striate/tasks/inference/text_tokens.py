@@ -9,7 +9,7 @@ from striate.errors import DataError, ModelError
 
 
 @dataclass(frozen=True)
-class Encoded:
+class ScoredText:
     """Token ids of a text; those from `start` on are scored."""
 
     tokens: tuple[int, ...]
@@ -21,7 +21,7 @@ class Encoded:
         return len(self.tokens) - self.start
 
 
-def encode(tokenizer: Any, text: str, scored_from: int) -> Encoded:
+def encode(tokenizer: Any, text: str, scored_from: int) -> ScoredText:
     """Return the tokens of `text`, scored from the first one that reaches past character `scored_from`.
 
     A token that lies across that character is scored whole. Special tokens that the tokenizer puts before the text
@@ -40,7 +40,7 @@ def encode(tokenizer: Any, text: str, scored_from: int) -> Encoded:
     ends = [end for _, end in encoded["offset_mapping"]]
     last = max((index for index, end in enumerate(ends) if end > 0), default=-1)
     start = next((index for index, end in enumerate(ends) if end > scored_from), last + 1)
-    return Encoded(tuple(encoded["input_ids"][: last + 1]), max(start, 1))
+    return ScoredText(tuple(encoded["input_ids"][: last + 1]), max(start, 1))
 
 
 def context_limit(model: Any) -> int:
