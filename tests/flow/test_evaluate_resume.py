@@ -34,7 +34,7 @@ from striate.config import EvaluateSection, MachineSection
 from striate.models.io.load import load_model
 from striate.stages.evaluate import evaluate
 from striate.tasks.inference.reply_journal import Journal
-from striate.tasks.packs import read_pack
+from striate.tasks.packs.reader import read_pack
 
 add = Journal.add
 def slowly(self, items, replies):
