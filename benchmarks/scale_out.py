@@ -34,7 +34,7 @@ from striate.data.samples import PLACEHOLDER, Message, Sample
 from striate.progress import Silent
 from striate.selectors.spec.grammar import resolve
 from striate.training.compile.policy import Speed
-from striate.training.distributed.ranks import Processes
+from striate.training.distributed.ranks import Ranks
 from striate.training.precision import MasterWeights
 from striate.training.schedule import Plan
 from striate.training.session import run_sitting
@@ -87,12 +87,12 @@ def work(args: argparse.Namespace) -> None:
     """Train on this process; the first one prints the line."""
     from true_shapes import build, open_region
 
-    processes = Processes.launched()
+    ranks = Ranks.launched()
     cuda = torch.cuda.is_available() and not args.tiny
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
-    processes.join(device)
+    ranks.join(device)
     config = SHAPES["llava-1.5-7b"]()
     config = tiny(config) if args.tiny else config
     region = resolve(args.region, config.text_config.num_hidden_layers)
@@ -100,7 +100,7 @@ def work(args: argparse.Namespace) -> None:
     dtype = torch.float32 if args.tiny else torch.bfloat16
     model = open_region(build(config, str(device)).to(dtype), region, plain, str(device))  # type: ignore[arg-type]
     half = MasterWeights(model).dtype
-    size = args.batch * processes.count * args.accumulation
+    size = args.batch * ranks.world_size * args.accumulation
     train = TrainSection(batch_size=size, max_steps=args.steps, lora=LoraSection(), save_steps=10**6, lr=1e-5)
     machine = MachineSection(micro_batch=args.batch, workers=args.workers)
     samples = [Sample(str(n), (Message("user", PLACEHOLDER),), (Path("x"),)) for n in range(size * args.steps)]
@@ -111,7 +111,7 @@ def work(args: argparse.Namespace) -> None:
             RandomSamples(config, 16 if args.tiny else TEXT_TOKENS, dtype),
             train,
             machine,
-            Plan.of(len(samples), train, machine, processes.count),
+            Plan.of(len(samples), train, machine, ranks.world_size),
             region,
             half=half,
             seed=0,
@@ -121,13 +121,13 @@ def work(args: argparse.Namespace) -> None:
             checkpoint=None,
             prove=lambda _: "",
             progress=Silent(),
-            processes=processes,
+            ranks=ranks,
             speed=Speed(compiled=args.compiled),
         )
     peak = torch.cuda.max_memory_allocated() / 2**30 if cuda else 0.0
-    if processes.writes:
-        print("LINE " + json.dumps(_line(args, processes.count, outcome.rows, peak, device)), flush=True)
-    processes.leave()
+    if ranks.is_main:
+        print("LINE " + json.dumps(_line(args, ranks.world_size, outcome.rows, peak, device)), flush=True)
+    ranks.leave()
 
 
 def _line(args: argparse.Namespace, count: int, rows: list[dict[str, Any]], peak: float, device: Any) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from striate.data.reading import read_many
 from striate.pipeline.resident_model import load_for
 from striate.progress import Progress, Silent
 from striate.stages.train import train
-from striate.training.distributed.ranks import Processes
+from striate.training.distributed.ranks import Ranks
 
 if TYPE_CHECKING:
     from striate.models.io.load import Loaded
@@ -60,21 +60,21 @@ class TrainingJob:
 @contextmanager
 def rank_zero_session(device: torch.device) -> Iterator[Callable[[TrainingJob], None]]:
     """Yield `start(job)`, which runs the job on all other ranks; without a call they exit."""
-    processes = Processes.launched()
-    processes.join(device)
+    ranks = Ranks.launched()
+    ranks.join(device)
     started = False
 
     def start(job: TrainingJob) -> None:
         nonlocal started
         started = True
-        processes.share(job)
+        ranks.broadcast(job)
 
     try:
         yield start
     finally:
         if not started:
-            processes.share(None)
-    processes.leave()
+            ranks.broadcast(None)
+    ranks.leave()
 
 
 def run_worker(config: RunConfig) -> None:
@@ -86,10 +86,10 @@ def run_worker(config: RunConfig) -> None:
     from striate.models.io.load import resolve_device
 
     device = resolve_device(config.machine.device)
-    processes = Processes.launched()
-    processes.join(device)
-    job: TrainingJob | None = processes.share(None)
+    ranks = Ranks.launched()
+    ranks.join(device)
+    job: TrainingJob | None = ranks.broadcast(None)
     if job is not None:
         quantized = job.config.train.method == "qlora"
         job.run(load_for(job.config, job.model_path, quantized=quantized, revision=job.config.model.revision), Silent())
-    processes.leave()
+    ranks.leave()

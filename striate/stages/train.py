@@ -20,8 +20,9 @@ from striate.selectors.spec.extra_visual_layers import with_image_layers
 from striate.training.caching.vision_features import cached_features
 from striate.training.checkpoints import find_checkpoint, identity, remove_checkpoints
 from striate.training.compile.policy import plan_speed
-from striate.training.distributed.ranks import Processes
-from striate.training.distributed.sharding import make_whole, peak_of_all, sharding
+from striate.training.distributed.full_parameters import unshard
+from striate.training.distributed.ranks import Ranks
+from striate.training.distributed.sharding import sharding
 from striate.training.lisa import resampled
 from striate.training.preflight_checks import check_training, warn_of_turns
 from striate.training.schedule import Plan
@@ -77,14 +78,14 @@ def train(
     progress = progress or Silent()
     region = with_image_layers(region, config.image_also)
     check_training(model, region, samples, config, out)
-    processes = Processes.launched()
-    processes.join(next(model.parameters()).device)
-    if not processes.writes:
+    ranks = Ranks.launched()
+    ranks.join(next(model.parameters()).device)
+    if not ranks.is_main:
         progress = Silent()
-    plan = Plan.of(len(samples), config, machine, processes.count)
+    plan = Plan.of(len(samples), config, machine, ranks.world_size)
     warn_of_turns(region, config.resample, plan.steps, seed, progress)
     run = {**identity(region, config, samples, seed, base_path), "sharding": sharding()}
-    checkpoint = processes.first(lambda: find_checkpoint(work_dir, run))
+    checkpoint = ranks.on_main(lambda: find_checkpoint(work_dir, run))
     collator = Collator(processor, config.max_length, train=True)
     speed = plan_speed(model, region, samples, collator, config, machine, plan)
     torch.manual_seed(seed)
@@ -108,15 +109,15 @@ def train(
             checkpoint=checkpoint,
             prove=ready.prove,
             progress=progress,
-            processes=processes,
+            ranks=ranks,
             cached=cached,
             turns=ready.turns,
             speed=speed,
         )
-    make_whole(ready.model, ready.weights, ready.names)
+    unshard(ready.model, ready.weights.dtypes, ready.names)
     card = _card(ready, config, len(samples), base_path)
-    processes.first(lambda: save_model(ready.model, processor, out, ready.region, card))
-    processes.first(lambda: remove_checkpoints(work_dir))
+    ranks.on_main(lambda: save_model(ready.model, processor, out, ready.region, card))
+    ranks.on_main(lambda: remove_checkpoints(work_dir))
     progress.say(outcome.proof)
     return _record(ready, outcome, plan, config)
 
@@ -145,7 +146,7 @@ def _record(ready: Opened, outcome: Outcome, plan: Plan, config: TrainSection) -
         first_loss=outcome.first_loss,
         last_loss=outcome.last_loss,
         seconds=outcome.seconds,
-        peak_memory_gib=peak_of_all(peak_memory_gib(device), device),
+        peak_memory_gib=Ranks.launched().maximum(peak_memory_gib(device), device),
         tokens=outcome.tokens,
         padding=1 - outcome.tokens / max(1, outcome.slots),
         resampled=resampled(config.resample, ready.region.layers, outcome.rows) if ready.turns else None,

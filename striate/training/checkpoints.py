@@ -17,7 +17,8 @@ from striate.config import TrainSection
 from striate.data.samples import Sample
 from striate.errors import TrainingError
 from striate.storage.atomic import write_text
-from striate.training.distributed.ranks import Processes, copy_into, whole
+from striate.training.distributed.full_parameters import copy_into, gathered
+from striate.training.distributed.ranks import Ranks
 
 COMPLETE = "complete.json"
 WEIGHTS = "trainable.safetensors"
@@ -88,9 +89,9 @@ def save_trainable(model: nn.Module, folder: Path, names: Container[str]) -> Non
     tensors = {}
     for name, parameter in model.named_parameters():
         if name in names:
-            with whole(parameter) as tensor:
+            with gathered(parameter) as tensor:
                 tensors[name] = tensor.detach().contiguous()
-    if Processes.launched().writes:
+    if Ranks.launched().is_main:
         folder.mkdir(parents=True, exist_ok=True)
         save_file(tensors, str(folder / WEIGHTS))
 

@@ -17,11 +17,12 @@ from striate.data.collate import Collator
 from striate.data.samples import Sample
 from striate.progress import Progress
 from striate.training.approximations import frozen_format
+from striate.training.batching.micro_batches import share_of, touch_of
 from striate.training.caching.vision_features import CachedFeatures
 from striate.training.checkpoints import COMPLETE, load_trainable, step_of
 from striate.training.compile.policy import Speed, fast
-from striate.training.distributed.ranks import Processes
-from striate.training.distributed.sharding import is_uneven, name_layers, sharding, share_of, touch_of
+from striate.training.distributed.ranks import Ranks
+from striate.training.distributed.sharding import may_lack_gradients, set_wrapping_policy, sharding
 from striate.training.lisa import LayerTurns
 from striate.training.metrics_log import StepLog
 from striate.training.precision import checkpointed
@@ -67,7 +68,7 @@ def run_sitting(
     checkpoint: Path | None,
     prove: Proof,
     progress: Progress,
-    processes: Processes,
+    ranks: Ranks,
     cached: CachedFeatures | None = None,
     turns: LayerTurns | None = None,
     speed: Speed | None = None,
@@ -79,7 +80,7 @@ def run_sitting(
         ArtifactError: log or checkpoints can't be written.
     """
     done = step_of(checkpoint)
-    with StepLog(log, done, processes.writes) as step_log, progress.track("train", plan.steps) as advance:
+    with StepLog(log, done, ranks.is_main) as step_log, progress.track("train", plan.steps) as advance:
         if checkpoint:
             progress.say(f"going on from step {done} of {plan.steps}")
             advance(done)
@@ -87,7 +88,7 @@ def run_sitting(
             load_trainable(model, checkpoint)
             proof = json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8"))["proof"]
         else:
-            name_layers(model)
+            set_wrapping_policy(model)
             trainer = RegionTrainer(
                 model,
                 training_arguments(
@@ -98,12 +99,12 @@ def run_sitting(
                     half=half,
                     seed=seed,
                     work_dir=work_dir,
-                    uneven=is_uneven(model),
+                    uneven=may_lack_gradients(model),
                 ),
                 samples,
                 cached.collator if cached else collator,
-                share=share_of(processes, plan.micro_batch, config, machine),
-                touch=touch_of(processes, config, samples),
+                share=share_of(ranks, plan.micro_batch, config, machine),
+                touch=touch_of(ranks, config, samples),
                 projector_lr=config.projector_lr,
                 checkpointing=config.gradient_checkpointing,
                 step_log=step_log,
@@ -124,7 +125,7 @@ def run_sitting(
             ):
                 _train(trainer, checkpoint, half)
             proof = trainer.proof
-    rows = processes.share(step_log.rows)
+    rows = ranks.broadcast(step_log.rows)
     return Outcome(proof, rows[0]["loss"], rows[-1]["loss"], sum(row["seconds"] for row in rows), rows)
 
 

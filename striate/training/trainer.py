@@ -21,8 +21,8 @@ from striate.training.async_metrics import Facts, Readings
 from striate.training.batching.micro_batches import Share, StepCollator, StepSampler, Touch, stand_in
 from striate.training.batching.order import SeededOrder
 from striate.training.checkpoints import load_trainable, mark_complete, save_trainable
-from striate.training.distributed.gradient_sync import Exchange
-from striate.training.distributed.sharding import is_uneven
+from striate.training.distributed.gradient_sync import GradientSync
+from striate.training.distributed.sharding import may_lack_gradients
 from striate.training.lisa import OPEN_LAYERS, LayerTurns
 from striate.training.loss import answer_loss
 from striate.training.metrics_log import StepLog
@@ -93,9 +93,10 @@ class RegionTrainer(StepTrainer):
         self.packing_proof = ""
         self.rates: dict[str, float] = {}
         self.turns = turns
-        self.exchange: Exchange | None = None
+        self.gradient_sync: GradientSync | None = None
         if turns and self.accelerator.num_processes > 1:
-            self.exchange = Exchange([one for one in model.parameters() if one.requires_grad], is_uneven(model))
+            trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+            self.gradient_sync = GradientSync(trained, may_lack_gradients(model))
             # Prepared as for evaluation a model is not wrapped by DistributedDataParallel.
             self.accelerator.prepare_model = partial(self.accelerator.prepare_model, evaluation_mode=True)
         self.trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -112,9 +113,9 @@ class RegionTrainer(StepTrainer):
     ) -> torch.Tensor:
         """Return the loss of a step after its backward passes; gradients are those of all processes then."""
         loss = super().training_step(model, inputs, num_items_in_batch)
-        if self.turns and self.exchange:
+        if self.turns and self.gradient_sync:
             self.turns.check_gradients()
-            self.exchange.average()
+            self.gradient_sync.average_gradients()
         return loss
 
     def compute_loss(
@@ -224,8 +225,8 @@ class _Watch(TrainerCallback):
         """Prove that exactly the chosen tensors receive gradients, with weights and modes as training has them."""
         self._trainer.model.train()
         self._trainer.frozen.set_eval()
-        if self._trainer.exchange:
-            self._trainer.exchange.begin()
+        if self._trainer.gradient_sync:
+            self._trainer.gradient_sync.broadcast_parameters()
         self._trainer.proof = self._trainer.prove(self._trainer.model)
         if self._trainer.packing:
             self._trainer.prove_packing(self._trainer.packing)

@@ -26,9 +26,9 @@ from striate.data.samples import Message, Sample
 from striate.errors import StriateError
 from striate.stages.train import train
 from striate.training.async_metrics import Facts
-from striate.training.distributed.gradient_sync import Exchange
-from striate.training.distributed.ranks import Processes
-from striate.training.distributed.sharding import LAYERS_VARIABLE
+from striate.training.distributed.gradient_sync import GradientSync
+from striate.training.distributed.ranks import Ranks
+from striate.training.distributed.sharding import WRAP_VARIABLE
 from striate.training.trainer import RegionTrainer
 
 REGION = Region(layers=(1, 3), num_layers=4, spec="ids:1,3")
@@ -70,7 +70,7 @@ def run(folder: Path, name: str, config: TrainSection, **more: Any) -> dict[str,
         base_path="base",
     )
     state = {key: value for key, value in loaded.model.state_dict().items() if not hasattr(value, "full_tensor")}
-    if Processes.launched().writes:
+    if Ranks.launched().is_main:
         torch.save(state, place / "state.pt")
     return {"loss": [record.first_loss, record.last_loss], "proof": record.proof, "padding": record.padding}
 
@@ -122,7 +122,7 @@ def sharded() -> Iterator[None]:
         yield
     finally:
         RegionTrainer.create_accelerator_and_postprocess = plain  # type: ignore[method-assign]
-        for name in (*wanted, LAYERS_VARIABLE):
+        for name in (*wanted, WRAP_VARIABLE):
             os.environ.pop(name, None)
 
 
@@ -140,7 +140,7 @@ def never_wrapped() -> Iterator[None]:
 
 def exchanged() -> dict[str, Any]:
     """Return the gradients after an exchange, as lists: of two formats, turned, closed, missing here and everywhere."""
-    index = Processes.launched().index
+    index = Ranks.launched().rank
     shapes = [(3, 2), (2, 5), (4,), (2, 2), (3,), (2,)]
     kinds = [torch.bfloat16 if number == 2 else torch.float32 for number in range(6)]
     tensors = [
@@ -154,11 +154,11 @@ def exchanged() -> dict[str, Any]:
             tensor.grad = ((count + 1) * (1 + 2 * index) * (number + 1)).view(tensor.shape)
     tensors[turned].grad = tensors[turned].grad.t().contiguous().t()
     tensors[shut].requires_grad_(False)
-    exchange = Exchange(tensors, uneven=True)
-    exchange.begin()
+    sync = GradientSync(tensors, may_lack_gradients=True)
+    sync.broadcast_parameters()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("striate.training.distributed.gradient_sync.MESSAGE", 60)
-        exchange.average()
+        patch.setattr("striate.training.distributed.gradient_sync.BUCKET_BYTES", 60)
+        sync.average_gradients()
     return {
         "gradients": [None if one.grad is None else one.grad.flatten().tolist() for one in tensors],
         "values": [float(one.detach().float().sum()) for one in tensors],
@@ -170,7 +170,7 @@ def scenario(folder: Path, name: str) -> dict[str, Any]:
     machine = MACHINE.model_copy(update={"micro_batch": 2})
     if name == "lora":
         # Checkpointed decoder layers change no gradient, and run again outside of the forward pass.
-        together = {"gradient_checkpointing": Processes.launched().count > 1}
+        together = {"gradient_checkpointing": Ranks.launched().world_size > 1}
         return run(folder, name, LORA.model_copy(update=together), machine=machine)
     if name == "int8":
         return run(folder, name, LORA.model_copy(update={"frozen": "int8"}), machine=machine)
@@ -185,7 +185,7 @@ def scenario(folder: Path, name: str) -> dict[str, Any]:
     if name.startswith("turns"):
         together = {"resample": ResampleSection(active=1, every=2, state="drop" if name == "turns-lora" else "keep")}
         config = (LORA if name == "turns-lora" else FULL).model_copy(update=together)
-        if name == "turns-lora" and Processes.launched().count > 1:
+        if name == "turns-lora" and Ranks.launched().world_size > 1:
             with interrupted_after(3):
                 run(folder, name, config)
         with never_wrapped():
@@ -212,17 +212,17 @@ def scenario(folder: Path, name: str) -> dict[str, Any]:
 def main(chosen: Callable[[Path, str], dict[str, Any]] = scenario) -> None:
     """Run the scenarios of the command line, in order."""
     folder, names = Path(sys.argv[1]), sys.argv[2:]
-    processes = Processes.launched()
-    if processes.writes and not (folder / "pack").exists():
+    ranks = Ranks.launched()
+    if ranks.is_main and not (folder / "pack").exists():
         build_pack(folder / "pack")
-    processes.join(torch.device("cpu"))
-    processes.wait()
+    ranks.join(torch.device("cpu"))
+    ranks.barrier()
     for name in names:
         result = chosen(folder, name)
         text = json.dumps(result)
-        (folder / f"{name}.{processes.index}.json").write_text(text, encoding="utf-8")
-        processes.wait()
-    if processes.count > 1:
+        (folder / f"{name}.{ranks.rank}.json").write_text(text, encoding="utf-8")
+        ranks.barrier()
+    if ranks.world_size > 1:
         torch.distributed.destroy_process_group()
         sys.stdout.flush()
         # All is written; threads of PyTorch's that outlive the group now and then abort an interpreter that ends.

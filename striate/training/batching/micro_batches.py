@@ -10,11 +10,14 @@ from typing import Literal
 import torch
 from torch.utils.data import Sampler
 
+from striate.config import MachineSection, TrainSection
 from striate.data.collate import Collator
 from striate.data.encoding import IGNORED, Encoded
 from striate.data.packing import FILLER, Batch, first_fit
 from striate.data.samples import Sample
 from striate.training.batching.order import SeededOrder
+from striate.training.distributed.ranks import Ranks
+from striate.training.distributed.sharding import sharding
 
 Touch = Literal["", "last", "all"]
 
@@ -139,3 +142,21 @@ class StepCollator:
 def stand_in(samples: Sequence[Sample]) -> Sample:
     """Return the sample with the fewest pictures, but one, and the shortest text; any short one if none has any."""
     return min(samples, key=lambda one: (not one.images, len(one.images), sum(len(m.text) for m in one.messages)))
+
+
+def share_of(ranks: Ranks, micro_batch: int, config: TrainSection, machine: MachineSection) -> Share:
+    """Return which samples of a step are this rank's, and how they are batched."""
+    return Share(micro_batch, machine.pack_tokens if config.packing else None, ranks.rank, ranks.world_size)
+
+
+def touch_of(ranks: Ranks, config: TrainSection, samples: Sequence[Sample]) -> Touch:
+    """Return which batches must have a picture.
+
+    Ranks that average gradients (DDP) must all have one of the projector by then; those that share weights (FSDP2,
+    ZeRO-3) must run the same modules in every batch.
+    """
+    if ranks.world_size == 1 or not any(sample.images for sample in samples):
+        return ""
+    if sharding():
+        return "all"
+    return "last" if config.train_projector else ""

@@ -24,7 +24,7 @@ from striate.training.caching.cache_keys import features_key, picture_keys, toke
 from striate.training.caching.collator import FEATURES, FeatureCollator
 from striate.training.caching.tensor_store import StoredTensors, TensorWriter, write_once
 from striate.training.caching.vision_pass import SHAPES, VisionPass
-from striate.training.distributed.ranks import Processes
+from striate.training.distributed.ranks import Ranks
 from striate.training.numerical_agreement import hidden_states, moved, unexplained
 from striate.training.precision import HALF
 
@@ -94,7 +94,7 @@ def cached_features(
             folder = Path(machine.cache_folder) if machine.cache_folder else cache_folder() / "vision"
             place = folder / features_key(model, processor, keys, half)
             tokens = place / tokens_key(processor, keys, collator.max_length)
-            written = Processes.launched().first(lambda: _write(place, tokens, vision_pass))
+            written = Ranks.launched().on_main(lambda: _write(place, tokens, vision_pass))
             progress.say(f"vision features {'written to' if written else 'read from'} {place}")
             features, encoded = StoredTensors(place), _read_samples(tokens, len(keys))
         cached_samples = {sample: (one, keys[sample]) for sample, one in zip(keys, encoded, strict=True)}
