@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from striate.artifacts import (
     read_lines,
     write_document,
 )
+from striate.config import dump_config, load_config
 from striate.reporting.charts.drawing.svg import NARROW, WIDE
 from striate.reporting.charts.retention_bars import draw_retention_bars, retained_rows
 from striate.reporting.charts.scatter import COSTS, items_per_second, points_of
@@ -348,3 +350,52 @@ def test_a_run_with_one_model_has_a_browser_without_comparison(make_run: MakeRun
     assert re.findall(r'data-change="(\w+)"', page.partition("<script>")[0]) == ["all", "wrong", "unparsed"]
     assert 'id="by-against"' not in page
     assert gather(folder).labels == ["start"]
+
+
+OTHER = "tuned all: 7B"
+
+
+@pytest.fixture(scope="module")
+def compared(make_run: MakeRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that holds a model of `evaluate.others` against its own."""
+    folder = make_run(tmp_path_factory.mktemp("others") / "run")
+    config = load_config(folder / "config.yaml", [f"evaluate.others={json.dumps({OTHER: 'runs/all/checkpoint'})}"])
+    write_text(folder / "config.yaml", dump_config(config))
+    evals = folder / "eval"
+    record = read_document(evals / "tuned.json", EvalRecord)
+    write_document(evals / f"{OTHER}.json", record.model_copy(update={"label": OTHER, "parameters": 200_000_000}))
+    write_text(evals / f"{OTHER}.predictions.jsonl", (evals / "tuned.predictions.jsonl").read_text(encoding="utf-8"))
+    retention = read_document(evals / "retention.json", Retention)
+    rows = [row.model_copy(update={"label": OTHER}) for row in retention.rows if row.label == "tuned"]
+    write_document(evals / "retention.json", retention.model_copy(update={"rows": (*retention.rows, *rows)}))
+    return folder
+
+
+def test_models_of_others_are_wherever_the_runs_own_are(compared: Path, unpack: Callable[[str], str]) -> None:
+    html = unpack(report(compared).read_text(encoding="utf-8"))
+
+    def section(name: str) -> str:
+        return html.partition(f'<section id="{name}">')[2].partition("</section>")[0]
+
+    for name in ("tasks", "text", "trade"):
+        assert section(name).count(f"{OTHER}: ") == section(name).count("pruned: ") > 0
+    assert html.count(f"{OTHER} keeps ") == html.count("tuned keeps ")
+    found = asked(html)
+    assert found["models"] == [*LABELS, OTHER]
+    assert len(found["items"][0]["a"]) == 4
+    assert f">{OTHER}</option>" in section("answers")
+    assert f'"key other-tuned-all-7b"></i>{OTHER}' in section("tasks")
+
+
+def test_models_of_others_have_a_colour_of_their_own(compared: Path) -> None:
+    html = report(compared).read_text(encoding="utf-8")
+    name = "other-tuned-all-7b"
+    assert f"svg .bar.{name}{{fill:var(--s3)}}" in html
+    assert 'class="bar tuned all' not in html
+    assert asked(html)["classes"] == [*LABELS, name]
+
+
+def test_a_page_without_a_config_shows_what_was_compared(compared: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(compared, tmp_path / "run"))
+    (folder / "config.yaml").unlink()
+    assert gather(folder).labels == [*LABELS, OTHER]

@@ -10,10 +10,11 @@ import pytest
 
 from striate.artifacts import LayerScores, Region, Scores, write_document
 from striate.errors import ArtifactError
+from striate.reporting.charts.drawing.axes import nice_step
 from striate.reporting.charts.drawing.colours import DARK, LIGHT, STEPS, step_of, theme_css
 from striate.reporting.charts.drawing.layout import columns_of, lay_out, scale_of
 from striate.reporting.charts.drawing.svg import NARROW, WIDE
-from striate.reporting.charts.loss_curve import nice_step, points_of, smooth
+from striate.reporting.charts.loss_curve import points_of, smooth
 from striate.reporting.data.run_artifacts import LogStep, gather, read_log
 from striate.reporting.html import wording
 from striate.reporting.html.box_overlay import read_box

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from striate.reporting.charts.drawing.axes import marks_between, tick_label
 from striate.reporting.charts.drawing.svg import line, rect, text, text_width
-from striate.reporting.charts.loss_curve import nice_step, tick_label
 from striate.reporting.data.series import Series
 from striate.reporting.html.markup import Html, number, tag
 
@@ -50,9 +50,7 @@ class Axes:
             powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
             marks = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
             return [mark for mark in marks if self.low <= mark <= self.high]
-        step = nice_step(self.high - self.low)
-        first = math.ceil(self.low / step - 1e-9)
-        return [step * place for place in range(first, math.floor(self.high / step + 1e-9) + 1)]
+        return marks_between(self.low, self.high)
 
 
 def draw_bands(series: Sequence[Series], width: float) -> tuple[float, list[Html]]:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from striate.artifacts import TaskScore
+from striate.reporting.charts.drawing.axes import nice_step, tick_label
 from striate.reporting.charts.drawing.svg import WIDE, line, rect, text
-from striate.reporting.charts.loss_curve import nice_step, tick_label
 from striate.reporting.data.run_artifacts import Findings
 from striate.reporting.html.markup import Html, tag
+from striate.reporting.html.model_names import model_class
 from striate.reporting.html.wording import amount, score, score_span, shorten, words
 
 BAR, PITCH, SPACE = 9.0, 12.0, 13.0
@@ -118,7 +119,7 @@ def _bar(label: str, entry: TaskScore, y: float, left: float, scale: float) -> H
     value = f"{entry.score:.3f}" if entry.metric == "perplexity" else f"{100 * entry.score:.1f}"
     return tag(
         "g",
-        rect(left, y, entry.score * scale, BAR, tip, rx=1.5, class_=f"bar {label}"),
+        rect(left, y, entry.score * scale, BAR, tip, rx=1.5, class_=f"bar {model_class(label)}"),
         tag("g", whisker, class_="whisker"),
-        text(max(high, left) + 6, middle + 3.5, value, class_=f"tiny {label}"),
+        text(max(high, left) + 6, middle + 3.5, value, class_=f"tiny {model_class(label)}"),
     )

@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from striate.reporting.charts.drawing.axes import nice_step, tick_label
 from striate.reporting.charts.drawing.svg import line, rect, text
 from striate.reporting.data.run_artifacts import LogStep
 from striate.reporting.html.markup import Html, number, tag
-from striate.reporting.html.wording import MINUS
 
 LEFT, RIGHT, TOP = 46.0, 8.0, 12.0
 MOST_POINTS = 240
@@ -95,13 +95,6 @@ def _panel(log: Sequence[LogStep], series: Sequence[Sequence[Point]], top: float
     return Panel(top, height, width, log[0].step, log[-1].step, 0.0, step * math.ceil(highest / step - 1e-9))
 
 
-def nice_step(highest: float, ticks: int = 4) -> float:
-    """Return a round distance between about `ticks` marks up to `highest`."""
-    rough = highest / ticks
-    size = 10.0 ** math.floor(math.log10(rough))
-    return next(factor * size for factor in (1, 2, 2.5, 5, 10) if factor * size >= rough * 0.999)
-
-
 def _axes(panel: Panel, ticks: int = 4) -> list[Html]:
     """Return grid lines with their values."""
     step = (panel.high - panel.low) if ticks == 1 else nice_step(panel.high, ticks)
@@ -112,12 +105,6 @@ def _axes(panel: Panel, ticks: int = 4) -> list[Html]:
         shapes.append(line(LEFT, y, panel.width - RIGHT, y, class_="grid" if value else "axis"))
         shapes.append(text(LEFT - 8, y + 3.6, tick_label(value), class_="tick end"))
     return shapes
-
-
-def tick_label(value: float) -> str:
-    """Return a round value as briefly as it goes: `0.5`, `2e−4`."""
-    text = f"{value:.1e}".replace(".0e", "e").replace("e-0", "e-") if 0 < value < 1e-2 else f"{value:g}"
-    return text.replace("-", MINUS)
 
 
 def _path(points: Sequence[Point], panel: Panel, kind: str) -> Html | None:

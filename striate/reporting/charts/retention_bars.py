@@ -9,7 +9,8 @@ from striate.artifacts import Difference
 from striate.reporting.charts.bars import BAR, PITCH, task_name
 from striate.reporting.charts.drawing.svg import WIDE, line, rect, text
 from striate.reporting.html.markup import Html, tag
-from striate.reporting.html.wording import ORDER, sample, shorten
+from striate.reporting.html.model_names import model_class, place_of
+from striate.reporting.html.wording import sample, shorten
 
 LEFT, VALUE_ROOM, SPACE = 236.0, 58.0, 14.0
 LEAST_REACH, MOST_REACH = 120.0, 250.0
@@ -19,7 +20,7 @@ Task = tuple[bool, bool, str, str, str]
 def retained_rows(rows: Sequence[Difference]) -> list[Difference]:
     """Return the rows that have a retention: all visual tasks and all text tasks first, then task by task."""
     kept = [row for row in rows if row.retention is not None]
-    return sorted(kept, key=lambda row: (*_task(row), (*ORDER, row.label).index(row.label)))
+    return sorted(kept, key=lambda row: (*_task(row), place_of(row.label)))
 
 
 def draw_retention_bars(rows: Sequence[Difference], width: float) -> tuple[float, list[Html]]:
@@ -86,7 +87,7 @@ def _row(rows: Sequence[Difference], y: float, left: float, scale: float, reach:
 
 def _bar(row: Difference, y: float, left: float, scale: float, reach: float) -> Html:
     """Return one model's bar, its interval and its value."""
-    value = row.retention or 0.0
+    value, kind = row.retention or 0.0, model_class(row.label)
     low, high = row.retention_low, row.retention_high
     tip = f"{row.label} keeps {value:.1f}% of {row.baseline}"
     whisker = None
@@ -98,7 +99,15 @@ def _bar(row: Difference, y: float, left: float, scale: float, reach: float) -> 
         end = max(end, min(high, reach))
     return tag(
         "g",
-        rect(left, y, min(value, reach) * scale, BAR, f"{tip}, {sample(row.n)}", rx=1.5, class_=f"bar {row.label}"),
+        rect(
+            left,
+            y,
+            min(value, reach) * scale,
+            BAR,
+            f"{tip}, {sample(row.n)}",
+            rx=1.5,
+            class_=f"bar {model_class(row.label)}",
+        ),
         whisker,
-        text(left + end * scale + 6, y + BAR / 2 + 3.5, f"{value:.1f}", class_=f"tiny {row.label}"),
+        text(left + end * scale + 6, y + BAR / 2 + 3.5, f"{value:.1f}", class_=f"tiny {kind}"),
     )

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from striate.artifacts import EvalRecord
 from striate.reporting.charts.bands import LEFT
+from striate.reporting.charts.drawing.axes import marks_between, tick_label
 from striate.reporting.charts.drawing.svg import WIDE, line, text
-from striate.reporting.charts.loss_curve import nice_step, tick_label
 from striate.reporting.html.markup import Html, tag
+from striate.reporting.html.model_names import model_class
 from striate.reporting.html.wording import MINUS
 
 HEIGHT, TOP, RIGHT = 250.0, 14.0, 20.0
@@ -80,10 +81,10 @@ def draw_scatter(points: Sequence[Point], kind: str, cost: Cost, width: float) -
         return TOP + HEIGHT * (1 - (value - low) / (high - low))
 
     shapes: list[Html] = []
-    for mark in _marks(low, high):
+    for mark in marks_between(low, high):
         shapes.append(line(LEFT, y(mark), width - RIGHT, y(mark), class_="grid"))
         shapes.append(text(LEFT - 8, y(mark) + 3.6, f"{tick_label(mark)}%", class_="tick end"))
-    for mark in _marks(left, right, 6 if width >= WIDE else 3):
+    for mark in marks_between(left, right, 6 if width >= WIDE else 3):
         shapes.append(text(x(mark), TOP + HEIGHT + 17, tick_label(mark), class_="tick middle"))
     shapes += [
         line(LEFT, TOP + HEIGHT, width - RIGHT, TOP + HEIGHT, class_="axis"),
@@ -102,13 +103,13 @@ def _point(point: Point, cost: Cost, x: float, y: Callable[[float], float], widt
     near_edge = x > width - 90
     name = text(x + (-10 if near_edge else 10), y(point.score) - 7, point.label, class_=_name_class(point, near_edge))
     whisker = tag("g", line(x, y(point.low), x, y(point.high)), class_="whisker")
-    dot = tag("circle", tag("title", tip), cx=x, cy=y(point.score), r=6.0, class_=f"bar {point.label}")
+    dot = tag("circle", tag("title", tip), cx=x, cy=y(point.score), r=6.0, class_=f"bar {model_class(point.label)}")
     return tag("g", whisker, dot, name)
 
 
 def _name_class(point: Point, near_edge: bool) -> str:
     """Return the classes of a point's name."""
-    return f"head {point.label} end" if near_edge else f"head {point.label}"
+    return f"head {model_class(point.label)}{' end' if near_edge else ''}"
 
 
 def _span(values: Sequence[float]) -> tuple[float, float]:
@@ -120,13 +121,6 @@ def _span(values: Sequence[float]) -> tuple[float, float]:
 def _score_span(points: Sequence[Point]) -> tuple[float, float]:
     """Return an axis that holds every interval."""
     return _span([edge for point in points for edge in (point.low, point.high)])
-
-
-def _marks(low: float, high: float, ticks: int = 4) -> list[float]:
-    """Return round values between `low` and `high`."""
-    step = nice_step(high - low, ticks)
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [float(f"{place * step:.6g}") for place in range(first, last + 1)]
 
 
 def caption(cost: Cost) -> str:

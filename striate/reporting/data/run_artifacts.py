@@ -23,9 +23,8 @@ from striate.artifacts import (
     read_document,
     read_lines,
 )
-from striate.config import RunConfig, load_config
+from striate.config import OWN_MODELS, RunConfig, load_config
 from striate.errors import ArtifactError
-from striate.reporting.html.wording import ORDER
 from striate.runs.run_record import RunRecord
 
 
@@ -77,8 +76,8 @@ class Findings:
 
     @property
     def labels(self) -> list[str]:
-        """The models that were evaluated, in the order of their making."""
-        return [label for label in ORDER if label in self.evals]
+        """The models that were evaluated: the run's own in the order of their making, then others."""
+        return list(self.evals)
 
 
 def gather(run: Path) -> Findings:
@@ -124,15 +123,18 @@ def _rows(entry: LayerScores) -> list[tuple[float, ...]]:
 
 def _read(run: Path) -> Findings:
     """Return whatever artifacts lie in `run`."""
-    config, evals = run / "config.yaml", run / "eval"
+    evals = run / "eval"
+    config = load_config(run / "config.yaml") if (run / "config.yaml").exists() else None
+    retention = _optional(evals / "retention.json", Retention)
     train = _optional(run / "train.json", TrainRecord)
     prune = _optional(run / "prune.json", PruneRecord)
     region = _optional(run / "region.json", Region)
-    records = {label: _optional(evals / f"{label}.json", EvalRecord) for label in ORDER}
-    answers = {label: evals / f"{label}.predictions.jsonl" for label in ORDER}
+    labels = _model_labels(config, retention)
+    records = {label: _optional(evals / f"{label}.json", EvalRecord) for label in labels}
+    answers = {label: evals / f"{label}.predictions.jsonl" for label in labels}
     return Findings(
         run=run,
-        config=load_config(config) if config.exists() else None,
+        config=config,
         record=_optional(run / "run.json", RunRecord),
         scores=_optional(run / "scores.json", Scores),
         region=region or (train.trainable.region if train else None) or (prune.region if prune else None),
@@ -141,10 +143,19 @@ def _read(run: Path) -> Findings:
         prune=prune,
         evals={label: record for label, record in records.items() if record},
         predictions={label: read_lines(path, Prediction) for label, path in answers.items() if path.exists()},
-        retention=_optional(evals / "retention.json", Retention),
+        retention=retention,
         gate=_optional(evals / "gate.json", GateResult),
         suites=tuple(read_document(path, SuiteRecord) for path in sorted((evals / "suites").glob("*.json"))),
     )
+
+
+def _model_labels(config: RunConfig | None, retention: Retention | None) -> list[str]:
+    """Return the models that may have been evaluated; without a config others are those that were compared."""
+    if config:
+        others = list(config.evaluate.others)
+    else:
+        others = [label for row in retention.rows for label in (row.baseline, row.label)] if retention else []
+    return list(dict.fromkeys((*OWN_MODELS, *others)))
 
 
 def read_log(path: Path) -> tuple[LogStep, ...]:

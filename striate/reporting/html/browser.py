@@ -12,6 +12,7 @@ from striate.reporting.data.examples import choose
 from striate.reporting.data.run_artifacts import Findings
 from striate.reporting.html.box_overlay import boxes_of
 from striate.reporting.html.markup import Html, tag
+from striate.reporting.html.model_names import model_class
 from striate.reporting.html.thumbnails import TINY, Album, Thumbnail, longest_side
 from striate.reporting.html.wording import amount, count, shorten
 
@@ -38,7 +39,13 @@ def draw_browser(found: Findings) -> Html | None:
     album = _album(found, shown)
     records = [_record(example, album) for example in shown]
     labels = list(found.predictions)
-    data = {"models": labels, "baseline": _baseline(found, labels), "tiny": TINY, "block": PICTURES_A_BLOCK}
+    data = {
+        "models": labels,
+        "classes": [model_class(label) for label in labels],
+        "baseline": _baseline(found, labels),
+        "tiny": TINY,
+        "block": PICTURES_A_BLOCK,
+    }
     return tag(
         "div",
         tag("p", _told(everything, shown, album), class_="caption"),
@@ -58,7 +65,7 @@ def draw_browser(found: Findings) -> Html | None:
 
 def _album(found: Findings, shown: Sequence[Example]) -> Album:
     """Return an empty album for the pictures of `shown`."""
-    pictures = {(one.first.image, one.first.pack) for one in shown if one.first.image}
+    pictures = {(example.first.image, example.first.pack) for example in shown if example.first.image}
     packs = found.config.evaluate.packs if found.config else ()
     return Album(found.run, packs, longest_side(len(pictures)))
 

@@ -11,6 +11,7 @@ from striate.reporting.charts.drawing.colours import LIGHT, theme_css
 from striate.reporting.charts.drawing.svg import rect
 from striate.reporting.data.run_artifacts import Findings
 from striate.reporting.html.markup import Html, tag
+from striate.reporting.html.model_names import others_css
 from striate.reporting.sections.gate_table import draw_gate
 from striate.reporting.sections.page_sections import draw_sections
 from striate.reporting.sections.summary import draw_tiles, headline
@@ -24,7 +25,7 @@ SCRIPTS = ("page", "chooser", "save", "browser")
 def draw_page(found: Findings, regions: Sequence[Region] = ()) -> str:
     """Return the whole page as HTML; `regions` of several strategies are shown side by side."""
     title = found.config.report.title if found.config else "striate run"
-    style = Html(_data("page.css").replace("/* theme */", theme_css()))
+    style = Html(_data("page.css").replace("/* theme */", theme_css() + "\n" + others_css(found.labels)))
     head = tag(
         "head",
         tag("meta", charset="utf-8"),

@@ -6,8 +6,6 @@ import math
 
 MINUS = "−"
 DASH = "–"
-LABELS = {"start": "start", "tuned": "tuned", "pruned": "pruned"}
-ORDER = ("start", "tuned", "pruned")
 
 
 def percent(share: float, digits: int = 1) -> str:

@@ -52,9 +52,9 @@ if (browser) {
     }
   }, { rootMargin: "300px" });
 
-  function boxOf(name, box) {
+  function boxOf(name, kind, box) {
     const [left, top, right, bottom] = box.map((value) => 100 * value);
-    const made = make("span", `box ${name}`, "", make("span", "unheard", `box: ${name}`));
+    const made = make("span", `box ${kind}`, "", make("span", "unheard", `box: ${name}`));
     Object.assign(made.style, {
       left: `${left}%`, top: `${top}%`, width: `${right - left}%`, height: `${bottom - top}%`,
     });
@@ -67,8 +67,10 @@ if (browser) {
     const made = make("div", "photo");
     made.dataset.picture = item.p;
     made.dataset.alt = `picture of the question: ${item.q}`;
-    made.boxes = item.box ? [boxOf("expected", item.box)] : [];
-    (item.boxes || []).forEach((box, model) => { if (box) made.boxes.push(boxOf(asked.models[model], box)); });
+    made.boxes = item.box ? [boxOf("expected", "expected", item.box)] : [];
+    (item.boxes || []).forEach((box, model) => {
+      if (box) made.boxes.push(boxOf(asked.models[model], asked.classes[model], box));
+    });
     sight.observe(made);
     return made;
   }
@@ -82,7 +84,7 @@ if (browser) {
     if (!item.a[model]) said.append(make("i", "", "no answer"));
     if (item.s[model] > 0 && item.s[model] < 1) said.append(` (${item.s[model].toFixed(2)})`);
     if (item.u?.[model]) said.append(" ", make("i", "unread", "not readable"));
-    return make("li", "", "", mark, make("span", `who ${asked.models[model]}`, asked.models[model]), said);
+    return make("li", "", "", mark, make("span", `who ${asked.classes[model]}`, asked.models[model]), said);
   }
 
   function card(item) {

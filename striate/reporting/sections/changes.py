@@ -8,6 +8,7 @@ from striate.artifacts import Difference, TaskScore
 from striate.reporting.charts.bars import task_name
 from striate.reporting.data.run_artifacts import Findings
 from striate.reporting.html.markup import Html, tag
+from striate.reporting.html.model_names import model_name
 from striate.reporting.html.tables import Cell, table
 from striate.reporting.html.wording import count, plain_number, points, words
 
@@ -36,7 +37,7 @@ def _cells(row: Difference) -> list[Cell]:
     told = points(row.resolvable, row.metric).lstrip("+") if row.resolvable is not None else "–"
     return [
         Cell(name, head=True),
-        Cell(tag("span", tag("i", class_=f"key {row.label}"), row.label, class_="named")),
+        Cell(model_name(row.label)),
         Cell(count(row.n), right=True),
         Cell(_counted(row.wrong_to_right), right=True),
         Cell(_counted(row.right_to_wrong), right=True),
@@ -70,7 +71,7 @@ def _detail(label: str, task: TaskScore) -> list[Cell]:
     told = ", ".join(f"{words(name)} {plain_number(value)}" for name, value in task.details.items())
     return [
         Cell(task_name(task.pack, task.task), head=True),
-        Cell(tag("span", tag("i", class_=f"key {label}"), label, class_="named")),
+        Cell(model_name(label)),
         Cell(words(task.metric)),
         Cell(f"{count(task.unparsed)} of {count(task.n)}", right=True),
         Cell(told or "–", long=True),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from striate.reporting.charts.scatter import items_per_second
 from striate.reporting.data.run_artifacts import Findings
 from striate.reporting.html.markup import Html, tag
+from striate.reporting.html.model_names import model_name
 from striate.reporting.html.tables import Cell, share_bar, table
 from striate.reporting.html.wording import count, duration, gibibytes, plain_number, size
 
@@ -36,7 +37,7 @@ def draw_models(found: Findings) -> Html | None:
     records = [found.evals[label] for label in found.labels]
     rows = [
         [
-            Cell(tag("span", tag("i", class_=f"key {record.label}"), record.label, class_="named"), head=True),
+            Cell(model_name(record.label), head=True),
             Cell(count(record.num_layers), right=True),
             Cell(count(record.parameters), right=True),
             Cell(size(record.size_bytes) if record.size_bytes else "–", right=True),

@@ -12,6 +12,7 @@ from striate.reporting.charts.scatter import COSTS, Cost, Point, caption, draw_s
 from striate.reporting.data.run_artifacts import Findings
 from striate.reporting.html.chooser import chooser
 from striate.reporting.html.markup import Child, Html, tag
+from striate.reporting.html.model_names import model_class
 from striate.reporting.sections.changes import draw_changes, draw_details
 from striate.reporting.sections.retention import draw_retention
 
@@ -23,7 +24,7 @@ def key(entries: Sequence[tuple[str, str]]) -> Html:
 
 def labels_key(labels: Sequence[str]) -> Html:
     """Return a legend of models."""
-    return key([(name, name) for name in labels])
+    return key([(model_class(label), label) for label in labels])
 
 
 def task_bars(found: Findings, kind: str, rows: Sequence[Row]) -> Child:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from striate.artifacts import SuiteRecord
-from striate.reporting.html.markup import Html, tag
+from striate.reporting.html.markup import Html
+from striate.reporting.html.model_names import model_name, place_of
 from striate.reporting.html.tables import Cell, table
-from striate.reporting.html.wording import ORDER, count, plain_number
+from striate.reporting.html.wording import count, plain_number
 
 ERROR = "_stderr"
 HEADS = ["task", "model", "harness", "metric", "n", "value", "standard error"]
@@ -21,7 +22,7 @@ def draw_harnesses(records: Sequence[SuiteRecord]) -> Html | None:
 
 def _order(record: SuiteRecord) -> tuple[str, int]:
     """Return where a record stands: models in the order of their making."""
-    return record.harness, (*ORDER, record.label).index(record.label)
+    return record.harness, place_of(record.label)
 
 
 def _rows(record: SuiteRecord) -> list[list[Cell]]:
@@ -44,7 +45,7 @@ def _cells(record: SuiteRecord, task: str, metric: str, value: float, error: flo
     """Return one table row."""
     return [
         Cell(task, head=True),
-        Cell(tag("span", tag("i", class_=f"key {record.label}"), record.label, class_="named")),
+        Cell(model_name(record.label)),
         Cell(f"{record.harness} {record.harness_version}"),
         Cell(metric),
         Cell(count(record.samples[task]) if task in record.samples else "–", right=True),

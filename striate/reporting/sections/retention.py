@@ -9,8 +9,9 @@ from striate.reporting.charts.bars import task_name
 from striate.reporting.charts.drawing.svg import line, rect, title
 from striate.reporting.data.run_artifacts import Findings
 from striate.reporting.html.markup import Html, tag
+from striate.reporting.html.model_names import model_class, model_name, place_of
 from striate.reporting.html.tables import Cell, table
-from striate.reporting.html.wording import ORDER, count, percent, points, score, span, words
+from striate.reporting.html.wording import count, percent, points, score, span, words
 
 FOREST = 150.0
 MOST_OPEN = 16
@@ -41,7 +42,7 @@ def _order(row: Difference) -> tuple[bool, bool, str, str, str, int]:
         row.pack,
         row.task,
         row.metric,
-        (*ORDER, row.label).index(row.label),
+        place_of(row.label),
     )
 
 
@@ -58,7 +59,7 @@ def _cells(row: Difference, widest: float) -> list[Cell]:
     lower = " (lower is better)" if row.metric == "perplexity" else ""
     return [
         Cell(name + lower, head=True),
-        Cell(tag("span", tag("i", class_=f"key {row.label}"), row.label, class_="named")),
+        Cell(model_name(row.label)),
         Cell(count(row.n), right=True),
         Cell(score(row.baseline_score, row.metric), right=True),
         Cell(score(row.score, row.metric), right=True),
@@ -84,8 +85,8 @@ def forest(row: Difference, widest: float) -> Html:
     low, mid, high = (FOREST / 2 + scale * value for value in (row.low, row.difference, row.high))
     shapes = [
         line(FOREST / 2, 0, FOREST / 2, 18, class_="axis"),
-        rect(low, 8, max(1.5, high - low), 2, class_=f"bar {row.label}"),
-        tag("circle", cx=mid, cy=9.0, r=3.6, class_=f"bar {row.label}"),
+        rect(low, 8, max(1.5, high - low), 2, class_=f"bar {model_class(row.label)}"),
+        tag("circle", cx=mid, cy=9.0, r=3.6, class_=f"bar {model_class(row.label)}"),
         title(f"{points(row.difference)}, 95% interval {span(row.low, row.high)}"),
     ]
     label = f"{words(row.task)}: {points(row.difference)}"
