@@ -39,8 +39,8 @@ def check_region(config: RunConfig, region: Region) -> None:
         StriateError: they could not.
     """
     from striate.stages.prune import check_removal
-    from striate.training.lisa import check_resampling
+    from striate.training.lisa import check_lisa
 
     with_image_layers(region, config.train.image_also)
-    check_resampling(region, config.train.resample)
+    check_lisa(region, config.train.resample)
     check_removal(region, config.prune.remove)

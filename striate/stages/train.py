@@ -23,8 +23,8 @@ from striate.training.compile.policy import plan_speed
 from striate.training.distributed.full_parameters import unshard
 from striate.training.distributed.ranks import Ranks
 from striate.training.distributed.sharding import sharding
-from striate.training.lisa import resampled
-from striate.training.preflight_checks import check_training, warn_of_turns
+from striate.training.lisa import lisa_record
+from striate.training.preflight_checks import check_training, warn_of_lisa
 from striate.training.schedule import Plan
 from striate.training.session import Outcome, run_sitting
 from striate.training.setup import Opened, opened
@@ -83,7 +83,7 @@ def train(
     if not ranks.is_main:
         progress = Silent()
     plan = Plan.of(len(samples), config, machine, ranks.world_size)
-    warn_of_turns(region, config.resample, plan.steps, seed, progress)
+    warn_of_lisa(region, config.resample, plan.steps, seed, progress)
     run = {**identity(region, config, samples, seed, base_path), "sharding": sharding()}
     checkpoint = ranks.on_main(lambda: find_checkpoint(work_dir, run))
     collator = Collator(processor, config.max_length, train=True)
@@ -149,5 +149,5 @@ def _record(ready: Opened, outcome: Outcome, plan: Plan, config: TrainSection) -
         peak_memory_gib=Ranks.launched().maximum(peak_memory_gib(device), device),
         tokens=outcome.tokens,
         padding=1 - outcome.tokens / max(1, outcome.slots),
-        resampled=resampled(config.resample, ready.region.layers, outcome.rows) if ready.turns else None,
+        resampled=lisa_record(config.resample, ready.region.layers, outcome.rows) if ready.turns else None,
     )

@@ -1,4 +1,4 @@
-"""Numbers of a step that the accelerator is still computing, read once they are there."""
+"""Deferred metrics: loss and gradient norm are copied asynchronously and logged a step later, without a GPU sync."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Facts:
 Write = Callable[[Facts, float, float | None], None]
 
 
-class Readings:
-    """Hands the loss and gradient norm of each step on, in order, the last `late` steps later.
+class DeferredMetrics:
+    """Hands on the loss and gradient norm of each step, in order, `late` steps later.
 
-    To read a number at once is to wait until the accelerator has nothing left to do: the next step's work would reach
-    it late. One step late it has been copied to the CPU while the next step was handed out.
+    To read a number at once is to wait until the accelerator has nothing left to do (a GPU sync), so that the next
+    step's kernels reach it late. One step later it has been copied to the CPU while the next step was launched.
     """
 
     def __init__(self, write: Write, late: int = 0) -> None:
@@ -44,21 +44,19 @@ class Readings:
 
     def add(self, facts: Facts, loss: torch.Tensor, norm: torch.Tensor | float | None) -> None:
         """Take a step's numbers as they will be, and hand on those of the step before that are due."""
-        # Where weights are sharded the norm lies on all processes, each of which comes here.
-        found: Any = norm
-        found = found.full_tensor() if hasattr(found, "full_tensor") else found
-        known = None if found is None or isinstance(found, torch.Tensor) else float(found)
-        parts = [
-            one.detach().double().flatten() for one in (loss, facts.tokens, found) if isinstance(one, torch.Tensor)
-        ]
-        values = torch.cat([part.to(loss.device, non_blocking=True) for part in parts])
+        # With sharded weights the norm lies on all ranks, each of which comes here.
+        norm = norm.full_tensor() if isinstance(norm, torch.Tensor) and hasattr(norm, "full_tensor") else norm
+        known_norm = None if norm is None or isinstance(norm, torch.Tensor) else float(norm)
+        tensors = [value for value in (loss, facts.tokens, norm) if isinstance(value, torch.Tensor)]
+        doubles = [tensor.detach().double().flatten() for tensor in tensors]
+        values = torch.cat([part.to(loss.device, non_blocking=True) for part in doubles])
         event = None
         if values.device.type == "cuda":
             host = torch.empty(len(values), dtype=torch.float64, pin_memory=True)
             values = host.copy_(values, non_blocking=True)
             event = torch.cuda.Event()
             event.record()
-        self._waiting.append((facts, values, event, known))
+        self._waiting.append((facts, values, event, known_norm))
         while len(self._waiting) > self._late:
             self._read(None)
 
@@ -69,7 +67,7 @@ class Readings:
 
     def _read(self, now: float | None) -> None:
         """Hand the oldest step's numbers on; it ended `now`, or when its work had been handed out."""
-        facts, values, event, known = self._waiting.popleft()
+        facts, values, event, known_norm = self._waiting.popleft()
         if event:
             event.synchronize()
         loss, *rest = values.tolist()
@@ -80,4 +78,4 @@ class Readings:
             facts = replace(facts, more={**facts.more, **dict(zip(("tokens", "slots"), tokens, strict=True))})
         if now is not None:
             facts = replace(facts, at=now)
-        self._write(facts, loss, rest[0] if rest else known)
+        self._write(facts, loss, rest[0] if rest else known_norm)

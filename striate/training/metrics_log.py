@@ -1,4 +1,4 @@
-"""One JSON line a step: loss, learning rates, gradient norm, seconds."""
+"""Log of training metrics, `train_log.jsonl`: loss, learning rates, gradient norm and seconds of every step."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from striate.errors import TrainingError
 from striate.storage.atomic import cannot_write, write_text
 
 
-class StepLog:
+class MetricsLog:
     """Writes `train_log.jsonl` and stops training when its numbers go wrong.
 
     Keys of a line: `step` (from 1), `loss` (nats a token), `lr`, `projector_lr` (those used in this step),
     `grad_norm` (before clipping), `seconds` (of this step), `tokens` (of its samples) and `slots` (the same with
-    padding); where layers take turns also `open_layers`.
+    padding); with LISA also `open_layers`.
     """
 
     def __init__(self, path: Path, done: int = 0, writes: bool = True) -> None:
@@ -70,7 +70,7 @@ class StepLog:
         except OSError as error:
             raise cannot_write(self.path, error) from error
 
-    def __enter__(self) -> StepLog:
+    def __enter__(self) -> MetricsLog:
         return self
 
     def __exit__(

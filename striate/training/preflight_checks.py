@@ -16,7 +16,7 @@ from striate.models.structure.anatomy import check_decoder_only, find_anatomy
 from striate.models.trainable.apply import is_quantised
 from striate.progress import Progress
 from striate.training.distributed.sharding import check_sharding
-from striate.training.lisa import check_resampling, never_open
+from striate.training.lisa import check_lisa, never_sampled
 from striate.training.optimizers import check_optimizer
 
 
@@ -42,18 +42,18 @@ def check_training(
     _check_weights(model, config)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ArtifactError(f"{out} exists already", "a new or empty folder", "remove it, or choose another folder")
-    check_resampling(region, config.resample)
+    check_lisa(region, config.resample)
     check_sharding(config)
     check_optimizer(config, next(model.parameters()).device)
 
 
-def warn_of_turns(region: Region, section: ResampleSection, steps: int, seed: int, progress: Progress) -> None:
+def warn_of_lisa(region: Region, section: ResampleSection, steps: int, seed: int, progress: Progress) -> None:
     """Say which settings of `train.resample` have no effect, and which layers will never be open."""
     if section.active is None:
         return
     if section.active == len(region):
         progress.say(f"train.resample has no effect: all {len(region)} layers of the region are open all the time")
-    left_out = never_open(region, section, steps, seed)
+    left_out = never_sampled(region, section, steps, seed)
     if left_out:
         progress.say(
             f"layers {', '.join(map(str, left_out))} will not train: {steps} steps, with {section.active} layers drawn"

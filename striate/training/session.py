@@ -23,8 +23,8 @@ from striate.training.checkpoints import COMPLETE, load_trainable, step_of
 from striate.training.compile.policy import Speed, fast
 from striate.training.distributed.ranks import Ranks
 from striate.training.distributed.sharding import may_lack_gradients, set_wrapping_policy, sharding
-from striate.training.lisa import LayerTurns
-from striate.training.metrics_log import StepLog
+from striate.training.lisa import LisaSchedule
+from striate.training.metrics_log import MetricsLog
 from striate.training.precision import checkpointed
 from striate.training.schedule import Plan, training_arguments
 from striate.training.trainer import Proof, RegionTrainer
@@ -70,7 +70,7 @@ def run_sitting(
     progress: Progress,
     ranks: Ranks,
     cached: CachedFeatures | None = None,
-    turns: LayerTurns | None = None,
+    turns: LisaSchedule | None = None,
     speed: Speed | None = None,
 ) -> Outcome:
     """Return how the training went, with `model` trained in place from `checkpoint` (or the start) to the last step.
@@ -80,7 +80,7 @@ def run_sitting(
         ArtifactError: log or checkpoints can't be written.
     """
     done = step_of(checkpoint)
-    with StepLog(log, done, ranks.is_main) as step_log, progress.track("train", plan.steps) as advance:
+    with MetricsLog(log, done, ranks.is_main) as step_log, progress.track("train", plan.steps) as advance:
         if checkpoint:
             progress.say(f"going on from step {done} of {plan.steps}")
             advance(done)

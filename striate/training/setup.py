@@ -18,7 +18,7 @@ from striate.data.collate import Collator
 from striate.data.samples import Sample
 from striate.models.trainable.apply import apply_region, lora_config, prove_trainable
 from striate.training.approximations import begin_modes, end_modes
-from striate.training.lisa import LayerTurns
+from striate.training.lisa import LisaSchedule
 from striate.training.precision import MasterWeights
 
 
@@ -43,7 +43,7 @@ class Opened:
     trainable: Trainable
     names: set[str]
     weights: MasterWeights
-    turns: LayerTurns | None
+    turns: LisaSchedule | None
     collator: Collator
     example: Sample
     train_projector: bool
@@ -61,7 +61,7 @@ class Opened:
             prove_trainable(
                 prepared, self.region.model_copy(update={"layers": layers}), batch, train_projector=self.train_projector
             )
-            for layers in self.turns.one_after_another()
+            for layers in self.turns.open_each_set()
         ]
         sets = f"{len(self.region)} layers, proved in {len(proofs)} sets that were open one after another"
         return f"{sets}; the first: {proofs[0]}"
@@ -89,7 +89,7 @@ def opened(
         ModelError: the rule of `config.image_tokens` can't hold for this model.
     """
     tuned, trainable = _open(model, region, config, base_path)
-    turns = LayerTurns(tuned, region, config.resample, seed) if config.resample.active else None
+    turns = LisaSchedule(tuned, region, config.resample, seed) if config.resample.active else None
     names = {name for name, parameter in tuned.named_parameters() if parameter.requires_grad}
     weights = MasterWeights(tuned)
     example = next((sample for sample in samples if sample.images), samples[0])

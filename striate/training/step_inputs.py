@@ -18,7 +18,7 @@ from striate.data.encoding import IGNORED
 from striate.data.packing import FILLER, SEGMENTS, Batch
 from striate.models.interventions.vision_feature_tap import PIXELS
 from striate.models.visual_token_skipping.rule import rule_of
-from striate.training.async_metrics import Facts, Readings
+from striate.training.async_metrics import DeferredMetrics, Facts
 from striate.training.batching.label_positions import ANSWERS, find_answers
 from striate.training.batching.micro_batches import StepCollator, StepSampler
 from striate.training.caching.vision_features import SHAPES, CachedFeatures
@@ -53,7 +53,7 @@ class StepTrainer(Trainer):
 
     step_sampler: StepSampler
     step_collator: StepCollator
-    readings: Readings
+    readings: DeferredMetrics
     packing: Packing | None = None
     cached: CachedFeatures | None = None
     answer_multiple = 1

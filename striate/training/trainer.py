@@ -17,15 +17,15 @@ from striate.data.collate import Collator
 from striate.data.samples import Sample
 from striate.models.structure.anatomy import PROJECTOR, component_of, find_anatomy
 from striate.storage.atomic import cannot_write
-from striate.training.async_metrics import Facts, Readings
+from striate.training.async_metrics import DeferredMetrics, Facts
 from striate.training.batching.micro_batches import Share, StepCollator, StepSampler, Touch, stand_in
 from striate.training.batching.order import SeededOrder
 from striate.training.checkpoints import load_trainable, mark_complete, save_trainable
 from striate.training.distributed.gradient_sync import GradientSync
 from striate.training.distributed.sharding import may_lack_gradients
-from striate.training.lisa import OPEN_LAYERS, LayerTurns
+from striate.training.lisa import OPEN_LAYERS, LisaSchedule
 from striate.training.loss import answer_loss
-from striate.training.metrics_log import StepLog
+from striate.training.metrics_log import MetricsLog
 from striate.training.packing.packing_check import Packing, check_packing
 from striate.training.precision import FrozenModules
 from striate.training.step_inputs import StepTrainer
@@ -49,11 +49,11 @@ class RegionTrainer(StepTrainer):
         touch: Touch,
         projector_lr: float,
         checkpointing: bool,
-        step_log: StepLog,
+        step_log: MetricsLog,
         run: dict[str, Any],
         prove: Proof,
         advance: Callable[[int], None],
-        turns: LayerTurns | None = None,
+        turns: LisaSchedule | None = None,
     ) -> None:
         """Take a model whose chosen parameters are open already.
 
@@ -85,7 +85,7 @@ class RegionTrainer(StepTrainer):
         self.model_accepts_loss_kwargs = True
         self.projector_lr = projector_lr
         self.step_log = step_log
-        self.readings = Readings(self.write_step, late=int(args.device.type == "cuda"))
+        self.readings = DeferredMetrics(self.write_step, late=int(args.device.type == "cuda"))
         self.run = run
         self.prove = prove
         self.advance = advance
@@ -156,7 +156,7 @@ class RegionTrainer(StepTrainer):
 
     def facts(self) -> Facts:
         """Return what the log's line says of the step whose work has just been handed out."""
-        more: dict[str, Any] = {OPEN_LAYERS: list(self.turns.open)} if self.turns else {}
+        more: dict[str, Any] = {OPEN_LAYERS: list(self.turns.open_layers)} if self.turns else {}
         rate, projector_rate = self.rates.get("region", 0.0), self.rates.get("projector", 0.0)
         return Facts(self.state.global_step, rate, projector_rate, more, time.perf_counter(), self.count_tokens())
 
@@ -243,7 +243,7 @@ class _Watch(TrainerCallback):
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Open the layers whose turn the coming step is."""
         turns = self._trainer.turns
-        if turns and turns.turn_to(state.global_step, self._trainer.optimizer):
+        if turns and turns.open_for_step(state.global_step, self._trainer.optimizer):
             self._trainer.note_frozen()
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -29,7 +29,7 @@ from striate.models.structure.meta_model import Blueprint
 from striate.stages.train import train
 from striate.training.compile import policy as speed
 from striate.training.compile.policy import within_budget
-from striate.training.metrics_log import StepLog
+from striate.training.metrics_log import MetricsLog
 
 REGION = Region(layers=(1, 3), num_layers=4, spec="ids:1,3")
 FULL = TrainSection(method="full", batch_size=4, lr=1e-3, projector_lr=5e-4, warmup_ratio=0, max_length=96, max_steps=2)
@@ -126,17 +126,17 @@ def test_resumed_is_uninterrupted(tiny_llava: Loaded, run: Run, monkeypatch: pyt
     other, third = copy.deepcopy(tiny_llava), copy.deepcopy(tiny_llava)
     config = LORA.model_copy(update={"lora": LoraSection(r=4, alpha=8, dropout=0.2), "save_steps": 1})
     run(tiny_llava, config, "whole", compile="on")
-    write = StepLog.write
+    write = MetricsLog.write
 
-    def interrupt(self: StepLog, step: int, *args: Any, **more: Any) -> None:
+    def interrupt(self: MetricsLog, step: int, *args: Any, **more: Any) -> None:
         if step == 2:
             raise KeyboardInterrupt
         write(self, step, *args, **more)
 
-    monkeypatch.setattr(StepLog, "write", interrupt)
+    monkeypatch.setattr(MetricsLog, "write", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run(other, config, "parts", compile="on")
-    monkeypatch.setattr(StepLog, "write", write)
+    monkeypatch.setattr(MetricsLog, "write", write)
     run(third, config, "parts", compile="on")
     same(third.model, tiny_llava.model, rtol=0, atol=0)
 

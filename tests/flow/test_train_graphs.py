@@ -24,13 +24,13 @@ from striate.errors import TrainingError
 from striate.models.io.load import Loaded
 from striate.stages.train import train
 from striate.training import trainer as engine
-from striate.training.async_metrics import Facts, Readings
+from striate.training.async_metrics import DeferredMetrics, Facts
 from striate.training.checkpoints import COMPLETE
 from striate.training.compile import policy as speed
 from striate.training.compile.cuda_graphs.recorded import RerunRecorder
 from striate.training.compile.layer_function import LayerFunction
 from striate.training.compile.policy import Speed, with_graphs
-from striate.training.metrics_log import StepLog
+from striate.training.metrics_log import MetricsLog
 from striate.training.step_hints.image_embeds import PicturePlaces
 
 REGION = Region(layers=(1, 3), num_layers=4, spec="ids:1,3")
@@ -159,7 +159,7 @@ def test_when_graphs_are_chosen() -> None:
 
 def late(patch: pytest.MonkeyPatch) -> None:
     """Read numbers a step late, as on CUDA."""
-    patch.setattr(engine, "Readings", lambda write, late: Readings(write, late=1))
+    patch.setattr(engine, "DeferredMetrics", lambda write, late: DeferredMetrics(write, late=1))
 
 
 def test_numbers_read_late_are_the_same(tiny_llava: Loaded, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,7 +203,7 @@ def test_a_late_reader_keeps_order_and_ends(tmp_path: Path) -> None:
         written.append((facts.step, loss, norm, facts.at))
         more.append(facts.more)
 
-    readings = Readings(write, late=1)
+    readings = DeferredMetrics(write, late=1)
     for step in (1, 2, 3):
         norm = None if step == 2 else torch.tensor(0.5 * step)
         counts = (10 * step, 2**40 + step)
@@ -218,7 +218,7 @@ def test_a_late_reader_keeps_order_and_ends(tmp_path: Path) -> None:
     assert more == [*counted, {"open": [1]}]
     # What is waited for ends now.
     assert written[2][3] > 3.0
-    with StepLog(tmp_path / "log.jsonl") as log:
+    with MetricsLog(tmp_path / "log.jsonl") as log:
         log.write(1, 1.0, 0.5, 0.1, 0.2, now=log._since + 2.0)
     assert log.rows[0]["seconds"] == pytest.approx(2.0)
 

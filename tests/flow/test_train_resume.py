@@ -17,7 +17,7 @@ from striate.data.reading import read_samples
 from striate.errors import ArtifactError, TrainingError
 from striate.stages.train import train
 from striate.training.checkpoints import COMPLETE
-from striate.training.metrics_log import StepLog
+from striate.training.metrics_log import MetricsLog
 from striate.training.trainer import RegionTrainer
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def test_only_checkpoints_are_removed(start: Any, tiny_llava: Loaded, tmp_path: 
 def test_a_damaged_log_line_is_dropped(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     path.write_text('{"step": 1, "seconds": 1}\n{"step": 2, "seconds": 1}\n{"st', encoding="utf-8")
-    with StepLog(path, done=1) as log:
+    with MetricsLog(path, done=1) as log:
         log.write(2, 1.0, 1.0, 0.1, 0.1)
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2]
 

@@ -1,4 +1,4 @@
-"""A few layers at a time: closed ones stay to the byte, every layer gets its turn, and going on gives the same bits."""
+"""LISA: closed layers stay to the byte, every layer is sampled, and a resumed training gives the same bits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from striate.data.reading import read_samples
 from striate.errors import ConfigError, TrainingError
 from striate.models.io.load import Loaded
 from striate.models.structure.anatomy import decoder_layers
-from striate.training.lisa import LayerTurns, draws, never_open
+from striate.training.lisa import LisaSchedule, never_sampled, sampled_layers
 from striate.training.trainer import RegionTrainer
 
 ALL = Region(layers=(0, 1, 2, 3), num_layers=4, spec="all")
@@ -205,9 +205,9 @@ def test_closed_adapters_have_their_dropout_off(
     run: Run, tiny_llava: Loaded, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     seen: list[set[int]] = []
-    check = LayerTurns.check_gradients
+    check = LisaSchedule.check_gradients
 
-    def look(self: LayerTurns) -> None:
+    def look(self: LisaSchedule) -> None:
         check(self)
         names = [
             name
@@ -216,7 +216,7 @@ def test_closed_adapters_have_their_dropout_off(
         ]
         seen.append({int(name.partition("language_model.layers.")[2][0]) for name in names})
 
-    monkeypatch.setattr(LayerTurns, "check_gradients", look)
+    monkeypatch.setattr(LisaSchedule, "check_gradients", look)
     run(tiny_llava, "run", LORA)
     assert seen == [set(row["open_layers"]) for row in log_of(tmp_path / "run")]
 
@@ -233,10 +233,10 @@ def test_too_few_steps_are_said_beforehand(run: Run, tiny_llava: Loaded) -> None
 
 
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 99))
-def test_turns_are_fair(layers: int, active: int, seed: int) -> None:
+def test_sampling_is_fair(layers: int, active: int, seed: int) -> None:
     active = min(active, layers)
     names = [3 * layer for layer in range(layers)]
-    hands = draws(names, active, seed)
+    hands = sampled_layers(names, active, seed)
     counts = dict.fromkeys(names, 0)
     for _ in range(3 * layers):
         hand = next(hands)
@@ -248,27 +248,27 @@ def test_turns_are_fair(layers: int, active: int, seed: int) -> None:
     assert sum(counts.values()) == 3 * layers * active
 
 
-def test_draws_follow_from_the_seed() -> None:
+def test_samples_follow_from_the_seed() -> None:
     def some(seed: int) -> list[tuple[int, ...]]:
-        hands = draws(range(16), 2, seed)
+        hands = sampled_layers(range(16), 2, seed)
         return [next(hands) for _ in range(24)]
 
     assert some(1) == some(1) != some(2)
     assert len(set(some(1))) > 12
     region = Region(layers=(0, 1, 2), num_layers=4, spec="bottom:3")
-    assert never_open(region, ResampleSection(active=2, every=5), 6, 0) == ()
-    assert len(never_open(region, ResampleSection(active=2, every=5), 5, 0)) == 1
-    assert never_open(region, ResampleSection(), 1, 0) == ()
+    assert never_sampled(region, ResampleSection(active=2, every=5), 6, 0) == ()
+    assert len(never_sampled(region, ResampleSection(active=2, every=5), 5, 0)) == 1
+    assert never_sampled(region, ResampleSection(), 1, 0) == ()
 
 
 def test_a_stray_gradient_stops(tiny_llava: Loaded) -> None:
-    turns = LayerTurns(tiny_llava.model, ALL, ResampleSection(active=1, every=1), 0)
-    turns.turn_to(0, None)
+    turns = LisaSchedule(tiny_llava.model, ALL, ResampleSection(active=1, every=1), 0)
+    turns.open_for_step(0, None)
     for tensors in turns._tensors.values():
         for tensor in tensors:
             tensor.grad = torch.zeros_like(tensor)
     with pytest.raises(
-        TrainingError, match=rf"layers {turns.open[0]} are open, and layers 0, 1, 2, 3 received gradients"
+        TrainingError, match=rf"layers {turns.open_layers[0]} are open, and layers 0, 1, 2, 3 received gradients"
     ):
         turns.check_gradients()
 
