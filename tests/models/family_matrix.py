@@ -13,6 +13,7 @@ from typing import Any
 
 import peft
 import torch
+import transformers
 from family_inputs import Batch, make_inputs
 from family_rows import ROWS, Row
 from family_zoo import NUM_LAYERS, NotBuiltError, build_model
@@ -30,6 +31,7 @@ from striate.models.structure.anatomy import (
     layer_of,
     unwrap,
 )
+from striate.models.structure.families import BROKEN
 from striate.models.surgery.remove_layers import remove_layers, self_test
 from striate.models.trainable.apply import apply_region, chosen_parameters, lora_config, prove_trainable
 
@@ -38,6 +40,7 @@ REGION = Region(layers=(1, 4, 6), num_layers=NUM_LAYERS, spec="ids:1,4,6")
 # One early, one middle and one late layer: the first choice that the model allows.
 EARLY, MIDDLE, LATE = (1, 0, 2), (4, 3), (6, 5, 7)
 YES = "yes"
+RELEASE = ".".join(transformers.__version__.split(".")[:2])
 # Listed by transformers beside vision-language models, but no picture goes in, or no text comes out.
 NO_LVLM = frozenset({"evolla", "mistral4", "pi0"})
 
@@ -48,7 +51,7 @@ class Result:
 
     Attributes:
         model_type: the model type.
-        cells: `yes`, `refused` or `failed` by column.
+        cells: `yes`, `refused`, `broken` or `failed` by column.
         reason: why it is refused, not built, or what failed.
         removed: the decoder layers removed.
         note: the reason that other layers stay.
@@ -64,11 +67,13 @@ class Result:
 
     @property
     def state(self) -> str:
-        """`green`, `refused`, `failed`, `not built` or `no LVLM`."""
+        """`green`, `refused`, `failed`, `not built`, `no LVLM` or `broken`: its own code fails in this transformers."""
         if not self.cells:
             return "not built"
         if self.model_type in NO_LVLM:
             return "no LVLM"
+        if (self.model_type, RELEASE) in BROKEN:
+            return "broken"
         values = [self.cells.get(column, "") for column in COLUMNS]
         return "green" if all(value == YES for value in values) else "failed" if "failed" in values else "refused"
 
@@ -89,6 +94,7 @@ def check(model_type: str) -> Result:
         except StriateError as error:
             first = str(error).splitlines()[0]
             word = "refused" if "can't be" in first or columns[0] == "anatomy" else "failed"
+            word = "broken" if (model_type, RELEASE) in BROKEN else word
             result.cells[columns[0]], result.reason = word, first
             break
         except Exception as error:

@@ -30,9 +30,10 @@ What each column says:
 def page(results: Sequence[Result]) -> str:
     """Return the page in Markdown."""
     counts = Counter(result.state for result in results)
-    summary = f"{counts['green']} model types pass every check, {counts['refused']} are refused in part or whole."
+    summary = f"{counts['green']} model types pass every check, {counts['refused']} are refused in part or whole"
+    summary += f", {counts['broken']} broken in this transformers itself." if counts["broken"] else "."
     head = "| model type | class | removed | " + " | ".join(COLUMNS) + " |"
-    rows = [row_of(result) for result in results if result.state in ("green", "refused", "failed")]
+    rows = [row_of(result) for result in results if result.state in ("green", "refused", "failed", "broken")]
     parts = [_HEAD, summary + "\n", head, "|" + " --- |" * (len(COLUMNS) + 3), *rows, ""]
     for title, state in _SECTIONS:
         entries = [f"- `{result.model_type}`: {result.reason}" for result in results if result.state == state]
@@ -53,6 +54,7 @@ def row_of(result: Result) -> str:
 
 _SECTIONS = (
     ("Refused", "refused"),
+    (f"Broken in transformers {transformers.__version__}", "broken"),
     ("Failed", "failed"),
     ("Not vision-language models", "no LVLM"),
     ("Not built here", "not built"),

@@ -94,6 +94,25 @@ _GEMMA3N_TEXT = {
 }
 
 ROWS: dict[str, Row] = {
+    "apertus1p5": Row(
+        config={
+            "image_token_id": 60,
+            "audio_token_id": 64,
+            "image_token_offset": 70,
+            "audio_token_offset": 70 + _CODES,
+            "vision_config.codebook_size": _CODES,
+            "vision_config.embed_dim": 4,
+            "vision_config.latent_channels": 4,
+            "vision_config.base_channels": 32,
+            "vision_config.resolution": 32,
+            "vision_config.attn_resolutions": [2],
+            "audio_config.codebook_size": 8,
+            "audio_config.codebook_dim": 64,
+            "audio_config.num_filters": 4,
+            "audio_config.decoder_hidden_size": 64,
+        },
+        image_tokens=4,
+    ),
     "aria": Row(config={"projector_patch_to_query_dict": {16: 4}}),
     "blip-2": Row(config={"image_token_index": 60, "num_query_tokens": 4}, image_tokens=4),
     "chameleon": Row(
@@ -155,11 +174,26 @@ ROWS: dict[str, Row] = {
         pixels=(2, 2, 3, 32, 32),
         image_tokens=10,
     ),
+    "hy_v4_vl": Row(
+        text={
+            "rope_parameters": {**_ROPE, "mrope_section": [2, 1, 1]},
+            "indexer_types": ["full", "shared"] * 4,
+            "index_n_heads": 2,
+            "index_head_dim": 16,
+            # Fewer than the tokens, so that a layer which reads another one's choice shows it.
+            "index_topk": 4,
+        }
+    ),
     "hunyuan_vl": Row(text={"head_dim": 16}),
     "idefics": Row(
         config={"use_resampler": False}, pixels=(2, 1, 3, 32, 32), extra={"image_attention_mask": [[[1]] * 8] * 2}
     ),
     "inkling2": Row(pixels=(8, 16, 16, 3), extra={"image_grid_thw": [[1, 2, 2]] * 2}),
+    "inkling2_loop": Row(
+        text={"loop_layer_index_start": 2, "loop_layer_index_end": 6, "n_layers_per_attn_res_block": 2},
+        pixels=(8, 16, 16, 3),
+        extra={"image_grid_thw": [[1, 2, 2]] * 2},
+    ),
     "inkling_mm_model": Row(pixels=(2, 2, 8, 8, 3)),
     "instructblip": Row(config={"image_token_index": 60, "num_query_tokens": 4}, image_tokens=4),
     "instructblipvideo": Row(config={"video_token_index": 60}),

@@ -14,6 +14,7 @@ from striate.scorers.runners.altered import run_altered
 
 # Several streams of hidden states, or image tokens that the ids do not show.
 REFUSED = {"gemma3n": "hidden states of shape", "glm5_next": "hidden states of shape", "git": "hidden states of shape"}
+REFUSED |= {"hy_v4_vl": "hidden states of shape", "inkling2_loop": "did not run exactly once, in order"}
 UNUSABLE = {"shieldgemma2": "it is a classifier", "pi0": "it answers with movements"}
 
 

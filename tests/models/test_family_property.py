@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 from family_matrix import logits_of, skipping
-from family_zoo import NUM_LAYERS, build, model_types
+from family_needs import needs
+from family_zoo import NUM_LAYERS, build
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -47,8 +48,7 @@ def _lists(config: Any) -> dict[str, list[Any]]:
 @given(remove=st.sets(st.integers(0, NUM_LAYERS - 1), min_size=1, max_size=NUM_LAYERS - 1))
 @settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_any_set_of_removed_layers_keeps_the_invariants(model_type: str, remove: set[int]) -> None:
-    if model_type not in model_types():
-        pytest.skip(f"this transformers has no model type {model_type!r}")
+    needs(model_type)
     torch.set_num_threads(1)
     try:
         whole, inputs = _built(model_type)

@@ -10,18 +10,17 @@ import peft
 import pytest
 import torch
 from family_matrix import REGION, logits_of, skipping
-from family_zoo import NUM_LAYERS, build, build_model, model_types
+from family_needs import needs
+from family_zoo import NUM_LAYERS, build, build_model
 
 from striate.errors import ModelError
 from striate.models.io.save import save_model
 from striate.models.structure.anatomy import decoder_layers, find_anatomy, find_decoder, layer_of
 from striate.models.surgery.remove_layers import remove_layers, self_test
 from striate.models.trainable.apply import apply_region, lora_config
-
-
-def _needs(model_type: str) -> None:
-    if model_type not in model_types():
-        pytest.skip(f"this transformers has no model type {model_type!r}")
+from striate.scorers import scorer_of
+from striate.scorers.streaming.masks import token_masks
+from striate.scorers.streaming.stream import LayerStream
 
 
 def _adapters(model: Any) -> list[str]:
@@ -65,13 +64,14 @@ def test_peft_takes_plain_names_for_experts_of_every_layer() -> None:
 
 
 def test_a_router_that_returns_two_tensors_gets_no_adapter() -> None:
+    needs("llama4")
     names = lora_config(build_model("llama4"), REGION, r=2).target_modules
     assert names
     assert not [name for name in names if name.endswith(".router")]
 
 
 def test_a_choice_of_the_top_k_is_not_trained() -> None:
-    _needs("mistral_large4")
+    needs("mistral_large4")
     model = build_model("mistral_large4")
     apply_region(model, REGION)
     opened = [name for name, tensor in model.named_parameters() if tensor.requires_grad]
@@ -99,7 +99,7 @@ def test_a_config_edited_without_its_lists_uses_wrong_masks() -> None:
 
 
 def test_a_layer_whose_keys_and_values_others_read_stays() -> None:
-    _needs("gemma4")
+    needs("gemma4")
     model = build_model("gemma4")
     assert model.config.text_config.num_kv_shared_layers == 2
     with pytest.raises(ModelError, match=r"layer 6 reads keys and values of layer 5 \(num_kv_shared_layers=2\)"):
@@ -109,7 +109,7 @@ def test_a_layer_whose_keys_and_values_others_read_stays() -> None:
 
 
 def test_embeddings_of_single_layers_are_cut_with_the_stack(tmp_path: Path) -> None:
-    _needs("gemma4")
+    needs("gemma4")
     model, inputs = build("gemma4")
     before = model.get_parameter("model.language_model.embed_tokens_per_layer.weight").detach().clone()
     expected = logits_of(skipping(model, [1, 6]), inputs)
@@ -124,13 +124,13 @@ def test_embeddings_of_single_layers_are_cut_with_the_stack(tmp_path: Path) -> N
 
 
 def test_a_last_layer_that_the_config_forces_stays() -> None:
-    _needs("gemma4")
+    needs("gemma4")
     with pytest.raises(ModelError, match=r"a model of the smaller depth does not build .*'full_attention'"):
         remove_layers(build_model("gemma4_unified"), [7])
 
 
 def test_settings_that_single_layers_override_follow() -> None:
-    _needs("gemma4_unified")
+    needs("gemma4_unified")
     model = build_model("gemma4_unified")
     remove_layers(model, [1, 4])
     overridden = {int(layer) for layer in model.config.text_config.to_dict()["per_layer_config"]}
@@ -159,6 +159,34 @@ def test_layers_that_take_features_of_the_picture_stay() -> None:
 
 
 def test_a_block_of_layers_can_not_be_cut() -> None:
-    _needs("inkling2")
+    needs("inkling2")
     with pytest.raises(ModelError, match="is_block_boundary of layer 6 is True and would be False on reload"):
         remove_layers(build_model("inkling2"), [1])
+
+
+def test_a_layer_whose_choice_of_tokens_others_read_stays() -> None:
+    needs("hy_v4_vl")
+    model, inputs = build("hy_v4_vl")
+    with pytest.raises(ModelError, match=r"layer 5 reads the tokens that layer 4 selects \(indexer_types\)"):
+        remove_layers(model, [4])
+    expected = logits_of(skipping(model, [4, 5]), inputs)
+    remove_layers(model, [4, 5])
+    assert torch.equal(logits_of(model, inputs), expected)
+
+
+def test_layers_that_run_several_times_stay_and_are_not_scored() -> None:
+    needs("inkling2_loop")
+    model, inputs = build("inkling2_loop")
+    for layer in range(1, 7):
+        with pytest.raises(ModelError, match="can't be removed"):
+            remove_layers(model, [layer])
+    masks = token_masks({**inputs, "labels": inputs["input_ids"]}, find_anatomy(model))
+    with (
+        LayerStream(decoder_layers(model), [scorer_of("block-influence")]) as stream,
+        pytest.raises(ModelError, match="layer 2 did not run exactly once, in order"),
+        stream.batch(masks),
+    ):
+        model(**inputs)
+    expected = logits_of(skipping(model, [7]), inputs)
+    remove_layers(model, [7])
+    assert torch.equal(logits_of(model, inputs), expected)

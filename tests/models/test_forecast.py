@@ -8,6 +8,7 @@ from typing import Any
 import peft
 import pytest
 import torch
+from family_needs import needs
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -246,6 +247,7 @@ def test_image_tokens(model_type: str, count: int) -> None:
 def test_other_families_have_a_forecast(model_type: str) -> None:
     from transformers import AutoModelForImageTextToText
 
+    needs(model_type)
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(AutoConfig.for_model(model_type))
     plan = Blueprint(model, find_anatomy(model))

@@ -41,6 +41,10 @@ class _Config:
             {"num_kv_shared_layers": 3, "layer_types": list("aabbab")},
             {"num_kv_shared_layers": 2, "layer_types": list("abbb")},
         ),
+        (
+            {"indexer_types": ["full", "shared", "full", "shared", "shared", "full"]},
+            {"indexer_types": ["full", "full", "shared", "full"]},
+        ),
         ({"first_k_dense_replace": 3}, {"first_k_dense_replace": 2}),
         ({"max_window_layers": 28}, {}),
         ({"max_window_layers": 5}, {"max_window_layers": 3}),
@@ -61,6 +65,10 @@ def test_every_shape_of_layer_fact_follows(fields: Batch, edits: Batch) -> None:
         ({"deepstack_layer_map": [(5, 4)]}, "features of the picture enter there (deepstack_layer_map=[(5, 4)])"),
         ({"layer_types": ["a", "b"]}, "the config field layer_types=['a', 'b'] speaks of layers"),
         ({"kv_source_layers": [0, 1, 1, 3, 3, 4]}, "layer 2, 5 reads keys and values of layer 1, 4 (kv_source_layers="),
+        (
+            {"indexer_types": ["full", "full", "shared"] * 2},
+            "layer 2 reads the tokens that layer 1 selects (indexer_types)",
+        ),
         ({"layer_widths": [4, 2]}, "the config field layer_widths=[4, 2] speaks of layers in a way that"),
         ({"cross_attention_layers": [1, 4]}, "they are the only ones that look at the picture"),
     ],

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from family_inputs import make_inputs
+from family_needs import needs
 from family_rows import ROWS, Row
 from family_zoo import build_model
 
@@ -176,6 +177,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("kind", REFUSED)
 def test_refusals(kind: str) -> None:
+    needs(kind)
     model = build_model(kind)
     with pytest.raises(TrainingError, match=f"train.packing does not work with this model: {REFUSED[kind]}") as caught:
         check_packing(model, Packing(model), Joiner(), zoo_items(model, kind), 64)

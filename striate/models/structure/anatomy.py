@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
 
 from striate.errors import ModelError
@@ -18,7 +19,7 @@ from striate.models.structure.decoder_stack import (
     name_of,
     unwrap,
 )
-from striate.models.structure.families import family_of
+from striate.models.structure.families import BROKEN, family_of
 from striate.models.structure.vision_modules import part_of, projector_names, text_only, vision_names
 
 __all__ = [
@@ -86,16 +87,11 @@ def find_anatomy(model: nn.Module) -> Anatomy:
     """Return where the parts of `model` are.
 
     Raises:
-        ModelError: a text-only model, no projector found, or the layer count and the config disagree.
+        ModelError: a text-only model, a family that can't be used, no projector found, or the layer count and the
+            config disagree.
     """
     core = unwrap(model)
-    family = family_of(core.config.model_type)
-    if family.refused:
-        raise ModelError(
-            f"{name_of(core)} can't be used: {family.refused}",
-            "a vision-language model that reads pictures and answers in text, token by token",
-            "choose another model; see `striate ls families`",
-        )
+    _check_usable(core)
     vision = vision_names(core)
     stack = find_stack(core)
     depth = _checked_depth(core)
@@ -127,6 +123,26 @@ def check_decoder_only(anatomy: Anatomy) -> None:
             f"{anatomy.model_type} is an encoder-decoder: its prompts are not conversations",
             "an LVLM whose decoder reads image and text tokens in one sequence, for data, scores and answers",
             "`striate inspect`, apply_region, lora_config and layer removal work on it",
+        )
+
+
+def _check_usable(core: Any) -> None:
+    """Refuse a family that is no LVLM, and one that the installed transformers itself can't run."""
+    model_type = core.config.model_type
+    family = family_of(model_type)
+    if family.refused:
+        raise ModelError(
+            f"{name_of(core)} can't be used: {family.refused}",
+            "a vision-language model that reads pictures and answers in text, token by token",
+            "choose another model; see `striate ls families`",
+        )
+    release = ".".join(transformers.__version__.split(".")[:2])
+    failure = BROKEN.get((model_type, release))
+    if failure:
+        raise ModelError(
+            f"{name_of(core)} can't be used with transformers {release}: {failure}",
+            "another release of transformers: this one's own code of the family fails",
+            f"pip install 'transformers<{release}'",
         )
 
 

@@ -38,6 +38,9 @@ UNTRAINABLE = frozenset({"indexer", "e_score_correction_bias", "image_sep"})
 # Facts of a decoder layer that later layers depend on: a layer where one is true can't be removed.
 BOUNDARIES = {"is_block_boundary": "it starts a block of layers whose sum later layers read"}
 
+# Facts of a decoder layer that follow from the config's sharing of keys and values, which is checked by itself.
+SHARING = frozenset({"store_full_length_kv"})
+
 # Config fields that list vision layers whose features are added to the first decoder layers, one each: those decoder
 # layers can't be removed.
 INJECTED = ("deepstack_visual_indexes",)
@@ -77,6 +80,11 @@ FAMILIES: tuple[Family, ...] = (
         refused="it is a classifier: transformers writes its weights under names that it can't read back",
     ),
 )
+
+# What fails in a family's own code, by model type and release of transformers.
+BROKEN = {
+    ("llama4", "5.24"): "its forward pass reads `image_outputs`, which the output of its language model lacks",
+}
 
 DEFAULT = Family("", "unlisted family")
 

@@ -13,13 +13,15 @@ __all__ = ["DEPTH", "OVERRIDES", "cannot_remove", "config_edits"]
 
 # Settings that single layers override, by layer number.
 OVERRIDES = "per_layer_config"
+# Which layers of sparse attention select tokens, and which read the selection of the layer before.
+INDEXERS = "indexer_types"
 # One entry a layer, in layer order, whatever the entries are.
 PER_LAYER = frozenset(
     {
         "layer_types",
         "mlp_layer_types",
         "layers_block_type",
-        "indexer_types",
+        INDEXERS,
         "no_rope_layers",
         "layer_rope_theta",
         "moe_layer_freq",
@@ -58,6 +60,7 @@ def config_edits(config: Any, kept: Sequence[int], num_layers: int) -> dict[str,
         ModelError: a field speaks of layers in a way that no rule here covers, or can't follow.
     """
     _check_sharing(config, kept, num_layers)
+    _check_selections(config, kept)
     edits: dict[str, Any] = {}
     for name, value in vars(config).items():
         if name.startswith(_ELSEWHERE) or not isinstance(value, int | list | tuple | dict):
@@ -96,6 +99,15 @@ def _check_sharing(config: Any, kept: Sequence[int], num_layers: int) -> None:
             raise cannot_remove(
                 f"layer {layer} reads keys and values of layer {source} ({SHARED}={num_layers - first})"
             )
+
+
+def _check_selections(config: Any, kept: Sequence[int]) -> None:
+    """Refuse to part a layer of sparse attention from the one whose choice of tokens it reads: the last full before."""
+    kinds = vars(config).get(INDEXERS) or []
+    for layer in (layer for layer in kept if layer < len(kinds) and kinds[layer] == "shared"):
+        source = max((other for other in range(layer) if kinds[other] == "full"), default=layer)
+        if source not in kept:
+            raise cannot_remove(f"layer {layer} reads the tokens that layer {source} selects ({INDEXERS})")
 
 
 def _edited(name: str, value: Any, kept: Sequence[int], num_layers: int) -> Any:

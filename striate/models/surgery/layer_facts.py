@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from striate.models.structure.families import SHARING
 from striate.models.surgery.config_edits import cannot_remove
 
 _STATES = frozenset({"training", "gradient_checkpointing"})
@@ -15,7 +16,9 @@ _STATES = frozenset({"training", "gradient_checkpointing"})
 def index_changes(
     old_layer: nn.Module, new_layer: nn.Module, old: int, new: int, kept: Sequence[int]
 ) -> Iterator[tuple[nn.Module, str, int]]:
-    """Yield the layer numbers to set in `old_layer`; refuse if anything else differs from what a reload builds.
+    """Yield the layer numbers to set in `old_layer`, and whether later layers read its keys and values.
+
+    Refuses if anything else differs from what a reload builds.
 
     Raises:
         ModelError: a tensor or a fact of the layer would be another on reload.
@@ -30,7 +33,7 @@ def index_changes(
         for name in sorted(now.keys() & then.keys()):
             if now[name] == then[name]:
                 continue
-            if type(now[name]) is int and _follows(name, now[name], then[name], old, new_number):
+            if name in SHARING or (type(now[name]) is int and _follows(name, now[name], then[name], old, new_number)):
                 yield module, name, then[name]
             else:
                 place = ".".join(filter(None, (path, name)))
