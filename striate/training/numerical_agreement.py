@@ -1,4 +1,4 @@
-"""How far hidden states of one sample lie apart by rounding alone.
+"""Numerical agreement: whether two ways to the same hidden states differ by more than the model's own rounding.
 
 Kernels round differently at different sizes of batch. In bfloat16 that alone moves the last hidden states of a small
 model of 30 layers by 4 to 5%, so that a fixed limit would either refuse good models or let faults of others through.

@@ -14,7 +14,7 @@ from planted_kit import Still, plant
 from striate.data.collate import Collator
 from striate.data.reading import read_samples
 from striate.errors import ModelError
-from striate.models.interventions.layer_replay import Replay
+from striate.models.interventions.layer_replay import LayerReplay
 from striate.models.structure.anatomy import decoder_layers, find_anatomy
 from striate.scorers.knock_out import KNOCK_OUT
 from striate.scorers.layer_contribution import LAYER_CONTRIBUTION_IMAGE, LAYER_CONTRIBUTION_TEXT
@@ -287,6 +287,6 @@ def test_half_precision_is_close(family_builder: Callable[[str], Built]) -> None
 def test_replay_is_replaceable_and_nests_nothing(family_builder: Callable[[str], Built]) -> None:
     model, _ = family_builder("llava")
     anatomy = find_anatomy(model)
-    with pytest.raises(AttributeError), Replay(model, replace(anatomy, vision_names=("model.no_such_part",))):
+    with pytest.raises(AttributeError), LayerReplay(model, replace(anatomy, vision_names=("model.no_such_part",))):
         pass
     assert all("forward" not in module.__dict__ for module in model.modules())

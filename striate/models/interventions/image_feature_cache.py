@@ -1,4 +1,4 @@
-"""Image features of a picture that several prompts show: computed once, kept within a bound of bytes."""
+"""Cache of image features for inference: a picture that several prompts show is encoded once; bounded, LRU."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ UNREAD = frozenset({"last_hidden_state", "hidden_states", "attentions"})
 CPU_BYTES, ACCELERATOR_SHARE = 2**29, 0.1
 
 
-class FeatureMemo:
+class ImageFeatureCache:
     """Answers a model's `get_image_features` from what it has seen, picture by picture.
 
-    Each family's own method computes the features; only pictures that are not kept go in. The first batch is computed
+    Each family's own method computes the features; only pictures that are not cached go in. The first batch is computed
     both ways, and where that does not agree, or the pictures of a call can't be told apart, the model is left to itself
     and `why_not` says why.
 
     Attributes:
         encoded: pictures that went through the vision encoder.
         reused: pictures that did not have to.
-        why_not: why features are not kept; empty while they are.
+        why_not: why features are not cached; empty while they are.
     """
 
     def __init__(self, owner: Any, limit_bytes: int) -> None:
-        """Keep the module that has the method, and how many bytes of features may be kept."""
+        """Take the module that has the method, and how many bytes of features may be cached."""
         self.encoded = self.reused = 0
         self.why_not = ""
         self._compute = getattr(owner, METHOD)
         # `generate` reads from the method's signature which inputs it takes.
         self.__signature__ = inspect.signature(self._compute)
         self._limit = limit_bytes
-        self._kept: OrderedDict[Hashable, Tensor] = OrderedDict()
+        self._cached: OrderedDict[Hashable, Tensor] = OrderedDict()
         self._output: Any = None
         self._listed: Any = None
         self._keys: list[Hashable] | None = None
@@ -61,19 +61,18 @@ class FeatureMemo:
         keys, self._keys = self._keys, None
         if not keys:
             return self._compute(*args, **kwargs)
-        given = self.__signature__.bind(*args, **kwargs)
-        flat = {**given.arguments, **given.arguments.get("kwargs", {})}
-        flat.pop("kwargs", None)
-        parts = _by_picture(flat, len(keys))
+        bound = self.__signature__.bind(*args, **kwargs).arguments
+        arguments = {**bound, **bound.get("kwargs", {})}
+        arguments.pop("kwargs", None)
+        parts = _by_picture(arguments, len(keys))
         if parts is None:
             self.why_not = "the pictures of a batch can't be told apart"
             return self._compute(*args, **kwargs)
-        new = [index for index, key in enumerate(keys) if key not in self._kept and key not in keys[:index]]
-        found = dict.fromkeys(keys)
-        found.update({key: self._kept[key] for key in keys if key in self._kept})
-        if new and not self._compute_new(new, keys, parts, found):
+        new = [index for index, key in enumerate(keys) if key not in self._cached and key not in keys[:index]]
+        features = {key: self._cached.get(key) for key in keys}
+        if new and not self._compute_new(new, keys, parts, features):
             return self._compute(*args, **kwargs)
-        answer = self._joined([found[key] for key in keys])
+        answer = self._joined([features[key] for key in keys])
         if not self._proved and len(keys) > 1:
             own = self._compute(*args, **kwargs)
             self._proved = True
@@ -82,22 +81,22 @@ class FeatureMemo:
                 return own
         self.encoded += len(new)
         self.reused += len(keys) - len(new)
-        self._keep(found)
+        self._store(features)
         return answer
 
     def _compute_new(
-        self, new: list[int], keys: list[Hashable], parts: list[dict[str, Any]], found: dict[Hashable, Any]
+        self, new: list[int], keys: list[Hashable], parts: list[dict[str, Any]], features: dict[Hashable, Any]
     ) -> bool:
-        """Fill `found` with the features of pictures that are not kept; return whether they could be told apart."""
+        """Fill `features` for pictures that are not cached; return whether they could be told apart."""
         output = self._compute(**_together([parts[index] for index in new]))
-        features = _features(output)
-        self._output = None if features is output else type(output)
-        self._listed = type(features) if isinstance(features, list | tuple) else None
+        value = _features(output)
+        self._output = None if value is output else type(output)
+        self._listed = type(value) if isinstance(value, list | tuple) else None
         split = _split(output, len(new))
         if split is None:
             self.why_not = "the features of a batch can't be told apart"
             return False
-        found.update({keys[index]: part for index, part in zip(new, split, strict=True)})
+        features.update({keys[index]: part for index, part in zip(new, split, strict=True)})
         return True
 
     def _joined(self, parts: list[Any]) -> Any:
@@ -110,20 +109,20 @@ class FeatureMemo:
         answer.pooler_output = value
         return answer
 
-    def _keep(self, found: dict[Hashable, Any]) -> None:
-        """Keep the features, the ones used last for longest."""
-        for key, part in found.items():
-            self._kept[key] = part
-            self._kept.move_to_end(key)
-        while self._kept and sum(part.nbytes for part in self._kept.values()) > self._limit:
-            self._kept.popitem(last=False)
+    def _store(self, features: dict[Hashable, Any]) -> None:
+        """Cache the features; the least recently used ones go first."""
+        for key, part in features.items():
+            self._cached[key] = part
+            self._cached.move_to_end(key)
+        while self._cached and sum(part.nbytes for part in self._cached.values()) > self._limit:
+            self._cached.popitem(last=False)
 
 
 @contextmanager
-def remembered_features(model: Any) -> Iterator[FeatureMemo | None]:
-    """Answer `get_image_features` from memory meanwhile; None for a model without that method.
+def cached_image_features(model: Any) -> Iterator[ImageFeatureCache | None]:
+    """Answer `get_image_features` from a cache in the block; None for a model without that method.
 
-    Kept are 512 MiB of features, or a tenth of an accelerator's free memory.
+    It holds 512 MiB of features, or a tenth of an accelerator's free memory.
     """
     core = unwrap(model)
     owners = [module for module in core.modules() if hasattr(type(module), METHOD)]
@@ -131,16 +130,16 @@ def remembered_features(model: Any) -> Iterator[FeatureMemo | None]:
         yield None
         return
     # The innermost one: the others pass the call on to it.
-    memo = FeatureMemo(owners[-1], _bytes_to_keep(core))
-    owners[-1].__dict__[METHOD] = memo
+    cache = ImageFeatureCache(owners[-1], _limit_bytes(core))
+    owners[-1].__dict__[METHOD] = cache
     try:
-        yield memo
+        yield cache
     finally:
         del owners[-1].__dict__[METHOD]
 
 
-def _bytes_to_keep(core: Any) -> int:
-    """Return how many bytes of features may be kept on the model's device."""
+def _limit_bytes(core: Any) -> int:
+    """Return how many bytes of features may be cached on the model's device."""
     if core.device.type != "cuda":
         return CPU_BYTES
     return int(ACCELERATOR_SHARE * torch.cuda.mem_get_info(core.device)[0])

@@ -1,8 +1,10 @@
-"""Run an LVLM again from any decoder layer on, after one plain forward pass that keeps what enters every layer.
+"""Activation patching: runs an LVLM again from any decoder layer on, with another output of that layer.
+
+One plain forward pass is recorded first: what enters and leaves every layer, and what the vision modules return.
 
 The model's own forward runs each time, so that masks, positions, features injected between layers, the final norm and
 the LM head are the family's own code. Only the calls whose outcome is known already are answered from the recording:
-the vision encoder, the projector, and the decoder layers before the one that is altered.
+the vision encoder, the projector, and the decoder layers before the patched one.
 """
 
 from __future__ import annotations
@@ -58,7 +60,7 @@ class Recording:
         rows: the samples of the chosen positions, shape (N,).
         columns: their places, shape (N,).
         calls: every decoder layer's call.
-        seen: what the parts that see pictures returned, by name.
+        vision_outputs: what the vision modules returned, by name.
         logits: those of the chosen positions, shape (N, V).
     """
 
@@ -66,13 +68,13 @@ class Recording:
     rows: Tensor
     columns: Tensor
     calls: list[LayerCall] = field(default_factory=list)
-    seen: dict[str, list[Any]] = field(default_factory=dict)
+    vision_outputs: dict[str, list[Any]] = field(default_factory=dict)
     logits: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
 @dataclass
-class _Run:
-    """A forward pass that goes on behind layer `layer`, which returns `output` (B, T, D)."""
+class _Patch:
+    """A forward pass in which layer `layer` returns `output` (B, T, D), and only those after it run."""
 
     recording: Recording
     layer: int
@@ -80,11 +82,11 @@ class _Run:
     used: dict[str, int] = field(default_factory=dict)
 
 
-class Replay:
-    """A context in which a model can be recorded and run again; leaving it gives every module its own forward back.
+class LayerReplay:
+    """A context in which a model is recorded and patched; leaving it gives every module its own forward back.
 
     A recording holds (L + 1) x B x T x D hidden states in the model's dtype, and the outputs of the vision encoder.
-    `reuse` turns false for a model whose layers share more than hidden states; runs are then whole forward passes.
+    `reuse` turns false for a model whose layers share more than hidden states; all layers run then.
     """
 
     def __init__(self, core: Any, anatomy: Anatomy) -> None:
@@ -93,32 +95,32 @@ class Replay:
         self._core = core
         self._layers = decoder_layers(core)
         names = dict.fromkeys((*anatomy.vision_names, *anatomy.projector_names))
-        self._eyes = {name: core.get_submodule(name) for name in names}
-        self._patches = ExitStack()
+        self._vision_modules = {name: core.get_submodule(name) for name in names}
+        self._forwards = ExitStack()
         self._recording: Recording | None = None
-        self._run: _Run | None = None
+        self._patch: _Patch | None = None
         self._checked = False
 
-    def __enter__(self) -> Replay:
-        with ExitStack() as patches:
+    def __enter__(self) -> LayerReplay:
+        with ExitStack() as forwards:
             for index, layer in enumerate(self._layers):
-                patches.enter_context(own_forward(layer, self._layer_forward(index, layer.forward)))
-            for name, module in self._eyes.items():
-                patches.enter_context(own_forward(module, self._eye_forward(name, module.forward)))
-            self._patches = patches.pop_all()
+                forwards.enter_context(own_forward(layer, self._layer_forward(index, layer.forward)))
+            for name, module in self._vision_modules.items():
+                forwards.enter_context(own_forward(module, self._vision_forward(name, module.forward)))
+            self._forwards = forwards.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._patches.close()
+        self._forwards.close()
 
     def record(self, inputs: Mapping[str, Any], rows_N: Tensor, columns_N: Tensor) -> Recording:
         """Return a plain forward pass with logits at the positions (`rows_N`, `columns_N`).
 
-        The first recording with any position is run again behind each layer, unaltered: its logits must be the same.
+        The first recording with any position is patched with each layer's own output: its logits must stay the same.
 
         Raises:
             ModelError: layers that did not run once each in order, hidden states of another shape than (B, T, D), or
-                logits that differ when nothing was altered.
+                logits that differ when nothing was patched.
         """
         recording = Recording(inputs, rows_N, columns_N)
         self._recording = recording
@@ -129,19 +131,19 @@ class Replay:
         if len(recording.calls) != len(self._layers):
             raise _unfit(f"only {len(recording.calls)} of {len(self._layers)} layers ran")
         if not self._checked and len(rows_N):
-            self._prove(recording)
+            self._check(recording)
             self._checked = True
         return recording
 
-    def behind(self, recording: Recording, layer: int, output_BTD: Tensor) -> Tensor:
-        """Return the logits (N, V) when `layer` returns `output_BTD`: only the layers behind it run."""
-        self._run = _Run(recording, layer, output_BTD)
+    def patched(self, recording: Recording, layer: int, output_BTD: Tensor) -> Tensor:
+        """Return the logits (N, V) when `layer` returns `output_BTD`: only the layers after it run."""
+        self._patch = _Patch(recording, layer, output_BTD)
         try:
             return answer_logits(self._core, recording.inputs, recording.rows, recording.columns)
         finally:
-            self._run = None
+            self._patch = None
 
-    def step(self, recording: Recording, layer: int, input_BTD: Tensor) -> Tensor:
+    def layer_output(self, recording: Recording, layer: int, input_BTD: Tensor) -> Tensor:
         """Return what `layer` alone makes of `input_BTD`, shape (B, T, D), all else as recorded."""
         call = recording.calls[layer]
         if call.args:
@@ -154,17 +156,17 @@ class Replay:
         """Return the forward of decoder layer `index` while this context lasts."""
 
         def forward(*args: Any, **kwargs: Any) -> Any:
-            if self._run is not None and index <= self._run.layer:
-                return self._known(self._run, index, original, args, kwargs)
+            if self._patch is not None and index <= self._patch.layer:
+                return self._recorded(self._patch, index, original, args, kwargs)
             output = original(*args, **kwargs)
             if self._recording is not None:
-                self._keep(self._recording, index, LayerCall(args, kwargs, output))
+                self._record(self._recording, index, LayerCall(args, kwargs, output))
             return output
 
         return forward
 
-    def _keep(self, recording: Recording, index: int, call: LayerCall) -> None:
-        """Keep one call of layer `index`, which must be its first, on hidden states (B, T, D)."""
+    def _record(self, recording: Recording, index: int, call: LayerCall) -> None:
+        """Record one call of layer `index`, which must be its first, on hidden states (B, T, D)."""
         if index != len(recording.calls):
             raise _unfit(f"layer {index} did not run exactly once, in order")
         shape = tuple(recording.inputs["input_ids"].shape)
@@ -173,56 +175,58 @@ class Replay:
                 raise _unfit(f"layer {index} has hidden states of shape {tuple(hidden.shape)}, not {(*shape, 'D')}")
         recording.calls.append(call)
 
-    def _known(self, run: _Run, index: int, original: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Return what a layer up to the altered one gives: nothing that counts before it, the new output at it."""
-        call = run.recording.calls[index]
+    def _recorded(
+        self, patch: _Patch, index: int, original: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Return what a layer up to the patched one gives: nothing that counts before it, the new output at it."""
+        call = patch.recording.calls[index]
         output = None if self.reuse else original(*args, **kwargs)
-        if index == run.layer:
-            return call.returning(run.output)
+        if index == patch.layer:
+            return call.returning(patch.output)
         return output if output is not None else call.returning(LayerCall(args, kwargs, None).x_in)
 
-    def _eye_forward(self, name: str, original: Forward) -> Forward:
-        """Return the forward of a part that sees pictures while this context lasts."""
+    def _vision_forward(self, name: str, original: Forward) -> Forward:
+        """Return the forward of a vision module while this context lasts."""
 
         def forward(*args: Any, **kwargs: Any) -> Any:
-            if self._run is not None and self.reuse:
-                place = self._run.used.get(name, 0)
-                self._run.used[name] = place + 1
-                return _apart(self._run.recording.seen[name][place])
+            if self._patch is not None and self.reuse:
+                call = self._patch.used.get(name, 0)
+                self._patch.used[name] = call + 1
+                return _shallow_copy(self._patch.recording.vision_outputs[name][call])
             output = original(*args, **kwargs)
             if self._recording is not None:
-                self._recording.seen.setdefault(name, []).append(_apart(output))
+                self._recording.vision_outputs.setdefault(name, []).append(_shallow_copy(output))
             return output
 
         return forward
 
-    def _prove(self, recording: Recording) -> None:
-        """Find out whether running on behind a layer gives the plain logits; take whole passes where it does not."""
+    def _check(self, recording: Recording) -> None:
+        """Find out whether running on after a layer gives the plain logits; run all layers where it does not."""
         try:
             if self._is_faithful(recording):
                 return
         except torch.OutOfMemoryError:
             raise
         except _MISSING:
-            # The model can't run without the parts that were passed over, so they run from now on.
+            # The model can't run without the modules that were left out, so they run from now on.
             pass
         self.reuse = False
         if not self._is_faithful(recording):
             raise _unfit("running on behind a layer, with nothing altered, gives other logits")
 
     def _is_faithful(self, recording: Recording) -> bool:
-        """Return whether each layer run again on its input, and the layers behind it, give the recorded logits."""
+        """Return whether each layer run again on its input, and the layers after it, give the recorded logits."""
         # Logits that are no numbers are the same ones each time, and are for the scores to report.
         plain = recording.logits.float().nan_to_num()
-        apart = plain.new_zeros(())
+        difference = plain.new_zeros(())
         for index, call in enumerate(recording.calls):
-            again = self.behind(recording, index, self.step(recording, index, call.x_in))
-            apart = torch.maximum(apart, (again.float().nan_to_num() - plain).abs().amax())
-        loose = 1e-4 if recording.logits.dtype.itemsize >= 4 else 3e-2
-        return bool(apart <= loose * plain.abs().amax())
+            again = self.patched(recording, index, self.layer_output(recording, index, call.x_in))
+            difference = torch.maximum(difference, (again.float().nan_to_num() - plain).abs().amax())
+        tolerance = 1e-4 if recording.logits.dtype.itemsize >= 4 else 3e-2
+        return bool(difference <= tolerance * plain.abs().amax())
 
 
-def _apart(output: Any) -> Any:
+def _shallow_copy(output: Any) -> Any:
     """Return an output whose fields can be set without touching this one's: some models write into what they get."""
     return output if isinstance(output, Tensor) else copy(output)
 

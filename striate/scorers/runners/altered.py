@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from striate.errors import ModelError
-from striate.models.interventions.layer_replay import Recording, Replay
+from striate.models.interventions.layer_replay import LayerReplay, Recording
 from striate.models.io.placing import on_device
 from striate.models.structure.anatomy import Anatomy
 from striate.progress import Advance
@@ -76,7 +76,7 @@ def run_altered(
     chosen = [scorer for scorer in scorers if isinstance(scorer, AlteredScorer)]
     if any(scorer.skips == "image" for scorer in chosen):
         check_image_tokens(anatomy)
-    with torch.no_grad(), Replay(core, anatomy) as replay:
+    with torch.no_grad(), LayerReplay(core, anatomy) as replay:
         scored = batches.each(lambda batch: _score(replay, core, anatomy, batch, chosen), advance)
     return {scorer.name: {scorer.skips: _joined([batch[scorer.name] for batch in scored])} for scorer in chosen}
 
@@ -104,7 +104,7 @@ def check_image_tokens(anatomy: Anatomy) -> None:
 
 
 def _score(
-    replay: Replay, core: Any, anatomy: Anatomy, batch: Mapping[str, Tensor], scorers: Sequence[AlteredScorer]
+    replay: LayerReplay, core: Any, anatomy: Anatomy, batch: Mapping[str, Tensor], scorers: Sequence[AlteredScorer]
 ) -> dict[str, _Scored]:
     """Return what every scorer makes of one batch."""
     inputs = on_device(core, batch)
@@ -123,13 +123,13 @@ def _score(
 
 
 def _sums(
-    replay: Replay, recording: Recording, answers: Answers, mask_BT: Tensor, scorers: Sequence[AlteredScorer]
+    replay: LayerReplay, recording: Recording, answers: Answers, mask_BT: Tensor, scorers: Sequence[AlteredScorer]
 ) -> dict[str, Tensor]:
     """Return the sums (B, L) of scorers for which the tokens of `mask_BT` skip each layer in turn."""
     columns: dict[str, list[Tensor]] = {scorer.name: [] for scorer in scorers}
     for layer, call in enumerate(recording.calls):
         output_BTD = torch.where(mask_BT[..., None], call.x_in, call.x_out)
-        altered_NV = replay.behind(recording, layer, output_BTD)
+        altered_NV = replay.patched(recording, layer, output_BTD)
         for scorer in scorers:
             values_N = scorer.function(recording.logits, altered_NV, answers.targets)
             columns[scorer.name].append(answers.per_sample(values_N) * mask_BT.any(1))

@@ -14,7 +14,7 @@ from torch import Tensor
 from striate.data.collate import Collator
 from striate.data.picture_pairs import ATTRIBUTES
 from striate.errors import DataError
-from striate.models.interventions.layer_replay import Recording, Replay
+from striate.models.interventions.layer_replay import LayerReplay, Recording
 from striate.models.io.placing import on_device
 from striate.models.structure.anatomy import Anatomy
 from striate.progress import Advance
@@ -104,7 +104,7 @@ def run_pairs(
     """
     check_image_tokens(anatomy)
     onward = any(isinstance(scorer, PairScorer) and scorer.onward for scorer in scorers)
-    with drawn_pairs(ATTRIBUTES, count, seed) as drawn, torch.no_grad(), Replay(core, anatomy) as replay:
+    with drawn_pairs(ATTRIBUTES, count, seed) as drawn, torch.no_grad(), LayerReplay(core, anatomy) as replay:
         collate = PairCollator(Collator(processor, _MAX_LENGTH, train=True))
         batches = Batches(drawn, collate, batch_size)
         preferences = batches.each(lambda batch: _swap(replay, core, anatomy, batch, onward), advance)
@@ -146,7 +146,11 @@ PICTURE_PAIRS = Runner(
 
 
 def _swap(
-    replay: Replay, core: Any, anatomy: Anatomy, batch: tuple[Mapping[str, Tensor], Mapping[str, Tensor]], onward: bool
+    replay: LayerReplay,
+    core: Any,
+    anatomy: Anatomy,
+    batch: tuple[Mapping[str, Tensor], Mapping[str, Tensor]],
+    onward: bool,
 ) -> tuple[Floats, Floats, Floats, Floats]:
     """Return the fields of `Preferences` for one batch of pairs."""
     first, second = (on_device(core, half) for half in batch)
@@ -157,11 +161,11 @@ def _swap(
     at: list[Tensor] = []
     on: list[Tensor] = []
     for layer, (call, other) in enumerate(zip(ours.calls, theirs.calls, strict=True)):
-        swapped_BTD = replay.step(ours, layer, torch.where(image_BT1, other.x_in, call.x_in))
+        swapped_BTD = replay.layer_output(ours, layer, torch.where(image_BT1, other.x_in, call.x_in))
         alone_BTD = torch.where(image_BT1, call.x_out, swapped_BTD)
-        at.append(_preference(replay.behind(ours, layer, alone_BTD), answers))
+        at.append(_preference(replay.patched(ours, layer, alone_BTD), answers))
         if onward:
-            on.append(_preference(replay.behind(ours, layer, swapped_BTD), answers))
+            on.append(_preference(replay.patched(ours, layer, swapped_BTD), answers))
     at_PL = torch.stack(at, dim=1)
     columns = (_plain(ours, answers), _plain(theirs, answers), at_PL, torch.stack(on, dim=1) if onward else at_PL)
     return tuple(column.double().cpu().numpy() for column in columns)  # type: ignore[return-value]

@@ -16,7 +16,7 @@ from striate.data.collate import Collator
 from striate.data.rendering import Renderer
 from striate.data.samples import Message, Sample
 from striate.errors import DataError
-from striate.models.interventions.image_feature_cache import remembered_features
+from striate.models.interventions.image_feature_cache import cached_image_features
 from striate.models.io.placing import on_device
 from striate.models.structure.anatomy import unwrap
 from striate.tasks.inference.greedy_decode import before_end, decode
@@ -48,8 +48,8 @@ def answer_replies(
     """
     collator = Collator(processor, max(context_limit(unwrap(model)) - max_new_tokens, 1), train=False)
     replies: dict[int, Reply] = {}
-    with remembered_features(model) as memo:
-        prefixes = SharedPrefixes(model, collator, state.counts, memo)
+    with cached_image_features(model) as feature_cache:
+        prefixes = SharedPrefixes(model, collator, state.counts, feature_cache)
         answerer = _Answerer(
             model, processor.tokenizer, collator, prefixes, end_ids(model, processor), max_new_tokens, state
         )

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from striate.data.collate import Collator
-from striate.models.interventions.image_feature_cache import FeatureMemo
+from striate.models.interventions.image_feature_cache import ImageFeatureCache
 from striate.models.interventions.prefix_cache import why_not_continued, why_not_selected
 from striate.tasks.inference.greedy_decode import Rows, prefill_shared, prefill_whole, shared_equals_whole
 from striate.tasks.inference.prompt_windows import Prefix, Prompt
@@ -20,9 +20,11 @@ KEPT = "features of pictures are kept; starts of prompts are not shared: {}"
 class SharedPrefixes:
     """Prefills prompts with shared prefixes where a model allows it, proved on its own first batch."""
 
-    def __init__(self, model: Any, collator: Collator, counts: AskCounts, memo: FeatureMemo | None) -> None:
+    def __init__(
+        self, model: Any, collator: Collator, counts: AskCounts, feature_cache: ImageFeatureCache | None
+    ) -> None:
         """Keep what a prefill needs; nothing is decided before the first batch."""
-        self._memo = memo
+        self._feature_cache = feature_cache
         self._model = model
         self._collator = collator
         self._counts = counts
@@ -67,22 +69,22 @@ class SharedPrefixes:
     def features_of(self, prompts: Sequence[Prompt]) -> Iterator[None]:
         """Let the model take the features of the prompts' pictures from memory while it generates by itself."""
         pictures = [path for prompt in prompts for path in prompt.prefix[0]]
-        before = (self._memo.encoded, self._memo.reused) if self._memo else (0, 0)
-        if self._memo:
-            self._memo.expect(pictures)
+        before = (self._feature_cache.encoded, self._feature_cache.reused) if self._feature_cache else (0, 0)
+        if self._feature_cache:
+            self._feature_cache.expect(pictures)
         yield
         if not pictures:
             return
-        if self._memo:
-            self._memo.settle()
-        if self._memo is None or self._memo.why_not:
-            why = self._memo.why_not if self._memo else "it has no get_image_features"
+        if self._feature_cache:
+            self._feature_cache.settle()
+        if self._feature_cache is None or self._feature_cache.why_not:
+            why = self._feature_cache.why_not if self._feature_cache else "it has no get_image_features"
             self._counts.reuse = f"every picture is encoded for every question: {self._why_not}; {why}"
             self._counts.pictures_encoded += len(pictures)
             return
         self._counts.reuse = KEPT.format(self._why_not)
-        self._counts.pictures_encoded += self._memo.encoded - before[0]
-        self._counts.pictures_reused += self._memo.reused - before[1]
+        self._counts.pictures_encoded += self._feature_cache.encoded - before[0]
+        self._counts.pictures_reused += self._feature_cache.reused - before[1]
 
     def _note(self, reason: str) -> None:
         """Note why prefixes are not shared."""
