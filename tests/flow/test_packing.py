@@ -202,6 +202,27 @@ def test_a_leak_between_samples_is_refused(
         check_packing(tiny_llava.model, packing, collator, items, 96)
 
 
+@pytest.mark.parametrize(("share", "refused"), [(5e-5, False), (2e-4, True)])
+def test_the_smallest_leak_that_is_refused(
+    tiny_llava: Loaded, samples: list[Sample], share: float, refused: bool
+) -> None:
+    """In packed rows alone every token gets a share of the state of the token before it."""
+    collator = Collator(tiny_llava.processor, 96, train=True)
+    items = collator.encode_each(samples[:3])
+    longest = max(item.tokens["input_ids"].shape[1] for item in items)
+
+    def leak(_: Any, __: Any, output: torch.Tensor) -> torch.Tensor:
+        return output + share * output.roll(1, dims=1) if output.shape[1] > longest else output
+
+    tiny_llava.model.model.language_model.norm.register_forward_hook(leak)
+    packing = Packing(tiny_llava.model)
+    if refused:
+        with pytest.raises(TrainingError, match="samples in one row change each other's hidden states"):
+            check_packing(tiny_llava.model, packing, collator, items, 96)
+    else:
+        check_packing(tiny_llava.model, packing, collator, items, 96)
+
+
 def test_coarse_rounding_is_no_leak(tiny_llava: Loaded, samples: list[Sample]) -> None:
     """A model whose kernels round by 2% at every size of batch anew, as a deep one in bfloat16 may."""
     collator = Collator(tiny_llava.processor, 96, train=True)

@@ -305,6 +305,17 @@ def test_order_is_of_seed_and_epoch_alone() -> None:
     assert list(SeededOrder(samples, seed=2, batch_size=8)) != first
 
 
+def test_seed_and_epoch_do_not_stand_in_for_each_other() -> None:
+    samples = [Sample(str(size), (Message("user", "x"),)) for size in range(50)]
+    orders = []
+    for seed in range(4):
+        order = SeededOrder(samples, seed=seed, batch_size=1)
+        for epoch in range(4):
+            order.set_epoch(epoch)
+            orders.append(tuple(order))
+    assert len(set(orders)) == 16
+
+
 def test_order_sorts_by_length_within_a_step_only() -> None:
     samples = [Sample(str(size), (Message("user", "x" * size),)) for size in range(50)]
     order = list(SeededOrder(samples, seed=1, batch_size=8))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,7 +61,7 @@ def start(tmp_path: Path, pack_dir: Path) -> Any:
             loaded.model,
             loaded.processor,
             region,
-            samples,
+            more.pop("samples", samples),
             config,
             more.pop("machine", MachineSection(micro_batch=2)),
             seed=more.pop("seed", 0),
@@ -147,6 +148,19 @@ def test_another_run_is_refused(start: Any, tiny_llava: Loaded) -> None:
         start(other, "cut", region=Region(layers=(0,), num_layers=4, spec="ids:0"))
     with pytest.raises(TrainingError, match=r"train\.lr, seed changed"):
         start(other, "cut", LORA.model_copy(update={"lr": 0.5}), seed=1)
+
+
+def test_other_pictures_are_other_data(start: Any, tiny_llava: Loaded, pack_dir: Path) -> None:
+    killed, other = copy.deepcopy(tiny_llava), copy.deepcopy(tiny_llava)
+    with pytest.raises(KeyboardInterrupt):
+        start(killed, "cut", progress=Killed(3))
+    samples = read_samples(pack_dir)
+    pictures = [sample.images for sample in samples if sample.images]
+    turned = iter([*pictures[4:], *pictures[:4]])
+    shown = [dataclasses.replace(sample, images=next(turned)) if sample.images else sample for sample in samples]
+    assert [(sample.id, sample.messages) for sample in shown] == [(sample.id, sample.messages) for sample in samples]
+    with pytest.raises(TrainingError, match=r"checkpoint-2 is of another training run: data changed"):
+        start(other, "cut", samples=shown)
 
 
 def test_a_diverging_loss_stops(start: Any, tiny_llava: Loaded, tmp_path: Path) -> None:

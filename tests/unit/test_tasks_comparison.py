@@ -70,6 +70,21 @@ def test_task_scores_by_hand() -> None:
     assert all(row.low <= row.score <= row.high for row in scores)
 
 
+@pytest.mark.parametrize("score", [0.0, 1.0])
+def test_scores_without_spread_have_an_interval_all_the_same(score: float) -> None:
+    (task,) = task_scores([answer(str(place), score) for place in range(20)], repetitions=200, seed=0)
+    # The exact interval (Clopper-Pearson) of 20 of 20 begins at 0.025 ** (1 / 20).
+    assert task.high - task.low == pytest.approx(1 - 0.025 ** (1 / 20), abs=0.01)
+    assert task.low <= score <= task.high
+    assert min(task.low, 1 - task.high) >= 0
+
+
+def test_nats_have_no_bounds_and_get_no_such_interval() -> None:
+    read = [answer(str(place), 2.0, "book", "perplexity") for place in range(20)]
+    (task,) = task_scores(read, repetitions=200, seed=0)
+    assert (task.low, task.high) == (2.0, 2.0)
+
+
 def test_macro_averages_weigh_tasks_alike_and_leave_perplexity_out() -> None:
     scores = task_scores(START, repetitions=200, seed=0)
     assert macro_average(scores, "visual") == pytest.approx((2 / 3 + 1 / 2) / 2)

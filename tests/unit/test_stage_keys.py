@@ -1,0 +1,217 @@
+"""Every setting of a run config: which stages it makes stale, and that something reads it."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from pydantic import BaseModel
+
+import striate
+from striate.config import RunConfig, parse_config
+from striate.errors import ArtifactError
+from striate.harness.suites import parse_suite
+from striate.pipeline.preflight import labels_of
+from striate.pipeline.run_inputs import locate_inputs
+from striate.pipeline.stage_keys import StageKeys
+from striate.progress import Silent
+from striate.runs.config_changes import check_same_config
+from striate.storage.fingerprints import fingerprint_of
+
+TRAINED = {"train", "prune", "evaluate:tuned", "evaluate:pruned", "suite:tuned", "suite:pruned"}
+PRUNED = {"prune", "evaluate:pruned", "suite:pruned"}
+ASKED = {"evaluate:start", "evaluate:tuned", "evaluate:pruned"}
+SUITES = {"suite:start", "suite:tuned", "suite:pruned"}
+EVERY = {"analyze", "select", *TRAINED, *ASKED, *SUITES}
+NONE: set[str] = set()
+
+# Another value than BASE has, and the stages whose artifacts then no longer follow from the config.
+STALE: dict[str, tuple[Any, set[str]]] = {
+    "seed": (1, {"analyze", *TRAINED, *ASKED}),
+    "model.path": ("owner/other", EVERY),
+    "model.revision": ("v2", EVERY),
+    "data.train": (["ROOT/more"], {"analyze", *TRAINED}),
+    "data.max_train_samples": (3, TRAINED),
+    "data.calibration": (["ROOT/more"], {"analyze", *PRUNED}),
+    "analyze.scorers": (["modality-block-influence"], {"analyze", *PRUNED}),
+    "analyze.samples": (5, {"analyze", *PRUNED}),
+    "analyze.by": ("task", {"analyze", *PRUNED}),
+    "analyze.base": ("ROOT/base", {"analyze", *PRUNED}),
+    "analyze.pairs": (7, {"analyze", *PRUNED}),
+    "select.region": ("uniform:3", {"select", *TRAINED}),
+    "train.method": ("full", TRAINED),
+    "train.lora.r": (3, TRAINED),
+    "train.lora.alpha": (3, TRAINED),
+    "train.lora.dropout": (0.3, TRAINED),
+    "train.resample.active": (2, TRAINED),
+    "train.resample.every": (7, TRAINED),
+    "train.resample.state": ("drop", TRAINED),
+    "train.train_projector": (False, TRAINED),
+    "train.lr": (0.1, TRAINED),
+    "train.projector_lr": (0.1, TRAINED),
+    "train.optimizer": ("adamw-8bit", TRAINED),
+    "train.batch_size": (16, TRAINED),
+    "train.epochs": (2, TRAINED),
+    "train.max_steps": (3, TRAINED),
+    "train.warmup_ratio": (0.5, TRAINED),
+    "train.scheduler": ("linear", TRAINED),
+    "train.weight_decay": (0.1, TRAINED),
+    "train.max_grad_norm": (0.1, TRAINED),
+    "train.max_length": (99, {"analyze", *TRAINED}),
+    "train.gradient_checkpointing": (True, TRAINED),
+    "train.packing": (True, TRAINED),
+    "train.image_tokens": ("region while training", TRAINED),
+    "train.image_also": ("top:1", TRAINED),
+    "train.image_shift": (False, TRAINED),
+    "train.frozen": ("fp8", TRAINED),
+    "train.save_steps": (7, TRAINED),
+    "prune.remove": (2, PRUNED),
+    "prune.scorer": ("block-influence", PRUNED),
+    "evaluate.packs": (["ROOT/pack", "ROOT/pack2"], ASKED),
+    "evaluate.limit": (3, {*ASKED, *SUITES}),
+    "evaluate.max_new_tokens": (3, ASKED),
+    "evaluate.bootstrap": (123, ASKED),
+    # What is compared, not what is answered: retention and gate are made anew each time.
+    "evaluate.suites": (["lm-eval:arc_easy", "lm-eval:boolq"], NONE),
+    "evaluate.models": (["start", "tuned"], NONE),
+    "evaluate.others": ({"tuned all": "ROOT/base"}, NONE),
+    "evaluate.baseline": ("tuned", NONE),
+    "evaluate.gate": ("text>=99", NONE),
+    # The page is written anew each time.
+    "report.title": ("another", NONE),
+    "report.examples": (3, NONE),
+    # Where and how fast, not what is learned.
+    "machine.device": ("cpu", NONE),
+    "machine.dtype": ("float32", NONE),
+    "machine.micro_batch": (4, NONE),
+    "machine.eval_batch": (3, NONE),
+    "machine.eval_tokens": (99, NONE),
+    "machine.workers": (3, NONE),
+    "machine.compile": ("off", NONE),
+    "machine.graphs": ("off", NONE),
+    "machine.memory_budget": (3, NONE),
+    "machine.pack_tokens": (99, NONE),
+    "machine.cache_vision": ("memory", NONE),
+    "machine.cache_folder": ("ROOT/cache", NONE),
+}
+FIXED = {"version": "the only form of a run config so far"}
+NO_EFFECT: dict[str, str] = {}
+"""Settings that nothing reads, each with the reason why it is still there."""
+
+
+def base_config(root: Path) -> dict[str, Any]:
+    return {
+        "model": {"path": "owner/model"},
+        "data": {"train": [str(root / "data")]},
+        "select": {"region": "uniform:2"},
+        "train": {
+            "batch_size": 8,
+            "image_tokens": "region",
+            "image_also": "bottom:1",
+            "resample": {"active": 1},
+        },
+        "prune": {"remove": 1},
+        "evaluate": {"packs": [str(root / "pack")], "suites": ["lm-eval:arc_easy"]},
+    }
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for name in ("data", "more", "base"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+    for name in ("pack", "pack2"):
+        (tmp_path / name).mkdir()
+        row = {"id": name, "task": "t", "metric": "exact", "kind": "text", "question": "?", "answers": ["x"]}
+        (tmp_path / name / "test.jsonl").write_text(json.dumps(row) + "\n")
+    return tmp_path
+
+
+class FinishedRun:
+    """A run folder whose every stage has run; what a stage wrote is told by what it was made from."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+
+    def output(self, stage: str, name: str, inputs: dict[str, Any]) -> str:
+        return fingerprint_of({"stage": stage, "name": name, **inputs})
+
+    def note_fingerprint(self, name: str, value: str) -> None:
+        pass
+
+
+def keys_of(config: RunConfig) -> dict[str, str]:
+    """The key of every stage of `config`'s run."""
+    run: Any = FinishedRun(config)
+    keys = StageKeys(run, locate_inputs(config, Silent()))
+    stages = {"analyze": keys.analyze(), "select": keys.select(), "train": keys.train(), "prune": keys.prune()}
+    stages |= {f"evaluate:{label}": keys.evaluate(label) for label in labels_of(config)}
+    suite = parse_suite("lm-eval:arc_easy")
+    stages |= {f"suite:{label}": keys.suite(label, suite) for label in labels_of(config)}
+    return {stage: fingerprint_of(inputs) for stage, inputs in stages.items()}
+
+
+def settings_of(section: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[str]:
+    """The dotted name of every setting, sections within sections included."""
+    for name, field in section.model_fields.items():
+        inner = [kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type)]
+        sections = [kind for kind in inner if issubclass(kind, BaseModel)]
+        if sections:
+            yield from settings_of(sections[0], f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def test_every_setting_is_in_the_table() -> None:
+    assert set(settings_of()) == {*STALE, *FIXED}
+
+
+@pytest.mark.parametrize("setting", STALE)
+def test_a_setting_makes_stale_what_follows_from_it_and_nothing_else(setting: str, root: Path) -> None:
+    value, expected = STALE[setting]
+    text = json.dumps(value).replace("ROOT", str(root))
+    before = parse_config(base_config(root))
+    after = parse_config(base_config(root), [f"{setting}={text}"])
+    assert before != after, "the table holds the same value as the base"
+    old, new = keys_of(before), keys_of(after)
+    assert {stage for stage in old.keys() & new.keys() if old[stage] != new[stage]} == expected
+
+
+@pytest.mark.parametrize("setting", STALE)
+def test_a_run_folder_goes_on_with_another_value_only_where_nothing_goes_stale(setting: str, root: Path) -> None:
+    value, stale = STALE[setting]
+    before = parse_config(base_config(root))
+    after = parse_config(base_config(root), [f"{setting}={json.dumps(value).replace('ROOT', str(root))}"])
+    if stale:
+        with pytest.raises(ArtifactError, match=f"holds a run of another config: .*{re.escape(setting)}"):
+            check_same_config(root, before, after, overwrite=False)
+    check_same_config(root, before, after, overwrite=bool(stale))
+
+
+def test_a_region_from_scores_goes_stale_with_them(root: Path) -> None:
+    scored = "select.region=scores:block-influence:2"
+    old = keys_of(parse_config(base_config(root), [scored]))
+    new = keys_of(parse_config(base_config(root), [scored, "analyze.samples=5"]))
+    assert {stage for stage in old if old[stage] != new[stage]} == {"analyze", "select", *TRAINED}
+
+
+def test_data_that_changes_on_disk_makes_stale_what_reads_it(root: Path) -> None:
+    config = parse_config(base_config(root))
+    old = keys_of(config)
+    (root / "data" / "file").write_text("other samples")
+    new = keys_of(config)
+    assert {stage for stage in old if old[stage] != new[stage]} == {"analyze", *TRAINED}
+
+
+def test_every_setting_is_read_somewhere() -> None:
+    package = Path(striate.__file__).parent
+    files = [path for path in package.rglob("*.py") if not path.is_relative_to(package / "config")]
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in files]
+    read = {node.attr for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    unread = {setting for setting in STALE if setting.rpartition(".")[2] not in read}
+    assert unread == set(NO_EFFECT)
