@@ -10,17 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from striate.artifacts import Difference
 from striate.tasks.scoring import bootstrap as resampling
 from striate.tasks.scoring.bootstrap import Paired, macro_replicates, student_quantile
+from striate.tasks.scoring.compare import compare_pairs
 from striate.tasks.scoring.intervals import (
     bootstrap_interval,
     changed_answers,
     mcnemar,
     mean_of,
-    paired_difference,
     perplexity_retention,
     resolvable_difference,
-    retention_interval,
 )
 
 SCORES = st.lists(st.floats(0, 1), min_size=1, max_size=30)
@@ -28,6 +28,14 @@ SCORES = st.lists(st.floats(0, 1), min_size=1, max_size=30)
 
 def replicates_of(scores: Any, repetitions: int, seed: int, weights: Any = None, clusters: Any = None) -> Any:
     return macro_replicates([Paired.of(scores, scores, weights, clusters)], repetitions, seed)
+
+
+def compared(
+    baseline: Any, other: Any, repetitions: int = 2000, seed: int = 0, weights: Any = None, clusters: Any = None
+) -> Difference:
+    """The row of one task as `striate evaluate` makes it, from scores alone."""
+    pair = Paired.of(baseline, other, weights, clusters)
+    return compare_pairs(("other", "baseline"), ("p", "t", "exact", "visual"), [pair], repetitions, seed)
 
 
 def test_the_spread_of_replicates_is_the_standard_error() -> None:
@@ -110,8 +118,8 @@ def test_intervals_cover_a_known_difference_in_93_to_97_percent_of_1000_repetiti
     hits = 0
     for trial in range(1000):
         baseline, other, clusters = simulated(generator, n, changed, difference, together)
-        _, low, high = paired_difference(baseline, other, None, 500, trial, clusters, bounded=True)
-        hits += low - 1e-9 <= difference <= high + 1e-9
+        row = compared(baseline, other, 500, trial, clusters=clusters)
+        hits += row.low - 1e-9 <= difference <= row.high + 1e-9
     assert 930 <= hits <= 970
 
 
@@ -119,14 +127,15 @@ def test_items_of_one_picture_taken_for_independent_ones_cover_too_little() -> N
     generator, hits = np.random.default_rng(6), 0
     for trial in range(300):
         baseline, other, _ = simulated(generator, 300, 0.3, 0.1, 10)
-        _, low, high = paired_difference(baseline, other, None, 300, trial)
-        hits += low <= 0.1 <= high
+        row = compared(baseline, other, 300, trial)
+        hits += row.low <= 0.1 <= row.high
     assert hits / 300 < 0.9
 
 
 def test_models_that_answer_alike_have_the_interval_of_an_exact_binomial_bound() -> None:
     bound = 1 - 0.025 ** (1 / 50)
-    assert paired_difference([1] * 50, [1] * 50, bounded=True) == pytest.approx((0, -bound, bound))
+    row = compared([1] * 50, [1] * 50)
+    assert (row.difference, row.low, row.high) == pytest.approx((0, -bound, bound))
     assert bootstrap_interval([1] * 50, bounded=True) == pytest.approx((1 - bound, 1))
     # With that share of items changed, a sample of 50 shows none of them in 2.5% of samples.
     assert (1 - bound) ** 50 == pytest.approx(0.025)
@@ -157,7 +166,7 @@ def test_the_resolvable_difference_is_found_in_80_percent_of_samples() -> None:
     found = 0
     for trial in range(300):
         baseline, other, clusters = simulated(generator, 400, 0.2, size, 1)
-        found += paired_difference(baseline, other, None, 300, trial, clusters)[1] > 0
+        found += compared(baseline, other, 300, trial, clusters=clusters).low > 0
     assert 0.7 <= found / 300 <= 0.9
 
 
@@ -177,10 +186,10 @@ def test_paired_intervals_cover_the_true_difference_and_are_narrower_than_unpair
     for trial in range(300):
         base = generator.random(120)
         other = base + generator.normal(0.1, 0.05, size=120)
-        difference, low, high = paired_difference(base, other, repetitions=400, seed=trial)
-        assert low <= difference <= high
-        hits += low <= 0.1 <= high
-        paired_width += high - low
+        row = compared(base, other, 400, trial)
+        assert row.low <= row.difference <= row.high
+        hits += row.low <= 0.1 <= row.high
+        paired_width += row.high - row.low
         plain_width += np.subtract(*bootstrap_interval(other, repetitions=400, seed=trial)[::-1])
     assert 0.91 <= hits / 300 <= 0.985
     assert paired_width < plain_width / 3
@@ -188,7 +197,8 @@ def test_paired_intervals_cover_the_true_difference_and_are_narrower_than_unpair
 
 def test_retention_of_a_constant_ratio_has_no_width() -> None:
     baseline = np.random.default_rng(6).random(50) + 0.1
-    assert retention_interval(baseline, 0.9 * baseline) == pytest.approx((90, 90, 90))
+    row = compared(baseline, 0.9 * baseline)
+    assert (row.retention, row.retention_low, row.retention_high) == pytest.approx((90, 90, 90))
 
 
 def test_retention_intervals_cover_the_true_ratio() -> None:
@@ -197,26 +207,27 @@ def test_retention_intervals_cover_the_true_ratio() -> None:
     for trial in range(300):
         baseline = generator.random(200) < 0.6
         other = np.where(generator.random(200) < 0.9, baseline, generator.random(200) < 0.3)
-        _, low, high = retention_interval(baseline, other, repetitions=400, seed=trial)
-        assert low is not None
-        assert high is not None
-        hits += low <= 100 * (0.9 * 0.6 + 0.1 * 0.3) / 0.6 <= high
+        row = compared(baseline, other, 400, trial)
+        assert row.retention_low is not None
+        assert row.retention_high is not None
+        hits += row.retention_low <= 100 * (0.9 * 0.6 + 0.1 * 0.3) / 0.6 <= row.retention_high
     assert 0.91 <= hits / 300 <= 0.985
 
 
 def test_there_is_no_retention_of_nothing() -> None:
-    assert retention_interval([0, 0, 0], [1, 0, 1]) == (None, None, None)
+    row = compared([0, 0, 0], [1, 0, 1])
+    assert (row.retention, row.retention_low, row.retention_high) == (None, None, None)
 
 
 def test_there_is_no_interval_when_the_baseline_may_well_be_nothing() -> None:
     # One right answer of 20 is missing from 36% of the samples.
     baseline = [1] + [0] * 19
-    assert retention_interval(baseline, [1, 1] + [0] * 18) == (200.0, None, None)
+    row = compared(baseline, [1, 1] + [0] * 18)
+    assert (row.retention, row.retention_low, row.retention_high) == (200.0, None, None)
 
 
 def test_weights_count_as_repeated_items() -> None:
-    difference, _, _ = paired_difference([0, 1], [1, 1], weights=[3, 1])
-    assert difference == pytest.approx(0.75)
+    assert compared([0, 1], [1, 1], weights=[3, 1]).difference == pytest.approx(0.75)
     assert mean_of([Paired.of([0, 1], [1, 1], [3, 1])]) == pytest.approx([0.25, 1.0])
 
 
@@ -240,7 +251,7 @@ def test_perplexity_retention_is_the_ratio_of_perplexities() -> None:
 
 def test_scores_that_do_not_pair_are_refused() -> None:
     with pytest.raises(ValueError, match="differ in shape"):
-        paired_difference([1, 0], [1])
+        compared([1, 0], [1])
 
 
 @settings(max_examples=40)
@@ -253,10 +264,11 @@ def test_intervals_lie_within_the_scores(scores: list[float]) -> None:
 @settings(max_examples=40)
 @given(SCORES)
 def test_a_model_against_itself(scores: list[float]) -> None:
-    assert paired_difference(scores, scores, repetitions=200) == (0.0, 0.0, 0.0)
-    retention, low, high = retention_interval(scores, scores, repetitions=200)
-    assert retention is None or retention == pytest.approx(100)
-    assert low is None or (low == pytest.approx(100) and high == pytest.approx(100))
+    row = compared(scores, scores, 200)
+    assert row.difference == 0
+    assert row.low == -row.high < 0
+    assert row.retention is None or row.retention == pytest.approx(100)
+    assert row.retention_low is None or row.retention_low < 100 < (row.retention_high or 0)
 
 
 def test_equal_seeds_give_equal_intervals() -> None:

@@ -89,11 +89,11 @@ def compare_predictions(
     """
     pairs = paired_tasks(baseline, other)
     labels = (other[0].label, baseline[0].label)
-    rows = [_difference(labels, key, [pair], repetitions, seed) for key, pair in pairs.items()]
+    rows = [compare_pairs(labels, key, [pair], repetitions, seed) for key, pair in pairs.items()]
     for kind in KINDS:
         chosen = [pair for key, pair in pairs.items() if key[3] == kind and metric_of(key[2]).higher_is_better]
         if chosen:
-            rows.append(_difference(labels, (MACRO, kind, MACRO_METRIC, kind), chosen, repetitions, seed))
+            rows.append(compare_pairs(labels, (MACRO, kind, MACRO_METRIC, kind), chosen, repetitions, seed))
     return rows
 
 
@@ -116,7 +116,7 @@ def compare_scope(
         return None
     labels, first = (other[0].label, baseline[0].label), next(iter(chosen))
     key = first if len(chosen) == 1 and pack != MACRO else (pack, task, MACRO_METRIC, first[3])
-    return _difference(labels, key, list(chosen.values()), repetitions, seed)
+    return compare_pairs(labels, key, list(chosen.values()), repetitions, seed)
 
 
 def _task_score(key: TaskKey, group: Sequence[Prediction], repetitions: int, seed: int) -> TaskScore:
@@ -177,10 +177,18 @@ def paired_tasks(
     }
 
 
-def _difference(
+def compare_pairs(
     labels: tuple[str, str], key: TaskKey, pairs: Sequence[Paired], repetitions: int, seed: int
 ) -> Difference:
-    """Return the comparison of one task, or of the macro average of several."""
+    """Return the comparison of one task, or of the macro average of several.
+
+    Args:
+        labels: of the model, and of the baseline.
+        key: pack, task, metric and kind of the row.
+        pairs: both models' scores, one entry a task.
+        repetitions: bootstrap samples.
+        seed: of the bootstrap.
+    """
     pack, task, metric, kind = key
     means, replicates = mean_of(pairs), macro_replicates(pairs, repetitions, seed)
     ratio = metric == MACRO_METRIC or metric_of(metric).higher_is_better

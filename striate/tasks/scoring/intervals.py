@@ -42,29 +42,6 @@ def bootstrap_interval(
     return max(0.0, low - spread), min(1.0, high + spread)
 
 
-def paired_difference(
-    baseline: ArrayLike,
-    other: ArrayLike,
-    weights: ArrayLike | None = None,
-    repetitions: int = 2000,
-    seed: int = 0,
-    clusters: Sequence[str] | None = None,
-    bounded: bool = False,
-) -> tuple[float, float, float]:
-    """Return mean(other) - mean(baseline) on the same items, with its 95% interval (low, high)."""
-    pairs = [Paired.of(baseline, other, weights, clusters)]
-    replicates = macro_replicates(pairs, repetitions, seed)
-    return (difference_of(mean_of(pairs)), *difference_interval(replicates, hidden_change(pairs, replicates, bounded)))
-
-
-def retention_interval(
-    baseline: ArrayLike, other: ArrayLike, weights: ArrayLike | None = None, repetitions: int = 2000, seed: int = 0
-) -> tuple[float | None, float | None, float | None]:
-    """Return 100 * mean(other) / mean(baseline) in %, with its 95% interval; see `retention_of`."""
-    pairs = [Paired.of(baseline, other, weights)]
-    return retention_of(mean_of(pairs), macro_replicates(pairs, repetitions, seed))
-
-
 def mean_of(pairs: Sequence[Paired]) -> Floats:
     """Return the unweighted average over tasks of the two models' task means, (2,): baseline, other."""
     return np.mean([pair.means for pair in pairs], axis=0)
