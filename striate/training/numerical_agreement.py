@@ -22,7 +22,7 @@ TIMES = 3.0
 _ROWS = 3
 
 
-def own_rounding(model: nn.Module, collator: Collator, items: Sequence[Encoded], device: torch.device) -> float:
+def rounding_error(model: nn.Module, collator: Collator, items: Sequence[Encoded]) -> float:
     """Return the largest ||h' - h|| / ||h|| over samples: h for a sample alone, h' for it in a batch of its copies.
 
     Both are the same by mathematics, and nothing is padded.
@@ -31,38 +31,36 @@ def own_rounding(model: nn.Module, collator: Collator, items: Sequence[Encoded],
         model: as it is compared, in eval mode and without gradients.
         collator: joins samples.
         items: encoded samples, with their pictures.
-        device: of the model.
     """
+    device = next(model.parameters()).device
     worst = 0.0
     for item in items:
         alone, together = (
-            hidden_states(model, moved(collator.join([item] * count), device))[:1] for count in (1, _ROWS)
+            hidden_states(model, to_device(collator.join([item] * count), device))[:1] for count in (1, _ROWS)
         )
         worst = max(worst, float((together - alone).norm() / alone.norm()))
     return worst
 
 
-def unexplained(
+def unexplained_difference(
     difference: float,
     tolerance: float,
     model: nn.Module,
     collator: Collator,
     items: Callable[[], Sequence[Encoded]],
-    device: torch.device,
 ) -> str:
     """Return in words how large a difference is that neither `tolerance` nor rounding explains, or nothing.
 
     Args:
         difference: ||h' - h|| / ||h|| of two ways of computing the same.
         tolerance: up to which it is accepted.
-        model: as for `own_rounding`, with the next two and what `items` gives.
+        model: as for `rounding_error`, with the next one and what `items` gives.
         collator: joins samples.
         items: gives the compared samples, encoded; called above the tolerance only.
-        device: of the model.
     """
     if difference <= tolerance:
         return ""
-    rounding = own_rounding(model, collator, items(), device)
+    rounding = rounding_error(model, collator, items())
     return "" if difference <= TIMES * rounding else f"by {difference:.1%} (by rounding: {rounding:.1%})"
 
 
@@ -84,6 +82,6 @@ def hidden_states(model: nn.Module, inputs: Batch) -> torch.Tensor:
     return (caught[0] if caught else logits).float()
 
 
-def moved(batch: Batch, device: torch.device) -> Batch:
+def to_device(batch: Batch, device: torch.device) -> Batch:
     """Return the batch on the device."""
     return {name: value.to(device) for name, value in batch.items()}

@@ -1,4 +1,4 @@
-"""The line between a frozen vision encoder and the projector: what flows there, taken out, and put in again.
+"""Tap between the frozen vision encoder and the projector: takes features out of a model, and puts cached ones in.
 
 The model's own code runs around it: the encoder is left out, and the projector gets cached features.
 """
@@ -26,7 +26,7 @@ class _CaughtError(Exception):
 
 
 class VisionTap:
-    """Takes the projector's input from a model, and gives it back in the encoder's place.
+    """Returns the projector's input, and feeds it to the projector in the encoder's place.
 
     Attributes:
         device: of the model.
@@ -70,7 +70,7 @@ class VisionTap:
         caught: list[torch.Tensor] = []
 
         def catch(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            caught.extend(one for one in (*args, *kwargs.values()) if isinstance(one, torch.Tensor))
+            caught.extend(value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor))
             raise _CaughtError
 
         def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -112,14 +112,14 @@ class VisionTap:
         def replace(
             _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
         ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-            wanted = next(one for one in (*args, *kwargs.values()) if isinstance(one, torch.Tensor))
+            wanted = _first_tensor(args, kwargs)
             if wanted.shape != features.shape:
                 raise uncached(f"it asks for features {tuple(wanted.shape)}, and {tuple(features.shape)} were cached")
 
-            def swap(one: Any) -> Any:
-                return features if one is wanted else one
+            def swapped(value: Any) -> Any:
+                return features if value is wanted else value
 
-            return tuple(map(swap, args)), {name: swap(one) for name, one in kwargs.items()}
+            return tuple(map(swapped, args)), {name: swapped(value) for name, value in kwargs.items()}
 
         handle = self._projector.register_forward_pre_hook(replace, with_kwargs=True)
         try:
@@ -131,7 +131,7 @@ class VisionTap:
     def same_in_half(self, features: torch.Tensor, dtype: torch.dtype) -> bool:
         """Return whether the projector gives the same, to the bit, for features rounded to `dtype`."""
         with torch.no_grad():
-            full, half = (self._projector(one) for one in (features, features.to(dtype)))
+            full, half = self._projector(features), self._projector(features.to(dtype))
         return isinstance(full, torch.Tensor) and torch.equal(full.float(), half.float())
 
 
@@ -146,12 +146,12 @@ def uncached(why: str) -> ModelError:
 
 def _first_tensor(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> torch.Tensor:
     """Return the first tensor among a call's arguments: the pictures."""
-    found: torch.Tensor = next(one for one in (*args, *kwargs.values()) if isinstance(one, torch.Tensor))
-    return found
+    tensor: torch.Tensor = next(value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor))
+    return tensor
 
 
 def _empty(tensor: torch.Tensor, rows: int) -> torch.Tensor:
-    """Return zeros of the tensor's kind with `rows` in the place of its rows of pictures; they take no memory."""
+    """Return zeros with `rows` rows in the place of a tensor's rows of pictures; they take no memory."""
     if tensor.ndim == 0 or tensor.shape[0]:
         return tensor
     return tensor.new_zeros(()).expand(rows, *tensor.shape[1:])
@@ -162,7 +162,7 @@ def _like(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
     if isinstance(value, torch.Tensor):
         return change(value) if value.ndim else value
     if isinstance(value, Mapping):
-        return type(value)(**{name: _like(one, change) for name, one in value.items()})
+        return type(value)(**{name: _like(part, change) for name, part in value.items()})
     if isinstance(value, list | tuple):
-        return type(value)(_like(one, change) for one in value)
+        return type(value)(_like(part, change) for part in value)
     return value

@@ -31,20 +31,20 @@ class Share:
     Attributes:
         micro_batch: samples of a padded micro-batch.
         pack_tokens: the most tokens of a packed row; None for padded micro-batches.
-        process: of this process, from 0.
-        processes: how many there are.
+        rank: of this process, from 0.
+        world_size: how many processes there are.
     """
 
     micro_batch: int
     pack_tokens: int | None = None
-    process: int = 0
-    processes: int = 1
+    rank: int = 0
+    world_size: int = 1
 
     def of(self, step: Sequence[int]) -> list[int]:
         """Return this process's samples of a step, which go from short to long: whole micro-batches, dealt in turn."""
         if self.pack_tokens is not None:
-            return list(step[self.process :: self.processes])
-        firsts = range(self.process * self.micro_batch, len(step), self.processes * self.micro_batch)
+            return list(step[self.rank :: self.world_size])
+        firsts = range(self.rank * self.micro_batch, len(step), self.world_size * self.micro_batch)
         return [index for first in firsts for index in step[first : first + self.micro_batch]]
 
 

@@ -25,7 +25,7 @@ from striate.training.caching.collator import FEATURES, FeatureCollator
 from striate.training.caching.tensor_store import StoredTensors, TensorWriter, write_once
 from striate.training.caching.vision_pass import SHAPES, VisionPass
 from striate.training.distributed.ranks import Ranks
-from striate.training.numerical_agreement import hidden_states, moved, unexplained
+from striate.training.numerical_agreement import hidden_states, to_device, unexplained_difference
 from striate.training.precision import HALF
 
 _COMPARED = 4
@@ -131,9 +131,9 @@ def _compare(model: nn.Module, cached: CachedFeatures, samples: Sequence[Sample]
     collator, device = cached.collator.plain, cached.tap.device
     # Also where all features were on disk the tap must see once what the encoder gives.
     cached.tap.features(collator.encode_each(samples[:1])[0].pictures)
-    real = hidden_states(model, moved(collator(samples), device))
+    real = hidden_states(model, to_device(collator(samples), device))
     try:
-        with cached.serving(moved(cached.collator(samples), device)) as batch:
+        with cached.serving(to_device(cached.collator(samples), device)) as batch:
             served = hidden_states(model, batch)
     except (RuntimeError, ValueError, TypeError, IndexError, KeyError) as error:
         raise uncached(f"its forward pass fails on cached features: {str(error).splitlines()[0]}") from error
@@ -142,6 +142,6 @@ def _compare(model: nn.Module, cached: CachedFeatures, samples: Sequence[Sample]
     # Convolutions on CUDA round float32 to ten bits unless told otherwise, and not alike at every batch size.
     rounded = device.type == "cuda" and torch.backends.cudnn.allow_tf32
     tolerance = _HALF_TOLERANCE if half else _TF32_TOLERANCE if rounded else _TOLERANCE
-    if by := unexplained(difference, tolerance, model, collator, lambda: collator.encode_each(samples), device):
+    if by := unexplained_difference(difference, tolerance, model, collator, lambda: collator.encode_each(samples)):
         raise uncached(f"cached features change the hidden states of the first pictures, {by}")
     return f"vision features: {len(samples)} samples get the hidden states of their pictures (within {difference:.1e})"

@@ -15,7 +15,7 @@ from striate.data.packing import SEGMENTS, Batch, split_row
 from striate.models.interventions.eval_mode import evaluating
 from striate.models.structure.decoder_stack import decoder_config, decoder_layers
 from striate.models.visual_token_skipping.rule import rule_of
-from striate.training.numerical_agreement import hidden_states, moved, unexplained
+from striate.training.numerical_agreement import hidden_states, to_device, unexplained_difference
 from striate.training.packing.packed_attention import Layout, PackedRows, refused
 from striate.training.packing.positions import Positions
 from striate.training.precision import HALF
@@ -75,7 +75,7 @@ def check_packing(
         return "packing: one sample is not compared"
     device = next(model.parameters()).device
     ready = packing.prepared(collator.pack(items))
-    row, rule, lengths = moved(ready, device), rule_of(model), ready[SEGMENTS][:, 0].tolist()
+    row, rule, lengths = to_device(ready, device), rule_of(model), ready[SEGMENTS][:, 0].tolist()
     with evaluating(model), torch.no_grad():
         try:
             known = reading(rule, ready["input_ids"], device, lengths) if rule else nullcontext()
@@ -87,9 +87,9 @@ def check_packing(
         half = any(one.dtype in HALF for one in model.parameters()) or torch.is_autocast_enabled(device.type)
         tolerance, worst = _HALF_TOLERANCE if half else _TOLERANCE, 0.0
         for item, packed in zip(items, split_row(row, together), strict=True):
-            alone = hidden_states(model, moved(collator.join([item]), device))
+            alone = hidden_states(model, to_device(collator.join([item]), device))
             difference = float((packed - alone).norm() / alone.norm())
-            if by := unexplained(difference, tolerance, model, collator, partial(list, [item]), device):
+            if by := unexplained_difference(difference, tolerance, model, collator, partial(list, [item])):
                 raise refused(f"samples in one row change each other's hidden states, {by}")
             worst = max(worst, difference)
     return f"packing: {len(items)} samples in one row get the hidden states they get alone (within {worst:.1e})"
