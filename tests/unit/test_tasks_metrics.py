@@ -14,8 +14,8 @@ from striate.tasks.inference.prompts import chat_sample, joined, plain_context
 from striate.tasks.metrics import METRICS, metric_of
 from striate.tasks.metrics.anls import edit_distance, similarity
 from striate.tasks.metrics.choice_logprob import ranking
-from striate.tasks.metrics.exact import normalise
 from striate.tasks.metrics.last_word import first_word
+from striate.tasks.metrics.reading.answer_text import normalize
 from striate.tasks.metrics.reading.box_parsing import overlap, parse_box
 from striate.tasks.packs.items import Item, Mark, Reply
 
@@ -189,7 +189,7 @@ def test_every_score_is_between_0_and_1_and_unparsed_answers_score_0(
     assert found.score == 0 or not found.unparsed
 
 
-@given(WORDS.filter(lambda text: bool(normalise(text)) and bool(first_word(text))), BOXES)
+@given(WORDS.filter(lambda text: bool(normalize(text)) and bool(first_word(text))), BOXES)
 def test_the_true_answer_scores_1(text: str, box: tuple[float, ...]) -> None:
     for metric in ("exact", "anls", "choice", "last_word"):
         assert mark(metric, text, "other", text, choices=("other", text)).score == 1 or metric == "last_word"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from striate.tasks.metrics.base import Metric
-from striate.tasks.metrics.exact import normalise
+from striate.tasks.metrics.reading.answer_text import normalize
 from striate.tasks.packs.items import Item, Mark, Reply
 
 
@@ -13,8 +13,8 @@ def score_containment(item: Item, reply: Reply) -> Mark:
     The measure of the visual-region paper's released OCRVQA evaluation (arXiv 2412.12785; data: Mishra et al. 2019).
     It is generous: one letter lies within most titles. An empty answer, which lies within anything, is unparsed.
     """
-    answer = normalise(reply.text)
-    accepted = [normalise(text) for text in item.answers]
+    answer = normalize(reply.text)
+    accepted = [normalize(text) for text in item.answers]
     right = bool(answer) and any(answer in text or text in answer for text in accepted if text)
     return Mark(float(right), reply.text.strip(), unparsed=not answer)
 

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from striate.tasks.metrics.base import Metric
+from striate.tasks.metrics.reading.answer_text import normalize
 from striate.tasks.packs.items import Item, Mark, Reply
 
 
-def normalise(text: str) -> str:
-    """Return `text` trimmed, lower-cased and without one final full stop."""
-    return text.strip().lower().removesuffix(".").rstrip()
-
-
 def score_exact(item: Item, reply: Reply) -> Mark:
-    """Return 1 if the answer equals one of the accepted answers after `normalise`, else 0.
+    """Return 1 if the answer equals one of the accepted answers after `normalize`, else 0.
 
     The exact match of Rajpurkar et al. 2016 (arXiv 1606.05250, section 6.1), with a lighter normalising: articles and
     inner punctuation stay. An answer that is empty after normalising is unparsed.
     """
-    answer = normalise(reply.text)
-    right = bool(answer) and answer in {normalise(accepted) for accepted in item.answers}
+    answer = normalize(reply.text)
+    right = bool(answer) and answer in {normalize(accepted) for accepted in item.answers}
     return Mark(float(right), reply.text.strip(), unparsed=not answer)
 
 

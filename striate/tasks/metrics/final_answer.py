@@ -5,22 +5,22 @@ from __future__ import annotations
 import re
 
 from striate.tasks.metrics.base import Metric
-from striate.tasks.metrics.exact import normalise
+from striate.tasks.metrics.reading.answer_text import normalize
 from striate.tasks.packs.items import Item, Mark, Reply
 
 PHRASE = re.compile(r"\banswer is:?[ \t]*", re.IGNORECASE)
 
 
 def score_final_answer(item: Item, reply: Reply) -> Mark:
-    """Return 1 if what follows the last `answer is` equals an accepted answer after `normalise`, else 0.
+    """Return 1 if what follows the last `answer is` equals an accepted answer after `normalize`, else 0.
 
     As BIG-Bench Hard scores step-by-step answers (Suzgun et al. 2022, arXiv 2210.09261; Wei et al. 2022, arXiv
     2201.11903). The answer ends with its line. A reply without those words is unparsed: often it was cut off, so
     `evaluate.max_new_tokens` wants to be some hundreds.
     """
     pieces = PHRASE.split(reply.text)
-    answer = normalise(pieces[-1].partition("\n")[0]) if len(pieces) > 1 else ""
-    right = bool(answer) and answer in {normalise(accepted) for accepted in item.answers}
+    answer = normalize(pieces[-1].partition("\n")[0]) if len(pieces) > 1 else ""
+    right = bool(answer) and answer in {normalize(accepted) for accepted in item.answers}
     return Mark(float(right), answer or reply.text.strip(), unparsed=not answer)
 
 

@@ -6,7 +6,7 @@ import re
 from string import ascii_uppercase
 
 from striate.tasks.metrics.base import Metric
-from striate.tasks.metrics.exact import normalise
+from striate.tasks.metrics.reading.answer_text import normalize
 from striate.tasks.packs.items import Item, Mark, Reply
 
 LETTER_FIRST = re.compile(r"\s*(?:\(([A-Za-z])\)|([A-Za-z])(?=[.:),]|\s*$))")
@@ -17,13 +17,13 @@ def chosen(text: str, choices: tuple[str, ...]) -> int | None:
     """Return which of `choices` the answer names, or None where that can't be told.
 
     Read in this order: a letter at the start, alone or followed by one of `. : ) ,` (`A`, `A.`, `(a)`, `B: a dog`);
-    the whole text of one choice, as `normalise` compares; one and only one letter in the form `the answer is A` (a
+    the whole text of one choice, as `normalize` compares; one and only one letter in the form `the answer is A` (a
     small letter only in brackets: `the answer is a dog` names none). A letter past the last choice is no answer.
     """
     match = LETTER_FIRST.match(text)
     if match is not None:
         return _place(match[1] or match[2], len(choices))
-    named = [index for index, choice in enumerate(choices) if normalise(choice) == normalise(text)]
+    named = [index for index, choice in enumerate(choices) if normalize(choice) == normalize(text)]
     if len(named) == 1:
         return named[0]
     stated = {(bracketed or bare).upper() for bracketed, bare in STATED.findall(text)}

@@ -1,4 +1,4 @@
-"""Answers as the VQA evaluation compares them: case, punctuation, number words, articles, contractions. No torch."""
+"""Answers as they are compared: lightly normalized, or as the VQA evaluation normalizes them. No torch."""
 
 from __future__ import annotations
 
@@ -18,6 +18,11 @@ what've when's where'd where's where've who'd who'll who's who've why'll why're 
 you'd you'll you're you've o'clock ma'am
 """
 CONTRACTIONS = {word.replace("'", ""): word for word in APOSTROPHES.split()}
+
+
+def normalize(text: str) -> str:
+    """Return `text` trimmed, lower-cased and without one final full stop."""
+    return text.strip().lower().removesuffix(".").rstrip()
 
 
 def vqa_text(text: str) -> str:
