@@ -13,7 +13,7 @@ def relative_magnitude(view: LayerView) -> dict[str, Tally]:
     input, so that an update that cancels its input does not grow without limit. A token whose input is zero counts
     as 1. Shown beside the score: image, text, prompt and answer tokens.
     """
-    return view.tally(view.turn.relative_update, "all", "image", "text", "prompt", "answer")
+    return view.tally(view.deviation.relative_update, "all", "image", "text", "prompt", "answer")
 
 
 RELATIVE_MAGNITUDE = LayerScorer(

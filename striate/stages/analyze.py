@@ -72,23 +72,25 @@ def analyze(
     check_decoder_only(anatomy)
     progress = progress or Silent()
     order = _longest_first(samples)
-    collator = Collator(processor, max_length, train=True)
-    batches = Batches([samples[index] for index in order], collator, batch_size)
-    calibration = Calibration(
-        core, processor, anatomy, batches, base=None if base is None else Path(base), pairs=pairs, seed=seed
-    )
+    ordered = [samples[index] for index in order]
+    batches = Batches(ordered, Collator(processor, max_length, train=True), batch_size)
+    calibration = Calibration(core, processor, anatomy, batches, Path(base) if base else None, pairs, seed)
     with evaluating(core):
         measured = measure(calibration, chosen, progress)
     # Resamples go through the rows in this order, so that intervals don't depend on the input's order.
-    rows = np.array(sorted(range(len(order)), key=lambda row: (samples[order[row]].id, order[row])), dtype=np.intp)
-    tasks = [samples[order[row]].task or NO_TASK for row in rows] if by == "task" else []
-    of_task = {task: rows[np.array(tasks) == task] for task in sorted(set(tasks))}
+    rows = np.array(sorted(range(len(order)), key=lambda row: (ordered[row].id, order[row])), dtype=np.intp)
+    tasks = _rows_by_task(ordered, rows) if by == "task" else {}
     return Scores(
         num_layers=anatomy.num_layers,
         samples=len(samples),
         scorers=tuple(entry.summary(rows, seed) for entry in measured),
-        tasks={task: _task_scores(task, measured, task_rows, seed, progress) for task, task_rows in of_task.items()},
+        tasks={task: _task_scores(task, measured, rows, seed, progress) for task, rows in tasks.items()},
     )
+
+
+def _rows_by_task(samples: Sequence[Sample], rows: NDArray[np.intp]) -> dict[str, NDArray[np.intp]]:
+    tasks = np.array([samples[row].task or NO_TASK for row in rows])
+    return {str(task): rows[tasks == task] for task in np.unique(tasks)}
 
 
 def _task_scores(

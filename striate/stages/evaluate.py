@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from striate.artifacts import Difference, EvalRecord, Prediction
+from striate.artifacts import AskingFacts, Difference, EvalRecord, Prediction, TaskScore
 from striate.config import EvaluateSection, MachineSection
 from striate.errors import DataError
 from striate.models.structure.anatomy import decoder_layers, unwrap
@@ -77,20 +77,7 @@ def evaluate(
         )
     predictions = _predictions(items, asked.replies)
     tasks = tuple(task_scores(predictions, config.bootstrap, seed))
-    record = EvalRecord(
-        label=label,
-        model=model_name,
-        tasks=tasks,
-        visual=macro_average(tasks, "visual"),
-        text=macro_average(tasks, "text"),
-        parameters=_parameters(model),
-        num_layers=len(decoder_layers(model)),
-        size_bytes=size_bytes,
-        seconds=asked.stats.seconds,
-        peak_memory_gib=peak_memory_gib(unwrap(model).device),
-        asking=asked.stats,
-    )
-    return record, predictions
+    return _record(model, tasks, asked.stats, label=label, model_name=model_name, size_bytes=size_bytes), predictions
 
 
 def compare(
@@ -149,6 +136,24 @@ def _prediction(item: Item, mark: Mark, picture: str) -> Prediction:
         unparsed=mark.unparsed,
         choices=item.choices,
         picture=picture,
+    )
+
+
+def _record(
+    model: Any, tasks: tuple[TaskScore, ...], asking: AskingFacts, *, label: str, model_name: str, size_bytes: int
+) -> EvalRecord:
+    return EvalRecord(
+        label=label,
+        model=model_name,
+        tasks=tasks,
+        visual=macro_average(tasks, "visual"),
+        text=macro_average(tasks, "text"),
+        parameters=_parameters(model),
+        num_layers=len(decoder_layers(model)),
+        size_bytes=size_bytes,
+        seconds=asking.seconds,
+        peak_memory_gib=peak_memory_gib(unwrap(model).device),
+        asking=asking,
     )
 
 

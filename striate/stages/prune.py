@@ -33,6 +33,7 @@ def prune(
     remove: int,
     scores: Scores | None = None,
     scorer: str | None = None,
+    *,
     processor: Any = None,
     out: Path | None = None,
     test_inputs: Mapping[str, Tensor] | None = None,

@@ -41,12 +41,12 @@ def test_scores_are_those_of_the_cpu(tiny_llava: Loaded, pack_dir: Path) -> None
 def test_lengths_of_wide_states_match_float64(dtype: torch.dtype) -> None:
     x = torch.randn(4, 300, 4096, device="cuda").to(dtype)
     y = (x + 0.05 * torch.randn_like(x)).to(dtype)
-    found = lengths(x, y).turn()
+    found = lengths(x, y).deviation()
     a, b = x.double(), y.double()
     cosine = torch.nn.functional.cosine_similarity(a, b, dim=-1)
     torch.testing.assert_close(1 - found.angle.cos(), 1 - cosine, rtol=1e-4, atol=0)
     torch.testing.assert_close(found.relative_update, (b - a).norm(dim=-1) / a.norm(dim=-1), rtol=1e-5, atol=0)
-    assert lengths(x, x.clone()).turn().angle.abs().max() == 0
+    assert lengths(x, x.clone()).deviation().angle.abs().max() == 0
 
 
 def test_layers_run_without_waiting_for_the_device(tiny_llava: Loaded) -> None:

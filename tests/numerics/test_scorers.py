@@ -87,13 +87,13 @@ def test_closed_forms(out: list[float], distance: float, angle: float, ratio: fl
     seen = view(torch.tensor([[[1.0, 0.0]]]), torch.tensor([[out]]))
     assert seen.cosine_distance.item() == pytest.approx(distance, rel=1e-3, abs=1e-12)
     assert seen.angle.item() / math.pi == pytest.approx(angle, rel=1e-3, abs=1e-12)
-    assert seen.turn.relative_update.item() == pytest.approx(ratio, rel=1e-6)
+    assert seen.deviation.relative_update.item() == pytest.approx(ratio, rel=1e-6)
 
 
 def test_a_zero_vector_is_orthogonal_to_others_and_equal_to_itself() -> None:
     x, y = torch.tensor([[[0.0, 0.0], [1.0, 2.0], [0.0, 0.0]]]), torch.tensor([[[3.0, 4.0], [0.0, 0.0], [0.0, 0.0]]])
     assert view(x, y).cosine_distance[0].tolist() == [[pytest.approx(1.0), pytest.approx(1.0), 0.0]]
-    assert view(x, y).turn.relative_update[0].tolist() == [[1.0, pytest.approx(1.0), 0.0]]
+    assert view(x, y).deviation.relative_update[0].tolist() == [[1.0, pytest.approx(1.0), 0.0]]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -116,7 +116,7 @@ def test_small_turns_keep_their_digits(seed: int, turned: float, stretched: floa
     y = y.astype(np.float32)
     a, b = x.astype(float), y.astype(float)
     expected = np.arctan2(np.linalg.norm(b - (a @ b) / (a @ a) * a), (a @ b) / np.linalg.norm(a))
-    found = lengths(torch.tensor(x)[None], torch.tensor(y)[None]).turn().angle.item()
+    found = lengths(torch.tensor(x)[None], torch.tensor(y)[None]).deviation().angle.item()
     assert found == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 

@@ -19,7 +19,7 @@ _EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
 @dataclass(frozen=True)
-class Column:
+class TableColumn:
     """One list of scores in the stack, with what stands over it; intervals are shown where there are some."""
 
     title: str
@@ -35,14 +35,14 @@ def stack_tables(scores: Scores, region: Region | None, width: int) -> Iterator[
     its layers.
     """
     columns = [
-        Column(entry.scorer, entry.values, *((entry.low, entry.high) if entry.samples else ()))
+        TableColumn(entry.scorer, entry.values, *((entry.low, entry.high) if entry.samples else ()))
         for entry in scores.scorers
     ]
     yield from _tables(f"{scores.samples} samples: score and 95% interval", columns, region, width)
     for entry in scores.scorers:
-        parts = [Column(part, values) for part, values in entry.parts.items()]
+        parts = [TableColumn(part, values) for part, values in entry.parts.items()]
         tasks = [
-            Column(task, row.values)
+            TableColumn(task, row.values)
             for task, entries in scores.tasks.items()
             for row in entries
             if row.scorer == entry.scorer
@@ -109,7 +109,7 @@ def bar(value: float, least: float, most: float) -> str:
     return ("█" * full + (_EIGHTHS[rest] if rest else "")).ljust(BAR_CELLS)
 
 
-def _tables(title: str, columns: Sequence[Column], region: Region | None, width: int) -> Iterator[Group]:
+def _tables(title: str, columns: Sequence[TableColumn], region: Region | None, width: int) -> Iterator[Group]:
     """Yield the stack with `columns`, in as many tables as fit `width`; none without columns."""
     frame = [str(layer) for layer in range(len(columns[0].values))] if columns else []
     marks = ["█" if layer in region else "░" for layer in range(len(frame))] if region else []
@@ -136,7 +136,7 @@ def _stack(title: str, columns: Sequence[Sequence[str]]) -> Group:
     return _titled(title, table)
 
 
-def _cells(column: Column) -> list[str]:
+def _cells(column: TableColumn) -> list[str]:
     """Return the title, then each layer's bar, value and interval; bars begin at 0, or at the lowest score below it."""
     least, most = min(0.0, *column.values), max(column.values)
     show = _number_format([*column.values, *column.low, *column.high])

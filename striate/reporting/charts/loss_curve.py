@@ -17,7 +17,7 @@ Pick = Callable[[LogStep], float | None]
 
 
 @dataclass(frozen=True)
-class Point:
+class CurvePoint:
     """One step, or the mean of several neighbours."""
 
     first: int
@@ -46,12 +46,12 @@ class Panel:
         return self.top + self.height * (1 - (value - self.low) / ((self.high - self.low) or 1.0))
 
 
-def points_of(log: Sequence[LogStep], pick: Pick, most: int = MOST_POINTS) -> list[Point]:
+def points_of(log: Sequence[LogStep], pick: Pick, most: int = MOST_POINTS) -> list[CurvePoint]:
     """Return the finite values of `log`; neighbours are averaged where there are more than `most` steps."""
     kept = [(step.step, value) for step in log if (value := pick(step)) is not None and math.isfinite(value)]
     size = steps_a_point(kept, most)
     groups = [kept[start : start + size] for start in range(0, len(kept), size)]
-    return [Point(group[0][0], group[-1][0], sum(value for _, value in group) / len(group)) for group in groups]
+    return [CurvePoint(group[0][0], group[-1][0], sum(value for _, value in group) / len(group)) for group in groups]
 
 
 def steps_a_point(steps: Sequence[object], most: int = MOST_POINTS) -> int:
@@ -59,12 +59,12 @@ def steps_a_point(steps: Sequence[object], most: int = MOST_POINTS) -> int:
     return max(1, math.ceil(len(steps) / most))
 
 
-def smooth(points: Sequence[Point]) -> list[Point]:
+def smooth(points: Sequence[CurvePoint]) -> list[CurvePoint]:
     """Return the centred running mean of `points` over a tenth of their number."""
     half = max(1, len(points) // 20)
     windows = [points[max(0, place - half) : place + half + 1] for place in range(len(points))]
     means = [sum(point.value for point in window) / len(window) for window in windows]
-    return [Point(point.first, point.last, mean) for point, mean in zip(points, means, strict=True)]
+    return [CurvePoint(point.first, point.last, mean) for point, mean in zip(points, means, strict=True)]
 
 
 def draw_loss(log: Sequence[LogStep], width: float) -> tuple[float, list[Html]]:
@@ -88,7 +88,9 @@ def draw_loss(log: Sequence[LogStep], width: float) -> tuple[float, list[Html]]:
     return bottom + 40, [shape for shape in [*shapes, *_steps(panel, bottom)] if shape]
 
 
-def _panel(log: Sequence[LogStep], series: Sequence[Sequence[Point]], top: float, height: float, width: float) -> Panel:
+def _panel(
+    log: Sequence[LogStep], series: Sequence[Sequence[CurvePoint]], top: float, height: float, width: float
+) -> Panel:
     """Return the axes that hold every point of `series`, from zero."""
     highest = max((point.value for points in series for point in points), default=1.0) or 1.0
     step = nice_step(highest)
@@ -107,7 +109,7 @@ def _axes(panel: Panel, ticks: int = 4) -> list[Html]:
     return shapes
 
 
-def _path(points: Sequence[Point], panel: Panel, kind: str) -> Html | None:
+def _path(points: Sequence[CurvePoint], panel: Panel, kind: str) -> Html | None:
     """Return a line through `points`; a single one becomes a dot."""
     if not points:
         return None
@@ -117,7 +119,7 @@ def _path(points: Sequence[Point], panel: Panel, kind: str) -> Html | None:
     return tag("path", d="M" + "L".join(f"{number(x)} {number(y)}" for x, y in places), class_=f"curve {kind}")
 
 
-def _hovers(points: Sequence[Point], panel: Panel, name: str) -> list[Html]:
+def _hovers(points: Sequence[CurvePoint], panel: Panel, name: str) -> list[Html]:
     """Return unseen rectangles that tell each point's value on hover."""
     if not points:
         return []
@@ -128,14 +130,14 @@ def _hovers(points: Sequence[Point], panel: Panel, name: str) -> list[Html]:
     ]
 
 
-def point_tip(point: Point, name: str) -> str:
+def point_tip(point: CurvePoint, name: str) -> str:
     """Return the hover text of one point."""
     if point.first == point.last:
         return f"step {point.first} · {name} {point.value:.5g}"
     return f"steps {point.first} to {point.last} · mean {name} {point.value:.5g}"
 
 
-def _small(panel: Panel, name: str, series: Sequence[Sequence[Point]]) -> list[Html]:
+def _small(panel: Panel, name: str, series: Sequence[Sequence[CurvePoint]]) -> list[Html]:
     """Return a low panel below the loss."""
     heading = text(LEFT, panel.top - 9, name, class_="head")
     curves = [_path(points, panel, kind) for points, kind in zip(series, ("first", "second"), strict=False)]

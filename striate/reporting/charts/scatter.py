@@ -19,7 +19,7 @@ NORMAL_95 = 1.959964
 
 
 @dataclass(frozen=True)
-class Point:
+class ModelPoint:
     """One model: its cost, its mean score with a 95% interval, in percent."""
 
     label: str
@@ -52,7 +52,7 @@ def items_per_second(record: EvalRecord) -> float:
     return sum(task.n for task in record.tasks) / record.seconds if record.seconds else 0.0
 
 
-def points_of(records: Sequence[EvalRecord], kind: str, cost: Cost) -> list[Point]:
+def points_of(records: Sequence[EvalRecord], kind: str, cost: Cost) -> list[ModelPoint]:
     """Return a point for each model that has tasks of `kind` and a known cost.
 
     The score is the unweighted mean of the tasks' scores, without perplexity; its interval comes from those of the
@@ -66,11 +66,11 @@ def points_of(records: Sequence[EvalRecord], kind: str, cost: Cost) -> list[Poin
         mean = sum(task.score for task in tasks) / len(tasks)
         errors = [(task.high - task.low) / (2 * NORMAL_95) for task in tasks]
         half = NORMAL_95 * math.sqrt(sum(error**2 for error in errors)) / len(tasks)
-        points.append(Point(record.label, cost.of(record), 100 * mean, 100 * (mean - half), 100 * (mean + half)))
+        points.append(ModelPoint(record.label, cost.of(record), 100 * mean, 100 * (mean - half), 100 * (mean + half)))
     return points
 
 
-def draw_scatter(points: Sequence[Point], kind: str, cost: Cost, width: float) -> tuple[float, list[Html]]:
+def draw_scatter(points: Sequence[ModelPoint], kind: str, cost: Cost, width: float) -> tuple[float, list[Html]]:
     """Return height and shapes of the scatter at `width`."""
     (left, right), (low, high) = _span([point.cost for point in points]), _score_span(points)
 
@@ -94,7 +94,7 @@ def draw_scatter(points: Sequence[Point], kind: str, cost: Cost, width: float) -
     return TOP + HEIGHT + 40, [*shapes, *(_point(point, cost, x(point.cost), y, width) for point in points)]
 
 
-def _point(point: Point, cost: Cost, x: float, y: Callable[[float], float], width: float) -> Html:
+def _point(point: ModelPoint, cost: Cost, x: float, y: Callable[[float], float], width: float) -> Html:
     """Return one model's dot, interval and name."""
     tip = (
         f"{point.label}: {point.score:.1f}%, 95% interval {point.low:.1f} to {point.high:.1f}; "
@@ -107,7 +107,7 @@ def _point(point: Point, cost: Cost, x: float, y: Callable[[float], float], widt
     return tag("g", whisker, dot, name)
 
 
-def _name_class(point: Point, near_edge: bool) -> str:
+def _name_class(point: ModelPoint, near_edge: bool) -> str:
     """Return the classes of a point's name."""
     return f"head {model_class(point.label)}{' end' if near_edge else ''}"
 
@@ -118,7 +118,7 @@ def _span(values: Sequence[float]) -> tuple[float, float]:
     return max(0.0, min(values) - room), max(values) + room
 
 
-def _score_span(points: Sequence[Point]) -> tuple[float, float]:
+def _score_span(points: Sequence[ModelPoint]) -> tuple[float, float]:
     """Return an axis that holds every interval."""
     return _span([edge for point in points for edge in (point.low, point.high)])
 

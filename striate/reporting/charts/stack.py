@@ -7,9 +7,9 @@ from itertools import groupby
 from striate.reporting.charts.drawing.colours import STEPS, step_of
 from striate.reporting.charts.drawing.layout import (
     MARGIN,
-    Column,
-    Layout,
+    HeatColumn,
     Scale,
+    StackLayout,
     columns_of,
     heading,
     lay_out,
@@ -36,7 +36,7 @@ def draw_stack(found: Findings, width: float) -> tuple[float, list[Html]]:
     return layout.bottom + (40 if columns else 26), shapes
 
 
-def _layer(found: Findings, layout: Layout, layer: int) -> Html:
+def _layer(found: Findings, layout: StackLayout, layer: int) -> Html:
     """Return one layer's bar with its number."""
     y, step = layout.y(layer), 1 if layout.pitch >= 13 else 5
     shown = layer % step == 0 or layer == layout.layers - 1
@@ -48,7 +48,7 @@ def _layer(found: Findings, layout: Layout, layer: int) -> Html:
     return tag("g", label, bar, _cross(layout, y) if removed else None)
 
 
-def _cross(layout: Layout, y: float) -> Html:
+def _cross(layout: StackLayout, y: float) -> Html:
     """Return the two lines that cross a removed layer out."""
     left, right, low = MARGIN + 3, MARGIN + layout.stack_width - 3, y + layout.bar - 2
     lines = line(left, y + 2, right, low), line(left, low, right, y + 2)
@@ -65,7 +65,7 @@ def layer_tip(found: Findings, layer: int) -> str:
     return f"layer {layer}: {place}" + (f", layer {new} after pruning" if new != layer else "")
 
 
-def _ends(layout: Layout) -> list[Html]:
+def _ends(layout: StackLayout) -> list[Html]:
     """Return the words above and below the stack."""
     middle = MARGIN + layout.stack_width / 2
     above, below = layout.top - 9, layout.bottom + 15
@@ -75,14 +75,14 @@ def _ends(layout: Layout) -> list[Html]:
     ]
 
 
-def _cell(column: Column, layout: Layout, left: float, layer: int) -> Html:
+def _cell(column: HeatColumn, layout: StackLayout, left: float, layer: int) -> Html:
     """Return one score as a coloured cell."""
     step = step_of(column.scale.share(column.values[layer]))
     height = layout.pitch - 1
     return rect(left, layout.y(layer), layout.cell - 1, height, column.tip(layer), class_=f"h{step}")
 
 
-def _group(group: list[tuple[Column, float]], layout: Layout) -> list[Html]:
+def _group(group: list[tuple[HeatColumn, float]], layout: StackLayout) -> list[Html]:
     """Return headings and colour scale of one scorer's columns."""
     first, left = group[0]
     width = group[-1][1] + layout.cell - 1 - left
@@ -93,14 +93,14 @@ def _group(group: list[tuple[Column, float]], layout: Layout) -> list[Html]:
     return heads + _legend(first.scale, left, width, layout.bottom + 6)
 
 
-def _upright(column: Column, x: float, layout: Layout) -> Html:
+def _upright(column: HeatColumn, x: float, layout: StackLayout) -> Html:
     """Return a heading that reads from bottom to top."""
     y = layout.top - 7
     kind = "note" if column.part else "head"
     return text(x, y, heading(column), class_=kind, transform=f"rotate(-90 {x:.1f} {y:.1f})")
 
 
-def _lying(group: list[tuple[Column, float]], layout: Layout, left: float) -> list[Html]:
+def _lying(group: list[tuple[HeatColumn, float]], layout: StackLayout, left: float) -> list[Html]:
     """Return a scorer's name above its columns, and the names of its parts."""
     rows = name_rows(group[0][0].scorer, len(group))
     single = len(group) == 1

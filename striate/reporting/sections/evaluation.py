@@ -8,7 +8,7 @@ from striate.artifacts import Retention
 from striate.reporting.charts.bars import Row, draw_bars, rows_of
 from striate.reporting.charts.drawing.svg import picture
 from striate.reporting.charts.retention_bars import draw_retention_bars, retained_rows
-from striate.reporting.charts.scatter import COSTS, Cost, Point, caption, draw_scatter, points_of
+from striate.reporting.charts.scatter import COSTS, Cost, ModelPoint, caption, draw_scatter, points_of
 from striate.reporting.data.run_artifacts import Findings
 from striate.reporting.html.chooser import chooser
 from striate.reporting.html.markup import Child, Html, tag
@@ -83,7 +83,7 @@ def trade_off(found: Findings) -> Html | None:
     return chooser("trade", "show", choices) if choices else None
 
 
-def _scatter(points: Sequence[Point], kind: str, cost: Cost) -> Html:
+def _scatter(points: Sequence[ModelPoint], kind: str, cost: Cost) -> Html:
     """Return one scatter as a figure."""
     name, label = f"{cost.name}-{kind}", f"{kind} score against {cost.title}"
     return picture(name, label, lambda width: draw_scatter(points, kind, cost, width), caption(cost))

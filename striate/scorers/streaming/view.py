@@ -29,7 +29,7 @@ class Tally:
     tokens: Tensor
 
 
-class Turn(NamedTuple):
+class Deviation(NamedTuple):
     """How y lies to x, for vectors along the last axis: float64 but on devices that lack it.
 
     Attributes:
@@ -64,12 +64,12 @@ class Lengths(NamedTuple):
     dot: Tensor
     rest: Tensor
 
-    def turn(self) -> Turn:
+    def deviation(self) -> Deviation:
         """Return how y lies to x."""
         square, dot, rest = (one.to(exact(one.device)) for one in self)
         length = square.sqrt()
         unit = length.masked_fill(length == 0, 1.0)
-        return Turn(dot / unit.square(), rest / unit, length)
+        return Deviation(dot / unit.square(), rest / unit, length)
 
 
 def lengths(x: Tensor, y: Tensor) -> Lengths:
@@ -143,15 +143,15 @@ class LayerView:
         return block.view()
 
     @cached_property
-    def turn(self) -> Turn:
+    def deviation(self) -> Deviation:
         """How the output of each token lies to its input, shape (K, B, T) each."""
         assert self._lengths is not None, "the scorer does not say that it reads tokens"
-        return self._lengths.turn()
+        return self._lengths.deviation()
 
     @cached_property
     def angle(self) -> Tensor:
         """The angle between input and output of each token, in radians, shape (K, B, T)."""
-        return self.turn.angle
+        return self.deviation.angle
 
     @cached_property
     def cosine_distance(self) -> Tensor:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import NamedTuple
 
 from striate.tasks.benchmarks.formats.benchmark import Benchmark
 from striate.tasks.benchmarks.formats.prompt_wording import letter_index
@@ -27,6 +28,14 @@ class Wording:
     before_answer: str
 
 
+class Subject(NamedTuple):
+    """One subject: its name in files, its title in prompts, and the file of its questions."""
+
+    name: str
+    title: str
+    file: Path
+
+
 ENGLISH = Wording("The following are multiple choice questions (with answers) about {subject}.\n\n", "", "Answer:")
 C_EVAL = Wording("以下是中国关于{subject}考试的单项选择题，请选出其中的正确答案。\n\n", "", "答案：")
 CHINESE = Wording("以下是关于{subject}的单项选择题，请直接给出正确答案的选项。\n\n", "题目：", "答案是：")
@@ -42,7 +51,7 @@ def read_mmlu(release: Release) -> Iterator[Item]:
         subject = file.stem.removesuffix("_test")
         shots = _shots(release, file.parent.parent / "dev" / f"{subject}_dev.csv", MMLU_COLUMNS)
         rows = release.table(file, MMLU_COLUMNS)
-        yield from _items(release, ENGLISH, subject, subject.replace("_", " "), rows, shots, file)
+        yield from _items(release, ENGLISH, Subject(subject, subject.replace("_", " "), file), rows, shots)
 
 
 def read_c_eval(release: Release) -> Iterator[Item]:
@@ -52,7 +61,7 @@ def read_c_eval(release: Release) -> Iterator[Item]:
         subject = file.stem.removesuffix("_val")
         shots = _shots(release, file.parent.parent / "dev" / f"{subject}_dev.csv")
         title = names.get(subject, subject.replace("_", " "))
-        yield from _items(release, C_EVAL, subject, title, release.table(file), shots, file)
+        yield from _items(release, C_EVAL, Subject(subject, title, file), release.table(file), shots)
 
 
 def read_cmmlu(release: Release) -> Iterator[Item]:
@@ -61,24 +70,23 @@ def read_cmmlu(release: Release) -> Iterator[Item]:
     for file in release.find_all("test/*.csv", "cmmlu_v1_0_1/test/*.csv"):
         shots = _shots(release, file.parent.parent / "dev" / file.name)
         title = names.get(file.stem, file.stem.replace("_", " "))
-        yield from _items(release, CHINESE, file.stem, title, release.table(file), shots, file)
+        yield from _items(release, CHINESE, Subject(file.stem, title, file), release.table(file), shots)
 
 
 def _items(
     release: Release,
     wording: Wording,
-    subject: str,
-    title: str,
+    subject: Subject,
     rows: Iterator[dict[str, str]],
     shots: Sequence[dict[str, str]],
-    file: Path,
 ) -> Iterator[Item]:
     """Yield the questions of one subject."""
+    file = subject.file
     examples = [f"{_asked(release, wording, row, file)}{_answer(release, row, file)}\n\n" for row in shots]
-    before = wording.header.format(subject=title) + "".join(examples)
+    before = wording.header.format(subject=subject.title) + "".join(examples)
     for number, row in enumerate(rows):
         yield Item(
-            id=f"{subject}/{number}",
+            id=f"{subject.name}/{number}",
             pack=release.name,
             task=release.name,
             metric="choice_logprob",

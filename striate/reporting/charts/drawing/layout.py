@@ -19,7 +19,7 @@ MOST_COLUMNS = 14
 
 
 @dataclass(frozen=True)
-class Column:
+class HeatColumn:
     """One column of layer scores: a scorer's values or one of its parts, on the scorer's common scale."""
 
     scorer: str
@@ -62,20 +62,20 @@ def scale_of(values: Sequence[float]) -> Scale:
     return Scale(low, high, low > 0 and high >= 5 * low)
 
 
-def columns_of(scores: Sequence[LayerScores]) -> list[Column]:
+def columns_of(scores: Sequence[LayerScores]) -> list[HeatColumn]:
     """Return one column a scorer and one a part, in order; parts are left out where there are very many."""
     if sum(1 + len(entry.parts) for entry in scores) > MOST_COLUMNS:
         scores = [entry.model_copy(update={"parts": {}}) for entry in scores]
-    columns: list[Column] = []
+    columns: list[HeatColumn] = []
     for entry in scores:
         scale = scale_of([value for row in (entry.values, *entry.parts.values()) for value in row])
-        columns.append(Column(entry.scorer, "", entry.values, scale, entry))
-        columns += [Column(entry.scorer, part, values, scale, entry) for part, values in entry.parts.items()]
+        columns.append(HeatColumn(entry.scorer, "", entry.values, scale, entry))
+        columns += [HeatColumn(entry.scorer, part, values, scale, entry) for part, values in entry.parts.items()]
     return columns
 
 
 @dataclass(frozen=True)
-class Layout:
+class StackLayout:
     """Where everything stands at one width."""
 
     layers: int
@@ -101,7 +101,7 @@ class Layout:
         return self.pitch - max(1.0, self.pitch * 0.18)
 
 
-def lay_out(width: float, layers: int, columns: Sequence[Column]) -> Layout:
+def lay_out(width: float, layers: int, columns: Sequence[HeatColumn]) -> StackLayout:
     """Return the layout of the picture at `width`."""
     cell, gap = _cell_and_gap(width, columns)
     lefts: list[float] = []
@@ -115,10 +115,10 @@ def lay_out(width: float, layers: int, columns: Sequence[Column]) -> Layout:
     longest = max((text_width(heading(column), SMALL) for column in columns), default=0.0)
     top = 24.0 if not columns else longest + 12 if upright else 44.0
     places = tuple(MARGIN + stack + left for left in lefts)
-    return Layout(layers, max(top, 24.0), min(19.0, max(8.0, 680 / layers)), stack, places, cell, upright)
+    return StackLayout(layers, max(top, 24.0), min(19.0, max(8.0, 680 / layers)), stack, places, cell, upright)
 
 
-def _cell_and_gap(width: float, columns: Sequence[Column]) -> tuple[float, float]:
+def _cell_and_gap(width: float, columns: Sequence[HeatColumn]) -> tuple[float, float]:
     """Return the width of a cell and of the gap before each scorer; many columns make the stack narrower."""
     wide, groups = width >= WIDE, len({column.scorer for column in columns})
     gap = GAP if wide else 9.0 if len(columns) <= 8 else 5.0
@@ -129,7 +129,7 @@ def _cell_and_gap(width: float, columns: Sequence[Column]) -> tuple[float, float
     return min(66.0 if wide else 26.0, max(room / len(columns), min(12.0, most / len(columns)))), gap
 
 
-def _fits(group: list[Column], cell: float) -> bool:
+def _fits(group: list[HeatColumn], cell: float) -> bool:
     """Return whether the headings of one scorer's columns fit lying down."""
     parts = all(text_width(column.part, SMALL) <= cell for column in group)
     return parts and all(
@@ -145,6 +145,6 @@ def name_rows(scorer: str, columns: int) -> list[str]:
     return [" ".join(pieces[:-1]), pieces[-1]]
 
 
-def heading(column: Column) -> str:
+def heading(column: HeatColumn) -> str:
     """Return a column's heading when it stands upright."""
     return column.part or words(column.scorer)
