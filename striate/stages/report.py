@@ -6,7 +6,7 @@ from pathlib import Path
 
 from striate.artifacts import Region, Scores
 from striate.errors import StriateError
-from striate.reporting.data.run_artifacts import Findings, gather
+from striate.reporting.data.run_artifacts import RunArtifacts, gather
 from striate.reporting.html.page import draw_page
 from striate.selectors.spec.grammar import resolve
 from striate.storage.atomic import write_text
@@ -25,24 +25,24 @@ def report(run: Path, out: Path | None = None) -> Path:
     """
     run = Path(run)
     target = Path(out) if out else run / "report.html"
-    found = gather(run)
-    write_text(target, draw_page(found, side_by_side(found)))
+    artifacts = gather(run)
+    write_text(target, draw_page(artifacts, side_by_side(artifacts)))
     return target
 
 
-def side_by_side(found: Findings) -> list[Region]:
+def side_by_side(artifacts: RunArtifacts) -> list[Region]:
     """Return the regions of other strategies with as many layers as the run's own, which comes first;
     one that equals it is not repeated.
 
     Without a region they have a quarter of the layers; without scores there is nothing to hold rules against, and the
     list is empty. Strategies that can't choose so few layers, or not from these scores, are left out.
     """
-    if not found.scores:
+    if not artifacts.scores:
         return []
-    own = [found.region] if found.region and found.region.layers else []
-    size = len(own[0]) if own else max(1, round(found.scores.num_layers / 4))
-    regions = [region for spec in _specs(found.scores, size) if (region := _resolved(spec, found.scores))]
-    return own + [region for region in regions if region.layers not in {one.layers for one in own}]
+    own = [artifacts.region] if artifacts.region and artifacts.region.layers else []
+    size = len(own[0]) if own else max(1, round(artifacts.scores.num_layers / 4))
+    regions = [region for spec in _specs(artifacts.scores, size) if (region := _resolved(spec, artifacts.scores))]
+    return own + [region for region in regions if region.layers not in {chosen.layers for chosen in own}]
 
 
 def _specs(scores: Scores, size: int) -> list[str]:

@@ -16,7 +16,7 @@ def agreement_of(series: Sequence[Series]) -> Heat:
     return Heat(
         rows=names_of(series),
         columns=names_of(series),
-        spots=[[_spot(one, other) for other in series] for one in series],
+        spots=[[_spot(scored, other) for other in series] for scored in series],
         widest=46.0,
         tallest=25.0,
     )
@@ -29,10 +29,10 @@ def draw_agreement(heat: Heat, width: float) -> tuple[float, list[Html]]:
     return height + 34, [*shapes, *ramp(0, height + 8, min(300.0, width), ends, two_sided=True)]
 
 
-def _spot(one: Series, other: Series) -> Spot | None:
+def _spot(scored: Series, other: Series) -> Spot | None:
     """Return one correlation, or nothing where a ranking is undefined."""
-    value = spearman(one.values, other.values)
+    value = spearman(scored.values, other.values)
     if value is None:
         return None
     told = f"{value:.2f}".replace("-", MINUS)
-    return Spot(value, f"{one.name} and {other.name}: rank correlation {told}", told, two_sided=True)
+    return Spot(value, f"{scored.name} and {other.name}: rank correlation {told}", told, two_sided=True)

@@ -58,17 +58,17 @@ def draw_bands(series: Sequence[Series], width: float) -> tuple[float, list[Html
     legend, top = _legend(series, width)
     axes = _axes(series, width, top)
     shapes = [*legend, *_grid(axes)]
-    for place, one in enumerate(series):
-        shapes += _band(one, axes, place % TINTS)
-    for place, one in enumerate(series):
-        shapes.append(_curve(one, axes, place % TINTS))
+    for place, scored in enumerate(series):
+        shapes += _band(scored, axes, place % TINTS)
+    for place, scored in enumerate(series):
+        shapes.append(_curve(scored, axes, place % TINTS))
     shapes += [_hover(series, axes, layer) for layer in range(axes.layers)]
     return axes.bottom + 38, shapes
 
 
 def _axes(series: Sequence[Series], width: float, top: float) -> Axes:
     """Return axes that hold every value and interval."""
-    low, high = min(one.ends[0] for one in series), max(one.ends[1] for one in series)
+    low, high = min(scored.ends[0] for scored in series), max(scored.ends[1] for scored in series)
     log = low > 0 and high >= WIDE_RANGE * low
     if not log:
         low = 0.0 if 0 <= low <= 0.5 * high else low
@@ -80,12 +80,12 @@ def _axes(series: Sequence[Series], width: float, top: float) -> Axes:
 def _legend(series: Sequence[Series], width: float) -> tuple[list[Html], float]:
     """Return the names with their lines, in as many rows as they take, and where the axes may begin."""
     shapes, x, y = [], LEFT, 10.0
-    for place, one in enumerate(series):
-        room = 26 + text_width(one.name, 10.5) + 14
+    for place, scored in enumerate(series):
+        room = 26 + text_width(scored.name, 10.5) + 14
         if x + room > width and x > LEFT:
             x, y = LEFT, y + 16
         shapes.append(line(x, y - 3.5, x + 20, y - 3.5, class_=f"series s{place % TINTS}"))
-        shapes.append(text(x + 26, y, one.name, class_="note"))
+        shapes.append(text(x + 26, y, scored.name, class_="note"))
         x += room
     return shapes, y + 14
 
@@ -123,5 +123,5 @@ def _curve(series: Series, axes: Axes, tint: int) -> Html:
 def _hover(series: Sequence[Series], axes: Axes, layer: int) -> Html:
     """Return an unseen rectangle that tells every value at one layer."""
     room = (axes.width - LEFT - RIGHT) / axes.layers
-    tip = "\n".join(one.tip(layer) for one in series)
+    tip = "\n".join(scored.tip(layer) for scored in series)
     return rect(LEFT + layer * room, axes.top, room, HEIGHT, tip, class_="unseen")

@@ -9,7 +9,7 @@ from itertools import groupby
 from striate.artifacts import TaskScore
 from striate.reporting.charts.drawing.axes import nice_step, tick_label
 from striate.reporting.charts.drawing.svg import WIDE, line, rect, text
-from striate.reporting.data.run_artifacts import Findings
+from striate.reporting.data.run_artifacts import RunArtifacts
 from striate.reporting.html.markup import Html, tag
 from striate.reporting.html.model_names import model_class
 from striate.reporting.html.wording import amount, score, score_span, shorten, words
@@ -33,11 +33,11 @@ class Row:
         return min(entry.n for entry in self.scores.values())
 
 
-def rows_of(found: Findings, kind: str, metric: str | None = None) -> list[Row]:
+def rows_of(artifacts: RunArtifacts, kind: str, metric: str | None = None) -> list[Row]:
     """Return the tasks of one kind; `metric="perplexity"` returns those alone, None leaves them out."""
     rows: dict[tuple[str, str, str], dict[str, TaskScore]] = {}
-    for label in found.labels:
-        for entry in found.evals[label].tasks:
+    for label in artifacts.labels:
+        for entry in artifacts.evals[label].tasks:
             if entry.kind == kind and (entry.metric == "perplexity") == (metric == "perplexity"):
                 rows.setdefault((entry.pack, entry.task, entry.metric), {})[label] = entry
     return [Row(*key, scores) for key, scores in sorted(rows.items())]

@@ -35,17 +35,17 @@ def contrasts_of(series: Sequence[Series]) -> list[Contrast]:
     the error of a task's own level is left out, since it is small over many layers. The interval is widened to hold for
     all cells at once (Bonferroni, normal quantiles): of many cells some always stand out.
     """
-    centred, halves = [_centred(one) for one in series], [_halves(one) for one in series]
+    centred, halves = [_centred(task) for task in series], [_halves(task) for task in series]
     tasks, layers = len(series), range(len(series[0].values))
     means = [sum(row[layer] for row in centred) / tasks for layer in layers]
     wider = widening(tasks * len(layers))
     return [
         Contrast(
-            one.name,
+            task.name,
             tuple(centred[place][layer] - means[layer] for layer in layers),
             tuple(wider * _half([row[layer] for row in halves], place) for layer in layers),
         )
-        for place, one in enumerate(series)
+        for place, task in enumerate(series)
     ]
 
 
@@ -57,16 +57,16 @@ def widening(cells: int) -> float:
 
 def contrast_map(contrasts: Sequence[Contrast]) -> Heat:
     """Return tasks as rows and layers as columns on one two-sided scale; sure differences have a dot."""
-    widest = max(abs(value) for one in contrasts for value in one.differences) or 1.0
+    widest = max(abs(value) for contrast in contrasts for value in contrast.differences) or 1.0
     return Heat(
-        rows=[one.name for one in contrasts],
+        rows=[contrast.name for contrast in contrasts],
         columns=[str(layer) for layer in range(len(contrasts[0].differences))],
         spots=[
             [
-                Spot(value / widest, _tip(one, layer), dotted=one.sure(layer), two_sided=True)
-                for layer, value in enumerate(one.differences)
+                Spot(value / widest, _tip(contrast, layer), dotted=contrast.sure(layer), two_sided=True)
+                for layer, value in enumerate(contrast.differences)
             ]
-            for one in contrasts
+            for contrast in contrasts
         ],
         widest=30.0,
         column_title="layer",

@@ -17,10 +17,10 @@ def function_map(series: Sequence[Series]) -> Heat:
     """Return tasks as rows and layers as columns; each row has a scale of its own, its peak and centre below it."""
     layers = range(len(series[0].values))
     return Heat(
-        rows=[one.name for one in series],
+        rows=[scored.name for scored in series],
         columns=[str(layer) for layer in layers],
-        spots=[_spots(one) for one in series],
-        lanes=[_lane(one) for one in series],
+        spots=[_spots(scored) for scored in series],
+        lanes=[_lane(scored) for scored in series],
         widest=30.0,
         column_title="layer",
     )
@@ -36,7 +36,7 @@ def draw_function_map(heat: Heat, width: float) -> tuple[float, list[Html]]:
 def peak_table(series: Sequence[Series]) -> Html:
     """Return where each task peaks, its centre of mass, and how stable its ranking of layers is."""
     heads = ["task", "samples", "peak layer", "95% interval", "centre of mass", "95% interval", "stability"]
-    return table(heads, [_cells(one) for one in series])
+    return table(heads, [_cells(scored) for scored in series])
 
 
 def _spots(series: Series) -> list[Spot]:

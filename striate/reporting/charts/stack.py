@@ -16,18 +16,18 @@ from striate.reporting.charts.drawing.layout import (
     name_rows,
 )
 from striate.reporting.charts.drawing.svg import line, rect, text
-from striate.reporting.data.run_artifacts import Findings
+from striate.reporting.data.run_artifacts import RunArtifacts
 from striate.reporting.html.markup import Html, tag
 from striate.reporting.html.wording import plain_number
 
 INPUT = "↑ input: image and text tokens"
 
 
-def draw_stack(found: Findings, width: float) -> tuple[float, list[Html]]:
+def draw_stack(artifacts: RunArtifacts, width: float) -> tuple[float, list[Html]]:
     """Return height and shapes of the stack of layers at `width`."""
-    columns = columns_of(found.scores.scorers) if found.scores else []
-    layout = lay_out(width, found.num_layers, columns)
-    shapes = [_layer(found, layout, layer) for layer in range(layout.layers)]
+    columns = columns_of(artifacts.scores.scorers) if artifacts.scores else []
+    layout = lay_out(width, artifacts.num_layers, columns)
+    shapes = [_layer(artifacts, layout, layer) for layer in range(layout.layers)]
     shapes += _ends(layout)
     for column, left in zip(columns, layout.lefts, strict=True):
         shapes += [_cell(column, layout, left, layer) for layer in range(layout.layers)]
@@ -36,15 +36,15 @@ def draw_stack(found: Findings, width: float) -> tuple[float, list[Html]]:
     return layout.bottom + (40 if columns else 26), shapes
 
 
-def _layer(found: Findings, layout: StackLayout, layer: int) -> Html:
+def _layer(artifacts: RunArtifacts, layout: StackLayout, layer: int) -> Html:
     """Return one layer's bar with its number."""
     y, step = layout.y(layer), 1 if layout.pitch >= 13 else 5
     shown = layer % step == 0 or layer == layout.layers - 1
     label = text(MARGIN - 8, y + layout.bar / 2 + 3.6, str(layer), class_="tick end") if shown else None
-    removed = layer in found.removed
-    inside = found.region is not None and layer in found.region
+    removed = layer in artifacts.removed
+    inside = artifacts.region is not None and layer in artifacts.region
     state = "removed" if removed else "region" if inside else "frozen"
-    bar = rect(MARGIN, y, layout.stack_width, layout.bar, layer_tip(found, layer), rx=2.5, class_=f"layer {state}")
+    bar = rect(MARGIN, y, layout.stack_width, layout.bar, layer_tip(artifacts, layer), rx=2.5, class_=f"layer {state}")
     return tag("g", label, bar, _cross(layout, y) if removed else None)
 
 
@@ -55,13 +55,13 @@ def _cross(layout: StackLayout, y: float) -> Html:
     return tag("g", lines, class_="cross")
 
 
-def layer_tip(found: Findings, layer: int) -> str:
+def layer_tip(artifacts: RunArtifacts, layer: int) -> str:
     """Return what happened to one layer, in words."""
-    if layer in found.removed:
+    if layer in artifacts.removed:
         return f"layer {layer}: removed"
-    inside = found.region is not None and layer in found.region
-    place = "in the region" if inside else "outside the region" if found.region else "no region chosen yet"
-    new = found.prune.old_to_new.get(layer, layer) if found.prune else layer
+    inside = artifacts.region is not None and layer in artifacts.region
+    place = "in the region" if inside else "outside the region" if artifacts.region else "no region chosen yet"
+    new = artifacts.prune.old_to_new.get(layer, layer) if artifacts.prune else layer
     return f"layer {layer}: {place}" + (f", layer {new} after pruning" if new != layer else "")
 
 

@@ -19,11 +19,11 @@ def choose(examples: Sequence[Example], wanted: int) -> list[Example]:
     """
     if len(examples) <= wanted:
         return list(examples)
-    keys: list[Callable[[Example], object]] = [lambda one: one.first.pack, lambda one: one.first.task]
-    changed = _spread([one for one in examples if one.changed], keys)
-    same = _spread([one for one in examples if not one.changed], keys)
-    kept = {id(one) for one in [*changed, *same][:wanted]}
-    return [one for one in examples if id(one) in kept]
+    keys: list[Callable[[Example], object]] = [lambda example: example.first.pack, lambda example: example.first.task]
+    changed = _spread([example for example in examples if example.changed], keys)
+    same = _spread([example for example in examples if not example.changed], keys)
+    kept = {id(example) for example in [*changed, *same][:wanted]}
+    return [example for example in examples if id(example) in kept]
 
 
 def grouped(items: Iterable[Item], key: Callable[[Item], object]) -> list[list[Item]]:

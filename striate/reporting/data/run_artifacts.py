@@ -42,7 +42,7 @@ class LogStep(BaseModel):
 
 
 @dataclass(frozen=True)
-class Findings:
+class RunArtifacts:
     """Every artifact of one run folder; what is missing is None or empty."""
 
     run: Path
@@ -80,7 +80,7 @@ class Findings:
         return list(self.evals)
 
 
-def gather(run: Path) -> Findings:
+def gather(run: Path) -> RunArtifacts:
     """Return the artifacts in the run folder `run`.
 
     Raises:
@@ -88,28 +88,28 @@ def gather(run: Path) -> Findings:
     """
     if not run.is_dir():
         raise ArtifactError(f"no run folder at {run}", "a folder that `striate run` wrote", "check the path")
-    found = _read(run)
-    if found == Findings(run):
+    artifacts = _read(run)
+    if artifacts == RunArtifacts(run):
         raise ArtifactError(
             f"{run} holds no artifact of striate",
             "config.yaml, run.json, scores.json, region.json, train.json, prune.json or eval/*.json",
             "run a stage into this folder first, or check the path",
         )
-    _check_depth(found)
-    return found
+    _check_depth(artifacts)
+    return artifacts
 
 
-def _check_depth(found: Findings) -> None:
+def _check_depth(artifacts: RunArtifacts) -> None:
     """Raise where scores and region are of models of different depth."""
-    layers = found.num_layers
-    if not found.scores:
+    layers = artifacts.num_layers
+    if not artifacts.scores:
         return
-    entries = [*found.scores.scorers, *(entry for task in found.scores.tasks.values() for entry in task)]
+    entries = [*artifacts.scores.scorers, *(entry for task in artifacts.scores.tasks.values() for entry in task)]
     rows = [row for entry in entries for row in _rows(entry)]
-    depths = {found.scores.num_layers, *map(len, rows)} - {layers}
+    depths = {artifacts.scores.num_layers, *map(len, rows)} - {layers}
     if depths:
         raise ArtifactError(
-            f"{found.run}: scores.json has scores of {min(depths)} layers, the region is of {layers} layers",
+            f"{artifacts.run}: scores.json has scores of {min(depths)} layers, the region is of {layers} layers",
             "artifacts of one model",
             "run `striate analyze` and `striate select` again on the same model",
         )
@@ -121,7 +121,7 @@ def _rows(entry: LayerScores) -> list[tuple[float, ...]]:
     return [entry.values, entry.low, entry.high, *parts]
 
 
-def _read(run: Path) -> Findings:
+def _read(run: Path) -> RunArtifacts:
     """Return whatever artifacts lie in `run`."""
     evals = run / "eval"
     config = load_config(run / "config.yaml") if (run / "config.yaml").exists() else None
@@ -132,7 +132,7 @@ def _read(run: Path) -> Findings:
     labels = _model_labels(config, retention)
     records = {label: _optional(evals / f"{label}.json", EvalRecord) for label in labels}
     answers = {label: evals / f"{label}.predictions.jsonl" for label in labels}
-    return Findings(
+    return RunArtifacts(
         run=run,
         config=config,
         record=_optional(run / "run.json", RunRecord),

@@ -61,8 +61,8 @@ def parts_of(entry: LayerScores) -> list[Series]:
 
 def tasks_of(scores: Scores, scorer: str) -> list[Series]:
     """Return a scorer's values by task; tasks that it did not score are left out."""
-    found = [(task, entry) for task, entries in scores.tasks.items() for entry in entries if entry.scorer == scorer]
-    return [whole(entry, words(task), "task") for task, entry in found]
+    by_task = [(task, entry) for task, entries in scores.tasks.items() for entry in entries if entry.scorer == scorer]
+    return [whole(entry, words(task), "task") for task, entry in by_task]
 
 
 def series_of(scores: Scores, scorer: str) -> list[Series]:
@@ -91,4 +91,4 @@ def stability(split: SplitHalf | None, samples: int) -> str:
 
 def names_of(series: Sequence[Series]) -> list[str]:
     """Return the names of `series`."""
-    return [one.name for one in series]
+    return [scored.name for scored in series]

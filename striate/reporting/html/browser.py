@@ -9,7 +9,7 @@ from typing import Any
 from striate.reporting.charts.bars import task_name
 from striate.reporting.data.correctness import Example, examples_of
 from striate.reporting.data.examples import choose
-from striate.reporting.data.run_artifacts import Findings
+from striate.reporting.data.run_artifacts import RunArtifacts
 from striate.reporting.html.box_overlay import boxes_of
 from striate.reporting.html.markup import Html, tag
 from striate.reporting.html.model_names import model_class
@@ -29,20 +29,20 @@ CHANGES = (
 )
 
 
-def draw_browser(found: Findings) -> Html | None:
+def draw_browser(artifacts: RunArtifacts) -> Html | None:
     """Return filters, an empty list and the data for it, or None where no question was answered by all models."""
-    everything = examples_of(found.predictions)
-    wanted = found.config.report.examples if found.config else DEFAULT_EXAMPLES
+    everything = examples_of(artifacts.predictions)
+    wanted = artifacts.config.report.examples if artifacts.config else DEFAULT_EXAMPLES
     shown = choose(everything, wanted)
     if not shown:
         return None
-    album = _album(found, shown)
+    album = _album(artifacts, shown)
     records = [_record(example, album) for example in shown]
-    labels = list(found.predictions)
+    labels = list(artifacts.predictions)
     data = {
         "models": labels,
         "classes": [model_class(label) for label in labels],
-        "baseline": _baseline(found, labels),
+        "baseline": _baseline(artifacts, labels),
         "tiny": TINY,
         "block": PICTURES_A_BLOCK,
     }
@@ -63,16 +63,16 @@ def draw_browser(found: Findings) -> Html | None:
     )
 
 
-def _album(found: Findings, shown: Sequence[Example]) -> Album:
+def _album(artifacts: RunArtifacts, shown: Sequence[Example]) -> Album:
     """Return an empty album for the pictures of `shown`."""
     pictures = {(example.first.image, example.first.pack) for example in shown if example.first.image}
-    packs = found.config.evaluate.packs if found.config else ()
-    return Album(found.run, packs, longest_side(len(pictures)))
+    packs = artifacts.config.evaluate.packs if artifacts.config else ()
+    return Album(artifacts.run, packs, longest_side(len(pictures)))
 
 
-def _baseline(found: Findings, labels: Sequence[str]) -> str:
+def _baseline(artifacts: RunArtifacts, labels: Sequence[str]) -> str:
     """Return the model that the others are held against."""
-    named = found.retention.baseline if found.retention else labels[0]
+    named = artifacts.retention.baseline if artifacts.retention else labels[0]
     return named if named in labels else labels[0]
 
 

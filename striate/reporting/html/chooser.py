@@ -17,7 +17,9 @@ def chooser(name: str, label: str, choices: Sequence[tuple[str, Child]]) -> Html
     """
     first, *others = (content for _, content in choices)
     panels = [tag("div", first, class_="panel", data_panel=name)]
-    panels += [tag("div", class_="panel", data_panel=name, data_packed=pack(one), hidden=True) for one in others]
+    panels += [
+        tag("div", class_="panel", data_panel=name, data_packed=pack(content), hidden=True) for content in others
+    ]
     if not others:
         return tag("div", panels)
     options = [tag("option", title, value=str(place)) for place, (title, _) in enumerate(choices)]

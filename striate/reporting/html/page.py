@@ -9,7 +9,7 @@ from urllib.parse import quote
 from striate.artifacts import Region
 from striate.reporting.charts.drawing.colours import LIGHT, theme_css
 from striate.reporting.charts.drawing.svg import rect
-from striate.reporting.data.run_artifacts import Findings
+from striate.reporting.data.run_artifacts import RunArtifacts
 from striate.reporting.html.markup import Html, tag
 from striate.reporting.html.model_names import others_css
 from striate.reporting.sections.gate_table import draw_gate
@@ -22,10 +22,10 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-s
 SCRIPTS = ("page", "chooser", "save", "browser")
 
 
-def draw_page(found: Findings, regions: Sequence[Region] = ()) -> str:
+def draw_page(artifacts: RunArtifacts, regions: Sequence[Region] = ()) -> str:
     """Return the whole page as HTML; `regions` of several strategies are shown side by side."""
-    title = found.config.report.title if found.config else "striate run"
-    style = Html(_data("page.css").replace("/* theme */", theme_css() + "\n" + others_css(found.labels)))
+    title = artifacts.config.report.title if artifacts.config else "striate run"
+    style = Html(_data("page.css").replace("/* theme */", theme_css() + "\n" + others_css(artifacts.labels)))
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
@@ -37,7 +37,7 @@ def draw_page(found: Findings, regions: Sequence[Region] = ()) -> str:
     )
     code = "\n".join(files("striate.reporting").joinpath("js", f"{name}.js").read_text("utf-8") for name in SCRIPTS)
     script = tag("script", Html(f'"use strict";\n{code}'))
-    body = tag("body", _header(found, title), tag("main", draw_sections(found, regions)), _footer(), script)
+    body = tag("body", _header(artifacts, title), tag("main", draw_sections(artifacts, regions)), _footer(), script)
     return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
 
 
@@ -53,23 +53,29 @@ def _icon() -> str:
     return f"data:image/svg+xml,{quote(icon)}"
 
 
-def _header(found: Findings, title: str) -> Html:
+def _header(artifacts: RunArtifacts, title: str) -> Html:
     """Return title, result and the stripes of this run's region."""
-    model = found.config.model.path if found.config else next((r.model for r in found.evals.values()), "")
+    model = artifacts.config.model.path if artifacts.config else next((r.model for r in artifacts.evals.values()), "")
     theme = tag("button", "◐", id="theme", type="button", aria_label="Switch between light and dark")
     top = tag("div", tag("span", "striate", class_="mark"), tag("span", model, class_="model"), theme, class_="top")
     return tag(
-        "header", top, _stripes(found), tag("h1", title), headline(found), draw_gate(found.gate), draw_tiles(found)
+        "header",
+        top,
+        _stripes(artifacts),
+        tag("h1", title),
+        headline(artifacts),
+        draw_gate(artifacts.gate),
+        draw_tiles(artifacts),
     )
 
 
-def _stripes(found: Findings) -> Html | None:
+def _stripes(artifacts: RunArtifacts) -> Html | None:
     """Return the layers as a row of thin stripes, input to the left."""
-    if not found.num_layers or not found.region:
+    if not artifacts.num_layers or not artifacts.region:
         return None
     kinds = [
-        "removed" if layer in found.removed else "region" if layer in found.region else "frozen"
-        for layer in range(found.num_layers)
+        "removed" if layer in artifacts.removed else "region" if layer in artifacts.region else "frozen"
+        for layer in range(artifacts.num_layers)
     ]
     return tag("div", [tag("i", class_=kind) for kind in kinds], class_="stripes", aria_hidden="true")
 

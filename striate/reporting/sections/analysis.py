@@ -89,7 +89,7 @@ def _by_task(scores: Scores, scorer: str) -> Child:
 
 def _few_samples(series: Sequence[Series]) -> Html | None:
     """Return a warning where tasks have too few samples for their intervals, or None."""
-    few = [one.name for one in series if 0 < one.samples < FEW_SAMPLES]
+    few = [scored.name for scored in series if 0 < scored.samples < FEW_SAMPLES]
     if not few:
         return None
     told = f"Fewer than {FEW_SAMPLES} samples: {', '.join(few)}. Bootstrap intervals of so few are too narrow."

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from striate.artifacts import Difference, TaskScore
 from striate.reporting.charts.bars import task_name
-from striate.reporting.data.run_artifacts import Findings
+from striate.reporting.data.run_artifacts import RunArtifacts
 from striate.reporting.html.markup import Html, tag
 from striate.reporting.html.model_names import model_name
 from striate.reporting.html.tables import Cell, table
@@ -52,12 +52,12 @@ def _counted(value: int | None) -> str:
     return "–" if value is None else count(value)
 
 
-def draw_details(found: Findings) -> Html | None:
+def draw_details(artifacts: RunArtifacts) -> Html | None:
     """Return further figures of the metrics and unreadable answers, folded, or None where there are none."""
     rows = [
         _detail(label, task)
-        for label in found.labels
-        for task in found.evals[label].tasks
+        for label in artifacts.labels
+        for task in artifacts.evals[label].tasks
         if task.details or task.unparsed
     ]
     if not rows:

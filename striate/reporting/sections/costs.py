@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from striate.reporting.charts.scatter import items_per_second
-from striate.reporting.data.run_artifacts import Findings
+from striate.reporting.data.run_artifacts import RunArtifacts
 from striate.reporting.html.markup import Html, tag
 from striate.reporting.html.model_names import model_name
 from striate.reporting.html.tables import Cell, share_bar, table
 from striate.reporting.html.wording import count, duration, gibibytes, plain_number, size
 
 
-def draw_stages(found: Findings) -> Html | None:
+def draw_stages(artifacts: RunArtifacts) -> Html | None:
     """Return seconds and peak memory by stage, or None where no stage is recorded."""
-    if not found.record or not found.record.stages:
+    if not artifacts.record or not artifacts.record.stages:
         return None
-    stages = found.record.stages
+    stages = artifacts.record.stages
     longest = max(stage.seconds for stage in stages.values()) or 1.0
     rows = [
         [
@@ -30,11 +30,11 @@ def draw_stages(found: Findings) -> Html | None:
     return table(["stage", "status", "time", "", "peak memory", "finished"], rows)
 
 
-def draw_models(found: Findings) -> Html | None:
+def draw_models(artifacts: RunArtifacts) -> Html | None:
     """Return layers, parameters and size of each evaluated model, or None where none is."""
-    if not found.labels:
+    if not artifacts.labels:
         return None
-    records = [found.evals[label] for label in found.labels]
+    records = [artifacts.evals[label] for label in artifacts.labels]
     rows = [
         [
             Cell(model_name(record.label), head=True),
@@ -52,20 +52,20 @@ def draw_models(found: Findings) -> Html | None:
     return table(heads, rows)
 
 
-def draw_surgery(found: Findings) -> Html | None:
+def draw_surgery(artifacts: RunArtifacts) -> Html | None:
     """Return what pruning removed and how the saved model did when reloaded, or None where nothing was pruned."""
-    if not found.prune:
+    if not artifacts.prune:
         return None
-    record = found.prune
+    record = artifacts.prune
     gone = ", ".join(map(str, record.removed)) or "none"
     text = f"Removed layers: {gone} (lowest {record.scorer} outside the region). "
     sizes = f"Parameters: {count(record.parameters_before)} → {count(record.parameters_after)}. "
-    return tag("p", text, sizes, _self_test(found))
+    return tag("p", text, sizes, _self_test(artifacts))
 
 
-def _self_test(found: Findings) -> str:
+def _self_test(artifacts: RunArtifacts) -> str:
     """Return the reload test in words."""
-    test = found.prune.self_test if found.prune else None
+    test = artifacts.prune.self_test if artifacts.prune else None
     if test is None:
         return "The saved model was not reloaded for a test."
     cached = "equals" if test.cached_equals_uncached else "differs from"

@@ -9,7 +9,7 @@ from striate.reporting.charts.bars import Row, draw_bars, rows_of
 from striate.reporting.charts.drawing.svg import picture
 from striate.reporting.charts.retention_bars import draw_retention_bars, retained_rows
 from striate.reporting.charts.scatter import COSTS, Cost, ModelPoint, caption, draw_scatter, points_of
-from striate.reporting.data.run_artifacts import Findings
+from striate.reporting.data.run_artifacts import RunArtifacts
 from striate.reporting.html.chooser import chooser
 from striate.reporting.html.markup import Child, Html, tag
 from striate.reporting.html.model_names import model_class
@@ -27,28 +27,28 @@ def labels_key(labels: Sequence[str]) -> Html:
     return key([(model_class(label), label) for label in labels])
 
 
-def task_bars(found: Findings, kind: str, rows: Sequence[Row]) -> Child:
+def task_bars(artifacts: RunArtifacts, kind: str, rows: Sequence[Row]) -> Child:
     """Return the bars of one kind of task, with a legend."""
     label = f"Scores on {len(rows)} {kind} tasks"
     note = "Score in %, whiskers are 95% intervals."
-    return [labels_key(found.labels), picture(f"{kind}-bars", label, lambda width: draw_bars(rows, width), note)]
+    return [labels_key(artifacts.labels), picture(f"{kind}-bars", label, lambda width: draw_bars(rows, width), note)]
 
 
-def perplexity_bars(found: Findings, legend: bool) -> Child:
+def perplexity_bars(artifacts: RunArtifacts, legend: bool) -> Child:
     """Return the bars of texts whose likelihood was measured, or nothing where there are none."""
-    rows = rows_of(found, "text", "perplexity")
+    rows = rows_of(artifacts, "text", "perplexity")
     if not rows:
         return None
     note = "Mean nats a token: lower is better. Perplexity is e to this power. Whiskers are 95% intervals."
     label = f"Nats a token on {len(rows)} texts, lower is better"
     return [
         tag("h3", "Perplexity", tag("small", "lower is better")),
-        labels_key(found.labels) if legend else None,
+        labels_key(artifacts.labels) if legend else None,
         picture("perplexity-bars", label, lambda width: draw_bars(rows, width), note),
     ]
 
 
-def comparison(found: Findings, retention: Retention) -> Child:
+def comparison(artifacts: RunArtifacts, retention: Retention) -> Child:
     """Return what each model keeps of the baseline: bars, what changed, and the table."""
     base, rows = retention.baseline, retained_rows(retention.rows)
     told = (
@@ -60,7 +60,7 @@ def comparison(found: Findings, retention: Retention) -> Child:
     if rows:
         label = f"Retention of {base} by task"
         note = f"Score in % of {base}, whiskers are 95% intervals; the strong line is 100%. Long bars are cut."
-        shown.append(labels_key([name for name in found.labels if name != base]))
+        shown.append(labels_key([name for name in artifacts.labels if name != base]))
         shown.append(picture("retention-bars", label, lambda width: draw_retention_bars(rows, width), note))
     changes = draw_changes(retention.rows)
     if changes:
@@ -68,12 +68,12 @@ def comparison(found: Findings, retention: Retention) -> Child:
         note += "smallest difference that as many items tell from none in 80% of repetitions."
         summary = tag("summary", "Answers that changed")
         shown.append(tag("details", summary, tag("p", note, class_="caption"), changes))
-    return [*shown, draw_retention(retention.rows), draw_details(found)]
+    return [*shown, draw_retention(retention.rows), draw_details(artifacts)]
 
 
-def trade_off(found: Findings) -> Html | None:
+def trade_off(artifacts: RunArtifacts) -> Html | None:
     """Return size and speed against quality, with a menu, or None where fewer than two models can be compared."""
-    records = [found.evals[label] for label in found.labels]
+    records = [artifacts.evals[label] for label in artifacts.labels]
     choices = [
         (f"{cost.title}, {kind} score", _scatter(points, kind, cost))
         for kind in ("visual", "text")

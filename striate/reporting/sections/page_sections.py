@@ -10,7 +10,7 @@ from striate.reporting.charts.bars import rows_of
 from striate.reporting.charts.drawing.svg import picture
 from striate.reporting.charts.loss_curve import draw_loss, steps_a_point
 from striate.reporting.charts.stack import draw_stack
-from striate.reporting.data.run_artifacts import Findings
+from striate.reporting.data.run_artifacts import RunArtifacts
 from striate.reporting.html.browser import draw_browser
 from striate.reporting.html.markup import Child, Html, join, tag
 from striate.reporting.html.wording import amount
@@ -38,29 +38,29 @@ class Missing(Html):
     """The note that a stage has not been run."""
 
 
-def draw_sections(found: Findings, regions: Sequence[Region] = ()) -> list[Html]:
+def draw_sections(artifacts: RunArtifacts, regions: Sequence[Region] = ()) -> list[Html]:
     """Return the sections of the page, top to bottom; those that would be empty are listed before the last."""
-    visual = rows_of(found, "visual")
+    visual = rows_of(artifacts, "visual")
     aside = amount(len(visual), "task") if visual else ""
     planned: list[tuple[str, str, Child, str]] = [
-        ("stack", "The stack of layers", _stack(found), ""),
-        ("layers", "Which layers matter", _layers(found), ""),
-        ("functions", "Which layers matter for which ability", _functions(found), ""),
+        ("stack", "The stack of layers", _stack(artifacts), ""),
+        ("layers", "Which layers matter", _layers(artifacts), ""),
+        ("functions", "Which layers matter for which ability", _functions(artifacts), ""),
         ("strategies", "Regions of several strategies", draw_side_by_side(regions) if len(regions) > 1 else None, ""),
-        ("tasks", "Visual tasks", _tasks(found, "visual"), aside),
-        ("text", "Text tasks", _text_tasks(found), ""),
-        ("harnesses", "Harnesses", draw_harnesses(found.suites), ""),
-        ("retention", "Change from the baseline", _retention(found), ""),
-        ("trade", "Size, speed and quality", trade_off(found), ""),
-        ("answers", "Questions and answers", _answers(found), ""),
-        ("trained", "What trained", _trained(found), ""),
-        ("loss", "Training", _loss(found), ""),
-        ("costs", "Size, time and memory", _costs(found), ""),
+        ("tasks", "Visual tasks", _tasks(artifacts, "visual"), aside),
+        ("text", "Text tasks", _text_tasks(artifacts), ""),
+        ("harnesses", "Harnesses", draw_harnesses(artifacts.suites), ""),
+        ("retention", "Change from the baseline", _retention(artifacts), ""),
+        ("trade", "Size, speed and quality", trade_off(artifacts), ""),
+        ("answers", "Questions and answers", _answers(artifacts), ""),
+        ("trained", "What trained", _trained(artifacts), ""),
+        ("loss", "Training", _loss(artifacts), ""),
+        ("costs", "Size, time and memory", _costs(artifacts), ""),
     ]
     shown = [_section(*plan) for plan in planned if plan[2] is not None and not isinstance(plan[2], Missing)]
     missing = [plan[2] for plan in planned if isinstance(plan[2], Missing)]
     shown += [_section("missing", "Not run yet", missing)] if missing else []
-    return [*shown, _section("repeat", "Run it again", draw_provenance(found))]
+    return [*shown, _section("repeat", "Run it again", draw_provenance(artifacts))]
 
 
 def _section(name: str, title: str, content: Child, aside: str = "") -> Html:
@@ -74,38 +74,38 @@ def _missing(stage: str, what: str) -> Missing:
     return Missing(tag("p", f"{what}. ", "Not run yet: ", tag("code", f"striate {stage}"), ".", class_="missing"))
 
 
-def _stack(found: Findings) -> Child:
+def _stack(artifacts: RunArtifacts) -> Child:
     """Return the main picture with its legend."""
-    if not found.num_layers:
+    if not artifacts.num_layers:
         return _missing("select", "No region has been chosen and no layer scored")
-    region = found.region
+    region = artifacts.region
     entries = [("region", f"in the region ({len(region)})")] if region else []
     entries.append(("layer", "outside, frozen" if region else "decoder layer"))
-    entries += [("removed", f"removed ({len(found.removed)})")] if found.removed else []
+    entries += [("removed", f"removed ({len(artifacts.removed)})")] if artifacts.removed else []
     words_below: list[Child] = ["Each bar is one decoder layer, the input at the bottom. "]
-    if found.scores:
+    if artifacts.scores:
         words_below.append(
-            f"Colour is importance (higher is kept) on {amount(found.scores.samples, 'calibration sample')}; "
+            f"Colour is importance (higher is kept) on {amount(artifacts.scores.samples, 'calibration sample')}; "
             "a scorer and its parts share one scale, logarithmic where scores span a factor of 5. Hover for values."
         )
-    label = f"{found.num_layers} decoder layers; region {list(region.layers) if region else 'not chosen'}"
-    shown = picture("layers", label, lambda width: draw_stack(found, width), tag("p", words_below))
+    label = f"{artifacts.num_layers} decoder layers; region {list(region.layers) if region else 'not chosen'}"
+    shown = picture("layers", label, lambda width: draw_stack(artifacts, width), tag("p", words_below))
     notes: list[Child] = [] if region else [_missing("select", "No region has been chosen")]
-    notes += [] if found.scores else [_missing("analyze", "Layers have not been scored")]
-    notes += [] if found.prune else [_not_pruned(found)]
+    notes += [] if artifacts.scores else [_missing("analyze", "Layers have not been scored")]
+    notes += [] if artifacts.prune else [_not_pruned(artifacts)]
     return [key(entries), shown, notes]
 
 
-def _not_pruned(found: Findings) -> Html:
+def _not_pruned(artifacts: RunArtifacts) -> Html:
     """Return why no layer is removed: not asked for, or not run yet."""
-    if found.config and not found.config.prune.remove:
+    if artifacts.config and not artifacts.config.prune.remove:
         return tag("p", "No layer was to be removed: prune.remove is 0.", class_="missing")
     return _missing("prune", "No layer has been removed")
 
 
-def _layers(found: Findings) -> Child:
+def _layers(artifacts: RunArtifacts) -> Child:
     """Return scores with bands and the map, agreement, stability and spans."""
-    scores = found.scores
+    scores = artifacts.scores
     if not scores or not scores.scorers:
         return None
     shown: list[Child] = [draw_layer_maps(scores)]
@@ -118,63 +118,63 @@ def _layers(found: Findings) -> Child:
     return shown
 
 
-def _functions(found: Findings) -> Child:
+def _functions(artifacts: RunArtifacts) -> Child:
     """Return the function map, or say how to get one."""
-    if not found.scores:
+    if not artifacts.scores:
         return None
-    return draw_function_maps(found.scores) or _missing("analyze --by task", "Layers have not been scored by task")
+    return draw_function_maps(artifacts.scores) or _missing("analyze --by task", "Layers have not been scored by task")
 
 
-def _tasks(found: Findings, kind: str) -> Child:
+def _tasks(artifacts: RunArtifacts, kind: str) -> Child:
     """Return the bars of one kind of task."""
-    rows = rows_of(found, kind)
-    if not rows and found.evals:
+    rows = rows_of(artifacts, kind)
+    if not rows and artifacts.evals:
         return tag("p", f"The test packs of this run hold no {kind} task.", class_="missing")
-    return task_bars(found, kind, rows) if rows else _missing("evaluate", f"No {kind} task has been evaluated")
+    return task_bars(artifacts, kind, rows) if rows else _missing("evaluate", f"No {kind} task has been evaluated")
 
 
-def _text_tasks(found: Findings) -> Child:
+def _text_tasks(artifacts: RunArtifacts) -> Child:
     """Return the text tasks: shares of right answers, then perplexity on its own axis."""
-    rows = rows_of(found, "text")
-    perplexity = perplexity_bars(found, legend=not rows)
-    return [_tasks(found, "text") if rows else None, perplexity] if perplexity else _tasks(found, "text")
+    rows = rows_of(artifacts, "text")
+    perplexity = perplexity_bars(artifacts, legend=not rows)
+    return [_tasks(artifacts, "text") if rows else None, perplexity] if perplexity else _tasks(artifacts, "text")
 
 
-def _retention(found: Findings) -> Child:
+def _retention(artifacts: RunArtifacts) -> Child:
     """Return the paired comparisons."""
-    if not found.retention or not found.retention.rows:
+    if not artifacts.retention or not artifacts.retention.rows:
         return _missing("evaluate", "Models have not been compared")
-    return comparison(found, found.retention)
+    return comparison(artifacts, artifacts.retention)
 
 
-def _answers(found: Findings) -> Child:
+def _answers(artifacts: RunArtifacts) -> Child:
     """Return the browser of questions, or say why there is none."""
-    if found.config and not found.config.report.examples:
+    if artifacts.config and not artifacts.config.report.examples:
         return tag("p", "Left out: report.examples is 0.", class_="missing")
-    return draw_browser(found) or _missing("evaluate", "No model has answered a question")
+    return draw_browser(artifacts) or _missing("evaluate", "No model has answered a question")
 
 
-def _trained(found: Findings) -> Child:
+def _trained(artifacts: RunArtifacts) -> Child:
     """Return what trained."""
-    return draw_trained(found.train) if found.train else _missing("train", "Nothing has been trained")
+    return draw_trained(artifacts.train) if artifacts.train else _missing("train", "Nothing has been trained")
 
 
-def _loss(found: Findings) -> Child:
+def _loss(artifacts: RunArtifacts) -> Child:
     """Return the course of training."""
-    facts_of_run = draw_course(found.train) if found.train else None
-    if not found.log:
+    facts_of_run = draw_course(artifacts.train) if artifacts.train else None
+    if not artifacts.log:
         missing = _missing("train", "No training log")
         return [facts_of_run, missing] if facts_of_run else missing
-    size = steps_a_point(found.log)
+    size = steps_a_point(artifacts.log)
     each = "each step" if size == 1 else f"the mean of every {size} steps"
     caption = f"Loss on answer tokens: {each} faint, the running mean over a tenth of the run strong."
-    gone = sum(not math.isfinite(step.loss) for step in found.log)
+    gone = sum(not math.isfinite(step.loss) for step in artifacts.log)
     caption += f" {amount(gone, 'step')} without a finite loss left out." if gone else ""
-    label = f"Training loss over {amount(len(found.log), 'step')}"
-    return [facts_of_run, picture("loss", label, lambda width: draw_loss(found.log, width), caption)]
+    label = f"Training loss over {amount(len(artifacts.log), 'step')}"
+    return [facts_of_run, picture("loss", label, lambda width: draw_loss(artifacts.log, width), caption)]
 
 
-def _costs(found: Findings) -> Child:
+def _costs(artifacts: RunArtifacts) -> Child:
     """Return sizes and costs."""
-    blocks = [block for block in (draw_models(found), draw_stages(found), draw_surgery(found)) if block]
+    blocks = [block for block in (draw_models(artifacts), draw_stages(artifacts), draw_surgery(artifacts)) if block]
     return join(blocks) if blocks else None

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from striate.artifacts import Difference
 from striate.reporting.charts.bars import task_name
 from striate.reporting.charts.drawing.svg import line, rect, title
-from striate.reporting.data.run_artifacts import Findings
+from striate.reporting.data.run_artifacts import RunArtifacts
 from striate.reporting.html.markup import Html, tag
 from striate.reporting.html.model_names import model_class, model_name, place_of
 from striate.reporting.html.tables import Cell, table
@@ -17,9 +17,9 @@ FOREST = 150.0
 MOST_OPEN = 16
 
 
-def overall(found: Findings, label: str, kind: str) -> Difference | None:
+def overall(artifacts: RunArtifacts, label: str, kind: str) -> Difference | None:
     """Return the row over all tasks of one kind, for one model."""
-    rows = found.retention.rows if found.retention else ()
+    rows = artifacts.retention.rows if artifacts.retention else ()
     matches = [row for row in rows if row.pack == "*" and row.task == kind and row.label == label]
     return matches[0] if matches else None
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from striate.artifacts import Difference
-from striate.reporting.data.run_artifacts import Findings
+from striate.reporting.data.run_artifacts import RunArtifacts
 from striate.reporting.html.markup import Child, Html, tag
 from striate.reporting.html.wording import amount, count, percent, points, sample, score, span, words
 from striate.reporting.sections.retention import overall
 
 
-def headline(found: Findings) -> Html:
+def headline(artifacts: RunArtifacts) -> Html:
     """Return the result in one sentence, with n and 95% intervals."""
-    told = [part for part in (_visual(found), _text(found), _pruned(found)) if part]
+    told = [part for part in (_visual(artifacts), _text(artifacts), _pruned(artifacts)) if part]
     if not told:
-        return tag("p", _unfinished(found), class_="headline")
+        return tag("p", _unfinished(artifacts), class_="headline")
     sentence: list[Child] = []
     for place, part in enumerate(told):
         sentence += ["; " if place else "", part]
@@ -25,20 +25,20 @@ def _change(row: Difference) -> str:
     return f" ({points(row.difference)}, 95% interval {span(row.low, row.high)}, {sample(row.n)})"
 
 
-def _main(found: Findings, kind: str) -> Difference | None:
+def _main(artifacts: RunArtifacts, kind: str) -> Difference | None:
     """Return the comparison of the tuned model with the start."""
-    row = overall(found, "tuned", kind)
+    row = overall(artifacts, "tuned", kind)
     return row if row and row.baseline == "start" else None
 
 
-def _visual(found: Findings) -> Child:
+def _visual(artifacts: RunArtifacts) -> Child:
     """Return what tuning did to the visual tasks."""
-    row = _main(found, "visual")
+    row = _main(artifacts, "visual")
     if not row:
         return None
     subject = "Tuning"
-    if found.region:
-        subject = f"Tuning {len(found.region)} of {amount(found.region.num_layers, 'layer')}"
+    if artifacts.region:
+        subject = f"Tuning {len(artifacts.region)} of {amount(artifacts.region.num_layers, 'layer')}"
     values = tag("b", f"{score(row.baseline_score)} to {score(row.score)}")
     verb = "leaves the visual score at" if row.low <= 0 <= row.high else "takes the visual score from"
     if row.low <= 0 <= row.high:
@@ -46,19 +46,19 @@ def _visual(found: Findings) -> Child:
     return [f"{subject} {verb} ", values, tag("span", _change(row), class_="interval")]
 
 
-def _text(found: Findings) -> Child:
+def _text(artifacts: RunArtifacts) -> Child:
     """Return what tuning did to the text tasks."""
-    row = _main(found, "text")
+    row = _main(artifacts, "text")
     if not row:
-        return _perplexity(found)
+        return _perplexity(artifacts)
     kept = row.low <= 0 <= row.high
     told = "text shows no measurable change" if kept else f"text {'gains' if row.difference > 0 else 'loses'}"
     return [tag("b", told), tag("span", _change(row), class_="interval")]
 
 
-def _perplexity(found: Findings) -> Child:
+def _perplexity(artifacts: RunArtifacts) -> Child:
     """Return what tuning did to the perplexity of text, where that is the only text measure."""
-    rows = found.retention.rows if found.retention else ()
+    rows = artifacts.retention.rows if artifacts.retention else ()
     rows = tuple(row for row in rows if row.metric == "perplexity" and (row.label, row.baseline) == ("tuned", "start"))
     if len(rows) != 1:
         return None
@@ -70,12 +70,12 @@ def _perplexity(found: Findings) -> Child:
     return ["text goes from ", values, tag("span", f" ({change}, {sample(row.n)})", class_="interval")]
 
 
-def _pruned(found: Findings) -> Child:
+def _pruned(artifacts: RunArtifacts) -> Child:
     """Return what the pruned model scores."""
-    row = overall(found, "pruned", "visual")
+    row = overall(artifacts, "pruned", "visual")
     if not row:
         return None
-    subject = f"with {amount(len(found.removed), 'layer')} removed" if found.prune else "pruned"
+    subject = f"with {amount(len(artifacts.removed), 'layer')} removed" if artifacts.prune else "pruned"
     against = (
         f"{points(row.difference)} against {row.baseline}, 95% interval {span(row.low, row.high)}, {sample(row.n)}"
     )
@@ -86,33 +86,33 @@ def _pruned(found: Findings) -> Child:
     ]
 
 
-def _unfinished(found: Findings) -> str:
+def _unfinished(artifacts: RunArtifacts) -> str:
     """Return the state of a run without a comparison."""
     done = [
-        ("scored its layers", found.scores),
-        ("chosen a region", found.region),
-        ("trained", found.train),
-        ("pruned", found.prune),
-        ("evaluated models", found.evals),
+        ("scored its layers", artifacts.scores),
+        ("chosen a region", artifacts.region),
+        ("trained", artifacts.train),
+        ("pruned", artifacts.prune),
+        ("evaluated models", artifacts.evals),
     ]
     told = [name for name, artifact in done if artifact]
     state = f"This run has {', '.join(told)}" if told else "This run has a config and no result yet"
-    return f"{state}; models have not been compared yet.{_peaks(found)}"
+    return f"{state}; models have not been compared yet.{_peaks(artifacts)}"
 
 
-def _peaks(found: Findings) -> str:
+def _peaks(artifacts: RunArtifacts) -> str:
     """Return where the first scorer peaks, with its interval, or nothing where that was not measured."""
-    entry = next((entry for entry in found.scores.scorers if entry.peak), None) if found.scores else None
+    entry = next((entry for entry in artifacts.scores.scorers if entry.peak), None) if artifacts.scores else None
     if entry is None or entry.peak is None:
         return ""
     told = f" By {words(entry.scorer)} layer {entry.peak.layer} matters most (95% interval {entry.peak.low} to "
     return f"{told}{entry.peak.high}, {amount(entry.samples, 'sample')})."
 
 
-def draw_tiles(found: Findings) -> Html | None:
+def draw_tiles(artifacts: RunArtifacts) -> Html | None:
     """Return the few figures that people quote: a row for the tuned model, and one for the pruned model."""
-    tuned = [*_trained_tiles(found), *_score_tiles(found, "tuned")]
-    pruned = [*_size_tiles(found), *_score_tiles(found, "pruned")]
+    tuned = [*_trained_tiles(artifacts), *_score_tiles(artifacts, "tuned")]
+    pruned = [*_size_tiles(artifacts), *_score_tiles(artifacts, "pruned")]
     rows = [tag("div", tiles, class_="tiles") for tiles in (tuned, pruned) if tiles]
     return tag("div", rows, class_="figures") if rows else None
 
@@ -123,18 +123,18 @@ def _tile(name: str, value: Child, note: str, kind: str = "") -> Html:
     return tag("div", *parts, class_=f"tile {kind}".strip())
 
 
-def _trained_tiles(found: Findings) -> list[Html]:
+def _trained_tiles(artifacts: RunArtifacts) -> list[Html]:
     """Return the share of parameters that trained."""
-    if not found.train:
+    if not artifacts.train:
         return []
-    counted = found.train.trainable
+    counted = artifacts.train.trainable
     note = f"{count(counted.trainable)} of {count(counted.total)}"
     return [_tile("parameters that trained", percent(counted.trainable / (counted.total or 1)), note, "region")]
 
 
-def _score_tiles(found: Findings, label: str) -> list[Html]:
+def _score_tiles(artifacts: RunArtifacts, label: str) -> list[Html]:
     """Return what one model scores against the start, or keeps of another baseline, on visual and on text tasks."""
-    rows = [(kind, overall(found, label, kind)) for kind in ("visual", "text")]
+    rows = [(kind, overall(artifacts, label, kind)) for kind in ("visual", "text")]
     return [tile for kind, row in rows if row for tile in _score_tile(kind, label, row)]
 
 
@@ -156,10 +156,10 @@ def _retention_note(row: Difference) -> str:
     return f"{interval}{sample(row.n)}"
 
 
-def _size_tiles(found: Findings) -> list[Html]:
+def _size_tiles(artifacts: RunArtifacts) -> list[Html]:
     """Return what pruning saved."""
-    if not found.prune or not found.prune.parameters_before:
+    if not artifacts.prune or not artifacts.prune.parameters_before:
         return []
-    before, after = found.prune.parameters_before, found.prune.parameters_after
+    before, after = artifacts.prune.parameters_before, artifacts.prune.parameters_after
     note = f"{count(before)} → {count(after)}"
     return [_tile("parameters pruned away", percent((before - after) / before), note, "pruned")]
