@@ -1,4 +1,4 @@
-"""Errors a person can cause, and mend: each says what was given, what is allowed, and what to do next."""
+"""Errors a person can cause, and fix: each says what was given, what is allowed, and what to do next."""
 
 from __future__ import annotations
 

@@ -1,6 +1,14 @@
 """The documents that stages hand to each other through the run folder: one module a stage, all of them found here."""
 
-from striate.artifacts.base import Document, DocumentT, read_document, read_lines, write_document, write_lines
+from striate.artifacts.base import (
+    Document,
+    DocumentT,
+    read_document,
+    read_if_there,
+    read_lines,
+    write_document,
+    write_lines,
+)
 from striate.artifacts.eval_records import (
     AskingFacts,
     Difference,
@@ -43,6 +51,7 @@ __all__ = [
     "TrainRecord",
     "Trainable",
     "read_document",
+    "read_if_there",
     "read_lines",
     "write_document",
     "write_lines",

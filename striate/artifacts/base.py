@@ -53,6 +53,11 @@ def read_document(path: Path, kind: type[DocumentT]) -> DocumentT:
         ) from error
 
 
+def read_if_there(path: Path, kind: type[DocumentT]) -> DocumentT | None:
+    """Return the `kind` stored at `path`, or None where there is no such file; raises as `read_document`."""
+    return read_document(path, kind) if path.exists() else None
+
+
 def write_lines(path: Path, documents: Sequence[Document]) -> None:
     """Write `documents` as JSON lines, whole or not at all."""
     write_text(path, "".join(document.model_dump_json() + "\n" for document in documents))

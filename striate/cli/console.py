@@ -23,7 +23,7 @@ ERR = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 @contextmanager
 def guard(out: Path | None) -> Iterator[None]:
-    """Turn errors a person can mend into a message and exit code 1, and Ctrl-C into word of how to go on."""
+    """Turn errors a person can fix into a message and exit code 1, and Ctrl-C into word of how to go on."""
     try:
         yield
     except StriateError as error:

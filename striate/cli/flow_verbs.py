@@ -85,5 +85,4 @@ def _everything(config: RunConfig, out: Path, overwrite: bool) -> None:
 
 
 def _with_device(settings: list[str] | None, device: str | None) -> list[str]:
-    """Return the overrides with the device among them."""
     return [*(settings or []), *([f"machine.device={device}"] if device else [])]

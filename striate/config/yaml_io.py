@@ -25,7 +25,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise ConfigError(f"can't read {path}: {error.strerror}", "a YAML file", "check the path") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         place = str(error).replace("\n", " ")
-        raise ConfigError(f"{path} is not YAML: {place}", "a YAML mapping", "mend that line") from error
+        raise ConfigError(f"{path} is not YAML: {place}", "a YAML mapping", "fix that line") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} holds {_kind(raw)}, not a mapping", "sections such as model:, data:", "see configs/")
     return parse_config(raw, overrides, source=str(path))
@@ -39,7 +39,7 @@ def parse_config(raw: dict[str, Any], overrides: Sequence[str] = (), source: str
         return RunConfig.model_validate(raw)
     except ValidationError as error:
         problems = [_problem(dict(item), source) for item in error.errors()]
-        raise ConfigError("\n".join(problems), "the keys and values of docs/config.md", f"mend {source}") from error
+        raise ConfigError("\n".join(problems), "the keys and values of docs/config.md", f"fix {source}") from error
 
 
 def dump_config(config: RunConfig) -> str:

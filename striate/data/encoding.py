@@ -55,7 +55,7 @@ class Encoder:
             raise DataError(
                 f"sample {owner!r}: {type(self._processor).__name__} refuses it: {error}",
                 "text without the model's own image tokens, and pictures that its processor can read",
-                "mend or remove the sample",
+                "fix or remove the sample",
             ) from error
         shape = tuple(output["input_ids"].shape)
         tensors = {name: value for name, value in output.items() if isinstance(value, torch.Tensor)}

@@ -60,7 +60,7 @@ def parse_sample(record: Any, place: str, default_id: str, folder: ImageFolder) 
         DataError: not a mapping, no or bad turns, unknown role, no answer, or pictures and placeholders that differ.
     """
     if not isinstance(record, dict):
-        raise DataError(f"{place} is a {type(record).__name__}, not a sample", "a JSON object", "mend it")
+        raise DataError(f"{place} is a {type(record).__name__}, not a sample", "a JSON object", "fix it")
     name = str(record.get("id", default_id))
     place = f"{place} (id {name!r})"
     messages, named = _turns(record, place)
@@ -80,7 +80,7 @@ def _turns(record: dict[str, Any], place: str) -> tuple[list[Message], list[str]
     turns = record[keys[0]]
     if not isinstance(turns, list) or not turns:
         raise DataError(
-            f"{place}: `{keys[0]}` is not a list of turns", "a list with a question and an answer", "mend it"
+            f"{place}: `{keys[0]}` is not a list of turns", "a list with a question and an answer", "fix it"
         )
     names = ("from", "value") if keys[0] == "conversations" else ("role", "content")
     messages: list[Message] = []
@@ -109,7 +109,7 @@ def _text(content: Any, named: list[str], place: str) -> str:
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
-        raise DataError(f"{place}: its content is a {type(content).__name__}", "text, or a list of blocks", "mend it")
+        raise DataError(f"{place}: its content is a {type(content).__name__}", "text, or a list of blocks", "fix it")
     return "".join(_block(block, named, place) for block in content)
 
 
@@ -124,7 +124,7 @@ def _block(block: Any, named: list[str], place: str) -> str:
     raise DataError(
         f"{place}: can't use content block {block!r:.80}",
         'blocks {"type": "text", "text": ...} and {"type": "image"}',
-        "mend it",
+        "fix it",
     )
 
 
@@ -135,7 +135,7 @@ def _image_list(record: dict[str, Any], place: str) -> list[str]:
         return []
     names = value if isinstance(value, list) else [value]
     if not all(isinstance(name, str) and name for name in names):
-        raise DataError(f"{place}: `image` is {value!r:.80}", "a file name or a list of file names", "mend it")
+        raise DataError(f"{place}: `image` is {value!r:.80}", "a file name or a list of file names", "fix it")
     return names
 
 

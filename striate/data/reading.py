@@ -113,5 +113,5 @@ def _parse_json(text: str, file: Path, first_line: int) -> Any:
         line = first_line + error.lineno - 1
         stops = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string")
         problem = "the text stops in the middle (a truncated file?)" if stops and text.strip() else error.msg
-        next_step = "copy or write the file again, whole" if stops else f"mend line {line}"
+        next_step = "copy or write the file again, whole" if stops else f"fix line {line}"
         raise DataError(f"{file} is not JSON: line {line}: {problem}", FORMATS, next_step) from error

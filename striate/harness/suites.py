@@ -54,7 +54,7 @@ def parse_suite(text: str) -> Suite:
     tasks = tuple(task.strip() for task in names.split(",") if task.strip())
     allowed = "lm-eval:TASK,TASK or lmms-eval:TASK,TASK, with @FOLDER for task files of your own"
     if name not in HARNESSES:
-        raise SpecError(f"unknown harness {name!r} in {text!r}", allowed, f"{did_you_mean(name, HARNESSES)}mend it")
+        raise SpecError(f"unknown harness {name!r} in {text!r}", allowed, f"{did_you_mean(name, HARNESSES)}fix it")
     if not tasks:
         raise SpecError(f"{text!r} names no task", allowed, f"for example {name}:arc_easy,hellaswag")
     folder = Path(place).expanduser() if at else None

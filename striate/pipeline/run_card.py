@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from striate.artifacts import DocumentT, EvalRecord, PruneRecord, Retention, TrainRecord, read_document
+from striate.artifacts import EvalRecord, PruneRecord, Retention, TrainRecord, read_if_there
 from striate.config import RunConfig
 from striate.models.io.model_card import CardFacts, write_card
 
@@ -27,9 +27,9 @@ def write_run_card(run: Path, label: str, config: RunConfig, base: str, figures:
 
 def card_facts(run: Path, label: str, config: RunConfig, base: str, figures: bool) -> CardFacts:
     """Return what the card of a run's tuned or pruned model tells."""
-    train = _optional(run / "train.json", TrainRecord)
-    prune = _optional(run / "prune.json", PruneRecord) if label == "pruned" else None
-    retention = _optional(run / "eval" / "retention.json", Retention) if figures else None
+    train = read_if_there(run / "train.json", TrainRecord)
+    prune = read_if_there(run / "prune.json", PruneRecord) if label == "pruned" else None
+    retention = read_if_there(run / "eval" / "retention.json", Retention) if figures else None
     return CardFacts(
         base=base,
         method=config.train.method if train else "",
@@ -38,12 +38,7 @@ def card_facts(run: Path, label: str, config: RunConfig, base: str, figures: boo
         samples=train.samples if train else None,
         adapter=label == "tuned" and config.train.method != "full",
         prune=prune,
-        evaluation=_optional(run / "eval" / f"{label}.json", EvalRecord) if figures else None,
+        evaluation=read_if_there(run / "eval" / f"{label}.json", EvalRecord) if figures else None,
         differences=tuple(row for row in retention.rows if row.label == label) if retention else (),
         config=config,
     )
-
-
-def _optional(path: Path, kind: type[DocumentT]) -> DocumentT | None:
-    """Return the document at `path`, or None where there is none."""
-    return read_document(path, kind) if path.exists() else None

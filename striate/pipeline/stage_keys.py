@@ -111,15 +111,12 @@ class StageKeys:
         return self._fingerprint("model", self.inputs.model)
 
     def _scores(self) -> str:
-        """Return the fingerprint of the scores."""
         return self.run.output("analyze", "scores.json", self.analyze())
 
     def _region(self) -> str:
-        """Return the fingerprint of the region."""
         return self.run.output("select", "region.json", self.select())
 
     def _data(self, paths: Sequence[Path]) -> list[str]:
-        """Return the fingerprints of data sets."""
         return [self._fingerprint(f"data:{path.name}", str(path)) for path in paths]
 
     def _packs(self) -> list[str]:

@@ -173,7 +173,7 @@ def open_run(
     if _exists(record_path):
         old = read_document(record_path, RunRecord)
         stages, fingerprints = old.stages, old.fingerprints
-        # A folder where nothing has ended yet binds nobody: a mended config goes on in it.
+        # A folder where nothing has ended yet binds nobody: a fixed config goes on in it.
         if any(stage.status == "done" for stage in stages.values()):
             check_same_config(path, load_config(config_path), config, overwrite)
     elif path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -207,7 +207,6 @@ def _exists(path: Path) -> bool:
 
 
 def _out_of_date(path: Path, stage: str, next_step: str) -> ArtifactError:
-    """Return the error for an artifact of another config."""
     return ArtifactError(
         f"{path} was made from other inputs than {stage} has now",
         "a run folder whose stages follow from each other",
@@ -216,7 +215,6 @@ def _out_of_date(path: Path, stage: str, next_step: str) -> ArtifactError:
 
 
 def _changed(path: Path, stage: str) -> ArtifactError:
-    """Return the error for an artifact that is not what its stage wrote."""
     return ArtifactError(
         f"{path} was changed after {stage} wrote it",
         "artifacts as striate wrote them",

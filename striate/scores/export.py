@@ -97,7 +97,6 @@ def _bands(entry: LayerScores) -> dict[str, tuple[Sequence[float], Sequence[floa
 
 
 def _csv(scores: Scores) -> str:
-    """Return the rows as CSV."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)

@@ -179,7 +179,7 @@ CASES = [
          more=("did you mean 'block-influence'? see `striate ls scorers`",)),
     Case("unknown metric", "test.jsonl:2: unknown metric 'exakt'\n  allowed: exact, normalised, ",
          prepare=lambda place: place.test_row(metric="exakt"), command=CHECK, left=NOTHING,
-         more=("did you mean 'exact'? mend that line",)),
+         more=("did you mean 'exact'? fix that line",)),
     Case("unknown pack", "unknown built-in pack 'builtin:easy-vqua'\n  allowed: builtin:easy-vqa, ",
          ("evaluate.packs=['builtin:easy-vqua']",), left=NOTHING,
          more=("did you mean 'easy-vqa'? or give a folder",)),

@@ -154,7 +154,7 @@ def test_an_adapter_whose_base_is_gone(adapter_dir: Path, tiny_llava_dir: Path) 
     assert (
         f"the adapter in {adapter_dir} needs its base model '{tiny_llava_dir}', which can't be used: no model" in text
     )
-    assert f"mend base_model_name_or_path in {adapter_dir}/adapter_config.json" in text
+    assert f"fix base_model_name_or_path in {adapter_dir}/adapter_config.json" in text
 
 
 def test_an_adapter_that_names_no_base(adapter_dir: Path) -> None:

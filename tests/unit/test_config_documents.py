@@ -128,7 +128,7 @@ def test_the_hidden_state_cache_of_older_configs() -> None:
             f"run.yaml: machine: cache_hidden is {value!r}, but hidden states are no longer cached: only 'off' is"
             " allowed, or no such key; use machine.cache_vision, which caches the vision encoder's features\n"
             "  allowed: the keys and values of docs/config.md\n"
-            "  next:    mend run.yaml"
+            "  next:    fix run.yaml"
         )
 
 
@@ -144,7 +144,7 @@ def test_all_problems_at_once() -> None:
         "run.yaml: train.epochs: Input should be greater than 0 (given: -1)\n"
         "run.yaml: unknown key 'selekt' did you mean 'select'?\n"
         "  allowed: the keys and values of docs/config.md\n"
-        "  next:    mend run.yaml"
+        "  next:    fix run.yaml"
     )
 
 

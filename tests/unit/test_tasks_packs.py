@@ -82,7 +82,7 @@ def test_a_line_separator_inside_a_text_does_not_end_the_line(tmp_path: Path) ->
         ("[1]", "test.jsonl:1 holds list, not an object"),
         ({"id": "a"}, "test.jsonl:1: 'metric' is missing\n  allowed: 'metric' with some text"),
         ({**EXACT, "metric": "exacct"}, "unknown metric 'exacct'\n  allowed: exact, normalised, choice"),
-        ({**EXACT, "metric": "exacct"}, "did you mean 'exact'? mend that line"),
+        ({**EXACT, "metric": "exacct"}, "did you mean 'exact'? fix that line"),
         ({**EXACT, "id": " "}, "test.jsonl:1: 'id' is ' '"),
         ({**EXACT, "question": None}, "test.jsonl:1: 'question' is None"),
         ({**EXACT, "answers": []}, "test.jsonl:1: 'answers' is []\n  allowed: 'answers' with a list of texts"),

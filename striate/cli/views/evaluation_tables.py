@@ -91,7 +91,6 @@ def _telling(row: GateRow) -> str:
 def _table(
     records: Mapping[str, EvalRecord], baseline: str, labels: Sequence[str], rows: Mapping[tuple[str, ...], Difference]
 ) -> Table:
-    """Return one table of the models `labels`, baseline first."""
     table = Table(
         title=f"score and 95% interval; below, % kept of {baseline}", title_justify="left", box=None, pad_edge=False
     )
@@ -110,7 +109,6 @@ def _table(
 
 
 def _task(record: EvalRecord, like: TaskScore) -> TaskScore | None:
-    """Return the record's score of the same task as `like`."""
     return next((score for score in record.tasks if _key(score) == _key(like)), None)
 
 

@@ -165,7 +165,7 @@ def _read_model(
         plain = _read_plain(_source(base, pinned), dtype, pinned, **options)
     except ModelError as error:
         given = f"the adapter in {source} needs its base model {base!r}, which can't be used: {error.given}"
-        hint = f"mend base_model_name_or_path in {folder / ADAPTER_CONFIG}"
+        hint = f"fix base_model_name_or_path in {folder / ADAPTER_CONFIG}"
         raise ModelError(given, error.allowed, hint) from error
     wrapped = add_adapter(plain.to(device), folder)
     return merged(wrapped) if merge else wrapped

@@ -115,7 +115,6 @@ def _band(series: Series, axes: Axes, tint: int) -> list[Html]:
 
 
 def _curve(series: Series, axes: Axes, tint: int) -> Html:
-    """Return one series as a line."""
     places = [f"{number(axes.x(layer))} {number(axes.y(value))}" for layer, value in enumerate(series.values)]
     return tag("path", d=f"M{'L'.join(places)}", class_=f"series s{tint}")
 

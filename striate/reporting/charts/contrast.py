@@ -101,7 +101,6 @@ def _half(halves: Sequence[float], place: int) -> float:
 
 
 def _tip(contrast: Contrast, layer: int) -> str:
-    """Return the hover text of one cell."""
     told = plain_number(contrast.differences[layer])
     half = plain_number(contrast.halves[layer])
     return f"layer {layer} · {contrast.name}: {told} against the mean of tasks, simultaneous 95% interval ± {half}"

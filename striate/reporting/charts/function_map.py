@@ -73,7 +73,6 @@ def centre_words(peak: Peak) -> str:
 
 
 def _cells(series: Series) -> list[Cell]:
-    """Return one table row."""
     peak = series.peak
     measured = (
         [

@@ -109,7 +109,6 @@ def draw_heat(heat: Heat, width: float) -> tuple[float, list[Html]]:
 
 
 def _frame(heat: Heat, width: float) -> Frame:
-    """Return where everything stands."""
     longest = max(text_width(name, SMALL) for name in (*heat.rows, heat.row_title, "highest" if heat.feet else ""))
     left = min(longest + 12, width * (0.24 if width >= WIDE else 0.3))
     gap = GAP if width >= WIDE else 5.0
@@ -126,12 +125,10 @@ def _frame(heat: Heat, width: float) -> Frame:
 
 
 def _range(heat: Heat) -> range:
-    """Return the places of the columns."""
     return range(len(heat.columns))
 
 
 def _rows(heat: Heat, frame: Frame) -> list[Html]:
-    """Return the names of the rows."""
     step = 1 if frame.pitch + frame.lane >= 12 else 5
     limit = max(4, int((frame.left - 10) / (0.6 * SMALL)))
     kind = "tick end" if all(name.isdecimal() for name in heat.rows) else "head end"
@@ -155,7 +152,6 @@ def _columns(heat: Heat, frame: Frame) -> list[Html]:
 
 
 def _heading(name: str, x: float, y: float, upright: bool) -> Html:
-    """Return one column's name."""
     if not upright:
         return text(x, y, name, class_="tick middle")
     return text(x + 3.5, y, shorten(name, 30), name, class_="head", transform=f"rotate(-90 {x + 3.5:.1f} {y:.1f})")
@@ -179,7 +175,6 @@ def _spot(spot: Spot, frame: Frame, row: int, column: int) -> Html:
 
 
 def _lane(lane: Lane, frame: Frame, row: int) -> list[Html]:
-    """Return the marks below one row."""
     y = frame.y(row) + frame.pitch + 3
     first, last = (frame.x(place) for place in lane.bracket)
     half = frame.cell / 2 - 0.5

@@ -44,6 +44,5 @@ def span_ends(entry: LayerScores) -> tuple[str, str]:
 
 
 def _tip(entry: LayerScores, first: int, length: int, value: float) -> str:
-    """Return the hover text of one span."""
     layers = f"layer {first}" if length == 1 else f"layers {first} to {first + length - 1}"
     return f"{layers} ({amount(length, 'layer')}) · {words(entry.scorer)}: {value:.4g}"

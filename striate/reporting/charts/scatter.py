@@ -108,7 +108,6 @@ def _point(point: ModelPoint, cost: Cost, x: float, y: Callable[[float], float],
 
 
 def _name_class(point: ModelPoint, near_edge: bool) -> str:
-    """Return the classes of a point's name."""
     return f"head {model_class(point.label)}{' end' if near_edge else ''}"
 
 

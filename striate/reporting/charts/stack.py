@@ -76,7 +76,6 @@ def _ends(layout: StackLayout) -> list[Html]:
 
 
 def _cell(column: HeatColumn, layout: StackLayout, left: float, layer: int) -> Html:
-    """Return one score as a coloured cell."""
     step = step_of(column.scale.share(column.values[layer]))
     height = layout.pitch - 1
     return rect(left, layout.y(layer), layout.cell - 1, height, column.tip(layer), class_=f"h{step}")

@@ -9,7 +9,6 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from striate.artifacts import (
-    DocumentT,
     EvalRecord,
     GateResult,
     LayerScores,
@@ -21,6 +20,7 @@ from striate.artifacts import (
     SuiteRecord,
     TrainRecord,
     read_document,
+    read_if_there,
     read_lines,
 )
 from striate.config import OWN_MODELS, RunConfig, load_config
@@ -122,21 +122,20 @@ def _rows(entry: LayerScores) -> list[tuple[float, ...]]:
 
 
 def _read(run: Path) -> RunArtifacts:
-    """Return whatever artifacts lie in `run`."""
     evals = run / "eval"
     config = load_config(run / "config.yaml") if (run / "config.yaml").exists() else None
-    retention = _optional(evals / "retention.json", Retention)
-    train = _optional(run / "train.json", TrainRecord)
-    prune = _optional(run / "prune.json", PruneRecord)
-    region = _optional(run / "region.json", Region)
+    retention = read_if_there(evals / "retention.json", Retention)
+    train = read_if_there(run / "train.json", TrainRecord)
+    prune = read_if_there(run / "prune.json", PruneRecord)
+    region = read_if_there(run / "region.json", Region)
     labels = _model_labels(config, retention)
-    records = {label: _optional(evals / f"{label}.json", EvalRecord) for label in labels}
+    records = {label: read_if_there(evals / f"{label}.json", EvalRecord) for label in labels}
     answers = {label: evals / f"{label}.predictions.jsonl" for label in labels}
     return RunArtifacts(
         run=run,
         config=config,
-        record=_optional(run / "run.json", RunRecord),
-        scores=_optional(run / "scores.json", Scores),
+        record=read_if_there(run / "run.json", RunRecord),
+        scores=read_if_there(run / "scores.json", Scores),
         region=region or (train.trainable.region if train else None) or (prune.region if prune else None),
         train=train,
         log=read_log(run / "train_log.jsonl"),
@@ -144,7 +143,7 @@ def _read(run: Path) -> RunArtifacts:
         evals={label: record for label, record in records.items() if record},
         predictions={label: read_lines(path, Prediction) for label, path in answers.items() if path.exists()},
         retention=retention,
-        gate=_optional(evals / "gate.json", GateResult),
+        gate=read_if_there(evals / "gate.json", GateResult),
         suites=tuple(read_document(path, SuiteRecord) for path in sorted((evals / "suites").glob("*.json"))),
     )
 
@@ -178,8 +177,3 @@ def read_log(path: Path) -> tuple[LogStep, ...]:
                 f"{path} line {place} is not a training step", "one JSON object a line", "run `striate train` again"
             ) from error
     return tuple(steps)
-
-
-def _optional(path: Path, kind: type[DocumentT]) -> DocumentT | None:
-    """Return the document at `path`, or None where there is none."""
-    return read_document(path, kind) if path.exists() else None

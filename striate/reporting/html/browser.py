@@ -64,7 +64,6 @@ def draw_browser(artifacts: RunArtifacts) -> Html | None:
 
 
 def _album(artifacts: RunArtifacts, shown: Sequence[Example]) -> Album:
-    """Return an empty album for the pictures of `shown`."""
     pictures = {(example.first.image, example.first.pack) for example in shown if example.first.image}
     packs = artifacts.config.evaluate.packs if artifacts.config else ()
     return Album(artifacts.run, packs, longest_side(len(pictures)))
@@ -141,7 +140,6 @@ def _filters(labels: Sequence[str]) -> Html:
 
 
 def _menu(name: str, label: str, options: Sequence[str]) -> Html:
-    """Return one menu."""
     shown = [tag("option", option, value=option) for option in options]
     return tag("label", tag("span", label), tag("select", shown, id=f"by-{name}", autocomplete="off"))
 

@@ -42,7 +42,6 @@ def draw_page(artifacts: RunArtifacts, regions: Sequence[Region] = ()) -> str:
 
 
 def _data(name: str) -> str:
-    """Return a text file of this package."""
     return files("striate.reporting").joinpath(name).read_text(encoding="utf-8")
 
 
@@ -81,5 +80,4 @@ def _stripes(artifacts: RunArtifacts) -> Html | None:
 
 
 def _footer() -> Html:
-    """Return the foot of the page."""
     return tag("footer", "Intervals are 95% bootstrap intervals over test items or samples. Layers are counted from 0.")

@@ -31,7 +31,6 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[Cell]], classes: Sequenc
 
 
 def _classes(cell: Cell) -> str | None:
-    """Return the classes of a cell."""
     names = [("number", cell.right), ("wide-only", cell.wide_only), ("long", cell.long)]
     return " ".join(name for name, on in names if on) or None
 

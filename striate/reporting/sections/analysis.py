@@ -51,7 +51,6 @@ def draw_layer_maps(scores: Scores) -> Html:
 
 
 def _of_scorer(scores: Scores, entry: LayerScores) -> Child:
-    """Return the map and the bands of one scorer."""
     name, series = slug(entry.scorer), [whole(entry), *parts_of(entry)]
     note = "Lines are means, bands 95% bootstrap intervals over samples." if entry.samples else "Weights only: exact."
     label = f"{words(entry.scorer)} of {len(entry.values)} layers"
@@ -60,7 +59,6 @@ def _of_scorer(scores: Scores, entry: LayerScores) -> Child:
 
 
 def _figure(name: str, heat: Heat, draw: Callable[[Heat, float], tuple[float, list[Html]]], note: str) -> Html:
-    """Return one heat map as a figure."""
     return picture(name, words(name), partial(draw, heat), note)
 
 
@@ -97,7 +95,6 @@ def _few_samples(series: Sequence[Series]) -> Html | None:
 
 
 def _folded(title: str, name: str, series: Sequence[Series], note: str) -> Html:
-    """Return a folded square of agreements."""
     return tag("details", tag("summary", title), _figure(name, agreement_of(series), draw_agreement, note))
 
 
@@ -148,7 +145,6 @@ def draw_span_maps(scores: Scores) -> Html | None:
 
 
 def _spans(entry: LayerScores, note: str) -> Html:
-    """Return one triangle of spans as a figure."""
     heat, ends = span_triangle(entry), span_ends(entry)
     label = f"{words(entry.scorer)} of spans"
     return picture(f"spans-{slug(entry.scorer)}", label, lambda width: draw_spans(heat, ends, width), note)

@@ -32,7 +32,6 @@ def p_value(value: float | None) -> str:
 
 
 def _cells(row: Difference) -> list[Cell]:
-    """Return one table row."""
     name = f"all {row.kind} tasks" if row.pack == "*" else task_name(row.pack, row.task)
     told = points(row.resolvable, row.metric).lstrip("+") if row.resolvable is not None else "–"
     return [
@@ -48,7 +47,6 @@ def _cells(row: Difference) -> list[Cell]:
 
 
 def _counted(value: int | None) -> str:
-    """Return a count, or a dash where there is none."""
     return "–" if value is None else count(value)
 
 

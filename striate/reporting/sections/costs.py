@@ -64,7 +64,6 @@ def draw_surgery(artifacts: RunArtifacts) -> Html | None:
 
 
 def _self_test(artifacts: RunArtifacts) -> str:
-    """Return the reload test in words."""
     test = artifacts.prune.self_test if artifacts.prune else None
     if test is None:
         return "The saved model was not reloaded for a test."

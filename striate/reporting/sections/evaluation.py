@@ -84,6 +84,5 @@ def trade_off(artifacts: RunArtifacts) -> Html | None:
 
 
 def _scatter(points: Sequence[ModelPoint], kind: str, cost: Cost) -> Html:
-    """Return one scatter as a figure."""
     name, label = f"{cost.name}-{kind}", f"{kind} score against {cost.title}"
     return picture(name, label, lambda width: draw_scatter(points, kind, cost, width), caption(cost))

@@ -42,7 +42,6 @@ def _error_of(metric: str) -> str:
 
 
 def _cells(record: SuiteRecord, task: str, metric: str, value: float, error: float | None) -> list[Cell]:
-    """Return one table row."""
     return [
         Cell(task, head=True),
         Cell(model_name(record.label)),

@@ -64,7 +64,6 @@ def draw_sections(artifacts: RunArtifacts, regions: Sequence[Region] = ()) -> li
 
 
 def _section(name: str, title: str, content: Child, aside: str = "") -> Html:
-    """Return one section with its heading."""
     heading = tag("h2", title, tag("small", aside) if aside else None)
     return tag("section", heading, content, id=name)
 
@@ -126,7 +125,6 @@ def _functions(artifacts: RunArtifacts) -> Child:
 
 
 def _tasks(artifacts: RunArtifacts, kind: str) -> Child:
-    """Return the bars of one kind of task."""
     rows = rows_of(artifacts, kind)
     if not rows and artifacts.evals:
         return tag("p", f"The test packs of this run hold no {kind} task.", class_="missing")
@@ -141,7 +139,6 @@ def _text_tasks(artifacts: RunArtifacts) -> Child:
 
 
 def _retention(artifacts: RunArtifacts) -> Child:
-    """Return the paired comparisons."""
     if not artifacts.retention or not artifacts.retention.rows:
         return _missing("evaluate", "Models have not been compared")
     return comparison(artifacts, artifacts.retention)
@@ -155,12 +152,10 @@ def _answers(artifacts: RunArtifacts) -> Child:
 
 
 def _trained(artifacts: RunArtifacts) -> Child:
-    """Return what trained."""
     return draw_trained(artifacts.train) if artifacts.train else _missing("train", "Nothing has been trained")
 
 
 def _loss(artifacts: RunArtifacts) -> Child:
-    """Return the course of training."""
     facts_of_run = draw_course(artifacts.train) if artifacts.train else None
     if not artifacts.log:
         missing = _missing("train", "No training log")
@@ -175,6 +170,5 @@ def _loss(artifacts: RunArtifacts) -> Child:
 
 
 def _costs(artifacts: RunArtifacts) -> Child:
-    """Return sizes and costs."""
     blocks = [block for block in (draw_models(artifacts), draw_stages(artifacts), draw_surgery(artifacts)) if block]
     return join(blocks) if blocks else None

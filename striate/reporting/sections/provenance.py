@@ -38,7 +38,6 @@ def _machine(artifacts: RunArtifacts) -> Html | None:
 
 
 def _fingerprints(artifacts: RunArtifacts) -> Html | None:
-    """Return the fingerprints of model and data."""
     if not artifacts.record or not artifacts.record.fingerprints:
         return None
     rows = [(name, tag("code", value)) for name, value in artifacts.record.fingerprints.items()]

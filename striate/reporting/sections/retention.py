@@ -54,7 +54,6 @@ def _table(rows: Sequence[Difference]) -> Html:
 
 
 def _cells(row: Difference, widest: float) -> list[Cell]:
-    """Return one table row."""
     name = f"all {row.kind} tasks" if row.pack == "*" else task_name(row.pack, row.task)
     lower = " (lower is better)" if row.metric == "perplexity" else ""
     return [

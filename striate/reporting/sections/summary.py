@@ -71,7 +71,6 @@ def _perplexity(artifacts: RunArtifacts) -> Child:
 
 
 def _pruned(artifacts: RunArtifacts) -> Child:
-    """Return what the pruned model scores."""
     row = overall(artifacts, "pruned", "visual")
     if not row:
         return None
@@ -118,13 +117,11 @@ def draw_tiles(artifacts: RunArtifacts) -> Html | None:
 
 
 def _tile(name: str, value: Child, note: str, kind: str = "") -> Html:
-    """Return one figure with its name and a note."""
     parts = tag("p", name, class_="name"), tag("p", value, class_="value"), tag("p", note, class_="under")
     return tag("div", *parts, class_=f"tile {kind}".strip())
 
 
 def _trained_tiles(artifacts: RunArtifacts) -> list[Html]:
-    """Return the share of parameters that trained."""
     if not artifacts.train:
         return []
     counted = artifacts.train.trainable
@@ -157,7 +154,6 @@ def _retention_note(row: Difference) -> str:
 
 
 def _size_tiles(artifacts: RunArtifacts) -> list[Html]:
-    """Return what pruning saved."""
     if not artifacts.prune or not artifacts.prune.parameters_before:
         return []
     before, after = artifacts.prune.parameters_before, artifacts.prune.parameters_after

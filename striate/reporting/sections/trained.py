@@ -54,7 +54,6 @@ def layer_shares(rows: Sequence[ComponentCount]) -> list[float]:
 
 
 def _cells(row: ComponentCount) -> list[Cell]:
-    """Return one table row."""
     share = layer_shares([row])[0]
     return [
         Cell(row.component, head=True),

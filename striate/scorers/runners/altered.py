@@ -106,7 +106,6 @@ def check_image_tokens(anatomy: Anatomy) -> None:
 def _score(
     replay: LayerReplay, core: Any, anatomy: Anatomy, batch: Mapping[str, Tensor], scorers: Sequence[AlteredScorer]
 ) -> dict[str, _Scored]:
-    """Return what every scorer makes of one batch."""
     inputs = on_device(core, batch)
     answers = Answers.of(batch["labels"]).to(inputs["input_ids"].device)
     recording = replay.record(inputs, answers.rows, answers.columns)
@@ -137,7 +136,6 @@ def _sums(
 
 
 def _joined(scored: Sequence[_Scored]) -> PartSums:
-    """Return the sums of all batches."""
     return PartSums(
         torch.cat([batch.sums for batch in scored]).numpy().astype(np.float64),
         torch.cat([batch.counts for batch in scored]).numpy().astype(np.float64),

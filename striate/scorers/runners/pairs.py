@@ -183,5 +183,4 @@ def _preference(logits_NV: Tensor, answers: Answers) -> Tensor:
 
 
 def _rows(pairs: Preferences, rows: slice) -> Preferences:
-    """Return some of the pairs."""
     return Preferences(pairs.first[rows], pairs.second[rows], pairs.at[rows], pairs.onward[rows])

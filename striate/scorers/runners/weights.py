@@ -134,7 +134,6 @@ def _mismatch(given: str) -> ModelError:
 
 
 def _float(weight: Tensor) -> Tensor:
-    """Return `weight` in float32, or as it is in float64."""
     return weight if weight.dtype == torch.float64 else weight.float()
 
 

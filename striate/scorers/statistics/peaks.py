@@ -36,7 +36,6 @@ def peak_of(values_L: Floats, draws_RL: Floats) -> Peak:
 
 
 def _centres(rows_RL: Floats) -> Floats:
-    """Return the centre of mass of each row."""
     weights_RL = rows_RL - rows_RL.min(axis=1, keepdims=True)
     totals_R = weights_RL.sum(axis=1)
     layers_L = np.arange(rows_RL.shape[1], dtype=np.float64)

@@ -68,7 +68,6 @@ def divergence(plain_NV: Tensor, altered_NV: Tensor) -> Tensor:
 
 
 def _divergence(plain_NV: Tensor, altered_NV: Tensor) -> Tensor:
-    """Return the divergence of a few positions."""
     plain, altered = plain_NV.float().log_softmax(-1), altered_NV.float().log_softmax(-1)
     return kl_div(altered, plain, reduction="none", log_target=True).sum(-1)
 

@@ -117,8 +117,6 @@ class LayerStream:
         return torch.cat(self._spans).numpy()
 
     def _hook(self, index: int) -> Callable[..., None]:
-        """Return the forward hook of layer `index`."""
-
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             if self._batch is not None:
                 x_in = args[0] if args else kwargs["hidden_states"]

@@ -80,7 +80,6 @@ def _items(
     rows: Iterator[dict[str, str]],
     shots: Sequence[dict[str, str]],
 ) -> Iterator[Item]:
-    """Yield the questions of one subject."""
     file = subject.file
     examples = [f"{_asked(release, wording, row, file)}{_answer(release, row, file)}\n\n" for row in shots]
     before = wording.header.format(subject=subject.title) + "".join(examples)

@@ -54,7 +54,6 @@ def unpack_mmbench(release: Release, items: Sequence[Item]) -> None:
 
 
 def _table(release: Release) -> Path:
-    """Return the table of the dev questions."""
     return release.find("mmbench_dev_20230712.tsv", "MMBench_DEV_EN*.tsv", "mmbench_dev*.tsv")
 
 

@@ -66,7 +66,6 @@ def _items(release: Release, task: str, subtask: str, file: Path) -> Iterator[It
 
 
 def _picture(file: Path) -> Path:
-    """Return the picture of a text file."""
     folders = (file.parent, file.parent.parent / "images")
     candidates = [folder / f"{file.stem}{ending}" for folder in folders for ending in ENDINGS]
     return next((path for path in candidates if path.is_file()), candidates[0])

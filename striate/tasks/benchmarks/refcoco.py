@@ -58,7 +58,6 @@ def _from_lines(release: Release, file: Path) -> Iterator[Item]:
 
 
 def _item(release: Release, split: str, name: str, sentence: str, image: Path, box: str) -> Item:
-    """Return one sentence as an item."""
     return Item(
         id=name,
         pack=release.name,
@@ -100,7 +99,6 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def _entry(name: str, title: str, paper: str) -> Benchmark:
-    """Return one of the three benchmarks."""
     return Benchmark(
         name=name,
         title=title,

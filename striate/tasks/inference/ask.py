@@ -90,7 +90,6 @@ def ask(
 def _ask_in_mode(
     mode: AskingMode, model: Any, processor: Any, items: list[Item], max_new_tokens: int, state: AskState
 ) -> list[Reply]:
-    """Return the replies to items that are all asked in `mode`."""
     if mode == "generate":
         return answer_replies(model, processor, items, max_new_tokens=max_new_tokens, state=state)
     check_causal(model, processor.tokenizer)

@@ -110,7 +110,7 @@ def word_replies(model: Any, processor: Any, items: Sequence[Item], state: AskSt
     for item, tokens in zip(items, encoded, strict=True):
         check_length(len(tokens) + WORD_TOKENS, context_limit(core), item.id)
         if not tokens:
-            raise DataError(f"item {item.id!r}: its context has no tokens", "a context with text", "mend that item")
+            raise DataError(f"item {item.id!r}: its context has no tokens", "a context with text", "fix that item")
     ends = _text_end_ids(model, tokenizer)
 
     def ask(batch: list[tuple[int, ...]]) -> list[Reply]:

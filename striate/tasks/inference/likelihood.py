@@ -102,10 +102,10 @@ def _options(tokenizer: Any, item: Item, limit: int) -> list[ScoredText]:
         check_length(len(option.tokens), limit, item.id)
         if option.scored < 1:
             raise DataError(
-                f"item {item.id!r}: choice {choice!r} has no token of its own", "choices with text", "mend that item"
+                f"item {item.id!r}: choice {choice!r} has no token of its own", "choices with text", "fix that item"
             )
     if _shared_length(options) < 1:
-        raise DataError(f"item {item.id!r}: its context is too short", "a context of a word or more", "mend that item")
+        raise DataError(f"item {item.id!r}: its context is too short", "a context of a word or more", "fix that item")
     return options
 
 

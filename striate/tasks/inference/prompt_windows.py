@@ -77,7 +77,6 @@ def _groups(items: Sequence[Item]) -> list[list[int]]:
 
 
 def _prompts(places: list[int], items: Sequence[Item], collator: Collator) -> list[Prompt]:
-    """Return the prompts of the items at `places`."""
     prompts: list[Prompt] = []
     pictures: dict[tuple[Path, ...], dict[str, Tensor]] = {}
     for place, encoded in zip(places, collator.prompts([chat_sample(items[place]) for place in places]), strict=True):

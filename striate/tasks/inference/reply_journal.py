@@ -66,13 +66,11 @@ class Journal:
 
 
 def _line(item: Item, reply: Reply) -> str:
-    """Return the line of one reply."""
     row: dict[str, Any] = {"pack": item.pack, "id": item.id, "text": reply.text}
     return json.dumps({**row, "logprobs": reply.logprobs, "tokens": reply.tokens}) + "\n"
 
 
 def _entry(line: str, path: Path) -> tuple[Key, Reply]:
-    """Return the item and the reply that a line holds."""
     try:
         row = json.loads(line)
         return (row["pack"], row["id"]), Reply(row["text"], tuple(row["logprobs"]), tuple(row["tokens"]))

@@ -78,17 +78,12 @@ def _rows(file: Path) -> Iterable[tuple[int, dict[str, Any]]]:
 
 
 def _object(line: str, place: str) -> dict[str, Any]:
-    """Return the JSON object that `line` holds."""
     try:
         row = json.loads(line)
     except ValueError as error:
-        raise DataError(
-            f"{place} is not JSON: {error}", "one JSON object a line", "mend or delete that line"
-        ) from error
+        raise DataError(f"{place} is not JSON: {error}", "one JSON object a line", "fix or delete that line") from error
     if not isinstance(row, dict):
-        raise DataError(
-            f"{place} holds {type(row).__name__}, not an object", "one JSON object a line", "mend that line"
-        )
+        raise DataError(f"{place} holds {type(row).__name__}, not an object", "one JSON object a line", "fix that line")
     return row
 
 
@@ -98,7 +93,7 @@ def _item(row: dict[str, Any], pack: str, pictures: ImageFolder, place: str) -> 
     if metric not in METRICS:
         known = METRICS.names()
         raise DataError(
-            f"{place}: unknown metric {metric!r}", ", ".join(known), f"{did_you_mean(metric, known)}mend that line"
+            f"{place}: unknown metric {metric!r}", ", ".join(known), f"{did_you_mean(metric, known)}fix that line"
         )
     item = Item(
         id=_text(row, "id", place),
@@ -110,7 +105,7 @@ def _item(row: dict[str, Any], pack: str, pictures: ImageFolder, place: str) -> 
     )
     problem = _misplaced_image(item) or metric_of(metric).check(item)
     if problem:
-        raise DataError(f"{place} ({item.id}): {problem}", f"a row for metric {metric!r}", "mend that line")
+        raise DataError(f"{place} ({item.id}): {problem}", f"a row for metric {metric!r}", "fix that line")
     return item
 
 
@@ -159,7 +154,7 @@ def _size(row: dict[str, Any], place: str) -> tuple[int, int]:
     """Return the picture's width and height in pixels."""
     value = row["size"]
     if not isinstance(value, list) or len(value) != 2 or not all(type(side) is int and side > 0 for side in value):
-        raise DataError(f"{place}: 'size' is {value!r}", "[width, height] in pixels", "mend that line")
+        raise DataError(f"{place}: 'size' is {value!r}", "[width, height] in pixels", "fix that line")
     return value[0], value[1]
 
 
@@ -170,7 +165,7 @@ def _text(row: dict[str, Any], key: str, place: str) -> str:
         value = str(value)
     if not isinstance(value, str) or not value.strip():
         given = f"is {value!r}" if key in row else "is missing"
-        raise DataError(f"{place}: {key!r} {given}", f"{key!r} with some text", "mend that line")
+        raise DataError(f"{place}: {key!r} {given}", f"{key!r} with some text", "fix that line")
     return value
 
 
@@ -179,15 +174,14 @@ def _texts(row: dict[str, Any], key: str, place: str) -> tuple[str, ...]:
     values = row.get(key)
     if not isinstance(values, list) or not values:
         given = f"is {values!r}" if key in row else "is missing"
-        raise DataError(f"{place}: {key!r} {given}", f"{key!r} with a list of texts", "mend that line")
+        raise DataError(f"{place}: {key!r} {given}", f"{key!r} with a list of texts", "fix that line")
     return tuple(_text({key: value}, key, place) for value in values)
 
 
 def _index(row: dict[str, Any], place: str) -> int:
-    """Return the row's `answer_index`."""
     value = row.get("answer_index")
     if not isinstance(value, int) or isinstance(value, bool):
-        raise DataError(f"{place}: 'answer_index' is {value!r}", "a whole number from 0", "mend that line")
+        raise DataError(f"{place}: 'answer_index' is {value!r}", "a whole number from 0", "fix that line")
     return value
 
 
@@ -195,7 +189,7 @@ def _compare(row: dict[str, Any], place: str) -> Compare:
     """Return whether sums or means of log-probabilities are compared: the row's word, else by its task."""
     value = row.get("compare", "sum" if row.get("task") in SUM_TASKS else "mean")
     if value not in ("sum", "mean", "characters"):
-        raise DataError(f"{place}: 'compare' is {value!r}", "'sum', 'mean' or 'characters'", "mend that line")
+        raise DataError(f"{place}: 'compare' is {value!r}", "'sum', 'mean' or 'characters'", "fix that line")
     return cast(Compare, value)
 
 

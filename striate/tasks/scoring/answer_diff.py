@@ -82,7 +82,6 @@ def change(before: Prediction, after: Prediction) -> str:
 
 
 def _key(item: Prediction) -> tuple[str, ...]:
-    """Return what tells items apart."""
     return (item.pack, item.task, item.metric, item.id)
 
 

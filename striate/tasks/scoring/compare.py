@@ -120,7 +120,6 @@ def compare_scope(
 
 
 def _task_score(key: TaskKey, group: Sequence[Prediction], repetitions: int, seed: int) -> TaskScore:
-    """Return the score of one task."""
     pack, task, metric, kind = key
     scores, weights = [item.score for item in group], [item.weight for item in group]
     clusters = [item.cluster for item in group]

@@ -127,7 +127,6 @@ def _no_shares(one: Condition, tasks: Sequence[tuple[str, str]]) -> ConfigError:
 
 
 def _condition(part: str, text: str) -> Condition:
-    """Return one condition."""
     found = FORM.fullmatch(part)
     if not found:
         given = (
@@ -138,7 +137,6 @@ def _condition(part: str, text: str) -> Condition:
 
 
 def _row(one: Condition, found: Difference) -> GateRow:
-    """Return the row of one condition and one model."""
     low, high = found.retention_low, found.retention_high
     passed = found.retention is not None and found.retention >= one.least
     resolvable = low is not None and high is not None and (low >= one.least if passed else high < one.least)

@@ -68,7 +68,6 @@ def step_of(share: float) -> int:
 
 
 def _scheme(colours: dict[str, str], ramp: tuple[str, ...], sides: tuple[str, ...]) -> str:
-    """Return the custom properties of one colour scheme."""
     named = [f"--{name}:{value}" for name, value in colours.items()]
     for letter, stops in (("h", ramp), ("d", sides)):
         named += [f"--{letter}{step}:{_mix(stops, step / (STEPS - 1))}" for step in range(STEPS)]

@@ -48,7 +48,6 @@ def picture(name: str, label: str, draw: Draw, caption: Child = None) -> Html:
 
 
 def _drawing(name: str, label: str, form: str, width: float, draw: Draw) -> Html:
-    """Return one form of a figure."""
     height, shapes = draw(width)
     return tag(
         "svg",
