@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -22,6 +23,19 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Each worker has a core of its own.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+
+def pytest_collection_finish() -> None:
+    """Put all that was imported out of the garbage collector's sight: every full collection would go through it."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """Let the interpreter free what was frozen, as it ends."""
+    gc.unfreeze()
+
 
 SPECIAL_TOKENS = ["<pad>", "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>"]
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 40), "blue": (30, 60, 220), "black": (10, 10, 10)}
@@ -250,7 +264,7 @@ def tiny_llava() -> Loaded:
     return build_loaded()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def llava_builder() -> Callable[..., Loaded]:
     """The builder of tiny LLaVAs, for tests that want another depth, seed or tied embeddings."""
     return build_loaded
