@@ -25,7 +25,6 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-
 def pytest_collection_finish() -> None:
     """Put all that was imported out of the garbage collector's sight: every full collection would go through it."""
     gc.collect()

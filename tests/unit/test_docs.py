@@ -30,25 +30,6 @@ def test_every_shipped_config_is_valid(path: Path) -> None:
     parse_spec(load_config(path).select.region)
 
 
-def test_every_verb_in_the_readme_exists() -> None:
-    from typer.main import get_command
-
-    from striate.cli import app
-
-    known = set(get_command(app).commands)
-    blocks = "\n".join(re.findall(r"```bash\n(.*?)```", README, re.DOTALL))
-    verbs = re.findall(r"\bstriate ([a-z-]+)", blocks)
-    assert {"quickstart", "run", "check", "inspect"} <= set(verbs) <= known
-
-
-def test_every_python_name_in_the_readme_exists() -> None:
-    import striate
-
-    names = set(re.findall(r"striate\.([a-z_]+)\(", README))
-    assert {"select", "analyze", "prune", "apply_region", "lora_config", "load_model"} <= names
-    assert names <= set(striate.__all__)
-
-
 def test_every_linked_file_exists() -> None:
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
