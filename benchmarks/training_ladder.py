@@ -44,7 +44,8 @@ from striate.models.forecast.estimate import Settings, forecast
 from striate.models.interventions.vision_feature_tap import PIXELS, VisionTap
 from striate.models.trainable.apply import apply_region, lora_config
 from striate.models.visual_token_skipping.measure_shift import measure_shift
-from striate.models.visual_token_skipping.rule import ImageSkip
+from striate.models.visual_token_skipping.rule import VisualTokenSkipping
+from striate.models.visual_token_skipping.visual_compute import VisualCompute
 from striate.selectors.spec.grammar import resolve
 from striate.training.batching.label_positions import ANSWERS, find_answers
 from striate.training.compile import dropped
@@ -59,7 +60,6 @@ from striate.training.quantization.fp8_linear import frozen_in_fp8
 from striate.training.quantization.int8_linear import frozen_in_int8
 from striate.training.step_hints.attention_mask import mask_known
 from striate.training.step_hints.image_embeds import PicturePlaces
-from striate.training.visual_token_skipping.token_layout import reading
 
 
 class Bench:
@@ -111,7 +111,7 @@ class Bench:
             fused=rung.compiled,
             frozen=rung.frozen,
             optimizer=rung.optimizer,
-            image_tokens=rung.image_tokens,
+            skipped=frozenset(self.region.outside if rung.image_tokens == "region" else ()),
             answers_last=rung.compiled and rung.answers_last,
         )
         return within_budget(self.shape, self.region, found, rung.budget) if rung.budget else found
@@ -144,11 +144,12 @@ class Bench:
             if rung.frozen == "int8":
                 stack.enter_context(frozen_in_int8(self.model, self.region, print_line))
             if rung.image_tokens == "region":
+                compute = VisualCompute(layers=self.region.layers, num_layers=self.region.num_layers)
                 with torch.autocast(self.device, torch.bfloat16):
-                    shift = measure_shift(self.model, self.region, [self.batch(rung)])
-                rule = stack.enter_context(ImageSkip(self.model, self.region, shift))
+                    shift = measure_shift(self.model, compute, [self.batch(rung)])
+                rule = stack.enter_context(VisualTokenSkipping(self.model, compute, shift))
                 # All batches have one layout.
-                stack.enter_context(reading(rule, self.batch(rung)["input_ids"].cpu(), torch.device(self.device)))
+                stack.enter_context(rule.reading(self.batch(rung)["input_ids"].cpu(), torch.device(self.device)))
             if not rung.plain:
                 batch = self.batch(rung)
                 # All batches have one layout.

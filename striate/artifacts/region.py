@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from striate.artifacts.base import Document
 from striate.errors import SpecError
 
+# Of the rule that earlier versions kept here, which is read by `models.visual_token_skipping.visual_compute`.
+_OF_THE_RULE = ("image_tokens", "image_layers", "image_shift")
+
 
 class Region(Document):
     """The chosen decoder layers of one LLM (`region.json`): 0-based, sorted, of `num_layers` in all.
 
     `removable` are layers outside it that its selector gives up, the most redundant first; `prune` takes these first.
-    `image_tokens` says where image tokens are computed: in all layers, or in the region and in `image_layers` alone;
-    `image_shift` whether they take a constant step in the others.
     """
 
     version: Literal[1] = 1
@@ -24,13 +25,15 @@ class Region(Document):
     spec: str
     selector: str = ""
     removable: tuple[int, ...] = ()
-    image_tokens: Literal["all", "region"] = "all"
-    image_layers: tuple[int, ...] = ()
-    image_shift: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_rule(cls, stored: Any) -> Any:
+        return {k: v for k, v in stored.items() if k not in _OF_THE_RULE} if isinstance(stored, dict) else stored
 
     @model_validator(mode="after")
     def _check(self) -> Region:
-        named = (*self.layers, *self.removable, *self.image_layers)
+        named = (*self.layers, *self.removable)
         outside = [layer for layer in named if not 0 <= layer < self.num_layers]
         if outside:
             raise SpecError(
@@ -51,12 +54,6 @@ class Region(Document):
                 "each removable layer once, and outside the region",
                 "choose the region again with `striate select`",
             )
-        if list(self.image_layers) != sorted(set(self.image_layers) - set(self.layers)):
-            raise SpecError(
-                f"image_layers of region {self.spec!r} are {list(self.image_layers)}",
-                "each layer once, in rising order, and outside the region",
-                "train again, which writes region.json anew",
-            )
         return self
 
     @property
@@ -68,16 +65,6 @@ class Region(Document):
     def outside(self) -> tuple[int, ...]:
         """The layers that are not in the region."""
         return tuple(layer for layer in range(self.num_layers) if layer not in self.layers)
-
-    @property
-    def computing(self) -> tuple[int, ...]:
-        """The layers that compute image tokens where not all do: the region and `image_layers`."""
-        return tuple(sorted((*self.layers, *self.image_layers)))
-
-    @property
-    def passing(self) -> tuple[int, ...]:
-        """The layers that image tokens pass unchanged where not all layers compute them."""
-        return tuple(layer for layer in range(self.num_layers) if layer not in self.computing)
 
     def __contains__(self, layer: object) -> bool:
         return layer in self.layers

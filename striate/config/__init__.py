@@ -6,7 +6,7 @@ from striate.config.layer_settings import AnalyzeSection, PruneSection, SelectSe
 from striate.config.machine import MachineSection
 from striate.config.resolve_paths import anchored
 from striate.config.run_config import NAME, OWN_MODELS, STAGES, RunConfig
-from striate.config.section import Section
+from striate.config.section import Section, specs_of
 from striate.config.train_settings import LoraSection, ResampleSection, TrainSection
 from striate.config.yaml_io import dump_config, load_config, parse_config
 
@@ -34,4 +34,5 @@ __all__ = [
     "load_config",
     "looks_like_hub_id",
     "parse_config",
+    "specs_of",
 ]

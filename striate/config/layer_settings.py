@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from striate.config.section import Section
+from striate.config.section import LayerSpec, Section
 
 
 class AnalyzeSection(Section):
@@ -26,7 +26,7 @@ class AnalyzeSection(Section):
 class SelectSection(Section):
     """The region SPEC."""
 
-    region: str = "uniform:25%"
+    region: LayerSpec = "uniform:25%"
 
 
 class PruneSection(Section):

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeVar
 
 from striate.config.inputs import is_builtin
 from striate.config.run_config import RunConfig
+from striate.config.section import Section, specs_of
+
+SectionT = TypeVar("SectionT", bound=Section)
 
 
 def anchored(config: RunConfig) -> RunConfig:
@@ -24,8 +28,9 @@ def anchored(config: RunConfig) -> RunConfig:
         named = colon and not is_builtin(place) and not Path(place).expanduser().exists()
         return f"{name}:{fix(folder)}" if named else fix(place)
 
-    def fix_spec(spec: str) -> str:
-        return fix(spec) if spec.endswith(".json") else spec
+    def fix_specs(section: SectionT) -> SectionT:
+        files = {name: spec for name, spec in specs_of(section).items() if spec.endswith(".json")}
+        return section.model_copy(update={name: fix(spec) for name, spec in files.items()})
 
     def fix_suite(suite: str) -> str:
         tasks, at, folder = suite.partition("@")
@@ -41,8 +46,8 @@ def anchored(config: RunConfig) -> RunConfig:
             "analyze": config.analyze.model_copy(update={"base": fix(base) if base else base}),
             "model": config.model.model_copy(update={"path": fix(config.model.path)}),
             "data": config.data.model_copy(update=data),
-            "select": config.select.model_copy(update={"region": fix_spec(config.select.region)}),
-            "train": config.train.model_copy(update={"image_also": fix_spec(config.train.image_also)}),
+            "select": fix_specs(config.select),
+            "train": fix_specs(config.train),
             "evaluate": config.evaluate.model_copy(
                 update={
                     "packs": tuple(fix_named(place) for place in config.evaluate.packs),

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from striate.config.section import Section
+from striate.config.section import LayerSpec, Section
 
 
 class LoraSection(Section):
@@ -62,7 +62,7 @@ class TrainSection(Section):
     gradient_checkpointing: bool = False
     packing: bool = False
     image_tokens: Literal["all", "region", "region while training"] = "all"
-    image_also: str = "none"
+    image_also: LayerSpec = "none"
     image_shift: bool = True
     frozen: Literal["exact", "fp8", "int8"] = "exact"
     save_steps: int = Field(default=100, ge=1)

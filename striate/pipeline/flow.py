@@ -233,14 +233,12 @@ class Flow:
 
     def _look_ahead(self) -> None:
         """Raise now for a base model, SPEC or test pack that would otherwise be refused only after hours."""
-        from striate.selectors.spec.extra_visual_layers import parse_image_also
-        from striate.selectors.spec.required_scores import check_needs
+        from striate.selectors.spec.required_scores import check_specs
         from striate.stages.select import select
 
         check_base(self.config, self.inputs.model)
         spec = self.keys.region_spec
-        check_needs(spec, self.config.analyze)
-        parse_image_also(self.config.train.image_also)
+        check_specs(self.config, spec)
         if not spec.needs_scores:
             check_region(self.config, select(self._num_layers(), spec))
         self.read_packs()

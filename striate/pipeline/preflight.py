@@ -7,7 +7,6 @@ from pathlib import Path
 from striate.artifacts import Region
 from striate.config import RunConfig
 from striate.errors import ModelError
-from striate.selectors.spec.extra_visual_layers import with_image_layers
 
 
 def labels_of(config: RunConfig) -> list[str]:
@@ -39,8 +38,7 @@ def check_region(config: RunConfig, region: Region) -> None:
         StriateError: they could not.
     """
     from striate.stages.prune import check_removal
-    from striate.training.lisa import check_lisa
+    from striate.training.preflight_checks import check_layers
 
-    with_image_layers(region, config.train.image_also)
-    check_lisa(region, config.train.resample)
+    check_layers(region, config.train)
     check_removal(region, config.prune.remove)

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from striate.config import specs_of
 from striate.harness.suites import Suite
 from striate.pipeline.run_inputs import RunInputs
 from striate.runs.folder import RunFolder
@@ -67,7 +68,7 @@ class StageKeys:
             "limit": config.data.max_train_samples,
             "region": self._region(),
             "section": config.train.model_dump(),
-            **({"image_also": also} if (also := _file(parse_spec(config.train.image_also))) else {}),
+            **{name: file for name, spec in specs_of(config.train).items() if (file := _file(parse_spec(spec)))},
             "seed": config.seed,
         }
 

@@ -10,9 +10,8 @@ from striate.config import BUILTIN, RunConfig, is_builtin, looks_like_hub_id
 from striate.demo.places import check_pack
 from striate.errors import ModelError
 from striate.pipeline.preflight import labels_of
-from striate.selectors.spec.extra_visual_layers import parse_image_also
 from striate.selectors.spec.grammar import parse_spec
-from striate.selectors.spec.required_scores import check_needs
+from striate.selectors.spec.required_scores import check_specs
 
 if TYPE_CHECKING:
     from striate.tasks.packs.items import Pack
@@ -24,9 +23,8 @@ def check_run(config: RunConfig) -> Iterator[str]:
     Raises:
         StriateError: the first part that is wrong.
     """
-    check_needs(parse_spec(config.select.region), config.analyze)
+    check_specs(config, parse_spec(config.select.region))
     yield f"region    {config.select.region}"
-    parse_image_also(config.train.image_also)
     yield f"scorers   {_scorers(config)}"
     yield f"model     {_model(config.model.path)}"
     if config.train.method == "qlora":

@@ -21,7 +21,6 @@ from striate.models.io.model_card import CardFacts
 from striate.models.io.save import renumbered
 from striate.models.structure.anatomy import find_anatomy
 from striate.models.surgery.remove_layers import remove_layers, self_test
-from striate.models.visual_token_skipping.rule import rule_of
 
 TEST_TEXT = "Please describe this image in detail."
 TEST_LENGTH = 32768
@@ -66,11 +65,6 @@ def prune(
     check_removal(region, remove)
     _check_out(out, processor)
     name, removed = _least_important(region, remove, scores, scorer)
-    if (rule := rule_of(model)) is not None:
-        more = tuple(layer for layer in rule.region.computing if layer not in region.layers)
-        region = region.model_copy(
-            update={"image_tokens": "region", "image_layers": more, "image_shift": bool(rule.shift)}
-        )
     before = _parameters(model)
     old_to_new = remove_layers(model, removed)
     record = PruneRecord(

@@ -16,7 +16,6 @@ from striate.models.io.load import save_model
 from striate.models.io.model_card import CardFacts
 from striate.progress import Progress, Silent
 from striate.runs.peak_memory import peak_memory_gib
-from striate.selectors.spec.extra_visual_layers import with_image_layers
 from striate.training.caching.vision_features import cached_features
 from striate.training.checkpoints import find_checkpoint, identity, remove_checkpoints
 from striate.training.compile.policy import plan_speed
@@ -76,7 +75,6 @@ def train(
         ArtifactError: a folder that can't be written, or `out` is not empty.
     """
     progress = progress or Silent()
-    region = with_image_layers(region, config.image_also)
     check_training(model, region, samples, config, out)
     ranks = Ranks.launched()
     ranks.join(next(model.parameters()).device)

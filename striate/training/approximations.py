@@ -2,59 +2,108 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from torch import nn
 
 from striate.artifacts import Region
 from striate.config import TrainSection
-from striate.errors import TrainingError
+from striate.data.collate import Collator
+from striate.data.samples import Sample
+from striate.errors import SpecError, TrainingError
 from striate.models.visual_token_skipping.measure_shift import measure_shift
-from striate.models.visual_token_skipping.rule import ImageSkip, rule_of
+from striate.models.visual_token_skipping.rule import VisualTokenSkipping, skipping_of
 from striate.models.visual_token_skipping.rule_check import check_rule
 from striate.models.visual_token_skipping.shift import Shift
+from striate.models.visual_token_skipping.visual_compute import VisualCompute
+from striate.selectors.no_layers import NONE
+from striate.selectors.spec.grammar import resolve
+from striate.selectors.spec.required_scores import parse_unscored
 from striate.training.quantization.fp8_linear import frozen_in_fp8
 from striate.training.quantization.int8_linear import frozen_in_int8
 
+# How many samples are measured for the steps of image tokens, and how many of them are run at once.
+_SHIFT_SAMPLES, _TOGETHER = 64, 4
 # Where DistributedDataParallel looks for the names of what it shall leave alone.
 _UNSENT = "_ddp_params_and_buffers_to_ignore"
 
 
-def begin_modes(model: nn.Module, region: Region, batches: Sequence[Mapping[str, Any]], config: TrainSection) -> Region:
-    """Return the region as checkpoints keep it, with image tokens from now on computed where `config` says.
+def visual_compute(region: Region, config: TrainSection) -> VisualCompute | None:
+    """Return the layers that compute image tokens by `image_tokens` and `image_also`; None where all do.
+
+    Raises:
+        SpecError: `image_also` can't be read, names no layer outside the region, or leaves no layer out.
+        ArtifactError: the region file that it names can't be read.
+    """
+    if config.image_tokens == "all":
+        return None
+    spec, depth = config.image_also, region.num_layers
+    named = parse_unscored("train.image_also", spec).selector != NONE.name
+    also = sorted(set(resolve(spec, depth).layers) - set(region.layers))
+    if named and not also:
+        raise SpecError(
+            f"train.image_also {spec!r} has no effect: the region has its layers, and computes image tokens anyway",
+            "layers outside the region",
+            "leave train.image_also out, or name more layers",
+        )
+    if also and len(region) + len(also) == depth:
+        raise SpecError(
+            f"train.image_also {spec!r} and the region are all {depth} layers together",
+            "layers that leave some out",
+            "use train.image_tokens=all to compute image tokens in every layer",
+        )
+    return VisualCompute(layers=tuple(sorted((*region.layers, *also))), num_layers=depth)
+
+
+def layers_beside(region: Region, config: TrainSection) -> dict[str, list[int]]:
+    """Return what layers outside the region do by `config`, by name: those that compute image tokens, if there are any.
+
+    A training that goes on from a checkpoint must have the same.
+    """
+    compute = visual_compute(region, config)
+    also = [layer for layer in compute.layers if layer not in region] if compute else []
+    return {"image_layers": also} if also else {}
+
+
+def begin_skipping(
+    model: nn.Module, region: Region, samples: Sequence[Sample], collator: Collator, config: TrainSection
+) -> None:
+    """Let image tokens skip layers as `config` says, checked on one sample with pictures; steps are measured on more.
+
+    A model that follows the rule already keeps its steps.
 
     Args:
         model: with its adapters, if it has any.
-        region: that trains, with the layers that compute image tokens too.
-        batches: training batches with pictures: the rule is checked on the first, and steps are measured on all.
-        config: `image_tokens` and `image_shift` are read. A model with a rule keeps its steps.
+        region: that trains.
+        samples: the training set.
+        collator: makes the batches.
+        config: its `image_tokens`, `image_also` and `image_shift` are read.
 
     Raises:
         TrainingError: the model follows such a rule already, and not this one.
         ModelError: the rule can't hold for this model.
     """
-    installed = rule_of(model)
+    compute, installed = visual_compute(region, config), skipping_of(model)
     if installed is not None:
-        if config.image_tokens == "all" or installed.region.computing != region.computing:
-            raise _other_rule(installed.region, region, config)
+        if compute is None or installed.compute.layers != compute.layers:
+            raise _other_rule(installed.compute, region, compute)
         installed.remove()
-    plain = region.model_copy(update={"image_tokens": "all", "image_layers": (), "image_shift": False})
-    if config.image_tokens == "all":
-        return plain
-    check_rule(model, region, batches[0])
+    if compute is None:
+        return
+    pictured = [sample for sample in samples if sample.images] or samples[:1]
+    check_rule(model, compute, collator(pictured[:1]))
     shift: Shift = installed.shift if installed else {}
     if config.image_shift and not installed:
-        shift = measure_shift(model, region, batches)
-    ruled = region.model_copy(update={"image_shift": bool(shift)})
-    ImageSkip(model, ruled, shift)
-    return ruled.model_copy(update={"image_tokens": "region"}) if config.image_tokens == "region" else plain
+        chosen = pictured[:: -(-len(pictured) // _SHIFT_SAMPLES)]
+        batches = [collator(chosen[start : start + _TOGETHER]) for start in range(0, len(chosen), _TOGETHER)]
+        shift = measure_shift(model, compute, batches)
+    VisualTokenSkipping(model, compute, shift)
 
 
-def end_modes(model: nn.Module, config: TrainSection) -> None:
+def end_skipping(model: nn.Module, config: TrainSection) -> None:
     """Let the model compute image tokens in all layers again, if that was a rule of training alone."""
-    rule = rule_of(model)
+    rule = skipping_of(model)
     if rule is not None and config.image_tokens != "region":
         rule.remove()
 
@@ -82,12 +131,15 @@ def _buffers_of_their_own(model: nn.Module) -> Iterator[None]:
         delattr(model, _UNSENT)
 
 
-def _other_rule(found: Region, region: Region, config: TrainSection) -> TrainingError:
+def _other_rule(made: VisualCompute, region: Region, wanted: VisualCompute | None) -> TrainingError:
     """Return the error for a model that computes image tokens in other layers alone."""
-    wanted = "all layers" if config.image_tokens == "all" else f"layers {', '.join(map(str, region.computing))}"
-    also = f" --set train.image_also=ids:{','.join(map(str, found.image_layers))}" if found.image_layers else ""
+    given = "all layers" if wanted is None else f"layers {', '.join(map(str, wanted.layers))}"
+    also = sorted(set(made.layers) - set(region.layers))
+    layers = ",".join(map(str, also if set(region.layers) <= set(made.layers) else made.layers))
+    change = "train.image_also" if set(region.layers) <= set(made.layers) else "select.region"
+    use = f"--set train.image_tokens=region{f' --set {change}=ids:{layers}' if layers else ''}"
     return TrainingError(
-        f"the model computes image tokens in layers {', '.join(map(str, found.computing))} alone, training in {wanted}",
+        f"the model computes image tokens in layers {', '.join(map(str, made.layers))} alone, training in {given}",
         "train.image_tokens=region with the layers that the model was made with",
-        f"use --set train.image_tokens=region --set select.region={found.spec}{also}, or another start model",
+        f"use {use}, or another start model",
     )

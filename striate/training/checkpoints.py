@@ -17,6 +17,7 @@ from striate.config import TrainSection
 from striate.data.samples import Sample
 from striate.errors import TrainingError
 from striate.storage.atomic import write_text
+from striate.training.approximations import layers_beside
 from striate.training.distributed.full_parameters import copy_into, gathered
 from striate.training.distributed.ranks import Ranks
 
@@ -37,7 +38,7 @@ def identity(
     return {
         **settings,
         "region": list(region.layers),
-        **({"image_layers": list(region.image_layers)} if region.image_layers else {}),
+        **layers_beside(region, config),
         "num_layers": region.num_layers,
         "samples": len(samples),
         "data": digest.hexdigest(),

@@ -15,6 +15,7 @@ from striate.errors import ArtifactError, TrainingError
 from striate.models.structure.anatomy import check_decoder_only, find_anatomy
 from striate.models.trainable.apply import is_quantised
 from striate.progress import Progress
+from striate.training.approximations import visual_compute
 from striate.training.distributed.sharding import check_sharding
 from striate.training.lisa import check_lisa, never_sampled
 from striate.training.optimizers import check_optimizer
@@ -42,9 +43,20 @@ def check_training(
     _check_weights(model, config)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ArtifactError(f"{out} exists already", "a new or empty folder", "remove it, or choose another folder")
-    check_lisa(region, config.resample)
+    check_layers(region, config)
     check_sharding(config)
     check_optimizer(config, next(model.parameters()).device)
+
+
+def check_layers(region: Region, config: TrainSection) -> None:
+    """Return if the layers that `config` speaks of go together with the region.
+
+    Raises:
+        SpecError: layers that compute image tokens without need, or all layers.
+        TrainingError: more layers open at a time than the region has.
+    """
+    visual_compute(region, config)
+    check_lisa(region, config.resample)
 
 
 def warn_of_lisa(region: Region, section: ResampleSection, steps: int, seed: int, progress: Progress) -> None:

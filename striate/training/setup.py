@@ -17,7 +17,7 @@ from striate.config import TrainSection
 from striate.data.collate import Collator
 from striate.data.samples import Sample
 from striate.models.trainable.apply import apply_region, lora_config, prove_trainable
-from striate.training.approximations import begin_modes, end_modes
+from striate.training.approximations import begin_skipping, end_skipping
 from striate.training.lisa import LisaSchedule
 from striate.training.precision import MasterWeights
 
@@ -28,7 +28,7 @@ class Opened:
 
     Attributes:
         model: with exactly the chosen parameters open; wrapped by PEFT for LoRA.
-        region: which layers train, as checkpoints keep it.
+        region: which layers train.
         trainable: how many parameters are open.
         names: theirs.
         weights: the float32 copies that train in the place of half-precision ones.
@@ -67,10 +67,6 @@ class Opened:
         return f"{sets}; the first: {proofs[0]}"
 
 
-# Whose image tokens say which step they take, and how many of them are run at once.
-_SHIFT_SAMPLES, _TOGETHER = 64, 4
-
-
 @contextmanager
 def opened(
     model: Any,
@@ -96,22 +92,13 @@ def opened(
     device = next(tuned.parameters()).device
     # What trains is in float32 by now, and meets half precision as it will in training.
     with torch.autocast(device.type, weights.dtype or torch.bfloat16, enabled=weights.dtype is not None):
-        region = begin_modes(tuned, region, [collator(few) for few in _examples(samples, config)], config)
+        begin_skipping(tuned, region, samples, collator, config)
     try:
         yield Opened(tuned, region, trainable, names, weights, turns, collator, example, config.train_projector)
     finally:
-        end_modes(tuned, config)
+        end_skipping(tuned, config)
         weights.restore()
         tuned.eval()
-
-
-def _examples(samples: Sequence[Sample], config: TrainSection) -> list[Sequence[Sample]]:
-    """Return batches of samples with pictures, from all over the training set: one sample, or as many as steps need."""
-    pictured = [sample for sample in samples if sample.images] or samples[:1]
-    if config.image_tokens == "all" or not config.image_shift:
-        return [pictured[:1]]
-    chosen = pictured[:: -(-len(pictured) // _SHIFT_SAMPLES)]
-    return [chosen[start : start + _TOGETHER] for start in range(0, len(chosen), _TOGETHER)]
 
 
 def _open(model: Any, region: Region, config: TrainSection, base_path: str) -> tuple[Any, Trainable]:

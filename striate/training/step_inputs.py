@@ -16,8 +16,8 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from striate.data.encoding import IGNORED
 from striate.data.packing import FILLER, SEGMENTS, Batch
+from striate.models.interventions.model_rule import reading_batch
 from striate.models.interventions.vision_feature_tap import PIXELS
-from striate.models.visual_token_skipping.rule import rule_of
 from striate.training.async_metrics import DeferredMetrics, Facts
 from striate.training.batching.label_positions import ANSWERS, find_answers
 from striate.training.batching.micro_batches import StepCollator, StepSampler
@@ -25,7 +25,6 @@ from striate.training.caching.vision_features import SHAPES, CachedFeatures
 from striate.training.packing.packing_check import Packing
 from striate.training.step_hints.attention_mask import mask_known
 from striate.training.step_hints.image_embeds import PicturePlaces
-from striate.training.visual_token_skipping.token_layout import reading
 
 
 class StepLoader(DataLoader[Any]):
@@ -185,9 +184,8 @@ class StepTrainer(Trainer):
                 taken = stack.enter_context(packed.attending(taken))
             elif "attention_mask" in batch:
                 stack.enter_context(mask_known(batch["attention_mask"]))
-            if (rule := rule_of(self.model)) is not None:
-                lengths = batch[SEGMENTS][:, 0].tolist() if packed else None
-                stack.enter_context(reading(rule, batch["input_ids"], self.args.device, lengths))
+            lengths = batch[SEGMENTS][:, 0].tolist() if packed else None
+            stack.enter_context(reading_batch(self.model, batch["input_ids"], self.args.device, lengths))
             if self.cached:
                 taken = stack.enter_context(self.cached.serving(taken))
             if self.places and PIXELS in taken:

@@ -25,6 +25,7 @@ from striate.artifacts import (
 )
 from striate.config import RunConfig, load_config
 from striate.errors import ArtifactError, SpecError, StriateError
+from striate.models.visual_token_skipping.visual_compute import VisualCompute
 from striate.pipeline import Flow
 from striate.pipeline.resident_model import ResidentModel
 from striate.runs.run_record import RunRecord
@@ -372,8 +373,8 @@ def test_a_region_file_of_image_layers_that_changes_makes_the_training_stale(
     flow = Flow(config, tmp_path / "run", progress=listener())
     flow.select()
     flow.train()
-    kept = read_document(tmp_path / "run" / "checkpoint" / "region.json", Region)
-    assert (kept.layers, kept.image_layers) == ((1,), (0,))
+    computed = read_document(tmp_path / "run" / "checkpoint" / "visual_compute.json", VisualCompute)
+    assert computed.layers == (0, 1)
     write_document(also, Region(layers=(2,), num_layers=4, spec="ids:2"))
     with pytest.raises(ArtifactError, match="train"):
         Flow(config, tmp_path / "run", progress=listener()).train()

@@ -21,8 +21,9 @@ from striate.data.samples import Sample
 from striate.errors import SpecError, TrainingError
 from striate.models.io.load import Loaded, load_model
 from striate.models.structure.anatomy import decoder_layers, find_anatomy
-from striate.models.visual_token_skipping.rule import rule_of
+from striate.models.visual_token_skipping.rule import VisualTokenSkipping, skipping_of
 from striate.models.visual_token_skipping.rule_check import put_back
+from striate.models.visual_token_skipping.visual_compute import VISUAL_COMPUTE_FILE, VisualCompute, read_visual_compute
 from striate.stages.prune import prune
 from striate.stages.train import train
 from striate.training import trainer as engine
@@ -87,29 +88,31 @@ def test_the_rule_travels_with_the_checkpoint(
     batch = batch_of(tiny_llava, samples)
     run(tiny_llava, with_mode(image_tokens="region", image_shift=False))
     folder = tmp_path / "run" / "checkpoint"
-    assert read_document(folder / "region.json", Region) == REGION.model_copy(update={"image_tokens": "region"})
+    compute = read_document(folder / VISUAL_COMPUTE_FILE, VisualCompute)
+    assert compute == VisualCompute(layers=REGION.layers, num_layers=4)
+    assert read_document(folder / "region.json", Region) == REGION
     again = load_model(folder, device="cpu", merge=True)
-    rule = rule_of(again.model)
+    rule = skipping_of(again.model)
     assert rule is not None
     ids = torch.tensor(find_anatomy(again.model).image_token_ids)
     with torch.no_grad():
         found = again.model(**batch).logits
         rule.remove()
-        with put_back(decoder_layers(again.model), REGION, torch.isin(batch["input_ids"], ids)):
+        with put_back(decoder_layers(again.model), compute.skipped, torch.isin(batch["input_ids"], ids)):
             expected = again.model(**batch).logits
         plain = again.model(**batch).logits
     attended = batch["attention_mask"].bool()
     torch.testing.assert_close(found[attended], expected[attended], atol=1e-5, rtol=1e-4)
     assert (plain - expected)[attended].abs().max() > 1e-3
     card = (folder / "README.md").read_text(encoding="utf-8")
-    assert "Image tokens are computed only in the layers of the region" in card
+    assert "Image tokens are computed only in layers 1, 3**" in card
     assert "striate.load_model('checkpoint')" in card
 
 
 def test_while_training_only(tiny_llava: Loaded, run: Run, tmp_path: Path) -> None:
     run(tiny_llava, with_mode(image_tokens="region while training"))
     assert read_document(tmp_path / "run" / "checkpoint" / "region.json", Region) == REGION
-    assert rule_of(tiny_llava.model) is None
+    assert skipping_of(tiny_llava.model) is None
     assert "Image tokens" not in (tmp_path / "run" / "checkpoint" / "README.md").read_text(encoding="utf-8")
 
 
@@ -133,10 +136,7 @@ def test_the_mode_changes_what_is_learned(tiny_llava: Loaded, run: Run) -> None:
 
 @pytest.mark.parametrize("mode", ["all", "region while training"])
 def test_a_model_with_a_rule_keeps_to_it(tiny_llava: Loaded, run: Run, mode: str) -> None:
-    other = Region(layers=(0, 3), num_layers=4, spec="ids:0,3")
-    from striate.models.visual_token_skipping.rule import ImageSkip
-
-    ImageSkip(tiny_llava.model, other)
+    VisualTokenSkipping(tiny_llava.model, VisualCompute(layers=(0, 3), num_layers=4))
     with pytest.raises(TrainingError) as caught:
         run(tiny_llava, with_mode(image_tokens=mode))
     assert "the model computes image tokens in layers 0, 3 alone, training in" in str(caught.value)
@@ -151,43 +151,36 @@ def test_pruning_keeps_the_rule(tiny_llava: Loaded, run: Run, tmp_path: Path) ->
     _, record = prune(tuned.model, REGION, 1, scores, processor=tuned.processor, out=tmp_path / "pruned")
     assert record.removed == (0,)
     kept = read_document(tmp_path / "pruned" / "region.json", Region)
-    assert (kept.layers, kept.image_tokens) == ((0, 2), "region")
-    assert rule_of(load_model(tmp_path / "pruned", device="cpu").model) is not None
+    assert kept.layers == (0, 2)
+    compute = read_document(tmp_path / "pruned" / VISUAL_COMPUTE_FILE, VisualCompute)
+    assert compute == VisualCompute(layers=(0, 2), num_layers=3, shift=True)
+    assert skipping_of(load_model(tmp_path / "pruned", device="cpu").model) is not None
 
 
 def test_first_layers_that_compute_image_tokens_too(tiny_llava: Loaded, run: Run, tmp_path: Path) -> None:
     fresh = copy.deepcopy(tiny_llava)
     run(tiny_llava, with_mode(image_tokens="region", image_also="bottom:2"))
     folder = tmp_path / "run" / "checkpoint"
-    assert read_document(folder / "region.json", Region) == REGION.model_copy(
-        update={"image_tokens": "region", "image_layers": (0,), "image_shift": True}
-    )
+    compute = read_document(folder / VISUAL_COMPUTE_FILE, VisualCompute)
+    assert compute == VisualCompute(layers=(0, 1, 3), num_layers=4, shift=True)
     card = (folder / "README.md").read_text(encoding="utf-8")
-    assert "Image tokens are computed only in the layers of the region and in layer 0**" in card
+    assert "Image tokens are computed only in layers 0, 1, 3**" in card
     tuned = load_model(folder, device="cpu", merge=True)
-    rule = rule_of(tuned.model)
+    rule = skipping_of(tuned.model)
     assert rule is not None
-    assert rule.region.passing == (2,)
+    assert rule.compute.skipped == (2,)
     with pytest.raises(TrainingError) as caught:
         run(copy.deepcopy(tuned), with_mode(image_tokens="region"), "again")
     assert "in layers 0, 1, 3 alone, training in layers 1, 3" in str(caught.value)
-    assert "--set select.region=ids:1,3 --set train.image_also=ids:0" in str(caught.value)
+    assert "--set train.image_tokens=region --set train.image_also=ids:0" in str(caught.value)
     entry = LayerScores(scorer="x", values=(0, 1, 2, 3), low=(0,) * 4, high=(0,) * 4, samples=0)
     scores = Scores(num_layers=4, samples=0, scorers=(entry,))
     prune(tuned.model, REGION, 1, scores, processor=tuned.processor, out=tmp_path / "pruned")
-    kept = read_document(tmp_path / "pruned" / "region.json", Region)
-    assert (kept.layers, kept.image_layers, kept.passing) == ((0, 2), (), (1,))
+    pruned = read_visual_compute(tmp_path / "pruned")
+    assert pruned is not None
+    assert (pruned.layers, pruned.skipped) == ((0, 2), (1,))
     with pytest.raises(SpecError, match=r"train\.image_also 'all' and the region are all 4 layers together"):
         run(fresh, with_mode(image_tokens="region", image_also="all"), "all")
-
-
-def test_a_region_file_of_before_has_no_other_layers(tmp_path: Path) -> None:
-    file = tmp_path / "region.json"
-    file.write_text('{"version": 1, "layers": [1], "num_layers": 3, "spec": "ids:1", "image_tokens": "region"}')
-    region = read_document(file, Region)
-    assert (region.computing, region.passing) == ((1,), (0, 2))
-    with pytest.raises(SpecError, match="image_layers of region 'ids:1' are"):
-        Region(layers=(1,), num_layers=3, spec="ids:1", image_layers=(1, 2))
 
 
 def test_frozen_layers_in_eight_bits(tiny_llava_dir: Path, run: Run, tmp_path: Path) -> None:

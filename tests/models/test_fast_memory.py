@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -16,14 +15,16 @@ from striate.artifacts import Region
 from striate.models.forecast import memory as forecast_memory
 from striate.models.forecast.layer_shapes import model_shape
 from striate.models.forecast.settings import Settings
+from striate.models.interventions.model_rule import reading_batch
 from striate.models.structure.anatomy import decoder_layers, find_anatomy, find_decoder
 from striate.models.structure.meta_model import Blueprint
 from striate.models.trainable.apply import apply_region, lora_config
-from striate.models.visual_token_skipping.rule import ImageSkip
+from striate.models.visual_token_skipping import skipped_layer
+from striate.models.visual_token_skipping.rule import VisualTokenSkipping
+from striate.models.visual_token_skipping.visual_compute import VisualCompute
 from striate.training.compile import dropped
 from striate.training.compile.regional import FastLayers
 from striate.training.precision import FrozenModules, MasterWeights
-from striate.training.visual_token_skipping.token_layout import reading
 
 # No weight has a size that this divides: so a tensor of as many rows is an activation.
 ROWS, LENGTH = 2, 61
@@ -55,7 +56,7 @@ def build(method: str) -> tuple[Any, Any]:
 def kept_bytes(model: Any, index: int, lean: bool, image: int = 0) -> float:
     """Return the bytes a token that the compiled layer keeps, shared rotary positions left out.
 
-    The first `image` tokens of a row are image tokens, which pass a layer outside the region.
+    The first `image` tokens of a row are image tokens, which skip a layer outside the region.
     """
     layer = decoder_layers(model)[index]
     hidden = torch.randn(ROWS, LENGTH, 128, dtype=torch.bfloat16, requires_grad=True)
@@ -78,19 +79,18 @@ def kept_bytes(model: Any, index: int, lean: bool, image: int = 0) -> float:
 
     # The backend differentiates and partitions as PyTorch's compiler does, and leaves out its kernels.
     said: list[str] = []
-    rule = ImageSkip(model, REGION) if image else None
-    layers = FastLayers([layer], say=said.append, lean=lean, backend="aot_eager_decomp_partition", rule=rule)
-    layers._layers[0].passed = rule is not None
+    backend = "aot_eager_decomp_partition"
+    layers = FastLayers([layer], compiled=not image, say=said.append, lean=lean, backend=backend)
     layers.install()
+    if image:
+        layer.compile(fullgraph=True, backend=backend)
     ids = torch.zeros(ROWS, LENGTH, dtype=torch.long)
     ids[:, :image] = 7
-    with torch.autocast("cpu", torch.bfloat16), reading(rule, ids, ids.device) if rule else nullcontext():
+    with torch.autocast("cpu", torch.bfloat16), reading_batch(model, ids, ids.device):
         layer(hidden, position_embeddings=rotary, attention_mask=None)
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
             out = layer(hidden, position_embeddings=rotary, attention_mask=None)
     layers.remove()
-    if rule:
-        rule.remove()
     assert said == []
     assert out.shape == hidden.shape
     return sum(seen.values()) / (ROWS * LENGTH)
@@ -111,12 +111,12 @@ def test_a_layer_keeps_what_is_forecast(
     assert kept_bytes(model, index, lean) == pytest.approx(expected, rel=0.03)
 
 
-@pytest.mark.parametrize("lean", [False, True])
-def test_a_layer_that_image_tokens_pass_keeps_what_is_forecast(lean: bool) -> None:
+def test_a_layer_that_image_tokens_skip_keeps_what_is_forecast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By runs of text, for which a mask stands in here."""
+    monkeypatch.setattr(skipped_layer, "kernel_runs", lambda *_: True)
     image, (model, shape) = 38, build("lora")
-    settings = Settings(r=RANK, fused=True, lean=lean, image_tokens="region")
-    assert settings.passed(1, REGION)
     shape = replace(shape, image_tokens=image)
-    settings = replace(settings, batch=1, text_tokens=LENGTH - image)
+    settings = Settings(r=RANK, fused=True, skipped=frozenset({1}), batch=1, text_tokens=LENGTH - image)
     expected = forecast_memory._own(shape, 1, REGION, settings) / LENGTH
-    assert kept_bytes(model, 1, lean, image) == pytest.approx(expected, rel=0.05)
+    with VisualTokenSkipping(model, VisualCompute(layers=(0,), num_layers=2)):
+        assert kept_bytes(model, 1, False, image) == pytest.approx(expected, rel=0.05)

@@ -8,14 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from striate.artifacts import Region
 from striate.models.structure.anatomy import decoder_layers, find_anatomy
 from striate.models.visual_token_skipping.measure_shift import measure_shift
-from striate.models.visual_token_skipping.rule import ImageSkip
-from striate.models.visual_token_skipping.shift import carried, take_step
-from striate.models.visual_token_skipping.token_indices import Places
+from striate.models.visual_token_skipping.rule import VisualTokenSkipping
+from striate.models.visual_token_skipping.shift import carried
+from striate.models.visual_token_skipping.visual_compute import VisualCompute
 
-REGION = Region(layers=(1,), num_layers=4, spec="ids:1")
+COMPUTE = VisualCompute(layers=(1,), num_layers=4)
 
 
 @pytest.fixture
@@ -46,12 +45,12 @@ def image_means(model: Any, batch: dict[str, Tensor]) -> list[Tensor]:
 def test_means_under_the_rule_are_those_of_all_layers(tiny_llava: Any, batch: dict[str, Tensor]) -> None:
     model = tiny_llava.model.eval()
     exact = image_means(model, batch)
-    shift = measure_shift(model, REGION, [batch])
+    shift = measure_shift(model, COMPUTE, [batch])
     # Layer 3 is the last: the model's last hidden state is behind its norm, and nothing reads image tokens there.
     assert sorted(shift) == [0, 2]
-    with ImageSkip(model, REGION):
+    with VisualTokenSkipping(model, COMPUTE):
         assert (image_means(model, batch)[2] - exact[2]).norm() > 0.1 * exact[2].norm()
-    with ImageSkip(model, REGION, shift):
+    with VisualTokenSkipping(model, COMPUTE, shift):
         ruled = image_means(model, batch)
     for layer in (0, 2):
         torch.testing.assert_close(ruled[layer], exact[layer], atol=1e-5, rtol=1e-4)
@@ -59,29 +58,34 @@ def test_means_under_the_rule_are_those_of_all_layers(tiny_llava: Any, batch: di
 
 def test_batches_are_averaged(tiny_llava: Any, batch: dict[str, Tensor]) -> None:
     other = {**batch, "pixel_values": batch["pixel_values"].flip(0) * 2}
-    one, two, both = (measure_shift(tiny_llava.model, REGION, some) for some in ([batch], [other], [batch, other]))
+    one, two, both = (measure_shift(tiny_llava.model, COMPUTE, some) for some in ([batch], [other], [batch, other]))
     for layer in (0, 2):
         torch.testing.assert_close(both[layer], (one[layer] + two[layer]) / 2)
 
 
 def test_measuring_leaves_the_model_as_it_was(tiny_llava: Any, batch: dict[str, Tensor]) -> None:
     model = tiny_llava.model.train()
-    measure_shift(model, REGION, [batch])
+    measure_shift(model, COMPUTE, [batch])
     assert model.training
     assert all(not layer._forward_hooks and "forward" not in vars(layer) for layer in decoder_layers(model))
 
 
-def test_a_step_moves_image_tokens_alone_and_passes_gradients() -> None:
-    image_BT = torch.tensor([[False, True, True, False], [False, False, True, False]])
-    places = Places.of(image_BT)
-    out = torch.randn(2, 4, 3, requires_grad=True)
-    step = torch.tensor([1.0, -2.0, 0.5])
-    moved, rest = take_step(step, lambda: places)(None, (), (out, "rest"))
-    assert rest == "rest"
-    torch.testing.assert_close(moved, out + image_BT[..., None] * step)
-    moved.sum().backward()
-    assert torch.equal(out.grad, torch.ones_like(out))
-    assert take_step(step, lambda: None)(None, (), out) is None
+@pytest.mark.parametrize("layer", [0, 1])
+def test_a_step_moves_image_tokens_alone_and_passes_gradients(
+    tiny_llava: Any, batch: dict[str, Tensor], layer: int
+) -> None:
+    """Also behind a layer that computes image tokens, which may have the step of one that was removed."""
+    model, step = tiny_llava.model.eval(), torch.randn(tiny_llava.model.config.text_config.hidden_size)
+    image_BT = find_anatomy(model).image_mask(batch["input_ids"])
+    states = []
+    for shift in ({}, {layer: step}):
+        with VisualTokenSkipping(model, COMPUTE, shift):
+            states.append(model(**batch, output_hidden_states=True).hidden_states)
+    without, moved = (state[layer + 1] for state in states)
+    torch.testing.assert_close(moved, without + image_BT[..., None] * step)
+    (gradient,) = torch.autograd.grad(moved.sum(), states[1][layer])
+    (expected,) = torch.autograd.grad(without.sum(), states[0][layer])
+    torch.testing.assert_close(gradient, expected)
 
 
 def test_steps_of_lost_layers_go_to_the_layer_below() -> None:

@@ -76,7 +76,7 @@ def forecast_memory(shape: ModelShape, region: Region, settings: Settings) -> Me
     outside = _outside_bytes(shape, region, settings, tokens)
     rows = settings.batch * settings.answer_tokens if settings.answers_only else tokens
     text, _ = tokens_of(shape, settings)
-    computed = [text if settings.passed(index, region) else tokens for index in range(len(shape.layers))]
+    computed = [text if index in settings.skipped else tokens for index in range(len(shape.layers))]
     turn = [count * _passing_bytes(layer, settings) for count, layer in zip(computed, shape.layers, strict=True)]
     if settings.answers_last and not settings.recomputes(len(saved) - 1) and saved[-1]:
         last = shape.layers[-1]
@@ -153,7 +153,7 @@ def _own(shape: ModelShape, index: int, region: Region, settings: Settings) -> f
     """Return the bytes that autograd keeps inside layer `index`, by text and by image tokens."""
     layer, (text, image) = shape.layers[index], tokens_of(shape, settings)
     each = _own_bytes(layer, index in region.layers, settings)
-    if not settings.passed(index, region):
+    if index not in settings.skipped:
         return (text + image) * each
     return text * (each + kept_by_text_tokens(layer, settings)) + image * kept_by_image_tokens(layer, settings)
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from striate.artifacts import Region
-
 GIB = 2**30
 
 
@@ -30,7 +28,7 @@ class Settings:
         lean: whether frozen layers that run compiled run their attention again in the backward pass.
         recomputed: the layers that are run again where not all are.
         frozen: number format of the matrices of decoder layers outside the region.
-        image_tokens: whether image tokens are computed in all layers, or in the region and its `image_layers` alone.
+        skipped: the layers that image tokens skip: keys and values are all that these compute of them.
         optimizer: AdamW with two moments in the number format of what trains, or in 8 bits.
     """
 
@@ -49,16 +47,12 @@ class Settings:
     lean: bool = False
     recomputed: frozenset[int] = frozenset()
     frozen: Literal["exact", "fp8", "int8"] = "exact"
-    image_tokens: Literal["all", "region"] = "all"
+    skipped: frozenset[int] = frozenset()
     optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
 
     def recomputes(self, layer: int) -> bool:
         """Return whether the decoder layer is run again in the backward pass."""
         return self.checkpointing or layer in self.recomputed
-
-    def passed(self, layer: int, region: Region) -> bool:
-        """Return whether image tokens pass the decoder layer: keys and values are all it computes of them."""
-        return self.image_tokens == "region" and layer not in region.computing
 
     @property
     def adapted(self) -> bool:

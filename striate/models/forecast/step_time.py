@@ -59,7 +59,7 @@ def forecast_work(shape: ModelShape, region: Region, settings: Settings) -> Work
     first = 0 if settings.train_projector else min(region.layers, default=len(shape.layers))
     total = Work()
     for index, layer in enumerate(shape.layers):
-        chosen, passed = index in region.layers, settings.passed(index, region)
+        chosen, passed = index in region.layers, index in settings.skipped
         tokens = text if passed else text + image
         forward = _forward(layer, chosen, settings, tokens, length)
         backward = _backward(layer, chosen, settings, tokens, length)

@@ -1,4 +1,4 @@
-"""Forecast of decoder layers that image tokens pass: of these tokens, keys and values alone are computed."""
+"""Forecast of decoder layers that image tokens skip: of these tokens, keys and values alone are computed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from striate.models.forecast.settings import Settings
 
 
 def kept_by_image_tokens(layer: LayerShape, settings: Settings) -> float:
-    """Return the bytes an image token that a layer keeps which image tokens pass, and which is not run again.
+    """Return the bytes an image token that a layer keeps which image tokens skip, and which is not run again.
 
     Its hidden state for the norm (2 x hidden; uncompiled in float32, and the layer's own copy), key and value
     (4 x keys; uncompiled once more, put among those of the text).

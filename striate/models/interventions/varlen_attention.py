@@ -11,11 +11,19 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 # The head sizes that the kernel takes: multiples of 8 up to this.
 _LARGEST_HEAD = 256
+# What some families' attention adds to a causal softmax, by the keyword of their attention function.
+BEYOND_CAUSAL = {
+    "softcap": "a cap of scores",
+    "s_aux": "attention sinks",
+    "position_bias": "a bias by position",
+    "cache": "a paged cache",
+    "is_causal": "causality of its own",
+}
 
 
 def _find_kernel() -> tuple[Callable[..., Any] | None, bool]:
@@ -88,6 +96,38 @@ def attend(
     flat = [tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value)]
     packed: Tensor = kernel(*flat, cu_seqlens, key_cu_seqlens, max_seqlen, key_max_seqlen, scale=scaling, **settings)
     return packed.unsqueeze(0)
+
+
+def varlen_attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    cu_seq_lens_q: Tensor,
+    cu_seq_lens_k: Tensor,
+    max_length_q: int,
+    max_length_k: int,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Return `attend` in the form of transformers' attention functions, (1, N, heads, head size) and no weights.
+
+    The four keywords of lengths are those of transformers' `FlashAttentionKwargs`.
+
+    Raises:
+        NotImplementedError: this attention has more than causality and a window.
+    """
+    beyond = {"a mask of its own": attention_mask, "dropout": dropout or None}
+    beyond |= {what: kwargs.get(name) for name, what in BEYOND_CAUSAL.items()}
+    if extra := [what for what, value in beyond.items() if value is not None]:
+        raise NotImplementedError(f"variable-length attention with {', '.join(extra)}")
+    how: dict[str, Any] = {"scaling": scaling, "sliding_window": sliding_window}
+    how |= {"key_cu_seqlens": cu_seq_lens_k, "key_max_seqlen": max_length_k}
+    return attend(query, key, value, cu_seq_lens_q, max_length_q, **how), None
 
 
 def _mask(cu_seqlens: Tensor, queries: int, key_cu_seqlens: Tensor, keys: int, window: int | None) -> Tensor:

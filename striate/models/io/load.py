@@ -21,13 +21,14 @@ from striate.models.io.devices import resolve_device, resolve_dtype
 from striate.models.io.quiet import quietly
 from striate.models.io.save import REGION_FILE, save_model
 from striate.models.structure.anatomy import find_anatomy, text_only
-from striate.models.visual_token_skipping.checkpoint_rule import follow_region
+from striate.models.visual_token_skipping.rule import load_rule
 
 __all__ = [
     "REGION_FILE",
     "Loaded",
     "load_model",
     "load_processor",
+    "load_rule",
     "load_weights",
     "read_config",
     "resolve_device",
@@ -55,7 +56,7 @@ def load_model(
 ) -> Loaded:
     """Return the LVLM at `path` in eval mode, with its processor.
 
-    A folder whose region.json says that image tokens are computed in the region alone gives a model that does so.
+    A folder that holds a rule, such as visual_compute.json, gives a model that follows it.
 
     Args:
         path: a Hugging Face LVLM folder, a hub id, or a PEFT adapter folder (its base is found from its config).
@@ -73,7 +74,7 @@ def load_model(
     with quietly(quiet):
         source = _source(str(path), revision)
         model = _read_model(source, place, kind, revision, merge)
-        follow_region(model, Path(source) / REGION_FILE)
+        load_rule(model, Path(source))
         return Loaded(model, _read_processor(source, revision))
 
 
@@ -88,7 +89,7 @@ def load_weights(
     with quietly(True):
         source = _source(str(path), revision)
         model = _read_model(source, device, dtype, revision, False, **options)
-        follow_region(model, Path(source) / REGION_FILE)
+        load_rule(model, Path(source))
         return model
 
 

@@ -11,6 +11,11 @@ import yaml
 
 from striate.artifacts import Difference, EvalRecord, PruneRecord, Region, TaskScore
 from striate.config import RunConfig, looks_like_hub_id
+from striate.models.visual_token_skipping.visual_compute import (
+    VISUAL_COMPUTE_FILE,
+    VisualCompute,
+    read_visual_compute,
+)
 from striate.storage.atomic import write_bytes
 
 CARD_FILE = "README.md"
@@ -18,9 +23,9 @@ PIPELINE = "image-text-to-text"
 PERPLEXITY = "perplexity"
 METHODS = {"lora": "LoRA", "qlora": "QLoRA", "full": "full weights"}
 FENCE = "````"
-IMAGE_RULE = (
-    "**Image tokens are computed only in the layers of the region{more}**: in others they {keep}."
-    " `striate.load_model` reads that from region.json. Plain transformers and PEFT load these weights too, but compute"
+SKIPPING = (
+    "**Image tokens are computed only in layers {layers}**: in others they {keep} (visual token skipping)."
+    " `striate.load_model` reads that from {file}. Plain transformers and PEFT load these weights too, but compute"
     " image tokens in every layer, which is another model than the one that was tuned and measured."
 )
 
@@ -61,17 +66,24 @@ def write_card(folder: Path, facts: CardFacts) -> None:
         ArtifactError: the folder can't be written.
     """
     # The unfinished text stands beside the folder: a kill in between must not leave a file in a finished checkpoint.
-    write_bytes(folder / CARD_FILE, card_text(facts, folder.name).encode(), beside=folder.parent)
+    write_bytes(folder / CARD_FILE, card_text(facts, folder.name, folder).encode(), beside=folder.parent)
 
 
-def card_text(facts: CardFacts, folder: str) -> str:
-    """Return the card as Markdown below its YAML metadata; `folder` is the name that its example loads from."""
+def card_text(facts: CardFacts, folder: str, checkpoint: Path | None = None) -> str:
+    """Return the card as Markdown below its YAML metadata.
+
+    Args:
+        facts: what the card tells.
+        folder: the name that its example loads from.
+        checkpoint: where the model is by now, to see whether image tokens skip layers of it.
+    """
+    compute = read_visual_compute(checkpoint) if checkpoint else None
     parts = [
         f"# {folder}: {_base_name(facts.base)}, {_deed(facts)}",
         _summary(facts),
         _region(facts),
         _figures(facts),
-        _loading(facts, folder),
+        _loading(facts, folder, compute),
         _config(facts),
         "Made with striate, after arXiv 2412.12785 (ACL 2025).",
     ]
@@ -230,8 +242,8 @@ def _retention(row: Difference | None) -> Sequence[str]:
     return f"{row.retention:.1f}%", f"{row.retention_low:.1f} to {row.retention_high:.1f}"
 
 
-def _loading(facts: CardFacts, folder: str) -> str:
-    """Return how to load the model without striate."""
+def _loading(facts: CardFacts, folder: str, compute: VisualCompute | None) -> str:
+    """Return how to load the model, without striate where that gives the same one."""
     if facts.adapter:
         lines = [
             "from peft import PeftModel",
@@ -247,38 +259,14 @@ def _loading(facts: CardFacts, folder: str) -> str:
             f"model = AutoModelForImageTextToText.from_pretrained({folder!r})",
         ]
     lines.append(f"processor = AutoProcessor.from_pretrained({folder!r})")
-    if _skips_images(facts):
+    if compute:
         lines = ["import striate", "", f"loaded = striate.load_model({folder!r})  # loaded.model, loaded.processor"]
     code = "\n".join(["## Loading", "", f"{FENCE}python", *lines, FENCE])
-    return (
-        f"{code}\n\n{IMAGE_RULE.format(more=_more_layers(facts), keep=_elsewhere(facts))}"
-        if _skips_images(facts)
-        else code
-    )
-
-
-def _skips_images(facts: CardFacts) -> bool:
-    """Return whether the model computes image tokens in its region alone."""
-    by_config = facts.config is not None and facts.config.train.image_tokens == "region"
-    return by_config or (facts.region is not None and facts.region.image_tokens == "region")
-
-
-def _elsewhere(facts: CardFacts) -> str:
-    """Return what image tokens do in layers that do not compute them, in words."""
-    if facts.region is not None and facts.region.image_tokens == "region":
-        shift = facts.region.image_shift
-    else:
-        shift = facts.config is not None and facts.config.train.image_shift
-    return "take a constant step" if shift else "keep their state"
-
-
-def _more_layers(facts: CardFacts) -> str:
-    """Return which layers outside the region compute image tokens, in words, or nothing."""
-    more = facts.region.image_layers if facts.region else ()
-    if more:
-        return f" and in layer{'s' * (len(more) > 1)} {', '.join(map(str, more))}"
-    also = facts.config.train.image_also if facts.config else "none"
-    return f" and in those of `{also}`" if also != "none" else ""
+    if compute is None:
+        return code
+    keep = "take a constant step" if compute.shift else "keep their state"
+    layers = ", ".join(map(str, compute.layers)) or "none"
+    return f"{code}\n\n{SKIPPING.format(layers=layers, keep=keep, file=VISUAL_COMPUTE_FILE)}"
 
 
 def _config(facts: CardFacts) -> str:

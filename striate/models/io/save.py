@@ -9,10 +9,9 @@ from typing import Any
 from safetensors import SafetensorError
 
 from striate.artifacts import Region, write_document
+from striate.models.interventions.model_rule import save_rule
 from striate.models.io.model_card import CARD_FILE, CardFacts, card_text
 from striate.models.io.quiet import quietly
-from striate.models.visual_token_skipping.rule import rule_of
-from striate.models.visual_token_skipping.shift import write_shift
 from striate.storage.atomic import new_folder, write_text
 
 REGION_FILE = "region.json"
@@ -25,7 +24,7 @@ def save_model(
     region: Region | None = None,
     card: CardFacts | None = None,
 ) -> None:
-    """Write `model`, `processor`, `region.json` and the model card to the folder `path`, whole or not at all.
+    """Write `model`, its rule, `processor`, `region.json` and the model card to the folder `path`, whole or not at all.
 
     A plain model becomes an ordinary checkpoint, a PEFT model an adapter folder. `processor` None writes none:
     such a folder is only good for more work in memory, since nothing can ask the model without a processor.
@@ -43,10 +42,9 @@ def save_model(
             processor.save_pretrained(folder)
         if region is not None:
             write_document(folder / REGION_FILE, region)
-            if region.image_shift and (rule := rule_of(model)) is not None:
-                write_shift(folder, rule.shift)
+        save_rule(model, folder)
         if card is not None:
-            write_text(folder / CARD_FILE, card_text(card, Path(path).name))
+            write_text(folder / CARD_FILE, card_text(card, Path(path).name, folder))
 
 
 def renumbered(region: Region, old_to_new: Mapping[int, int]) -> Region:
@@ -54,14 +52,5 @@ def renumbered(region: Region, old_to_new: Mapping[int, int]) -> Region:
     if len(old_to_new) == region.num_layers:
         return region
     layers = tuple(old_to_new[layer] for layer in region.layers)
-    more = tuple(old_to_new[layer] for layer in region.image_layers if layer in old_to_new)
     spec = f"ids:{','.join(map(str, layers))}" if layers else "none"
-    return Region(
-        layers=layers,
-        num_layers=len(old_to_new),
-        spec=spec,
-        selector="ids" if layers else "none",
-        image_tokens=region.image_tokens,
-        image_layers=more,
-        image_shift=region.image_shift,
-    )
+    return Region(layers=layers, num_layers=len(old_to_new), spec=spec, selector="ids" if layers else "none")

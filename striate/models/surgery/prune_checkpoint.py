@@ -10,7 +10,9 @@ from typing import Any
 
 from striate.artifacts import Region, read_document, write_document
 from striate.errors import ModelError
+from striate.models.interventions.model_rule import save_rule
 from striate.models.io.adapters import is_adapter
+from striate.models.io.load import load_rule
 from striate.models.io.quiet import quietly
 from striate.models.io.safetensors_shards import AGAIN, Stored, by_file, read_shards, write_shards
 from striate.models.io.save import REGION_FILE, renumbered
@@ -19,7 +21,6 @@ from striate.models.structure.anatomy import Anatomy, layer_of
 from striate.models.structure.meta_model import blueprint
 from striate.models.surgery.config_edits import cannot_remove
 from striate.models.surgery.remove_layers import remove_layers
-from striate.models.visual_token_skipping.shift import carried, read_shift, write_shift
 from striate.storage.atomic import new_folder
 
 # Weights, and what is written anew or speaks of the model before the removal.
@@ -42,7 +43,7 @@ def prune_checkpoint(source: Path | str, remove: Sequence[int], out: Path | str)
 
     The same edits as `layer_surgery.remove_layers`, made on a model without weights; the tensors are then copied from
     shard to shard, byte by byte. Peak memory is that of the largest header. Processor, chat template, generation config
-    and other small files come along, and `region.json` in the new layer numbers.
+    and other small files come along, `region.json` and the rule in the new layer numbers.
 
     Raises:
         ModelError: no such model, an adapter, weights that are not whole or not of this config, layers that can't go.
@@ -55,6 +56,7 @@ def prune_checkpoint(source: Path | str, remove: Sequence[int], out: Path | str)
     targets = _targets(plan.model, plan.anatomy, stored, folder)
     layers = {name: layer_of(plan.anatomy, target.name) for name, target in targets.items()}
     region = _region(folder, plan.anatomy, remove)
+    load_rule(plan.model, folder)
     with quietly(True):
         before = _shapes(plan.model)
         old_to_new = remove_layers(plan.model, remove)
@@ -69,9 +71,7 @@ def prune_checkpoint(source: Path | str, remove: Sequence[int], out: Path | str)
             write_shards(target_folder, by_file(kept, names))
             if region is not None:
                 write_document(target_folder / REGION_FILE, renumbered(region, old_to_new))
-                if region.image_shift:
-                    shift = read_shift(folder, region, plan.model.config.get_text_config().hidden_size)
-                    write_shift(target_folder, carried(shift, old_to_new))
+            save_rule(plan.model, target_folder)
     return PrunedCheckpoint(
         old_to_new,
         sum(tensor.numel for tensor in stored.values()),

@@ -13,6 +13,7 @@ from torch import nn
 from transformers import PretrainedConfig
 
 from striate.errors import ModelError
+from striate.models.interventions.model_rule import renumbered_rule
 from striate.models.structure.anatomy import Anatomy, find_anatomy
 from striate.models.structure.decoder_stack import Stack, config_parts, decoder_config, depth_field, find_stack, unwrap
 from striate.models.structure.families import BOUNDARIES, INJECTED, family_of
@@ -21,7 +22,6 @@ from striate.models.surgery.layer_facts import facts, index_changes
 from striate.models.surgery.layer_tensors import cut, tensor_slices
 from striate.models.surgery.roundtrip_check import self_test
 from striate.models.trainable.parameter_selection import is_adapted
-from striate.models.visual_token_skipping.checkpoint_rule import moved_rule
 
 __all__ = ["remove_layers", "self_test"]
 
@@ -54,7 +54,7 @@ def remove_layers(model: nn.Module, remove: Sequence[int]) -> dict[int, int]:
     kept = [layer for layer in range(anatomy.num_layers) if layer not in set(remove)]
     old_to_new = {old: new for new, old in enumerate(kept)}
     if remove:
-        with moved_rule(model, old_to_new):
+        with renumbered_rule(model, old_to_new):
             _apply(model, _plan(model, anatomy, remove))
     return old_to_new
 

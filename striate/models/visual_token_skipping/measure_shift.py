@@ -1,4 +1,4 @@
-"""Measure the constant steps of image tokens (`image_shift`) in the layers that they pass."""
+"""Measure the constant steps of image tokens in the layers that they skip (`train.image_shift`)."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from striate.artifacts import Region
 from striate.models.interventions.eval_mode import evaluating
 from striate.models.io.placing import on_device
 from striate.models.structure.anatomy import decoder_layers, find_anatomy, unwrap
-from striate.models.visual_token_skipping.rule import ImageSkip
+from striate.models.visual_token_skipping.rule import VisualTokenSkipping
 from striate.models.visual_token_skipping.shift import Shift
-from striate.models.visual_token_skipping.token_indices import hidden_of, with_hidden
+from striate.models.visual_token_skipping.skipped_layer import hidden_of, with_hidden
+from striate.models.visual_token_skipping.visual_compute import VisualCompute
 
 
-def measure_shift(model: nn.Module, region: Region, batches: Sequence[Mapping[str, Any]]) -> Shift:
-    """Return the steps b_l (D,), float32 on the CPU, of the layers outside the region that image tokens pass.
+def measure_shift(model: nn.Module, compute: VisualCompute, batches: Sequence[Mapping[str, Any]]) -> Shift:
+    """Return the steps b_l (D,), float32 on the CPU, of the layers that image tokens skip (`shift`).
 
     The last layer has none, since nothing reads image tokens behind it. Each batch is run twice, without gradients.
 
     Args:
         model: without a rule.
-        region: the rule's.
+        compute: which layers compute image tokens.
         batches: inputs; each that has pictures gives a mean, and these are averaged. Without any there are no steps.
 
     Raises:
         ModelError: the rule can't hold for this model.
     """
     core = unwrap(model)
-    passing = [layer for layer in region.passing if layer < region.num_layers - 1]
-    found: dict[int, list[Tensor]] = {layer: [] for layer in passing}
+    skipped = [layer for layer in compute.skipped if layer < compute.num_layers - 1]
+    steps: dict[int, list[Tensor]] = {layer: [] for layer in skipped}
     with evaluating(model), torch.no_grad():
         for batch in batches:
             inputs = {name: value for name, value in on_device(core, batch).items() if name != "labels"}
@@ -42,24 +42,24 @@ def measure_shift(model: nn.Module, region: Region, batches: Sequence[Mapping[st
             if not bool(image_BT.any()):
                 continue
             means: dict[int, Tensor] = {}
-            with _after(core, passing, partial(_note, means, image_BT)):
+            with _after(core, skipped, partial(_note_mean, means, image_BT)):
                 core(**inputs, use_cache=False)
-            with ImageSkip(core, region), _after(core, passing, partial(_move, means, image_BT, found)):
+            with VisualTokenSkipping(core, compute), _after(core, skipped, partial(_step, means, image_BT, steps)):
                 core(**inputs, use_cache=False)
-    return {layer: torch.stack(steps).mean(0).cpu() for layer, steps in found.items() if steps}
+    return {layer: torch.stack(measured).mean(0).cpu() for layer, measured in steps.items() if measured}
 
 
-def _note(means: dict[int, Tensor], image_BT: Tensor, layer: int, out: Tensor) -> None:
+def _note_mean(means: dict[int, Tensor], image_BT: Tensor, layer: int, out: Tensor) -> None:
     """Keep the mean of image tokens' hidden states after a whole layer."""
     means[layer] = out[image_BT].float().mean(0)
 
 
-def _move(
-    means: Mapping[int, Tensor], image_BT: Tensor, found: dict[int, list[Tensor]], layer: int, out: Tensor
+def _step(
+    means: Mapping[int, Tensor], image_BT: Tensor, steps: dict[int, list[Tensor]], layer: int, out: Tensor
 ) -> Tensor:
     """Return the layer's output with image tokens moved to their mean, and keep by how much."""
     step = means[layer] - out[image_BT].float().mean(0)
-    found[layer].append(step)
+    steps[layer].append(step)
     return torch.where(image_BT[..., None], out + step.to(out.dtype), out)
 
 

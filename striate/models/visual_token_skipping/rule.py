@@ -1,127 +1,152 @@
-"""Region-only visual compute: outside the region, image tokens keep their state and only lend keys and values.
+"""Visual token skipping: outside chosen layers, image tokens keep their state and only lend keys and values.
 
-They may take a constant step there, the same for all of them (`image_shift`).
-
-`Region.image_layers` are layers outside the region that compute image tokens all the same. In any other decoder layer
-outside the region, text tokens attend to image tokens as ever, but the image tokens themselves get no queries, no
-attention output and no feed-forward: they leave the layer as they entered it. What is saved is all of their work but
-two projections. The rule changes what the model computes, so it is a choice, never a default. How such a layer runs is
-in `text_only_run`.
+They may take a constant step there, the same for all of them (`shift`). In a layer that image tokens skip, text tokens
+attend to them as ever, but they get no queries, no attention output and no feed-forward: of all their work only two
+projections remain. That changes what the model computes, so it is a choice, never a default. How such a layer runs is
+in `skipped_layer`.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from striate.artifacts import Region
+from striate.artifacts import write_document
 from striate.errors import ModelError
+from striate.models.interventions.model_rule import ModelRule, rule_of, set_rule
 from striate.models.structure.anatomy import decoder_layers, find_anatomy, unwrap
-from striate.models.visual_token_skipping.shift import Shift, take_step
-from striate.models.visual_token_skipping.text_only_forward import run_text_only, without_checkpointing
-from striate.models.visual_token_skipping.token_indices import Places
+from striate.models.structure.decoder_stack import decoder_config
+from striate.models.visual_token_skipping.shift import Shift, carried, read_shift, write_shift
+from striate.models.visual_token_skipping.skipped_layer import Batch, install, uninstall
+from striate.models.visual_token_skipping.text_attention import restore_attention, use_text_attention
+from striate.models.visual_token_skipping.token_layout import TokenLayout
+from striate.models.visual_token_skipping.visual_compute import (
+    VISUAL_COMPUTE_FILE,
+    VisualCompute,
+    read_visual_compute,
+)
 
 _ATTENTION_KINDS = ("sdpa", "eager")
-# Where a model keeps its rule.
-_RULE = "_striate_image_skip"
-Run = Callable[[Callable[..., Any], Mapping[str, Any], Tensor], Any]
+# Settings of a decoder that variable-length attention does not have.
+_BEYOND_VARLEN = ("attention_dropout", "attn_logit_softcapping")
 
 
-class ImageSkip:
-    """Region-only visual compute on a model: installed when made, gone after `remove`; also a context manager.
+class VisualTokenSkipping(ModelRule):
+    """Visual token skipping on a model: on when made, off after `remove`; also a context manager.
 
     It holds for training, for scoring and for generation: with a cache, the prompt is where image tokens are.
+
+    Attributes:
+        compute: which layers compute image tokens, and whether they take steps elsewhere.
+        shift: the steps (D,), by layer.
     """
 
-    def __init__(self, model: nn.Module, region: Region, shift: Shift | None = None) -> None:
-        """Install the rule on the decoder layers of `model` that are neither in `region` nor in its `image_layers`.
-
-        Args:
-            model: plain, or wrapped by PEFT.
-            region: whose `passing` layers leave image tokens out.
-            shift: the steps (D,) that image tokens take in some layers; none by default.
+    def __init__(self, model: nn.Module, compute: VisualCompute, shift: Shift | None = None) -> None:
+        """Put the rule on `model`, plain or wrapped by PEFT.
 
         Raises:
-            ModelError: the region is of another depth, the model has no image tokens, or its attention takes masks
+            ModelError: the rule is of another depth, the model has no image tokens, or its attention takes masks
                 that can't be cut by rows.
         """
-        core = unwrap(model)
-        self.region = region
-        self._core = core
-        self._anatomy = find_anatomy(core)
-        self._layers = decoder_layers(core)
-        self._check(core)
-        self._places: Places | None = None
+        self._core = unwrap(model)
+        self._anatomy = find_anatomy(self._core)
+        self._batch = Batch()
         self._told = False
-        self._run: Run | None = None
-        self.shift = dict(shift or {})
-        self._handles = [core.register_forward_pre_hook(self._look, with_kwargs=True)]
-        # Nothing reads image tokens behind the last layer.
-        steps = [(layer, step) for layer, step in self.shift.items() if layer < len(self._layers) - 1]
-        for layer, step in steps:
-            # Before other hooks, which are to see what the next layer gets.
-            hook = take_step(step, lambda: self._places)
-            self._handles.append(self._layers[layer].register_forward_hook(hook, prepend=True))
-        self._changed = [self._layers[index] for index in region.passing]
-        for index in region.passing:
-            self._layers[index].forward = self._forward_of(index)
-        vars(core)[_RULE] = self
+        self.compute, self.shift = compute, dict(shift or {})
+        self.reinstall()
 
-    def __enter__(self) -> ImageSkip:
+    def __enter__(self) -> VisualTokenSkipping:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.remove()
 
+    def reinstall(self, old_to_new: Mapping[int, int] | None = None) -> None:
+        """Put the rule on; with `old_to_new` in the layer numbers of a model that lost layers."""
+        if old_to_new is not None:
+            kept = tuple(old_to_new[layer] for layer in self.compute.layers if layer in old_to_new)
+            self.compute = self.compute.model_copy(update={"layers": kept, "num_layers": len(old_to_new)})
+            self.shift = carried(self.shift, old_to_new)
+        self._check()
+        self.compute = self.compute.model_copy(update={"shift": bool(self.shift)})
+        skipped, stack = self.compute.skipped, decoder_layers(self._core)
+        config, device = decoder_config(self._core), next(self._core.parameters()).device
+        varlen = not any(getattr(config, name, None) for name in _BEYOND_VARLEN)
+        # Nothing reads image tokens behind the last layer; but skipped layers share a graph if all of them have steps.
+        steps = {layer: step.to(device) for layer, step in self.shift.items() if layer < len(stack) - 1}
+        if steps:
+            steps = {layer: torch.zeros_like(next(iter(steps.values()))) for layer in skipped} | steps
+        changed = sorted({*skipped, *steps})
+        for layer in changed:
+            install(stack[layer], self._batch, skipped=layer in skipped, step=steps.get(layer), varlen=varlen)
+        self._changed = [stack[layer] for layer in changed]
+        self._replaced = use_text_attention([stack[layer] for layer in skipped])
+        self._look = self._core.register_forward_pre_hook(self._look_at, with_kwargs=True)
+        set_rule(self._core, self)
+
     def remove(self) -> None:
-        """Take the rule away again; the model computes as it was made to."""
-        for handle in self._handles:
-            handle.remove()
-        vars(self._core).pop(_RULE, None)
+        """Take the rule off; the model computes as it was made to."""
+        set_rule(self._core, None)
+        self._look.remove()
+        restore_attention(self._replaced)
         for layer in self._changed:
-            vars(layer).pop("forward", None)
-        self._changed = []
+            uninstall(layer)
 
-    @property
-    def places(self) -> Places | None:
-        """Where the image tokens of the latest forward pass are; None where it has none."""
-        return self._places
-
-    def image_mask(self, ids: Tensor) -> Tensor:
-        """Return which of the token ids are of image tokens."""
-        return self._anatomy.image_mask(ids)
+    def save(self, folder: Path) -> None:
+        """Write `visual_compute.json`, and the steps if there are some."""
+        write_document(folder / VISUAL_COMPUTE_FILE, self.compute)
+        if self.shift:
+            write_shift(folder, self.shift)
 
     @contextmanager
-    def told(self, places: Places | None, run: Run | None = None) -> Iterator[None]:
-        """Say for a while where image tokens are, so that no forward pass has to look: asking a device takes time.
+    def reading(self, ids_BT: Tensor, device: torch.device, lengths: Sequence[int] | None = None) -> Iterator[None]:
+        """Let the layers know the batch, over forward and backward pass, so that nothing asks the device for it.
 
-        `run` then runs the layers that image tokens pass: it is given their forward method, other arguments and hidden
-        states.
+        Args:
+            ids_BT: the batch's token ids, on the CPU.
+            device: where the layers run.
+            lengths: tokens of each sample of a packed row (1, T); None where every row is a sample.
         """
-        before = self._places, self._told, self._run
-        self._places, self._told, self._run = places, True, run
+        before = self._batch.layout, self._told
+        self._batch.layout = TokenLayout.of(self._anatomy.image_mask(ids_BT), device, lengths)
+        self._told = True
         try:
             yield
         finally:
-            self._places, self._told, self._run = before
+            self._batch.layout, self._told = before
 
-    def _check(self, core: Any) -> None:
-        """Raise if the rule can't hold for this model."""
-        if _RULE in vars(core):
+    def _look_at(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Find the image tokens of the coming forward pass, unless the batch is known."""
+        if self._told:
+            return
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        if ids is None:
             raise ModelError(
-                "this model computes image tokens in the layers of another region alone",
-                "one such region a model",
+                "visual token skipping needs token ids, and only embeddings were given",
+                "a forward pass with input_ids",
+                "pass input_ids and pixel_values instead of inputs_embeds",
+            )
+        self._batch.layout = TokenLayout.of(self._anatomy.image_mask(ids.cpu()), ids.device)
+
+    def _check(self) -> None:
+        """Raise if the rule can't hold for this model."""
+        core = self._core
+        if rule_of(core) is not None:
+            raise ModelError(
+                "this model has a rule already that says which layers compute image tokens",
+                "one such rule a model",
                 "remove the first rule, or load the model again",
             )
-        if self.region.num_layers != len(self._layers):
+        depth = len(decoder_layers(core))
+        if self.compute.num_layers != depth:
             raise ModelError(
-                f"the region is of a model with {self.region.num_layers} layers, and this one has {len(self._layers)}",
-                "a region of the same model",
+                f"the rule is of a model with {self.compute.num_layers} layers, and this one has {depth}",
+                "a rule of the same model",
                 "choose the region again with `striate select`",
             )
         if not self._anatomy.image_token_ids:
@@ -133,47 +158,26 @@ class ImageSkip:
         kind = core.config.get_text_config()._attn_implementation or "eager"
         if kind not in _ATTENTION_KINDS:
             raise ModelError(
-                f"region-only visual compute does not work with attention {kind!r}",
+                f"visual token skipping does not work with attention {kind!r}",
                 " or ".join(_ATTENTION_KINDS),
                 "load the model with attn_implementation='sdpa'",
             )
 
-    def _look(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Note where the image tokens of the coming forward pass are, unless that was told."""
-        if self._told:
-            return
-        ids = kwargs.get("input_ids", args[0] if args else None)
-        if ids is None:
-            raise ModelError(
-                "region-only visual compute needs token ids, and only embeddings were given",
-                "a forward pass with input_ids",
-                "pass input_ids and pixel_values instead of inputs_embeds",
-            )
-        self._places = Places.of(self._anatomy.image_mask(ids))
 
-    def _forward_of(self, index: int) -> Callable[..., Any]:
-        """Return the forward method of layer `index`, which image tokens pass."""
-        layer: Any = self._layers[index]
-        plain = layer.forward
-        whole = without_checkpointing(layer)
-        signature = inspect.signature(whole)
-
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            if self._places is None:
-                return plain(*args, **kwargs)
-            given = {**signature.bind(*args, **kwargs).arguments}
-            given.update(given.pop("kwargs", {}))
-            run = partial(run_text_only, whole, index, self._places, given)
-            if self._run is not None:
-                run = partial(self._run, whole, given)
-            if whole is plain or not (layer.gradient_checkpointing and layer.training):
-                return run(given.pop("hidden_states"))
-            return layer._gradient_checkpointing_func(run, given.pop("hidden_states"))
-
-        return forward
+def skipping_of(model: nn.Module) -> VisualTokenSkipping | None:
+    """Return the visual token skipping that is on `model`, if it is."""
+    rule = rule_of(model)
+    return rule if isinstance(rule, VisualTokenSkipping) else None
 
 
-def rule_of(model: nn.Module) -> ImageSkip | None:
-    """Return the rule that is installed on `model`, if there is one."""
-    rule: ImageSkip | None = vars(unwrap(model)).get(_RULE)
-    return rule
+def load_rule(model: nn.Module, folder: Path) -> None:
+    """Put on `model` the rule that its checkpoint's `folder` holds; nothing where it holds none.
+
+    Raises:
+        ArtifactError: the file that holds it is damaged.
+        ModelError: the rule can't hold for this model, or the steps of its image tokens can't be read.
+    """
+    compute = read_visual_compute(folder)
+    if compute is not None:
+        shift = read_shift(folder, compute, decoder_config(model).hidden_size) if compute.shift else None
+        VisualTokenSkipping(model, compute, shift)

@@ -1,26 +1,26 @@
-"""Compare region-only visual compute with whole layers whose image tokens are put back, before it is trusted."""
+"""Compare visual token skipping with whole layers whose image tokens are put back, before it is trusted."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from striate.artifacts import Region
 from striate.errors import ModelError
 from striate.models.io.placing import on_device
 from striate.models.structure.anatomy import decoder_layers, find_anatomy, unwrap
-from striate.models.visual_token_skipping.rule import ImageSkip
-from striate.models.visual_token_skipping.token_indices import hidden_of, with_hidden
+from striate.models.visual_token_skipping.rule import VisualTokenSkipping
+from striate.models.visual_token_skipping.skipped_layer import hidden_of, with_hidden
+from striate.models.visual_token_skipping.visual_compute import VisualCompute
 
 # Largest ||a - b|| / ||b|| of what whole layers give with the image tokens put back, by number format.
 _TOLERANCE = {torch.bfloat16: 0.03, torch.float16: 0.01, torch.float32: 1e-3, torch.float64: 1e-6}
 
 
-def check_rule(model: nn.Module, region: Region, batch: Mapping[str, Any]) -> None:
+def check_rule(model: nn.Module, compute: VisualCompute, batch: Mapping[str, Any]) -> None:
     """Return if the rule gives on `batch` what whole layers give whose image tokens are put back afterwards.
 
     Raises:
@@ -30,13 +30,14 @@ def check_rule(model: nn.Module, region: Region, batch: Mapping[str, Any]) -> No
     inputs = on_device(core, batch)
     image_BT = find_anatomy(core).image_mask(inputs["input_ids"])
     with torch.no_grad():
-        with ImageSkip(core, region):
-            found = core(**inputs).logits
-        with put_back(decoder_layers(core), region, image_BT):
-            expected = core(**inputs).logits
+        # Without a cache, as in training.
+        with VisualTokenSkipping(core, compute):
+            skipping = core(**inputs, use_cache=False).logits
+        with put_back(decoder_layers(core), compute.skipped, image_BT):
+            expected = core(**inputs, use_cache=False).logits
     attended_BT = inputs["attention_mask"].bool()
-    found, expected = found[attended_BT].float(), expected[attended_BT].float()
-    error = float((found - expected).norm() / expected.norm())
+    skipping, expected = skipping[attended_BT].float(), expected[attended_BT].float()
+    error = float((skipping - expected).norm() / expected.norm())
     if not error <= _TOLERANCE.get(core.dtype, _TOLERANCE[torch.bfloat16]):
         raise ModelError(
             f"image tokens can't be left out of layers of {core.config.model_type}: outputs are off by {error:.2g}",
@@ -46,9 +47,9 @@ def check_rule(model: nn.Module, region: Region, batch: Mapping[str, Any]) -> No
 
 
 @contextmanager
-def put_back(layers: nn.ModuleList, region: Region, image_BT: Tensor) -> Iterator[None]:
-    """Run whole layers, and undo what those that image tokens should pass do to them."""
-    handles = [layers[index].register_forward_hook(_undo(image_BT), with_kwargs=True) for index in region.passing]
+def put_back(layers: nn.ModuleList, skipped: Sequence[int], image_BT: Tensor) -> Iterator[None]:
+    """Run whole layers, and undo what the skipped ones do to image tokens."""
+    handles = [layers[index].register_forward_hook(_undo(image_BT), with_kwargs=True) for index in skipped]
     try:
         yield
     finally:

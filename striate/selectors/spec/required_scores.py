@@ -2,9 +2,36 @@
 
 from __future__ import annotations
 
-from striate.config import AnalyzeSection
+from striate.config import AnalyzeSection, RunConfig, specs_of
 from striate.errors import SpecError, did_you_mean
-from striate.selectors.spec.grammar import Spec
+from striate.selectors.spec.grammar import Spec, parse_spec
+
+
+def check_specs(config: RunConfig, region: Spec) -> None:
+    """Check that every SPEC of a run can be had: `region`, that of the region itself, and those of its training.
+
+    Raises:
+        SpecError: one that can't be read, or whose scores there will not be.
+    """
+    check_needs(region, config.analyze)
+    for name, spec in specs_of(config.train).items():
+        parse_unscored(f"train.{name}", spec)
+
+
+def parse_unscored(name: str, spec: str) -> Spec:
+    """Return the SPEC of the setting `name`, read and checked as far as that goes without a model.
+
+    Raises:
+        SpecError: unknown strategy, an argument that it can't take, or one that needs scores.
+    """
+    parsed = parse_spec(spec)
+    if parsed.needs_scores:
+        raise SpecError(
+            f"{name} {spec!r} needs scores, which training does not read",
+            "a region that needs none, such as uniform:50% or bottom:8, or the path of a region.json",
+            f"choose it first with `striate select --set select.region={spec}`, and give its region.json",
+        )
+    return parsed
 
 
 def check_needs(spec: Spec, section: AnalyzeSection) -> None:

@@ -16,14 +16,13 @@ from striate.training.compile.last_layer_answers import answer_places
 from striate.training.compile.layer_form import LayerTensors
 from striate.training.compile.layer_function import LayerFunction
 from striate.training.packing.packed_attention import current_layout
-from striate.training.packing.traced_attention import packed_inputs, takes
-from striate.training.visual_token_skipping.token_layout import rows_for
+from striate.training.packing.traced_attention import packed_inputs
 
 if TYPE_CHECKING:
     from striate.training.compile.regional import FastLayers
 
-# Which of a layer's functions: whether image tokens pass it, whether it gives answer positions only.
-Way = tuple[bool, bool]
+# Which of a layer's functions: whether it gives answer positions only.
+Way = bool
 
 
 class LedLayer:
@@ -34,11 +33,9 @@ class LedLayer:
         can_answer: whether it may run at answer positions only.
         function: what its last call ran.
         index: its place in the stack.
-        passed: whether image tokens pass it unchanged.
     """
 
     index = 0
-    passed = False
 
     def __init__(self, owner: FastLayers, layer: Any, compiled: bool, recomputed: bool) -> None:
         """Keep both; `recomputed` says whether only the layer's input is kept."""
@@ -75,7 +72,7 @@ class LedLayer:
             return self._original(*args, **kwargs)
         self.function = None
         more: dict[str, Any] = {}
-        for way, more in self._ways(args, kwargs) if self._compiled else ():
+        for way, more in self._ways() if self._compiled else ():
             self.function = self._current(way, args, kwargs, more)
             if self.function:
                 break
@@ -90,15 +87,13 @@ class LedLayer:
         run = function.plain if self._owner.plain else function
         return self._kept(lambda *a, **k: run(tensors, keys, a, k), args, given)
 
-    def _ways(self, args: Any, kwargs: Mapping[str, Any]) -> Iterator[tuple[Way, dict[str, Any]]]:
+    def _ways(self) -> Iterator[tuple[Way, dict[str, Any]]]:
         """Yield the ways to run the layer, best first, each with what its function is handed besides."""
-        rule, hidden = self._owner.rule, _hidden(args, kwargs)
-        rows = rows_for(rule) if rule is not None and self.passed else None
-        more = _packed() if rows is None else rows.arguments(hidden, kwargs, takes(hidden.device, _dtype(hidden)))
+        more = _packed()
         places = answer_places() if self.can_answer else None
         if places is not None:
-            yield (rows is not None, True), {**more, "places": places}
-        yield (rows is not None, False), more
+            yield True, {**more, "places": places}
+        yield False, more
 
     def _kept(self, run: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> Any:
         """Run it, keeping all that the backward pass needs or the input alone."""
@@ -159,9 +154,3 @@ def _hidden(args: Any, kwargs: Mapping[str, Any]) -> torch.Tensor:
     """Return the hidden states that a layer was called with."""
     hidden: torch.Tensor = args[0] if args else kwargs["hidden_states"]
     return hidden
-
-
-def _dtype(hidden: torch.Tensor) -> torch.dtype:
-    """Return the number format in which attention runs."""
-    device = hidden.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype

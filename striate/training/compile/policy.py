@@ -24,6 +24,7 @@ from striate.models.forecast.settings import GIB, Settings
 from striate.models.structure.anatomy import decoder_layers, find_anatomy
 from striate.models.structure.decoder_stack import decoder_config
 from striate.models.structure.meta_model import Blueprint
+from striate.training.approximations import visual_compute
 from striate.training.compile.cuda_graphs.recorded import CudaRecorder, Recorder
 from striate.training.compile.last_layer_answers import has_known_form
 from striate.training.compile.regional import fast_layers, reads_last_by_position
@@ -93,7 +94,9 @@ def plan_speed(
         return with_graphs(Speed(compiled=machine.compile == "on"), math.inf, config, machine, on_card)
     shape = model_shape(Blueprint(model, find_anatomy(model)))
     settings = _largest(shape, samples, collator, plan, config, machine)
-    settings = replace(settings, fused=machine.compile == "on" or automatic)
+    compute = visual_compute(region, config)
+    skipped = frozenset(compute.skipped if compute else ())
+    settings = replace(settings, fused=machine.compile == "on" or automatic, skipped=skipped)
     last = reads_last_by_position(model) and has_known_form(decoder_layers(model)[-1])
     settings = replace(settings, answers_last=settings.fused and last)
     line, each = "", 0.0
@@ -125,7 +128,7 @@ def with_graphs(speed: Speed, each: float, config: TrainSection, machine: Machin
         "the model is not on a CUDA device": not on_card,
         "layers are run again in the backward pass": bool(speed.recomputed) or config.gradient_checkpointing,
         "layers take turns": bool(config.resample.active),
-        "image tokens pass most layers": config.image_tokens != "all",
+        "image tokens skip layers": config.image_tokens != "all",
     }
     found = next((reason for reason, holds in reasons.items() if holds), "")
     if machine.graphs == "on" and found:
@@ -236,7 +239,6 @@ def _largest(
         r=config.lora.r,
         train_projector=config.train_projector,
         accumulated=plan.accumulation > 1,
-        image_tokens="all" if config.image_tokens == "all" else "region",
         frozen=config.frozen,
         optimizer=config.optimizer,
     )

@@ -6,18 +6,18 @@ import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
+import torch
+import torch._dynamo
 from torch import nn
 
 from striate.models.structure.anatomy import decoder_layers, find_anatomy, unwrap
 from striate.models.structure.families import INJECTED
-from striate.models.visual_token_skipping.rule import ImageSkip, rule_of
 from striate.training.compile.cuda_graphs.recorded import Recorder
 from striate.training.compile.cuda_graphs.stack_graphs import StackGraphs
 from striate.training.compile.last_layer_answers import AnswerFunction, has_known_form
 from striate.training.compile.layer_form import Kind, kind_of, refusal
 from striate.training.compile.layer_function import LayerFunction
 from striate.training.compile.led_layer import LedLayer, Way
-from striate.training.visual_token_skipping.layer import TextAnswerFunction, TextFunction
 
 # More kinds than this and compiling them takes longer than most trainings.
 MOST_KINDS = 12
@@ -49,7 +49,6 @@ class FastLayers:
         backend: str = "inductor",
         options: Mapping[str, Any] | None = None,
         recorder: Recorder | None = None,
-        rule: ImageSkip | None = None,
         merged: bool = True,
     ) -> None:
         """Take `layers`; nothing changes before `install`.
@@ -65,33 +64,46 @@ class FastLayers:
             backend: of `torch.compile`.
             options: of the backend.
             recorder: of compiled layers' kernels, for each form of batch; None launches them one by one.
-            rule: which layers image tokens pass; None: no layer.
             merged: whether linear layers that read the same tensor are one product.
         """
         self.functions: dict[tuple[Way, Kind], LayerFunction] = {}
-        self.rule, self.merged = rule, merged
+        self.merged = merged
         self.compile_seconds = 0.0
         self.plain = False
         self._say, self._lean = say, lean
         self._backend, self._options = backend, options
         self.recomputed = len(recomputed)
         self.graphs = StackGraphs(recorder, say) if recorder and compiled else None
-        self._layers = [LedLayer(self, layer, compiled, index in recomputed) for index, layer in enumerate(layers)]
+        # A layer with a forward method of its own is not its template: it runs by its own `.compile()`.
+        own = ["forward" in vars(layer) for layer in layers]
+        self._own: list[Any] = [
+            layer for index, layer in enumerate(layers) if compiled and own[index] and index not in recomputed
+        ]
+        self._layers = [
+            LedLayer(self, layer, compiled and not own[index], index in recomputed)
+            for index, layer in enumerate(layers)
+        ]
         for index, layer in enumerate(self._layers):
             layer.index = index
-            layer.passed = rule is not None and index in rule.region.passing
         if answers_last:
-            self._layers[-1].can_answer = has_known_form(self._layers[-1].layer)
+            self._layers[-1].can_answer = not own[-1] and has_known_form(self._layers[-1].layer)
 
     def install(self) -> None:
         """Lead the layers' calls through their functions."""
         for layer in self._layers:
-            layer.install()
+            if layer.layer not in self._own:
+                layer.install()
+        options = dict(self._options) if self._options else None
+        for own in self._own:
+            own.compile(fullgraph=True, backend=self._backend, options=options)
 
     def remove(self) -> None:
         """Give the layers back as they were."""
         for layer in self._layers:
-            layer.remove()
+            if layer.layer not in self._own:
+                layer.remove()
+        for own in self._own:
+            own._compiled_call_impl = None
 
     def keep_last_whole(self) -> None:
         """Let the last layer run at every position."""
@@ -109,7 +121,7 @@ class FastLayers:
     def describe(self) -> str:
         """Return in one line how many layers run compiled, and of how many kinds."""
         good = [function for function in self.functions.values() if function.checked and not function.refused]
-        count = sum(layer.function in good for layer in self._layers)
+        count = sum(layer.function in good for layer in self._layers) + len(self._own)
         return (
             f"{count} of {len(self._layers)} decoder layers run compiled, as {len(good)} kinds"
             f" ({self.compile_seconds:.0f} s to compile and check)"
@@ -126,15 +138,12 @@ class FastLayers:
             if reason:
                 self.tell(layer, reason)
                 return None
-            text_only, answers = way
-            made: LayerFunction
+            answers = way
             if answers:
-                made = (TextAnswerFunction if text_only else AnswerFunction)(layer, self._backend, self._options)
+                made: LayerFunction = AnswerFunction(layer, self._backend, self._options)
             else:
                 lean = self._lean and not any(parameter.requires_grad for parameter in layer.parameters())
-                made = (TextFunction if text_only else LayerFunction)(layer, self._backend, self._options, lean)
-            if made.refused:
-                self.tell(layer, made.refused)
+                made = LayerFunction(layer, self._backend, self._options, lean)
             self.functions[kind] = made
         return self.functions[kind]
 
@@ -167,9 +176,11 @@ def fast_layers(
     how: dict[str, Any] = {"compiled": compiled, "say": say, "backend": backend, "options": options}
     how["merged"] = merged
     last = reads_last_by_position(model)
-    more: dict[str, Any] = {"recorder": recorder, "rule": rule_of(model)}
+    more: dict[str, Any] = {"recorder": recorder}
     layers = FastLayers(decoder_layers(model), recomputed=recomputed, lean=lean, answers_last=last, **more, **how)
     with contextlib.ExitStack() as stack:
+        # Layers with a forward method of their own share its code, by which the compiler counts.
+        stack.enter_context(torch._dynamo.config.patch(recompile_limit=64))
         for one in (layers, *(FastLayers(encoder, **how) for encoder in frozen_encoders(model) if compiled)):
             one.install()
             stack.callback(one.remove)

@@ -20,10 +20,9 @@ from transformers.masking_utils import sdpa_mask
 
 from striate.errors import TrainingError
 from striate.models.interventions.varlen_attention import attend as varlen
-from striate.models.interventions.varlen_attention import has_kernel
+from striate.models.interventions.varlen_attention import has_kernel, varlen_attention_forward
 from striate.models.structure.decoder_stack import decoder_layers, find_stack
 from striate.training.packing.traced_attention import ENDS, LONGEST, PACKED, REFUSED, attend, refuse_more
-from striate.training.visual_token_skipping.text_attention import is_of_text, text_attention
 
 NAME = PACKED
 _ENDS = 64
@@ -123,9 +122,9 @@ def packed_attention(
         plain = AttentionInterface()["sdpa"]
         return plain(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
     layout.windows[id(module)] = sliding_window
-    if is_of_text(kwargs):
+    if kwargs.get("cu_seq_lens_q") is not None:
         how = {"dropout": dropout, "scaling": scaling, "sliding_window": sliding_window, "softcap": softcap}
-        return text_attention(module, query, key, value, attention_mask, **how, **kwargs)
+        return varlen_attention_forward(module, query, key, value, attention_mask, **how, **kwargs)
     _check(layout, query, key, kwargs)
     if attention_mask is None and not dropout and softcap is None and has_kernel(query, value):
         longest = max(layout.lengths)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -13,13 +13,12 @@ from striate.data.collate import Collator
 from striate.data.encoding import Encoded
 from striate.data.packing import SEGMENTS, Batch, split_row
 from striate.models.interventions.eval_mode import evaluating
+from striate.models.interventions.model_rule import reading_batch
 from striate.models.structure.decoder_stack import decoder_config, decoder_layers
-from striate.models.visual_token_skipping.rule import rule_of
 from striate.training.numerical_agreement import hidden_states, to_device, unexplained_difference
 from striate.training.packing.packed_attention import Layout, PackedRows, refused
 from striate.training.packing.positions import Positions
 from striate.training.precision import HALF
-from striate.training.visual_token_skipping.token_layout import reading
 
 _KINDS = {"full_attention", "sliding_attention"}
 # Kernels round differently: these are shares of the size of a hidden state after the last layer.
@@ -75,10 +74,10 @@ def check_packing(
         return "packing: one sample is not compared"
     device = next(model.parameters()).device
     ready = packing.prepared(collator.pack(items))
-    row, rule, lengths = to_device(ready, device), rule_of(model), ready[SEGMENTS][:, 0].tolist()
+    row, lengths = to_device(ready, device), ready[SEGMENTS][:, 0].tolist()
     with evaluating(model), torch.no_grad():
         try:
-            known = reading(rule, ready["input_ids"], device, lengths) if rule else nullcontext()
+            known = reading_batch(model, ready["input_ids"], device, lengths)
             with known, packing.attending(row) as inputs:
                 together = hidden_states(model, inputs)
         except (RuntimeError, ValueError, TypeError, IndexError, KeyError) as error:

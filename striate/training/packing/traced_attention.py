@@ -22,11 +22,6 @@ ENDS, LONGEST = "packed_ends", "packed_longest"
 _LEAST_BOUND = 2048
 
 
-def takes(device: torch.device, dtype: torch.dtype) -> bool:
-    """Return whether `attend` has a way for tensors of this type on this device: on CUDA only the kernel."""
-    return device.type != "cuda" or varlen_attention.kernel_runs(device, dtype)
-
-
 def refuse_more(kwargs: dict[str, Any]) -> None:
     """Raise NotImplementedError for attention of a compiled layer that has more than causality and a window."""
     extra = [name for name in (*REFUSED, "is_causal") if kwargs.get(name) is not None]
@@ -61,13 +56,8 @@ def attend(
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    key_ends: torch.Tensor | None = None,
-    key_longest: int | None = None,
-    masked: bool = False,
 ) -> torch.Tensor:
     """Return (1, T, heads, head size), as `packed_attention` does: causal attention within each sample.
-
-    Where samples have more keys than queries, the queries are those of their last keys.
 
     Args:
         query: (1, heads, T, head size).
@@ -80,28 +70,16 @@ def attend(
         scaling: of the products of queries and keys.
         sliding_window: how many tokens a query sees, its own included.
         softcap: a cap of scores, which this can't follow.
-        key_ends: 0 and the end of each sample's keys, int32; None if these are of as many tokens as the queries.
-        key_longest: at least the keys of the longest sample.
-        masked: whether a mask stands in for the kernel where there is none.
 
     Raises:
         NotImplementedError: this attention has more than causality and a window, or no kernel on this card.
     """
     if attention_mask is not None or softcap is not None or dropout:
         raise NotImplementedError("packed rows with a mask, a cap or dropout of the family's own")
-    whole = key_ends is None and (not sliding_window or sliding_window >= longest)
+    whole = not sliding_window or sliding_window >= longest
     if whole and longest <= SHORT and fits(query, value, longest):
         return short_attention(query, key, value, ends, query.shape[-1] ** -0.5 if scaling is None else scaling)
-    if query.device.type == "cuda" and not masked and not varlen_attention.has_kernel(query, value):
+    if query.device.type == "cuda" and not varlen_attention.has_kernel(query, value):
         raise NotImplementedError("packed rows without PyTorch's variable-length attention kernel")
-    return varlen_attention.attend(
-        query,
-        key,
-        value,
-        ends,
-        longest,
-        scaling=scaling,
-        sliding_window=sliding_window,
-        key_cu_seqlens=key_ends,
-        key_max_seqlen=key_longest,
-    )
+    how: dict[str, Any] = {"scaling": scaling, "sliding_window": sliding_window}
+    return varlen_attention.attend(query, key, value, ends, longest, **how)

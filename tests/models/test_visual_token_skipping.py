@@ -1,7 +1,8 @@
-"""Region-only visual compute against plain layers whose image tokens are put back afterwards."""
+"""Visual token skipping against plain layers whose image tokens are put back afterwards."""
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -16,33 +17,33 @@ from striate.artifacts import Region, write_document
 from striate.errors import ModelError
 from striate.models.structure.anatomy import decoder_layers, find_anatomy
 from striate.models.surgery.remove_layers import remove_layers
-from striate.models.visual_token_skipping.checkpoint_rule import follow_region
-from striate.models.visual_token_skipping.rule import ImageSkip, rule_of
+from striate.models.visual_token_skipping.rule import VisualTokenSkipping, load_rule, skipping_of
 from striate.models.visual_token_skipping.rule_check import check_rule, put_back
+from striate.models.visual_token_skipping.visual_compute import VISUAL_COMPUTE_FILE, VisualCompute
 
 FAMILIES = ("llava", "qwen2_vl", "qwen2_5_vl", "gemma3", "idefics3", "internvl", "mistral3", "paligemma", "qwen3_vl")
 OTHER_ATTENTION = {"qwen3_5", "lfm3_vl", "llama4", "nemotron_h_omni"}
 PICTURES = ("pixel_values",)
 
 
-def build(model_type: str) -> tuple[Any, dict[str, Any], Region, Tensor]:
-    """Return a tiny model, inputs with pictures, a region of two layers, and the mask of image tokens."""
+def build(model_type: str) -> tuple[Any, dict[str, Any], VisualCompute, Tensor]:
+    """Return a tiny model, inputs with pictures, two layers that compute image tokens, and the mask of these."""
     model = build_model(model_type).eval()
     inputs = make_inputs(model, ROWS.get(model_type, Row()))
     anatomy = find_anatomy(model)
-    region = Region(layers=(0, 3), num_layers=anatomy.num_layers, spec="ids:0,3")
+    compute = VisualCompute(layers=(0, 3), num_layers=anatomy.num_layers)
     image_BT = torch.isin(inputs["input_ids"], torch.tensor(anatomy.image_token_ids))
-    return model, inputs, region, image_BT
+    return model, inputs, compute, image_BT
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_equals_whole_layers_put_back(model_type: str) -> None:
-    model, inputs, region, image_BT = build(model_type)
+    model, inputs, compute, image_BT = build(model_type)
     with torch.no_grad():
         plain = model(**inputs).logits
-        with ImageSkip(model, region):
+        with VisualTokenSkipping(model, compute):
             found = model(**inputs).logits
-        with put_back(decoder_layers(model), region, image_BT):
+        with put_back(decoder_layers(model), compute.skipped, image_BT):
             expected = model(**inputs).logits
         assert torch.equal(model(**inputs).logits, plain)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
@@ -53,31 +54,31 @@ def test_equals_whole_layers_put_back(model_type: str) -> None:
 @pytest.mark.parametrize("model_type", model_types())
 def test_every_family_is_equal_or_refused(model_type: str) -> None:
     try:
-        model, inputs, region, image_BT = build(model_type)
+        model, inputs, compute, image_BT = build(model_type)
     except Exception:
         pytest.skip("does not build as an LVLM here")
     with torch.no_grad():
         try:
-            with ImageSkip(model, region):
+            with VisualTokenSkipping(model, compute):
                 found = model(**inputs).logits
         except ModelError:
             return
-        with put_back(decoder_layers(model), region, image_BT):
+        with put_back(decoder_layers(model), compute.skipped, image_BT):
             expected = model(**inputs).logits
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_gradients_equal_those_of_whole_layers_put_back() -> None:
-    model, inputs, region, image_BT = build("llava")
+    model, inputs, compute, image_BT = build("llava")
 
     def gradients() -> dict[str, Tensor]:
         model.zero_grad()
         model(**inputs).logits.square().mean().backward()
         return {name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None}
 
-    with ImageSkip(model, region):
+    with VisualTokenSkipping(model, compute):
         found = gradients()
-    with put_back(decoder_layers(model), region, image_BT):
+    with put_back(decoder_layers(model), compute.skipped, image_BT):
         expected = gradients()
     assert set(found) <= set(expected)
     for name, gradient in expected.items():
@@ -97,13 +98,13 @@ def mixed(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_rows_with_and_without_pictures() -> None:
-    model, inputs, region, _ = build("llava")
+    model, inputs, compute, _ = build("llava")
     batch = mixed(model, inputs)
     image_BT = torch.isin(batch["input_ids"], torch.tensor(find_anatomy(model).image_token_ids))
     with torch.no_grad():
-        with ImageSkip(model, region):
+        with VisualTokenSkipping(model, compute):
             found = model(**batch).logits
-        with put_back(decoder_layers(model), region, image_BT):
+        with put_back(decoder_layers(model), compute.skipped, image_BT):
             expected = model(**batch).logits
         text_only = model(input_ids=batch["input_ids"][1:], attention_mask=batch["attention_mask"][1:]).logits
     attended = batch["attention_mask"].bool()
@@ -113,12 +114,12 @@ def test_rows_with_and_without_pictures() -> None:
 
 @pytest.mark.parametrize("model_type", ["llava", "qwen2_5_vl", "gemma3"])
 def test_generation_with_and_without_cache(model_type: str) -> None:
-    model, inputs, region, _ = build(model_type)
+    model, inputs, compute, _ = build(model_type)
     options = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": -1, "pad_token_id": 0}
     options |= {"output_logits": True, "return_dict_in_generate": True}
     with torch.no_grad():
         plain = model.generate(**inputs, **options, use_cache=True)
-        with ImageSkip(model, region):
+        with VisualTokenSkipping(model, compute):
             cached = model.generate(**inputs, **options, use_cache=True)
             uncached = model.generate(**inputs, **options, use_cache=False)
     assert torch.equal(cached.sequences, uncached.sequences)
@@ -126,39 +127,41 @@ def test_generation_with_and_without_cache(model_type: str) -> None:
     assert not torch.allclose(cached.logits[0], plain.logits[0], atol=0.1)
 
 
-def test_a_region_of_all_layers_changes_nothing() -> None:
-    model, inputs, region, _ = build("llava")
-    everything = Region(layers=tuple(range(region.num_layers)), num_layers=region.num_layers, spec="all")
+def test_a_rule_of_all_layers_changes_nothing() -> None:
+    model, inputs, compute, _ = build("llava")
+    everything = VisualCompute(layers=tuple(range(compute.num_layers)), num_layers=compute.num_layers)
     with torch.no_grad():
         plain = model(**inputs).logits
-        with ImageSkip(model, everything):
+        with VisualTokenSkipping(model, everything):
             assert torch.equal(model(**inputs).logits, plain)
 
 
 def test_image_tokens_are_computed_only_inside() -> None:
-    model, inputs, region, image_BT = build("llava")
+    model, inputs, compute, image_BT = build("llava")
     seen: dict[int, int] = {}
     handles = [
         layer.mlp.register_forward_hook(lambda _m, args, _o, index=index: seen.update({index: args[0].shape[1]}))
         for index, layer in enumerate(decoder_layers(model))
     ]
-    with torch.no_grad(), ImageSkip(model, region):
+    with torch.no_grad(), VisualTokenSkipping(model, compute):
         model(**inputs)
     for handle in handles:
         handle.remove()
     text = int((~image_BT).sum(1).max())
-    assert seen == {index: image_BT.shape[1] if index in region else text for index in range(region.num_layers)}
+    assert seen == {
+        index: image_BT.shape[1] if index in compute.layers else text for index in range(compute.num_layers)
+    }
 
 
 def test_checkpointed_gradients_are_the_same() -> None:
-    model, inputs, region, _ = build("llava")
+    model, inputs, compute, _ = build("llava")
     model.train()
     found = []
     for checkpointing in (False, True):
         if checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         model.zero_grad()
-        with ImageSkip(model, region):
+        with VisualTokenSkipping(model, compute):
             model(**inputs, use_cache=False).logits.square().mean().backward()
         found.append([one.grad.clone() for one in model.parameters() if one.grad is not None])
     for plain, again in zip(*found, strict=True):
@@ -168,18 +171,18 @@ def test_checkpointed_gradients_are_the_same() -> None:
 @pytest.mark.parametrize(
     ("model_type", "layers", "message"),
     [
-        ("llava", 5, "the region is of a model with 5 layers, and this one has 8"),
+        ("llava", 5, "the rule is of a model with 5 layers, and this one has 8"),
         ("mllama", 8, "has no image tokens among its text tokens|it is not known how that goes with positions"),
-        ("qwen3_5", 8, "asks its cache for|keeps no keys and values"),
+        ("qwen3_5", 8, "asks its cache for"),
     ],
 )
 def test_refusals(model_type: str, layers: int, message: str) -> None:
     model, inputs, _, _ = build(model_type)
-    region = Region(layers=(0,), num_layers=layers, spec="ids:0")
+    compute = VisualCompute(layers=(0,), num_layers=layers)
     plain = model(**inputs).logits
 
     def run() -> None:
-        with ImageSkip(model, region):
+        with VisualTokenSkipping(model, compute):
             model(**inputs)
 
     with pytest.raises(ModelError, match=message):
@@ -188,97 +191,102 @@ def test_refusals(model_type: str, layers: int, message: str) -> None:
 
 
 def test_embeddings_alone_are_refused() -> None:
-    model, inputs, region, _ = build("llava")
+    model, inputs, compute, _ = build("llava")
     embeddings = model.get_input_embeddings()(inputs["input_ids"])
-    with ImageSkip(model, region), pytest.raises(ModelError, match="needs token ids, and only embeddings were given"):
+    with (
+        VisualTokenSkipping(model, compute),
+        pytest.raises(ModelError, match="needs token ids, and only embeddings were given"),
+    ):
         model(inputs_embeds=embeddings)
 
 
 def test_another_attention_is_refused() -> None:
-    model, _, region, _ = build("llava")
+    model, _, compute, _ = build("llava")
     model.config.get_text_config()._attn_implementation = "flash_attention_2"
     with pytest.raises(ModelError, match="does not work with attention 'flash_attention_2'"):
-        ImageSkip(model, region)
+        VisualTokenSkipping(model, compute)
 
 
 def test_check_passes_and_leaves_no_rule() -> None:
-    model, inputs, region, _ = build("llava")
+    model, inputs, compute, _ = build("llava")
     inputs = {**inputs, "attention_mask": torch.ones_like(inputs["input_ids"]), "labels": inputs["input_ids"]}
     plain = model(input_ids=inputs["input_ids"], pixel_values=inputs["pixel_values"]).logits
-    check_rule(model, region, inputs)
-    assert rule_of(model) is None
+    check_rule(model, compute, inputs)
+    assert skipping_of(model) is None
     assert torch.equal(model(input_ids=inputs["input_ids"], pixel_values=inputs["pixel_values"]).logits, plain)
 
 
 def test_check_finds_a_layer_that_looks_at_its_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, inputs, region, _ = build("llava")
+    model, inputs, compute, _ = build("llava")
     inputs = {**inputs, "attention_mask": torch.ones_like(inputs["input_ids"])}
     mlp = decoder_layers(model)[1].mlp
     plain = mlp.forward
     monkeypatch.setattr(mlp, "forward", lambda x: plain(x) + x.mean(1, keepdim=True))
     with pytest.raises(ModelError, match="can't be left out of layers of llava: outputs are off by"):
-        check_rule(model, region, inputs)
+        check_rule(model, compute, inputs)
 
 
 def test_one_rule_a_model() -> None:
-    model, _, region, _ = build("llava")
-    with ImageSkip(model, region), pytest.raises(ModelError, match="computes image tokens in the layers of another"):
-        ImageSkip(model, region)
+    model, _, compute, _ = build("llava")
+    with (
+        VisualTokenSkipping(model, compute),
+        pytest.raises(ModelError, match="has a rule already that says which layers compute image tokens"),
+    ):
+        VisualTokenSkipping(model, compute)
 
 
-def test_a_region_file_is_followed_only_if_it_asks(tmp_path: Path) -> None:
-    model, _, region, _ = build("llava")
-    follow_region(model, tmp_path / "region.json")
-    write_document(tmp_path / "region.json", region)
-    follow_region(model, tmp_path / "region.json")
-    assert rule_of(model) is None
-    write_document(tmp_path / "region.json", region.model_copy(update={"image_tokens": "region"}))
-    follow_region(model, tmp_path / "region.json")
-    rule = rule_of(model)
+def test_a_folder_is_followed_only_if_it_holds_a_rule(tmp_path: Path) -> None:
+    model, _, compute, _ = build("llava")
+    load_rule(model, tmp_path)
+    write_document(tmp_path / "region.json", Region(layers=(0, 3), num_layers=8, spec="ids:0,3"))
+    load_rule(model, tmp_path)
+    assert skipping_of(model) is None
+    write_document(tmp_path / VISUAL_COMPUTE_FILE, compute)
+    load_rule(model, tmp_path)
+    rule = skipping_of(model)
     assert rule is not None
-    assert rule.region.layers == region.layers
+    assert rule.compute == compute
 
 
-def test_removing_layers_moves_the_rule() -> None:
-    model, inputs, region, image_BT = build("llava")
-    ImageSkip(model, region.model_copy(update={"image_tokens": "region"}))
-    old_to_new = remove_layers(model, [1, 5])
-    rule = rule_of(model)
+@pytest.mark.parametrize("removed", [[1, 5], [3]])
+def test_removing_layers_moves_the_rule(removed: list[int]) -> None:
+    """Layers that compute image tokens may be removed too."""
+    model, inputs, compute, image_BT = build("llava")
+    VisualTokenSkipping(model, compute)
+    old_to_new = remove_layers(model, removed)
+    rule = skipping_of(model)
     assert rule is not None
-    assert rule.region.layers == tuple(old_to_new[layer] for layer in region.layers)
+    assert rule.compute.layers == tuple(old_to_new[layer] for layer in compute.layers if layer in old_to_new)
+    assert rule.compute.num_layers == 8 - len(removed)
     with torch.no_grad():
         found = model(**inputs).logits
         rule.remove()
-        with put_back(decoder_layers(model), rule.region, image_BT):
+        with put_back(decoder_layers(model), rule.compute.skipped, image_BT):
             expected = model(**inputs).logits
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_layers_outside_the_region_may_compute_image_tokens() -> None:
-    model, inputs, region, image_BT = build("llava")
-    more = region.model_copy(update={"image_layers": (1, 5)})
+def test_a_copy_of_a_model_has_a_rule_of_its_own() -> None:
+    model, inputs, compute, _ = build("llava")
+    VisualTokenSkipping(model, compute)
+    other = copy.deepcopy(model)
+    for parameter in model.parameters():
+        parameter.data.zero_()
     with torch.no_grad():
-        with ImageSkip(model, region):
-            without = model(**inputs).logits
-        ImageSkip(model, more)
-        found = model(**inputs).logits
-        old_to_new = remove_layers(model, [1])
-        rule = rule_of(model)
+        assert other(**inputs).logits.abs().max() > 0
+        rule = skipping_of(other)
         assert rule is not None
-        assert (rule.region.image_layers, rule.region.num_layers) == ((old_to_new[5],), 7)
-    model, *_ = build("llava")
-    with torch.no_grad(), put_back(decoder_layers(model), more, image_BT):
-        expected = model(**inputs).logits
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
-    assert (without - expected).abs().max() > 1e-3
+        ruled = other(**inputs).logits
+        rule.remove()
+        assert (other(**inputs).logits - ruled).abs().max() > 1e-2
 
 
 def test_a_refused_removal_keeps_the_rule(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, _, region, _ = build("llava")
-    ImageSkip(model, region)
+    model, _, compute, _ = build("llava")
+    VisualTokenSkipping(model, compute)
     monkeypatch.setattr("striate.models.surgery.remove_layers._plan", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         remove_layers(model, [1])
-    rule = rule_of(model)
+    rule = skipping_of(model)
     assert rule is not None
-    assert rule.region == region
+    assert rule.compute == compute

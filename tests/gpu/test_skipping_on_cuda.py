@@ -1,4 +1,4 @@
-"""Compiled layers that image tokens pass, on CUDA: the kernel for runs of text, losses and gradients, no waiting."""
+"""Compiled layers that image tokens skip, on CUDA: the kernel for runs of text, losses and gradients, no waiting."""
 
 from __future__ import annotations
 
@@ -11,18 +11,21 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 
 from striate.artifacts import Region
 from striate.config import TrainSection
+from striate.models.interventions.model_rule import reading_batch
+from striate.models.interventions.varlen_attention import varlen_attention_forward
 from striate.models.structure.anatomy import decoder_layers, find_decoder
 from striate.models.trainable.apply import apply_region
-from striate.models.visual_token_skipping.rule import ImageSkip
+from striate.models.visual_token_skipping import skipped_layer
+from striate.models.visual_token_skipping.rule import VisualTokenSkipping
+from striate.models.visual_token_skipping.token_layout import TokenLayout
+from striate.models.visual_token_skipping.visual_compute import VisualCompute
 from striate.training.approximations import frozen_format
-from striate.training.compile.regional import fast_layers
 from striate.training.loss import answer_loss
-from striate.training.packing.traced_attention import attend
-from striate.training.visual_token_skipping.token_layout import ImageRows, reading
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 IMAGE, TEXT, BATCH = 64, 56, 4
 REGION = Region(layers=(0,), num_layers=4, spec="ids:0")
+COMPUTE = VisualCompute(layers=(0,), num_layers=4)
 
 
 def build() -> Any:
@@ -75,15 +78,21 @@ def test_runs_of_text_by_the_kernel(heads: int, groups: int, size: int, window: 
     torch.manual_seed(0)
     image = torch.zeros(3, 150, dtype=torch.bool)
     image[0, 5:80], image[1, :60], image[2, 20:40], image[2, 90:120] = True, True, True, True
-    rows = ImageRows.of(image, torch.device("cuda"))
-    assert rows is not None
-    shapes = ((heads, len(rows.text)), *[(heads // groups, len(rows.keys))] * 2)
+    layout = TokenLayout.of(image, torch.device("cuda"))
+    assert layout is not None
+    runs = layout.runs
+    assert runs is not None
+    assert runs.keys is not None
+    assert runs.varlen is not None
+    shapes = ((heads, runs.text.numel()), *[(heads // groups, runs.keys.numel())] * 2)
     tensors = [torch.randn(1, count, rows_, size, dtype=torch.bfloat16) for count, rows_ in shapes]
     found = []
     for device, dtype in (("cuda", torch.bfloat16), ("cpu", torch.float32)):
         given = [tensor.to(device, dtype, copy=True).requires_grad_(True) for tensor in tensors]
-        how: dict[str, Any] = {"key_ends": rows.key_ends.to(device), "key_longest": rows.key_longest}
-        out = attend(*given, None, rows.ends.to(device), rows.longest, sliding_window=window, **how)
+        ends: Any = {
+            name: part.to(device) if isinstance(part, torch.Tensor) else part for name, part in runs.varlen.items()
+        }
+        out, _ = varlen_attention_forward(torch.nn.Identity(), *given, None, sliding_window=window, **ends)
         (out.float() * torch.linspace(-1, 1, out.numel(), device=device).view_as(out)).sum().backward()
         found.append([out.detach().float().cpu(), *(tensor.grad.float().cpu() for tensor in given)])  # type: ignore[union-attr]
     for one, other in zip(*found, strict=True):
@@ -93,22 +102,24 @@ def test_runs_of_text_by_the_kernel(heads: int, groups: int, size: int, window: 
 @pytest.mark.parametrize("frozen", ["exact", "fp8"])
 @pytest.mark.parametrize("before", [0, 5])
 @pytest.mark.parametrize("padded", [False, True])
-def test_losses_and_gradients_of_the_rule_uncompiled(frozen: Any, before: int, padded: bool) -> None:
+def test_losses_and_gradients_of_a_mask_uncompiled(
+    frozen: Any, before: int, padded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if frozen == "fp8" and torch.cuda.get_device_capability() < (9, 0):
         pytest.skip("no 8-bit products here")
     model, batch = build(), batch_of(before)
     if padded:
         batch["attention_mask"][0, -9:] = 0
         batch["labels"][0, -9:] = -100
-    said: list[str] = []
     with contextlib.ExitStack() as stack:
-        stack.enter_context(ImageSkip(model, REGION))
+        stack.enter_context(VisualTokenSkipping(model, COMPUTE, {1: torch.randn(256)}))
         stack.enter_context(frozen_format(model, REGION, TrainSection(frozen=frozen), lambda _: None))
-        loss, gradients = step(model, batch)
-        layers = stack.enter_context(fast_layers(model, compiled=True, say=said.append))
+        with monkeypatch.context() as patch:
+            patch.setattr(skipped_layer, "kernel_runs", lambda *_: False)
+            loss, gradients = step(model, batch)
+        for layer in decoder_layers(model):
+            layer.compile(fullgraph=True)
         fast_loss, fast_gradients = step(model, batch)
-    assert not said
-    assert layers.describe().startswith("4 of 4 decoder layers run compiled, as 3 kinds")
     assert fast_loss == pytest.approx(loss, rel=1e-2)
     limit = 0.3 if frozen == "fp8" else 0.05
     assert float((fast_gradients - gradients).norm() / gradients.norm()) < limit
@@ -119,13 +130,14 @@ def test_nothing_waits_for_the_device() -> None:
     model, batch = build(), batch_of(5)
     ids = batch["input_ids"].cpu()
     layer = decoder_layers(model)[1]
+    layer.compile(fullgraph=True)
     hidden = torch.randn(BATCH, IMAGE + TEXT, 256, device="cuda", dtype=torch.bfloat16, requires_grad=True)
     rotary = find_decoder(model).rotary_emb(hidden, torch.arange(IMAGE + TEXT, device="cuda")[None])
-    with ImageSkip(model, REGION) as rule, fast_layers(model, compiled=True):
+    with VisualTokenSkipping(model, COMPUTE, {1: torch.randn(256)}):
         for mode in ("default", "default", "error"):
             torch.cuda.set_sync_debug_mode(mode)
             try:
-                with reading(rule, ids, hidden.device), torch.autocast("cuda", torch.bfloat16):
+                with reading_batch(model, ids, hidden.device), torch.autocast("cuda", torch.bfloat16):
                     out = layer(hidden, position_embeddings=rotary, attention_mask=None)
                 out.backward(torch.ones_like(out))
             finally:

@@ -1,4 +1,4 @@
-"""Rows taken from one tensor to another, forward and backward by reading alone: nothing is added up by atomics."""
+"""Row gather whose backward pass is a gather too: no atomic adds, so it is deterministic."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-def moved(values_MD: Tensor, rows_N: Tensor, back_CM: Tensor) -> Tensor:
+def gather_rows(values_MD: Tensor, rows_N: Tensor, back_CM: Tensor) -> Tensor:
     """Return the rows `rows_N` of `values_MD`, (N, D), and zeros where a row is -1.
 
     Args:
@@ -16,11 +16,11 @@ def moved(values_MD: Tensor, rows_N: Tensor, back_CM: Tensor) -> Tensor:
         rows_N: which row goes to each place.
         back_CM: the places that each row went to, -1 where fewer than C: what `rows_N` says, the other way round.
     """
-    result: Tensor = _Moved.apply(values_MD, rows_N, back_CM)
+    result: Tensor = _GatherRows.apply(values_MD, rows_N, back_CM)
     return result
 
 
-def put(values_MD: Tensor, new_ND: Tensor, rows_N: Tensor, back_M: Tensor) -> Tensor:
+def put_rows(values_MD: Tensor, new_ND: Tensor, rows_N: Tensor, back_M: Tensor) -> Tensor:
     """Return `values_MD` with `new_ND` in its rows `rows_N`; rows of `new_ND` that belong to -1 are dropped.
 
     Args:
@@ -29,10 +29,10 @@ def put(values_MD: Tensor, new_ND: Tensor, rows_N: Tensor, back_M: Tensor) -> Te
         rows_N: which row each is.
         back_M: for each row of the result its place in `new_ND`, or -1.
     """
-    return torch.where((back_M >= 0)[:, None], moved(new_ND, back_M, rows_N[None]), values_MD)
+    return torch.where((back_M >= 0)[:, None], gather_rows(new_ND, back_M, rows_N[None]), values_MD)
 
 
-class _Moved(torch.autograd.Function):
+class _GatherRows(torch.autograd.Function):
     """Rows by index, whose gradient is rows by the inverse index."""
 
     @staticmethod
