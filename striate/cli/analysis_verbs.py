@@ -106,7 +106,6 @@ def _line(region: Region, chosen: Region, width: int) -> str:
 
 
 def _show_scores(scores: Scores, region: Region | None) -> None:
-    """Print the stack with its bars, how far the scorers agree, and how sure their rankings are."""
     from striate.cli.views.score_tables import agreement_table, stability_table, stack_tables
 
     for table in (*stack_tables(scores, region, OUT.width), agreement_table(scores), stability_table(scores)):
@@ -116,7 +115,6 @@ def _show_scores(scores: Scores, region: Region | None) -> None:
 
 
 def _show_comparison(first: Path, second: Path, by: str | None) -> None:
-    """Print how far two runs rank the layers alike, on all samples, and by task if asked."""
     from striate.cli.views.score_tables import comparison_tables
     from striate.scores.comparison import compare_scores, shared_tasks
 
@@ -129,7 +127,6 @@ def _show_comparison(first: Path, second: Path, by: str | None) -> None:
 
 
 def _scores(run: Path) -> Scores:
-    """Return the scores of a run folder, or those in a file."""
     from striate.artifacts import Scores, read_document
 
     return read_document(run / "scores.json" if run.is_dir() else run, Scores)

@@ -94,7 +94,6 @@ def result_lines(retention: Retention) -> list[str]:
 
 
 def _line(row: Difference) -> str:
-    """Return one comparison in words, with n and its 95% interval."""
     if row.metric == "perplexity":
         figures = f"{row.baseline_score:.3f} -> {row.score:.3f} nats a token (lower is better)"
         change = f"{row.difference:+.3f}, 95% interval {row.low:+.3f} to {row.high:+.3f}"

@@ -115,7 +115,6 @@ def _check(gate: str | None, export: Path | None) -> None:
 
 
 def _show_retention(flow: Flow) -> None:
-    """Evaluate, and print the tables and the result in words."""
     from striate.cli.views.evaluation_tables import retention_tables
     from striate.pipeline.model_evaluation import read_results
 
@@ -128,7 +127,6 @@ def _show_retention(flow: Flow) -> None:
 
 
 def _show_differences(flow: Flow, path: Path | None) -> None:
-    """Print, or write to `path`, every item that two models answer otherwise."""
     from striate.cli.views.evaluation_tables import difference_lines
     from striate.pipeline.model_evaluation import read_results
     from striate.tasks.scoring.answer_diff import differing, export

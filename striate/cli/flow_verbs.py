@@ -71,7 +71,6 @@ def check(config: RunFile, settings: Settings = None) -> None:
 
 
 def _everything(config: RunConfig, out: Path, overwrite: bool) -> None:
-    """Run the whole flow and print its result."""
     from striate.artifacts import Retention, read_document
 
     begin = time.perf_counter()

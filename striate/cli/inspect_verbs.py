@@ -53,7 +53,6 @@ def inspect(
 
 
 def _show_trained(plan: Blueprint, region: Region) -> None:
-    """Print the region, and how many parameters each method would train."""
     from striate.models.structure.meta_model import trained_counts
 
     counts = trained_counts(plan, region)
@@ -64,7 +63,6 @@ def _show_trained(plan: Blueprint, region: Region) -> None:
 
 
 def _show_forecast(plan: Blueprint, region: Region, step: Step, name: str, image_tokens: int | None) -> None:
-    """Print what one step of every method takes."""
     from striate.models.forecast.estimate import HEADER, accelerator, forecast_rows, forecasts
 
     device = accelerator(name)

@@ -74,7 +74,6 @@ def remove_layers(
 
 
 def _numbers(text: str) -> list[int]:
-    """Return the layer numbers of a comma-separated list."""
     parts = [part.strip() for part in text.split(",")]
     if all(part.isdecimal() for part in parts):
         return [int(part) for part in parts]

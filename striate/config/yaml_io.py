@@ -48,12 +48,10 @@ def dump_config(config: RunConfig) -> str:
 
 
 def _kind(value: Any) -> str:
-    """Return in words what a YAML document holds."""
     return "nothing" if value is None else f"a {type(value).__name__}"
 
 
 def _with_override(raw: dict[str, Any], override: str) -> dict[str, Any]:
-    """Return a copy of `raw` with one `a.b=value` applied."""
     key, separator, text = override.partition("=")
     if not separator or not key.strip():
         raise ConfigError(
@@ -78,7 +76,6 @@ def _put(raw: dict[str, Any], keys: list[str], value: Any, override: str) -> dic
 
 
 def _problem(item: dict[str, Any], source: str) -> str:
-    """Return one validation problem in words, with the path of its key."""
     place = ".".join(map(str, item["loc"]))
     if item["type"] == "extra_forbidden":
         return f"{source}: unknown key {place!r} {_suggestion(item['loc'])}".rstrip()

@@ -43,7 +43,6 @@ def check_run(config: RunConfig) -> Iterator[str]:
 
 
 def _suite(text: str) -> str:
-    """Return the suite, whose harness is installed."""
     from striate.harness.suites import parse_suite, require
 
     suite = parse_suite(text)
@@ -51,7 +50,6 @@ def _suite(text: str) -> str:
 
 
 def _scorers(config: RunConfig) -> str:
-    """Return the scorers' names, each of which exists."""
     from striate.scorers import SCORERS
 
     return ", ".join(SCORERS.get(name).name for name in config.analyze.scorers)
@@ -74,7 +72,6 @@ def _model(path: str) -> str:
 
 
 def _quantisation(device: str) -> str:
-    """Return the device that holds weights in 4 bits."""
     from striate.models.io.load import resolve_device
     from striate.models.io.quantized import check_quantisation
 
@@ -84,7 +81,6 @@ def _quantisation(device: str) -> str:
 
 
 def _optimizer(config: RunConfig) -> str:
-    """Return the optimizer, which works on the device."""
     from striate.models.io.load import resolve_device
     from striate.training.optimizers import check_optimizer
 
@@ -94,12 +90,10 @@ def _optimizer(config: RunConfig) -> str:
 
 
 def _has_config(folder: Path) -> bool:
-    """Return whether `folder` looks like a model or an adapter."""
     return any((folder / name).is_file() for name in ("config.json", "adapter_config.json"))
 
 
 def _data(name: str) -> str:
-    """Return what a training file holds, every picture opened once."""
     from striate.data.reading import check_images, read_samples
 
     if is_builtin(name):

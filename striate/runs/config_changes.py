@@ -29,7 +29,6 @@ def check_same_config(path: Path, old: RunConfig, new: RunConfig, overwrite: boo
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    """Yield every setting of the science that differs, as `key: old -> new`."""
     for key in old:
         if f"{prefix}{key}" in FREE:
             continue

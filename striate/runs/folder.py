@@ -133,7 +133,6 @@ class RunFolder:
         self._remove(there)
 
     def _remove(self, names: Sequence[str]) -> None:
-        """Remove files and folders of the run."""
         for path in (self.path / name for name in names):
             try:
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
@@ -143,7 +142,6 @@ class RunFolder:
     def _note(
         self, name: str, status: Literal["done", "failed"], key: str, begin: float, outputs: dict[str, str]
     ) -> None:
-        """Add how the stage `name`, which began at `begin`, ended to the record on disk."""
         stage = StageRecord(
             status=status,
             seconds=time.perf_counter() - begin,
@@ -156,7 +154,6 @@ class RunFolder:
         self._save()
 
     def _save(self) -> None:
-        """Write run.json."""
         write_document(self.path / RUN_FILE, self.record)
 
 
@@ -223,5 +220,4 @@ def _changed(path: Path, stage: str) -> ArtifactError:
 
 
 def _now() -> str:
-    """Return the time, in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -45,7 +45,6 @@ def hold(folder: Path, owner: Any) -> None:
 
 
 def _release(place: tuple[int, int]) -> None:
-    """Let the folder go when its last owner is gone."""
     entry = _held[place]
     entry[1] -= 1
     if not entry[1]:
@@ -53,7 +52,6 @@ def _release(place: tuple[int, int]) -> None:
 
 
 def _in_use(folder: Path) -> ArtifactError:
-    """Return the error for a folder in which another process works."""
     return ArtifactError(
         f"another striate is at work in {folder}",
         "one at a time in a run folder",

@@ -88,7 +88,6 @@ def tidy_rows(scores: Scores) -> list[ScoreRow]:
 
 
 def _bands(entry: LayerScores) -> dict[str, tuple[Sequence[float], Sequence[float], Sequence[float]]]:
-    """Return values, lower and upper ends by part, that of all tokens first."""
     parts = {
         part: (values, entry.part_low.get(part, ()), entry.part_high.get(part, ()))
         for part, values in entry.parts.items()
@@ -105,7 +104,6 @@ def _csv(scores: Scores) -> str:
 
 
 def _json(scores: Scores) -> str:
-    """Return the rows as JSON, with the number of layers and samples."""
     rows = [asdict(row) for row in tidy_rows(scores)]
     document = {"version": 1, "num_layers": scores.num_layers, "samples": scores.samples, "rows": rows}
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"

@@ -109,7 +109,6 @@ def _task_scores(
 def _check(
     chosen: Sequence[LayerScorer], samples: Sequence[Sample], base: Path | str | None, pairs: int, batch_size: int
 ) -> None:
-    """Raise for what a person can get wrong, before anything runs."""
     if not chosen:
         raise SpecError("no scorer was named", ", ".join(SCORERS.names()), "name at least one in analyze.scorers")
     if not samples and any(runner_of(scorer).by_sample for scorer in chosen):

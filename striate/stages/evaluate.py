@@ -110,7 +110,6 @@ def _all_items(packs: Sequence[Pack]) -> list[Item]:
 
 
 def _predictions(items: Sequence[Item], replies: Sequence[Reply]) -> list[Prediction]:
-    """Return the scored answer to every item."""
     paths = dict.fromkeys(path for item in items for path in item.images)
     contents = {path: fingerprint(path) for path in paths}
     return [
@@ -120,7 +119,6 @@ def _predictions(items: Sequence[Item], replies: Sequence[Reply]) -> list[Predic
 
 
 def _prediction(item: Item, mark: Mark, picture: str) -> Prediction:
-    """Return the scored answer to one item, its pictures known by their content."""
     expected = item.answers if item.answer_index is None else (item.choices[item.answer_index],)
     return Prediction(
         id=item.id,

@@ -107,7 +107,6 @@ def _check_layers(region: Region, num_layers: int) -> None:
 
 
 def _check_out(out: Path | None, processor: Any) -> None:
-    """Raise where saving can't work, before anything is changed."""
     if out is not None and processor is None:
         raise ModelError(
             "no processor was given, and a saved model does not load without one",
@@ -164,7 +163,6 @@ def _save(
 
 
 def _test_inputs(processor: Any) -> dict[str, Tensor]:
-    """Return one question about a made-up picture, as inputs of the forward pass."""
     with tempfile.TemporaryDirectory() as folder:
         picture = Path(folder) / "gradient.png"
         Image.linear_gradient("L").convert("RGB").save(picture)
@@ -173,5 +171,4 @@ def _test_inputs(processor: Any) -> dict[str, Tensor]:
 
 
 def _parameters(model: nn.Module) -> int:
-    """Return the number of parameters, shared ones once."""
     return sum(parameter.numel() for parameter in model.parameters())

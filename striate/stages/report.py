@@ -46,7 +46,6 @@ def side_by_side(artifacts: RunArtifacts) -> list[Region]:
 
 
 def _specs(scores: Scores, size: int) -> list[str]:
-    """Return the SPECs of the rules, and of every scorer."""
     return [
         *(f"{rule}:{size}" for rule in RULES),
         f"random:{size}@seed0",
@@ -55,7 +54,6 @@ def _specs(scores: Scores, size: int) -> list[str]:
 
 
 def _resolved(spec: str, scores: Scores) -> Region | None:
-    """Return the region of a SPEC, or None where it does not fit the model or the scores."""
     try:
         return resolve(spec, scores.num_layers, scores)
     except StriateError:

@@ -74,14 +74,12 @@ def failing_lines(gate: GateResult) -> list[str]:
 
 
 def _error(figures: dict[str, float], name: str) -> str:
-    """Return the standard error of a figure, where the harness gives one."""
     metric, comma, kind = name.partition(",")
     error = figures.get(f"{metric}_stderr{comma}{kind}")
     return "" if error is None else f" ± {error:.2g}"
 
 
 def _telling(row: GateRow) -> str:
-    """Return whether the sample is large enough to tell, and how large it would have to be."""
     if row.resolvable:
         return f"yes, n = {row.n:,}"
     needed = "" if row.needed_n is None else f"; about {row.needed_n:,} items would"
@@ -113,7 +111,6 @@ def _task(record: EvalRecord, like: TaskScore) -> TaskScore | None:
 
 
 def _cell(score: TaskScore | None, row: Difference | None) -> str:
-    """Return a model's score of one task, and what it kept of the baseline's."""
     if score is None:
         return "-"
     if score.metric == "perplexity":
@@ -122,13 +119,11 @@ def _cell(score: TaskScore | None, row: Difference | None) -> str:
 
 
 def _average(value: float | None, label: str, kind: str, rows: Mapping[tuple[str, ...], Difference]) -> str:
-    """Return a model's macro average of one kind, and what it kept of the baseline's."""
     row = next((row for row in rows.values() if (row.label, row.pack, row.task) == (label, MACRO, kind)), None)
     return "-" if value is None else f"{100 * value:.1f}{_kept(row)}"
 
 
 def _kept(row: Difference | None) -> str:
-    """Return what was kept, on a line of its own; nothing for the baseline."""
     if row is None:
         return ""
     return (
@@ -137,10 +132,8 @@ def _kept(row: Difference | None) -> str:
 
 
 def _span(low: float | None, high: float | None, digits: int) -> str:
-    """Return an interval in brackets, or nothing where there is none."""
     return "" if low is None or high is None else f" [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def _key(row: TaskScore | Difference) -> Key:
-    """Return what tells tasks apart."""
     return (row.pack, row.task, row.metric, row.kind)

@@ -147,7 +147,6 @@ def _cells(column: TableColumn) -> list[str]:
 
 
 def _aligned(numbers: Sequence[float], show: Callable[[float], str]) -> list[str]:
-    """Return the numbers as text of one width."""
     texts = list(map(show, numbers))
     return [text.rjust(max(map(len, texts))) for text in texts]
 
@@ -162,7 +161,6 @@ def _number_format(values: Sequence[float]) -> Callable[[float], str]:
 
 
 def _highest(entry: LayerScores) -> str:
-    """Return the layer with the highest score, with the interval of its place where there is one."""
     if entry.peak is None:
         return str(max(range(len(entry.values)), key=entry.values.__getitem__))
     place = str(entry.peak.layer)
@@ -170,7 +168,6 @@ def _highest(entry: LayerScores) -> str:
 
 
 def _split_half(entry: LayerScores) -> tuple[str, str]:
-    """Return the rank correlation of halves with its interval, and the samples that 0.9 would take."""
     half = entry.split_half
     if half is None:
         return "-", "-"
@@ -179,15 +176,12 @@ def _split_half(entry: LayerScores) -> tuple[str, str]:
 
 
 def _correlation(value: float | None) -> str:
-    """Return a rank correlation, or a dash where a scorer has no order."""
     return "-" if value is None else f"{value:.2f}"
 
 
 def _table() -> Table:
-    """Return an empty table in the style of the command line."""
     return Table(box=None, pad_edge=False, header_style="bold")
 
 
 def _titled(title: str, table: Table) -> Group:
-    """Return `table` under a title that may be wider than it."""
     return Group(Text(title, style="italic"), table)

@@ -30,7 +30,6 @@ def draw_agreement(heat: Heat, width: float) -> tuple[float, list[Html]]:
 
 
 def _spot(scored: Series, other: Series) -> Spot | None:
-    """Return one correlation, or nothing where a ranking is undefined."""
     value = spearman(scored.values, other.values)
     if value is None:
         return None

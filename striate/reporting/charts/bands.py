@@ -67,7 +67,6 @@ def draw_bands(series: Sequence[Series], width: float) -> tuple[float, list[Html
 
 
 def _axes(series: Sequence[Series], width: float, top: float) -> Axes:
-    """Return axes that hold every value and interval."""
     low, high = min(scored.ends[0] for scored in series), max(scored.ends[1] for scored in series)
     log = low > 0 and high >= WIDE_RANGE * low
     if not log:
@@ -78,7 +77,6 @@ def _axes(series: Sequence[Series], width: float, top: float) -> Axes:
 
 
 def _legend(series: Sequence[Series], width: float) -> tuple[list[Html], float]:
-    """Return the names with their lines, in as many rows as they take, and where the axes may begin."""
     shapes, x, y = [], LEFT, 10.0
     for place, scored in enumerate(series):
         room = 26 + text_width(scored.name, 10.5) + 14
@@ -91,7 +89,6 @@ def _legend(series: Sequence[Series], width: float) -> tuple[list[Html], float]:
 
 
 def _grid(axes: Axes) -> list[Html]:
-    """Return grid lines with their values, and the layers below."""
     shapes = []
     for value in axes.ticks:
         y = axes.y(value)
@@ -106,7 +103,6 @@ def _grid(axes: Axes) -> list[Html]:
 
 
 def _band(series: Series, axes: Axes, tint: int) -> list[Html]:
-    """Return the interval of one series as a surface, or nothing where there is none."""
     if not series.low or not series.high:
         return []
     there = [f"{number(axes.x(layer))} {number(axes.y(value))}" for layer, value in enumerate(series.high)]
@@ -120,7 +116,6 @@ def _curve(series: Series, axes: Axes, tint: int) -> Html:
 
 
 def _hover(series: Sequence[Series], axes: Axes, layer: int) -> Html:
-    """Return an unseen rectangle that tells every value at one layer."""
     room = (axes.width - LEFT - RIGHT) / axes.layers
     tip = "\n".join(scored.tip(layer) for scored in series)
     return rect(LEFT + layer * room, axes.top, room, HEIGHT, tip, class_="unseen")

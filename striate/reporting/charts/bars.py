@@ -65,13 +65,11 @@ def draw_bars(rows: Sequence[Row], width: float) -> tuple[float, list[Html]]:
 
 
 def _height(row: Row, width: float) -> float:
-    """Return the room that one task takes."""
     bars = len(row.scores) * PITCH + SPACE
     return bars + 15 if width < WIDE else max(bars, 34.0)
 
 
 def _grid(left: float, scale: float, top: float, bottom: float, highest: float, nats: bool) -> list[Html]:
-    """Return the vertical lines with their values above."""
     step = nice_step(highest) if nats else 0.25
     marks = [place * step for place in range(int(highest / step + 1e-9) + 1)]
     shapes = []
@@ -84,7 +82,6 @@ def _grid(left: float, scale: float, top: float, bottom: float, highest: float, 
 
 
 def _task(row: Row, y: float, left: float, scale: float, width: float) -> list[Html]:
-    """Return one task's name, count and bars."""
     name, counted = task_name(row.pack, row.task), f"n = {row.n}"
     full = f"{name}: {row.metric}, {amount(row.n, 'item')}"
     if left:
@@ -106,7 +103,6 @@ def _task(row: Row, y: float, left: float, scale: float, width: float) -> list[H
 
 
 def _bar(label: str, entry: TaskScore, y: float, left: float, scale: float) -> Html:
-    """Return one model's bar, its interval and its value."""
     low, high, middle = left + entry.low * scale, left + entry.high * scale, y + BAR / 2
     interval = score_span(entry.low, entry.high, entry.metric)
     unread = f", {amount(entry.unparsed, 'answer')} not readable" if entry.unparsed else ""

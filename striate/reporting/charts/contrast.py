@@ -94,7 +94,6 @@ def _halves(series: Series) -> list[float]:
 
 
 def _half(halves: Sequence[float], place: int) -> float:
-    """Return the half width of one task's difference from the mean over tasks."""
     tasks = len(halves)
     own = ((1 - 1 / tasks) * halves[place]) ** 2
     return math.sqrt(own + sum((half / tasks) ** 2 for other, half in enumerate(halves) if other != place))

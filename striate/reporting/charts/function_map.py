@@ -40,7 +40,6 @@ def peak_table(series: Sequence[Series]) -> Html:
 
 
 def _spots(series: Series) -> list[Spot]:
-    """Return the cells of one row, its highest one marked."""
     scale = Scale(min(series.values), max(series.values), log=False)
     best = series.values.index(max(series.values))
     return [
@@ -49,7 +48,6 @@ def _spots(series: Series) -> list[Spot]:
 
 
 def _lane(series: Series) -> Lane | None:
-    """Return the intervals of peak and centre, where they were measured."""
     peak = series.peak
     if peak is None:
         return None

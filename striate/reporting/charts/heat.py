@@ -143,7 +143,6 @@ def _rows(heat: Heat, frame: Frame) -> list[Html]:
 
 
 def _columns(heat: Heat, frame: Frame) -> list[Html]:
-    """Return the names of the columns, upright where they are too long to lie."""
     y = frame.top - 7
     shapes = [_heading(heat.columns[place], frame.x(place), y, frame.upright) for place in frame.marks]
     if heat.column_title:
@@ -158,7 +157,6 @@ def _heading(name: str, x: float, y: float, upright: bool) -> Html:
 
 
 def _spot(spot: Spot, frame: Frame, row: int, column: int) -> Html:
-    """Return one cell, with its value where there is room for it."""
     left, top = frame.lefts[column], frame.y(row)
     seam = 1.0 if frame.cell > 4 else 0.0
     kind = f"{spot.kind} marked" if spot.marked else spot.kind
@@ -188,7 +186,6 @@ def _lane(lane: Lane, frame: Frame, row: int) -> list[Html]:
 
 
 def _feet(heat: Heat, frame: Frame) -> tuple[list[Html], float]:
-    """Return the ends of each column's scale below it, and the height of the picture."""
     fits = all(text_width(end, TINY_SIZE) <= frame.cell - 2 for ends in heat.feet for end in ends)
     if not heat.feet or not fits:
         return [], frame.bottom + 6

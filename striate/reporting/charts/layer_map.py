@@ -47,7 +47,6 @@ def _heat(columns: Sequence[Series]) -> Heat:
 
 
 def _spots(series: Series) -> list[Spot]:
-    """Return the cells of one column, its highest one marked."""
     scale = scale_of(series.values)
     best = series.values.index(max(series.values))
     spots = [

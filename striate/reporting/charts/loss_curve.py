@@ -91,14 +91,12 @@ def draw_loss(log: Sequence[LogStep], width: float) -> tuple[float, list[Html]]:
 def _panel(
     log: Sequence[LogStep], series: Sequence[Sequence[CurvePoint]], top: float, height: float, width: float
 ) -> Panel:
-    """Return the axes that hold every point of `series`, from zero."""
     highest = max((point.value for points in series for point in points), default=1.0) or 1.0
     step = nice_step(highest)
     return Panel(top, height, width, log[0].step, log[-1].step, 0.0, step * math.ceil(highest / step - 1e-9))
 
 
 def _axes(panel: Panel, ticks: int = 4) -> list[Html]:
-    """Return grid lines with their values."""
     step = (panel.high - panel.low) if ticks == 1 else nice_step(panel.high, ticks)
     values = [step * place for place in range(round(panel.high / step) + 1)]
     shapes = []
@@ -110,7 +108,6 @@ def _axes(panel: Panel, ticks: int = 4) -> list[Html]:
 
 
 def _path(points: Sequence[CurvePoint], panel: Panel, kind: str) -> Html | None:
-    """Return a line through `points`; a single one becomes a dot."""
     if not points:
         return None
     places = [(panel.x((point.first + point.last) / 2), panel.y(point.value)) for point in points]
@@ -120,7 +117,6 @@ def _path(points: Sequence[CurvePoint], panel: Panel, kind: str) -> Html | None:
 
 
 def _hovers(points: Sequence[CurvePoint], panel: Panel, name: str) -> list[Html]:
-    """Return unseen rectangles that tell each point's value on hover."""
     if not points:
         return []
     width = (panel.width - LEFT - RIGHT) / len(points)
@@ -138,7 +134,6 @@ def point_tip(point: CurvePoint, name: str) -> str:
 
 
 def _small(panel: Panel, name: str, series: Sequence[Sequence[CurvePoint]]) -> list[Html]:
-    """Return a low panel below the loss."""
     heading = text(LEFT, panel.top - 9, name, class_="head")
     curves = [_path(points, panel, kind) for points, kind in zip(series, ("first", "second"), strict=False)]
     shapes = [heading, *_axes(panel, ticks=1), *[curve for curve in curves if curve]]
@@ -151,7 +146,6 @@ def _small(panel: Panel, name: str, series: Sequence[Sequence[CurvePoint]]) -> l
 
 
 def _steps(panel: Panel, bottom: float) -> list[Html]:
-    """Return the marks of the step axis, at the foot of the picture."""
     spread = panel.last_step - panel.first_step
     most = 8 if panel.width > 500 else 4
     step = max(1, round(nice_step(spread, most))) if spread else 1

@@ -38,24 +38,20 @@ def draw_retention_bars(rows: Sequence[Difference], width: float) -> tuple[float
 
 
 def _task(row: Difference) -> Task:
-    """Return what a row is about, in the order of the picture."""
     return row.pack != "*", row.kind == "text", row.pack, row.task, row.metric
 
 
 def _reach(rows: Sequence[Difference]) -> float:
-    """Return where the axis ends, in percent."""
     highest = max(max(row.retention or 0.0, row.retention_high or 0.0) for row in rows)
     return min(MOST_REACH, max(LEAST_REACH, highest))
 
 
 def _height(models: int, width: float) -> float:
-    """Return the room that one task takes."""
     bars = models * PITCH + SPACE
     return bars + 15 if width < WIDE else max(bars, 34.0)
 
 
 def _grid(left: float, scale: float, reach: float, bottom: float) -> list[Html]:
-    """Return the vertical lines with their values above; that at 100% is strong."""
     step = 25.0 if reach <= 150 else 50.0
     shapes = []
     for place in range(int(reach / step + 1e-9) + 1):
@@ -67,7 +63,6 @@ def _grid(left: float, scale: float, reach: float, bottom: float) -> list[Html]:
 
 
 def _row(rows: Sequence[Difference], y: float, left: float, scale: float, reach: float, width: float) -> list[Html]:
-    """Return one task's name, count and bars."""
     first = rows[0]
     name = f"all {first.kind} tasks" if first.pack == "*" else task_name(first.pack, first.task)
     kind = "head strong" if first.pack == "*" else "head"
@@ -86,7 +81,6 @@ def _row(rows: Sequence[Difference], y: float, left: float, scale: float, reach:
 
 
 def _bar(row: Difference, y: float, left: float, scale: float, reach: float) -> Html:
-    """Return one model's bar, its interval and its value."""
     value, kind = row.retention or 0.0, model_class(row.label)
     low, high = row.retention_low, row.retention_high
     tip = f"{row.label} keeps {value:.1f}% of {row.baseline}"

@@ -95,7 +95,6 @@ def draw_scatter(points: Sequence[ModelPoint], kind: str, cost: Cost, width: flo
 
 
 def _point(point: ModelPoint, cost: Cost, x: float, y: Callable[[float], float], width: float) -> Html:
-    """Return one model's dot, interval and name."""
     tip = (
         f"{point.label}: {point.score:.1f}%, 95% interval {point.low:.1f} to {point.high:.1f}; "
         f"{tick_label(float(f'{point.cost:.4g}'))} {cost.title}"
@@ -112,13 +111,11 @@ def _name_class(point: ModelPoint, near_edge: bool) -> str:
 
 
 def _span(values: Sequence[float]) -> tuple[float, float]:
-    """Return an axis that holds `values` with room at both ends."""
     room = 0.14 * (max(values) - min(values)) or 0.2 * (max(values) or 1.0)
     return max(0.0, min(values) - room), max(values) + room
 
 
 def _score_span(points: Sequence[ModelPoint]) -> tuple[float, float]:
-    """Return an axis that holds every interval."""
     return _span([edge for point in points for edge in (point.low, point.high)])
 
 

@@ -37,7 +37,6 @@ def draw_stack(artifacts: RunArtifacts, width: float) -> tuple[float, list[Html]
 
 
 def _layer(artifacts: RunArtifacts, layout: StackLayout, layer: int) -> Html:
-    """Return one layer's bar with its number."""
     y, step = layout.y(layer), 1 if layout.pitch >= 13 else 5
     shown = layer % step == 0 or layer == layout.layers - 1
     label = text(MARGIN - 8, y + layout.bar / 2 + 3.6, str(layer), class_="tick end") if shown else None
@@ -49,7 +48,6 @@ def _layer(artifacts: RunArtifacts, layout: StackLayout, layer: int) -> Html:
 
 
 def _cross(layout: StackLayout, y: float) -> Html:
-    """Return the two lines that cross a removed layer out."""
     left, right, low = MARGIN + 3, MARGIN + layout.stack_width - 3, y + layout.bar - 2
     lines = line(left, y + 2, right, low), line(left, low, right, y + 2)
     return tag("g", lines, class_="cross")
@@ -66,7 +64,6 @@ def layer_tip(artifacts: RunArtifacts, layer: int) -> str:
 
 
 def _ends(layout: StackLayout) -> list[Html]:
-    """Return the words above and below the stack."""
     middle = MARGIN + layout.stack_width / 2
     above, below = layout.top - 9, layout.bottom + 15
     return [
@@ -82,7 +79,6 @@ def _cell(column: HeatColumn, layout: StackLayout, left: float, layer: int) -> H
 
 
 def _group(group: list[tuple[HeatColumn, float]], layout: StackLayout) -> list[Html]:
-    """Return headings and colour scale of one scorer's columns."""
     first, left = group[0]
     width = group[-1][1] + layout.cell - 1 - left
     if layout.upright:
@@ -93,14 +89,12 @@ def _group(group: list[tuple[HeatColumn, float]], layout: StackLayout) -> list[H
 
 
 def _upright(column: HeatColumn, x: float, layout: StackLayout) -> Html:
-    """Return a heading that reads from bottom to top."""
     y = layout.top - 7
     kind = "note" if column.part else "head"
     return text(x, y, heading(column), class_=kind, transform=f"rotate(-90 {x:.1f} {y:.1f})")
 
 
 def _lying(group: list[tuple[HeatColumn, float]], layout: StackLayout, left: float) -> list[Html]:
-    """Return a scorer's name above its columns, and the names of its parts."""
     rows = name_rows(group[0][0].scorer, len(group))
     single = len(group) == 1
     start = layout.top - (9 + 13 * (len(rows) - 1) if single else 26)
@@ -111,7 +105,6 @@ def _lying(group: list[tuple[HeatColumn, float]], layout: StackLayout, left: flo
 
 
 def _legend(scale: Scale, left: float, width: float, y: float) -> list[Html]:
-    """Return the colour ramp with its two ends."""
     slice_width = width / STEPS
     # Each slice reaches to the end under the next one: seams would show as stripes.
     ramp = [

@@ -28,7 +28,6 @@ def draw_strategies(regions: Sequence[Region], width: float) -> tuple[float, lis
 
 
 def _numbers(layers: int, top: float, pitch: float) -> list[Html]:
-    """Return the layers' numbers, the input at the bottom."""
     step = 1 if pitch >= 13 else 5
     return [
         text(LEFT - 8, top + (layers - 1 - layer) * pitch + pitch / 2 + 3.2, str(layer), class_="tick end")
@@ -37,7 +36,6 @@ def _numbers(layers: int, top: float, pitch: float) -> list[Html]:
 
 
 def _column(region: Region, name: str, left: float, top: float, pitch: float, room: float) -> list[Html]:
-    """Return one strategy's stack with its SPEC above."""
     x = left + room / 2 + 3
     about = f"{region.spec}: {amount(len(region), 'layer')} of {region.num_layers}"
     shapes = [text(x, top - 7, name, about, class_="head", transform=f"rotate(-90 {x:.1f} {top - 7:.1f})")]

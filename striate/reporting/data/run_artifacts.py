@@ -100,7 +100,6 @@ def gather(run: Path) -> RunArtifacts:
 
 
 def _check_depth(artifacts: RunArtifacts) -> None:
-    """Raise where scores and region are of models of different depth."""
     layers = artifacts.num_layers
     if not artifacts.scores:
         return

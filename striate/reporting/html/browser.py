@@ -70,13 +70,11 @@ def _album(artifacts: RunArtifacts, shown: Sequence[Example]) -> Album:
 
 
 def _baseline(artifacts: RunArtifacts, labels: Sequence[str]) -> str:
-    """Return the model that the others are held against."""
     named = artifacts.retention.baseline if artifacts.retention else labels[0]
     return named if named in labels else labels[0]
 
 
 def _told(everything: Sequence[Example], shown: Sequence[Example], album: Album) -> str:
-    """Return how much of the test set is here."""
     told = f"{amount(len(everything), 'question')} that every model answered. Right is a score of at least 0.5."
     if len(shown) < len(everything):
         told = (
@@ -116,13 +114,11 @@ def _blocks(pictures: Sequence[Thumbnail]) -> list[Sequence[Thumbnail]]:
 
 
 def _block(data: Any, **attributes: Any) -> Html:
-    """Return data as JSON that no browser runs, and that can't end its own element."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     return tag("script", Html(text), type="application/json", **attributes)
 
 
 def _filters(labels: Sequence[str]) -> Html:
-    """Return the menus, the kinds of change and the search field."""
     menus: list[Html] = [_menu("task", "task", [])]
     if len(labels) > 1:
         menus += [_menu("model", "model", labels), _menu("against", "against", labels)]
@@ -145,7 +141,6 @@ def _menu(name: str, label: str, options: Sequence[str]) -> Html:
 
 
 def _pager() -> Html:
-    """Return the buttons to the page before and after."""
     back = tag("button", "← before", type="button", id="before")
     on = tag("button", "after →", type="button", id="after")
     return tag("div", back, tag("span", id="page"), on, class_="pager")

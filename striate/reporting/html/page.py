@@ -46,14 +46,12 @@ def _data(name: str) -> str:
 
 
 def _icon() -> str:
-    """Return the page's icon, three stripes, as a `data:` address."""
     stripes = [rect(0, y, 16, 3, rx=1, fill=LIGHT["region"]) for y in (1, 7, 13)]
     icon = tag("svg", stripes, xmlns="http://www.w3.org/2000/svg", viewBox="0 0 16 16")
     return f"data:image/svg+xml,{quote(icon)}"
 
 
 def _header(artifacts: RunArtifacts, title: str) -> Html:
-    """Return title, result and the stripes of this run's region."""
     model = artifacts.config.model.path if artifacts.config else next((r.model for r in artifacts.evals.values()), "")
     theme = tag("button", "◐", id="theme", type="button", aria_label="Switch between light and dark")
     top = tag("div", tag("span", "striate", class_="mark"), tag("span", model, class_="model"), theme, class_="top")
@@ -69,7 +67,6 @@ def _header(artifacts: RunArtifacts, title: str) -> Html:
 
 
 def _stripes(artifacts: RunArtifacts) -> Html | None:
-    """Return the layers as a row of thin stripes, input to the left."""
     if not artifacts.num_layers or not artifacts.region:
         return None
     kinds = [

@@ -36,12 +36,10 @@ def _classes(cell: Cell) -> str | None:
 
 
 def _head(name: str, cell: Cell) -> Html:
-    """Return the heading above a cell of the first row."""
     return tag("th", name, scope="col", class_=_classes(cell))
 
 
 def _cell(name: str, cell: Cell) -> Html:
-    """Return one cell, with its heading for the phone form."""
     if cell.head:
         return tag("th", cell.content, scope="row", class_=_classes(cell))
     return tag("td", cell.content, class_=_classes(cell), data_label=name or None)

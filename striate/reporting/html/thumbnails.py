@@ -67,7 +67,6 @@ class Album:
         return self._places[image, pack]
 
     def _add(self, path: Path) -> int | None:
-        """Return the place of the picture in the file `path`, read at most once."""
         if path not in self._by_path:
             made = thumbnail(path, self.longest) if self._bytes < BUDGET_BYTES else None
             self.left_out += self._bytes >= BUDGET_BYTES
@@ -79,7 +78,6 @@ class Album:
 
 
 def _on_white(picture: Image.Image) -> Image.Image:
-    """Return the picture in RGB, what is transparent over white."""
     if picture.mode == "RGB":
         return picture
     layered = picture.convert("RGBA")
@@ -88,7 +86,6 @@ def _on_white(picture: Image.Image) -> Image.Image:
 
 
 def _encode(picture: Image.Image, kind: str) -> bytes:
-    """Return the picture as the bytes of a PNG or WebP file."""
     stream = io.BytesIO()
     options = {"optimize": True} if kind == "PNG" else {"quality": 72, "method": 2}
     picture.save(stream, kind, **options)

@@ -69,7 +69,6 @@ def draw_function_maps(scores: Scores) -> Html | None:
 
 
 def _by_task(scores: Scores, scorer: str) -> Child:
-    """Return one scorer's function map, its table, and how far tasks rank the layers alike."""
     series = tasks_of(scores, scorer)
     name = slug(scorer)
     shown: list[Child] = [
@@ -128,7 +127,6 @@ def draw_stability(scores: Scores) -> Html:
 
 
 def _peak(entry: LayerScores) -> str:
-    """Return the highest layer, with its interval where there is one."""
     best = entry.values.index(max(entry.values))
     return f"{best} ({entry.peak.low} to {entry.peak.high})" if entry.peak and entry.samples else str(best)
 

@@ -65,7 +65,6 @@ def draw_details(artifacts: RunArtifacts) -> Html | None:
 
 
 def _detail(label: str, task: TaskScore) -> list[Cell]:
-    """Return one task's further figures of one model."""
     told = ", ".join(f"{words(name)} {plain_number(value)}" for name, value in task.details.items())
     return [
         Cell(task_name(task.pack, task.task), head=True),

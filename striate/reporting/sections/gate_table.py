@@ -19,13 +19,11 @@ def draw_gate(gate: GateResult | None) -> Html | None:
 
 
 def _row(row: GateRow) -> list[Html]:
-    """Return how one condition stands for one model."""
     mark = tag("span", "✓" if row.passed else "✗", class_="right" if row.passed else "wrong")
     return [mark, tag("span", f" {row.label}: {row.condition}, {_kept(row)}. {_told(row)}")]
 
 
 def _kept(row: GateRow) -> str:
-    """Return the retention with its interval and count."""
     if row.retention is None:
         return "no retention: the baseline scores nothing"
     interval = f", 95% interval {row.low:.1f} to {row.high:.1f}" if row.low is not None and row.high is not None else ""
@@ -33,7 +31,6 @@ def _kept(row: GateRow) -> str:
 
 
 def _told(row: GateRow) -> str:
-    """Return whether the sample is large enough to tell."""
     if row.resolvable:
         return "The sample is large enough to tell."
     more = f": about {count(row.needed_n)} items would do" if row.needed_n else ""

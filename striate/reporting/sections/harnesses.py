@@ -21,12 +21,10 @@ def draw_harnesses(records: Sequence[SuiteRecord]) -> Html | None:
 
 
 def _order(record: SuiteRecord) -> tuple[str, int]:
-    """Return where a record stands: models in the order of their making."""
     return record.harness, place_of(record.label)
 
 
 def _rows(record: SuiteRecord) -> list[list[Cell]]:
-    """Return one table row a task and metric of one model."""
     return [
         _cells(record, task, metric, value, figures.get(_error_of(metric)))
         for task, figures in record.figures.items()

@@ -69,12 +69,10 @@ def _section(name: str, title: str, content: Child, aside: str = "") -> Html:
 
 
 def _missing(stage: str, what: str) -> Missing:
-    """Return the note that a stage has not been run."""
     return Missing(tag("p", f"{what}. ", "Not run yet: ", tag("code", f"striate {stage}"), ".", class_="missing"))
 
 
 def _stack(artifacts: RunArtifacts) -> Child:
-    """Return the main picture with its legend."""
     if not artifacts.num_layers:
         return _missing("select", "No region has been chosen and no layer scored")
     region = artifacts.region
@@ -96,14 +94,12 @@ def _stack(artifacts: RunArtifacts) -> Child:
 
 
 def _not_pruned(artifacts: RunArtifacts) -> Html:
-    """Return why no layer is removed: not asked for, or not run yet."""
     if artifacts.config and not artifacts.config.prune.remove:
         return tag("p", "No layer was to be removed: prune.remove is 0.", class_="missing")
     return _missing("prune", "No layer has been removed")
 
 
 def _layers(artifacts: RunArtifacts) -> Child:
-    """Return scores with bands and the map, agreement, stability and spans."""
     scores = artifacts.scores
     if not scores or not scores.scorers:
         return None
@@ -118,7 +114,6 @@ def _layers(artifacts: RunArtifacts) -> Child:
 
 
 def _functions(artifacts: RunArtifacts) -> Child:
-    """Return the function map, or say how to get one."""
     if not artifacts.scores:
         return None
     return draw_function_maps(artifacts.scores) or _missing("analyze --by task", "Layers have not been scored by task")
@@ -145,7 +140,6 @@ def _retention(artifacts: RunArtifacts) -> Child:
 
 
 def _answers(artifacts: RunArtifacts) -> Child:
-    """Return the browser of questions, or say why there is none."""
     if artifacts.config and not artifacts.config.report.examples:
         return tag("p", "Left out: report.examples is 0.", class_="missing")
     return draw_browser(artifacts) or _missing("evaluate", "No model has answered a question")

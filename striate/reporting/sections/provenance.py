@@ -21,7 +21,6 @@ def draw_provenance(artifacts: RunArtifacts) -> Html:
 
 
 def _commands(artifacts: RunArtifacts) -> Html:
-    """Return the command that made the run, and the one that repeats it."""
     lines = [artifacts.record.command] if artifacts.record else []
     if artifacts.config:
         lines.append("striate run config.yaml        # the config below, as it is")
@@ -29,7 +28,6 @@ def _commands(artifacts: RunArtifacts) -> Html:
 
 
 def _machine(artifacts: RunArtifacts) -> Html | None:
-    """Return versions, device and seed."""
     if not artifacts.record:
         return None
     record = artifacts.record
@@ -45,7 +43,6 @@ def _fingerprints(artifacts: RunArtifacts) -> Html | None:
 
 
 def _hashes(artifacts: RunArtifacts) -> Html | None:
-    """Return the hashes of every file that a stage wrote."""
     if not artifacts.record:
         return None
     files = [pair for stage in artifacts.record.stages.values() for pair in stage.outputs.items()]
@@ -56,7 +53,6 @@ def _hashes(artifacts: RunArtifacts) -> Html | None:
 
 
 def _config(artifacts: RunArtifacts) -> Html | None:
-    """Return the whole config, folded away."""
     if not artifacts.config:
         return None
     text = dump_config(artifacts.config)

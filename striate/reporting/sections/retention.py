@@ -47,7 +47,6 @@ def _order(row: Difference) -> tuple[bool, bool, str, str, str, int]:
 
 
 def _table(rows: Sequence[Difference]) -> Html:
-    """Return a table of paired differences with a common scale."""
     widest = max((abs(edge) for row in rows if row.metric != "perplexity" for edge in (row.low, row.high)), default=0.0)
     heads = ["task", "model", "n", "baseline", "score", "difference", "95% interval", "", "retention"]
     return table(heads, [_cells(row, widest) for row in rows])

@@ -21,18 +21,15 @@ def headline(artifacts: RunArtifacts) -> Html:
 
 
 def _change(row: Difference) -> str:
-    """Return a difference with its interval and count, in brackets."""
     return f" ({points(row.difference)}, 95% interval {span(row.low, row.high)}, {sample(row.n)})"
 
 
 def _main(artifacts: RunArtifacts, kind: str) -> Difference | None:
-    """Return the comparison of the tuned model with the start."""
     row = overall(artifacts, "tuned", kind)
     return row if row and row.baseline == "start" else None
 
 
 def _visual(artifacts: RunArtifacts) -> Child:
-    """Return what tuning did to the visual tasks."""
     row = _main(artifacts, "visual")
     if not row:
         return None
@@ -47,7 +44,6 @@ def _visual(artifacts: RunArtifacts) -> Child:
 
 
 def _text(artifacts: RunArtifacts) -> Child:
-    """Return what tuning did to the text tasks."""
     row = _main(artifacts, "text")
     if not row:
         return _perplexity(artifacts)
@@ -86,7 +82,6 @@ def _pruned(artifacts: RunArtifacts) -> Child:
 
 
 def _unfinished(artifacts: RunArtifacts) -> str:
-    """Return the state of a run without a comparison."""
     done = [
         ("scored its layers", artifacts.scores),
         ("chosen a region", artifacts.region),
@@ -130,7 +125,6 @@ def _trained_tiles(artifacts: RunArtifacts) -> list[Html]:
 
 
 def _score_tiles(artifacts: RunArtifacts, label: str) -> list[Html]:
-    """Return what one model scores against the start, or keeps of another baseline, on visual and on text tasks."""
     rows = [(kind, overall(artifacts, label, kind)) for kind in ("visual", "text")]
     return [tile for kind, row in rows if row for tile in _score_tile(kind, label, row)]
 
@@ -146,7 +140,6 @@ def _score_tile(kind: str, label: str, row: Difference) -> list[Html]:
 
 
 def _retention_note(row: Difference) -> str:
-    """Return the interval and count behind a retention figure."""
     interval = ""
     if row.retention_low is not None and row.retention_high is not None:
         interval = f"95% interval {row.retention_low:.1f} to {row.retention_high:.1f}, "

@@ -54,7 +54,6 @@ def drawn_pairs(attributes: Sequence[str], count: int, seed: int) -> Iterator[li
 
 
 def _written(folder: Path, attribute: str, number: int) -> DrawnPair:
-    """Return one pair whose pictures now lie in `folder`."""
     pair, name = picture_pair(attribute, number), f"{attribute}-{number}"
     files = folder / f"{name}-a.png", folder / f"{name}-b.png"
     for file, picture in zip(files, pair.pictures, strict=True):

@@ -104,7 +104,6 @@ class _Squares:
     """A context in which exactly the layers' parameters take gradients, each squared and freed when it is whole."""
 
     def __init__(self, core: nn.Module, layers: Sequence[Mapping[str, nn.Parameter]]) -> None:
-        """Keep the model and its layers' parameters."""
         self._core = core
         self._layers = layers
         self._sums: list[Tensor] = []
@@ -139,7 +138,6 @@ class _Squares:
         return torch.stack(self._sums).cpu(), 1.0
 
     def _open(self) -> None:
-        """Let only the layers' parameters take gradients, and listen to them."""
         for parameter, _, _ in self._former:
             parameter.grad = None
             parameter.requires_grad_(False)
@@ -149,7 +147,6 @@ class _Squares:
                 self._handles.append(parameter.register_post_accumulate_grad_hook(partial(self._take, layer)))
 
     def _take(self, layer: int, parameter: Tensor) -> None:
-        """Add the square of a whole gradient to its layer, and free it."""
         if parameter.grad is not None:
             norm = torch.linalg.vector_norm(parameter.grad, dtype=torch.float32)
             self._sums[layer] = self._sums[layer] + norm.square()

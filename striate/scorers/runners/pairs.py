@@ -152,7 +152,6 @@ def _swap(
     batch: tuple[Mapping[str, Tensor], Mapping[str, Tensor]],
     onward: bool,
 ) -> tuple[Floats, Floats, Floats, Floats]:
-    """Return the fields of `Preferences` for one batch of pairs."""
     first, second = (on_device(core, half) for half in batch)
     answers = Answers.of(batch[0]["labels"]).to(first["input_ids"].device)
     theirs = replay.record(second, answers.rows, answers.columns)
@@ -172,7 +171,6 @@ def _swap(
 
 
 def _plain(recording: Recording, answers: Answers) -> Tensor:
-    """Return the preference of the unaltered model, shape (P,)."""
     return _preference(recording.logits, answers)
 
 

@@ -103,7 +103,6 @@ def score_weights(
 
 
 def _base(base: Path | None, num_layers: int, changes: Sequence[LayerScorer]) -> StoredMatrices | None:
-    """Return the base checkpoint, if any scorer needs it."""
     if not changes:
         return None
     if base is None:
@@ -129,7 +128,6 @@ def _former(before: StoredMatrices, name: str, weight: Tensor) -> Tensor:
 
 
 def _mismatch(given: str) -> ModelError:
-    """Return the error for two checkpoints of different models."""
     return ModelError(given, "two checkpoints of one model, before and after tuning", "check analyze.base")
 
 
@@ -144,12 +142,10 @@ def _stack_mean(scorer: LayerScorer, *weights: Tensor) -> Tensor:
 
 
 def _kind(name: str, layer: int) -> str:
-    """Return what a matrix is called within its layer."""
     return name.partition(f".{layer}.")[2]
 
 
 def _by_layer(rows: Sequence[tuple[int, str, Tensor]], num_layers: int) -> Floats:
-    """Return the mean over the matrices of each layer."""
     values: list[list[float]] = [[] for _ in range(num_layers)]
     for layer, _, value in rows:
         values[layer].append(float(value))

@@ -101,13 +101,11 @@ def _draws(parts: Mapping[str, PartSums], seed: int) -> dict[str, Floats]:
 
 
 def _band(draws_RL: Floats) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the 2.5% and 97.5% quantiles over resamples."""
     low_L, high_L = np.nanquantile(draws_RL, [0.025, 0.975], axis=0)
     return tuple(low_L.tolist()), tuple(high_L.tolist())
 
 
 def _require_tokens(scorer: str, parts: Mapping[str, PartSums]) -> None:
-    """Raise DataError where a part that counts has no token."""
     for part, sums in parts.items():
         if not sums.counts.sum():
             raise DataError(
@@ -119,7 +117,6 @@ def _require_tokens(scorer: str, parts: Mapping[str, PartSums]) -> None:
 
 
 def _require_finite(scorer: str, values_L: Floats) -> None:
-    """Raise ModelError where a score is NaN or infinite."""
     broken = np.flatnonzero(~np.isfinite(values_L))
     if len(broken):
         raise ModelError(

@@ -93,7 +93,6 @@ class AttentionView:
         return (apart / size).masked_fill(~real_BQ, 0.0).amax()
 
     def _on(self, name: str) -> Tensor:
-        """Return the groups' tensor `name` on the device of the call."""
         return self.groups.on(name, self.call.query.device)
 
     @cached_property

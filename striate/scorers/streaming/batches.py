@@ -67,7 +67,6 @@ class Batches(Generic[Item, Batch]):
             return None
 
     def _shrink(self, tried: int, sample: str) -> None:
-        """Halve the batch size for the rest of the run."""
         if tried == 1:
             raise ModelError(
                 f"sample {sample!r} alone does not fit into the device's memory",

@@ -108,7 +108,6 @@ class TokenGroups:
 
     @cached_property
     def _choice(self) -> tuple[Tensor, Tensor]:
-        """The positions and which of them count."""
         members_NBT = self.masks.members
         places = [(members_NBT & self.masks.of(kind)).flatten(1) for kind in ("image", "text")]
         spread = [_spread(row_S.nonzero()[:, 0]) for row_S in torch.cat(places)]

@@ -43,7 +43,6 @@ class _Batch:
     tallies: dict[Key, list[Tally]] = field(default_factory=dict)
 
     def add(self, scorer: LayerScorer, found: dict[str, Tally]) -> None:
-        """Keep the tallies of one scorer on a few layers."""
         for part, one in found.items():
             self.tallies.setdefault((scorer.name, part), []).append(one)
 
@@ -125,7 +124,6 @@ class LayerStream:
         return hook
 
     def _update(self, batch: _Batch, layer: int, x_in_BTD: Tensor, x_out_BTD: Tensor) -> None:
-        """Take what scorers need of one layer."""
         if layer != batch.seen:
             raise _not_plain(f"layer {layer} did not run exactly once, in order")
         masks = batch.groups.masks
@@ -144,14 +142,12 @@ class LayerStream:
             batch.spans.add(x_in_BTD, x_out_BTD, batch.groups.on("last_index", x_out_BTD.device))
 
     def _see(self, batch: _Batch) -> None:
-        """Let every scorer see the layers of the block."""
         if batch.block.size:
             view = batch.block.view()
             for scorer in self._scorers:
                 batch.add(scorer, scorer.function(view))
 
     def _attention(self, layer: int, call: AttentionCall) -> None:
-        """Let every attention scorer see one attention call."""
         batch = self._batch
         if batch is None or batch.queries is None:
             return
@@ -198,7 +194,6 @@ class LayerStream:
 
 @contextmanager
 def _hooked(layer: nn.Module, hook: Callable[..., None]) -> Iterator[None]:
-    """Keep a forward hook on `layer` inside this context."""
     handle = layer.register_forward_hook(hook, with_kwargs=True)
     try:
         yield
@@ -207,7 +202,6 @@ def _hooked(layer: nn.Module, hook: Callable[..., None]) -> Iterator[None]:
 
 
 def _not_plain(problem: str) -> ModelError:
-    """Return the error for a language model whose layers can't be scored by input and output."""
     return ModelError(
         f"this language model can't be scored layer by layer: {problem}",
         "decoder layers that run once each, in order, on hidden states of shape (batch, tokens, width)",
@@ -216,7 +210,6 @@ def _not_plain(problem: str) -> ModelError:
 
 
 def _not_watched(problem: str) -> ModelError:
-    """Return the error for a language model whose attention can't be watched."""
     return ModelError(
         f"this language model's attention can't be watched: {problem}",
         "decoder layers that attend once each, by softmax over the tokens of the conversation",

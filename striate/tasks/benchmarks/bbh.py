@@ -32,7 +32,6 @@ def read_bbh_cot(release: Release) -> Iterator[Item]:
 
 
 def _items(release: Release, direct: bool) -> Iterator[Item]:
-    """Yield the questions of every task file."""
     for file in release.find_all("bbh/*.json", "*.json"):
         prompt = _prompt(release, file.stem, direct)
         for number, row in enumerate(release.rows(release.json(file), "examples", file)):
@@ -49,7 +48,6 @@ def _items(release: Release, direct: bool) -> Iterator[Item]:
 
 
 def _prompt(release: Release, task: str, direct: bool) -> str:
-    """Return a task's instruction and its examples, ending with a blank line."""
     file = release.find(f"cot-prompts/{task}.txt", f"../cot-prompts/{task}.txt")
     text = _published(release, file)
     instruction, *examples = re.split(r"\n\s*\n(?=Q:)", text.strip())

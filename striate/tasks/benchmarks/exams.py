@@ -97,7 +97,6 @@ def _items(
 
 
 def _asked(release: Release, wording: Wording, row: Mapping[str, str], file: Path) -> str:
-    """Return a question with its four choices, up to where the letter follows."""
     cells = {name.lower(): text for name, text in row.items() if name}
     lines = [f"{wording.before_question}{release.text(cells, 'question', file)}"]
     lines += [f"{letter}. {release.text(cells, letter.lower(), file)}" for letter in LETTERS]
@@ -106,12 +105,10 @@ def _asked(release: Release, wording: Wording, row: Mapping[str, str], file: Pat
 
 
 def _answer(release: Release, row: Mapping[str, str], file: Path) -> str:
-    """Return the right letter of a question."""
     return release.text({name.lower(): text for name, text in row.items() if name}, "answer", file)
 
 
 def _shots(release: Release, file: Path, columns: tuple[str, ...] = ()) -> list[dict[str, str]]:
-    """Return the first rows of a subject's dev file, as many as are asked for."""
     if not release.shots:
         return []
     release.find(str(file.relative_to(release.folder)))

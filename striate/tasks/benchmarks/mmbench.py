@@ -64,7 +64,6 @@ def _owner(row: dict[str, str]) -> str:
 
 
 def _place(release: Release, index: str) -> Path:
-    """Return where the picture of row `index` is written."""
     return release.unpacked / f"{index}.jpg"
 
 

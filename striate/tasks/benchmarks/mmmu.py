@@ -79,12 +79,10 @@ def _listed(release: Release, row: dict[str, Any], key: str, file: Path) -> tupl
 
 
 def _tables(release: Release) -> list[Path]:
-    """Return the validation files of all subjects."""
     return release.find_all("*/validation-*.parquet", "validation-*.parquet")
 
 
 def _place(release: Release, name: str, number: int) -> Path:
-    """Return where picture `number` of a question is written."""
     return release.unpacked / f"{name}-{number}.png"
 
 

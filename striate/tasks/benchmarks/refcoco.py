@@ -46,7 +46,6 @@ def read_refcoco(release: Release) -> Iterator[Item]:
 
 
 def _from_lines(release: Release, file: Path) -> Iterator[Item]:
-    """Yield the items of one file of JSON lines."""
     split = file.stem.rpartition("_")[2]
     for number, (place, row) in enumerate(release.lines(file)):
         picture = release.text(row, "image", place)
@@ -77,7 +76,6 @@ def _fractions(box: Any, width: float, height: float) -> str:
 
 
 def _refs(release: Release, file: Path) -> list[dict[str, Any]]:
-    """Return the list of references."""
     if file.suffix == ".json":
         found = release.json(file)
     else:

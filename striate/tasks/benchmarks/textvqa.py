@@ -26,7 +26,6 @@ def read_textvqa_ocr(release: Release) -> Iterator[Item]:
 
 
 def _items(release: Release, tokens: dict[str, list[Any]] | None) -> Iterator[Item]:
-    """Yield the questions, with the OCR tokens of their pictures where some are given."""
     file = release.find(QUESTIONS, "TextVQA_*_val.json")
     pictures = release.place("train_images", "train_val_images/train_images", "images")
     for row in release.rows(release.json(file), "data", file):
@@ -46,7 +45,6 @@ def _items(release: Release, tokens: dict[str, list[Any]] | None) -> Iterator[It
 
 
 def _tokens(release: Release) -> dict[str, list[Any]]:
-    """Return the OCR tokens of every picture."""
     file = release.find(OCR, "TextVQA_Rosetta_OCR_*_val.json")
     rows = release.rows(release.json(file), "data", file)
     return {release.text(row, "image_id", file): release.field(row, "ocr_tokens", file) for row in rows}

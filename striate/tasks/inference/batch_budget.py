@@ -30,7 +30,6 @@ def budget_for(model: Any, rows: int | None = None, tokens: int | None = None) -
 
 
 def _tokens_that_fit(core: Any) -> int:
-    """Return how many tokens the accelerator has room for beside the model."""
     if core.device.type != "cuda":
         return FALLBACK_TOKENS
     free, _ = torch.cuda.mem_get_info(core.device)

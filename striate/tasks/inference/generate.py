@@ -84,7 +84,6 @@ class _Answerer:
     state: AskState
 
     def replies(self, batch: list[Prompt]) -> list[Reply]:
-        """Return the greedy answer to each prompt."""
         rows = self.prefixes.prefill(batch)
         if rows is not None:
             new_tokens = decode(self.model, rows, self.ends, self.max_new_tokens)
@@ -197,7 +196,6 @@ class _WordEnded(StoppingCriteria):
     """Ends a row once its new tokens hold a word and the white space after it."""
 
     def __init__(self, tokenizer: Any, prompt_length: int) -> None:
-        """Keep the tokenizer and how many tokens the prompt takes."""
         self._tokenizer = tokenizer
         self._prompt_length = prompt_length
 

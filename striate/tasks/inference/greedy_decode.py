@@ -140,12 +140,10 @@ def shared_equals_whole(model: Any, collator: Collator, prompts: Sequence[Prompt
 
 
 def _positions(mask: Tensor) -> Tensor:
-    """Return the position of every token (B, T), counted without padding."""
     return (mask.cumsum(-1) - 1).clamp(min=0)
 
 
 def _cut(prompt: Prompt, length: int) -> Encoded:
-    """Return the prompt's first `length` tokens with its pictures."""
     tokens = {name: value[:, :length] for name, value in prompt.encoded.tokens.items()}
     return Encoded(tokens, prompt.encoded.pictures)
 

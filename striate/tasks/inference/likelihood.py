@@ -95,7 +95,6 @@ def text_replies(model: Any, tokenizer: Any, items: Sequence[Item], state: AskSt
 
 
 def _options(tokenizer: Any, item: Item, limit: int) -> list[ScoredText]:
-    """Return the item's choices, each as the tokens of its context and itself."""
     context = plain_context(item)
     options = [encode(tokenizer, joined(context, choice), len(context)) for choice in item.choices]
     for option, choice in zip(options, item.choices, strict=True):

@@ -87,7 +87,6 @@ class SharedPrefixes:
         self._counts.pictures_reused += self._feature_cache.reused - before[1]
 
     def _note(self, reason: str) -> None:
-        """Note why prefixes are not shared."""
         self._counts.reuse = f"starts of prompts are not shared: {reason}"
 
     def _prove(self, prompts: Sequence[Prompt]) -> None:
@@ -105,7 +104,6 @@ class SharedPrefixes:
             self._counts.reuse = SHARED
 
     def _count(self, prompts: Sequence[Prompt], read: Sequence[Prefix]) -> None:
-        """Count pictures that went through the vision encoder, and those that did not have to."""
         encoded = sum(len(pictures) for pictures, _ in read)
         self._counts.pictures_encoded += encoded
         self._counts.pictures_reused += sum(len(prompt.prefix[0]) for prompt in prompts) - encoded

@@ -90,5 +90,4 @@ def _prompts(places: list[int], items: Sequence[Item], collator: Collator) -> li
 
 
 def _picture_bytes(prompt: Prompt) -> int:
-    """Return how much memory the pictures of one prompt take."""
     return sum(value.nbytes for value in prompt.encoded.pictures.values())

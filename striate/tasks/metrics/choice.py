@@ -23,7 +23,6 @@ def score_choice(item: Item, reply: Reply) -> Mark:
 
 
 def _check(item: Item) -> str:
-    """Return what is wrong with the choices of `item`, or an empty string."""
     known = [normalize(choice) for choice in item.choices]
     if len(known) < 2:
         return "'choices' needs at least two entries"

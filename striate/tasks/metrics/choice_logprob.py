@@ -29,7 +29,6 @@ def score_choice_logprob(item: Item, reply: Reply) -> Mark:
 
 
 def _check(item: Item) -> str:
-    """Return what is wrong with the choices of `item`, or an empty string."""
     if len(item.choices) < 2:
         return "'choices' needs at least two entries"
     if item.answer_index is None or not 0 <= item.answer_index < len(item.choices):

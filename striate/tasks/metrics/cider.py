@@ -52,7 +52,6 @@ def cider_details(predictions: Sequence[Prediction]) -> dict[str, float]:
 
 
 def _package() -> Any:
-    """Return pycocoevalcap's scorer."""
     try:
         from pycocoevalcap.cider.cider import Cider
     except ImportError as error:

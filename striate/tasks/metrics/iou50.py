@@ -26,7 +26,6 @@ def score_iou50(item: Item, reply: Reply) -> Mark:
 
 
 def _check(item: Item) -> str:
-    """Return which accepted answer of `item` is no box, or an empty string."""
     wrong = [answer for answer in item.answers if parse_box(answer, item.size) is None]
     return f"answer {wrong[0]!r} is not a box [x1, y1, x2, y2] with an area, inside the picture" if wrong else ""
 

@@ -26,7 +26,6 @@ def score_last_word(item: Item, reply: Reply) -> Mark:
 
 
 def _check(item: Item) -> str:
-    """Return why the continuation of `item` can't be compared, or an empty string."""
     return "" if first_word(item.answers[0]) else f"'continuation' {item.answers[0]!r} holds no word"
 
 

@@ -53,7 +53,6 @@ def _place(letter: str, count: int) -> int | None:
 
 
 def _check(item: Item) -> str:
-    """Return what is wrong with the choices of `item`, or an empty string."""
     if not 2 <= len(item.choices) <= len(ascii_uppercase):
         return f"'choices' has {len(item.choices)} entries, but must have 2 to {len(ascii_uppercase)}"
     if item.answer_index is None or not 0 <= item.answer_index < len(item.choices):

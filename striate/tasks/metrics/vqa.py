@@ -32,7 +32,6 @@ def score_vqa(item: Item, reply: Reply) -> Mark:
 
 
 def _check(item: Item) -> str:
-    """Return what is wrong with the answers of `item`, or an empty string."""
     count = len(item.answers)
     return "" if count == PEOPLE else f"'answers' has {count} entries, but VQA accuracy needs ten people's answers"
 

@@ -80,7 +80,6 @@ def _accuracies(predictions: Sequence[Prediction]) -> tuple[float, float]:
 
 
 def _check(item: Item) -> str:
-    """Return why the answer of `item` is neither yes nor no, or an empty string."""
     if len(item.answers) == 1 and said(item.answers[0]):
         return ""
     return f"'answers' is {list(item.answers)}, but must be one answer, yes or no"

@@ -88,7 +88,6 @@ def _object(line: str, place: str) -> dict[str, Any]:
 
 
 def _item(row: dict[str, Any], pack: str, pictures: ImageFolder, place: str) -> Item:
-    """Return the item that `row` describes, checked for its metric."""
     metric = _text(row, "metric", place)
     if metric not in METRICS:
         known = METRICS.names()
@@ -110,7 +109,6 @@ def _item(row: dict[str, Any], pack: str, pictures: ImageFolder, place: str) -> 
 
 
 def _fields(row: dict[str, Any], metric: str, place: str) -> dict[str, Any]:
-    """Return the fields of an item that depend on how its metric asks."""
     mode = metric_of(metric).mode
     if mode == "generate":
         return {"question": _text(row, "question", place), **_truth(row, metric, place)}
@@ -128,7 +126,6 @@ def _fields(row: dict[str, Any], metric: str, place: str) -> dict[str, Any]:
 
 
 def _truth(row: dict[str, Any], metric: str, place: str) -> dict[str, Any]:
-    """Return the fields that say which generated answers are right."""
     choices = _texts(row, "choices", place) if metric in ("choice", "letter") else ()
     if metric == "letter":
         return {"choices": choices, "answer_index": _index(row, place)}
@@ -151,7 +148,6 @@ def _listed(names: Any) -> Any:
 
 
 def _size(row: dict[str, Any], place: str) -> tuple[int, int]:
-    """Return the picture's width and height in pixels."""
     value = row["size"]
     if not isinstance(value, list) or len(value) != 2 or not all(type(side) is int and side > 0 for side in value):
         raise DataError(f"{place}: 'size' is {value!r}", "[width, height] in pixels", "fix that line")
@@ -194,7 +190,6 @@ def _compare(row: dict[str, Any], place: str) -> Compare:
 
 
 def _misplaced_image(item: Item) -> str:
-    """Return why the image or its placeholder is wrong for the item, or an empty string."""
     if item.image is not None and metric_of(item.metric).mode != "generate":
         return "this metric asks about text only, but the row has an image"
     count = item.question.count(PLACEHOLDER)

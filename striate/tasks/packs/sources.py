@@ -114,7 +114,6 @@ def _is_picture(path: Path) -> bool:
 
 
 def _checked(item: Item, release: Release) -> Item:
-    """Return `item` if it is right for its metric."""
     problem = metric_of(item.metric).check(item)
     if problem:
         raise release.damaged(release.folder, f"question {item.id!r}: {problem}")
@@ -122,12 +121,10 @@ def _checked(item: Item, release: Release) -> Item:
 
 
 def _is_packed(benchmark: Benchmark) -> bool:
-    """Return whether the benchmark's pictures lie inside other files."""
     return benchmark.unpack is not Benchmark.unpack
 
 
 def _check_pictures(items: Sequence[Item], release: Release) -> None:
-    """Raise if a picture of the chosen items is missing."""
     missing = [path for item in items for path in item.images if not path.is_file()]
     if missing:
         raise DataError(

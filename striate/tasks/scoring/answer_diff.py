@@ -86,7 +86,6 @@ def _key(item: Prediction) -> tuple[str, ...]:
 
 
 def _flat(row: Mapping[str, Prediction]) -> dict[str, Any]:
-    """Return one line: the item, then each model's answer and score."""
     first = next(iter(row.values()))
     fields: dict[str, Any] = {name: getattr(first, name) for name in ("pack", "task", "id", "metric", "question")}
     fields |= {"image": first.image or "", "expected": list(first.expected)}

@@ -118,7 +118,6 @@ def hold_against(
 
 
 def _no_shares(one: Condition, tasks: Sequence[tuple[str, str]]) -> ConfigError:
-    """Return the error for a scope in which nothing is scored by a share of right answers."""
     return ConfigError(
         f"gate {one.text!r}: no {one.scope} task is scored by a share of right answers",
         "a scope with such tasks; perplexity has rows of its own, as PACK/TASK",

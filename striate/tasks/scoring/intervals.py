@@ -131,6 +131,5 @@ def mcnemar(right_to_wrong: int, wrong_to_right: int) -> float:
 
 
 def _quantiles(values: Floats, tail: float) -> tuple[float, float]:
-    """Return the quantiles `tail` and `1 - tail` of `values` (R,)."""
     low, high = np.quantile(values, [tail, 1 - tail])
     return float(low), float(high)

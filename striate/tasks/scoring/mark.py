@@ -45,7 +45,6 @@ def mark_all(items: Sequence[Item], replies: Sequence[Reply]) -> list[Mark]:
 
 
 def _tasks(items: Sequence[Item]) -> dict[tuple[str, str, str], list[int]]:
-    """Return the places of the items of each pack, task and metric."""
     tasks: dict[tuple[str, str, str], list[int]] = {}
     for index, item in enumerate(items):
         tasks.setdefault((item.pack, item.task, item.metric), []).append(index)

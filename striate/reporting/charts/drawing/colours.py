@@ -75,7 +75,6 @@ def _scheme(colours: dict[str, str], ramp: tuple[str, ...], sides: tuple[str, ..
 
 
 def _mix(ramp: tuple[str, ...], share: float) -> str:
-    """Return the colour at `share` of the way along `ramp`."""
     place = share * (len(ramp) - 1)
     left = min(int(place), len(ramp) - 2)
     pairs = zip(_channels(ramp[left]), _channels(ramp[left + 1]), strict=True)
@@ -83,5 +82,4 @@ def _mix(ramp: tuple[str, ...], share: float) -> str:
 
 
 def _channels(colour: str) -> tuple[int, int, int]:
-    """Return red, green and blue of `#rrggbb`."""
     return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)

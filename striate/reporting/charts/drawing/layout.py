@@ -130,7 +130,6 @@ def _cell_and_gap(width: float, columns: Sequence[HeatColumn]) -> tuple[float, f
 
 
 def _fits(group: list[HeatColumn], cell: float) -> bool:
-    """Return whether the headings of one scorer's columns fit lying down."""
     parts = all(text_width(column.part, SMALL) <= cell for column in group)
     return parts and all(
         text_width(row, SMALL) <= cell * len(group) + 8 for row in name_rows(group[0].scorer, len(group))

@@ -48,7 +48,6 @@ def overlap(first: Box, second: Box) -> float:
 
 
 def _free(match: re.Match[str], size: Size | None) -> Box:
-    """Return a box of fractions, pixels or thousandths, by its numbers and what is known."""
     x1, y1, x2, y2 = map(float, match.groups())
     if max(x1, y1, x2, y2) <= 1.0:
         return x1, y1, x2, y2
@@ -57,7 +56,6 @@ def _free(match: re.Match[str], size: Size | None) -> Box:
 
 
 def _hundredths(match: re.Match[str], size: Size | None) -> Box:
-    """Return a box of hundredths."""
     x1, y1, x2, y2 = (float(value) / HUNDREDTHS for value in match.groups())
     return x1, y1, x2, y2
 
