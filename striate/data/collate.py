@@ -106,7 +106,6 @@ class Collator:
         return batch["input_ids"] == (-1 if token is None else token)
 
     def _conversation(self, sample: Sample, images: list[Image.Image]) -> Encoded:
-        """Return one labelled conversation, its text cut at `max_length`."""
         conversation = self._renderer.conversation(sample)
         encoded = self._encoder.encode(sample.id, conversation.text, images)
         labels = self._encoder.labels(sample.id, conversation, images, encoded)
@@ -126,7 +125,6 @@ class Collator:
         return encoded
 
     def _too_long(self, sample: Sample, encoded: Encoded) -> DataError:
-        """Return the error for a sample whose picture and question leave no room."""
         pictured = int(self.image_mask(encoded.tokens).sum())
         return DataError(
             f"sample {sample.id!r} does not fit: {encoded.length} tokens, {pictured} of them image tokens",
@@ -145,7 +143,6 @@ class Collator:
             yield sample, [opened[path] for path in sample.images]
 
     def _join(self, items: Sequence[Encoded], left: bool) -> Batch:
-        """Return the items as one batch, their tokens padded to the longest."""
         length = max(item.length for item in items)
         batch = {}
         for name in _names(item.tokens for item in items):
@@ -166,7 +163,6 @@ def _check_placeholders(sample: Sample) -> None:
 
 
 def _pictures(items: Sequence[Encoded]) -> Batch:
-    """Return the picture tensors of all items together."""
     return {
         name: _cat_padded([item.pictures[name] for item in items if name in item.pictures])
         for name in _names(item.pictures for item in items)
@@ -174,7 +170,6 @@ def _pictures(items: Sequence[Encoded]) -> Batch:
 
 
 def _names(rows: Iterator[Batch]) -> list[str]:
-    """Return every tensor name that occurs, in order of first use."""
     return list(dict.fromkeys(name for row in rows for name in row))
 
 

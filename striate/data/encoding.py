@@ -35,7 +35,6 @@ class Encoder:
     """Encodes rendered text and pictures with one processor, whatever that processor makes of a placeholder."""
 
     def __init__(self, processor: Any) -> None:
-        """Keep `processor` and look up its image token."""
         self._processor = processor
         self._tokenizer = processor.tokenizer
         self.image_token_id = _image_token_id(processor)
@@ -140,12 +139,10 @@ def _follows_tokens(name: str, value: torch.Tensor, shape: tuple[int, ...]) -> b
 
 
 def _overlapping(offsets: list[tuple[int, int]], answers: tuple[Answer, ...]) -> list[bool]:
-    """Return for each token whether it shares a character with an answer."""
     return [any(start < answer.end and end > answer.start for answer in answers) for start, end in offsets]
 
 
 def _common_length(prefix: torch.Tensor, ids: torch.Tensor) -> int:
-    """Return how many tokens the two have in common from the start."""
     size = min(len(prefix), len(ids))
     differ = (prefix[:size] != ids[:size]).nonzero()
     return int(differ[0]) if len(differ) else size

@@ -21,7 +21,6 @@ class ImageFolder:
     """The folder of a data file: finds the pictures that it names and lets none lie outside."""
 
     def __init__(self, folder: Path) -> None:
-        """Keep `folder` and where it really is."""
         self.folder = folder
         self._real = folder.resolve()
         self._found: dict[str, Path] = {}
@@ -37,7 +36,6 @@ class ImageFolder:
         return self._found[name]
 
     def _look(self, name: str, place: str) -> Path:
-        """Return the first of the two possible paths that is a file inside the folder."""
         inside = f"a path inside {self.folder}, relative to it or to {self.folder / 'images'}"
         for candidate in (self.folder / name, self.folder / "images" / name):
             if not candidate.resolve().is_relative_to(self._real):
@@ -105,7 +103,6 @@ def _turn(turn: Any, names: tuple[str, str], named: list[str], place: str) -> Me
 
 
 def _text(content: Any, named: list[str], place: str) -> str:
-    """Return a turn's content as text with `<image>` placeholders."""
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
@@ -129,7 +126,6 @@ def _block(block: Any, named: list[str], place: str) -> str:
 
 
 def _image_list(record: dict[str, Any], place: str) -> list[str]:
-    """Return the pictures under `image` or `images`."""
     value = record.get("image", record.get("images"))
     if value is None:
         return []
@@ -157,7 +153,6 @@ def _check_order(messages: list[Message], place: str) -> None:
 
 
 def _check_placeholders(messages: list[Message], images: list[str], place: str) -> None:
-    """Raise unless user turns hold exactly one `<image>` for every picture."""
     for message in messages:
         if message.images and message.role != "user":
             raise DataError(f"{place}: {PLACEHOLDER} in a turn of {message.role}", "pictures in user turns", "move it")

@@ -34,25 +34,20 @@ class PicturePair:
 
 @dataclass(frozen=True)
 class _Ground:
-    """An empty canvas and the name of its colour."""
-
     canvas: Image.Image
     name: str
 
     def with_shapes(self, placed: Sequence[Placed]) -> Image.Image:
-        """Return a copy with shapes on it."""
         picture = self.canvas.copy()
         for item in placed:
             draw_shape(picture, item)
         return picture
 
     def colours(self, rng: random.Random, count: int) -> list[str]:
-        """Return `count` different colours that stand out from the ground."""
         return rng.sample([name for name in COLOURS if name != self.name], count)
 
 
 def _cell(rng: random.Random, side: int, grid: int, cell: int, shape: str, colour: str) -> Placed:
-    """Return a shape in the middle of a cell of a `grid` x `grid` raster."""
     part = side / grid
     x, y = (cell % grid + 0.5) * part, (cell // grid + 0.5) * part
     return Placed(shape, colour, x, y, part * rng.uniform(0.3, 0.42), 0.0, cell)
@@ -69,7 +64,6 @@ def _scene(rng: random.Random, side: int) -> tuple[_Ground, Placed, list[Placed]
 
 
 def _colour(rng: random.Random, side: int) -> PicturePair:
-    """Return one shape in two colours."""
     ground, item, others = _scene(rng, side)
     taken = {item.colour, ground.name, *(other.colour for other in others)}
     other = replace(item, colour=rng.choice([name for name in COLOURS if name not in taken]))
@@ -78,7 +72,6 @@ def _colour(rng: random.Random, side: int) -> PicturePair:
 
 
 def _shape(rng: random.Random, side: int) -> PicturePair:
-    """Return two shapes in one colour, at one place."""
     ground, item, others = _scene(rng, side)
     taken = {item.shape, *(other.shape for other in others)}
     other = replace(item, shape=rng.choice([name for name in SHAPES if name not in taken]))
@@ -98,7 +91,6 @@ def _count(rng: random.Random, side: int) -> PicturePair:
 
 
 def _position(rng: random.Random, side: int) -> PicturePair:
-    """Return one shape at two places."""
     ground, item, others = _scene(rng, side)
     taken = {item.cell, *(other.cell for other in others)}
     cell = rng.choice([cell for cell in range(9) if cell not in taken])
@@ -109,7 +101,6 @@ def _position(rng: random.Random, side: int) -> PicturePair:
 
 
 def _word(rng: random.Random, side: int) -> PicturePair:
-    """Return two words in one place, size and colour."""
     ground = _Ground(*background(rng, side))
     words = rng.sample(_WORDS.split(), 2)
     dark = ground.name in ("black", "gray", "teal", "brown")
@@ -123,7 +114,6 @@ def _word(rng: random.Random, side: int) -> PicturePair:
 
 
 def _place(cell: int) -> str:
-    """Return the words for a cell of the 3 x 3 raster."""
     row, column = _ROWS[cell // 3], _COLUMNS[cell % 3]
     return "centre" if (row, column) == ("middle", "centre") else f"{row} {column}"
 

@@ -52,14 +52,12 @@ def verify_image(path: Path, owner: str) -> None:
 
 
 def _on_white(image: Image.Image) -> Image.Image:
-    """Return a picture with transparency laid on white, as a page shows it."""
     page = Image.new("RGBA", image.size, "white")
     page.alpha_composite(image.convert("RGBA"))
     return page.convert("RGB")
 
 
 def _unreadable(path: Path, owner: str, error: Exception) -> DataError:
-    """Return the error for a picture that can't be read."""
     return DataError(
         f"sample {owner!r}: can't read picture {path}: {error}", ALLOWED, "replace the picture or remove the sample"
     )

@@ -66,7 +66,6 @@ def check_images(samples: Sequence[Sample]) -> int:
 
 
 def _training_file(path: Path) -> Path:
-    """Return the file to read for `path`, which may be a folder."""
     if path.is_dir():
         found = [path / name for name in TRAIN_FILES if (path / name).is_file()]
         if not found:
@@ -80,7 +79,6 @@ def _training_file(path: Path) -> Path:
 
 
 def _read_text(file: Path) -> str:
-    """Return the file's text."""
     try:
         return file.read_text(encoding="utf-8-sig")
     except OSError as error:

@@ -91,14 +91,12 @@ class Renderer:
         return start, found + len(words)
 
     def _render(self, sample: Sample, generation: bool = False) -> str:
-        """Return the template's text of the sample."""
         return self._processor.apply_chat_template(
             sample.chat(), chat_template=self._template, add_generation_prompt=generation, tokenize=False
         )
 
 
 def _shared_length(text: str, other: str) -> int:
-    """Return how many characters the two have in common from the start."""
     pairs = enumerate(zip(text, other, strict=False))
     return next((index for index, (a, b) in pairs if a != b), min(len(text), len(other)))
 

@@ -74,5 +74,4 @@ class Sample:
         return (index for index, message in enumerate(self.messages) if message.role == "assistant")
 
     def _last(self, role: Role) -> str:
-        """Return the words of the last turn of `role`, or an empty string."""
         return next((message.plain for message in reversed(self.messages) if message.role == role), "")

@@ -27,13 +27,11 @@ Point = tuple[float, float]
 
 
 def _ring(sides: int, start: float = -90.0) -> list[Point]:
-    """Return the corners of a regular polygon on the unit circle."""
     angles = [math.radians(start + 360 * index / sides) for index in range(sides)]
     return [(math.cos(angle), math.sin(angle)) for angle in angles]
 
 
 def _star() -> list[Point]:
-    """Return the corners of a five-pointed star."""
     return [
         (math.cos(angle) * radius, math.sin(angle) * radius)
         for index in range(10)
@@ -42,7 +40,6 @@ def _star() -> list[Point]:
 
 
 def _cross() -> list[Point]:
-    """Return the corners of an upright cross."""
     arm = 0.33
     corner = [(-arm, -1.0), (arm, -1.0), (arm, -arm), (1.0, -arm), (1.0, arm), (arm, arm)]
     return corner + [(-x, -y) for x, y in corner]

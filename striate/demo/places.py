@@ -96,7 +96,6 @@ def builtin_model(llm: Path | None, vision: Path | None, progress: Progress) -> 
 
 
 def _key(llm: Path, vision: Path) -> str:
-    """Return a short hash of what the built-in LVLM is made of."""
     digest = hashlib.sha256(f"recipe {RECIPE}".encode())
     for path in (llm, vision):
         digest.update((fingerprint(path) if path.exists() else str(path)).encode())

@@ -31,7 +31,6 @@ def _register_config(configuration_auto: ModuleType) -> None:
 
 
 def _register_model(modeling_auto: ModuleType) -> None:
-    """Let `AutoModel` know the model."""
     from striate.demo.vision import EfficientNetLiteConfig, EfficientNetLiteModel
 
     modeling_auto.AutoModel.register(EfficientNetLiteConfig, EfficientNetLiteModel, exist_ok=True)

@@ -62,7 +62,6 @@ def scene(rng: random.Random, supplies: Supplies) -> tuple[Image.Image, list[Que
 
 
 def _place(rng: random.Random, cell: int, side: int, ground: str) -> Placed:
-    """Return a random shape near the middle of grid cell `cell`."""
     third = side / 3
     radius = third * rng.uniform(0.22, 0.46)
     slack = third / 2 - radius
@@ -89,7 +88,6 @@ def _single_questions(rng: random.Random, item: Placed, others: Sequence[Placed]
 
 
 def _count_question(rng: random.Random, placed: Sequence[Placed]) -> Question:
-    """Return a question on how many shapes there are, of all or of one kind."""
     item = rng.choice(list(placed))
     what, number = rng.choice(
         (
@@ -111,7 +109,6 @@ def _relation_question(rng: random.Random, first: Placed, second: Placed) -> Que
 
 
 def _cell_name(cell: int) -> str:
-    """Return the words for a cell of the 3 x 3 grid."""
     row, column = ROWS[cell // 3], COLUMNS[cell % 3]
     return "centre" if (row, column) == ("middle", "centre") else f"{row} {column}"
 
@@ -137,7 +134,6 @@ def counting(rng: random.Random, supplies: Supplies) -> tuple[Image.Image, list[
 
 
 def _ink(rng: random.Random, ground: str) -> str:
-    """Return the name of a colour that reads well on `ground`."""
     dark = ("black", "blue", "red", "green", "brown", "purple", "teal")
     light = ("white", "yellow", "cyan", "pink")
     return rng.choice(light if ground in dark else dark)
@@ -162,7 +158,6 @@ def _write(
 
 
 def _text(rng: random.Random, supplies: Supplies) -> str:
-    """Return a word, letters, or a number."""
     kind = rng.random()
     if kind < 0.6:
         word = supplies.words[rng.randrange(len(supplies.words))]

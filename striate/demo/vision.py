@@ -27,7 +27,6 @@ class SameConv2d(nn.Conv2d):
         return functional.conv2d(padded, self.weight, None, self.stride, 0, 1, self.groups)
 
     def _padding(self, size: int, axis: int) -> int:
-        """Return the total padding of one axis."""
         stride, kernel = self.stride[axis], self.kernel_size[axis]
         return max((-(-size // stride) - 1) * stride + kernel - size, 0)
 
@@ -101,7 +100,6 @@ class EfficientNetLiteModel(PreTrainedModel):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Draw convolutions for unit variance; norms keep their ones and zeros."""
         if isinstance(module, SameConv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out")
         elif isinstance(module, FixedNorm):

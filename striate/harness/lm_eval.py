@@ -74,5 +74,4 @@ def run(suite: Suite, loaded: Loaded, *, limit: int | None, batch_size: int | No
 
 
 def _versions(found: dict[str, Any]) -> dict[str, str]:
-    """Return the version of every task."""
     return {name: str(version) for name, version in found.get("versions", {}).items()}

@@ -85,7 +85,6 @@ class StriateLmms(lmms):
         )
 
     def _item(self, request: Any, place: int, store: Path) -> Item:
-        """Return a request as an item, its pictures written to `store`."""
         context, _, to_visuals, number, task, split = request.args
         pictures = _pictures(to_visuals, self.task_dict[task][split][number], task)
         paths = [store / f"{place}-{index}.png" for index in range(len(pictures))]
@@ -132,7 +131,6 @@ def run(suite: Suite, loaded: Loaded, *, limit: int | None, batch_size: int | No
 
 
 def _new_tokens(options: dict[str, Any]) -> int:
-    """Return the most new tokens that a request asks for."""
     if options.get("do_sample") and options.get("temperature"):
         raise ModelError(
             f"lmms-eval asks for sampled answers ({options})",
@@ -143,7 +141,6 @@ def _new_tokens(options: dict[str, Any]) -> int:
 
 
 def _pictures(to_visuals: Callable[[Any], Any], row: Any, task: str) -> list[Image]:
-    """Return the pictures of one row of a task's data."""
     found = list(to_visuals(row) or []) if callable(to_visuals) else []
     strangers = [one for one in found if not isinstance(one, Image)]
     if strangers:

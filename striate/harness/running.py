@@ -100,7 +100,6 @@ def run_suite(
 
 
 def _run(suite: Suite, loaded: Loaded, limit: int | None, batch_size: int | None) -> Outcome:
-    """Return what the suite's harness measured; whatever goes wrong inside it is an error in its own words."""
     module = import_module(f"striate.harness.{HARNESSES[suite.harness].module}")
     try:
         with quietly(True):
@@ -115,7 +114,6 @@ def _run(suite: Suite, loaded: Loaded, limit: int | None, batch_size: int | None
 
 
 def _lines(outcome: Outcome) -> list[str]:
-    """Return a JSON line for every item: its task, number, target, answers and scores."""
     return [
         json.dumps({"task": task, **_kept(row, outcome.figures.get(task, {}))}, ensure_ascii=False, default=str) + "\n"
         for task, rows in outcome.samples.items()

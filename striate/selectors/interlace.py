@@ -90,7 +90,6 @@ def _pair(start: int, single: tuple[float, ...]) -> Pair:
 
 
 def _check_spans(found: LayerScores, num_layers: int) -> None:
-    """Raise unless the scores hold the distances over one, two and three layers."""
     if num_layers >= TRIPLET and len(found.spans) < TRIPLET:
         raise SpecError(
             f"the scorer {found.scorer!r} has no distances over spans of {TRIPLET} layers",

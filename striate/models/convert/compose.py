@@ -102,7 +102,6 @@ def join(language_model: Any, encoder: Any, tokenizer: Any, sight: Sight) -> Lla
 
 
 def _config(text: Any, vision: Any, tokenizer: Any, sight: Sight) -> LlavaConfig:
-    """Return the LLaVA config that joins both parts."""
     settings = {key: value for key, value in text.to_dict().items() if key != "quantization_config"}
     settings |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     settings |= {"pad_token_id": tokenizer.pad_token_id, "_name_or_path": ""}
@@ -118,7 +117,6 @@ def _config(text: Any, vision: Any, tokenizer: Any, sight: Sight) -> LlavaConfig
 
 
 def _grow(language_model: Any, vocabulary: Vocabulary) -> None:
-    """Give embeddings and LM head the rows that the image token needs."""
     if vocabulary.rows == vocabulary.rows_before:
         return
     language_model.resize_token_embeddings(vocabulary.rows, mean_resizing=False)
@@ -128,7 +126,6 @@ def _grow(language_model: Any, vocabulary: Vocabulary) -> None:
 
 
 def _check_room(language_model: Any, sight: Sight) -> None:
-    """Refuse a picture that fills all positions of the language model."""
     room = getattr(language_model.config, "max_position_embeddings", None)
     if room is not None and sight.tokens >= room:
         raise ModelError(
@@ -157,7 +154,6 @@ def _check_text(model: Any, language_model: Any, name: str) -> None:
 
 
 def _generation_config(language_model: Any, tokenizer: Any) -> GenerationConfig:
-    """Return a plain generation config with the language model's own end tokens."""
     own = getattr(language_model.generation_config, "eos_token_id", None)
     return GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,

@@ -102,7 +102,6 @@ def write_language_model(model: Any, processor: Any, target: Path, dtype: str = 
 
 
 def _architecture(config: Any) -> _Architecture:
-    """Return how llama.cpp knows the language model, or refuse it."""
     found = _ARCHITECTURES.get(config.model_type)
     if found is None:
         raise ModelError(
@@ -121,7 +120,6 @@ def _architecture(config: Any) -> _Architecture:
 
 
 def _write_facts(writer: gguf.GGUFWriter, config: Any, file_type: gguf.LlamaFileType) -> None:
-    """Write what llama.cpp needs to know of the widths."""
     heads = config.num_attention_heads
     writer.add_type(gguf.GGUFType.MODEL)
     writer.add_file_type(file_type)

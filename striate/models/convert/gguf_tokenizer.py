@@ -72,7 +72,6 @@ def _write_sentencepiece(
 
 
 def _tokens(tokenizer: Any, described: dict[str, Any], size: int) -> tuple[list[str], list[gguf.TokenType]]:
-    """Return every token by id, and its kind."""
     known = {index: token for token, index in tokenizer.get_vocab().items()}
     if max(known) >= size:
         raise ModelError(

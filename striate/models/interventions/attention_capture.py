@@ -79,7 +79,6 @@ def watched_attention(layers: nn.ModuleList, saw: Callable[[int, AttentionCall],
 
 
 def _call(module: nn.Module, given: dict[str, Any], output: Tensor) -> AttentionCall:
-    """Return the call in one form; options that a model leaves out have the values that functions give them."""
     causal, scaling, sinks = given.get("is_causal"), given.get("scaling"), given.get("s_aux")
     return AttentionCall(
         query=given["query"],

@@ -100,7 +100,6 @@ class ImageFeatureCache:
         return True
 
     def _joined(self, parts: list[Any]) -> Any:
-        """Return the parts in the form that the model's own method gives."""
         value = self._listed(parts) if self._listed else torch.stack(parts)
         if not self._output:
             return value
@@ -110,7 +109,6 @@ class ImageFeatureCache:
         return answer
 
     def _store(self, features: dict[Hashable, Any]) -> None:
-        """Cache the features; the least recently used ones go first."""
         for key, part in features.items():
             self._cached[key] = part
             self._cached.move_to_end(key)
@@ -139,7 +137,6 @@ def cached_image_features(model: Any) -> Iterator[ImageFeatureCache | None]:
 
 
 def _limit_bytes(core: Any) -> int:
-    """Return how many bytes of features may be cached on the model's device."""
     if core.device.type != "cuda":
         return CPU_BYTES
     return int(ACCELERATOR_SHARE * torch.cuda.mem_get_info(core.device)[0])
@@ -163,7 +160,6 @@ def _by_picture(given: dict[str, Any], count: int) -> list[dict[str, Any]] | Non
 
 
 def _together(parts: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the arguments of several pictures as those of one call."""
     return {
         name: torch.cat([part[name] for part in parts]) if isinstance(value, Tensor) else value
         for name, value in parts[0].items()
@@ -171,7 +167,6 @@ def _together(parts: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _features(output: Any) -> Any:
-    """Return the features themselves: newer methods give them in an output object."""
     return getattr(output, "pooler_output", output)
 
 
@@ -189,7 +184,6 @@ def _split(output: Any, count: int) -> list[Tensor] | None:
 
 
 def _same(own: Any, answer: Any) -> bool:
-    """Return whether both hold the same features, to rounding."""
     left, right = _features(own), _features(answer)
     if len(left) != len(right):
         return False

@@ -153,8 +153,6 @@ class LayerReplay:
         return output[0] if isinstance(output, tuple) else output
 
     def _layer_forward(self, index: int, original: Forward) -> Forward:
-        """Return the forward of decoder layer `index` while this context lasts."""
-
         def forward(*args: Any, **kwargs: Any) -> Any:
             if self._patch is not None and index <= self._patch.layer:
                 return self._recorded(self._patch, index, original, args, kwargs)
@@ -186,8 +184,6 @@ class LayerReplay:
         return output if output is not None else call.returning(LayerCall(args, kwargs, None).x_in)
 
     def _vision_forward(self, name: str, original: Forward) -> Forward:
-        """Return the forward of a vision module while this context lasts."""
-
         def forward(*args: Any, **kwargs: Any) -> Any:
             if self._patch is not None and self.reuse:
                 call = self._patch.used.get(name, 0)
@@ -232,7 +228,6 @@ def _shallow_copy(output: Any) -> Any:
 
 
 def _unfit(problem: str) -> ModelError:
-    """Return the error for a model that can't be run from the middle."""
     return ModelError(
         f"single layers of this language model can't be altered: {problem}",
         "decoder layers that run once each, in order, on hidden states of shape (batch, tokens, width)",

@@ -158,7 +158,6 @@ def _empty(tensor: torch.Tensor, rows: int) -> torch.Tensor:
 
 
 def _like(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """Return a model's output with `change` applied to each tensor in it."""
     if isinstance(value, torch.Tensor):
         return change(value) if value.ndim else value
     if isinstance(value, Mapping):

@@ -77,7 +77,6 @@ def merged(model: PeftModel) -> Any:
 
 
 def _config(path: Path) -> dict[str, Any]:
-    """Return the adapter's config as PEFT wrote it."""
     file = path / ADAPTER_CONFIG
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -91,7 +90,6 @@ def _config(path: Path) -> dict[str, Any]:
 
 
 def _stored(path: Path) -> dict[str, torch.Tensor]:
-    """Return the tensors in the adapter's weight file."""
     file = path / ADAPTER_WEIGHTS
     try:
         return load_file(file)
@@ -114,7 +112,6 @@ def _check_modules(stored: dict[str, torch.Tensor], path: Path) -> None:
 
 
 def _check_match(stored: dict[str, torch.Tensor], loaded: dict[str, torch.Tensor], path: Path) -> None:
-    """Raise unless the loaded adapter holds exactly the stored tensors."""
     lost = sorted(set(stored) - set(loaded))
     empty = sorted(set(loaded) - set(stored))
     same = [name for name in stored if name in loaded]

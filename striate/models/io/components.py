@@ -115,7 +115,6 @@ def sight_of(encoder: Any, layer: int | None) -> Sight:
 
 
 def _unfit(given: str) -> ModelError:
-    """Return the error for an encoder that LLaVA's form can't hold."""
     return ModelError(
         given, "one token a patch, with or without a class token before them", "choose another vision encoder"
     )
@@ -132,5 +131,4 @@ def _check_whole(path: str, missing: list[str], flag: str) -> None:
 
 
 def _first_line(error: BaseException) -> str:
-    """Return the first line of what `error` says."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

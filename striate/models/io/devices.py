@@ -58,5 +58,4 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def _no_device(given: str, hint: str = "") -> ModelError:
-    """Return the error for a device that can't be had."""
     return ModelError(given, ", ".join(DEVICES), f"{hint}use device auto or cpu")

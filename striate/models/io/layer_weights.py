@@ -49,7 +49,6 @@ def layer_matrices(core: nn.Module, anatomy: Anatomy) -> Iterator[tuple[int, str
 
 
 def _adapters(core: nn.Module, name: str) -> Tensor | float:
-    """Return what the adapters on the parameter called `name` add to it."""
     wrapper, _, rest = name.rpartition(".base_layer.")
     if not wrapper or rest != "weight":
         return 0.0
@@ -68,7 +67,6 @@ def _adapters(core: nn.Module, name: str) -> Tensor | float:
 
 
 def _quantised(name: str) -> ModelError:
-    """Return the error for weights that are packed."""
     return ModelError(
         f"{name} is quantised: its numbers are packed, and have neither gradients nor singular values",
         "weights in bfloat16, float16 or float32",

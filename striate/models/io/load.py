@@ -146,7 +146,6 @@ def _refuse_original(file: Path, source: str) -> None:
 
 
 def _no_such(path: str, reason: str) -> ModelError:
-    """Return the error for a path that is neither a folder nor a model that the hub gives."""
     return ModelError(
         f"no model at {path!r}: {reason}",
         "a folder with config.json or adapter_config.json, or a hub id such as llava-hf/llava-1.5-7b-hf",
@@ -157,7 +156,6 @@ def _no_such(path: str, reason: str) -> ModelError:
 def _read_model(
     source: str, device: torch.device, dtype: torch.dtype, revision: str | None, merge: bool, **options: Any
 ) -> Any:
-    """Return the model of `source` on `device`, following an adapter to its base."""
     folder = Path(source)
     if not is_adapter(folder):
         return _read_plain(source, dtype, revision, **options).to(device).eval()
@@ -173,7 +171,6 @@ def _read_model(
 
 
 def _read_plain(source: str, dtype: torch.dtype, revision: str | None, **options: Any) -> Any:
-    """Return the LVLM in `source` on the CPU, refusing text-only models and incomplete weights."""
     config = _lvlm_config(source, revision)
     _check_weight_files(source)
     try:
@@ -191,7 +188,6 @@ def _read_plain(source: str, dtype: torch.dtype, revision: str | None, **options
 
 
 def _lvlm_config(source: str, revision: str | None) -> Any:
-    """Return the config of `source`, refusing other kinds of models."""
     config = _read_config(source, revision)
     if type(config) not in AutoModelForImageTextToText._model_mapping:
         raise _not_lvlm(source, config)
@@ -199,7 +195,6 @@ def _lvlm_config(source: str, revision: str | None) -> Any:
 
 
 def _read_config(source: str, revision: str | None) -> Any:
-    """Return the config of `source`."""
     if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
         raise ModelError(
             f"{source} has no config.json",
@@ -218,7 +213,6 @@ def _read_config(source: str, revision: str | None) -> Any:
 
 
 def _not_lvlm(source: str, config: Any) -> ModelError:
-    """Return the error for a config of another kind of model."""
     name = f"{source} ({(config.architectures or [config.model_type])[0]})"
     if not hasattr(config, "vision_config"):
         return text_only(name)
@@ -230,7 +224,6 @@ def _not_lvlm(source: str, config: Any) -> ModelError:
 
 
 def _check_weight_files(source: str) -> None:
-    """Raise when a folder holds no weights at all."""
     folder = Path(source)
     if folder.is_dir() and not any(next(folder.glob(p), None) for p in ("*.safetensors*", "pytorch_model*.bin*")):
         raise ModelError(
@@ -280,5 +273,4 @@ def _read_processor(source: str, revision: str | None) -> Any:
 
 
 def _first_line(error: BaseException) -> str:
-    """Return the first line of what `error` says."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -104,7 +104,6 @@ def license_of(base: str) -> str | None:
 
 
 def _metadata(facts: CardFacts, folder: str) -> str:
-    """Return the YAML metadata of the hub."""
     from huggingface_hub import ModelCardData
 
     base = facts.base if looks_like_hub_id(facts.base) else None
@@ -122,14 +121,12 @@ def _metadata(facts: CardFacts, folder: str) -> str:
 
 
 def _tags(facts: CardFacts) -> list[str]:
-    """Return the hub's tags."""
     named = [("visual-region", facts.region is not None), (facts.method, facts.method in ("lora", "qlora"))]
     removed = facts.prune is not None and bool(facts.prune.removed)
     return ["striate", *(name for name, on in [*named, ("layer-pruning", removed)] if on)]
 
 
 def _results(record: EvalRecord | None) -> list[Any]:
-    """Return the scores as results of the hub's model index."""
     from huggingface_hub import EvalResult
 
     return [
@@ -153,14 +150,12 @@ def _base_name(base: str) -> str:
 
 
 def _deed(facts: CardFacts) -> str:
-    """Return what was done to the base, in a few words."""
     tuned = f"tuned in {len(facts.region)} of {facts.region.num_layers} layers" if facts.region and facts.method else ""
     gone = f"{len(facts.prune.removed)} layers removed" if facts.prune and facts.prune.removed else ""
     return ", ".join(part for part in (tuned, gone) if part) or "unchanged"
 
 
 def _summary(facts: CardFacts) -> str:
-    """Return what this model is, in sentences."""
     told = [f"Base model: `{_base_name(facts.base)}`."]
     if facts.method:
         told.append(f"Visual instruction tuning with {METHODS.get(facts.method, facts.method)}.")
@@ -177,7 +172,6 @@ def _summary(facts: CardFacts) -> str:
 
 
 def _region(facts: CardFacts) -> str:
-    """Return the stack of layers as text, and the new number of every layer that moved."""
     region, removed = facts.region, facts.prune.removed if facts.prune else ()
     if region is None:
         return ""
@@ -192,7 +186,6 @@ def _region(facts: CardFacts) -> str:
 
 
 def _moves(prune: PruneRecord | None) -> str:
-    """Return old and new layer numbers."""
     if prune is None or not prune.removed:
         return ""
     moved = ", ".join(f"{old}→{new}" for old, new in sorted(prune.old_to_new.items()))
@@ -201,7 +194,6 @@ def _moves(prune: PruneRecord | None) -> str:
 
 
 def _figures(facts: CardFacts) -> str:
-    """Return scores and retention with their intervals."""
     if facts.evaluation is None:
         return ""
     rows = {(row.pack, row.task, row.metric): row for row in facts.differences}
@@ -220,7 +212,6 @@ def _figures(facts: CardFacts) -> str:
 
 
 def _row(task: TaskScore, row: Difference | None) -> str:
-    """Return one task's line of the table."""
     scale, digits = (1.0, 3) if task.metric == PERPLEXITY else (100.0, 1)
     score, low, high = (f"{scale * value:.{digits}f}" for value in (task.score, task.low, task.high))
     cells = [f"{task.pack}: {task.task}", task.metric, str(task.n), score, f"{low} to {high}", *_retention(row)]
@@ -228,13 +219,11 @@ def _row(task: TaskScore, row: Difference | None) -> str:
 
 
 def _whole_row(row: Difference) -> str:
-    """Return the line of a mean over tasks."""
     cells = [f"all {row.kind} tasks", "mean", str(row.n), f"{100 * row.score:.1f}", "", *_retention(row)]
     return f"| {' | '.join(cells)} |"
 
 
 def _retention(row: Difference | None) -> Sequence[str]:
-    """Return the retention and its interval, empty where there is none."""
     if row is None or row.retention is None:
         return "", ""
     if row.retention_low is None or row.retention_high is None:
@@ -292,5 +281,4 @@ def _on_one_line(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Return `text` as it may stand in a table of Markdown."""
     return _on_one_line(text).replace("|", "\\|").replace("<", "&lt;").replace("`", "'")

@@ -167,7 +167,6 @@ def by_file(tensors: Mapping[str, Stored], names: Mapping[str, str]) -> list[dic
 
 
 def _write(path: Path, group: Mapping[str, Stored]) -> None:
-    """Write one shard: the header, then each tensor's bytes as they are."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, tensor in group.items():
@@ -202,7 +201,6 @@ def _copy_all(target: BinaryIO, tensors: Iterable[Stored]) -> None:
 
 
 def _copy(source: BinaryIO, target: BinaryIO, size: int) -> None:
-    """Copy the next `size` bytes."""
     while size:
         chunk = source.read(min(size, _BUFFER))
         if not chunk:
@@ -212,13 +210,11 @@ def _copy(source: BinaryIO, target: BinaryIO, size: int) -> None:
 
 
 def _stored(path: Path, row: Mapping[str, Any], start: int) -> Stored:
-    """Return one entry of a header."""
     begin, end = row["data_offsets"]
     return Stored(path, str(row["dtype"]), tuple(row["shape"]), start + int(begin), start + int(end))
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    """Return the file of each tensor that the index names."""
     try:
         placed = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         return {str(name): str(file) for name, file in placed.items()}
@@ -227,12 +223,10 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 
 def _damaged(path: Path, reason: str) -> ModelError:
-    """Return the error for a file that is not whole."""
     return ModelError(f"{path} is damaged: {reason}", "a whole safetensors file", AGAIN)
 
 
 def _hint(folder: Path) -> str:
-    """Return what to do about a folder without safetensors."""
     if any(folder.glob("pytorch_model*.bin")):
         return "it holds .bin files: load it with striate.load_model and save it again with save_pretrained"
     return AGAIN

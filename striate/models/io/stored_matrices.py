@@ -73,10 +73,7 @@ class StoredMatrices:
 
 
 class _Adapter:
-    """A LoRA adapter on disk: what it adds to each matrix."""
-
     def __init__(self, folder: Path) -> None:
-        """Read the adapter's settings and where its factors lie."""
         self._file = folder / ADAPTER_WEIGHTS
         self._config: dict[str, Any] = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
         if self._config.get("peft_type") != "LORA" or self._config.get("use_dora"):

@@ -22,7 +22,6 @@ class StoredNames:
     """The renaming that transformers applies when it loads a checkpoint into one model."""
 
     def __init__(self, model: Any) -> None:
-        """Keep the rules of `model`, which may be on the meta device."""
         rules = get_model_conversion_mapping(model)
         self._renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
         self._converters = [rule for rule in rules if isinstance(rule, WeightConverter)]

@@ -147,7 +147,6 @@ def _check_usable(core: Any) -> None:
 
 
 def _checked_depth(core: Any) -> int:
-    """Return the number of decoder layers, refusing a config that says another."""
     layers = decoder_layers(core)
     config = decoder_config(core)
     said = getattr(config, depth_field(config))
@@ -194,7 +193,6 @@ def layer_of(anatomy: Anatomy, parameter_name: str) -> int | None:
 
 
 def _image_token_ids(config: Any) -> tuple[int, ...]:
-    """Return the distinct image token ids that the config names."""
     found = (getattr(config, field, None) for field in _IMAGE_TOKEN_FIELDS)
     return tuple(sorted({token for token in found if isinstance(token, int)}))
 

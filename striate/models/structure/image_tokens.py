@@ -41,7 +41,6 @@ def image_tokens(model: Any) -> ImageTokens:
 
 
 def _fixed(config: Any, vision: Any) -> ImageTokens | None:
-    """Return the number that the config names."""
     resampler = getattr(config, "perceiver_config", None)
     places = ((config, "mm_tokens_per_image"), (vision, "num_image_tokens"), (resampler, "resampler_n_latents"))
     for place, name in places:
@@ -89,7 +88,6 @@ def _run(model: Any, vision: Any) -> ImageTokens | None:
 
 
 def _patches(config: Any, vision: Any) -> ImageTokens:
-    """Return one token a patch, of the picture or of one tile."""
     side, patch = _side(getattr(vision, "image_size", None)), _side(getattr(vision, "patch_size", None))
     if not side or not patch:
         count = getattr(config, "image_seq_length", None) or 0
@@ -98,7 +96,6 @@ def _patches(config: Any, vision: Any) -> ImageTokens:
 
 
 def _side(size: Any) -> int:
-    """Return the side of a square, or the first of two sides."""
     if isinstance(size, list | tuple):
         return int(size[0])
     return int(size) if isinstance(size, int) else 0

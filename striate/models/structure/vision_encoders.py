@@ -96,7 +96,6 @@ def image_processor(config: Any, folder: Path | None, *, fit: Fit) -> Any:
 
 
 def _normalisation(config: Any, folder: Path | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and deviation of each channel."""
     file = folder / PREPROCESSOR if folder else None
     if file and file.is_file():
         try:

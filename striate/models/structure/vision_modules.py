@@ -109,7 +109,6 @@ def _by_accessor(core: Any, modules: dict[str, nn.Module]) -> str | None:
 
 
 def _by_main_input(core: Any, modules: dict[str, nn.Module]) -> str | None:
-    """Return the encoder of a model whose main input is a picture."""
     if core.main_input_name == "input_ids":
         return None
     names = [name for name in modules if name.rpartition(".")[2] == "encoder"]
@@ -117,7 +116,6 @@ def _by_main_input(core: Any, modules: dict[str, nn.Module]) -> str | None:
 
 
 def _by_word(core: Any, modules: dict[str, nn.Module]) -> str | None:
-    """Return the outermost module whose name speaks of pictures."""
     layers = find_stack(core).layers
     names = [name for name in modules if (_is_vision(name) or _is_codec(name)) and not _is_other_word(name)]
     names = [name for name in names if _has_weights(modules[name]) and not _holds(modules[name], layers)]
@@ -126,7 +124,6 @@ def _by_word(core: Any, modules: dict[str, nn.Module]) -> str | None:
 
 
 def _inside(core: Any, modules: dict[str, nn.Module], vision: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the projector's modules that are children of the vision encoder."""
     names = [child for name in vision for child in _children(core, modules, name)]
     found = tuple(name for name in names if _is_projector(name))
     # The projection of patches that is all of a vision encoder is no projector of its own.
@@ -145,7 +142,6 @@ def _children(core: Any, modules: dict[str, nn.Module], parent: str) -> list[str
 
 
 def _has_weights(module: nn.Module) -> bool:
-    """Return whether a module has parameters."""
     return any(True for _ in module.parameters())
 
 
@@ -155,7 +151,6 @@ def _holds(module: nn.Module, layers: nn.ModuleList) -> bool:
 
 
 def _is_vision(name: str) -> bool:
-    """Return whether the last part of a name speaks of pictures."""
     return any(word in name.rpartition(".")[2] for word in _VISION_WORDS)
 
 
@@ -165,7 +160,6 @@ def _is_codec(name: str) -> bool:
 
 
 def _is_projector(name: str) -> bool:
-    """Return whether the last part of a name is one that projectors have."""
     last = name.rpartition(".")[2]
     return any(word in last for word in _PROJECTOR_WORDS) and not _is_other_word(name)
 
@@ -182,13 +176,11 @@ def _is_other(name: str) -> bool:
 
 
 def _prefixed(core: Any, names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return names relative to the base model as names in the whole model."""
     prefix = f"{core.base_model_prefix}." if core.base_model is not core else ""
     return tuple(prefix + name for name in names)
 
 
 def _no_projector(core: Any, family: Family, unknown: list[str]) -> ModelError:
-    """Return the error for a model whose projector is not there, or has a name of its own."""
     perhaps = f": it may be {' or '.join(unknown)}" if unknown else ""
     names = ", ".join(_prefixed(core, family.projectors))
     return ModelError(

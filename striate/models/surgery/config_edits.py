@@ -111,7 +111,6 @@ def _check_selections(config: Any, kept: Sequence[int]) -> None:
 
 
 def _edited(name: str, value: Any, kept: Sequence[int], num_layers: int) -> Any:
-    """Return what the field `name` becomes."""
     if isinstance(value, bool):
         return value
     if isinstance(value, int):
@@ -125,7 +124,6 @@ def _edited(name: str, value: Any, kept: Sequence[int], num_layers: int) -> Any:
 
 
 def _edited_count(name: str, value: int, kept: Sequence[int], num_layers: int) -> int:
-    """Return a count of special layers after the removal."""
     if name in TRAILING:
         return sum(layer >= num_layers - value for layer in kept)
     # A count at or past the depth means "all layers", and goes on meaning it.
@@ -133,7 +131,6 @@ def _edited_count(name: str, value: int, kept: Sequence[int], num_layers: int) -
 
 
 def _edited_list(name: str, value: Any, kept: Sequence[int], num_layers: int) -> Any:
-    """Return a list of layer facts or layer numbers after the removal."""
     if name in REFERENCES and len(value) == num_layers and _are_numbers(value, num_layers):
         return _edited_references(name, value, kept)
     if name in TARGETS:
@@ -156,7 +153,6 @@ def _edited_list(name: str, value: Any, kept: Sequence[int], num_layers: int) ->
 
 
 def _is_per_layer(name: str, value: Any, num_layers: int) -> bool:
-    """Return whether a list has one entry for each layer."""
     if name in PER_LAYER or ("layer" in name and all(isinstance(entry, str) for entry in value)):
         return len(value) >= num_layers
     # Token ids may happen to be as many as the layers; numbers that look like those of layers may say anything.
@@ -165,7 +161,6 @@ def _is_per_layer(name: str, value: Any, num_layers: int) -> bool:
 
 
 def _are_indices(name: str, value: Any, num_layers: int) -> bool:
-    """Return whether a list holds layer numbers, by its name and by what it holds."""
     if name in INDICES:
         return all(isinstance(entry, int) for entry in value)
     rising = _are_numbers(value, num_layers) and all(one < two for one, two in pairwise(value))
@@ -173,7 +168,6 @@ def _are_indices(name: str, value: Any, num_layers: int) -> bool:
 
 
 def _are_numbers(value: Any, num_layers: int) -> bool:
-    """Return whether every entry is the number of a layer."""
     return all(type(entry) is int and 0 <= entry < num_layers for entry in value)
 
 
@@ -202,16 +196,13 @@ def _edited_targets(name: str, value: Any, kept: Sequence[int]) -> Any:
 
 
 def _renumbered(value: Sequence[int], kept: Sequence[int]) -> list[int]:
-    """Return the layer numbers that stay, in new numbers."""
     new_number = _numbers(kept)
     return [new_number[entry] for entry in value if entry in new_number]
 
 
 def _numbers(kept: Sequence[int]) -> dict[int, int]:
-    """Return the new number of each layer that stays."""
     return {old: new for new, old in enumerate(kept)}
 
 
 def _listed(layers: Sequence[int]) -> str:
-    """Return layer numbers for an error."""
     return ", ".join(map(str, layers))

@@ -75,7 +75,6 @@ def _follows(name: str, now: int, then: Any, old: int, new_number: dict[int, int
 
 
 def _is_plain(value: Any) -> bool:
-    """Return whether `value` is a number, a text, nothing, or a list of such."""
     if isinstance(value, list | tuple):
         return all(_is_plain(entry) for entry in value)
     return value is None or isinstance(value, bool | int | float | str)

@@ -80,7 +80,6 @@ def prune_checkpoint(source: Path | str, remove: Sequence[int], out: Path | str)
 
 
 def _checked(folder: Path) -> Path:
-    """Return `folder` if it can be a checkpoint on disk."""
     if not folder.is_dir():
         raise ModelError(f"no model folder at {folder}", "a folder with config.json and safetensors", "check the path")
     if is_adapter(folder):
@@ -194,18 +193,15 @@ def _shapes(model: Any) -> dict[str, Shape]:
 
 
 def _write_config(model: Any, folder: Path) -> None:
-    """Write the edited config as `save_pretrained` of the model would."""
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(folder)
 
 
 def _copy_small_files(source: Path, target: Path) -> None:
-    """Copy processor, tokenizer, chat template, generation config, licence and the like."""
     for file in sorted(source.iterdir()):
         if file.is_file() and file.name not in _OWN and not file.name.startswith(".") and not _is_weights(file.name):
             shutil.copyfile(file, target / file.name)
 
 
 def _is_weights(name: str) -> bool:
-    """Return whether a file of this name holds weights, or says where they are."""
     return name.endswith(_WEIGHTS)

@@ -60,7 +60,6 @@ def remove_layers(model: nn.Module, remove: Sequence[int]) -> dict[int, int]:
 
 
 def _check_choice(model: Any, anatomy: Anatomy, remove: Sequence[int]) -> None:
-    """Refuse layers that are not there, all of them, or that the family needs."""
     allowed = f"different layers from 0 to {anatomy.num_layers - 1}, not all of them"
     hint = "layers are counted from 0; `striate inspect MODEL` shows them"
     wrong: list[Any] = [layer for layer in remove if isinstance(layer, bool) or not isinstance(layer, int)]
@@ -107,7 +106,6 @@ def _check_boundaries(model: Any, remove: Sequence[int]) -> None:
 
 
 def _values(config: Any, field: str) -> Iterator[list[Any] | tuple[Any, ...]]:
-    """Yield the lists called `field` in the config and in the configs inside it."""
     for part in config_parts(config):
         value = vars(part).get(field)
         if isinstance(value, list | tuple):
@@ -140,7 +138,6 @@ def _plan(model: Any, anatomy: Anatomy, remove: Sequence[int]) -> _Plan:
 
 
 def _apply(model: Any, plan: _Plan) -> None:
-    """Make the planned edits: stack, layer numbers, configs, and what the decoder copied from its config."""
     core = unwrap(model)
     stack = find_stack(core)
     depth = len(stack.layers)
@@ -165,14 +162,12 @@ def _counterpart(config: Any, copied: Any, part: Any) -> Any:
 
 
 def _pairs(stack: Stack, rebuilt: Stack) -> Iterator[tuple[nn.ModuleList, nn.ModuleList]]:
-    """Yield the decoder stack with its rebuilt form, then each list that goes with it."""
     yield stack.layers, rebuilt.layers
     for name, layers in stack.companions.items():
         yield layers, getattr(rebuilt.holder, name)
 
 
 def _check_companions(stack: Stack, rebuilt: Stack, depth: int) -> None:
-    """Refuse unless the rebuilt lists have one entry for each kept layer."""
     for name, layers in {stack.name: stack.layers, **stack.companions}.items():
         found = len(getattr(rebuilt.holder, name))
         if found != depth:
@@ -206,7 +201,6 @@ def _read(config: Any, name: str, default: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Return `value` with tuples as lists and dict keys as text, as JSON stores them."""
     return json.loads(json.dumps(value))
 
 
@@ -224,7 +218,6 @@ def _text_configs(model: Any, decoder: nn.Module) -> list[Any]:
 
 
 def _set_all(config: Any, edits: Mapping[str, Any]) -> None:
-    """Set each edited field of one config."""
     # Overrides of single layers come last: they are checked against the depth.
     for name in sorted(edits, key=lambda name: name == OVERRIDES):
         setattr(config, name, copy.deepcopy(edits[name]))

@@ -55,7 +55,6 @@ def _rows(inputs: Mapping[str, torch.Tensor]) -> int:
 
 
 def _attention(config: Any) -> dict[str, str]:
-    """Return the attention implementation of the model and of each of its parts, which may have their own."""
     parts = {name: part for name, part in vars(config).items() if isinstance(part, PretrainedConfig)}
     return {name: part._attn_implementation for name, part in {"": config, **parts}.items()}
 
@@ -108,7 +107,6 @@ def _check_answers(model: Any, inputs: Mapping[str, torch.Tensor], path: Path | 
 
 
 def _answers(model: Any, inputs: Mapping[str, torch.Tensor], *, use_cache: bool) -> Any:
-    """Return greedy answers of exactly `NEW_TOKENS` tokens with the logits of each step."""
     return model.generate(
         **inputs,
         use_cache=use_cache,
@@ -133,7 +131,6 @@ def _picture_tokens(config: Any) -> list[int] | None:
 
 
 def _check_processor(ours: Any, saved: Any, path: Path | str) -> None:
-    """Raise unless the saved processor reads text and fills the chat template as the one in memory."""
     text = "What is in the picture? 12.5 %"
     if ours.tokenizer(text)["input_ids"] != saved.tokenizer(text)["input_ids"]:
         raise _failed(path, "the saved tokenizer reads text in another way")
@@ -142,7 +139,6 @@ def _check_processor(ours: Any, saved: Any, path: Path | str) -> None:
 
 
 def _failed(path: Path | str, what: str) -> ModelError:
-    """Return the error of a failed self-test."""
     return ModelError(
         f"the model saved at {path} is not the one in memory: {what}",
         "equal logits and answers after a reload from disk",

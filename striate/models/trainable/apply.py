@@ -188,10 +188,7 @@ def is_quantised(model: nn.Module) -> bool:
 
 
 class _Count:
-    """A running count of one component's parameters."""
-
     def __init__(self) -> None:
-        """Start at nothing."""
         self.total = self.trainable = self.tensors = 0
 
     def add(self, parameter: nn.Parameter) -> None:
@@ -204,12 +201,10 @@ class _Count:
             self.tensors += 1
 
     def row(self, component: str) -> ComponentCount:
-        """Return the count as a row."""
         return ComponentCount(component=component, total=self.total, trainable=self.trainable, tensors=self.tensors)
 
 
 def _check_method(model: nn.Module, method: Any) -> None:
-    """Refuse unknown methods, and methods that do not fit the model."""
     if method not in METHODS:
         raise TrainingError(f"unknown method {method!r}", ", ".join(METHODS), "set train.method")
     adapted = is_adapted(model)
@@ -234,7 +229,6 @@ def _check_method(model: nn.Module, method: Any) -> None:
 
 
 def _check_lora(r: int, alpha: int, dropout: float) -> None:
-    """Refuse LoRA settings out of range."""
     if r < 1 or alpha < 1 or not 0 <= dropout < 1:
         raise TrainingError(
             f"LoRA settings r={r}, alpha={alpha}, dropout={dropout}",
@@ -244,7 +238,6 @@ def _check_lora(r: int, alpha: int, dropout: float) -> None:
 
 
 def _nothing_trains(region: Region, train_projector: bool) -> TrainingError:
-    """Return the error for an empty choice."""
     return TrainingError(
         f"region {region.spec!r} with train_projector={train_projector} leaves nothing to train",
         "a region of at least one layer, or train_projector=true",

@@ -38,7 +38,6 @@ def prove_trainable(model: nn.Module, region: Region, batch: Mapping[str, Any], 
 
 
 def _check_open(model: nn.Module, chosen: set[str], region: Region) -> None:
-    """Raise unless exactly the chosen tensors have `requires_grad`."""
     if not chosen:
         raise TrainingError(
             f"region {region.spec!r} leaves nothing to train",
@@ -54,7 +53,6 @@ def _check_open(model: nn.Module, chosen: set[str], region: Region) -> None:
 
 
 def _backward(model: nn.Module, batch: Mapping[str, Any]) -> None:
-    """Run the model on `batch` and its loss backward."""
     if "labels" not in batch:
         raise TrainingError(
             "the batch of the proof has no labels", "a training batch", "make it with Collator(..., train=True)"
@@ -81,7 +79,6 @@ def _backward(model: nn.Module, batch: Mapping[str, Any]) -> None:
 def _check_gradients(
     anatomy: Anatomy, gradients: Mapping[str, torch.Tensor | None], chosen: set[str], *, adapted: bool
 ) -> None:
-    """Raise unless exactly the chosen tensors have gradients, finite and not all zero."""
     stray = sorted(name for name, gradient in gradients.items() if gradient is not None and name not in chosen)
     if stray:
         raise _disproved(stray, "tensors outside the choice received gradients", "this is a fault: please report it")
@@ -123,14 +120,12 @@ def _is_route(anatomy: Anatomy, name: str) -> bool:
 
 
 def _hint(anatomy: Anatomy, names: Sequence[str]) -> str:
-    """Return what to do about chosen tensors that no gradient reaches."""
     if all(component_of(anatomy, name) == PROJECTOR for name in names):
         return "use a batch with a picture in it; on text-only data set train.train_projector=false"
     return "use gradient checkpointing in its non-reentrant form (use_reentrant=False), and labels on answer tokens"
 
 
 def _disproved(names: Sequence[str], what: str, hint: str) -> TrainingError:
-    """Return the error of a failed proof, naming the first few tensors."""
     shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
     return TrainingError(
         f"the training proof failed: {len(names)} {what}: {shown}",
@@ -140,7 +135,6 @@ def _disproved(names: Sequence[str], what: str, hint: str) -> TrainingError:
 
 
 def _sentence(anatomy: Anatomy, chosen: set[str], frozen: int) -> str:
-    """Return the proof in words and counts."""
     layers = {layer for name in chosen if (layer := layer_of(anatomy, name)) is not None}
     projector = sum(component_of(anatomy, name) == PROJECTOR for name in chosen)
     parts = []

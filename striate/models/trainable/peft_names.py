@@ -20,7 +20,6 @@ def not_rewritten(model: Any, names: Sequence[str]) -> list[str]:
 
 
 def _is_kept(model: Any, names: list[str]) -> bool:
-    """Return whether PEFT leaves these names alone."""
     try:
         from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
     except ImportError:

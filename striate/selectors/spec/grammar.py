@@ -97,7 +97,6 @@ def resolve(
 
 
 def _from_file(spec: Spec, num_layers: int, region: Region) -> Region:
-    """Return the `region` of a file, unless it was chosen on another model."""
     if region.num_layers != num_layers:
         raise SpecError(
             f"region {spec.text!r} is of a model with {region.num_layers} layers, and this one has {num_layers}",
@@ -108,12 +107,10 @@ def _from_file(spec: Spec, num_layers: int, region: Region) -> Region:
 
 
 def _about(text: str, error: StriateError) -> StriateError:
-    """Return `error` with the SPEC that it is about named in front."""
     return type(error)(f"region {text!r}: {error.given}", error.allowed, error.next_step)
 
 
 def _unknown(text: str, name: str) -> SpecError:
-    """Return the error for a SPEC whose strategy does not exist, with the likeliest meaning."""
     if re.fullmatch(r"[0-9.]+\s*%?", text):
         hint = f"did you mean {'uniform:' + text!r}?"
     elif re.fullmatch(r"[0-9\s,]+", text):

@@ -39,8 +39,6 @@ class Imported:
 
 @dataclass(frozen=True)
 class _Source:
-    """An original checkpoint, read but for its weights."""
-
     folder: Path
     weights: Path
     config: dict[str, Any]
@@ -101,7 +99,6 @@ def import_checkpoint(
 
 
 def _read(source: str | Path, base: str | Path | None) -> _Source:
-    """Return the original checkpoint but for its weights."""
     folder = folder_of(source, "original checkpoint")
     config = read_original(folder)
     layout = layout_of(config, folder)
@@ -117,7 +114,6 @@ def _read(source: str | Path, base: str | Path | None) -> _Source:
 
 
 def _config(read: _Source, tower: Tower, vocabulary: Vocabulary) -> LlavaConfig:
-    """Return the config of the result."""
     config = llava_config(read.config, read.layout, tower.config, tower.features)
     config.image_token_index, config.text_config.vocab_size = vocabulary.image_token_id, vocabulary.rows
     config.dtype, config.architectures = read.dtype, ["LlavaForConditionalGeneration"]
@@ -130,7 +126,6 @@ def _stored_names(file: Path) -> list[str]:
 
 
 def _check_adapter(adapter: Adapter, names: set[str]) -> None:
-    """Refuse an adapter whose matrices are not all in the base."""
     unmatched = sorted(set(adapter.pairs) - names)
     if unmatched:
         reason = f"{len(unmatched)} of its {len(adapter.pairs)} matrices are not in the base"
@@ -171,7 +166,6 @@ def _converted(read: _Source, shard: Mapping[str, torch.Tensor], vocabulary: Voc
 
 
 def _check_rows(read: _Source, name: str, matrix: torch.Tensor, vocabulary: Vocabulary) -> None:
-    """Refuse embeddings of another vocabulary than the config's."""
     if matrix.shape[0] != vocabulary.rows_before:
         rows, expected = matrix.shape[0], vocabulary.rows_before
         given = f"{name} has {rows} rows, and the config of {read.folder} a vocab_size of {expected}"

@@ -112,10 +112,8 @@ def original_error(source: str, config: Mapping[str, Any]) -> ModelError:
 
 
 def _cannot(folder: Path, what: str, allowed: str, hint: str = "use another checkpoint") -> ModelError:
-    """Return the error for an original checkpoint that can't be imported."""
     return ModelError(f"{folder} can't be imported: it has {what}", allowed, hint)
 
 
 def _titles() -> str:
-    """Return the layouts' names for people."""
     return ", ".join(dict.fromkeys(row.title for row in LAYOUTS))

@@ -85,7 +85,6 @@ def base_path(folder: Path) -> str:
 
 
 def _settings(folder: Path) -> dict[str, Any]:
-    """Return the adapter's config."""
     file = folder / ADAPTER_CONFIG
     try:
         settings = json.loads(file.read_text(encoding="utf-8"))
@@ -98,7 +97,6 @@ def _settings(folder: Path) -> dict[str, Any]:
 
 
 def _pairs(folder: Path) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Return the factors A and B by the name of the tensor that they change."""
     legacy = folder / "adapter_model.bin"
     stored = load_shard(legacy if legacy.is_file() else _file(folder, ADAPTER_WEIGHTS))
     factors: dict[str, dict[str, torch.Tensor]] = {}
@@ -115,7 +113,6 @@ def _pairs(folder: Path) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
 
 
 def _file(folder: Path, name: str) -> Path:
-    """Return a file of the adapter folder."""
     if (folder / name).is_file():
         return folder / name
     raise ModelError(

@@ -80,6 +80,5 @@ def _trim(config: Any, names: set[str]) -> bool:
 
 
 def _tensors(folder: Path) -> Tensors:
-    """Return the tensors of a tower that lies apart, by their names in LLaVA's form."""
     named = ((tower_name(name), tensor) for name, tensor in each_tensor(folder))
     return {name: tensor for name, tensor in named if name}

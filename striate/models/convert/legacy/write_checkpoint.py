@@ -68,7 +68,6 @@ class ShardWriter:
             write_index(self._folder, placed, self._elements, self._bytes)
 
     def _check(self, name: str, tensor: torch.Tensor) -> None:
-        """Refuse a tensor that does not belong to the model."""
         target = self._names.target(name).name
         if target not in self._parameters:
             given = f"{self._source} holds a tensor that becomes {name}, for which its config has no place"
@@ -83,12 +82,10 @@ class ShardWriter:
         self._found[target] = name
 
     def _part_of(self, parameter: str) -> str:
-        """Return a parameter's name with the part of the model that people know it by."""
         for mark, title in (("multi_modal_projector", "the projector"), ("vision_tower", "the vision tower")):
             if mark in parameter:
                 return f"{title}'s {parameter.partition(mark + '.')[2]}"
         return f"the language model's {parameter}"
 
     def _part(self, number: int) -> Path:
-        """Return the temporary name of one shard."""
         return self._folder / f".part-{number:05d}"
