@@ -30,10 +30,10 @@ from typing import Any, NamedTuple
 
 from crowded_scenes import Asked, crowd
 from PIL import Image
+from rendered_scenes import GENERATORS, Supplies, words_of
 from transformers import AutoTokenizer
 
 from striate.data.shapes import COLOURS, SHAPES
-from striate.demo.rendered_scenes import GENERATORS, Supplies, words_of
 
 
 class Kind(NamedTuple):

@@ -13,6 +13,7 @@ import json
 import math
 import multiprocessing
 import random
+import sys
 import time
 import zipfile
 from dataclasses import dataclass
@@ -26,7 +27,9 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
 from striate.demo.build import build
-from striate.demo.rendered_scenes import GENERATORS, Supplies, render, words_of
+
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+from rendered_scenes import GENERATORS, Supplies, render, words_of
 
 SIDE, LENGTH, IGNORE = 224, 128, -100
 SHARES = {"scene": 0.36, "counting": 0.12, "reading": 0.28, "two_lines": 0.12, "bars": 0.12}

@@ -63,8 +63,9 @@ def test_its_language_model_is_smollm2_unchanged(loaded: Loaded) -> None:
 def test_it_reads_a_rendered_word_and_a_colour(loaded: Loaded, tmp_path: Path) -> None:
     import random
 
+    from rendered_scenes import Supplies, reading, scene
+
     from striate.config import EvaluateSection, MachineSection
-    from striate.demo.rendered_scenes import Supplies, reading, scene
     from striate.stages.evaluate import evaluate
     from striate.tasks.packs.reader import read_pack
 

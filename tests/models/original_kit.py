@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch.nn import functional
 
-from striate.models.convert.legacy.published import CLIP_NAME, SIGLIP_NAME
+from striate.models.convert.legacy.tower import CLIP_NAME, SIGLIP_NAME
 from striate.models.io.load import load_model
 
 Weights = dict[str, torch.Tensor]

@@ -28,7 +28,7 @@ from safetensors.torch import load_file
 from striate.errors import ArtifactError, ModelError
 from striate.models.convert.legacy import write_checkpoint as writing
 from striate.models.convert.legacy.importing import import_checkpoint
-from striate.models.convert.legacy.published import CLIP_NAME
+from striate.models.convert.legacy.tower import CLIP_NAME
 from striate.models.io import load as loading
 from striate.models.io.load import load_model, load_processor, read_config
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from published_models import PUBLISHED, published_model
 
-from striate.models.convert.legacy.configs import published_model
 from striate.models.convert.legacy.names import llava_name, plain_name
-from striate.models.convert.legacy.published import PUBLISHED, TOWERS
+from striate.models.convert.legacy.tower import TOWERS
 
 
 @pytest.mark.parametrize("published", PUBLISHED, ids=lambda published: published.name)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rendered_scenes as pictures
 from PIL import Image
+from rendered_scenes import GENERATORS, Supplies, render
 
 from striate.data.shapes import COLOURS, SHAPES, Placed, draw_shape, plural
-from striate.demo import rendered_scenes as pictures
-from striate.demo.rendered_scenes import GENERATORS, Supplies, render
 
 WORDS = Supplies(words=("stripe", "cortex", "layer"))
 SEEDS = range(25)

@@ -1,4 +1,4 @@
-"""The config that an original checkpoint has in transformers' LLaVA form, and a model of it without weights."""
+"""Builds the transformers LLaVA config of an original checkpoint, and its model on the meta device."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import torch
 from transformers import AutoConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from striate.errors import ModelError
-from striate.models.convert.legacy.layouts import LAYOUTS, Layout
-from striate.models.convert.legacy.published import Published
+from striate.models.convert.legacy.layouts import Layout
 from striate.models.structure.vision_encoders import patches
 
 CLIP, SIGLIP = "clip_vision_model", "siglip_vision_model"
@@ -91,11 +90,3 @@ def on_meta(config: LlavaConfig) -> LlavaForConditionalGeneration:
         model = LlavaForConditionalGeneration(config)
     model.tie_weights()
     return model
-
-
-def published_model(published: Published) -> LlavaForConditionalGeneration:
-    """Return a published model in LLaVA's form, without weights, before an image token is added."""
-    layout = next(row for row in LAYOUTS if row.model_type == published.config["model_type"])
-    tower = tower_config(published.tower)
-    features = features_of(published.config, tower, trimmed=False)
-    return on_meta(llava_config(published.config, layout, tower, features))

@@ -12,9 +12,31 @@ from striate.errors import ModelError
 from striate.models.convert.legacy.configs import SIGLIP, Features, features_of, tower_config
 from striate.models.convert.legacy.legacy_sources import Tensors, each_tensor, folder_of
 from striate.models.convert.legacy.names import tower_name
-from striate.models.convert.legacy.published import TOWERS
 from striate.models.structure.vision_encoders import encoder_config
 
+CLIP_NAME, SIGLIP_NAME = "openai/clip-vit-large-patch14-336", "google/siglip-so400m-patch14-384"
+
+TOWERS: Mapping[str, Mapping[str, Any]] = {
+    CLIP_NAME: {
+        "model_type": "clip_vision_model",
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "image_size": 336,
+        "patch_size": 14,
+        "projection_dim": 768,
+    },
+    SIGLIP_NAME: {
+        "model_type": "siglip_vision_model",
+        "hidden_size": 1152,
+        "intermediate_size": 4304,
+        "num_hidden_layers": 27,
+        "num_attention_heads": 16,
+        "image_size": 384,
+        "patch_size": 14,
+    },
+}
 _LAYER = re.compile(r"vision_tower\.vision_model\.encoder\.layers\.(\d+)\.")
 
 

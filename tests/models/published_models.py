@@ -6,29 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-CLIP_NAME, SIGLIP_NAME = "openai/clip-vit-large-patch14-336", "google/siglip-so400m-patch14-384"
+from transformers import LlavaForConditionalGeneration
 
-TOWERS: Mapping[str, Mapping[str, Any]] = {
-    CLIP_NAME: {
-        "model_type": "clip_vision_model",
-        "hidden_size": 1024,
-        "intermediate_size": 4096,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 16,
-        "image_size": 336,
-        "patch_size": 14,
-        "projection_dim": 768,
-    },
-    SIGLIP_NAME: {
-        "model_type": "siglip_vision_model",
-        "hidden_size": 1152,
-        "intermediate_size": 4304,
-        "num_hidden_layers": 27,
-        "num_attention_heads": 16,
-        "image_size": 384,
-        "patch_size": 14,
-    },
-}
+from striate.models.convert.legacy.configs import features_of, llava_config, on_meta, tower_config
+from striate.models.convert.legacy.layouts import LAYOUTS
+from striate.models.convert.legacy.tower import CLIP_NAME, SIGLIP_NAME, TOWERS
 
 _VICUNA = {"model_type": "llava", "vocab_size": 32000, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5}
 _LLAVA = {
@@ -147,3 +129,11 @@ PUBLISHED: tuple[Published, ...] = (
         },
     ),
 )
+
+
+def published_model(published: Published) -> LlavaForConditionalGeneration:
+    """Return a published model in LLaVA's form, without weights, before an image token is added."""
+    layout = next(row for row in LAYOUTS if row.model_type == published.config["model_type"])
+    tower = tower_config(published.tower)
+    features = features_of(published.config, tower, trimmed=False)
+    return on_meta(llava_config(published.config, layout, tower, features))
