@@ -22,7 +22,7 @@ from striate.models.interventions.model_rule import ModelRule, rule_of, set_rule
 from striate.models.structure.anatomy import decoder_layers, find_anatomy, unwrap
 from striate.models.structure.decoder_stack import decoder_config
 from striate.models.visual_token_skipping.shift import Shift, carried, read_shift, write_shift
-from striate.models.visual_token_skipping.skipped_layer import Batch, install, uninstall
+from striate.models.visual_token_skipping.skipped_layer import CurrentBatch, install, uninstall
 from striate.models.visual_token_skipping.text_attention import restore_attention, use_text_attention
 from striate.models.visual_token_skipping.token_layout import TokenLayout
 from striate.models.visual_token_skipping.visual_compute import (
@@ -55,7 +55,7 @@ class VisualTokenSkipping(ModelRule):
         """
         self._core = unwrap(model)
         self._anatomy = find_anatomy(self._core)
-        self._batch = Batch()
+        self._batch = CurrentBatch()
         self._told = False
         self.compute, self.shift = compute, dict(shift or {})
         self.reinstall()

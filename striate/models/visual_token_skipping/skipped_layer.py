@@ -23,27 +23,24 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from striate.errors import ModelError
 from striate.models.interventions.kv_cache_names import cache_name, given_cache, without_cache
 from striate.models.interventions.varlen_attention import kernel_runs
+from striate.models.visual_token_skipping.layer_arguments import VARLEN, arguments_at, cannot_skip, mask_rows
 from striate.models.visual_token_skipping.row_gather import gather_rows, put_rows
 from striate.models.visual_token_skipping.token_layout import Rows, TokenLayout
 
-# Arguments of decoder layers that hold something for every position, and the dimension that counts positions.
-_BY_POSITION = {"position_ids": -1, "position_embeddings": -2, "cache_position": -1, "per_layer_input": -2}
-_VARLEN = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
 _ATTRIBUTE = "visual_skip"
 
 
 @dataclass
-class Batch:
+class CurrentBatch:
     """The layout of the batch in work, for all layers of a model; None where it has no image tokens."""
 
     layout: TokenLayout | None = None
 
 
 @dataclass
-class Skip:
+class LayerSkip:
     """What a layer's forward method reads, at the layer's attribute `visual_skip`.
 
     Attributes:
@@ -57,7 +54,7 @@ class Skip:
         cache_name: what it calls its cache.
     """
 
-    batch: Batch
+    batch: CurrentBatch
     skipped: bool
     step: Tensor | None
     varlen: bool
@@ -67,12 +64,12 @@ class Skip:
     cache_name: str
 
 
-def install(layer: nn.Module, batch: Batch, *, skipped: bool, step: Tensor | None, varlen: bool) -> None:
+def install(layer: nn.Module, batch: CurrentBatch, *, skipped: bool, step: Tensor | None, varlen: bool) -> None:
     """Put the forward method of this module in the place of the layer's own, until `uninstall`."""
     plain: Callable[..., Any] = layer.forward
     whole = _without_checkpointing(layer)
     names = tuple(inspect.signature(whole).parameters)
-    setattr(layer, _ATTRIBUTE, Skip(batch, skipped, step, varlen, plain, whole, names, cache_name(whole)))
+    setattr(layer, _ATTRIBUTE, LayerSkip(batch, skipped, step, varlen, plain, whole, names, cache_name(whole)))
     layer.forward = MethodType(_forward, layer)
 
 
@@ -95,7 +92,7 @@ def with_hidden(output: Any, hidden_BTD: Tensor) -> Any:
 
 def _forward(layer: Any, *args: Any, **kwargs: Any) -> Any:
     """Return the layer's output, (B, T, D) or that in its own form."""
-    skip: Skip = getattr(layer, _ATTRIBUTE)
+    skip: LayerSkip = getattr(layer, _ATTRIBUTE)
     layout = skip.batch.layout
     if layout is None:
         return skip.plain(*args, **kwargs)
@@ -114,15 +111,15 @@ def _forward(layer: Any, *args: Any, **kwargs: Any) -> Any:
     return with_hidden(output, torch.where(layout.image, hidden_BTD + skip.step.to(hidden_BTD), hidden_BTD))
 
 
-def _text_only(skip: Skip, layout: TokenLayout, given: Mapping[str, Any], hidden_BTD: Tensor) -> Any:
+def _text_only(skip: LayerSkip, layout: TokenLayout, given: Mapping[str, Any], hidden_BTD: Tensor) -> Any:
     """Return the layer's output with image tokens as they came."""
     length = hidden_BTD.shape[1]
     if length != layout.image.shape[1]:
-        raise _refused(
+        raise cannot_skip(
             f"the decoder sees {length} positions where the prompt has {layout.image.shape[1]}",
             "a model with one position a token",
         )
-    others = {name: value for name, value in without_cache(given).items() if name not in _VARLEN}
+    others = {name: value for name, value in without_cache(given).items() if name not in VARLEN}
     mask, cache = others.pop("attention_mask", None), given_cache(given)
     rows = _rows(skip, layout, mask, cache, hidden_BTD)
     flat_MD, text_N = hidden_BTD.flatten(0, 1), rows.text.flatten()
@@ -132,15 +129,17 @@ def _text_only(skip: Skip, layout: TokenLayout, given: Mapping[str, Any], hidden
             skip.whole(hidden_BTD, attention_mask=None, **{skip.cache_name: store}, **others)
         else:
             keys_1KD = gather_rows(flat_MD, rows.keys[0], rows.keys_back)[None]
-            at_keys = _at(others, rows.keys, length)
+            at_keys = arguments_at(others, rows.keys, length)
             skip.whole(keys_1KD, attention_mask=None, **{skip.cache_name: store}, **at_keys)
     except _Stored:
         pass
     else:
-        raise _refused("a decoder layer handed no keys and values to its cache", "layers with attention of their own")
-    at_text = _at(others, rows.text, length)
+        raise cannot_skip(
+            "a decoder layer handed no keys and values to its cache", "layers with attention of their own"
+        )
+    at_text = arguments_at(others, rows.text, length)
     if rows.varlen is None:
-        at_text["attention_mask"] = _mask_rows(mask, rows.text, length, store.keys.shape[-2])
+        at_text["attention_mask"] = mask_rows(mask, rows.text, length, store.keys.shape[-2])
     else:
         at_text.update(rows.varlen, attention_mask=None)
     text_RXD = gather_rows(flat_MD, text_N, rows.text_back).view(*rows.text.shape, -1)
@@ -149,7 +148,7 @@ def _text_only(skip: Skip, layout: TokenLayout, given: Mapping[str, Any], hidden
     return with_hidden(output, put_MD.view_as(hidden_BTD))
 
 
-def _rows(skip: Skip, layout: TokenLayout, mask: Any, cache: Any, hidden: Tensor) -> Rows:
+def _rows(skip: LayerSkip, layout: TokenLayout, mask: Any, cache: Any, hidden: Tensor) -> Rows:
     """Return the form of the batch's rows that fits a call: runs of text where there is a kernel for them."""
     if layout.runs is None or not skip.varlen or mask is not None or cache is not None:
         return layout.grid
@@ -184,55 +183,10 @@ class _KeyValueStore:
         return self._values
 
     def __getattr__(self, name: str) -> Any:
-        raise _refused(
+        raise cannot_skip(
             f"a decoder layer asks its cache for {name!r}: it is more than attention over all positions",
             "decoder layers of plain attention",
         )
-
-
-def _at(given: Mapping[str, Any], rows_RX: Tensor, length: int) -> dict[str, Any]:
-    """Return a layer's other arguments at `rows_RX` of the flat batch; -1 stands for any row."""
-    return {name: _argument_at(name, value, rows_RX, length) for name, value in given.items()}
-
-
-def _argument_at(name: str, value: Any, rows_RX: Tensor, length: int) -> Any:
-    """Return one argument at the rows: of shape (T,), (1, T), (B, T), (3, B, T), or these with a width."""
-    if isinstance(value, tuple | list) and any(isinstance(part, Tensor) for part in value):
-        return type(value)(_argument_at(name, part, rows_RX, length) for part in value)
-    if not isinstance(value, Tensor):
-        return value
-    if value.ndim == 1:
-        return value[rows_RX % length]
-    position = value.ndim + _dimension(name)
-    by_sample = value.movedim((position - 1, position), (0, 1))
-    taken = by_sample[0][rows_RX % length] if by_sample.shape[0] == 1 else by_sample.flatten(0, 1)[rows_RX]
-    return taken.movedim((0, 1), (position - 1, position)).contiguous()
-
-
-def _dimension(name: str) -> int:
-    """Return the dimension of an argument that counts positions, from the last."""
-    for known, dim in _BY_POSITION.items():
-        if name.startswith(known):
-            return dim
-    raise _refused(
-        f"a decoder layer takes {name!r}, and it is not known how that goes with positions", ", ".join(_BY_POSITION)
-    )
-
-
-def _mask_rows(mask: Any, text_BX: Tensor, length: int, keys: int) -> Tensor:
-    """Return the rows of text tokens of the attention mask, (B, 1, X, K); a causal one if `mask` is None."""
-    # -1 gives the last position, which sees some key in every sample.
-    places_BX = text_BX % length
-    if mask is None:
-        return torch.arange(keys, device=text_BX.device) <= places_BX[:, None, :, None] + (keys - length)
-    if not isinstance(mask, Tensor) or mask.ndim != 4:
-        raise ModelError(
-            "a decoder layer takes an attention mask that can't be cut by rows",
-            "a mask of shape (batch, 1, queries, keys), or none",
-            "load the model with attn_implementation='sdpa', or use train.image_tokens=all",
-        )
-    index = places_BX[:, None, :, None].expand(-1, mask.shape[1], -1, mask.shape[3])
-    return mask.expand(len(text_BX), -1, -1, -1).gather(2, index)
 
 
 def _without_checkpointing(layer: nn.Module) -> Callable[..., Any]:
@@ -240,8 +194,3 @@ def _without_checkpointing(layer: nn.Module) -> Callable[..., Any]:
     inner = getattr(type(layer).forward, "__wrapped__", None)
     wrapped = isinstance(layer, GradientCheckpointingLayer) and "__call__" not in vars(GradientCheckpointingLayer)
     return layer.forward if inner is None or not wrapped else MethodType(inner, layer)
-
-
-def _refused(reason: str, allowed: str) -> ModelError:
-    """Return the error for a layer that image tokens can't skip."""
-    return ModelError(reason, allowed, "use train.image_tokens=all")

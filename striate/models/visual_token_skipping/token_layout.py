@@ -1,4 +1,4 @@
-"""Where the text and image tokens of a batch are: made on the CPU once a batch, and only read by the layers."""
+"""Where the text and image tokens of a batch are: worked out on the CPU once a batch, only read by the layers."""
 
 from __future__ import annotations
 
