@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from striate.config import load_config
+from striate.config import RunConfig, load_config
 from striate.selectors.spec.grammar import parse_spec
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def test_config_page_is_up_to_date() -> None:
@@ -31,9 +34,52 @@ def test_every_shipped_config_is_valid(path: Path) -> None:
 
 
 def test_every_linked_file_exists() -> None:
-    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+    for page in PAGES:
         for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / link).exists(), f"{page.name} links to {link}"
+
+
+def test_every_file_that_a_page_names_exists() -> None:
+    for page in PAGES:
+        for path in re.findall(r"`((?:striate|tests|benchmarks|scripts|configs|results)/[\w./-]+)`", page.read_text()):
+            assert (ROOT / path).exists(), f"{page.name} names {path}"
+
+
+def test_every_module_that_a_page_names_exists() -> None:
+    for page in PAGES:
+        for name in re.findall(r"`(striate(?:\.\w+)+)[(`]", page.read_text()):
+            assert _found(name), f"{page.name} names {name}"
+
+
+def _found(name: str) -> bool:
+    """Return whether `name` is a module of striate or something in one."""
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError:
+        module, _, attribute = name.rpartition(".")
+        return hasattr(importlib.import_module(module), attribute)
+    return True
+
+
+def test_every_setting_that_a_page_names_exists() -> None:
+    named = re.compile(rf"`({'|'.join(RunConfig.model_fields)})\.([a-z_]+)((?:\.[a-z_]+)*)[`:=]")
+    for page in PAGES:
+        for section, key, rest in named.findall(page.read_text()):
+            if key not in ("json", "jsonl", "html", "yaml", "md"):
+                fields: Any = RunConfig
+                for part in (section, key, *filter(None, rest.split("."))):
+                    assert part in fields.model_fields, f"{page.name} names {section}.{key}{rest}"
+                    fields = fields.model_fields[part].annotation
+
+
+def test_the_glossary_says_where_each_word_is() -> None:
+    rows = re.findall(r"^\| (.*) \|$", (ROOT / "docs" / "glossary.md").read_text(), re.MULTILINE)
+    cells = [[cell.strip() for cell in row.split("|")] for row in rows]
+    assert len(cells) > 50
+    for word, meaning, _, place in cells[1:]:
+        assert word, meaning
+        assert meaning, word
+        assert re.fullmatch(r"`striate/[\w./]+`(, `striate/[\w./]+`)*", place), f"{word}: {place}"
 
 
 def test_the_readme_has_no_open_places() -> None:
