@@ -20,9 +20,9 @@ from striate.reporting.charts.bands import draw_bands
 from striate.reporting.charts.contrast import contrast_map, contrasts_of
 from striate.reporting.charts.drawing.colours import STEPS
 from striate.reporting.charts.drawing.svg import NARROW, WIDE
-from striate.reporting.charts.function_map import draw_function_map, function_map, peak_table
+from striate.reporting.charts.function_map import function_map, peak_table
 from striate.reporting.charts.heat import Heat, Spot, draw_heat
-from striate.reporting.charts.layer_map import draw_map, map_of_all, map_of_scorer
+from striate.reporting.charts.layer_map import map_of_all, map_of_scorer
 from striate.reporting.charts.layer_spans import span_triangle
 from striate.reporting.charts.strategies import draw_strategies
 from striate.reporting.data.run_artifacts import gather
@@ -71,8 +71,8 @@ def test_each_column_is_coloured_from_its_own_lowest_to_its_own_highest() -> Non
 @pytest.mark.parametrize("width", [WIDE, NARROW])
 def test_maps_stay_inside_the_picture(scores: Scores, width: float) -> None:
     for height, shapes in (
-        draw_map(map_of_scorer(scores, "modality-block-influence"), width),
-        draw_function_map(function_map(tasks_of(scores, "block-influence")), width),
+        draw_heat(map_of_scorer(scores, "modality-block-influence"), width),
+        draw_heat(function_map(tasks_of(scores, "block-influence")), width),
         draw_bands(series_of(scores, "modality-block-influence"), width),
     ):
         boxes = re.findall(r'<rect x="([\d.-]+)" y="([\d.-]+)" width="([\d.]+)" height="([\d.]+)"', "".join(shapes))
@@ -127,7 +127,7 @@ def test_function_map_places_peak_and_centre_with_their_intervals() -> None:
     heat = function_map(series)
     assert [spot.share for spot in heat.spots[0] if spot] == [0.0, 0.25, 1.0, 0.75]
     assert [spot.marked for spot in heat.spots[0] if spot] == [False, False, True, False]
-    drawn = "".join(draw_function_map(heat, WIDE)[1])
+    drawn = "".join(draw_heat(heat, WIDE)[1])
     cells = [float(x) for x in re.findall(r'<rect x="([\d.]+)"[^>]*class="h\d+(?: marked)?"><title>layer', drawn)]
     pitch = cells[1] - cells[0]
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from striate.reporting.charts.heat import Heat, Spot, draw_heat, ramp
+from striate.reporting.charts.heat import Heat, Spot
 from striate.reporting.data.series import Series, names_of
-from striate.reporting.html.markup import Html
 from striate.reporting.html.wording import MINUS
 from striate.scores.ranking import spearman
 
@@ -19,14 +18,9 @@ def agreement_of(series: Sequence[Series]) -> Heat:
         spots=[[_spot(scored, other) for other in series] for scored in series],
         widest=46.0,
         tallest=25.0,
+        ends=(f"{MINUS}1: reversed", "+1: the same ranking"),
+        two_sided=True,
     )
-
-
-def draw_agreement(heat: Heat, width: float) -> tuple[float, list[Html]]:
-    """Return height and shapes of the square with its two-sided colour ramp."""
-    height, shapes = draw_heat(heat, width)
-    ends = (f"{MINUS}1: reversed", "+1: the same ranking")
-    return height + 34, [*shapes, *ramp(0, height + 8, min(300.0, width), ends, two_sided=True)]
 
 
 def _spot(scored: Series, other: Series) -> Spot | None:

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist, median
 
-from striate.reporting.charts.heat import Heat, Spot, draw_heat, ramp
+from striate.reporting.charts.heat import Heat, Spot
 from striate.reporting.data.series import Series
-from striate.reporting.html.markup import Html
 from striate.reporting.html.wording import plain_number
 
 
@@ -70,14 +69,9 @@ def contrast_map(contrasts: Sequence[Contrast]) -> Heat:
         ],
         widest=30.0,
         column_title="layer",
+        ends=("less than in other tasks", "more"),
+        two_sided=True,
     )
-
-
-def draw_contrast(heat: Heat, width: float) -> tuple[float, list[Html]]:
-    """Return height and shapes of the map with its two-sided colour ramp."""
-    height, shapes = draw_heat(heat, width)
-    ends = ("less than in other tasks", "more")
-    return height + 34, [*shapes, *ramp(0, height + 8, min(300.0, width), ends, two_sided=True)]
 
 
 def _centred(series: Series) -> list[float]:

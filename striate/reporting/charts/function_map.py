@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from striate.artifacts import Peak
 from striate.reporting.charts.drawing.layout import Scale
-from striate.reporting.charts.heat import Heat, Lane, Spot, draw_heat, ramp
+from striate.reporting.charts.heat import Heat, Lane, Spot
 from striate.reporting.data.series import Series, stability
 from striate.reporting.html.markup import Html
-from striate.reporting.html.tables import Cell, table
+from striate.reporting.html.tables import Cell, figures, table
 from striate.reporting.html.wording import count, percent
 
 
@@ -23,14 +23,8 @@ def function_map(series: Sequence[Series]) -> Heat:
         lanes=[_lane(scored) for scored in series],
         widest=30.0,
         column_title="layer",
+        ends=("least of its row", "most of its row"),
     )
-
-
-def draw_function_map(heat: Heat, width: float) -> tuple[float, list[Html]]:
-    """Return height and shapes of a function map with its colour ramp."""
-    height, shapes = draw_heat(heat, width)
-    ends = ("least of its row", "most of its row")
-    return height + 34, [*shapes, *ramp(0, height + 8, min(300.0, width), ends)]
 
 
 def peak_table(series: Sequence[Series]) -> Html:
@@ -84,7 +78,6 @@ def _cells(series: Series) -> list[Cell]:
     )
     return [
         Cell(series.name, head=True),
-        Cell(count(series.samples), right=True),
-        *(Cell(text, right=True) for text in measured),
+        *figures(count(series.samples), *measured),
         Cell(stability(series.split_half, series.samples), long=True),
     ]

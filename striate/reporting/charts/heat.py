@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from striate.reporting.charts.drawing.colours import STEPS, step_of
-from striate.reporting.charts.drawing.svg import WIDE, line, rect, text, text_width
+from striate.reporting.charts.drawing.colours import step_of
+from striate.reporting.charts.drawing.svg import WIDE, line, ramp, rect, text, text_width
 from striate.reporting.html.markup import Html, tag
 from striate.reporting.html.wording import shorten
 
@@ -50,7 +50,10 @@ class Lane:
 
 @dataclass(frozen=True)
 class Heat:
-    """What a heat map shows. `gaps` are columns with room before them, `feet` stand below columns (low, high)."""
+    """What a heat map shows.
+
+    `gaps` are columns with room before them, `feet` stand below columns (low, high), `ends` beside the colour ramp.
+    """
 
     rows: Sequence[str]
     columns: Sequence[str]
@@ -63,6 +66,8 @@ class Heat:
     lowest: float = 8.5
     row_title: str = ""
     column_title: str = ""
+    ends: tuple[str, str] | None = None
+    two_sided: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,7 @@ class Frame:
 
 
 def draw_heat(heat: Heat, width: float) -> tuple[float, list[Html]]:
-    """Return height and shapes of the heat map at `width`."""
+    """Return height and shapes of the heat map at `width`, with its colour ramp where it has words for the ends."""
     frame = _frame(heat, width)
     shapes = [*_rows(heat, frame), *_columns(heat, frame)]
     for row, spots in enumerate(heat.spots):
@@ -105,7 +110,10 @@ def draw_heat(heat: Heat, width: float) -> tuple[float, list[Html]]:
     for row, lane in enumerate(heat.lanes):
         shapes += _lane(lane, frame, row) if lane else []
     feet, height = _feet(heat, frame)
-    return height, [*shapes, *feet]
+    shapes += feet
+    if not heat.ends:
+        return height, shapes
+    return height + 34, [*shapes, *_ramp(height + 8, min(300.0, width), heat.ends, heat.two_sided)]
 
 
 def _frame(heat: Heat, width: float) -> Frame:
@@ -199,14 +207,6 @@ def _feet(heat: Heat, frame: Frame) -> tuple[list[Html], float]:
     return shapes, frame.bottom + 32
 
 
-def ramp(left: float, y: float, width: float, ends: tuple[str, str], two_sided: bool = False) -> list[Html]:
-    """Return a colour ramp with words at its two ends."""
-    piece, letter = width / STEPS, "d" if two_sided else "h"
-    # Each slice reaches to the end under the next one: seams would show as stripes.
-    slices = [rect(left + step * piece, y, width - step * piece, 6, class_=f"{letter}{step}") for step in range(STEPS)]
-    low, high = ends
-    return [
-        *slices,
-        text(left, y + 18, low, class_="tiny"),
-        text(left + width, y + 18, high, class_="tiny end"),
-    ]
+def _ramp(y: float, width: float, ends: tuple[str, str], two_sided: bool) -> list[Html]:
+    low, high = text(0, y + 18, ends[0], class_="tiny"), text(width, y + 18, ends[1], class_="tiny end")
+    return [*ramp(0, y, width, 6, "d" if two_sided else "h"), low, high]

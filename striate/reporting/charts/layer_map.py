@@ -7,9 +7,8 @@ from dataclasses import replace
 
 from striate.artifacts import Scores
 from striate.reporting.charts.drawing.layout import scale_of
-from striate.reporting.charts.heat import Heat, Spot, draw_heat, ramp
+from striate.reporting.charts.heat import Heat, Spot
 from striate.reporting.data.series import Series, series_of, whole
-from striate.reporting.html.markup import Html
 from striate.reporting.html.wording import plain_number, words
 
 
@@ -24,13 +23,6 @@ def map_of_all(scores: Scores, task: str | None = None) -> Heat:
     return _heat([whole(entry, words(entry.scorer), "scorer") for entry in entries])
 
 
-def draw_map(heat: Heat, width: float) -> tuple[float, list[Html]]:
-    """Return height and shapes of a map with its colour ramp."""
-    height, shapes = draw_heat(heat, width)
-    ends = ("lowest of its column", "highest of its column")
-    return height + 34, [*shapes, *ramp(0, height + 8, min(300.0, width), ends)]
-
-
 def _heat(columns: Sequence[Series]) -> Heat:
     """Return series side by side, the input at the bottom; each column has a scale of its own."""
     layers = range(len(columns[0].values))
@@ -43,6 +35,7 @@ def _heat(columns: Sequence[Series]) -> Heat:
         gaps=frozenset(place for place in range(1, len(kinds)) if kinds[place] != kinds[place - 1]),
         feet=[(plain_number(min(series.values)), plain_number(max(series.values))) for series in columns],
         row_title="layer",
+        ends=("lowest of its column", "highest of its column"),
     )
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from striate.artifacts import LayerScores
 from striate.reporting.charts.drawing.layout import scale_of
-from striate.reporting.charts.heat import Heat, Spot, draw_heat, ramp
-from striate.reporting.html.markup import Html
+from striate.reporting.charts.heat import Heat, Spot
 from striate.reporting.html.wording import amount, plain_number, words
 
 
@@ -28,19 +27,8 @@ def span_triangle(entry: LayerScores) -> Heat:
         widest=46.0,
         column_title="first layer of the span",
         row_title="length",
+        ends=(f"{plain_number(scale.low)}: could go", f"{plain_number(scale.high)}: needed"),
     )
-
-
-def draw_spans(heat: Heat, ends: tuple[str, str], width: float) -> tuple[float, list[Html]]:
-    """Return height and shapes of the triangle with its colour ramp."""
-    height, shapes = draw_heat(heat, width)
-    return height + 34, [*shapes, *ramp(0, height + 8, min(300.0, width), ends)]
-
-
-def span_ends(entry: LayerScores) -> tuple[str, str]:
-    """Return the least and the greatest distance, in words."""
-    values = [value for row in entry.spans for value in row]
-    return f"{plain_number(min(values))}: could go", f"{plain_number(max(values))}: needed"
 
 
 def _tip(entry: LayerScores, first: int, length: int, value: float) -> str:

@@ -93,15 +93,7 @@ def _bar(row: Difference, y: float, left: float, scale: float, reach: float) -> 
         end = max(end, min(high, reach))
     return tag(
         "g",
-        rect(
-            left,
-            y,
-            min(value, reach) * scale,
-            BAR,
-            f"{tip}, {sample(row.n)}",
-            rx=1.5,
-            class_=f"bar {model_class(row.label)}",
-        ),
+        rect(left, y, min(value, reach) * scale, BAR, f"{tip}, {sample(row.n)}", rx=1.5, class_=f"bar {kind}"),
         whisker,
         text(left + end * scale + 6, y + BAR / 2 + 3.5, f"{value:.1f}", class_=f"tiny {kind}"),
     )

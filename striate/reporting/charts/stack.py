@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import groupby
 
-from striate.reporting.charts.drawing.colours import STEPS, step_of
+from striate.reporting.charts.drawing.colours import step_of
 from striate.reporting.charts.drawing.layout import (
     MARGIN,
     HeatColumn,
@@ -15,7 +15,7 @@ from striate.reporting.charts.drawing.layout import (
     lay_out,
     name_rows,
 )
-from striate.reporting.charts.drawing.svg import line, rect, text
+from striate.reporting.charts.drawing.svg import line, ramp, rect, text
 from striate.reporting.data.run_artifacts import RunArtifacts
 from striate.reporting.html.markup import Html, tag
 from striate.reporting.html.wording import plain_number
@@ -105,22 +105,18 @@ def _lying(group: list[tuple[HeatColumn, float]], layout: StackLayout, left: flo
 
 
 def _legend(scale: Scale, left: float, width: float, y: float) -> list[Html]:
-    slice_width = width / STEPS
-    # Each slice reaches to the end under the next one: seams would show as stripes.
-    ramp = [
-        rect(left + step * slice_width, y, width - step * slice_width, 5, class_=f"h{step}") for step in range(STEPS)
-    ]
+    slices = ramp(left, y, width, 5)
     low, high = plain_number(scale.low), plain_number(scale.high)
     tip = f"colour scale from {scale.low:.5g} to {scale.high:.5g}, {'logarithmic' if scale.log else 'linear'}"
     if width < 22:
-        return ramp
+        return slices
     if width < 52:
         return [
-            *ramp,
+            *slices,
             text(left + width, y + 17, high, tip, class_="tiny end"),
             text(left + width, y + 28, low, tip, class_="tiny end"),
         ]
     labels = [text(left, y + 17, low, tip, class_="tiny"), text(left + width, y + 17, high, tip, class_="tiny end")]
     if scale.log and width >= 110:
         labels.append(text(left + width / 2, y + 17, "log scale", tip, class_="tiny middle"))
-    return [*ramp, *labels]
+    return [*slices, *labels]

@@ -47,14 +47,7 @@ def whole(entry: LayerScores, name: str = "all samples", kind: SeriesKind = "all
 def parts_of(entry: LayerScores) -> list[Series]:
     """Return a scorer's parts, such as image and text tokens."""
     return [
-        Series(
-            words(part),
-            "part",
-            values,
-            entry.part_low.get(part, ()),
-            entry.part_high.get(part, ()),
-            entry.samples,
-        )
+        Series(words(part), "part", values, entry.part_low.get(part, ()), entry.part_high.get(part, ()), entry.samples)
         for part, values in entry.parts.items()
     ]
 

@@ -19,6 +19,11 @@ class Cell:
     long: bool = False
 
 
+def figures(*values: Child) -> list[Cell]:
+    """Return a right-aligned cell for each of `values`."""
+    return [Cell(value, right=True) for value in values]
+
+
 def table(heads: Sequence[str], rows: Sequence[Sequence[Cell]], classes: Sequence[str] = ()) -> Html:
     """Return a table; `classes` gives each row's class."""
     head = tag("tr", [_head(name, cell) for name, cell in zip(heads, rows[0], strict=True)]) if rows else None

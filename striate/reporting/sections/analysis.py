@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 from striate.artifacts import LayerScores, Region, Scores
-from striate.reporting.charts.agreement import agreement_of, draw_agreement
+from striate.reporting.charts.agreement import agreement_of
 from striate.reporting.charts.bands import draw_bands
-from striate.reporting.charts.contrast import contrast_map, contrasts_of, draw_contrast
+from striate.reporting.charts.contrast import contrast_map, contrasts_of
 from striate.reporting.charts.drawing.svg import picture
-from striate.reporting.charts.function_map import draw_function_map, function_map, peak_table
-from striate.reporting.charts.heat import Heat
-from striate.reporting.charts.layer_map import draw_map, map_of_all, map_of_scorer
-from striate.reporting.charts.layer_spans import draw_spans, span_ends, span_triangle
+from striate.reporting.charts.function_map import function_map, peak_table
+from striate.reporting.charts.heat import Heat, draw_heat
+from striate.reporting.charts.layer_map import map_of_all, map_of_scorer
+from striate.reporting.charts.layer_spans import span_triangle
 from striate.reporting.charts.strategies import draw_strategies
 from striate.reporting.data.series import Series, parts_of, scorers_with_tasks, stability, tasks_of, whole
 from striate.reporting.html.chooser import chooser, slug
 from striate.reporting.html.markup import Child, Html, tag
-from striate.reporting.html.tables import Cell, table
+from striate.reporting.html.tables import Cell, figures, table
 from striate.reporting.html.wording import count, words
 
 FEW_SAMPLES = 20
@@ -40,9 +40,9 @@ def draw_layer_maps(scores: Scores) -> Html:
     """Return the map and the bands, with a menu of scorers."""
     everything: list[tuple[str, Child]] = []
     if len(scores.scorers) > 1:
-        everything.append(("every scorer, all samples", _figure("map-all", map_of_all(scores), draw_map, MAP_NOTE)))
+        everything.append(("every scorer, all samples", _figure("map-all", map_of_all(scores), MAP_NOTE)))
         everything += [
-            (f"every scorer, {words(task)}", _figure(f"map-{place}-{slug(task)}", heat, draw_map, MAP_NOTE))
+            (f"every scorer, {words(task)}", _figure(f"map-{place}-{slug(task)}", heat, MAP_NOTE))
             for place, task in enumerate(scores.tasks)
             for heat in [map_of_all(scores, task)]
         ]
@@ -55,11 +55,11 @@ def _of_scorer(scores: Scores, entry: LayerScores) -> Child:
     note = "Lines are means, bands 95% bootstrap intervals over samples." if entry.samples else "Weights only: exact."
     label = f"{words(entry.scorer)} of {len(entry.values)} layers"
     bands = picture(f"bands-{name}", label, lambda width: draw_bands(series, width), note)
-    return [bands, _figure(f"map-{name}", map_of_scorer(scores, entry.scorer), draw_map, MAP_NOTE)]
+    return [bands, _figure(f"map-{name}", map_of_scorer(scores, entry.scorer), MAP_NOTE)]
 
 
-def _figure(name: str, heat: Heat, draw: Callable[[Heat, float], tuple[float, list[Html]]], note: str) -> Html:
-    return picture(name, words(name), partial(draw, heat), note)
+def _figure(name: str, heat: Heat, note: str, label: str = "") -> Html:
+    return picture(name, label or words(name), partial(draw_heat, heat), note)
 
 
 def draw_function_maps(scores: Scores) -> Html | None:
@@ -72,13 +72,13 @@ def _by_task(scores: Scores, scorer: str) -> Child:
     series = tasks_of(scores, scorer)
     name = slug(scorer)
     shown: list[Child] = [
-        _figure(f"function-{name}", function_map(series), draw_function_map, TASK_NOTE),
+        _figure(f"function-{name}", function_map(series), TASK_NOTE),
         peak_table(series),
         _few_samples(series),
     ]
     if len(series) > 1:
         heat = contrast_map(contrasts_of(series))
-        shown.insert(1, _figure(f"contrast-{name}", heat, draw_contrast, CONTRAST_NOTE))
+        shown.insert(1, _figure(f"contrast-{name}", heat, CONTRAST_NOTE))
         note = "Spearman's rank correlation of the layers between tasks: near 1, the tasks need the same layers."
         shown.append(_folded("Agreement between tasks", f"tasks-{name}", series, note))
     return shown
@@ -94,7 +94,7 @@ def _few_samples(series: Sequence[Series]) -> Html | None:
 
 
 def _folded(title: str, name: str, series: Sequence[Series], note: str) -> Html:
-    return tag("details", tag("summary", title), _figure(name, agreement_of(series), draw_agreement, note))
+    return tag("details", tag("summary", title), _figure(name, agreement_of(series), note))
 
 
 def draw_agreements(scores: Scores) -> Html | None:
@@ -107,8 +107,7 @@ def draw_agreements(scores: Scores) -> Html | None:
     for place, (title, entries) in enumerate(groups.items()):
         series = [whole(entry, words(entry.scorer), "scorer") for entry in entries]
         if len(series) > 1:
-            heat = agreement_of(series)
-            choices.append((title, _figure(f"agreement-{place}", heat, draw_agreement, note)))
+            choices.append((title, _figure(f"agreement-{place}", agreement_of(series), note)))
     return chooser("agreement", "on", choices)
 
 
@@ -117,8 +116,7 @@ def draw_stability(scores: Scores) -> Html:
     rows = [
         [
             Cell(words(entry.scorer), head=True),
-            Cell(count(entry.samples) if entry.samples else "none", right=True),
-            Cell(_peak(entry), right=True),
+            *figures(count(entry.samples) if entry.samples else "none", _peak(entry)),
             Cell(stability(entry.split_half, entry.samples), long=True),
         ]
         for entry in scores.scorers
@@ -138,14 +136,12 @@ def draw_span_maps(scores: Scores) -> Html | None:
         "How far a span of layers turns its input; the shortest distance of each length is outlined: "
         "the span that could go at the least cost."
     )
-    choices = [(words(entry.scorer), _spans(entry, note)) for entry in entries]
+    choices = [
+        (name, _figure(f"spans-{slug(entry.scorer)}", span_triangle(entry), note, f"{name} of spans"))
+        for entry in entries
+        for name in [words(entry.scorer)]
+    ]
     return chooser("spans", "scorer", choices) if choices else None
-
-
-def _spans(entry: LayerScores, note: str) -> Html:
-    heat, ends = span_triangle(entry), span_ends(entry)
-    label = f"{words(entry.scorer)} of spans"
-    return picture(f"spans-{slug(entry.scorer)}", label, lambda width: draw_spans(heat, ends, width), note)
 
 
 def draw_side_by_side(regions: Sequence[Region]) -> Html:

@@ -9,7 +9,7 @@ from striate.reporting.charts.bars import task_name
 from striate.reporting.data.run_artifacts import RunArtifacts
 from striate.reporting.html.markup import Html, tag
 from striate.reporting.html.model_names import model_name
-from striate.reporting.html.tables import Cell, table
+from striate.reporting.html.tables import Cell, figures, table
 from striate.reporting.html.wording import count, plain_number, points, words
 
 SMALLEST_P = 1e-4
@@ -37,12 +37,8 @@ def _cells(row: Difference) -> list[Cell]:
     return [
         Cell(name, head=True),
         Cell(model_name(row.label)),
-        Cell(count(row.n), right=True),
-        Cell(_counted(row.wrong_to_right), right=True),
-        Cell(_counted(row.right_to_wrong), right=True),
-        Cell(p_value(row.mcnemar_p), right=True),
-        Cell(points(row.difference, row.metric), right=True),
-        Cell(told, right=True),
+        *figures(count(row.n), _counted(row.wrong_to_right), _counted(row.right_to_wrong)),
+        *figures(p_value(row.mcnemar_p), points(row.difference, row.metric), told),
     ]
 
 

@@ -6,7 +6,7 @@ from striate.reporting.charts.scatter import items_per_second
 from striate.reporting.data.run_artifacts import RunArtifacts
 from striate.reporting.html.markup import Html, tag
 from striate.reporting.html.model_names import model_name
-from striate.reporting.html.tables import Cell, share_bar, table
+from striate.reporting.html.tables import Cell, figures, share_bar, table
 from striate.reporting.html.wording import count, duration, gibibytes, plain_number, size
 
 
@@ -22,8 +22,7 @@ def draw_stages(artifacts: RunArtifacts) -> Html | None:
             Cell(stage.status if stage.status == "done" else tag("span", "failed", class_="wrong")),
             Cell(duration(stage.seconds), right=True),
             Cell(share_bar(stage.seconds / longest), wide_only=True),
-            Cell(gibibytes(stage.peak_memory_gib), right=True),
-            Cell(stage.finished.replace("T", " ")[:19], right=True),
+            *figures(gibibytes(stage.peak_memory_gib), stage.finished.replace("T", " ")[:19]),
         ]
         for name, stage in stages.items()
     ]
@@ -38,13 +37,12 @@ def draw_models(artifacts: RunArtifacts) -> Html | None:
     rows = [
         [
             Cell(model_name(record.label), head=True),
-            Cell(count(record.num_layers), right=True),
-            Cell(count(record.parameters), right=True),
-            Cell(size(record.size_bytes) if record.size_bytes else "–", right=True),
-            Cell(count(sum(task.n for task in record.tasks)), right=True),
-            Cell(duration(record.seconds), right=True),
-            Cell(f"{plain_number(items_per_second(record))} items/s", right=True),
-            Cell(gibibytes(record.peak_memory_gib), right=True),
+            *figures(count(record.num_layers), count(record.parameters)),
+            *figures(
+                size(record.size_bytes) if record.size_bytes else "–", count(sum(task.n for task in record.tasks))
+            ),
+            *figures(duration(record.seconds), f"{plain_number(items_per_second(record))} items/s"),
+            *figures(gibibytes(record.peak_memory_gib)),
         ]
         for record in records
     ]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from striate.artifacts import SuiteRecord
 from striate.reporting.html.markup import Html
 from striate.reporting.html.model_names import model_name, place_of
-from striate.reporting.html.tables import Cell, table
+from striate.reporting.html.tables import Cell, figures, table
 from striate.reporting.html.wording import count, plain_number
 
 ERROR = "_stderr"
@@ -45,7 +45,6 @@ def _cells(record: SuiteRecord, task: str, metric: str, value: float, error: flo
         Cell(model_name(record.label)),
         Cell(f"{record.harness} {record.harness_version}"),
         Cell(metric),
-        Cell(count(record.samples[task]) if task in record.samples else "–", right=True),
-        Cell(plain_number(value), right=True),
-        Cell("–" if error is None else plain_number(error), right=True),
+        *figures(count(record.samples[task]) if task in record.samples else "–", plain_number(value)),
+        *figures("–" if error is None else plain_number(error)),
     ]

@@ -10,7 +10,7 @@ from striate.reporting.charts.drawing.svg import line, rect, title
 from striate.reporting.data.run_artifacts import RunArtifacts
 from striate.reporting.html.markup import Html, tag
 from striate.reporting.html.model_names import model_class, model_name, place_of
-from striate.reporting.html.tables import Cell, table
+from striate.reporting.html.tables import Cell, figures, table
 from striate.reporting.html.wording import count, percent, points, score, span, words
 
 FOREST = 150.0
@@ -36,14 +36,8 @@ def draw_retention(rows: Sequence[Difference]) -> Html:
 
 def _order(row: Difference) -> tuple[bool, bool, str, str, str, int]:
     """Return where a row stands: visual, text, perplexity; tasks by name; models in the order of their making."""
-    return (
-        row.metric == "perplexity",
-        row.kind == "text",
-        row.pack,
-        row.task,
-        row.metric,
-        place_of(row.label),
-    )
+    kinds = (row.metric == "perplexity", row.kind == "text")
+    return (*kinds, row.pack, row.task, row.metric, place_of(row.label))
 
 
 def _table(rows: Sequence[Difference]) -> Html:
@@ -58,11 +52,8 @@ def _cells(row: Difference, widest: float) -> list[Cell]:
     return [
         Cell(name + lower, head=True),
         Cell(model_name(row.label)),
-        Cell(count(row.n), right=True),
-        Cell(score(row.baseline_score, row.metric), right=True),
-        Cell(score(row.score, row.metric), right=True),
-        Cell(points(row.difference, row.metric), right=True),
-        Cell(span(row.low, row.high, row.metric), right=True),
+        *figures(count(row.n), score(row.baseline_score, row.metric), score(row.score, row.metric)),
+        *figures(points(row.difference, row.metric), span(row.low, row.high, row.metric)),
         Cell(forest(row, widest) if row.metric != "perplexity" else None, wide_only=True),
         Cell(retained(row), right=True),
     ]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from striate.artifacts import ComponentCount, TrainRecord
 from striate.reporting.html.markup import Html, tag
-from striate.reporting.html.tables import Cell, facts, share_bar, table
+from striate.reporting.html.tables import Cell, facts, figures, share_bar, table
 from striate.reporting.html.wording import amount, count, duration, gibibytes, percent, plain_number
 
 HEADS = ["", "parameters", "trainable", "share", ""]
@@ -57,8 +57,6 @@ def _cells(row: ComponentCount) -> list[Cell]:
     share = layer_shares([row])[0]
     return [
         Cell(row.component, head=True),
-        Cell(count(row.total), right=True),
-        Cell(count(row.trainable), right=True),
-        Cell(percent(share) if row.trainable else "frozen", right=True),
+        *figures(count(row.total), count(row.trainable), percent(share) if row.trainable else "frozen"),
         Cell(share_bar(share), wide_only=True),
     ]

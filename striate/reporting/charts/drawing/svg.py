@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from striate.reporting.charts.drawing.colours import STEPS
 from striate.reporting.html.markup import Child, Html, tag
 
 WIDE = 960.0
@@ -15,6 +16,15 @@ Draw = Callable[[float], tuple[float, list[Html]]]
 def rect(x: float, y: float, width: float, height: float, tip: str = "", **attributes: Any) -> Html:
     """Return a rectangle; `tip` shows on hover."""
     return tag("rect", title(tip), x=float(x), y=float(y), width=max(0.0, width), height=max(0.0, height), **attributes)
+
+
+def ramp(left: float, y: float, width: float, height: float, letter: str = "h") -> list[Html]:
+    """Return the slices of a colour ramp: `h` from low to high, `d` two-sided."""
+    piece = width / STEPS
+    # Each slice reaches to the end under the next one: seams would show as stripes.
+    return [
+        rect(left + step * piece, y, width - step * piece, height, class_=f"{letter}{step}") for step in range(STEPS)
+    ]
 
 
 def line(x1: float, y1: float, x2: float, y2: float, **attributes: Any) -> Html:
