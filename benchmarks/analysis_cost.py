@@ -34,7 +34,7 @@ from torch import Tensor
 
 from striate.models.structure.anatomy import Anatomy, decoder_layers, find_anatomy, unwrap
 from striate.models.structure.image_tokens import image_tokens
-from striate.scorers import SCORERS, scorer_of
+from striate.scorers import SCORERS
 from striate.scorers.base import LayerScorer
 from striate.scorers.streaming.masks import TokenMasks, token_masks
 from striate.scorers.streaming.stream import LayerStream
@@ -163,7 +163,7 @@ def make_bench(args: argparse.Namespace) -> Bench:
 
 def measure(bench: Bench, args: argparse.Namespace) -> dict[str, Measured]:
     """Return what every case takes; cases take turns within a round."""
-    plain = [one for one in map(scorer_of, SCORERS.names()) if one.source in ("hidden states", "attention")]
+    plain = [scorer for scorer in SCORERS if scorer.source in ("hidden states", "attention")]
     hidden = [one for one in plain if one.source == "hidden states"]
     attention = [one for one in plain if one.source == "attention"]
     batches = max(1, args.samples // args.batch // args.rounds)

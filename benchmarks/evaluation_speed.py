@@ -33,7 +33,7 @@ from striate.tasks.inference.generate import end_ids
 from striate.tasks.inference.greedy_decode import before_end
 from striate.tasks.inference.prompts import chat_sample
 from striate.tasks.inference.text_tokens import context_limit
-from striate.tasks.metrics import metric_of
+from striate.tasks.metrics import METRICS
 from striate.tasks.packs.items import Item
 from striate.tasks.packs.reader import read_pack, spread
 
@@ -74,7 +74,7 @@ def questions(packs: Sequence[Path], limit: int | None, whole: bool) -> list[Ite
     """Return the chat questions of the packs; `whole` keeps a picture's questions together, else tasks are spread."""
     items = []
     for path in packs:
-        asked = [item for item in read_pack(path).items if metric_of(item.metric).mode == "generate"]
+        asked = [item for item in read_pack(path).items if METRICS.get(item.metric).mode == "generate"]
         if limit is None or len(asked) <= limit:
             items += asked
         elif whole:

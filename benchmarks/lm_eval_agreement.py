@@ -29,7 +29,7 @@ from striate.harness.suites import Suite, require
 from striate.models.io.load import Loaded, load_model
 from striate.tasks.inference.ask import ask
 from striate.tasks.inference.prompts import plain_context
-from striate.tasks.metrics.choice_logprob import score_choice_logprob
+from striate.tasks.metrics.choices.choice_logprob import score_choice_logprob
 from striate.tasks.packs.items import Compare, Item, Reply
 from striate.tasks.packs.reader import read_pack
 

@@ -31,10 +31,13 @@ class Strategy(Generic[Function]):
     params: type[BaseModel] = NoParams
 
 
-class Registry(Generic[Function]):
+Entry = TypeVar("Entry", bound=Strategy[Any])
+
+
+class Registry(Generic[Entry]):
     """The strategies of one kind, in the order of their explicit list."""
 
-    def __init__(self, kind: str, strategies: Sequence[Strategy[Function]]) -> None:
+    def __init__(self, kind: str, strategies: Sequence[Entry]) -> None:
         """Keep `strategies`; `kind` is the singular noun that errors use."""
         self.kind = kind
         self._by_name = {strategy.name: strategy for strategy in strategies}
@@ -44,7 +47,7 @@ class Registry(Generic[Function]):
         """Return every registered name, in list order."""
         return list(self._by_name)
 
-    def get(self, name: str) -> Strategy[Function]:
+    def get(self, name: str) -> Entry:
         """Return the strategy called `name`.
 
         Raises:
@@ -58,7 +61,7 @@ class Registry(Generic[Function]):
             f"{did_you_mean(name, self._by_name)}see `striate ls {self.kind}s`",
         )
 
-    def __iter__(self) -> Iterator[Strategy[Function]]:
+    def __iter__(self) -> Iterator[Entry]:
         return iter(self._by_name.values())
 
     def __contains__(self, name: Any) -> bool:

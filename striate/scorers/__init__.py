@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, cast
+from collections.abc import Sequence
 
 from striate.progress import Progress
 from striate.registry import Registry
@@ -28,7 +27,7 @@ from striate.scorers.statistics.measurement import Measurement
 from striate.scorers.token_swap import TOKEN_SWAP, TOKEN_SWAP_FLIPS, TOKEN_SWAP_ONWARD
 from striate.scorers.weight_change import ANGULAR_CHANGE, PARAMETER_CHANGE
 
-SCORERS: Registry[Callable[..., Any]] = Registry(
+SCORERS: Registry[LayerScorer] = Registry(
     "scorer",
     [
         BLOCK_INFLUENCE,
@@ -55,15 +54,6 @@ SCORERS: Registry[Callable[..., Any]] = Registry(
 
 RUNNERS = (ONE_PASS, ALTERED_LAYERS, GRADIENTS, WEIGHTS, PICTURE_PAIRS)
 """In the order in which they run."""
-
-
-def scorer_of(name: str) -> LayerScorer:
-    """Return the scorer called `name`.
-
-    Raises:
-        SpecError: no such scorer; the text names the closest one and lists all.
-    """
-    return cast(LayerScorer, SCORERS.get(name))
 
 
 def runner_of(scorer: LayerScorer) -> Runner:

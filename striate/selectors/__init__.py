@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from striate.registry import Registry
+from striate.registry import Registry, Strategy
 from striate.selectors.all_layers import ALL
 from striate.selectors.bottom import BOTTOM
 from striate.selectors.combined import COMBINED
@@ -20,7 +20,7 @@ from striate.selectors.spec.params import Selector
 from striate.selectors.top import TOP
 from striate.selectors.uniform import UNIFORM
 
-SELECTORS: Registry[Selector] = Registry(
+SELECTORS: Registry[Strategy[Selector]] = Registry(
     "selector",
     [
         UNIFORM,

@@ -17,7 +17,7 @@ from striate.errors import ConfigError, DataError, SpecError
 from striate.models.interventions.eval_mode import evaluating
 from striate.models.structure.anatomy import check_decoder_only, find_anatomy, unwrap
 from striate.progress import Progress, Silent
-from striate.scorers import SCORERS, measure, runner_of, scorer_of
+from striate.scorers import SCORERS, measure, runner_of
 from striate.scorers.base import LayerScorer
 from striate.scorers.runners.runner import Calibration
 from striate.scorers.statistics.measurement import Measurement
@@ -66,7 +66,7 @@ def analyze(
         ConfigError: a scorer needs `base` and there is none, or a number that is too small.
         ModelError: not an LVLM, an encoder-decoder, one whose layers can't be scored, or too little memory.
     """
-    chosen = [scorer_of(name) for name in dict.fromkeys(scorers)]
+    chosen = [SCORERS.get(name) for name in dict.fromkeys(scorers)]
     _check(chosen, samples, base, pairs, batch_size)
     core, anatomy = unwrap(model), find_anatomy(model)
     check_decoder_only(anatomy)

@@ -19,7 +19,7 @@ from striate.data.reading import read_samples
 from striate.data.samples import Message, Sample
 from striate.errors import ConfigError, DataError, ModelError, SpecError
 from striate.models.structure.anatomy import decoder_layers
-from striate.scorers import SCORERS, scorer_of
+from striate.scorers import SCORERS
 from striate.stages.analyze import analyze
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def test_scores_match_the_definitions_in_float64(tiny_llava: Loaded, samples: li
         np.testing.assert_allclose(entry.values, parts.pop("score"), rtol=1e-4)
         counted = {"modality-block-influence", "linear-cka", "matrix-entropy"}
         assert list(entry.parts) == [
-            part for part in parts if entry.scorer in counted or part in scorer_of(entry.scorer).shown
+            part for part in parts if entry.scorer in counted or part in SCORERS.get(entry.scorer).shown
         ]
         for part, values in entry.parts.items():
             np.testing.assert_allclose(values, parts[part], rtol=1e-4)

@@ -20,7 +20,7 @@ from striate.data.reading import read_samples
 from striate.data.samples import Message, Sample
 from striate.errors import ConfigError, ModelError
 from striate.models.structure.anatomy import decoder_layers, find_anatomy
-from striate.scorers import SCORERS, scorer_of
+from striate.scorers import SCORERS
 from striate.scorers.streaming.masks import token_masks
 from striate.scorers.streaming.stream import LayerStream
 from striate.stages.analyze import analyze
@@ -28,7 +28,7 @@ from striate.stages.analyze import analyze
 if TYPE_CHECKING:
     from striate.models.io.load import Loaded
 
-PLAIN = [one for one in map(scorer_of, SCORERS.names()) if one.source in ("hidden states", "attention")]
+PLAIN = [scorer for scorer in SCORERS if scorer.source in ("hidden states", "attention")]
 NAMES = [one.name for one in PLAIN]
 
 

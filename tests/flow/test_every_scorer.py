@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from striate.artifacts import Scores
 from striate.data.reading import read_samples
-from striate.scorers import SCORERS, scorer_of
+from striate.scorers import SCORERS
 from striate.stages.analyze import analyze
 from striate.stages.prune import prune
 from striate.stages.select import select
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from striate.models.io.load import Loaded
 
 # A random model tells no pair of pictures apart; that source has tests of its own.
-NAMES = [name for name in SCORERS.names() if scorer_of(name).source != "picture pairs"]
+NAMES = [name for name in SCORERS.names() if SCORERS.get(name).source != "picture pairs"]
 
 
 def test_scores_of_every_scorer_choose_and_rank_layers(
@@ -42,7 +42,7 @@ def test_scores_of_every_scorer_choose_and_rank_layers(
 def test_the_page_says_what_every_scorer_says() -> None:
     page = (Path(__file__).parents[2] / "docs" / "analysis.md").read_text(encoding="utf-8")
     for name in SCORERS.names():
-        scorer = scorer_of(name)
+        scorer = SCORERS.get(name)
         assert f"`{name}`" in page
         assert scorer.paper.rpartition("/")[2] in page
         assert scorer.limits, name

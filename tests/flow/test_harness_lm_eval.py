@@ -19,7 +19,7 @@ from striate.models.io.load import load_model, load_processor, save_model
 from striate.models.surgery.remove_layers import remove_layers
 from striate.models.trainable.apply import apply_region, lora_config
 from striate.tasks.inference.ask import ask
-from striate.tasks.metrics.choice_logprob import score_choice_logprob
+from striate.tasks.metrics.choices.choice_logprob import score_choice_logprob
 from striate.tasks.packs.items import Item
 
 pytestmark = pytest.mark.harness

@@ -11,7 +11,7 @@ import torch
 
 from striate.data.reading import read_samples
 from striate.models.structure.anatomy import decoder_layers
-from striate.scorers import SCORERS, scorer_of
+from striate.scorers import SCORERS
 from striate.scorers.streaming.masks import TokenMasks
 from striate.scorers.streaming.stream import LayerStream
 from striate.scorers.streaming.view import lengths
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
-PLAIN = [one for one in map(scorer_of, SCORERS.names()) if one.source in ("hidden states", "attention")]
+PLAIN = [scorer for scorer in SCORERS if scorer.source in ("hidden states", "attention")]
 NAMES = [one.name for one in PLAIN]
 
 

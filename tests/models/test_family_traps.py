@@ -18,7 +18,7 @@ from striate.models.io.save import save_model
 from striate.models.structure.anatomy import decoder_layers, find_anatomy, find_decoder, layer_of
 from striate.models.surgery.remove_layers import remove_layers, self_test
 from striate.models.trainable.apply import apply_region, lora_config
-from striate.scorers import scorer_of
+from striate.scorers import SCORERS
 from striate.scorers.streaming.masks import token_masks
 from striate.scorers.streaming.stream import LayerStream
 
@@ -182,7 +182,7 @@ def test_layers_that_run_several_times_stay_and_are_not_scored() -> None:
             remove_layers(model, [layer])
     masks = token_masks({**inputs, "labels": inputs["input_ids"]}, find_anatomy(model))
     with (
-        LayerStream(decoder_layers(model), [scorer_of("block-influence")]) as stream,
+        LayerStream(decoder_layers(model), [SCORERS.get("block-influence")]) as stream,
         pytest.raises(ModelError, match="layer 2 did not run exactly once, in order"),
         stream.batch(masks),
     ):

@@ -14,13 +14,13 @@ from torch import nn
 from striate.artifacts import LayerScores
 from striate.errors import ModelError
 from striate.models.structure.anatomy import decoder_layers, find_anatomy, find_decoder
-from striate.scorers import SCORERS, scorer_of
+from striate.scorers import SCORERS
 from striate.scorers.statistics.score_summary import summarize
 from striate.scorers.streaming.masks import TokenMasks, token_masks
 from striate.scorers.streaming.stream import LayerStream
 
 Family = tuple[Any, dict[str, Any]]
-PLAIN = [one for one in map(scorer_of, SCORERS.names()) if one.source in ("hidden states", "attention")]
+PLAIN = [scorer for scorer in SCORERS if scorer.source in ("hidden states", "attention")]
 HIDDEN = [one for one in PLAIN if one.source == "hidden states"]
 # Features of the picture are added between these families' layers: a layer's output is not the next one's input.
 ADDS_BETWEEN_LAYERS = {"qwen3_vl"}
@@ -100,7 +100,7 @@ def test_image_attention_is_the_same_under_every_implementation(
     name: str, implementation: str, family_builder: Any
 ) -> None:
     model, inputs = family_builder(name)
-    scorer = [scorer_of("image-attention")]
+    scorer = [SCORERS.get("image-attention")]
     base = summaries(run(model, inputs, scorer), scorer)["image-attention"]
     model.set_attn_implementation(implementation)
     again = summaries(run(model, inputs, scorer), scorer)["image-attention"]

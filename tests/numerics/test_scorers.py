@@ -16,7 +16,7 @@ from scorer_formulas import SampleStates, hsic, sample_sum
 from torch import Tensor, nn
 
 from striate.errors import DataError, ModelError, SpecError
-from striate.scorers import SCORERS, scorer_of
+from striate.scorers import SCORERS
 from striate.scorers.linear_cka import centred
 from striate.scorers.statistics.score_summary import summarize
 from striate.scorers.statistics.sums import PartSums
@@ -25,7 +25,7 @@ from striate.scorers.streaming.spans import span_table
 from striate.scorers.streaming.stream import LayerStream
 from striate.scorers.streaming.view import LayerView, lengths
 
-HIDDEN = [one for one in map(scorer_of, SCORERS.names()) if one.source == "hidden states"]
+HIDDEN = [scorer for scorer in SCORERS if scorer.source == "hidden states"]
 
 
 class Layer(nn.Module):
@@ -271,7 +271,7 @@ def test_an_identity_layer_scores_0_and_a_quarter_turn_1() -> None:
         hidden = layers[0](states)
         layers[2](layers[1](hidden_states=hidden))
     for name, turned in (("block-influence", 1.0), ("modality-block-influence", 1.0), ("angular-distance", 0.5)):
-        found = summarize(name, stream.results(name), 0, scorer_of(name).shown)
+        found = summarize(name, stream.results(name), 0, SCORERS.get(name).shown)
         assert found.values == pytest.approx((0.0, turned, 0.0), abs=1e-6)
     assert not any(layer._forward_hooks for layer in layers)
     spans = span_table(stream.spans())

@@ -27,7 +27,7 @@ from published_kit import (
 )
 
 from striate.errors import DataError
-from striate.tasks.benchmarks import BENCHMARKS, benchmark_of
+from striate.tasks.benchmarks import BENCHMARKS
 from striate.tasks.benchmarks.formats.prompt_wording import LETTER, SHORT
 from striate.tasks.packs.items import Item
 from striate.tasks.packs.sources import parse_source, read_source, release_fingerprint
@@ -55,8 +55,8 @@ def test_a_folder_without_the_files_names_them(name: str, tmp_path: Path) -> Non
     with pytest.raises(DataError) as caught:
         read(name, tmp_path)
     assert str(caught.value).startswith(f"benchmark {name}: {tmp_path} has no ")
-    assert f"allowed: the published files: {benchmark_of(name).layout[0]}" in str(caught.value)
-    assert str(caught.value).endswith(f"next:    they come from {benchmark_of(name).source}")
+    assert f"allowed: the published files: {BENCHMARKS.get(name).layout[0]}" in str(caught.value)
+    assert str(caught.value).endswith(f"next:    they come from {BENCHMARKS.get(name).source}")
     with pytest.raises(DataError, match="is not a folder"):
         read(name, tmp_path / "nowhere")
 

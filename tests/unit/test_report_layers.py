@@ -68,6 +68,19 @@ def test_each_column_is_coloured_from_its_own_lowest_to_its_own_highest() -> Non
     assert map_of_all(scores).feet == [("1.00", "3.00"), ("−100", "300")]
 
 
+def test_a_task_that_no_scorer_could_score_has_no_map(tmp_path: Path) -> None:
+    scores = Scores(
+        num_layers=2,
+        samples=8,
+        scorers=(entry("a", 1, 2), entry("b", 2, 1)),
+        tasks={"ocr": (entry("a", 1, 2),), "text": ()},
+    )
+    write_document(tmp_path / "scores.json", scores)
+    page = report(tmp_path).read_text()
+    assert "every scorer, ocr" in page
+    assert "every scorer, text" not in page
+
+
 @pytest.mark.parametrize("width", [WIDE, NARROW])
 def test_maps_stay_inside_the_picture(scores: Scores, width: float) -> None:
     for height, shapes in (

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from striate.errors import SpecError
 from striate.tasks.inference.prompts import chat_sample, joined, plain_context
-from striate.tasks.metrics import METRICS, metric_of
-from striate.tasks.metrics.anls import edit_distance, similarity
-from striate.tasks.metrics.choice_logprob import ranking
-from striate.tasks.metrics.last_word import first_word
+from striate.tasks.metrics import METRICS
+from striate.tasks.metrics.choices.choice_logprob import ranking
 from striate.tasks.metrics.reading.answer_text import normalize
 from striate.tasks.metrics.reading.box_parsing import overlap, parse_box
+from striate.tasks.metrics.text_match.anls import edit_distance, similarity
+from striate.tasks.metrics.text_match.last_word import first_word
 from striate.tasks.packs.items import Item, Mark, Reply
 
 WORDS = st.text(alphabet=st.characters(blacklist_categories=["Cs"]), max_size=20)
@@ -29,7 +29,7 @@ def item(metric: str, *answers: str, choices: tuple[str, ...] = (), **fields: ob
 
 
 def mark(metric: str, text: str, *answers: str, choices: tuple[str, ...] = ()) -> Mark:
-    return metric_of(metric).function(item(metric, *answers, choices=choices), Reply(text))
+    return METRICS.get(metric).function(item(metric, *answers, choices=choices), Reply(text))
 
 
 @pytest.mark.parametrize(
@@ -149,13 +149,13 @@ def test_choice_logprob_by_mean_or_by_sum() -> None:
     by_mean = item("choice_logprob", **fields)  # type: ignore[arg-type]
     by_sum = item("choice_logprob", compare="sum", **fields)  # type: ignore[arg-type]
     assert ranking(by_mean, reply) == [-2.0, -1.0]
-    assert metric_of("choice_logprob").function(by_mean, reply) == Mark(1.0, "a long one")
-    assert metric_of("choice_logprob").function(by_sum, reply) == Mark(0.0, "short")
+    assert METRICS.get("choice_logprob").function(by_mean, reply) == Mark(1.0, "a long one")
+    assert METRICS.get("choice_logprob").function(by_sum, reply) == Mark(0.0, "short")
 
 
 def test_of_equal_choices_the_first_counts() -> None:
     tied = item("choice_logprob", choices=("a", "b"), answer_index=1)
-    assert metric_of("choice_logprob").function(tied, Reply(logprobs=(-1.0, -1.0), tokens=(1, 1))).score == 0
+    assert METRICS.get("choice_logprob").function(tied, Reply(logprobs=(-1.0, -1.0), tokens=(1, 1))).score == 0
 
 
 @pytest.mark.parametrize(
@@ -173,10 +173,10 @@ def test_last_word_compares_whole_words() -> None:
 
 
 def test_perplexity_is_nats_a_token_weighted_by_tokens() -> None:
-    found = metric_of("perplexity").function(item("perplexity"), Reply(logprobs=(-6.0,), tokens=(3,)))
+    found = METRICS.get("perplexity").function(item("perplexity"), Reply(logprobs=(-6.0,), tokens=(3,)))
     assert (found.score, found.weight) == (2.0, 3.0)
     assert found.answer == f"perplexity {math.exp(2):.4g}"
-    assert "too large" in metric_of("perplexity").function(item("perplexity"), Reply("", (-9e3,), (3,))).answer
+    assert "too large" in METRICS.get("perplexity").function(item("perplexity"), Reply("", (-9e3,), (3,))).answer
 
 
 @given(st.sampled_from(["exact", "anls", "choice", "iou50", "last_word"]), WORDS, BOXES)
@@ -206,7 +206,7 @@ def test_similarity_is_symmetric_and_bounded(first: str, second: str) -> None:
 def test_every_metric_is_described() -> None:
     assert len(METRICS) == 17
     for strategy in METRICS:
-        found = metric_of(strategy.name)
+        found = METRICS.get(strategy.name)
         assert found.title
         assert found.summary
         assert found.paper.startswith("https://")
@@ -216,7 +216,7 @@ def test_every_metric_is_described() -> None:
 
 def test_an_unknown_metric_answers_with_the_list() -> None:
     with pytest.raises(SpecError) as caught:
-        metric_of("exakt")
+        METRICS.get("exakt")
     assert str(caught.value) == (
         "unknown task 'exakt'\n"
         f"  allowed: {', '.join(METRICS.names())}\n"

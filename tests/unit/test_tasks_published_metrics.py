@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from striate.tasks.metrics import METRICS, metric_of
-from striate.tasks.metrics.choice_logprob import ranking
-from striate.tasks.metrics.letter import chosen, options_of
+from striate.tasks.metrics import METRICS
+from striate.tasks.metrics.choices.choice_logprob import ranking
+from striate.tasks.metrics.choices.letter import chosen, options_of
+from striate.tasks.metrics.choices.yes_no import said
 from striate.tasks.metrics.reading.answer_text import vqa_text
 from striate.tasks.metrics.reading.box_parsing import parse_box
-from striate.tasks.metrics.relaxed import number_of
-from striate.tasks.metrics.vqa import soft_accuracy
-from striate.tasks.metrics.yes_no import said
+from striate.tasks.metrics.text_match.relaxed import number_of
+from striate.tasks.metrics.text_match.vqa import soft_accuracy
 from striate.tasks.packs.items import Item, Mark, Reply
 
 WORDS = st.text(alphabet=st.characters(blacklist_categories=["Cs"]), max_size=20)
@@ -27,7 +27,7 @@ def item(metric: str, *answers: str, **fields: object) -> Item:
 
 
 def mark(metric: str, text: str, *answers: str, **fields: object) -> Mark:
-    return metric_of(metric).function(item(metric, *answers, **fields), Reply(text))
+    return METRICS.get(metric).function(item(metric, *answers, **fields), Reply(text))
 
 
 @pytest.mark.parametrize(
@@ -82,8 +82,8 @@ def test_vqa_accuracy_is_the_mean_over_all_sets_of_nine(given_answers: list[str]
 
 
 def test_vqa_needs_ten_answers() -> None:
-    assert "has 3 entries, but VQA accuracy needs ten" in metric_of("vqa").check(item("vqa", "a", "b", "c"))
-    assert metric_of("vqa").check(item("vqa", *"abcdefghij")) == ""
+    assert "has 3 entries, but VQA accuracy needs ten" in METRICS.get("vqa").check(item("vqa", "a", "b", "c"))
+    assert METRICS.get("vqa").check(item("vqa", *"abcdefghij")) == ""
 
 
 @pytest.mark.parametrize(
@@ -158,10 +158,10 @@ def test_letter_scores_and_options() -> None:
     assert mark("letter", "C", choices=DOGS, answer_index=1) == Mark(0.0, "C")
     assert mark("letter", "dunno", choices=DOGS, answer_index=1) == Mark(0.0, "dunno", unparsed=True)
     assert options_of(("x", "y")) == "A. x\nB. y"
-    assert "'answer_index' is 3, but must be 0 to 2" in metric_of("letter").check(
+    assert "'answer_index' is 3, but must be 0 to 2" in METRICS.get("letter").check(
         item("letter", choices=DOGS, answer_index=3)
     )
-    assert "has 1 entries" in metric_of("letter").check(item("letter", choices=("x",), answer_index=0))
+    assert "has 1 entries" in METRICS.get("letter").check(item("letter", choices=("x",), answer_index=0))
 
 
 @given(st.integers(0, 25))
@@ -272,7 +272,9 @@ def test_choices_by_log_probability_a_character() -> None:
     assert ranking(asked, Reply(logprobs=(-4.0, -6.0), tokens=(1, 9))) == [-0.8, -0.6]
 
 
-GENERATED = [name for name in METRICS.names() if metric_of(name).mode == "generate" and metric_of(name).corpus is None]
+GENERATED = [
+    name for name in METRICS.names() if METRICS.get(name).mode == "generate" and METRICS.get(name).corpus is None
+]
 
 
 @pytest.mark.parametrize("metric", GENERATED)

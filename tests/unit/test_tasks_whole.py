@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from striate.artifacts import Prediction
 from striate.errors import DataError
-from striate.tasks.metrics import metric_of
+from striate.tasks.metrics import METRICS
+from striate.tasks.metrics.choices.yes_no import mme_details, pope_details
 from striate.tasks.metrics.cider import words_of
-from striate.tasks.metrics.yes_no import mme_details, pope_details
 from striate.tasks.packs.items import Item, Mark, Reply
 from striate.tasks.scoring.mark import check_corpora, mark_all
 
@@ -27,7 +27,7 @@ def item(metric: str, *answers: str, **fields: object) -> Item:
 
 
 def mark(metric: str, text: str, *answers: str, **fields: object) -> Mark:
-    return metric_of(metric).function(item(metric, *answers, **fields), Reply(text))
+    return METRICS.get(metric).function(item(metric, *answers, **fields), Reply(text))
 
 
 def predictions(*rows: tuple[str, str, str]) -> list[Prediction]:
@@ -103,7 +103,7 @@ def test_perplexity_states_its_tokens() -> None:
         Prediction(id=str(n), pack="p", task="t", metric="perplexity", question="x", score=score, weight=weight)
         for n, (score, weight) in enumerate([(2.0, 3.0), (1.0, 1.0)])
     ]
-    assert metric_of("perplexity").details(rows) == {"tokens": 4.0, "perplexity": pytest.approx(math.exp(1.75))}
+    assert METRICS.get("perplexity").details(rows) == {"tokens": 4.0, "perplexity": pytest.approx(math.exp(1.75))}
 
 
 def captions(*texts: str) -> list[Mark]:
@@ -120,7 +120,7 @@ def test_cider_by_hand() -> None:
     # identical to one of two references; the second adds its own cosine
     assert 0.5 <= found[0].score < 1
     assert found[2] == Mark(0.0, "", unparsed=True)
-    details = metric_of("cider").details
+    details = METRICS.get("cider").details
     row = Prediction(id="a", pack="p", task="t", metric="cider", question="", score=found[1].score)
     assert details([row])["cider"] == pytest.approx(1000)
 
@@ -138,7 +138,7 @@ def test_cider_without_its_package_names_the_extra(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "pycocoevalcap.cider.cider", None)
     with pytest.raises(DataError, match=r"needs the package pycocoevalcap(.|\n)*pip install 'striate\[captions\]'"):
         captions("x", "y")
-    assert "not installed: pip install 'striate[captions]'" in metric_of("cider").check(item("cider", "x"))
+    assert "not installed: pip install 'striate[captions]'" in METRICS.get("cider").check(item("cider", "x"))
 
 
 def test_cider_scores_a_task_together(monkeypatch: pytest.MonkeyPatch) -> None:

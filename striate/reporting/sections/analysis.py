@@ -43,7 +43,8 @@ def draw_layer_maps(scores: Scores) -> Html:
         everything.append(("every scorer, all samples", _figure("map-all", map_of_all(scores), MAP_NOTE)))
         everything += [
             (f"every scorer, {words(task)}", _figure(f"map-{place}-{slug(task)}", heat, MAP_NOTE))
-            for place, task in enumerate(scores.tasks)
+            for place, (task, entries) in enumerate(scores.tasks.items())
+            if entries
             for heat in [map_of_all(scores, task)]
         ]
     single = [(words(entry.scorer), _of_scorer(scores, entry)) for entry in scores.scorers]

@@ -6,7 +6,7 @@ from striate.registry import Registry
 from striate.tasks.benchmarks.bbh import BBH, BBH_COT
 from striate.tasks.benchmarks.docvqa import DOCVQA
 from striate.tasks.benchmarks.exams import C_EVAL_BENCHMARK, CMMLU, MMLU
-from striate.tasks.benchmarks.formats.benchmark import Benchmark, ReadFunction
+from striate.tasks.benchmarks.formats.benchmark import Benchmark
 from striate.tasks.benchmarks.gqa import GQA
 from striate.tasks.benchmarks.mmbench import MMBENCH
 from striate.tasks.benchmarks.mme import MME
@@ -19,7 +19,7 @@ from striate.tasks.benchmarks.seed_bench import SEED_BENCH
 from striate.tasks.benchmarks.tdiuc import TDIUC
 from striate.tasks.benchmarks.textvqa import TEXTVQA, TEXTVQA_OCR
 
-BENCHMARKS: Registry[ReadFunction] = Registry(
+BENCHMARKS: Registry[Benchmark] = Registry(
     "benchmark",
     [
         TEXTVQA,
@@ -44,14 +44,3 @@ BENCHMARKS: Registry[ReadFunction] = Registry(
         CMMLU,
     ],
 )
-
-
-def benchmark_of(name: str) -> Benchmark:
-    """Return the benchmark called `name`.
-
-    Raises:
-        SpecError: no such benchmark; the text names the closest one and lists all.
-    """
-    found = BENCHMARKS.get(name)
-    assert isinstance(found, Benchmark), "every entry of BENCHMARKS is a Benchmark"
-    return found

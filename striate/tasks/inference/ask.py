@@ -16,7 +16,7 @@ from striate.tasks.inference.likelihood import choice_replies, text_replies
 from striate.tasks.inference.reply_journal import Journal
 from striate.tasks.inference.run_state import AskState
 from striate.tasks.inference.token_batches import asking_mode
-from striate.tasks.metrics import metric_of
+from striate.tasks.metrics import METRICS
 from striate.tasks.metrics.base import AskingMode
 from striate.tasks.packs.items import Item, Reply
 
@@ -76,7 +76,7 @@ def ask(
     places: dict[AskingMode, list[int]] = {}
     for index, item in enumerate(items):
         if index not in known:
-            places.setdefault(metric_of(item.metric).mode, []).append(index)
+            places.setdefault(METRICS.get(item.metric).mode, []).append(index)
     replies = dict(known)
     with asking_mode(model):
         for mode, indices in places.items():

@@ -74,7 +74,6 @@ CIDER = Metric(
     summary="CIDEr-D / 10 of a caption against its references (extra: captions)",
     function=score_cider,
     paper="https://arxiv.org/abs/1411.5726",
-    mode="generate",
     check=_check,
     corpus=score_captions,
     details=cider_details,

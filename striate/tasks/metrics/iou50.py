@@ -36,6 +36,5 @@ IOU50 = Metric(
     summary="the box that the model writes overlaps the true one by at least half of their union",
     function=score_iou50,
     paper="https://arxiv.org/abs/1511.02283",
-    mode="generate",
     check=_check,
 )

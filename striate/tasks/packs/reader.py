@@ -10,7 +10,7 @@ from typing import Any, cast
 from striate.data.parsing import ImageFolder
 from striate.data.samples import PLACEHOLDER
 from striate.errors import DataError, did_you_mean
-from striate.tasks.metrics import METRICS, metric_of
+from striate.tasks.metrics import METRICS
 from striate.tasks.packs.items import Compare, Item, Pack
 
 __all__ = ["FILE_NAME", "Item", "Pack", "read_pack", "spread"]
@@ -102,14 +102,14 @@ def _item(row: dict[str, Any], pack: str, pictures: ImageFolder, place: str) -> 
         **_pictures(row, pictures, place),
         **_fields(row, metric, place),
     )
-    problem = _misplaced_image(item) or metric_of(metric).check(item)
+    problem = _misplaced_image(item) or METRICS.get(metric).check(item)
     if problem:
         raise DataError(f"{place} ({item.id}): {problem}", f"a row for metric {metric!r}", "fix that line")
     return item
 
 
 def _fields(row: dict[str, Any], metric: str, place: str) -> dict[str, Any]:
-    mode = metric_of(metric).mode
+    mode = METRICS.get(metric).mode
     if mode == "generate":
         return {"question": _text(row, "question", place), **_truth(row, metric, place)}
     if mode == "next_word":
@@ -190,7 +190,7 @@ def _compare(row: dict[str, Any], place: str) -> Compare:
 
 
 def _misplaced_image(item: Item) -> str:
-    if item.image is not None and metric_of(item.metric).mode != "generate":
+    if item.image is not None and METRICS.get(item.metric).mode != "generate":
         return "this metric asks about text only, but the row has an image"
     count = item.question.count(PLACEHOLDER)
     pictures = len(item.images)

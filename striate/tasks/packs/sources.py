@@ -9,10 +9,10 @@ from pathlib import Path
 
 from striate.errors import DataError, SpecError, did_you_mean
 from striate.storage.fingerprints import fingerprint, fingerprint_of
-from striate.tasks.benchmarks import BENCHMARKS, benchmark_of
+from striate.tasks.benchmarks import BENCHMARKS
 from striate.tasks.benchmarks.formats.benchmark import Benchmark
 from striate.tasks.benchmarks.formats.release import Release
-from striate.tasks.metrics import metric_of
+from striate.tasks.metrics import METRICS
 from striate.tasks.packs.items import Item, Pack
 from striate.tasks.packs.reader import read_pack, spread
 
@@ -47,7 +47,7 @@ def parse_source(text: str) -> Source:
             f"FOLDER, or NAME:FOLDER with NAME one of {', '.join(BENCHMARKS.names())}",
             f"{did_you_mean(name, BENCHMARKS.names())}see `striate ls tasks`",
         )
-    most = benchmark_of(name).shots
+    most = BENCHMARKS.get(name).shots
     if shots is not None and (most is None or int(shots) > most):
         raise SpecError(
             f"{text!r} asks for {shots} worked examples",
@@ -71,7 +71,7 @@ def read_source(source: Source, limit: int | None = None, pictures: Path | None 
     """
     if not source.benchmark:
         return read_pack(source.folder, limit)
-    benchmark = benchmark_of(source.benchmark)
+    benchmark = BENCHMARKS.get(source.benchmark)
     release = Release(
         benchmark.name,
         source.folder,
@@ -114,7 +114,7 @@ def _is_picture(path: Path) -> bool:
 
 
 def _checked(item: Item, release: Release) -> Item:
-    problem = metric_of(item.metric).check(item)
+    problem = METRICS.get(item.metric).check(item)
     if problem:
         raise release.damaged(release.folder, f"question {item.id!r}: {problem}")
     return item

@@ -8,7 +8,7 @@ import numpy as np
 
 from striate.artifacts import Difference, EvalRecord, Kind, Prediction, TaskScore
 from striate.errors import ArtifactError
-from striate.tasks.metrics import metric_of
+from striate.tasks.metrics import METRICS
 from striate.tasks.packs.items import Item
 from striate.tasks.scoring.bootstrap import Paired, macro_replicates
 from striate.tasks.scoring.intervals import (
@@ -43,7 +43,7 @@ def in_scope(keys: Iterable[TaskKey], scope: tuple[str, str]) -> list[TaskKey]:
     pack, task = scope
     chosen = [key for key in keys if (key[3] == task if pack == MACRO else key[0] == pack and task in (MACRO, key[1]))]
     if len(chosen) > 1 or pack == MACRO:
-        chosen = [key for key in chosen if metric_of(key[2]).higher_is_better]
+        chosen = [key for key in chosen if METRICS.get(key[2]).higher_is_better]
     return chosen
 
 
@@ -65,7 +65,7 @@ def macro_average(scores: Sequence[TaskScore], kind: Kind) -> float | None:
 
     Perplexity is left out: it is no share of right answers.
     """
-    values = [score.score for score in scores if score.kind == kind and metric_of(score.metric).higher_is_better]
+    values = [score.score for score in scores if score.kind == kind and METRICS.get(score.metric).higher_is_better]
     return float(np.mean(values)) if values else None
 
 
@@ -91,7 +91,7 @@ def compare_predictions(
     labels = (other[0].label, baseline[0].label)
     rows = [compare_pairs(labels, key, [pair], repetitions, seed) for key, pair in pairs.items()]
     for kind in KINDS:
-        chosen = [pair for key, pair in pairs.items() if key[3] == kind and metric_of(key[2]).higher_is_better]
+        chosen = [pair for key, pair in pairs.items() if key[3] == kind and METRICS.get(key[2]).higher_is_better]
         if chosen:
             rows.append(compare_pairs(labels, (MACRO, kind, MACRO_METRIC, kind), chosen, repetitions, seed))
     return rows
@@ -123,7 +123,7 @@ def _task_score(key: TaskKey, group: Sequence[Prediction], repetitions: int, see
     pack, task, metric, kind = key
     scores, weights = [item.score for item in group], [item.weight for item in group]
     clusters = [item.cluster for item in group]
-    kind_of_score = metric_of(metric)
+    kind_of_score = METRICS.get(metric)
     bounded = kind_of_score.higher_is_better and _within_one(Paired.of(scores, scores))
     low, high = bootstrap_interval(scores, weights, repetitions, seed, clusters, bounded)
     return TaskScore(
@@ -190,7 +190,7 @@ def compare_pairs(
     """
     pack, task, metric, kind = key
     means, replicates = mean_of(pairs), macro_replicates(pairs, repetitions, seed)
-    ratio = metric == MACRO_METRIC or metric_of(metric).higher_is_better
+    ratio = metric == MACRO_METRIC or METRICS.get(metric).higher_is_better
     hidden = hidden_change(pairs, replicates, ratio and all(_within_one(pair) for pair in pairs))
     low, high = difference_interval(replicates, hidden)
     retention, lowest, highest = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from striate.errors import DataError
-from striate.tasks.metrics import metric_of
+from striate.tasks.metrics import METRICS
 from striate.tasks.packs.items import Item, Mark, Reply
 
 
@@ -16,7 +16,7 @@ def check_corpora(items: Sequence[Item]) -> None:
         DataError: it has one.
     """
     for (pack, task, name), places in _tasks(items).items():
-        if metric_of(name).corpus is not None and len(places) < 2:
+        if METRICS.get(name).corpus is not None and len(places) < 2:
             raise DataError(
                 f"{pack}/{task} has one item, and metric {name!r} weighs words by how few items have them",
                 f"two items or more of metric {name!r}",
@@ -34,7 +34,7 @@ def mark_all(items: Sequence[Item], replies: Sequence[Reply]) -> list[Mark]:
     """
     marks: dict[int, Mark] = {}
     for (_, _, name), places in _tasks(items).items():
-        metric = metric_of(name)
+        metric = METRICS.get(name)
         chosen = [(items[place], replies[place]) for place in places]
         if metric.corpus is None:
             found = [metric.function(item, reply) for item, reply in chosen]

@@ -66,6 +66,5 @@ LETTER = Metric(
     summary="the answer names the right choice by its letter, or by its whole text; nothing is guessed",
     function=score_letter,
     paper="https://arxiv.org/abs/2209.09513",
-    mode="generate",
     check=_check,
 )

@@ -25,5 +25,4 @@ FIRST_LINE = Metric(
     summary="the answer's first line equals an accepted answer, ignoring case and a final full stop",
     function=score_first_line,
     paper="https://arxiv.org/abs/2210.09261",
-    mode="generate",
 )

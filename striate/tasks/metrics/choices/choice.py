@@ -38,6 +38,5 @@ CHOICE = Metric(
     summary="the generated answer is exactly the right choice; an answer that is no choice scores 0 and is counted",
     function=score_choice,
     paper="https://arxiv.org/abs/2209.09513",
-    mode="generate",
     check=_check,
 )

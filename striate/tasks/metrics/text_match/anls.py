@@ -41,5 +41,4 @@ ANLS = Metric(
     summary="1 - edit distance / longer length against the nearest accepted answer; 0 below 0.5",
     function=score_anls,
     paper="https://arxiv.org/abs/1905.13648",
-    mode="generate",
 )

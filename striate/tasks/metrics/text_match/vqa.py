@@ -42,6 +42,5 @@ VQA = Metric(
     summary="min(people who gave this answer / 3, 1), averaged over all sets of nine of ten people",
     function=score_vqa,
     paper="https://arxiv.org/abs/1612.00837",
-    mode="generate",
     check=_check,
 )

@@ -25,5 +25,4 @@ CONTAINMENT = Metric(
     summary="the answer contains an accepted one, or lies within one, ignoring case",
     function=score_containment,
     paper="https://arxiv.org/abs/2412.12785",
-    mode="generate",
 )

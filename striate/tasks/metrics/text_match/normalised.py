@@ -24,5 +24,4 @@ NORMALISED = Metric(
     summary="the answer equals an accepted one, ignoring articles, punctuation, number words and contractions",
     function=score_normalised,
     paper="https://arxiv.org/abs/1505.00468",
-    mode="generate",
 )

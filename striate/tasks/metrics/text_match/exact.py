@@ -24,5 +24,4 @@ EXACT = Metric(
     summary="the generated answer equals an accepted one, ignoring case and a final full stop",
     function=score_exact,
     paper="https://arxiv.org/abs/1606.05250",
-    mode="generate",
 )

@@ -91,7 +91,6 @@ YES_NO = Metric(
     summary="the answer says yes or no as the truth does; with precision, recall, F1 and yes-rate (POPE)",
     function=score_yes_no,
     paper="https://arxiv.org/abs/2305.10355",
-    mode="generate",
     check=_check,
     details=pope_details,
 )
@@ -101,7 +100,6 @@ MME = Metric(
     summary="yes or no, two questions a picture; with accuracy+ (both right) and their sum, 0 to 200",
     function=score_yes_no,
     paper="https://arxiv.org/abs/2306.13394",
-    mode="generate",
     check=_check,
     details=mme_details,
 )

@@ -51,5 +51,4 @@ RELAXED = Metric(
     summary="a number within 5% of an accepted one; other answers must be equal, ignoring case",
     function=score_relaxed,
     paper="https://arxiv.org/abs/2203.10244",
-    mode="generate",
 )

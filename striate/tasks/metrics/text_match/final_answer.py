@@ -30,5 +30,4 @@ FINAL_ANSWER = Metric(
     summary="what follows the last 'answer is' equals an accepted answer, ignoring case",
     function=score_final_answer,
     paper="https://arxiv.org/abs/2210.09261",
-    mode="generate",
 )
