@@ -126,7 +126,7 @@ def ready(batch: Batch, what: Subject, packing: Packing, device: str) -> context
     moved = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
     if shown:
         moved["pixel_values"] = what.pixels.expand(shown, -1, -1, -1)
-    return packing.attending({**moved, SEGMENTS: lengths}) if lengths is not None else contextlib.nullcontext(moved)
+    return packing.serving(moved, batch) if lengths is not None else contextlib.nullcontext(moved)
 
 
 def train_step(

@@ -47,19 +47,21 @@ from striate.models.visual_token_skipping.measure_shift import measure_shift
 from striate.models.visual_token_skipping.rule import VisualTokenSkipping
 from striate.models.visual_token_skipping.visual_compute import VisualCompute
 from striate.selectors.spec.grammar import resolve
-from striate.training.batching.label_positions import ANSWERS, find_answers
-from striate.training.compile import dropped
-from striate.training.compile.cuda_graphs.recorded import CudaRecorder, RerunRecorder
-from striate.training.compile.policy import within_budget
-from striate.training.compile.regional import FastLayers, fast_layers
-from striate.training.compile.short_choice import short_samples
+from striate.training.compile import regional
+from striate.training.compile.cuda_graphs import GRAPH_OPTIONS, GraphedSteps
+from striate.training.compile.memory_budget import within_budget
+from striate.training.compile.policy import ANSWERS_TOGETHER
+from striate.training.compile.regional import CompiledLayers, compiled_layers
+from striate.training.inputs.step_inputs import LabelPositions, SkippingInput, StepInput
+from striate.training.inputs.wait_free import WaitFreeInputs
 from striate.training.loss import answer_loss
 from striate.training.optimizers import check_optimizer
 from striate.training.precision import FrozenModules, MasterWeights, checkpointed
 from striate.training.quantization.fp8_linear import frozen_in_fp8
 from striate.training.quantization.int8_linear import frozen_in_int8
-from striate.training.step_hints.attention_mask import mask_known
-from striate.training.step_hints.image_embeds import PicturePlaces
+
+# A batch on the CPU, the same on the device, and what changes it.
+Batches = tuple[dict[str, Any], dict[str, Any], list[StepInput]]
 
 
 class Bench:
@@ -112,7 +114,6 @@ class Bench:
             frozen=rung.frozen,
             optimizer=rung.optimizer,
             skipped=frozenset(self.region.outside if rung.image_tokens == "region" else ()),
-            answers_last=rung.compiled and rung.answers_last,
         )
         return within_budget(self.shape, self.region, found, rung.budget) if rung.budget else found
 
@@ -126,7 +127,7 @@ class Bench:
         return found
 
     @contextlib.contextmanager
-    def prepared(self, rung: Rung) -> Iterator[FastLayers | None]:
+    def prepared(self, rung: Rung) -> Iterator[CompiledLayers | None]:
         """Let the layers run as the rung says."""
         settings = self.settings(rung)
         with contextlib.ExitStack() as stack:
@@ -135,47 +136,37 @@ class Bench:
                 kernels = torch.nn.attention.SDPBackend
                 order = [kernels.CUDNN_ATTENTION, kernels.FLASH_ATTENTION, kernels.EFFICIENT_ATTENTION, kernels.MATH]
                 stack.enter_context(torch.nn.attention.sdpa_kernel(order, set_priority=True))
-            if rung.attention == "short":
-                stack.enter_context(self.short(rung))
-            if not rung.dropped:
-                stack.enter_context(mock.patch.object(dropped, "has_kernels", _never))
             if rung.frozen == "fp8":
                 stack.enter_context(frozen_in_fp8(self.model, self.region, print_line))
             if rung.frozen == "int8":
                 stack.enter_context(frozen_in_int8(self.model, self.region, print_line))
             if rung.image_tokens == "region":
-                compute = VisualCompute(layers=self.region.layers, num_layers=self.region.num_layers)
+                compute = VisualCompute(layers=self.region.layers, num_layers=len(self.shape.layers))
                 with torch.autocast(self.device, torch.bfloat16):
                     shift = measure_shift(self.model, compute, [self.batch(rung)])
-                rule = stack.enter_context(VisualTokenSkipping(self.model, compute, shift))
-                # All batches have one layout.
-                stack.enter_context(rule.reading(self.batch(rung)["input_ids"].cpu(), torch.device(self.device)))
-            if not rung.plain:
-                batch = self.batch(rung)
-                # All batches have one layout.
-                stack.enter_context(mask_known(batch["attention_mask"].cpu()))
-                stack.enter_context(self.placed(batch))
+                stack.enter_context(VisualTokenSkipping(self.model, compute, shift))
             if rung.kept_features:
                 stack.enter_context(self.kept(rung))
             if not (rung.compiled or settings.recomputed):
                 yield None
                 return
-            how = {"recomputed": settings.recomputed, "lean": settings.lean, "backend": self.args.backend}
-            if rung.graphs:
-                how["recorder"] = CudaRecorder() if self.device == "cuda" else RerunRecorder()
-            layers = stack.enter_context(
-                fast_layers(
-                    self.model,
-                    compiled=rung.compiled,
-                    say=lambda line: print(line, file=sys.stderr),
-                    options=rung.options or None,
-                    merged=rung.merged,
-                    **how,
-                )
-            )
-            if not rung.answers_last:
-                layers.keep_last_whole()
-            yield layers
+            options = {**rung.options, **(GRAPH_OPTIONS if rung.graphs and self.device == "cuda" else {})}
+            how = {"recomputed": settings.recomputed, "backend": self.args.backend, "options": options}
+            if not rung.keyed:
+                stack.enter_context(mock.patch.object(regional, "keyed_dropout", return_value=contextlib.nullcontext()))
+            yield stack.enter_context(compiled_layers(self.model, print_line, compiled=rung.compiled, **how))
+
+    def inputs(self, rung: Rung) -> list[StepInput]:
+        """Return what happens to a batch before the model takes it."""
+        if rung.plain:
+            return []
+        parts: list[StepInput] = [LabelPositions(ANSWERS_TOGETHER if rung.graphs else 1)] if rung.hints else []
+        parts.append(SkippingInput(self.model))
+        if rung.hints:
+            parts.append(WaitFreeInputs(self.model, print_line, lambda: torch.autocast(self.device, torch.bfloat16)))
+        if rung.graphs:
+            parts.append(GraphedSteps(self.model))
+        return parts
 
     def kept(self, rung: Rung) -> contextlib.AbstractContextManager[None]:
         """Return a context in which the features of the batch's pictures stand for the vision encoder."""
@@ -183,26 +174,17 @@ class Bench:
         with torch.autocast(self.device, torch.bfloat16):
             return tap.serving(tap.features(pictures))
 
-    def short(self, rung: Rung) -> contextlib.AbstractContextManager[None]:
-        """Return a context in which short samples attend by a kernel of their own, where that is faster."""
-        text = self.config.text_config
-        heads, shared = text.num_attention_heads, text.num_key_value_heads
-        return short_samples(heads, shared, text.hidden_size // heads, rung.batch, print_line)
-
-    def placed(self, batch: dict[str, Any]) -> contextlib.AbstractContextManager[None]:
-        """Return a context in which pictures are put among embeddings at known places."""
-        places, ids = PicturePlaces(self.model, print_line), batch["input_ids"].cpu()
-        with torch.autocast(self.device, torch.bfloat16):
-            places.check(self.model, {name: value for name, value in batch.items() if name != "labels"}, ids)
-        return places.placing(ids)
-
-    def step(self, rung: Rung, batch: dict[str, Any], frozen: FrozenModules) -> torch.Tensor:
+    def step(self, rung: Rung, batches: Batches, frozen: FrozenModules) -> torch.Tensor:
         """Return the loss of one whole step: forward, backward, clipping, AdamW."""
         if not rung.plain:
             frozen.set_eval()
-        with torch.autocast(self.device, torch.bfloat16):
-            loss = self.model(**batch, use_cache=False).loss if rung.plain else answer_loss(self.model, batch)
-        loss.backward()
+        on_cpu, ready, parts = batches
+        with contextlib.ExitStack() as stack:
+            for part in parts:
+                ready = stack.enter_context(part.serving(ready, on_cpu))
+            with torch.autocast(self.device, torch.bfloat16):
+                loss = self.model(**ready, use_cache=False).loss if rung.plain else answer_loss(self.model, ready)
+            loss.backward()
         if not rung.plain:
             nn.utils.clip_grad_norm_(self.trainable, 1.0)
         self.optimizer.step()
@@ -216,29 +198,33 @@ class Bench:
 
     def measure(self, rung: Rung) -> dict[str, Any]:
         """Return what the rung's line says."""
-        batch, frozen = self.batch(rung), FrozenModules(self.model, rung.checkpointing)
-        if not rung.plain:
-            batch[ANSWERS] = find_answers(batch.pop("labels").cpu()).to(self.device)
+        frozen = FrozenModules(self.model, rung.checkpointing)
         with self.prepared(rung) as layers:
+            batch = self.batch(rung)
+            on_cpu, parts = {name: value.cpu() for name, value in batch.items()}, self.inputs(rung)
+            for part in parts:
+                on_cpu = part.prepared(on_cpu)
+            # On the device already, as a loader brings it there while the step before runs.
+            batches = on_cpu, {name: value.to(self.device) for name, value in on_cpu.items()}, parts
             begin = time.perf_counter()
-            first = float(self.step(rung, batch, frozen))
+            first = float(self.step(rung, batches, frozen))
             self.sync()
             found: dict[str, Any] = {"first_step_s": round(time.perf_counter() - begin, 1)}
             for _ in range(self.args.warmup):
-                self.step(rung, batch, frozen)
+                self.step(rung, batches, frozen)
             self.sync()
             if self.device == "cuda":
                 torch.cuda.reset_peak_memory_stats()
             clock = Clock(self.device)
             for _ in range(self.args.steps):
-                last = self.step(rung, batch, frozen)
+                last = self.step(rung, batches, frozen)
                 clock.tick()
             timed = clock.milliseconds()
             if layers:
                 found |= {"layers_run": layers.describe(), "compile_s": round(layers.compile_seconds, 1)}
-                found |= {"recomputed": layers.recomputed, "lean": self.settings(rung).lean}
+                found["recomputed"] = layers.recomputed
             if self.args.profile and rung.name in self.args.profile:
-                found["profile"] = profile(lambda: self.step(rung, batch, frozen), self.device)
+                found["profile"] = profile(lambda: self.step(rung, batches, frozen), self.device)
         tokens = batch["input_ids"].numel()
         middle = statistics.median(timed)
         peak = torch.cuda.max_memory_allocated() / 2**30 if self.device == "cuda" else 0.0
@@ -348,11 +334,6 @@ def write(line: dict[str, Any], stream: TextIO | None) -> None:
 def print_line(line: str) -> None:
     """Show what a part of the engine says, beside the results."""
     print(line, file=sys.stderr)
-
-
-def _never(*_: Any) -> bool:
-    """Stand for a question of the engine's; a mock in its place could not be compiled."""
-    return False
 
 
 def _clean(device: str) -> None:

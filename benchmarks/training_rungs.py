@@ -61,16 +61,15 @@ class Rung:
         text: text tokens a sample, half of them answers.
         answers: answer tokens a sample, where not half of the text.
         dropout: of LoRA.
-        attention: PyTorch's choice of attention kernel, cuDNN's first, or one of striate's own for short samples.
+        attention: PyTorch's choice of attention kernel, or cuDNN's first.
         frozen: number format of the decoder layers outside the region.
         optimizer: AdamW with its moments in float32, or in 8 bits by bitsandbytes.
         image_tokens: whether image tokens are computed in all layers, or in the region alone.
         graphs: whether kernels are recorded as CUDA graphs.
-        merged: whether linear layers that read the same tensor are one product.
-        dropped: whether LoRA's dropout happens inside the kernels of its narrow products.
+        hints: whether answers, padding and places of image tokens are found on the CPU, so that no step waits.
+        keyed: whether LoRA's dropout is made from keys again, in place of a stored mask.
         options: of the compiler.
         kept_features: whether vision features are kept, so that no step runs the vision encoder.
-        answers_last: whether the compiled last layer runs at answer positions only.
         optional: whether it runs only when asked for by name.
     """
 
@@ -87,16 +86,15 @@ class Rung:
     text: int = 200
     answers: int | None = None
     dropout: float = 0.05
-    attention: Literal["default", "cudnn", "short"] = "default"
+    attention: Literal["default", "cudnn"] = "default"
     frozen: Literal["exact", "fp8", "int8"] = "exact"
     optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
     image_tokens: Literal["all", "region"] = "all"
     graphs: bool = False
-    merged: bool = True
-    dropped: bool = True
+    hints: bool = True
+    keyed: bool = True
     options: dict[str, Any] = field(default_factory=dict)
     kept_features: bool = False
-    answers_last: bool = True
     optional: bool = False
 
     @property
@@ -114,23 +112,10 @@ RUNGS = (
     ),
     Rung("region checkpointed", "25% of the layers", plain=True, checkpointing=True),
     Rung("region", "no checkpointing", plain=True),
-    Rung("answers", "the loss at answers only, float32 masters, clipping"),
-    Rung("compiled", "compiled layers, LoRA's dropout from a counter", compiled=True, answers_last=False),
-    Rung("exact", "the last layer at answers only", compiled=True),
-    Rung(
-        "exact apart",
-        "queries, keys and values, and gated products, one by one",
-        compiled=True,
-        merged=False,
-        optional=True,
-    ),
-    Rung(
-        "exact copies",
-        "LoRA's dropped inputs written out",
-        compiled=True,
-        dropped=False,
-        optional=True,
-    ),
+    Rung("answers", "the loss at answers only, float32 masters, clipping", hints=False),
+    Rung("mask", "compiled layers, LoRA's dropout with a stored mask", compiled=True, hints=False, keyed=False),
+    Rung("compiled", "LoRA's dropout from keys", compiled=True, hints=False),
+    Rung("exact", "no step waits for the accelerator", compiled=True),
     Rung("exact kept", "vision features kept, as the encoder is frozen", compiled=True, kept_features=True),
     Rung("exact graphs", "kernels recorded as CUDA graphs", compiled=True, graphs=True, optional=True),
     Rung("exact cudnn", "attention by cuDNN first", compiled=True, attention="cudnn"),
@@ -197,41 +182,13 @@ RUNGS = (
         graphs=True,
     ),
     Rung(
-        "small graphed apart",
-        "products of the same input one by one",
-        **_SMALL,
-        compiled=True,
-        graphs=True,
-        merged=False,
-        optional=True,
-    ),
-    Rung(
-        "small short",
-        "samples of few tokens attend by a kernel of their own",
-        **_SMALL,
-        compiled=True,
-        graphs=True,
-        attention="short",
-    ),
-    Rung(
-        "small short wide",
+        "small graphed wide",
         "twice the batch",
         **{**_SMALL, "batch": 512},
         compiled=True,
         graphs=True,
-        attention="short",
-        optional=True,
     ),
-    Rung(
-        "small short tuned",
-        "the compiler tries launch settings",
-        **_SMALL,
-        compiled=True,
-        graphs=True,
-        attention="short",
-        options={"coordinate_descent_tuning": True},
-        optional=True,
-    ),
+    Rung("small exact wide", "the same without graphs", **{**_SMALL, "batch": 512}, compiled=True),
     Rung(
         "small lora graphed",
         "LoRA, kernels recorded",

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from striate.artifacts import Region, TrainRecord
 from striate.config import MachineSection, TrainSection
 from striate.data.collate import Collator
@@ -18,15 +16,16 @@ from striate.progress import Progress, Silent
 from striate.runs.peak_memory import peak_memory_gib
 from striate.training.caching.vision_features import cached_features
 from striate.training.checkpoints import find_checkpoint, identity, remove_checkpoints
-from striate.training.compile.policy import plan_speed
+from striate.training.compile.policy import choose_execution
 from striate.training.distributed.full_parameters import unshard
 from striate.training.distributed.ranks import Ranks
 from striate.training.distributed.sharding import sharding
+from striate.training.job import TrainingJob
 from striate.training.lisa import lisa_record
 from striate.training.preflight_checks import check_training, warn_of_lisa
 from striate.training.schedule import Plan
-from striate.training.session import Outcome, run_sitting
-from striate.training.setup import Opened, opened
+from striate.training.session import TrainingResult, TrainingSession
+from striate.training.setup import PreparedModel, prepared_for_training
 
 
 def train(
@@ -60,7 +59,7 @@ def train(
         samples: the training set.
         config: the science: method, learning rates, batch size, length.
         machine: micro-batch and workers.
-        seed: of the order of samples, of the adapters' first values and of dropout.
+        seed: of the order of samples, of first values and of dropout.
         out: the checkpoint folder, written whole or not at all; must be new or empty.
         work_dir: where unfinished training keeps its checkpoints, which are removed at the end.
         log: `train_log.jsonl`, one line a step.
@@ -74,78 +73,62 @@ def train(
         DataError: a sample that can't be used.
         ArtifactError: a folder that can't be written, or `out` is not empty.
     """
-    progress = progress or Silent()
     check_training(model, region, samples, config, out)
     ranks = Ranks.launched()
     ranks.join(next(model.parameters()).device)
-    if not ranks.is_main:
-        progress = Silent()
+    progress = progress if progress and ranks.is_main else Silent()
     plan = Plan.of(len(samples), config, machine, ranks.world_size)
     warn_of_lisa(region, config.resample, plan.steps, seed, progress)
     run = {**identity(region, config, samples, seed, base_path), "sharding": sharding()}
-    checkpoint = ranks.on_main(lambda: find_checkpoint(work_dir, run))
     collator = Collator(processor, config.max_length, train=True)
-    speed = plan_speed(model, region, samples, collator, config, machine, plan)
-    torch.manual_seed(seed)
-    with opened(model, region, samples, collator, config, seed=seed, base_path=base_path) as ready:
-        cached = cached_features(
-            ready.model, processor, samples, collator, machine, half=ready.weights.dtype, progress=progress
-        )
-        outcome = run_sitting(
-            ready.model,
-            samples,
-            collator,
-            config,
-            machine,
-            plan,
-            ready.region,
-            half=ready.weights.dtype,
-            seed=seed,
-            work_dir=work_dir,
-            log=log,
-            run=run,
-            checkpoint=checkpoint,
-            prove=ready.prove,
-            progress=progress,
-            ranks=ranks,
-            cached=cached,
-            turns=ready.turns,
-            speed=speed,
-        )
-    unshard(ready.model, ready.weights.dtypes, ready.names)
-    card = _card(ready, config, len(samples), base_path)
-    ranks.on_main(lambda: save_model(ready.model, processor, out, ready.region, card))
+    job = TrainingJob(region, samples, collator, config, machine, seed, base_path, plan, run)
+    checkpoint = ranks.on_main(lambda: find_checkpoint(work_dir, run))
+    execution = choose_execution(model, job)
+    with prepared_for_training(model, job) as prepared:
+        half = prepared.half
+        cached = cached_features(prepared.model, processor, samples, collator, machine, half=half, progress=progress)
+        session = TrainingSession(job, prepared, execution, ranks, cached, progress)
+        result = session.run(work_dir, log, checkpoint)
+    _save(job, prepared, ranks, processor, out)
     ranks.on_main(lambda: remove_checkpoints(work_dir))
-    progress.say(outcome.proof)
-    return _record(ready, outcome, plan, config)
+    progress.say(result.proof)
+    return _record(job, prepared, result, ranks)
 
 
-def _card(ready: Opened, config: TrainSection, samples: int, base_path: str) -> CardFacts:
+def _save(job: TrainingJob, prepared: PreparedModel, ranks: Ranks, processor: Any, out: Path) -> None:
+    """Write the checkpoint, whole or not at all, with its card."""
+    unshard(prepared.model, prepared.weights.dtypes, prepared.names)
+    card = _card(job, prepared)
+    ranks.on_main(lambda: save_model(prepared.model, processor, out, prepared.region, card))
+
+
+def _card(job: TrainingJob, prepared: PreparedModel) -> CardFacts:
     """Return what the checkpoint's model card tells."""
     return CardFacts(
-        base=base_path,
-        method=config.method,
-        region=ready.region,
-        trained=(ready.trainable.trainable, ready.trainable.total),
-        samples=samples,
-        adapter=config.method != "full",
+        base=job.base_path,
+        method=job.config.method,
+        region=prepared.region,
+        trained=(prepared.trainable.trainable, prepared.trainable.total),
+        samples=len(job.samples),
+        adapter=job.config.method != "full",
     )
 
 
-def _record(ready: Opened, outcome: Outcome, plan: Plan, config: TrainSection) -> TrainRecord:
+def _record(job: TrainingJob, prepared: PreparedModel, result: TrainingResult, ranks: Ranks) -> TrainRecord:
     """Return how the training went."""
-    device = next(ready.model.parameters()).device
+    device = next(prepared.model.parameters()).device
+    first, last = result.losses
     return TrainRecord(
-        trainable=ready.trainable,
-        proof=outcome.proof,
-        samples=plan.samples,
-        steps=plan.steps,
-        epochs=plan.steps / plan.steps_per_epoch,
-        first_loss=outcome.first_loss,
-        last_loss=outcome.last_loss,
-        seconds=outcome.seconds,
-        peak_memory_gib=Ranks.launched().maximum(peak_memory_gib(device), device),
-        tokens=outcome.tokens,
-        padding=1 - outcome.tokens / max(1, outcome.slots),
-        resampled=lisa_record(config.resample, ready.region.layers, outcome.rows) if ready.turns else None,
+        trainable=prepared.trainable,
+        proof=result.proof,
+        samples=job.plan.samples,
+        steps=job.plan.steps,
+        epochs=job.plan.steps / job.plan.steps_per_epoch,
+        first_loss=first,
+        last_loss=last,
+        seconds=result.seconds,
+        peak_memory_gib=ranks.maximum(peak_memory_gib(device), device),
+        tokens=result.tokens,
+        padding=1 - result.tokens / max(1, result.slots),
+        resampled=lisa_record(job.config.resample, job.region.layers, result.rows) if prepared.lisa else None,
     )

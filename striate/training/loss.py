@@ -11,8 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from striate.data.encoding import IGNORED
 from striate.models.interventions.selected_logits import answer_logits
-from striate.training.batching.label_positions import ANSWERS, find_answers
-from striate.training.compile.last_layer_answers import answering
+from striate.training.batching.label_positions import ANSWERS, label_positions
 
 
 def answer_loss(
@@ -26,13 +25,12 @@ def answer_loss(
     Args:
         model: an LVLM, plain or wrapped by PEFT.
         inputs: a training batch with `labels` (B, T), -100 where there is no answer, or with `answers`, as
-            `find_answers` gives them: looking for them on an accelerator makes the CPU wait for it.
+            `label_positions` gives them: looking for them on an accelerator makes the CPU wait for it.
         answer_tokens: n of the whole accumulated batch; None takes that of this batch.
     """
-    answers = inputs[ANSWERS] if ANSWERS in inputs else find_answers(inputs["labels"])
+    answers = inputs[ANSWERS] if ANSWERS in inputs else label_positions(inputs["labels"])
     rows_N, columns_N, labels_N = answers
     rest = {name: value for name, value in inputs.items() if name not in ("labels", ANSWERS)}
-    with answering(rows_N, columns_N, rest["input_ids"].shape[1]):
-        logits_NV = answer_logits(model, rest, rows_N, columns_N)
+    logits_NV = answer_logits(model, rest, rows_N, columns_N)
     total = cross_entropy(logits_NV.float(), labels_N, reduction="sum", ignore_index=IGNORED)
     return total / ((labels_N != IGNORED).sum() if answer_tokens is None else answer_tokens)

@@ -1,44 +1,57 @@
-"""One sitting of a training: from the last whole checkpoint, or from the start, to the end."""
+"""One session of a training: from the last whole checkpoint, or from the start, to the end."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from striate.artifacts import Region
-from striate.config import MachineSection, TrainSection
-from striate.data.collate import Collator
-from striate.data.samples import Sample
 from striate.progress import Progress
 from striate.training.approximations import frozen_format
-from striate.training.batching.micro_batches import share_of, touch_of
+from striate.training.batching.micro_batches import StepCollator, StepSampler, share_of, stand_in, touch_of
+from striate.training.batching.order import SeededOrder
 from striate.training.caching.vision_features import CachedFeatures
+from striate.training.callbacks import Proof
 from striate.training.checkpoints import COMPLETE, load_trainable, step_of
-from striate.training.compile.policy import Speed, fast
+from striate.training.compile.cuda_graphs import GRAPH_OPTIONS, GraphedSteps
+from striate.training.compile.policy import LayerExecution
+from striate.training.compile.regional import CompiledLayers, compiled_layers
 from striate.training.distributed.ranks import Ranks
 from striate.training.distributed.sharding import may_lack_gradients, set_wrapping_policy, sharding
-from striate.training.lisa import LisaSchedule
-from striate.training.metrics_log import MetricsLog
+from striate.training.inputs.step_inputs import LabelPositions, SkippingInput, StepInput
+from striate.training.inputs.wait_free import WaitFreeInputs
+from striate.training.job import TrainingJob
+from striate.training.metrics.metrics_log import MetricsLog
+from striate.training.packing.packed_rows import Packing
+from striate.training.packing.packing_check import check_packing
 from striate.training.precision import checkpointed
-from striate.training.schedule import Plan, training_arguments
-from striate.training.trainer import Proof, RegionTrainer
+from striate.training.schedule import training_arguments
+from striate.training.setup import PreparedModel
+from striate.training.trainer import RegionTrainer
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """How it went, earlier sittings included: the proof, losses in nats a token, seconds, and the log of all steps."""
+class TrainingResult:
+    """How it went, earlier sessions included: the proof, losses in nats a token, and the log of all steps."""
 
     proof: str
-    first_loss: float
-    last_loss: float
-    seconds: float
     rows: list[dict[str, Any]]
+
+    @property
+    def losses(self) -> tuple[float, float]:
+        """The losses of the first and the last step."""
+        return self.rows[0]["loss"], self.rows[-1]["loss"]
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of all steps."""
+        return float(sum(row["seconds"] for row in self.rows))
 
     @property
     def tokens(self) -> int:
@@ -51,102 +64,177 @@ class Outcome:
         return sum(row.get("slots", 0) for row in self.rows)
 
 
-def run_sitting(
-    model: nn.Module,
-    samples: Sequence[Sample],
-    collator: Collator,
-    config: TrainSection,
-    machine: MachineSection,
-    plan: Plan,
-    region: Region,
-    *,
-    half: torch.dtype | None,
-    seed: int,
-    work_dir: Path,
-    log: Path,
-    run: dict[str, Any],
-    checkpoint: Path | None,
-    prove: Proof,
-    progress: Progress,
-    ranks: Ranks,
-    cached: CachedFeatures | None = None,
-    turns: LisaSchedule | None = None,
-    speed: Speed | None = None,
-) -> Outcome:
-    """Return how the training went, with `model` trained in place from `checkpoint` (or the start) to the last step.
+class TrainingSession:
+    """Trains a prepared model in place, from a checkpoint or from the start, to the last step."""
 
-    Raises:
-        TrainingError: a failed proof, or a loss that is not finite.
-        ArtifactError: log or checkpoints can't be written.
-    """
-    done = step_of(checkpoint)
-    with MetricsLog(log, done, ranks.is_main) as step_log, progress.track("train", plan.steps) as advance:
-        if checkpoint:
-            progress.say(f"going on from step {done} of {plan.steps}")
-            advance(done)
-        if checkpoint and done >= plan.steps:
-            load_trainable(model, checkpoint)
-            proof = json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8"))["proof"]
-        else:
-            set_wrapping_policy(model)
-            trainer = RegionTrainer(
-                model,
-                training_arguments(
-                    config,
-                    machine,
-                    plan,
-                    model=model,
-                    half=half,
-                    seed=seed,
-                    work_dir=work_dir,
-                    uneven=may_lack_gradients(model),
-                ),
-                samples,
-                cached.collator if cached else collator,
-                share=share_of(ranks, plan.micro_batch, config, machine),
-                touch=touch_of(ranks, config, samples),
-                projector_lr=config.projector_lr,
-                checkpointing=config.gradient_checkpointing,
-                step_log=step_log,
-                run=run,
-                prove=prove,
-                advance=advance,
-                turns=turns,
-            )
-            trainer.cached = cached
-            if trainer.packing and config.frozen == "fp8":
-                # Rounding to 8 bits magnifies what kernels round differently, so rows are compared before it begins.
-                with torch.autocast(trainer.args.device.type, half, enabled=half is not None):
-                    trainer.prove_packing(trainer.packing)
-            with (
-                checkpointed(model, config.gradient_checkpointing),
-                frozen_format(model, region, config, progress.say),
-                fast(trainer, speed or Speed(), progress.say),
-            ):
-                _train(trainer, checkpoint, half)
-            proof = trainer.proof
-    rows = ranks.broadcast(step_log.rows)
-    return Outcome(proof, rows[0]["loss"], rows[-1]["loss"], sum(row["seconds"] for row in rows), rows)
+    def __init__(
+        self,
+        job: TrainingJob,
+        prepared: PreparedModel,
+        execution: LayerExecution,
+        ranks: Ranks,
+        cached: CachedFeatures | None,
+        progress: Progress,
+    ) -> None:
+        """Take the model and how its layers run; `cached` are its vision features, if they are."""
+        self._job, self._prepared, self._execution = job, prepared, execution
+        self._ranks, self._cached, self._progress = ranks, cached, progress
+        self._model: nn.Module = prepared.model
+        self._packing = Packing(self._model) if job.config.packing else None
+        self._packing_proof = ""
 
+    def run(self, work_dir: Path, log: Path, checkpoint: Path | None) -> TrainingResult:
+        """Return how the training went; checkpoints lie in `work_dir`.
 
-def _train(trainer: RegionTrainer, checkpoint: Path | None, half: torch.dtype | None) -> None:
-    """Run the trainer, and leave the model as it was in all but its weights."""
-    model = trainer.model
-    cache = model.config.use_cache
-    own = set(vars(model))
-    if sharding() == "deepspeed":
-        # Its engine keeps gradients to itself, so the proof is made while each process has the whole model, with
-        # masters in float32 still: the engine gives them the model's format, and keeps masters of its own.
-        with torch.autocast(trainer.args.device.type, half, enabled=half is not None):
-            proof = trainer.prove(model)
-        trainer.prove = lambda _: proof
-    try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    finally:
-        # Mixed precision puts a wrapped forward method on the model itself; without it the class's is back.
-        for name in {"forward", "_original_forward"} & (set(vars(model)) - own):
-            delattr(model, name)
-        model.config.use_cache = cache
-        model.zero_grad(set_to_none=True)
-        if trainer.turns:
-            trainer.turns.open_all()
+        Raises:
+            TrainingError: a failed proof, or a loss that is not finite.
+            ArtifactError: log or checkpoints can't be written.
+        """
+        done, steps = step_of(checkpoint), self._job.plan.steps
+        with MetricsLog(log, done, self._ranks.is_main) as metrics, self._progress.track("train", steps) as advance:
+            if checkpoint:
+                self._progress.say(f"going on from step {done} of {steps}")
+                advance(done)
+            if checkpoint and done >= steps:
+                load_trainable(self._model, checkpoint)
+                proof = json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8"))["proof"]
+            else:
+                proof = self._train(work_dir, metrics, advance, checkpoint)
+        return TrainingResult(proof, self._ranks.broadcast(metrics.rows))
+
+    def _train(
+        self, work_dir: Path, metrics: MetricsLog, advance: Callable[[int], None], checkpoint: Path | None
+    ) -> str:
+        """Return the proof of what trained, after the steps that are left."""
+        set_wrapping_policy(self._model)
+        with ExitStack() as stack:
+            if self._job.config.frozen == "fp8":
+                # Rounding to 8 bits magnifies what kernels round differently: rows are compared before it begins.
+                self._prove_packing(self._model)
+            stack.enter_context(checkpointed(self._model, self._job.config.gradient_checkpointing))
+            stack.enter_context(frozen_format(self._model, self._prepared.region, self._job.config, self._progress.say))
+            layers = stack.enter_context(self._layers())
+            inputs = self._inputs()
+            for part in inputs:
+                stack.enter_context(part.installed())
+            trainer = self._trainer(work_dir, metrics, advance, layers, inputs)
+            stack.enter_context(self._restored(trainer))
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            if self._execution.compiled:
+                self._progress.say(layers.describe())
+        return trainer.proof
+
+    def _trainer(
+        self,
+        work_dir: Path,
+        metrics: MetricsLog,
+        advance: Callable[[int], None],
+        layers: CompiledLayers,
+        inputs: list[StepInput],
+    ) -> RegionTrainer:
+        """Return Hugging Face's Trainer for the session."""
+        job, config = self._job, self._job.config
+        share = share_of(self._ranks, job.plan.micro_batch, config, job.machine)
+        touch = touch_of(self._ranks, config, job.samples)
+        collator = self._cached.collator if self._cached else job.collator
+        proofs: list[Proof] = [partial(self._prove, layers)]
+        if sharding() == "deepspeed":
+            # Its engine keeps gradients to itself, so the proof is made while each process has the whole model, with
+            # masters in float32 still: the engine gives them the model's format, and keeps masters of its own.
+            proof = self._prove(layers, self._model)
+            proofs = [lambda model: proof]
+        if self._packing:
+            proofs.append(self._prove_packing)
+        return RegionTrainer(
+            self._model,
+            training_arguments(
+                config,
+                job.machine,
+                job.plan,
+                model=self._model,
+                half=self._prepared.half,
+                seed=job.seed,
+                work_dir=work_dir,
+                uneven=may_lack_gradients(self._model),
+            ),
+            StepSampler(SeededOrder(job.samples, job.seed, job.plan.batch_size), share),
+            StepCollator(collator, share, stand_in(job.samples), touch, fill=self._execution.fill),
+            inputs,
+            log=metrics,
+            advance=advance,
+            proofs=proofs,
+            projector_lr=config.projector_lr,
+            checkpointing=config.gradient_checkpointing,
+            run=job.run,
+            lisa=self._prepared.lisa,
+            on_turn=layers.recheck,
+        )
+
+    def _inputs(self) -> list[StepInput]:
+        """Return what happens to a micro-batch before the model takes it, in order."""
+        inputs: list[StepInput] = [LabelPositions(self._execution.answers)]
+        if self._packing:
+            inputs.append(self._packing)
+        inputs.append(SkippingInput(self._model))
+        if self._cached:
+            inputs.append(self._cached)
+        if self._on_card and not sharding():
+            inputs.append(WaitFreeInputs(self._model, self._progress.say, self._prepared.autocast))
+        if self._execution.graphs:
+            inputs.append(GraphedSteps(self._model))
+        return inputs
+
+    @property
+    def _on_card(self) -> bool:
+        return next(self._model.parameters()).device.type == "cuda"
+
+    def _layers(self) -> AbstractContextManager[CompiledLayers]:
+        """Return a context in which the decoder layers run as the execution says."""
+        execution = self._execution
+        execution.tell(self._progress.say)
+        return compiled_layers(
+            self._model,
+            self._progress.say,
+            compiled=execution.compiled,
+            recomputed=execution.recomputed,
+            options=GRAPH_OPTIONS if execution.graphs else None,
+            sharded=bool(sharding()),
+        )
+
+    def _prove(self, layers: CompiledLayers, model: nn.Module) -> str:
+        """Return the proof of what trains, made without the compiler."""
+        with layers.uncompiled(), self._prepared.autocast():
+            return self._prepared.prove(model)
+
+    def _prove_packing(self, model: nn.Module) -> str:
+        """Return how near the shortest and longest samples of the first step, in one row, come to each alone; once.
+
+        Raises:
+            TrainingError: they differ: this model can't be trained on packed rows.
+        """
+        if not self._packing_proof and self._packing:
+            job = self._job
+            order = list(SeededOrder(job.samples, job.seed, job.plan.batch_size))[: job.plan.batch_size]
+            chosen = [job.samples[index] for index in dict.fromkeys([*order[:2], *order[-2:]])]
+            items = job.collator.encode_each(chosen)
+            with self._prepared.autocast():
+                self._packing_proof = check_packing(
+                    self._model, self._packing, job.collator, items, job.collator.max_length
+                )
+        return self._packing_proof
+
+    @contextmanager
+    def _restored(self, trainer: RegionTrainer) -> Iterator[None]:
+        """Leave the model as it was in all but its weights, whatever the block does."""
+        model: Any = trainer.model
+        cache, own = model.config.use_cache, set(vars(model))
+        try:
+            yield
+        finally:
+            # Mixed precision puts a wrapped forward method on the model itself; without it the class's is back.
+            for name in {"forward", "_original_forward"} & (set(vars(model)) - own):
+                delattr(model, name)
+            model.config.use_cache = cache
+            model.zero_grad(set_to_none=True)
+            if self._prepared.lisa:
+                self._prepared.lisa.open_all()

@@ -1,9 +1,9 @@
-"""A model made ready to train: the chosen parameters open, in the modes of training, and its proof."""
+"""Prepares a model for training: opens the region, adds LoRA, makes float32 masters; restores it afterwards."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,16 +14,16 @@ from torch import nn
 
 from striate.artifacts import Region, Trainable
 from striate.config import TrainSection
-from striate.data.collate import Collator
-from striate.data.samples import Sample
+from striate.data.packing import Batch
 from striate.models.trainable.apply import apply_region, lora_config, prove_trainable
 from striate.training.approximations import begin_skipping, end_skipping
+from striate.training.job import TrainingJob
 from striate.training.lisa import LisaSchedule
 from striate.training.precision import MasterWeights
 
 
 @dataclass(frozen=True)
-class Opened:
+class PreparedModel:
     """A model while it trains.
 
     Attributes:
@@ -31,10 +31,9 @@ class Opened:
         region: which layers train.
         trainable: how many parameters are open.
         names: theirs.
-        weights: the float32 copies that train in the place of half-precision ones.
-        turns: which layers are open in each step; None leaves the whole region open.
-        collator: makes the batch of the proof.
-        example: the sample of the proof.
+        weights: the float32 masters of half-precision weights.
+        lisa: which layers are open in each step; None leaves the whole region open.
+        batch: makes the batch of the proof.
         train_projector: whether the projector is among what trains.
     """
 
@@ -43,61 +42,68 @@ class Opened:
     trainable: Trainable
     names: set[str]
     weights: MasterWeights
-    turns: LisaSchedule | None
-    collator: Collator
-    example: Sample
+    lisa: LisaSchedule | None
+    batch: Callable[[], Batch]
     train_projector: bool
 
-    def prove(self, prepared: nn.Module) -> str:
+    @property
+    def half(self) -> torch.dtype | None:
+        """The half-precision type that the model computes in, if any."""
+        return self.weights.dtype
+
+    def autocast(self) -> torch.autocast:
+        """Return a context in which what trains in float32 meets half precision as it does in training."""
+        device = next(self.model.parameters()).device
+        return torch.autocast(device.type, self.half or torch.bfloat16, enabled=self.half is not None)
+
+    def prove(self, model: nn.Module) -> str:
         """Return the proof of what trains: of the whole region at once, or of as many layers at a time as train so.
 
         Raises:
             TrainingError: a chosen tensor gets no gradient, or another one gets some.
         """
-        batch = self.collator([self.example])
-        if self.turns is None:
-            return prove_trainable(prepared, self.region, batch, train_projector=self.train_projector)
+        batch = self.batch()
+        if self.lisa is None:
+            return prove_trainable(model, self.region, batch, train_projector=self.train_projector)
         proofs = [
             prove_trainable(
-                prepared, self.region.model_copy(update={"layers": layers}), batch, train_projector=self.train_projector
+                model, self.region.model_copy(update={"layers": layers}), batch, train_projector=self.train_projector
             )
-            for layers in self.turns.open_each_set()
+            for layers in self.lisa.open_each_set()
         ]
         sets = f"{len(self.region)} layers, proved in {len(proofs)} sets that were open one after another"
         return f"{sets}; the first: {proofs[0]}"
 
 
 @contextmanager
-def opened(
-    model: Any,
-    region: Region,
-    samples: Sequence[Sample],
-    collator: Collator,
-    config: TrainSection,
-    *,
-    seed: int,
-    base_path: str,
-) -> Iterator[Opened]:
+def prepared_for_training(model: Any, job: TrainingJob) -> Iterator[PreparedModel]:
     """Yield the model open for training; afterwards it is in eval mode, and its weights have their own formats.
 
     Raises:
         TrainingError: nothing to train, or the model computes image tokens by another rule.
         ModelError: the rule of `config.image_tokens` can't hold for this model.
     """
-    tuned, trainable = _open(model, region, config, base_path)
-    turns = LisaSchedule(tuned, region, config.resample, seed) if config.resample.active else None
-    names = {name for name, parameter in tuned.named_parameters() if parameter.requires_grad}
-    weights = MasterWeights(tuned)
+    config, region, samples = job.config, job.region, job.samples
+    torch.manual_seed(job.seed)
+    tuned, trainable = _open(model, region, config, job.base_path)
     example = next((sample for sample in samples if sample.images), samples[0])
-    device = next(tuned.parameters()).device
-    # What trains is in float32 by now, and meets half precision as it will in training.
-    with torch.autocast(device.type, weights.dtype or torch.bfloat16, enabled=weights.dtype is not None):
-        begin_skipping(tuned, region, samples, collator, config)
+    prepared = PreparedModel(
+        model=tuned,
+        region=region,
+        trainable=trainable,
+        names={name for name, parameter in tuned.named_parameters() if parameter.requires_grad},
+        weights=MasterWeights(tuned),
+        lisa=LisaSchedule(tuned, region, config.resample, job.seed) if config.resample.active else None,
+        batch=lambda: job.collator([example]),
+        train_projector=config.train_projector,
+    )
+    with prepared.autocast():
+        begin_skipping(tuned, region, samples, job.collator, config)
     try:
-        yield Opened(tuned, region, trainable, names, weights, turns, collator, example, config.train_projector)
+        yield prepared
     finally:
         end_skipping(tuned, config)
-        weights.restore()
+        prepared.weights.restore()
         tuned.eval()
 
 

@@ -1,122 +1,153 @@
-"""Visual instruction tuning of a region: Hugging Face's Trainer, told what it may touch and when to stop."""
+"""Hugging Face's Trainer for a region: whole optimizer steps as batches, frozen modules in eval mode, two rates."""
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import DistributedType, save_fsdp_optimizer
 from torch import nn
-from transformers import PrinterCallback, TrainerCallback, TrainingArguments
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
-from striate.data.collate import Collator
-from striate.data.samples import Sample
+from striate.data.encoding import IGNORED
+from striate.data.packing import FILLER, Batch
 from striate.models.structure.anatomy import PROJECTOR, component_of, find_anatomy
 from striate.storage.atomic import cannot_write
-from striate.training.async_metrics import DeferredMetrics, Facts
-from striate.training.batching.micro_batches import Share, StepCollator, StepSampler, Touch, stand_in
-from striate.training.batching.order import SeededOrder
+from striate.training.batching.micro_batches import StepCollator, StepSampler
+from striate.training.callbacks import LisaCallback, MetricsCallback, Proof, ProofCallback
 from striate.training.checkpoints import load_trainable, mark_complete, save_trainable
 from striate.training.distributed.gradient_sync import GradientSync
 from striate.training.distributed.sharding import may_lack_gradients
-from striate.training.lisa import OPEN_LAYERS, LisaSchedule
+from striate.training.inputs.step_inputs import StepInput, StepInputs
+from striate.training.lisa import LisaSchedule
 from striate.training.loss import answer_loss
-from striate.training.metrics_log import MetricsLog
-from striate.training.packing.packing_check import Packing, check_packing
+from striate.training.metrics.metrics_log import MetricsLog
 from striate.training.precision import FrozenModules
-from striate.training.step_inputs import StepTrainer
-
-Proof = Callable[[nn.Module], str]
 
 
-class RegionTrainer(StepTrainer):
-    """HF's Trainer with two learning rates, frozen modules in eval mode, and the loss on answers only."""
+class StepLoader(DataLoader[Any]):
+    """Loads one process's share of every step, prepared by workers ahead of time."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of `epoch`."""
+        self.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
+
+
+class RegionTrainer(Trainer):
+    """Takes a list of micro-batches for a step: forward and backward one by one, gradients exchanged at the last.
+
+    `gradient_accumulation_steps` of its arguments is 1. What else happens in a step is a callback's
+    (`training.callbacks`) or a step input's (`training.inputs.step_inputs`).
+
+    Attributes:
+        inputs: what happens to a micro-batch before the model takes it.
+    """
 
     optimizer: Any
+    _globalstep_last_logged: int
 
     def __init__(
         self,
         model: nn.Module,
         args: TrainingArguments,
-        samples: Sequence[Sample],
-        collator: Collator,
+        sampler: StepSampler,
+        collator: StepCollator,
+        inputs: Sequence[StepInput],
         *,
-        share: Share,
-        touch: Touch,
+        log: MetricsLog,
+        advance: Callable[[int], None],
+        proofs: Sequence[Proof],
         projector_lr: float,
         checkpointing: bool,
-        step_log: MetricsLog,
         run: dict[str, Any],
-        prove: Proof,
-        advance: Callable[[int], None],
-        turns: LisaSchedule | None = None,
+        lisa: LisaSchedule | None = None,
+        on_turn: Callable[[], None] = lambda: None,
     ) -> None:
         """Take a model whose chosen parameters are open already.
 
         Args:
             model: plain, or wrapped by PEFT.
             args: Hugging Face's settings; `learning_rate` is that of the region.
-            samples: the training set.
-            collator: encodes, joins and packs samples.
-            share: which samples of a step are this process's, and how they are batched.
-            touch: which batches must have a picture (see `StepCollator`).
+            sampler: this process's share of every step.
+            collator: makes a share's micro-batches.
+            inputs: in their order.
+            log: gets a line a step.
+            advance: called with 1 after every step.
+            proofs: made with the prepared model before the first step; kept in every checkpoint.
             projector_lr: the learning rate of the projector.
             checkpointing: whether the model's decoder layers are set to recompute activations.
-            step_log: gets a line a step.
-            run: what a run that is continued must share (see `training.resume.identity`).
-            prove: called with the prepared model before the first step; returns the proof in words.
-            advance: called with 1 after every step.
-            turns: which layers are open in each step; None leaves the whole region open.
+            run: what a run that is continued must share (see `training.checkpoints.identity`).
+            lisa: which layers are open in each step; None leaves the whole region open.
+            on_turn: called when other layers are open than before.
         """
-        # Set before the parent is built: it may take the model's device and wrap it.
-        args.device  # noqa: B018
-        args._n_gpu = min(args.n_gpu, 1)
-        step_collator = StepCollator(collator, share, stand_in(samples), touch)
-        super().__init__(model=model, args=args, train_dataset=list(samples), data_collator=step_collator)
-        self.step_collator = step_collator
-        self.step_sampler = StepSampler(SeededOrder(samples, args.seed, args.per_device_train_batch_size), share)
-        self.packing = Packing(model) if share.pack_tokens is not None else None
+        # The devices are looked up before the parent is built: it may take the model's device and wrap it.
+        _use_one_device(args)
+        samples = sampler.order.samples
+        super().__init__(model=model, args=args, train_dataset=list(samples), data_collator=collator)
         self.remove_callback(PrinterCallback)
-        self.add_callback(_Watch(self))
         self.model_accepts_loss_kwargs = True
-        self.projector_lr = projector_lr
-        self.step_log = step_log
-        self.readings = DeferredMetrics(self.write_step, late=int(args.device.type == "cuda"))
-        self.run = run
-        self.prove = prove
-        self.advance = advance
-        self.proof = ""
-        self.packing_proof = ""
-        self.rates: dict[str, float] = {}
-        self.turns = turns
-        self.gradient_sync: GradientSync | None = None
-        if turns and self.accelerator.num_processes > 1:
-            trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-            self.gradient_sync = GradientSync(trained, may_lack_gradients(model))
-            # Prepared as for evaluation a model is not wrapped by DistributedDataParallel.
-            self.accelerator.prepare_model = partial(self.accelerator.prepare_model, evaluation_mode=True)
-        self.trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-        self.checkpointing = checkpointing
-        self.note_frozen()
+        self.sampler, self.collator = sampler, collator
+        self.inputs = StepInputs(inputs, self._prepare_inputs)
+        self._projector_lr, self._checkpointing, self._run = projector_lr, checkpointing, run
+        self._trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        self._tokens = self._slots = 0
+        self._find_frozen()
+        self._proofs = ProofCallback(proofs, self._enter_modes)
+        self._metrics = MetricsCallback(log, lisa, advance, late=int(args.device.type == "cuda"), fp16=args.fp16)
+        self._lisa = LisaCallback(lisa, self._own_sync(), partial(self._turn, on_turn)) if lisa else None
+        for callback in (self._proofs, self._metrics, self._lisa):
+            if callback:
+                self.add_callback(callback)
 
-    def note_frozen(self) -> None:
-        """Find out anew which modules are frozen; all others are put in training mode."""
-        self.model.train()
-        self.frozen = FrozenModules(self.model, self.checkpointing)
+    @property
+    def sharded(self) -> bool:
+        """Whether the processes hold parts of each weight, and so must run the same modules in turn."""
+        return self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+
+    @property
+    def proof(self) -> str:
+        """What trains, in words."""
+        return self._proofs.proof
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Return the loader of this process's shares; Accelerate would deal them again."""
+        workers = self.args.dataloader_num_workers
+        return StepLoader(
+            self.train_dataset,
+            batch_sampler=self.sampler,
+            collate_fn=self.collator,
+            num_workers=workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            persistent_workers=workers > 0,
+        )
 
     def training_step(
         self, model: nn.Module, inputs: Any, num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
-        """Return the loss of a step after its backward passes; gradients are those of all processes then."""
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        if self.turns and self.gradient_sync:
-            self.turns.check_gradients()
-            self.gradient_sync.average_gradients()
-        return loss
+        """Return the loss of the step's micro-batches, after their backward passes."""
+        # Going through all modules takes a while, and what is frozen must leave training mode again.
+        if not model.training:
+            model.train()
+        batches = self._levelled(inputs)
+        total = torch.zeros((), device=self.args.device)
+        for index, batch in enumerate(batches):
+            last = index + 1 == len(batches)
+            self.accelerator.gradient_state._set_sync_gradients(last)
+            self._count(batch)
+            with self._no_sync(model, last), self.inputs.on_device(batch) as ready:
+                with self.compute_loss_context_manager():
+                    loss = self.compute_loss(model, ready, num_items_in_batch=num_items_in_batch)
+                self.accelerator.backward(loss)
+            total += loss.detach()
+        if self._lisa:
+            self._lisa.after_backward()
+        return total
 
     def compute_loss(
         self,
@@ -126,26 +157,11 @@ class RegionTrainer(StepTrainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
         """Return the answer loss, normalised over the answer tokens of the whole accumulated batch."""
-        self.frozen.set_eval()
+        self._frozen.set_eval()
         loss = answer_loss(model, inputs, num_items_in_batch)
         processes = self.accelerator.num_processes
         # The processes' gradients are averaged; the tokens were counted over all of them.
         return loss * processes if processes > 1 and num_items_in_batch is not None else loss
-
-    def prove_packing(self, packing: Packing) -> None:
-        """Note how near the shortest and longest samples of the first step, in one row, come to each alone; once.
-
-        Raises:
-            TrainingError: they differ: this model can't be trained on packed rows.
-        """
-        if self.packing_proof:
-            return
-        order = self.step_sampler.order
-        first = list(order)[: order.batch_size]
-        chosen = [self.train_dataset[index] for index in dict.fromkeys([*first[:2], *first[-2:]])]
-        collator = getattr(self.step_collator.collator, "plain", self.step_collator.collator)
-        chosen_items = collator.encode_each(chosen)
-        self.packing_proof = check_packing(self.model, packing, collator, chosen_items, collator.max_length)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Return AdamW with a group for the region and one for the projector."""
@@ -154,30 +170,40 @@ class RegionTrainer(StepTrainer):
             self.optimizer = kind(self._groups(), **settings)
         return self.optimizer
 
-    def facts(self) -> Facts:
-        """Return what the log's line says of the step whose work has just been handed out."""
-        more: dict[str, Any] = {OPEN_LAYERS: list(self.turns.open_layers)} if self.turns else {}
-        rate, projector_rate = self.rates.get("region", 0.0), self.rates.get("projector", 0.0)
-        return Facts(self.state.global_step, rate, projector_rate, more, time.perf_counter(), self.count_tokens())
-
-    def write_step(self, facts: Facts, loss: float, norm: float | None) -> None:
-        """Write one step to the log.
-
-        Raises:
-            TrainingError: loss or gradient is not finite.
-        """
-        # The gradient scaler of float16 skips a step that overflows, and halves its scale.
-        norm = 0.0 if norm is None else norm
-        norm = None if self.args.fp16 and not math.isfinite(norm) else norm
-        self.step_log.write(facts.step, loss, norm, facts.lr, facts.projector_lr, now=facts.at, **facts.more)
-        self.advance(1)
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Do nothing: steps are logged by `write_step`, and summaries of Hugging Face's own are left out."""
+        """Do nothing: a callback logs steps, and summaries of Hugging Face's own are left out."""
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Return 0: counting would walk over all parameters in every step."""
         return 0
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write what trains, on any number of processes: all of them must ask."""
+        save_trainable(self.model, Path(output_dir or self.args.output_dir), self._trained)
+
+    def _find_frozen(self) -> None:
+        """Look up which modules are frozen now; all others are put in training mode."""
+        self.model.train()
+        self._frozen = FrozenModules(self.model, self._checkpointing)
+
+    def _enter_modes(self) -> None:
+        """Put modules in training mode, and what is frozen out of it."""
+        self.model.train()
+        self._frozen.set_eval()
+
+    def _turn(self, on_turn: Callable[[], None]) -> None:
+        """Take note that other layers are open."""
+        self._find_frozen()
+        on_turn()
+
+    def _own_sync(self) -> GradientSync | None:
+        """Return what averages gradients of layers that take turns, in place of DistributedDataParallel."""
+        if self.accelerator.num_processes == 1:
+            return None
+        # Prepared as for evaluation a model is not wrapped by DistributedDataParallel.
+        self.accelerator.prepare_model = partial(self.accelerator.prepare_model, evaluation_mode=True)
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        return GradientSync(trained, may_lack_gradients(self.model))
 
     def _groups(self) -> list[dict[str, Any]]:
         """Return the optimizer's parameter groups: region and projector, each with and without weight decay."""
@@ -188,19 +214,72 @@ class RegionTrainer(StepTrainer):
             if parameter.requires_grad:
                 part = "projector" if component_of(anatomy, name) == PROJECTOR else "region"
                 groups.setdefault((part, name in decayed), []).append(parameter)
-        rates = {"region": self.args.learning_rate, "projector": self.projector_lr}
+        rates = {"region": self.args.learning_rate, "projector": self._projector_lr}
         return [
             {"params": parameters, "name": part, "lr": rates[part], "weight_decay": self.args.weight_decay * decay}
             for (part, decay), parameters in groups.items()
         ]
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """Write only what trains: all else is in the base model."""
-        save_trainable(self.model, Path(output_dir or self.args.output_dir), self.trained)
+    def _count(self, batch: Batch) -> None:
+        """Count the tokens of a micro-batch, padding among the slots alone."""
+        slots = batch["input_ids"].numel()
+        self._slots += slots
+        self._tokens += int(batch["attention_mask"].sum()) if "attention_mask" in batch else slots
+        self._tokens -= int(batch.get(FILLER, 0))
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        """Read what `_save` wrote."""
-        load_trainable(self.model, Path(resume_from_checkpoint))
+    def _counted(self) -> tuple[int, int] | torch.Tensor:
+        """Return tokens and slots since the last call; an unread tensor (2,) where several processes count."""
+        counts = self._tokens, self._slots
+        self._tokens = self._slots = 0
+        if self.accelerator.num_processes == 1:
+            return counts
+        summed: torch.Tensor = self.accelerator.reduce(
+            torch.tensor(counts).to(self.args.device, non_blocking=True), "sum"
+        )
+        return summed
+
+    def _levelled(self, batches: list[Batch]) -> list[Batch]:
+        """Return as many batches as every other process has, where they must run alike."""
+        if not self.sharded or self.accelerator.num_processes == 1:
+            return batches
+        count = torch.tensor([len(batches)], device=self.args.device)
+        most = int(self.accelerator.gather(count).max())
+        # The last batch of all processes has gradients to exchange, so what is added goes first.
+        return [self.collator.empty() for _ in range(most - len(batches))] + batches
+
+    def _no_sync(self, model: nn.Module, last: bool) -> AbstractContextManager[Any]:
+        """Return a context in which processes don't exchange gradients, before the last micro-batch."""
+        if last or self.accelerator.distributed_type == DistributedType.DEEPSPEED:
+            return nullcontext()
+        return self.accelerator.no_sync(model)
+
+    def _prepare_input(self, data: Any) -> Any:
+        """Return the data on the device, copied while that computes."""
+        if isinstance(data, torch.Tensor) and not self.is_deepspeed_enabled:
+            return data.to(self.args.device, non_blocking=True)
+        return super()._prepare_input(data)
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor | int | None:
+        """Return the answer tokens of the whole step, those of other processes included."""
+        labels = [batch["labels"][:, 1:] for batches in batch_samples for batch in batches]
+        count = sum(int((label != IGNORED).sum()) for label in labels)
+        if self.accelerator.num_processes == 1:
+            return count
+        return self.accelerator.reduce(torch.tensor(count).to(device, non_blocking=True), "sum")
+
+    def _maybe_log_save_evaluate(self, tr_loss: torch.Tensor, grad_norm: Any, *args: Any, **kwargs: Any) -> None:
+        """Take the step's numbers unread; whatever is saved waits for them, so that no bad checkpoint is made."""
+        if self.control.should_log and self.state.global_step > self._globalstep_last_logged:
+            one = self.accelerator.num_processes == 1
+            loss = tr_loss if one else self.accelerator.reduce(tr_loss, "mean")
+            self._metrics.add(self.state.global_step, loss, grad_norm, self._counted())
+            # Not by subtraction, which leaves what is no number as it is.
+            tr_loss.zero_()
+            self._globalstep_last_logged = self.state.global_step
+            self.control.should_log = False
+        if self.control.should_save:
+            self._metrics.flush()
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Write a checkpoint, and last of all the file that makes it count."""
@@ -211,43 +290,32 @@ class RegionTrainer(StepTrainer):
             raise cannot_write(folder, error) from error
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            mark_complete(folder, {**self.run, "proof": self.proof})
+            mark_complete(folder, {**self._run, "proof": self.proof})
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Read what `save_model` wrote."""
+        load_trainable(self.model, Path(resume_from_checkpoint))
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """Write the optimizer's state; where it is sharded without the model's weights, which `save_model` writes."""
+        if not self.is_fsdp_enabled:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        plugin = self.accelerator.state.fsdp_plugin
+        save_fsdp_optimizer(plugin, self.accelerator, self.optimizer, self.model, output_dir)
+        if self.args.should_save:
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Read what was written; Hugging Face's reads it to the device, which older ones can't do on several CPUs."""
+        if checkpoint is None or self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        for part, name in ((self.optimizer, OPTIMIZER_NAME), (self.lr_scheduler, SCHEDULER_NAME)):
+            part.load_state_dict(torch.load(Path(checkpoint) / name, map_location="cpu", weights_only=True))
 
 
-class _Watch(TrainerCallback):
-    """Proves what trains before the first step, gives layers their turns, and notes the learning rates of each step."""
-
-    def __init__(self, trainer: RegionTrainer) -> None:
-        """Keep the trainer to report to."""
-        self._trainer = trainer
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Prove that exactly the chosen tensors receive gradients, with weights and modes as training has them."""
-        self._trainer.model.train()
-        self._trainer.frozen.set_eval()
-        if self._trainer.gradient_sync:
-            self._trainer.gradient_sync.broadcast_parameters()
-        self._trainer.proof = self._trainer.prove(self._trainer.model)
-        if self._trainer.packing:
-            self._trainer.prove_packing(self._trainer.packing)
-            self._trainer.proof += f" {self._trainer.packing_proof}"
-        if self._trainer.args.process_index:
-            # Every process begins with the same weights; from here on its dropout is its own.
-            torch.manual_seed(self._trainer.args.seed * 1_000_003 + self._trainer.args.process_index)
-        self._trainer.step_log.start()
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Log the steps whose numbers have not been read yet."""
-        self._trainer.readings.flush()
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Open the layers whose turn the coming step is."""
-        turns = self._trainer.turns
-        if turns and turns.open_for_step(state.global_step, self._trainer.optimizer):
-            self._trainer.note_frozen()
-
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Note the learning rates that the coming update uses, and prove that only open layers are in it."""
-        if self._trainer.turns:
-            self._trainer.turns.check_gradients()
-        self._trainer.rates = {group["name"]: group["lr"] for group in kwargs["optimizer"].param_groups}
+def _use_one_device(args: TrainingArguments) -> None:
+    """Let the arguments set their devices up, and take one of them: striate's processes are a launcher's."""
+    _ = args.device
+    args._n_gpu = min(args.n_gpu, 1)

@@ -25,10 +25,10 @@ from striate.data.reading import read_samples
 from striate.data.samples import Message, Sample
 from striate.errors import StriateError
 from striate.stages.train import train
-from striate.training.async_metrics import Facts
 from striate.training.distributed.gradient_sync import GradientSync
 from striate.training.distributed.ranks import Ranks
 from striate.training.distributed.sharding import WRAP_VARIABLE
+from striate.training.metrics.async_metrics import Facts
 from striate.training.trainer import RegionTrainer
 
 REGION = Region(layers=(1, 3), num_layers=4, spec="ids:1,3")

@@ -23,7 +23,7 @@ from striate.stages.train import train
 from striate.training.batching.micro_batches import Share, StepCollator, StepSampler
 from striate.training.batching.order import SeededOrder
 from striate.training.loss import answer_loss
-from striate.training.packing.packed_attention import NAME, current_layout
+from striate.training.packing.packed_attention import NAME, _row
 from striate.training.packing.packing_check import Packing, check_packing
 
 if TYPE_CHECKING:
@@ -120,14 +120,14 @@ def test_loss_and_gradients_are_those_of_padded_batches(
         packed.train()
         packed.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     row = packing.prepared(collator.pack(collator.encode_each(chosen)))
-    with packing.attending(row) as inputs:
+    with packing.serving(row, row) as inputs:
         loss = answer_loss(packed, inputs)
         loss.backward()
     torch.testing.assert_close(loss, answer_loss(plain, collator(chosen)), rtol=1e-6, atol=1e-6)
     wanted = dict(plain.named_parameters())
     for name, parameter in packed.named_parameters():
         torch.testing.assert_close(parameter.grad, wanted[name].grad, rtol=1e-4, atol=1e-5, msg=name)
-    assert current_layout() is None
+    assert _row == [None]
     assert packed.config.text_config._attn_implementation != NAME
 
 
@@ -191,12 +191,12 @@ def test_a_leak_between_samples_is_refused(
     items = collator.encode_each(samples[:3])
     assert check_packing(tiny_llava.model, packing, collator, items, 96).startswith("packing: 3 samples")
 
-    def leak(row: dict[str, torch.Tensor]) -> Any:
+    def leak(row: dict[str, torch.Tensor], on_cpu: dict[str, torch.Tensor]) -> Any:
         whole = torch.tensor([[row["input_ids"].shape[1], 0]])
-        return original({**row, SEGMENTS: whole})
+        return original(row, {**on_cpu, SEGMENTS: whole})
 
-    original = packing.attending
-    monkeypatch.setattr(packing, "attending", leak)
+    original = packing.serving
+    monkeypatch.setattr(packing, "serving", leak)
     told = r"samples in one row change each other's hidden states, by \d+\.\d% \(by rounding: 0\.0%\)"
     with pytest.raises(TrainingError, match=told):
         check_packing(tiny_llava.model, packing, collator, items, 96)

@@ -1,4 +1,4 @@
-"""Training with recorded layers on packed rows of few lengths, numbers read late, pictures put at known places."""
+"""Packed rows of few lengths, when CUDA graphs are chosen, metrics read late, and inputs that wait for nothing."""
 
 from __future__ import annotations
 
@@ -23,15 +23,14 @@ from striate.data.samples import Sample
 from striate.errors import TrainingError
 from striate.models.io.load import Loaded
 from striate.stages.train import train
+from striate.training import callbacks, session
 from striate.training import trainer as engine
-from striate.training.async_metrics import DeferredMetrics, Facts
 from striate.training.checkpoints import COMPLETE
-from striate.training.compile import policy as speed
-from striate.training.compile.cuda_graphs.recorded import RerunRecorder
-from striate.training.compile.layer_function import LayerFunction
-from striate.training.compile.policy import Speed, with_graphs
-from striate.training.metrics_log import MetricsLog
-from striate.training.step_hints.image_embeds import PicturePlaces
+from striate.training.compile.cuda_graphs import GraphedSteps
+from striate.training.compile.policy import ANSWERS_TOGETHER, LayerExecution, with_graphs
+from striate.training.inputs.wait_free import WaitFreeInputs
+from striate.training.metrics.async_metrics import DeferredMetrics, Facts
+from striate.training.metrics.metrics_log import MetricsLog
 
 REGION = Region(layers=(1, 3), num_layers=4, spec="ids:1,3")
 FULL = TrainSection(method="full", batch_size=4, lr=1e-3, warmup_ratio=0, max_length=96, max_steps=5, packing=True)
@@ -84,35 +83,6 @@ def run(tmp_path: Path, samples: list[Sample]) -> Run:
     return start
 
 
-@pytest.fixture
-def recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Work run again in the place of CUDA graphs, of functions whose operations run one by one."""
-    monkeypatch.setattr(LayerFunction, "__call__", lambda self, *args: self.plain(*args))
-    monkeypatch.setattr(speed, "recorder", RerunRecorder)
-    monkeypatch.setattr(speed, "with_graphs", lambda found, *rest: with_graphs(found, *rest[:-1], True))
-
-
-@pytest.mark.usefixtures("recorded")
-@pytest.mark.parametrize("config", [FULL, LORA], ids=["full", "lora"])
-def test_recorded_packed_training(tiny_llava: Loaded, run: Run, config: TrainSection) -> None:
-    """The losses and weights of compiled training on the same rows; two steps are tried, three replayed."""
-    other = copy.deepcopy(tiny_llava)
-    record, plain, _ = run(tiny_llava, "plain", config, compile="on", graphs="off", pack_tokens=400)
-    again, found, said = run(other, "graphs", config, compile="on", graphs="on", pack_tokens=400)
-    assert [row["tokens"] for row in found] == [row["tokens"] for row in plain]
-    assert all(row["slots"] % 100 == 0 for row in found)
-    assert again.tokens == record.tokens
-    assert again.padding > record.padding == 0
-    # Dropout draws for filled rows too, so that its masks are others.
-    close = 1e-5 if config is FULL else 0.2
-    assert [row["loss"] for row in found] == pytest.approx([row["loss"] for row in plain], rel=close)
-    assert any("CUDA graphs of 1 form of batches, used in 100% of later layer calls" in line for line in said), said
-    if config is FULL:
-        expected = tiny_llava.model.state_dict()
-        for name, tensor in other.model.state_dict().items():
-            torch.testing.assert_close(tensor, expected[name], rtol=1e-3, atol=1e-5, msg=name)
-
-
 def test_a_filled_row(tiny_llava: Loaded, samples: list[Sample]) -> None:
     collator = Collator(tiny_llava.processor, 96, train=True)
     items = collator.encode_each(samples)
@@ -138,28 +108,43 @@ def test_graphs_without_effect_are_said(tiny_llava: Loaded, run: Run, more: Any,
     config = FULL.model_copy(update={"max_steps": 1})
     # What is said comes before anything is compiled.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(speed, "fast_layers", partial(speed.fast_layers, backend="eager"))
+        patch.setattr(session, "compiled_layers", partial(session.compiled_layers, backend="eager"))
         _, _, said = run(tiny_llava, "one", config, graphs="on", **more)
     assert line in said
 
 
 def test_when_graphs_are_chosen() -> None:
-    """By themselves for short layers on packed rows alone, and never where layers run otherwise."""
-    compiled, auto = Speed(compiled=True), MachineSection(pack_tokens=8192)
-    assert with_graphs(compiled, 1.4, FULL, auto, True) == Speed(compiled=True, graphs=True, fill=2048)
-    assert not with_graphs(compiled, 10.3, FULL, auto, True).graphs
-    assert not with_graphs(compiled, 1.4, FULL.model_copy(update={"packing": False}), auto, True).graphs
-    assert not with_graphs(Speed(), 1.4, FULL, auto, True).graphs
-    assert not with_graphs(compiled, 1.4, FULL, MachineSection(graphs="off"), True).graphs
-    recomputed = with_graphs(
-        Speed(compiled=True, recomputed=frozenset({1})), 1.4, FULL, MachineSection(graphs="on"), True
-    )
-    assert recomputed.line == "machine.graphs has no effect: layers are run again in the backward pass"
+    """By themselves for small layers on packed rows alone, and never where layers run otherwise."""
+    compiled, auto, on = LayerExecution(compiled=True), MachineSection(pack_tokens=8192), MachineSection(graphs="on")
+    small = partial(with_graphs, small=True, on_card=True)
+    assert small(compiled, FULL, auto) == LayerExecution(True, graphs=True, fill=2048, answers=ANSWERS_TOGETHER)
+    assert not with_graphs(compiled, FULL, auto, small=False, on_card=True).graphs
+    assert with_graphs(compiled, FULL, on, small=False, on_card=True).graphs
+    assert not small(compiled, FULL.model_copy(update={"packing": False}), auto).graphs
+    assert not small(LayerExecution(), FULL, auto).graphs
+    assert not small(compiled, FULL, MachineSection(graphs="off")).graphs
+    recomputed = small(LayerExecution(compiled=True, recomputed=frozenset({1})), FULL, on)
+    assert recomputed.lines == ("machine.graphs has no effect: layers are run again in the backward pass",)
+
+
+def test_gradients_leave_the_memory_of_graphs() -> None:
+    """What a replay writes to again is no place for a gradient that is added to or read later."""
+    layer = torch.nn.Linear(3, 3)
+    steps, pool = GraphedSteps(layer), torch.zeros(3, 3)
+    for count in (1, 2):
+        with steps.serving({}, {}):
+            pool.fill_(float(count))
+            if layer.weight.grad is None:
+                layer.weight.grad = pool
+            else:
+                layer.weight.grad += pool
+        assert layer.weight.grad.data_ptr() != pool.data_ptr()
+    assert torch.equal(layer.weight.grad, torch.full((3, 3), 3.0))
 
 
 def late(patch: pytest.MonkeyPatch) -> None:
     """Read numbers a step late, as on CUDA."""
-    patch.setattr(engine, "DeferredMetrics", lambda write, late: DeferredMetrics(write, late=1))
+    patch.setattr(callbacks, "DeferredMetrics", lambda write, late: DeferredMetrics(write, late=1))
 
 
 def test_numbers_read_late_are_the_same(tiny_llava: Loaded, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,22 +209,24 @@ def test_a_late_reader_keeps_order_and_ends(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cache", ["off", "memory"])
-def test_pictures_at_known_places(tiny_llava: Loaded, run: Run, monkeypatch: pytest.MonkeyPatch, cache: str) -> None:
+def test_inputs_that_wait_for_nothing(
+    tiny_llava: Loaded, run: Run, monkeypatch: pytest.MonkeyPatch, cache: str
+) -> None:
     """Not a bit changes."""
     other = copy.deepcopy(tiny_llava)
     config = FULL.model_copy(update={"packing": False})
     _, plain, _ = run(tiny_llava, "plain", config, compile="off", cache_vision=cache)
-    kept: list[PicturePlaces] = []
+    inputs: list[WaitFreeInputs] = []
 
-    def places(self: Any) -> PicturePlaces:
-        if not kept:
-            kept.append(PicturePlaces(self.model))
-        return kept[0]
+    def made(*args: Any) -> WaitFreeInputs:
+        inputs.append(WaitFreeInputs(*args))
+        return inputs[-1]
 
-    monkeypatch.setattr(engine.RegionTrainer, "places", property(places))
+    monkeypatch.setattr(session, "WaitFreeInputs", made)
+    monkeypatch.setattr(session.TrainingSession, "_on_card", True)
     _, found, _ = run(other, "placed", config, compile="off", cache_vision=cache)
-    assert kept[0].checked
-    assert not kept[0].refused
+    assert inputs[0]._compared
+    assert not inputs[0].refused
     assert [row["loss"] for row in found] == [row["loss"] for row in plain]
     expected = tiny_llava.model.state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in other.model.state_dict().items())

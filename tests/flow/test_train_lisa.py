@@ -163,10 +163,10 @@ def test_what_the_optimizer_knows(
 
     def look(step: int) -> None:
         trainer = trainers[0]
-        assert trainer.turns
+        assert trainer._lisa
         moments = {
             layer: [trainer.optimizer.state[tensor]["exp_avg"].clone() for tensor in tensors]
-            for layer, tensors in trainer.turns._tensors.items()
+            for layer, tensors in trainer._lisa._schedule._tensors.items()
             if tensors[0] in trainer.optimizer.state
         }
         known.append(moments)

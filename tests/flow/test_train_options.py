@@ -17,8 +17,8 @@ from striate.data.reading import read_samples
 from striate.errors import TrainingError
 from striate.models.io.load import Loaded
 from striate.training import optimizers
-from striate.training.async_metrics import Facts
 from striate.training.distributed.sharding import check_sharding
+from striate.training.metrics.async_metrics import Facts
 from striate.training.optimizers import check_optimizer
 from striate.training.trainer import RegionTrainer
 

@@ -18,7 +18,7 @@ from striate.data.reading import read_samples
 from striate.errors import ArtifactError, TrainingError
 from striate.stages.train import train
 from striate.training.checkpoints import COMPLETE
-from striate.training.metrics_log import MetricsLog
+from striate.training.metrics.metrics_log import MetricsLog
 from striate.training.trainer import RegionTrainer
 
 if TYPE_CHECKING:
@@ -194,9 +194,9 @@ def test_a_damaged_log_line_is_dropped(tmp_path: Path) -> None:
 
 
 def test_an_unwritable_work_folder(start: Any, tiny_llava: Loaded, tmp_path: Path, monkeypatch: Any) -> None:
-    def full(*_: Any) -> None:
+    def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(RegionTrainer, "_save", full)
+    monkeypatch.setattr(RegionTrainer, "save_model", full)
     with pytest.raises(ArtifactError, match="No space left on device"):
         start(tiny_llava, "full")

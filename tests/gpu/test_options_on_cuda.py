@@ -19,7 +19,7 @@ from striate.config import LoraSection, MachineSection, TrainSection
 from striate.data.reading import read_samples
 from striate.models.trainable.apply import apply_region, lora_config
 from striate.stages.train import train
-from striate.training.compile.regional import fast_layers
+from striate.training.compile.regional import compiled_layers
 from striate.training.optimizers import SMALLEST, check_optimizer
 from striate.training.precision import FrozenModules, MasterWeights
 from striate.training.quantization.int8_linear import frozen_in_int8
@@ -64,7 +64,7 @@ def test_integers_take_less_memory_and_no_matrix_is_kept(compiled: bool) -> None
     held, kept, losses = [], [], []
     for frozen in (contextlib.nullcontext, lambda: frozen_in_int8(model, REGION)):
         said: list[str] = []
-        layers = fast_layers(model, compiled=True, say=said.append) if compiled else contextlib.nullcontext()
+        layers = compiled_layers(model, said.append) if compiled else contextlib.nullcontext()
         with frozen(), layers:  # type: ignore[operator]
             for turn in range(3):
                 model.zero_grad()

@@ -18,7 +18,7 @@ from striate.models.interventions import varlen_attention
 from striate.stages.train import train
 from striate.training.loss import answer_loss
 from striate.training.packing import packed_attention
-from striate.training.packing.packed_attention import Layout
+from striate.training.packing.packed_attention import _MARK, PackedRow
 from striate.training.packing.packing_check import Packing, check_packing
 
 if TYPE_CHECKING:
@@ -33,11 +33,11 @@ def attend(
 ) -> list[torch.Tensor]:
     """Return the attention's output and the gradients of queries, keys and values."""
     module = nn.Linear(1, 1)
-    ends = torch.tensor([0, *LENGTHS]).cumsum(0).to(torch.int32).cuda()
-    layout = Layout(LENGTHS, ends, frozenset({id(module)}))
+    setattr(module, _MARK, True)
+    row = PackedRow.of(LENGTHS, torch.device("cuda"))
     given = [tensor.clone().requires_grad_(True) for tensor in tensors]
     with monkeypatch.context() as patch:
-        patch.setattr(packed_attention, "_current", [layout])
+        patch.setattr(packed_attention, "_row", [row])
         if not kernel:
             patch.setattr(varlen_attention, "KERNEL", None)
         out, _ = packed_attention.packed_attention(module, *given, None, **options)
@@ -99,7 +99,7 @@ def test_loss_on_the_kernel(tiny_llava: Loaded, pack_dir: Path) -> None:
     packing = Packing(model)
     assert "packing: 4 samples" in check_packing(model, packing, collator, collator.encode_each(samples), 96)
     row = {name: value.cuda() for name, value in packing.prepared(collator.pack(collator.encode_each(samples))).items()}
-    with packing.attending(row) as inputs:
+    with packing.serving(row, row) as inputs:
         packed = answer_loss(model, inputs)
     padded = answer_loss(model, {name: value.cuda() for name, value in collator(samples).items()})
     assert float(packed) == pytest.approx(float(padded), rel=1e-2)

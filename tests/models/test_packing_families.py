@@ -111,7 +111,8 @@ def assert_equal_alone_and_packed(model: Any, items: list[Encoded]) -> None:
         loss.backward()
         alone.append(loss.detach())
     wanted = gradients(model)
-    with packing.attending(packing.prepared(joiner.pack(items))) as inputs:
+    row = packing.prepared(joiner.pack(items))
+    with packing.serving(row, row) as inputs:
         loss = answer_loss(model, inputs)
         loss.backward()
     torch.testing.assert_close(loss.detach(), sum(alone), rtol=1e-5, atol=1e-6)
@@ -151,7 +152,7 @@ def test_pictures_of_gemma_see_themselves_whole() -> None:
     seen = []
     with torch.no_grad():
         for types in (row["token_type_ids"], torch.zeros_like(row["token_type_ids"])):
-            with packing.attending({**row, "token_type_ids": types}) as inputs:
+            with packing.serving({**row, "token_type_ids": types}, row) as inputs:
                 seen.append(model(**{name: value for name, value in inputs.items() if name != "labels"}).logits)
     assert not torch.allclose(seen[0], seen[1], atol=1e-3)
 

@@ -58,7 +58,7 @@ def forecast_memory(shape: ModelShape, region: Region, settings: Settings) -> Me
     The peak is the largest of: the end of the forward pass (every activation, and the logits or the last layer's
     passing tensors), each layer's turn in the backward pass (activations of the layers below, gradients of the layers
     above, the layer's own passing tensors), and the update (all gradients). The accelerator's context and the
-    allocator's gaps are not counted. Where the last layer runs at answer positions only, its MLP keeps as many rows.
+    allocator's gaps are not counted.
     """
     tokens = settings.batch * (shape.image_tokens + settings.text_tokens)
     trained = [_trained_bytes(layer, index in region.layers, settings) for index, layer in enumerate(shape.layers)]
@@ -78,10 +78,6 @@ def forecast_memory(shape: ModelShape, region: Region, settings: Settings) -> Me
     text, _ = tokens_of(shape, settings)
     computed = [text if index in settings.skipped else tokens for index in range(len(shape.layers))]
     turn = [count * _passing_bytes(layer, settings) for count, layer in zip(computed, shape.layers, strict=True)]
-    if settings.answers_last and not settings.recomputes(len(saved) - 1) and saved[-1]:
-        last = shape.layers[-1]
-        saved[-1] -= (computed[-1] - rows) * 2.0 * (last.hidden + last.inner * (2 if last.gated else 1))
-        turn[-1] *= rows / computed[-1]
     activations = sum(saved) + outside
     ends = max(LOGIT_BYTES * rows * shape.vocabulary, turn[-1])
     moments = [persistent + copies + activations + ends]
@@ -196,14 +192,12 @@ def _fused_bytes(layer: LayerShape, chosen: bool, settings: Settings) -> float:
     A frozen layer keeps every norm's input in bfloat16 (2 x norms), queries, keys, values and output of attention, its
     row sums, and the MLP's gate and what it multiplies. A trained layer adds: full, each norm's result and the last
     matrix's input (2 x (norms + inner)); LoRA, the result of A (2 r a matrix) and a row's random number (4 a matrix).
-    Lean, a frozen layer does not keep the output of attention and its row sums.
     """
     saved = 2.0 * layer.norms + 4.0 * (layer.queries + layer.keys) + 4.0 * layer.heads
     saved += 2.0 * layer.inner * (2 if layer.gated else 1)
     saved += 2.0 * (layer.queries + layer.keys) * layer.fused + 6.0 * layer.hidden * layer.routes
     if not chosen:
-        # The queries are kept as they came out of their product then, and turned again.
-        return saved - (2.0 * layer.queries + 4.0 * layer.heads if settings.lean else 0.0)
+        return saved
     if settings.adapted:
         return saved + (2.0 * settings.r + 4.0) * len(layer.linears)
     return saved + 2.0 * (layer.norms + layer.inner)

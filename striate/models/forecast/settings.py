@@ -24,8 +24,6 @@ class Settings:
         answers_only: whether the LM head sees answer positions only; else all of them.
         accumulated: whether gradients of earlier micro-batches are kept while one runs.
         fused: whether the decoder layers run compiled.
-        answers_last: whether the MLP of the last layer runs at answer positions only.
-        lean: whether frozen layers that run compiled run their attention again in the backward pass.
         recomputed: the layers that are run again where not all are.
         frozen: number format of the matrices of decoder layers outside the region.
         skipped: the layers that image tokens skip: keys and values are all that these compute of them.
@@ -43,8 +41,6 @@ class Settings:
     answers_only: bool = True
     accumulated: bool = False
     fused: bool = False
-    answers_last: bool = False
-    lean: bool = False
     recomputed: frozenset[int] = frozenset()
     frozen: Literal["exact", "fp8", "int8"] = "exact"
     skipped: frozenset[int] = frozenset()

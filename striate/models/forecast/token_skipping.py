@@ -17,7 +17,7 @@ def kept_by_image_tokens(layer: LayerShape, settings: Settings) -> float:
 
 def kept_by_text_tokens(layer: LayerShape, settings: Settings) -> float:
     """Return the bytes that a text token keeps more in such a layer: its hidden state, taken from among the others."""
-    return 2.0 * layer.hidden if settings.fused and not settings.lean else 0.0
+    return 2.0 * layer.hidden if settings.fused else 0.0
 
 
 def tokens_of(shape: ModelShape, settings: Settings) -> tuple[int, int]:

@@ -21,9 +21,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from striate.models.interventions.kv_cache_names import cache_name, given_cache, without_cache
+from striate.models.interventions.patched_forward import without_checkpointing
 from striate.models.interventions.varlen_attention import kernel_runs
 from striate.models.visual_token_skipping.layer_arguments import VARLEN, arguments_at, cannot_skip, mask_rows
 from striate.models.visual_token_skipping.row_gather import gather_rows, put_rows
@@ -67,7 +67,7 @@ class LayerSkip:
 def install(layer: nn.Module, batch: CurrentBatch, *, skipped: bool, step: Tensor | None, varlen: bool) -> None:
     """Put the forward method of this module in the place of the layer's own, until `uninstall`."""
     plain: Callable[..., Any] = layer.forward
-    whole = _without_checkpointing(layer)
+    whole = without_checkpointing(layer)
     names = tuple(inspect.signature(whole).parameters)
     setattr(layer, _ATTRIBUTE, LayerSkip(batch, skipped, step, varlen, plain, whole, names, cache_name(whole)))
     layer.forward = MethodType(_forward, layer)
@@ -187,10 +187,3 @@ class _KeyValueStore:
             f"a decoder layer asks its cache for {name!r}: it is more than attention over all positions",
             "decoder layers of plain attention",
         )
-
-
-def _without_checkpointing(layer: nn.Module) -> Callable[..., Any]:
-    """Return the layer's forward method without the checkpointing that transformers wraps around it from 5.24 on."""
-    inner = getattr(type(layer).forward, "__wrapped__", None)
-    wrapped = isinstance(layer, GradientCheckpointingLayer) and "__call__" not in vars(GradientCheckpointingLayer)
-    return layer.forward if inner is None or not wrapped else MethodType(inner, layer)

@@ -9,7 +9,7 @@ from striate.data.encoding import IGNORED
 ANSWERS = "answers"
 
 
-def find_answers(labels_BT: torch.Tensor, multiple: int = 1) -> torch.Tensor:
+def label_positions(labels_BT: torch.Tensor, multiple: int = 1) -> torch.Tensor:
     """Return (3, N): sample, place, and the answer token that the position at this place must predict.
 
     Args:

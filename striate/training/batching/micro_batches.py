@@ -74,12 +74,11 @@ class StepCollator:
 
     Processes that wait for each other's modules must use the same ones. Where a share's batches lack pictures, a
     sample with a small picture and without labels joins them (`touch`): it adds nothing to loss or gradients.
-
-    Attributes:
-        fill: packed rows are filled up to a multiple of this many tokens.
     """
 
-    def __init__(self, collator: Collator, share: Share, stand_in: Sample | None = None, touch: Touch = "") -> None:
+    def __init__(
+        self, collator: Collator, share: Share, stand_in: Sample | None = None, touch: Touch = "", fill: int = 1
+    ) -> None:
         """Keep how to encode and how to divide.
 
         Args:
@@ -87,13 +86,14 @@ class StepCollator:
             share: of this process.
             stand_in: the sample that joins batches without pictures.
             touch: which batches need a picture: none, the last of a step, or all.
+            fill: packed rows are filled up to a multiple of this many tokens.
         """
         self.collator = collator
         self.share = share
         self._stand_in = stand_in
         self._touch = touch if stand_in else ""
         self._unlabelled: Encoded | None = None
-        self.fill = 1
+        self._fill = fill
 
     def __call__(self, samples: Sequence[Sample]) -> list[Batch]:
         """Return the micro-batches, at least one.
@@ -134,7 +134,7 @@ class StepCollator:
 
     def _join(self, items: Sequence[Encoded]) -> Batch:
         """Return the items as one batch; tokens of the stand-in only fill it."""
-        batch = self.collator.join(items) if self.share.pack_tokens is None else self.collator.pack(items, self.fill)
+        batch = self.collator.join(items) if self.share.pack_tokens is None else self.collator.pack(items, self._fill)
         added = sum(item.length for item in items if item is self._unlabelled)
         return {**batch, FILLER: batch.get(FILLER, torch.tensor(0)) + added} if added else batch
 

@@ -19,7 +19,8 @@ class SeededOrder(Sampler[int]):
     """
 
     def __init__(self, samples: Sequence[Sample], seed: int, batch_size: int) -> None:
-        """Keep the lengths of `samples`, the seed, and the number of samples of one optimizer step."""
+        """Keep `samples`, their lengths, the seed, and the number of samples of one optimizer step."""
+        self.samples = samples
         self.lengths = [sum(len(message.text) for message in sample.messages) for sample in samples]
         self.pictures = [len(sample.images) for sample in samples]
         self.seed = seed

@@ -23,8 +23,9 @@ from striate.storage.atomic import cache_folder
 from striate.training.caching.cache_keys import features_key, picture_keys, tokens_key
 from striate.training.caching.collator import FEATURES, FeatureCollator
 from striate.training.caching.tensor_store import StoredTensors, TensorWriter, write_once
-from striate.training.caching.vision_pass import SHAPES, VisionPass
+from striate.training.caching.vision_pass import VisionPass
 from striate.training.distributed.ranks import Ranks
+from striate.training.inputs.step_inputs import SHAPES, StepInput
 from striate.training.numerical_agreement import hidden_states, to_device, unexplained_difference
 from striate.training.precision import HALF
 
@@ -33,20 +34,20 @@ _TOLERANCE, _TF32_TOLERANCE, _HALF_TOLERANCE = 1e-4, 5e-3, 5e-2
 
 
 @dataclass(frozen=True)
-class CachedFeatures:
-    """A training set with its vision features, and how its model takes them."""
+class CachedFeatures(StepInput):
+    """A training set with its vision features, and how its model takes them: a step input."""
 
     tap: VisionTap
     collator: FeatureCollator
 
     @contextmanager
-    def serving(self, batch: Batch) -> Iterator[Batch]:
+    def serving(self, batch: Batch, on_cpu: Batch) -> Iterator[Batch]:
         """Yield the batch as the model takes it, and let its features stand for its pictures in the block."""
         rest = {name: value for name, value in batch.items() if name not in (FEATURES, SHAPES)}
         if FEATURES not in batch:
             yield rest
             return
-        shapes = batch[SHAPES].cpu()
+        shapes = on_cpu[SHAPES]
         shape = [int(shapes[:, 0].sum()), *shapes[:, 1:].max(dim=0).values.tolist()]
         # Pixels that are only counted: one value, seen everywhere.
         rest[PIXELS] = torch.ones((), device=batch["input_ids"].device).expand(shape)
@@ -133,7 +134,8 @@ def _compare(model: nn.Module, cached: CachedFeatures, samples: Sequence[Sample]
     cached.tap.features(collator.encode_each(samples[:1])[0].pictures)
     real = hidden_states(model, to_device(collator(samples), device))
     try:
-        with cached.serving(to_device(cached.collator(samples), device)) as batch:
+        on_cpu = cached.collator(samples)
+        with cached.serving(to_device(on_cpu, device), on_cpu) as batch:
             served = hidden_states(model, batch)
     except (RuntimeError, ValueError, TypeError, IndexError, KeyError) as error:
         raise uncached(f"its forward pass fails on cached features: {str(error).splitlines()[0]}") from error

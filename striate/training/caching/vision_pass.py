@@ -16,9 +16,9 @@ from striate.models.interventions.vision_feature_tap import PIXELS, VisionTap
 from striate.progress import Progress
 from striate.training.batching.prefetch import encoded_ahead
 from striate.training.caching.tensor_store import check_room
+from striate.training.inputs.step_inputs import SHAPES
 from striate.training.precision import HALF
 
-SHAPES = "vision_shapes"
 # Samples whose pictures go through the encoder at once.
 _BATCH = 16
 Add = Callable[[str, torch.Tensor], None]

@@ -1,4 +1,4 @@
-"""Compare a layer's compiled function with the layer itself, on the batch at hand, before it is trusted."""
+"""Compares a layer's compiled forward method with the plain one, on the batch at hand, before it is trusted."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from striate.models.interventions.eval_mode import evaluating
-from striate.training.compile.layer_function import LayerFunction
 from striate.training.quantization.fp8_linear import Fp8Linear
 
 # Largest ||a - b|| / ||b|| of what a layer adds to the residual stream, and of gradients, by number format.
@@ -17,142 +15,104 @@ _OUTPUT = {torch.bfloat16: 0.05, torch.float16: 0.01, torch.float32: 1e-3, torch
 _GRADIENT = {torch.bfloat16: 0.1, torch.float16: 0.05, torch.float32: 1e-2, torch.float64: 1e-5}
 # How much larger differences may be with matrices in 8-bit floats: rounding in bfloat16 moves some to the next value.
 _COARSE = 3.0
+Call = Callable[..., Any]
 
 
-class DifferenceError(Exception):
-    """The function can't be had, or gives something else than the layer; the text says which."""
+def difference(
+    layer: nn.Module, compiled: Call, plain: Call, args: Any, kwargs: Mapping[str, Any], *, forward_only: bool = False
+) -> str:
+    """Return how `compiled` differs from `plain` on these inputs, with the same dropout, or why it fails; or nothing.
 
+    Compared are the output, and the gradients of what trains and of the input.
 
-def compare(
-    function: LayerFunction,
-    layer: nn.Module,
-    original: Callable[..., Any],
-    tensors: Mapping[str, torch.Tensor],
-    args: Any,
-    kwargs: Mapping[str, Any],
-    more: Mapping[str, Any],
-) -> None:
-    """Return if `function` does on these inputs what `layer` does; `more` is what only the function is handed.
-
-    Three comparisons: with dropout off, the function's operations one by one against the layer's own; with dropout,
-    compiled against one by one; and at the first use of the function, the gradients of those two.
-
-    Raises:
-        DifferenceError: in words, what differs or why it can't be compiled.
+    Args:
+        layer: the layer, in the mode in which it trains.
+        compiled: its compiled forward method.
+        plain: its forward method.
+        args: of the call.
+        kwargs: of the call.
+        forward_only: whether gradients are left out.
     """
+    hidden = args[0] if args else kwargs["hidden_states"]
+    generators = [hidden.device] if hidden.device.type == "cuda" else []
+    with torch.set_grad_enabled(not forward_only):
+        with torch.random.fork_rng(devices=generators):
+            expected, expected_gradients = _run(plain, layer, args, kwargs)
+        try:
+            with torch.random.fork_rng(devices=generators):
+                output, gradients = _run(compiled, layer, args, kwargs)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            # Whatever a compiler does not like about a family is a reason not to use it there.
+            return f"it can't be compiled: {_short(error)}"
+    if _drops_at_random(layer):
+        # A compiler's random numbers are others: two runs can't be compared.
+        return ""
+    coarse = _COARSE if any(isinstance(module, Fp8Linear) for module in layer.modules()) else 1.0
+    stream = hidden.detach() if hidden.shape == expected.shape else None
+    reasons = [_distance("compiled", output, expected, _OUTPUT, coarse, stream)]
+    for gradient, wanted in zip(gradients, expected_gradients, strict=True):
+        if gradient is not None and wanted is not None:
+            reasons.append(_distance("compiled, in its gradients,", gradient, wanted, _GRADIENT, coarse))
+    return next(filter(None, reasons), "")
+
+
+def _run(call: Call, layer: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> tuple[Tensor, list[Tensor | None]]:
+    """Return the output, and the gradients of a weighted sum of it for what trains and for the input."""
     args, kwargs = _detached(args), {name: _detached(value) for name, value in kwargs.items()}
-    device = (args[0] if args else kwargs["hidden_states"]).device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        with torch.no_grad(), evaluating(layer), evaluating(function.template):
-            expected = _first(original(*args, **kwargs))
-            kwargs = function.inputs(kwargs, more)
-            expected = function.select(expected, kwargs)
-            found = _first(tried(function.plain, tensors, None, args, kwargs))
-        stream = _stream(function, args, kwargs, expected)
-        _check("without the compiler", found, expected, _limits(_OUTPUT, function), stream)
-        del expected, found
-        if other_dropout(function.template):
-            return
-        keys = function.keys(args[0] if args else kwargs["hidden_states"])
-        _compare_compiled(function, tensors, keys, args, kwargs)
+    output = call(*args, **kwargs)
+    output = output[0] if isinstance(output, tuple | list) else output
+    inputs = [tensor for tensor in (*args, *kwargs.values(), *layer.parameters()) if _needs_gradient(tensor)]
+    if not (output.requires_grad and inputs):
+        return output.detach(), []
+    # The same pseudo-random weights for both.
+    steps = torch.arange(output.numel(), device=output.device, dtype=torch.float32).view_as(output)
+    gradients = torch.autograd.grad(output, inputs, torch.sin(steps).to(output.dtype), allow_unused=True)
+    return output.detach(), list(gradients)
 
 
-def other_dropout(module: nn.Module) -> bool:
-    """Return whether something other than LoRA drops values: two runs can't be compared then."""
+def _drops_at_random(layer: nn.Module) -> bool:
+    """Return whether something other than keyed dropout drops values."""
     return any(
-        one.training and (getattr(one, "attention_dropout", 0.0) or (isinstance(one, nn.Dropout) and one.p))
-        for one in module.modules()
-        if isinstance(getattr(one, "attention_dropout", 0.0), float | int)
+        module.training and ((isinstance(module, nn.Dropout) and module.p) or getattr(module, "attention_dropout", 0.0))
+        for module in layer.modules()
+        if isinstance(getattr(module, "attention_dropout", 0.0), float | int)
     )
 
 
-def _compare_compiled(
-    function: LayerFunction, tensors: Mapping[str, torch.Tensor], keys: torch.Tensor | None, args: Any, kwargs: Any
-) -> None:
-    """Compare compiled with one by one; gradients too where the function has not been used before."""
-    output, inputs = tried(_run, function, tensors, keys, args, kwargs)
-    gradients = [] if function.checked else tried(_gradients, output, inputs)
-    expected, inputs = _run(function.plain, tensors, keys, args, kwargs)
-    _check("compiled", output, expected, _limits(_OUTPUT, function), _stream(function, args, kwargs, expected))
-    for found, wanted in zip(gradients, _gradients(expected, inputs) if gradients else [], strict=True):
-        if found is not None and wanted is not None:
-            _check("compiled, in its gradients", found, wanted, _limits(_GRADIENT, function))
+def _needs_gradient(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.requires_grad
 
 
-def _limits(limits: Mapping[torch.dtype, float], function: LayerFunction) -> dict[torch.dtype, float]:
-    """Return how far two results of `function` may lie apart."""
-    coarse = any(isinstance(module, Fp8Linear) for module in function.template.modules())
-    return {dtype: limit * (_COARSE if coarse else 1.0) for dtype, limit in limits.items()}
-
-
-def tried(step: Callable[..., Any], *args: Any) -> Any:
-    """Return what `step` gives; whatever a compiler does not like about a family is a reason not to use it there."""
-    try:
-        return step(*args)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:
-        raise DifferenceError(f"it can't be compiled: {_short(error)}") from error
-
-
-def _run(run: Callable[..., Any], tensors: Mapping[str, torch.Tensor], keys: Any, args: Any, kwargs: Any) -> Any:
-    """Return the output, and what its gradients go to: the parameters that train, and the input where it needs one."""
-    with torch.enable_grad():
-        output = _first(run(tensors, keys, args, kwargs))
-    given = [args[0] if args else kwargs["hidden_states"], *tensors.values()]
-    return output, [tensor for tensor in given if tensor.requires_grad]
-
-
-def _gradients(output: torch.Tensor, inputs: list[torch.Tensor]) -> list[torch.Tensor | None]:
-    """Return the gradients of a weighted sum of the output."""
-    if not (output.requires_grad and inputs):
-        return []
-    # The same pseudo-random weights for both.
-    steps = torch.arange(output.numel(), device=output.device, dtype=torch.float32).view_as(output)
-    return list(torch.autograd.grad(output, inputs, torch.sin(steps).to(output.dtype), allow_unused=True))
-
-
-def _check(
+def _distance(
     which: str,
-    found: torch.Tensor,
-    expected: torch.Tensor,
+    actual: Tensor,
+    expected: Tensor,
     limits: Mapping[torch.dtype, float],
-    stream: torch.Tensor | None = None,
-) -> None:
-    """Raise if two tensors differ by more than rounding; of outputs, what was added to `stream` counts."""
-    if found.shape != expected.shape:
-        raise DifferenceError(f"{which} it gives {tuple(found.shape)}, not {tuple(expected.shape)}")
-    found, expected = found.detach(), expected.detach()
-    coarse = torch.is_autocast_enabled(expected.device.type)
-    dtype = torch.get_autocast_dtype(expected.device.type) if coarse else expected.dtype
-    difference = float((found.double() - expected.double()).norm())
+    coarse: float,
+    stream: Tensor | None = None,
+) -> str:
+    """Return how far tensors lie apart if it is more than rounding; of outputs, what was added to `stream` counts."""
+    if actual.shape != expected.shape:
+        return f"{which} it gives {tuple(actual.shape)}, not {tuple(expected.shape)}"
+    device = expected.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else expected.dtype
+    apart = float((actual.double() - expected.double()).norm())
     size = float((expected.double() - (0.0 if stream is None else stream.double())).norm())
     # The sum itself is rounded too.
     rounding = torch.finfo(dtype).eps * float(expected.double().norm())
-    if not difference <= limits[dtype] * size + rounding:
-        raise DifferenceError(f"{which} it differs from the layer by {difference:.2g} of {size:.2g}")
-
-
-def _stream(function: LayerFunction, args: Any, kwargs: Mapping[str, Any], output: torch.Tensor) -> torch.Tensor | None:
-    """Return the layer's input where its output is of the same form."""
-    hidden = (args[0] if args else kwargs["hidden_states"]).detach()
-    chosen = function.select(hidden, kwargs) if hidden.dim() == 3 else hidden
-    return chosen if chosen.shape == output.shape else None
+    within = apart <= limits[dtype] * coarse * size + rounding
+    return "" if within else f"{which} it differs from the layer by {apart:.2g} of {size:.2g}"
 
 
 def _detached(value: Any) -> Any:
     """Return tensors cut from the graph, leaves that need a gradient where the originals did."""
-    if isinstance(value, torch.Tensor):
+    if isinstance(value, Tensor):
         return value.detach().requires_grad_(value.requires_grad)
     if isinstance(value, tuple | list):
         return type(value)(_detached(part) for part in value)
     return value
-
-
-def _first(output: Any) -> torch.Tensor:
-    """Return the hidden states of what a layer gives."""
-    hidden: torch.Tensor = output[0] if isinstance(output, tuple | list) else output
-    return hidden
 
 
 def _short(error: Exception) -> str:

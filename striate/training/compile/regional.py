@@ -1,208 +1,260 @@
-"""Decoder layers that run compiled and, where memory asks for it, are run again in the backward pass."""
+"""Regional compilation: `torch.compile` of every decoder layer, and of those of a frozen vision encoder.
+
+Parameters are inputs of a graph, so layers that are alike share one: a model of 32 layers compiles one for those that
+train and one for those that don't. A layer's forward method is compiled, its hooks are not: those of FSDP2, DeepSpeed
+and transformers' recorders run around the graph.
+"""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 import torch._dynamo
 from torch import nn
+from torch._dynamo.utils import counters
+from torch.utils.checkpoint import checkpoint
+from transformers import PretrainedConfig
 
+from striate.models.interventions.patched_forward import without_checkpointing
 from striate.models.structure.anatomy import decoder_layers, find_anatomy, unwrap
-from striate.models.structure.families import INJECTED
-from striate.training.compile.cuda_graphs.recorded import Recorder
-from striate.training.compile.cuda_graphs.stack_graphs import StackGraphs
-from striate.training.compile.last_layer_answers import AnswerFunction, has_known_form
-from striate.training.compile.layer_form import Kind, kind_of, refusal
-from striate.training.compile.layer_function import LayerFunction
-from striate.training.compile.led_layer import LedLayer, Way
+from striate.training.compile.equivalence_check import difference
+from striate.training.compile.lora_dropout import draw_keys, keyed_dropout, keyed_dropouts
 
-# More kinds than this and compiling them takes longer than most trainings.
+# More kinds of layers than this and compiling them takes longer than most trainings.
 MOST_KINDS = 12
-Say = Callable[[str], None]
+# Graphs of one function: kinds of layers, times forms of batches, times with and without gradients.
+_MOST_GRAPHS = 64
+# Hooks by which transformers notes attention weights where they are asked for, which training does not do.
+_RECORDERS = "transformers.utils.output_capturing"
+Notify = Callable[[str], None]
+Signature = tuple[Any, ...]
 
 
-class FastLayers:
-    """The layers of one model, each led through the compiled function of its kind.
-
-    A layer whose kind changes (another part of it trains, another mode) is led through that kind's function from then
-    on. Outside training (no gradients, a cache) every layer runs as it is.
+class CompiledLayers:
+    """The compiled layers of one model.
 
     Attributes:
-        functions: one a kind, in the order of their first use.
-        compile_seconds: what compiling and checking took.
-        plain: whether functions run without the compiler, such as while a proof is made.
+        paused: whether layers run without the compiler for the moment, such as while a proof is made.
+        compile_seconds: what compiling and comparing took.
         recomputed: how many layers keep their input alone.
     """
 
-    def __init__(
-        self,
-        layers: Iterable[nn.Module],
-        *,
-        compiled: bool = True,
-        recomputed: Collection[int] = (),
-        lean: bool = False,
-        answers_last: bool = False,
-        say: Say = lambda line: None,
-        backend: str = "inductor",
-        options: Mapping[str, Any] | None = None,
-        recorder: Recorder | None = None,
-        merged: bool = True,
-    ) -> None:
-        """Take `layers`; nothing changes before `install`.
-
-        Args:
-            layers: of one stack, first to last.
-            compiled: whether to compile at all; else layers are only recomputed.
-            recomputed: which layers keep their input alone, by index.
-            lean: whether frozen layers that run compiled run their attention again in the backward pass.
-            answers_last: whether nothing but a norm and the LM head follows the last layer, so that it may leave out
-                what `answer_places` does not name.
-            say: told in one line what can't be compiled and why.
-            backend: of `torch.compile`.
-            options: of the backend.
-            recorder: of compiled layers' kernels, for each form of batch; None launches them one by one.
-            merged: whether linear layers that read the same tensor are one product.
-        """
-        self.functions: dict[tuple[Way, Kind], LayerFunction] = {}
-        self.merged = merged
+    def __init__(self, notify: Notify, backend: Any, options: Mapping[str, Any] | None, forward_only: bool) -> None:
+        """Hold no layer yet; `forward_only` leaves gradients out of comparisons."""
+        self.paused = False
         self.compile_seconds = 0.0
-        self.plain = False
-        self._say, self._lean = say, lean
-        self._backend, self._options = backend, options
-        self.recomputed = len(recomputed)
-        self.graphs = StackGraphs(recorder, say) if recorder and compiled else None
-        # A layer with a forward method of its own is not its template: it runs by its own `.compile()`.
-        own = ["forward" in vars(layer) for layer in layers]
-        self._own: list[Any] = [
-            layer for index, layer in enumerate(layers) if compiled and own[index] and index not in recomputed
-        ]
-        self._layers = [
-            LedLayer(self, layer, compiled and not own[index], index in recomputed)
-            for index, layer in enumerate(layers)
-        ]
-        for index, layer in enumerate(self._layers):
-            layer.index = index
-        if answers_last:
-            self._layers[-1].can_answer = not own[-1] and has_known_form(self._layers[-1].layer)
+        self.recomputed = 0
+        self._notify, self._forward_only = notify, forward_only
+        self._settings = {"backend": backend, "options": dict(options) if options else None}
+        self._reasons: dict[Signature, str] = {}
+        self._layers: list[_Layer] = []
 
-    def install(self) -> None:
-        """Lead the layers' calls through their functions."""
-        for layer in self._layers:
-            if layer.layer not in self._own:
-                layer.install()
-        options = dict(self._options) if self._options else None
-        for own in self._own:
-            own.compile(fullgraph=True, backend=self._backend, options=options)
+    def add(self, layer: nn.Module, *, compiled: bool = True, recomputed: bool = False) -> None:
+        """Let `layer` run compiled, or have its activations recomputed in the backward pass, or both."""
+        entry = _Layer(self, layer, compiled=compiled, recomputed=recomputed)
+        self._layers.append(entry)
+        self.recomputed += entry.recomputed
 
     def remove(self) -> None:
-        """Give the layers back as they were."""
-        for layer in self._layers:
-            if layer.layer not in self._own:
-                layer.remove()
-        for own in self._own:
-            own._compiled_call_impl = None
+        """Let every layer run as it is again."""
+        for entry in self._layers:
+            entry.remove()
 
-    def keep_last_whole(self) -> None:
-        """Let the last layer run at every position."""
-        self._layers[-1].can_answer = False
-
-    @contextlib.contextmanager
+    @contextmanager
     def uncompiled(self) -> Iterator[None]:
-        """Run the functions without the compiler for a while: the same operations, one by one."""
-        before, self.plain = self.plain, True
+        """Run the layers without the compiler for a while."""
+        before, self.paused = self.paused, True
         try:
             yield
         finally:
-            self.plain = before
+            self.paused = before
+
+    def recheck(self) -> None:
+        """Compare layers again at their next call: what trains, or in which mode, has changed."""
+        for entry in self._layers:
+            entry.checked = False
 
     def describe(self) -> str:
         """Return in one line how many layers run compiled, and of how many kinds."""
-        good = [function for function in self.functions.values() if function.checked and not function.refused]
-        count = sum(layer.function in good for layer in self._layers) + len(self._own)
+        checked = [entry for entry in self._layers if entry.compiled and entry.checked]
+        kinds = sum(not reason for reason in self._reasons.values())
         return (
-            f"{count} of {len(self._layers)} decoder layers run compiled, as {len(good)} kinds"
-            f" ({self.compile_seconds:.0f} s to compile and check)"
-            + (f"; {self.graphs.describe()}" if self.graphs and self.graphs.recorded else "")
+            f"{sum(not entry.refused for entry in checked)} of {len(checked)} layers run compiled, as {kinds} kinds"
+            f" ({self.compile_seconds:.0f} s to compile and compare)"
         )
 
-    def function_of(self, layer: nn.Module, way: Way) -> LayerFunction | None:
-        """Return the function of the layer's kind for one way to run it, or None if it has none."""
-        kind = (way, kind_of(layer))
-        if kind not in self.functions:
-            reason = refusal(layer)
-            if not reason and len(self.functions) >= MOST_KINDS:
-                reason = f"there are more than {MOST_KINDS} kinds"
-            if reason:
-                self.tell(layer, reason)
-                return None
-            answers = way
-            if answers:
-                made: LayerFunction = AnswerFunction(layer, self._backend, self._options)
-            else:
-                lean = self._lean and not any(parameter.requires_grad for parameter in layer.parameters())
-                made = LayerFunction(layer, self._backend, self._options, lean)
-            self.functions[kind] = made
-        return self.functions[kind]
+    def reason_against(self, entry: _Layer, args: Any, kwargs: Mapping[str, Any]) -> str:
+        """Return why a layer can't run compiled, or nothing: one layer of each kind is compared with itself."""
+        signature = layer_signature(entry.layer)
+        if signature not in self._reasons:
+            begin = time.perf_counter()
+            self._reasons[signature] = self._compared(entry, args, kwargs)
+            self.compile_seconds += time.perf_counter() - begin
+        return self._reasons[signature]
 
-    def tell(self, layer: nn.Module, reason: str) -> None:
-        """Say once that layers like `layer` run as Hugging Face has them."""
-        self._say(f"{type(layer).__name__} runs uncompiled: {reason}")
+    def compile(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a layer's forward method, compiled at its first call."""
+        compiled: Callable[..., Any] = torch.compile(forward, **self._settings)
+        return compiled
 
-    def tell_unmerged(self, layer: nn.Module, reason: str) -> None:
-        """Say once that linear layers of layers like `layer` are computed one by one."""
-        self._say(f"linear layers of {type(layer).__name__} that share their input run one by one: {reason}")
+    def _compared(self, entry: _Layer, args: Any, kwargs: Mapping[str, Any]) -> str:
+        """Return why a layer of a new kind can't run compiled, or nothing; tells that, or where its graph breaks."""
+        name = type(entry.layer).__name__
+        if len(self._reasons) >= MOST_KINDS:
+            reason = f"there are more than {MOST_KINDS} kinds"
+        else:
+            before = Counter(counters["graph_break"])
+            reason = difference(
+                entry.layer,
+                partial(entry.run, entry.compiled_forward),
+                partial(entry.run, entry.forward),
+                args,
+                kwargs,
+                forward_only=self._forward_only,
+            )
+            breaks = Counter(counters["graph_break"]) - before
+            if breaks and not reason:
+                first = next(iter(breaks)).strip().splitlines()[0]
+                self._notify(f"{name} is compiled in pieces: {first}")
+        if reason:
+            self._notify(f"{name} runs uncompiled: {reason}")
+        return reason
 
 
-@contextlib.contextmanager
-def fast_layers(
+class _Layer:
+    """Stands in for a layer's forward method: its compiled form, once that has been compared."""
+
+    def __init__(self, owner: CompiledLayers, layer: Any, *, compiled: bool, recomputed: bool) -> None:
+        self.owner, self.layer, self.compiled = owner, layer, compiled
+        self.recomputed = recomputed or bool(getattr(layer, "gradient_checkpointing", False))
+        self._before = {
+            name: vars(layer)[name] for name in ("forward", "gradient_checkpointing") if name in vars(layer)
+        }
+        self._dropouts = keyed_dropouts(layer)
+        # Families share the code that recomputes activations, and the compiler takes sizes of one code for alike.
+        self.forward = without_checkpointing(layer)
+        self.compiled_forward = owner.compile(self.forward) if compiled else self.forward
+        self.checked, self.refused = not compiled, not compiled
+        self._recorders: list[tuple[nn.Module, int, Any]] = []
+        # Recomputation is decided here, outside the graph.
+        layer.gradient_checkpointing = False
+        layer.forward = self._forward
+
+    def remove(self) -> None:
+        """Put back what was there."""
+        for name in ("forward", "gradient_checkpointing"):
+            vars(self.layer).pop(name, None)
+        vars(self.layer).update(self._before)
+        for module, key, hook in self._recorders:
+            module._forward_hooks[key] = hook
+
+    def drop_recorders(self) -> None:
+        """Take away hooks inside the layer that would break its graph in pieces and note nothing in training."""
+        for module in self.layer.modules():
+            hooks = module._forward_hooks.items() if module is not self.layer else ()
+            self._recorders += [(module, key, hook) for key, hook in hooks if hook.__module__ == _RECORDERS]
+        for module, key, _ in self._recorders:
+            module._forward_hooks.pop(key, None)
+
+    def _forward(self, *args: Any, **kwargs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return self.forward(*args, **kwargs)
+        if not (self.checked or self.owner.paused):
+            self.drop_recorders()
+            self.refused = bool(self.owner.reason_against(self, args, kwargs))
+            self.checked = True
+        forward = partial(self.run, self.forward if self.refused or self.owner.paused else self.compiled_forward)
+        if self.recomputed:
+            forward = partial(checkpoint, forward, use_reentrant=False)
+        return forward(*args, **kwargs)
+
+    def run(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Return what `forward` gives, with new random keys of its dropouts."""
+        if self._dropouts:
+            draw_keys(self._dropouts, args[0] if args else kwargs["hidden_states"])
+        return forward(*args, **kwargs)
+
+
+@contextmanager
+def compiled_layers(
     model: nn.Module,
+    notify: Notify = lambda line: None,
     *,
-    compiled: bool,
+    compiled: bool = True,
     recomputed: Collection[int] = (),
-    lean: bool = False,
-    say: Say = lambda line: None,
-    backend: str = "inductor",
+    backend: Any = "inductor",
     options: Mapping[str, Any] | None = None,
-    recorder: Recorder | None = None,
-    merged: bool = True,
-) -> Iterator[FastLayers]:
-    """Lead the decoder layers of `model`, and those of its frozen vision encoder, through compiled functions.
+    sharded: bool = False,
+) -> Iterator[CompiledLayers]:
+    """Let the decoder layers of `model`, and those of its frozen vision encoder, run compiled for a while.
 
-    See `FastLayers`; what is given is the decoder's. The encoder keeps nothing and so has nothing to recompute.
+    Before a kind of layer is first used compiled, it is compared with itself uncompiled on the batch at hand. Without
+    gradients every layer runs as it is.
+
+    Args:
+        model: plain, wrapped by PEFT, or prepared by Accelerate.
+        notify: told in one line what stays uncompiled, and why.
+        compiled: whether to compile at all; else layers are only recomputed.
+        recomputed: which decoder layers keep their input alone, by index (activation checkpointing).
+        backend: of `torch.compile`.
+        options: of Inductor.
+        sharded: whether the processes hold parts of each weight, so that only outputs are compared: gradients are
+            exchanged when they are made.
     """
-    how: dict[str, Any] = {"compiled": compiled, "say": say, "backend": backend, "options": options}
-    how["merged"] = merged
-    last = reads_last_by_position(model)
-    more: dict[str, Any] = {"recorder": recorder}
-    layers = FastLayers(decoder_layers(model), recomputed=recomputed, lean=lean, answers_last=last, **more, **how)
-    with contextlib.ExitStack() as stack:
-        # Layers with a forward method of their own share its code, by which the compiler counts.
-        stack.enter_context(torch._dynamo.config.patch(recompile_limit=64))
-        for one in (layers, *(FastLayers(encoder, **how) for encoder in frozen_encoders(model) if compiled)):
-            one.install()
-            stack.callback(one.remove)
+    layers = CompiledLayers(notify, backend, options, forward_only=sharded)
+    with ExitStack() as stack:
+        stack.callback(layers.remove)
+        if compiled:
+            stack.enter_context(keyed_dropout(model))
+            limits = {"recompile_limit": _MOST_GRAPHS, "accumulated_recompile_limit": 16 * _MOST_GRAPHS}
+            stack.enter_context(torch._dynamo.config.patch(limits))
+        for index, layer in enumerate(decoder_layers(model)):
+            if compiled or index in recomputed:
+                layers.add(layer, compiled=compiled, recomputed=index in recomputed)
+        for encoder in frozen_encoders(model) if compiled else ():
+            for layer in encoder:
+                layers.add(layer)
         yield layers
 
 
 def frozen_encoders(model: nn.Module) -> list[nn.ModuleList]:
     """Return the stacks of layers inside the vision encoder of which nothing trains."""
-    core = unwrap(model)
-    modules = dict(core.named_modules())
-    found: list[nn.ModuleList] = []
+    modules = dict(unwrap(model).named_modules())
+    stacks: list[nn.ModuleList] = []
     for name in find_anatomy(model).vision_names:
         for module in modules[name].modules():
-            inner = any(module is part for stack in found for part in stack.modules())
+            inner = any(module is part for stack in stacks for part in stack.modules())
             alike = isinstance(module, nn.ModuleList) and len(module) > 1 and len({type(one) for one in module}) == 1
             if alike and not inner and not any(parameter.requires_grad for parameter in module.parameters()):
-                found.append(module)
-    return found
+                stacks.append(module)
+    return stacks
 
 
-def reads_last_by_position(model: nn.Module) -> bool:
-    """Return whether nothing adds to single positions behind the decoder layers, as injected vision features would."""
-    vision = getattr(unwrap(model).config, "vision_config", None)
-    injected = [field for name in INJECTED if (field := getattr(vision, name, None))]
-    return all(len(field) < len(decoder_layers(model)) for field in injected)
+def layer_signature(layer: nn.Module) -> Signature:
+    """Return what layers share that are of one kind: modules, their settings and modes, shapes, and what trains."""
+    modules = tuple((name, type(module), module.training, _settings(module)) for name, module in layer.named_modules())
+    tensors = tuple(
+        (name, tuple(tensor.shape), tensor.dtype, tensor.device, tensor.requires_grad)
+        for name, tensor in [*layer.named_parameters(), *layer.named_buffers()]
+    )
+    return modules, tensors
+
+
+def _settings(module: nn.Module) -> tuple[Any, ...]:
+    """Return a module's plain attributes, other than its place in the stack."""
+    places = ("idx", "layer_id", "layer_index", "layer_number")
+    plain = (bool, int, float, str, type(None), torch.dtype)
+    return tuple(
+        (name, value)
+        for name, value in sorted(vars(module).items())
+        if not name.startswith("_")
+        and isinstance(value, plain)
+        and not isinstance(value, PretrainedConfig)
+        and not name.endswith(places)
+    )

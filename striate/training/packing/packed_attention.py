@@ -1,7 +1,8 @@
 """Attention within each sample of a packed row, for any decoder that attends through transformers' interface.
 
-On CUDA in half precision it is one call of PyTorch's variable-length kernel (`torch.nn.attention.varlen`); elsewhere,
-and where a family's own mask is more than causal, one call of scaled dot-product attention a sample. Both are exact.
+Where attention is causal, with or without a window, it is one call of variable-length attention (`cu_seqlens`). Where a
+family's own mask is more than causal, and on a CPU without the compiler, it is one call of scaled dot-product attention
+a sample. All are exact.
 """
 
 from __future__ import annotations
@@ -13,89 +14,100 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import dropout as drop
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig
 from transformers.masking_utils import sdpa_mask
 
 from striate.errors import TrainingError
-from striate.models.interventions.varlen_attention import attend as varlen
-from striate.models.interventions.varlen_attention import has_kernel, varlen_attention_forward
+from striate.models.interventions.varlen_attention import attend, has_kernel, varlen_attention_forward
 from striate.models.structure.decoder_stack import decoder_layers, find_stack
-from striate.training.packing.traced_attention import ENDS, LONGEST, PACKED, REFUSED, attend, refuse_more
 
-NAME = PACKED
-_ENDS = 64
+NAME = "striate_packed"
+# What some families' attention adds, and a plain causal softmax has not.
+_REFUSED = {"s_aux": "attention sinks", "position_bias": "a bias by position", "cache": "a paged cache"}
+# Marks the attention's modules: others that share a config attend as they are.
+_MARK = "_striate_reads_packed_rows"
+# `cu_seqlens` is filled up to a multiple of this, and an upper bound of lengths is a power of 2 from that on: each
+# other form is compiled.
+_SAMPLES, _LEAST_BOUND = 64, 2048
 
 
 @dataclass
-class Layout:
-    """The samples of the row in work: where each ends, and what the attention modules did with it.
+class PackedRow:
+    """The row in work.
 
     Attributes:
         lengths: tokens of each sample.
-        ends: 0 and the end of each sample, int32, on the row's device; the last one several times.
-        modules: ids of the attention's modules; others attend as ever.
-        windows: the sliding window of every module that was called, by its id.
+        cu_seqlens: 0 and the end of each sample, int32, on the row's device; the last one several times.
+        max_seqlen: an upper bound of the lengths.
+        windows: the sliding window of every attention module that was called uncompiled, by its id.
     """
 
     lengths: tuple[int, ...]
-    ends: torch.Tensor
-    modules: frozenset[int]
+    cu_seqlens: Tensor
+    max_seqlen: int
     windows: dict[int, int | None] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, lengths: Sequence[int], device: torch.device) -> PackedRow:
+        """Return the row of samples of these lengths."""
+        ends = [0, *accumulate(lengths)]
+        ends += ends[-1:] * (-len(ends) % _SAMPLES)
+        cu_seqlens = torch.tensor(ends, dtype=torch.int32).to(device, non_blocking=True)
+        torch._dynamo.maybe_mark_dynamic(cu_seqlens, 0)
+        return cls(tuple(lengths), cu_seqlens, max(_LEAST_BOUND, 1 << (max(lengths) - 1).bit_length()))
 
 
 # Not a context variable: the backward pass computes checkpointed layers again in a thread of its own.
-_current: list[Layout | None] = [None]
+_row: list[PackedRow | None] = [None]
 
 
-class PackedRows:
-    """Lets one model read packed rows, while told to and only then."""
-
-    def __init__(self, model: nn.Module) -> None:
-        """Find the configs that choose the attention of the model's decoder layers, and their modules."""
-        holder = find_stack(model).holder
-        found = (getattr(module, "config", None) for module in holder.modules())
-        self._configs = list({id(config): config for config in found if isinstance(config, PretrainedConfig)}.values())
-        self._modules = frozenset(id(module) for layer in decoder_layers(model) for module in layer.modules())
-
-    @contextmanager
-    def attending(self, lengths: Sequence[int], device: torch.device) -> Iterator[Layout]:
-        """Keep every sample of the row to itself, in the forward pass and in the backward pass of the block."""
-        places = [0, *accumulate(lengths)]
-        # Samples of no tokens at the end let rows of as good as any number of samples have one form.
-        places += places[-1:] * (-len(places) % _ENDS)
-        ends = torch.tensor(places, dtype=torch.int32).to(device, non_blocking=True)
-        layout = Layout(tuple(lengths), ends, self._modules)
-        before = [config._attn_implementation for config in self._configs]
-        outer, _current[0] = _current[0], layout
-        for config in self._configs:
-            config._attn_implementation = NAME
-        try:
-            yield layout
-        finally:
-            _current[0] = outer
-            for config, name in zip(self._configs, before, strict=True):
-                config._attn_implementation = name
+@contextmanager
+def packed_attention_of(model: nn.Module) -> Iterator[None]:
+    """Let the decoder layers of `model` attend by `packed_attention` for a while."""
+    modules = [module for layer in decoder_layers(model) for module in layer.modules()]
+    holders = (getattr(module, "config", None) for module in find_stack(model).holder.modules())
+    configs = {id(config): config for config in holders if isinstance(config, PretrainedConfig)}.values()
+    before = [(config, config._attn_implementation) for config in configs]
+    for module in modules:
+        setattr(module, _MARK, True)
+    for config, _ in before:
+        config._attn_implementation = NAME
+    try:
+        yield
+    finally:
+        for module in modules:
+            delattr(module, _MARK)
+        for config, name in before:
+            config._attn_implementation = name
 
 
-def current_layout() -> Layout | None:
-    """Return the layout of the packed row in work, or None outside of one."""
-    return _current[0]
+@contextmanager
+def reading_row(lengths: Sequence[int], device: torch.device) -> Iterator[PackedRow]:
+    """Keep every sample of a row to itself, in the forward pass and in the backward pass of the block."""
+    row = PackedRow.of(lengths, device)
+    outer, _row[0] = _row[0], row
+    try:
+        yield row
+    finally:
+        _row[0] = outer
 
 
 def packed_attention(
     module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
     dropout: float = 0.0,
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
     **kwargs: Any,
-) -> tuple[torch.Tensor, None]:
+) -> tuple[Tensor, None]:
     """Return (1, T, heads, head size): every sample of the row in work attends to its own earlier tokens.
 
     Args:
@@ -113,53 +125,33 @@ def packed_attention(
     Raises:
         TrainingError: this attention is not one over the tokens of the row alone.
     """
-    if ENDS in kwargs:
-        refuse_more(kwargs)
-        how: dict[str, Any] = {"dropout": dropout, "scaling": scaling, "sliding_window": sliding_window}
-        return attend(query, key, value, attention_mask, kwargs[ENDS], kwargs[LONGEST], softcap=softcap, **how), None
-    layout = _current[0]
-    if layout is None or id(module) not in layout.modules:
+    row = _row[0]
+    if row is None or not hasattr(module, _MARK):
         plain = AttentionInterface()["sdpa"]
         return plain(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
-    layout.windows[id(module)] = sliding_window
-    if kwargs.get("cu_seq_lens_q") is not None:
-        how = {"dropout": dropout, "scaling": scaling, "sliding_window": sliding_window, "softcap": softcap}
-        return varlen_attention_forward(module, query, key, value, attention_mask, **how, **kwargs)
-    _check(layout, query, key, kwargs)
-    if attention_mask is None and not dropout and softcap is None and has_kernel(query, value):
-        longest = max(layout.lengths)
-        out = varlen(query, key, value, layout.ends, longest, scaling=scaling, sliding_window=sliding_window)
-        return out, None
-    pieces = []
-    # The gradient of a split is one row; that of a slice would be a row of zeros for every sample.
-    queries, keys, values = (states.split(layout.lengths, dim=2) for states in (query, key, value))
-    for index, (start, end) in enumerate(pairwise([0, *accumulate(layout.lengths)])):
-        here = slice(start, end)
-        mask = None if attention_mask is None else attention_mask[..., here, here]
-        if sliding_window and end - start > sliding_window:
-            mask = _windowed(mask, end - start, sliding_window, query.device)
-        sample = (queries[index], keys[index], values[index])
-        pieces.append(_one_sample(*sample, mask, dropout, scaling, softcap))
-    return torch.cat(pieces, dim=2).transpose(1, 2).contiguous(), None
+    compiles, own_lengths = torch.compiler.is_compiling(), kwargs.get("cu_seq_lens_q") is not None
+    if not compiles:
+        row.windows[id(module)] = sliding_window
+    how: dict[str, Any] = {"scaling": scaling, "sliding_window": sliding_window}
+    if own_lengths:
+        # Image tokens skip this layer.
+        how |= {"dropout": dropout, "softcap": softcap, **kwargs}
+        return varlen_attention_forward(module, query, key, value, attention_mask, **how)
+    if not compiles:
+        _check(row, query, key, kwargs)
+    if attention_mask is None and not dropout and softcap is None and (compiles or has_kernel(query, value)):
+        return attend(query, key, value, row.cu_seqlens, row.max_seqlen, **how), None
+    if compiles:
+        # Slices at the samples' ends would be compiled anew for every row.
+        torch._dynamo.graph_break("attention within samples of a packed row, by a family's own mask")
+    return _by_sample(row, query, key, value, attention_mask, dropout=dropout, softcap=softcap, **how), None
 
 
-def packed_mask(*args: Any, allow_is_causal_skip: bool = True, **kwargs: Any) -> torch.Tensor | None:
+def packed_mask(*args: Any, allow_is_causal_skip: bool = True, **kwargs: Any) -> Tensor | None:
     """Return None for a causal mask, with or without a window; else the family's own, to be cut into samples."""
-    if _current[0] is not None and allow_is_causal_skip:
+    if _row[0] is not None and allow_is_causal_skip:
         return None
     return sdpa_mask(*args, allow_is_causal_skip=allow_is_causal_skip, **kwargs)
-
-
-def _check(layout: Layout, query: torch.Tensor, key: torch.Tensor, kwargs: dict[str, Any]) -> None:
-    """Raise for attention that a packed row can't have."""
-    extra = [what for name, what in REFUSED.items() if kwargs.get(name) is not None]
-    if kwargs.get("is_causal") is False:
-        extra.append("tokens that see later ones")
-    if extra:
-        raise refused(f"its attention has {extra[0]}")
-    tokens = sum(layout.lengths)
-    if query.shape[0] != 1 or query.shape[2] != tokens or key.shape[2] != tokens:
-        raise refused("its decoder layers attend to something else than the tokens of the row")
 
 
 def refused(why: str) -> TrainingError:
@@ -171,40 +163,70 @@ def refused(why: str) -> TrainingError:
     )
 
 
-def _windowed(mask: torch.Tensor | None, length: int, window: int, device: torch.device) -> torch.Tensor:
-    """Return a bool mask (length, length) or `mask`, narrowed to a causal window."""
+def _check(row: PackedRow, query: Tensor, key: Tensor, kwargs: dict[str, Any]) -> None:
+    """Raise for attention that a packed row can't have."""
+    extra = [what for name, what in _REFUSED.items() if kwargs.get(name) is not None]
+    if kwargs.get("is_causal") is False:
+        extra.append("tokens that see later ones")
+    if extra:
+        raise refused(f"its attention has {extra[0]}")
+    tokens = sum(row.lengths)
+    if query.shape[0] != 1 or query.shape[2] != tokens or key.shape[2] != tokens:
+        raise refused("its decoder layers attend to something else than the tokens of the row")
+
+
+def _causal(length: int, window: int, device: torch.device) -> Tensor:
+    """Return which tokens each token sees, bool (length, length): itself and those before it, within a window."""
     place = torch.arange(length, device=device)
-    behind = place[:, None] - place
-    causal = (behind >= 0) & (behind < window)
-    # A family's own mask has its window in it already, and may see later tokens of a picture.
-    return causal if mask is None else mask
+    distance = place[:, None] - place
+    return (distance >= 0) & (distance < window)
+
+
+def _by_sample(
+    row: PackedRow,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    sliding_window: int | None,
+    **how: Any,
+) -> Tensor:
+    """Return the row's attention, (1, T, heads, head size), one sample after another."""
+    pieces = []
+    # The gradient of a split is one row; that of a slice would be a row of zeros for every sample.
+    queries, keys, values = (states.split(row.lengths, dim=2) for states in (query, key, value))
+    for index, (start, end) in enumerate(pairwise([0, *accumulate(row.lengths)])):
+        mask = None if attention_mask is None else attention_mask[..., start:end, start:end]
+        if mask is None and sliding_window and end - start > sliding_window:
+            mask = _causal(end - start, sliding_window, query.device)
+        pieces.append(_one_sample(queries[index], keys[index], values[index], mask, **how))
+    return torch.cat(pieces, dim=2).transpose(1, 2).contiguous()
 
 
 def _one_sample(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    mask: torch.Tensor | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    *,
     dropout: float,
     scaling: float | None,
     softcap: float | None,
-) -> torch.Tensor:
+) -> Tensor:
     """Return (1, heads, L, head size) of one sample; causal where there is no mask."""
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     if softcap is None:
-        return scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scaling
-        )
+        causal = mask is None
+        return scaled_dot_product_attention(query, key, value, mask, dropout, is_causal=causal, scale=scaling)
     length = query.shape[2]
     scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
     scores = softcap * torch.tanh(scores / softcap)
-    if mask is None:
-        mask = _windowed(None, length, length, query.device)
+    mask = _causal(length, length, query.device) if mask is None else mask
     scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype is torch.bool else scores + mask
-    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
-    return nn.functional.dropout(weights, dropout) @ value
+    return drop(torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype), dropout) @ value
 
 
 AttentionInterface.register(NAME, packed_attention)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -11,45 +10,18 @@ from torch import nn
 
 from striate.data.collate import Collator
 from striate.data.encoding import Encoded
-from striate.data.packing import SEGMENTS, Batch, split_row
+from striate.data.packing import split_row
 from striate.models.interventions.eval_mode import evaluating
-from striate.models.interventions.model_rule import reading_batch
 from striate.models.structure.decoder_stack import decoder_config, decoder_layers
+from striate.training.inputs.step_inputs import SkippingInput, StepInputs
 from striate.training.numerical_agreement import hidden_states, to_device, unexplained_difference
-from striate.training.packing.packed_attention import Layout, PackedRows, refused
-from striate.training.packing.positions import Positions
+from striate.training.packing.packed_attention import PackedRow, refused
+from striate.training.packing.packed_rows import Packing
 from striate.training.precision import HALF
 
-_KINDS = {"full_attention", "sliding_attention"}
 # Kernels round differently: these are shares of the size of a hidden state after the last layer.
-_TOLERANCE, _HALF_TOLERANCE = 1e-4, 5e-2
+TOLERANCE, HALF_TOLERANCE = 1e-4, 5e-2
 _MOST_SAMPLES = 4
-
-
-class Packing:
-    """One model's packed rows: its positions and its attention."""
-
-    def __init__(self, model: nn.Module) -> None:
-        """Look at the model.
-
-        Raises:
-            TrainingError: a model that can't read packed rows, and why.
-        """
-        _check_layers(model)
-        self._rows = PackedRows(model)
-        self._positions = Positions(model)
-
-    def prepared(self, row: Batch) -> Batch:
-        """Return `row` with the positions of its tokens; to be called before it goes to the device."""
-        return {**row, "position_ids": self._positions(row)}
-
-    @contextmanager
-    def attending(self, row: Batch) -> Iterator[Batch]:
-        """Yield what the model takes of `row`, and keep its samples apart until the end of the block."""
-        taken = {name: tensor for name, tensor in row.items() if name != SEGMENTS}
-        with self._rows.attending(row[SEGMENTS][:, 0].tolist(), row["input_ids"].device) as layout:
-            self.layout = layout
-            yield taken
 
 
 def check_packing(
@@ -73,19 +45,18 @@ def check_packing(
     if len(items) < 2:
         return "packing: one sample is not compared"
     device = next(model.parameters()).device
-    ready = packing.prepared(collator.pack(items))
-    row, lengths = to_device(ready, device), ready[SEGMENTS][:, 0].tolist()
+    inputs = StepInputs([packing, SkippingInput(model)], partial(to_device, device=device))
+    packed_row = collator.pack(items)
     with evaluating(model), torch.no_grad():
         try:
-            known = reading_batch(model, ready["input_ids"], device, lengths)
-            with known, packing.attending(row) as inputs:
-                together = hidden_states(model, inputs)
+            with inputs.on_device(packed_row) as row:
+                together = hidden_states(model, row)
         except (RuntimeError, ValueError, TypeError, IndexError, KeyError) as error:
             raise refused(f"its forward pass fails on a packed row: {str(error).splitlines()[0]}") from error
-        _check_calls(model, packing.layout, longest)
+        _check_calls(model, packing.row, longest)
         half = any(one.dtype in HALF for one in model.parameters()) or torch.is_autocast_enabled(device.type)
-        tolerance, worst = _HALF_TOLERANCE if half else _TOLERANCE, 0.0
-        for item, packed in zip(items, split_row(row, together), strict=True):
+        tolerance, worst = HALF_TOLERANCE if half else TOLERANCE, 0.0
+        for item, packed in zip(items, split_row(packed_row, together), strict=True):
             alone = hidden_states(model, to_device(collator.join([item]), device))
             difference = float((packed - alone).norm() / alone.norm())
             if by := unexplained_difference(difference, tolerance, model, collator, partial(list, [item])):
@@ -94,20 +65,12 @@ def check_packing(
     return f"packing: {len(items)} samples in one row get the hidden states they get alone (within {worst:.1e})"
 
 
-def _check_layers(model: nn.Module) -> None:
-    """Refuse decoder layers that mix tokens by other means than attention over them."""
-    kinds = getattr(decoder_config(model), "layer_types", None) or []
-    other = sorted(set(kinds) - _KINDS)
-    if other:
-        raise refused(f"it has layers of {other[0].replace('_', ' ')}")
-
-
-def _check_calls(model: nn.Module, layout: Layout, longest: int) -> None:
+def _check_calls(model: nn.Module, row: PackedRow, longest: int) -> None:
     """Refuse a model of which a layer went another way, or did not say its window."""
     config = decoder_config(model)
     kinds = getattr(config, "layer_types", None) or []
     for index, layer in enumerate(decoder_layers(model)):
-        called = [layout.windows[id(module)] for module in layer.modules() if id(module) in layout.windows]
+        called = [row.windows[id(module)] for module in layer.modules() if id(module) in row.windows]
         if not called:
             raise refused(f"layer {index} does not attend through transformers' attention interface")
         window = getattr(config, "sliding_window", None)

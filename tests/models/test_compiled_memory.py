@@ -1,4 +1,4 @@
-"""What compiled decoder layers keep for the backward pass: what the forecast says; lean ones not attention's output."""
+"""What compiled decoder layers keep for the backward pass: what the forecast says."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ from striate.models.trainable.apply import apply_region, lora_config
 from striate.models.visual_token_skipping import skipped_layer
 from striate.models.visual_token_skipping.rule import VisualTokenSkipping
 from striate.models.visual_token_skipping.visual_compute import VisualCompute
-from striate.training.compile import dropped
-from striate.training.compile.regional import FastLayers
+from striate.training.compile.regional import compiled_layers
 from striate.training.precision import FrozenModules, MasterWeights
 
 # No weight has a size that this divides: so a tensor of as many rows is an activation.
@@ -53,7 +52,7 @@ def build(method: str) -> tuple[Any, Any]:
     return model, shape
 
 
-def kept_bytes(model: Any, index: int, lean: bool, image: int = 0) -> float:
+def kept_bytes(model: Any, index: int, image: int = 0) -> float:
     """Return the bytes a token that the compiled layer keeps, shared rotary positions left out.
 
     The first `image` tokens of a row are image tokens, which skip a layer outside the region.
@@ -77,38 +76,31 @@ def kept_bytes(model: Any, index: int, lean: bool, image: int = 0) -> float:
             seen[storage.data_ptr()] = storage.nbytes()
         return tensor
 
+    # Sizes that other tests have made dynamic would be partitioned otherwise.
+    torch._dynamo.reset()
     # The backend differentiates and partitions as PyTorch's compiler does, and leaves out its kernels.
-    said: list[str] = []
-    backend = "aot_eager_decomp_partition"
-    layers = FastLayers([layer], compiled=not image, say=said.append, lean=lean, backend=backend)
-    layers.install()
-    if image:
-        layer.compile(fullgraph=True, backend=backend)
+    lines: list[str] = []
     ids = torch.zeros(ROWS, LENGTH, dtype=torch.long)
     ids[:, :image] = 7
-    with torch.autocast("cpu", torch.bfloat16), reading_batch(model, ids, ids.device):
+    with (
+        compiled_layers(model, lines.append, backend="aot_eager_decomp_partition"),
+        torch.autocast("cpu", torch.bfloat16),
+        reading_batch(model, ids, ids.device),
+    ):
         layer(hidden, position_embeddings=rotary, attention_mask=None)
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
             out = layer(hidden, position_embeddings=rotary, attention_mask=None)
-    layers.remove()
-    assert said == []
+    assert lines == []
     assert out.shape == hidden.shape
     return sum(seen.values()) / (ROWS * LENGTH)
 
 
-@pytest.mark.parametrize(
-    ("method", "index", "lean", "kernels"),
-    [("lora", 0, False, False), ("lora", 0, False, True), ("lora", 1, True, False), ("full", 0, False, False)],
-)
-def test_a_layer_keeps_what_is_forecast(
-    method: str, index: int, lean: bool, kernels: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also where LoRA's dropout happens inside operators of its own."""
-    monkeypatch.setattr(dropped, "has_kernels", lambda *_: kernels)
+@pytest.mark.parametrize(("method", "index"), [("lora", 0), ("lora", 1), ("full", 0)])
+def test_a_layer_keeps_what_is_forecast(method: str, index: int) -> None:
     model, shape = build(method)
-    settings = Settings(method=method, r=RANK, fused=True, lean=lean)  # type: ignore[arg-type]
+    settings = Settings(method=method, r=RANK, fused=True)  # type: ignore[arg-type]
     expected = forecast_memory._own_bytes(shape.layers[index], index in REGION.layers, settings)
-    assert kept_bytes(model, index, lean) == pytest.approx(expected, rel=0.03)
+    assert kept_bytes(model, index) == pytest.approx(expected, rel=0.03)
 
 
 def test_a_layer_that_image_tokens_skip_keeps_what_is_forecast(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,4 +111,4 @@ def test_a_layer_that_image_tokens_skip_keeps_what_is_forecast(monkeypatch: pyte
     settings = Settings(r=RANK, fused=True, skipped=frozenset({1}), batch=1, text_tokens=LENGTH - image)
     expected = forecast_memory._own(shape, 1, REGION, settings) / LENGTH
     with VisualTokenSkipping(model, VisualCompute(layers=(0,), num_layers=2)):
-        assert kept_bytes(model, 1, False, image) == pytest.approx(expected, rel=0.05)
+        assert kept_bytes(model, 1, image) == pytest.approx(expected, rel=0.05)

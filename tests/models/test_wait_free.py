@@ -11,10 +11,9 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from striate.artifacts import Region
 from striate.models.structure.anatomy import decoder_layers
 from striate.models.trainable.apply import apply_region
-from striate.training.batching.label_positions import ANSWERS, find_answers
+from striate.training.batching.label_positions import ANSWERS, label_positions
+from striate.training.inputs.wait_free import WaitFreeInputs
 from striate.training.loss import answer_loss
-from striate.training.step_hints.attention_mask import mask_known
-from striate.training.step_hints.image_embeds import PicturePlaces
 
 Batch = dict[str, Any]
 
@@ -42,9 +41,9 @@ def loss_and_gradients(model: Any, inputs: Batch) -> tuple[torch.Tensor, Batch]:
 
 def test_answers() -> None:
     labels = torch.tensor([[-100, -100, 7, 8], [5, -100, -100, 9]])
-    assert find_answers(labels).tolist() == [[0, 0, 1], [1, 2, 2], [7, 8, 9]]
-    assert find_answers(labels, 2).tolist() == [[0, 0, 1, 0], [1, 2, 2, 0], [7, 8, 9, -100]]
-    assert find_answers(labels[:, :2]).shape == (3, 0)
+    assert label_positions(labels).tolist() == [[0, 0, 1], [1, 2, 2], [7, 8, 9]]
+    assert label_positions(labels, 2).tolist() == [[0, 0, 1, 0], [1, 2, 2, 0], [7, 8, 9, -100]]
+    assert label_positions(labels[:, :2]).shape == (3, 0)
 
 
 def test_answers_found_before_give_the_loss_of_labels(family_builder: Any) -> None:
@@ -54,7 +53,7 @@ def test_answers_found_before_give_the_loss_of_labels(family_builder: Any) -> No
     loss, gradients = loss_and_gradients(model, inputs)
     rest = {name: value for name, value in inputs.items() if name != "labels"}
     for multiple in (1, 16):
-        found, others = loss_and_gradients(model, {**rest, ANSWERS: find_answers(inputs["labels"], multiple)})
+        found, others = loss_and_gradients(model, {**rest, ANSWERS: label_positions(inputs["labels"], multiple)})
         torch.testing.assert_close(found, loss, rtol=0 if multiple == 1 else 1e-6, atol=0)
         assert others.keys() == gradients.keys()
         for name, gradient in others.items():
@@ -94,19 +93,20 @@ def test_a_step_asks_the_accelerator_nothing(name: str, padded: bool, family_bui
         inputs["labels"][1, -1:] = -100
     with Asked() as before:
         loss, gradients = loss_and_gradients(model, inputs)
-    places = PicturePlaces(model)
-    if not places.refused:
-        places.check(model, {name: value for name, value in inputs.items() if name != "labels"}, inputs["input_ids"])
-    model.train()
+    waitless = WaitFreeInputs(model)
     rest = {name: value for name, value in inputs.items() if name != "labels"}
-    batch = {**rest, ANSWERS: find_answers(inputs["labels"])}
-    with mask_known(inputs["attention_mask"]), places.placing(inputs["input_ids"]), Asked() as asked:
-        found, others = loss_and_gradients(model, batch)
+    batch = {**rest, ANSWERS: label_positions(inputs["labels"])}
+    # The first batch is compared.
+    with waitless.serving(batch, batch):
+        pass
+    model.train()
+    with waitless.installed(), waitless.serving(batch, batch) as ready, Asked() as asked:
+        found, others = loss_and_gradients(model, ready)
+    assert "sdpa" not in ALL_MASK_ATTENTION_FUNCTIONS._local_mapping
     assert torch.equal(found, loss)
     assert others.keys() == gradients.keys()
     assert all(torch.equal(gradient, gradients[name]) for name, gradient in others.items())
-    assert "sdpa" not in ALL_MASK_ATTENTION_FUNCTIONS._local_mapping
     assert len(asked.found) < len(before.found)
     if name in ("llava", "gemma3", "internvl"):
-        assert not places.refused
+        assert not waitless.refused
         assert not asked.found

@@ -1,0 +1,110 @@
+"""Callbacks of a region's training: proofs before the first step, LISA's turns, and the log."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import TrainerCallback
+
+from striate.training.distributed.gradient_sync import GradientSync
+from striate.training.lisa import OPEN_LAYERS, LisaSchedule
+from striate.training.metrics.async_metrics import DeferredMetrics, Facts
+from striate.training.metrics.metrics_log import MetricsLog
+
+Proof = Callable[[nn.Module], str]
+
+
+class ProofCallback(TrainerCallback):
+    """Proves what trains before the first step, with weights and modes as training has them.
+
+    Attributes:
+        proof: what the proofs said.
+    """
+
+    def __init__(self, proofs: Sequence[Proof], enter_modes: Callable[[], None]) -> None:
+        """Take proofs, each called with the prepared model once `enter_modes` has set modules to train or not."""
+        self._proofs, self._enter_modes = proofs, enter_modes
+        self.proof = ""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Run the proofs; then each process's dropout is its own."""
+        self._enter_modes()
+        self.proof = " ".join(proof(kwargs["model"]) for proof in self._proofs)
+        if args.process_index:
+            # Every process begins with the same weights; from here on its dropout is its own.
+            torch.manual_seed(args.seed * 1_000_003 + args.process_index)
+
+
+class LisaCallback(TrainerCallback):
+    """Opens the layers whose turn a step is (LISA, arXiv 2403.17919)."""
+
+    def __init__(self, schedule: LisaSchedule, sync: GradientSync | None, on_turn: Callable[[], None]) -> None:
+        """Take the schedule, what averages gradients where there are several processes, and what hears of a turn."""
+        self._schedule, self._sync, self._on_turn = schedule, sync, on_turn
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Give every process the first one's values."""
+        if self._sync:
+            self._sync.broadcast_parameters()
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Open the layers of the coming step."""
+        if self._schedule.open_for_step(state.global_step, kwargs["optimizer"]):
+            self._on_turn()
+
+    def after_backward(self) -> None:
+        """Check that the open layers alone have gradients, and average these over the processes."""
+        self._schedule.check_gradients()
+        if self._sync:
+            self._sync.average_gradients()
+
+
+class MetricsCallback(TrainerCallback):
+    """Notes the learning rates of each step, and logs its numbers once they are there."""
+
+    def __init__(
+        self, log: MetricsLog, schedule: LisaSchedule | None, advance: Callable[[int], None], *, late: int, fp16: bool
+    ) -> None:
+        """Write to `log`, `late` steps late; `advance` is called with 1 after every step."""
+        self._log, self._schedule, self._advance, self._fp16 = log, schedule, advance, fp16
+        self._metrics = DeferredMetrics(self._write, late)
+        self._rates: dict[str, float] = {}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start the clock of the first step."""
+        self._log.start()
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Note the learning rates that the coming update uses."""
+        self._rates = {group["name"]: group["lr"] for group in kwargs["optimizer"].param_groups}
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Log the steps whose numbers have not been read yet."""
+        self.flush()
+
+    def add(self, step: int, loss: torch.Tensor, norm: Any, tokens: tuple[int, int] | torch.Tensor) -> None:
+        """Take the numbers of a step whose work has just been handed out, unread."""
+        rates = self._rates.get("region", 0.0), self._rates.get("projector", 0.0)
+        more: dict[str, Any] = {OPEN_LAYERS: list(self._schedule.open_layers)} if self._schedule else {}
+        self._metrics.add(Facts(step, *rates, more, time.perf_counter(), tokens), loss, norm)
+
+    def flush(self) -> None:
+        """Wait for all steps and log them."""
+        self._metrics.flush()
+
+    def _write(self, facts: Facts, loss: float, norm: float | None) -> None:
+        """Write one step to the log.
+
+        Raises:
+            TrainingError: loss or gradient is not finite.
+        """
+        norm = 0.0 if norm is None else norm
+        # The gradient scaler of float16 skips a step that overflows, and halves its scale.
+        norm = None if self._fp16 and not math.isfinite(norm) else norm
+        self._log.write(facts.step, loss, norm, facts.lr, facts.projector_lr, now=facts.at, **facts.more)
+        self._advance(1)

@@ -1,0 +1,90 @@
+"""The fewest layers whose activations are recomputed (activation checkpointing) so that training fits a budget."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+from striate.artifacts import Region
+from striate.data.encoding import IGNORED
+from striate.data.samples import Sample
+from striate.errors import TrainingError
+from striate.models.forecast.layer_shapes import ModelShape, model_shape
+from striate.models.forecast.memory import forecast_memory
+from striate.models.forecast.settings import GIB, Settings
+from striate.models.structure.anatomy import find_anatomy
+from striate.models.structure.meta_model import Blueprint
+from striate.training.approximations import visual_compute
+from striate.training.job import TrainingJob
+
+# How far measured peaks were above their forecasts at most, but for one (docs/forecast.md), as a share.
+GAPS = 0.01
+
+
+def layers_to_recompute(model: Any, job: TrainingJob, compiled: bool) -> frozenset[int]:
+    """Return as few layers as `machine.memory_budget` asks for in the largest micro-batch.
+
+    Raises:
+        TrainingError: the budget is too small, or given together with checkpointing of every layer.
+    """
+    if job.config.gradient_checkpointing:
+        raise TrainingError(
+            "machine.memory_budget and train.gradient_checkpointing are both set",
+            "a budget, from which the layers to recompute are chosen, or checkpointing of every layer",
+            "leave out one of them",
+        )
+    shape, compute = model_shape(Blueprint(model, find_anatomy(model))), visual_compute(job.region, job.config)
+    settings = largest_micro_batch(shape, job)
+    settings = replace(settings, fused=compiled, skipped=frozenset(compute.skipped if compute else ()))
+    return within_budget(shape, job.region, settings, job.machine.memory_budget or math.inf).recomputed
+
+
+def within_budget(shape: ModelShape, region: Region, settings: Settings, budget_gib: float) -> Settings:
+    """Return `settings` with as few layers recomputed as keep the forecast peak below the budget.
+
+    Frozen layers go before those that train, from the bottom up: when a low layer is run again in the backward pass,
+    the activations of all layers above it are gone.
+
+    Raises:
+        TrainingError: the budget is too small even with every layer recomputed.
+    """
+    order = [index for index in range(len(shape.layers)) if index not in region.layers] + list(region.layers)
+    peak = math.inf
+    for count in range(len(order) + 1):
+        candidate = replace(settings, recomputed=frozenset(order[:count]))
+        needed = forecast_memory(shape, region, candidate).peak / GIB * (1 + GAPS)
+        if needed <= budget_gib:
+            return candidate
+        peak = min(peak, needed)
+    raise TrainingError(
+        f"machine.memory_budget is {budget_gib:g} GiB, and training is forecast to need {peak:.1f} GiB"
+        " with every decoder layer recomputed",
+        f"a budget of at least {math.ceil(10 * peak) / 10:.1f} GiB",
+        "raise it, lower machine.micro_batch or train.max_length, or use train.method=qlora",
+    )
+
+
+def largest_micro_batch(shape: ModelShape, job: TrainingJob) -> Settings:
+    """Return the settings of the largest micro-batch: that of the samples with most pictures and longest texts."""
+    config, plan = job.config, job.plan
+
+    def size(sample: Sample) -> tuple[int, int]:
+        return len(sample.images), sum(len(message.text) for message in sample.messages)
+
+    labels = job.collator(sorted(job.samples, key=size)[-plan.micro_batch :])["labels"]
+    rows, length = labels.shape
+    answers = float((labels != IGNORED).sum()) / labels.numel()
+    if config.packing:
+        rows, length = 1, job.machine.pack_tokens
+    return Settings(
+        method=config.method,
+        batch=rows,
+        text_tokens=max(1, length - shape.image_tokens),
+        answer_tokens=max(1, math.ceil(answers * length)),
+        r=config.lora.r,
+        train_projector=config.train_projector,
+        accumulated=plan.accumulation > 1,
+        frozen=config.frozen,
+        optimizer=config.optimizer,
+    )

@@ -1,0 +1,40 @@
+"""What a training is made of, as its parts are handed it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from striate.artifacts import Region
+from striate.config import MachineSection, TrainSection
+from striate.data.collate import Collator
+from striate.data.samples import Sample
+from striate.training.schedule import Plan
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """One training.
+
+    Attributes:
+        region: which decoder layers train.
+        samples: the training set.
+        collator: encodes and joins samples.
+        config: the science.
+        machine: the machine, apart from it.
+        seed: of the order of samples, of the adapters' first values and of dropout.
+        base_path: where the base model is, as the adapter names it.
+        plan: how many steps of how many samples.
+        run: what a run that is continued must share.
+    """
+
+    region: Region
+    samples: Sequence[Sample]
+    collator: Collator
+    config: TrainSection
+    machine: MachineSection
+    seed: int
+    base_path: str
+    plan: Plan
+    run: dict[str, Any]
