@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,9 @@ from striate.training.callbacks import Proof
 from striate.training.checkpoints import COMPLETE, load_trainable, step_of
 from striate.training.compile.cuda_graphs import GRAPH_OPTIONS, GraphedSteps
 from striate.training.compile.policy import LayerExecution
-from striate.training.compile.regional import CompiledLayers, compiled_layers
+from striate.training.compile.regional import CompiledLayers, compiled_layers, frozen_encoders
 from striate.training.distributed.ranks import Ranks
-from striate.training.distributed.sharding import may_lack_gradients, set_wrapping_policy, sharding
+from striate.training.distributed.sharding import gather_whole_layers, may_lack_gradients, sharding
 from striate.training.inputs.step_inputs import LabelPositions, SkippingInput, StepInput
 from striate.training.inputs.wait_free import WaitFreeInputs
 from striate.training.job import TrainingJob
@@ -106,7 +107,7 @@ class TrainingSession:
         self, work_dir: Path, metrics: MetricsLog, advance: Callable[[int], None], checkpoint: Path | None
     ) -> str:
         """Return the proof of what trained, after the steps that are left."""
-        set_wrapping_policy(self._model)
+        gather_whole_layers(self._model, chain(*frozen_encoders(self._model)))
         with ExitStack() as stack:
             if self._job.config.frozen == "fp8":
                 # Rounding to 8 bits magnifies what kernels round differently: rows are compared before it begins.
@@ -198,7 +199,6 @@ class TrainingSession:
             compiled=execution.compiled,
             recomputed=execution.recomputed,
             options=GRAPH_OPTIONS if execution.graphs else None,
-            sharded=bool(sharding()),
         )
 
     def _prove(self, layers: CompiledLayers, model: nn.Module) -> str:

@@ -25,6 +25,9 @@ from striate.data.reading import read_samples
 from striate.data.samples import Message, Sample
 from striate.errors import StriateError
 from striate.stages.train import train
+from striate.training import session
+from striate.training.callbacks import MetricsCallback
+from striate.training.compile.regional import CompiledLayers
 from striate.training.distributed.gradient_sync import GradientSync
 from striate.training.distributed.ranks import Ranks
 from striate.training.distributed.sharding import WRAP_VARIABLE
@@ -56,41 +59,59 @@ def run(folder: Path, name: str, config: TrainSection, **more: Any) -> dict[str,
     loaded.model.to(more.get("dtype", torch.float32))
     samples = mixed_samples(folder / "pack")
     place = folder / name
-    record = train(
-        loaded.model,
-        loaded.processor,
-        REGION,
-        samples,
-        config,
-        more.get("machine", MACHINE),
-        seed=0,
-        out=place / "checkpoint",
-        work_dir=place / "work",
-        log=place / "log.jsonl",
-        base_path="base",
-    )
+    with compiled_for_cpu() as lines:
+        record = train(
+            loaded.model,
+            loaded.processor,
+            REGION,
+            samples,
+            config,
+            more.get("machine", MACHINE),
+            seed=0,
+            out=place / "checkpoint",
+            work_dir=place / "work",
+            log=place / "log.jsonl",
+            base_path="base",
+        )
     state = {key: value for key, value in loaded.model.state_dict().items() if not hasattr(value, "full_tensor")}
     if Ranks.launched().is_main:
         torch.save(state, place / "state.pt")
-    return {"loss": [record.first_loss, record.last_loss], "proof": record.proof, "padding": record.padding}
+    losses = [record.first_loss, record.last_loss]
+    return {"loss": losses, "proof": record.proof, "padding": record.padding, "compiled": lines}
+
+
+@contextlib.contextmanager
+def compiled_for_cpu() -> Iterator[list[str]]:
+    """Let layers that are to run compiled be compiled without kernels; yield what is then said of them."""
+    lines: list[str] = []
+    plain = session.compiled_layers
+
+    @contextlib.contextmanager
+    def compiled_layers(*args: Any, compiled: bool, **more: Any) -> Iterator[CompiledLayers]:
+        # All of the compiler but its kernels: what the backward pass keeps of sharded weights is its choice too.
+        with plain(*args, compiled=compiled, backend="aot_eager_decomp_partition", **more) as layers:
+            yield layers
+            if compiled:
+                lines.append(layers.describe().partition(" (")[0])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "compiled_layers", compiled_layers)
+        yield lines
 
 
 @contextlib.contextmanager
 def interrupted_after(step: int) -> Iterator[None]:
     """Interrupt every process at the end of a step, as Ctrl-C in a terminal does."""
-    original = RegionTrainer.write_step
+    original = MetricsCallback._write
 
-    def write(self: RegionTrainer, facts: Facts, loss: float, norm: float | None) -> None:
+    def write(self: MetricsCallback, facts: Facts, loss: float, norm: float | None) -> None:
         original(self, facts, loss, norm)
         if facts.step == step:
             raise KeyboardInterrupt
 
-    RegionTrainer.write_step = write  # type: ignore[method-assign]
-    try:
-        with contextlib.suppress(KeyboardInterrupt):
-            yield
-    finally:
-        RegionTrainer.write_step = original  # type: ignore[method-assign]
+    with pytest.MonkeyPatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+        patch.setattr(MetricsCallback, "_write", write)
+        yield
 
 
 @contextlib.contextmanager
@@ -168,6 +189,10 @@ def exchanged() -> dict[str, Any]:
 def scenario(folder: Path, name: str) -> dict[str, Any]:
     """Return what the scenario called `name` gives."""
     machine = MACHINE.model_copy(update={"micro_batch": 2})
+    if name.endswith("-compiled"):
+        config = FULL if "full" in name else LORA
+        with sharded() if name.startswith("sharded") else contextlib.nullcontext():
+            return run(folder, name, config, machine=machine.model_copy(update={"compile": "on"}))
     if name == "lora":
         # Checkpointed decoder layers change no gradient, and run again outside of the forward pass.
         together = {"gradient_checkpointing": Ranks.launched().world_size > 1}

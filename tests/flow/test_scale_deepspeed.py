@@ -25,6 +25,8 @@ SCENARIOS = {
     "zero3-packed": 1e-5,
     "zero3-resumed": 1e-5,
     "zero3-clipped": 1e-5,
+    "zero3-compiled": 1e-5,
+    "zero3-layers-alone": 1e-5,
     # Sums of gradients are rounded to bfloat16.
     "zero3-half": 2e-2,
 }
@@ -58,6 +60,8 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
     worker.run(folder, "zero3-packed", worker.FULL.model_copy(update={"packing": True}))
     worker.run(folder, "zero3-resumed", worker.LORA)
     worker.run(folder, "zero3-clipped", worker.LORA.model_copy(update={"max_grad_norm": 0.5}))
+    worker.run(folder, "zero3-compiled", worker.LORA)
+    worker.run(folder, "zero3-layers-alone", worker.LORA.model_copy(update={"train_projector": False}))
     worker.run(folder, "zero3-half", worker.LORA, dtype=torch.bfloat16)
     return folder
 

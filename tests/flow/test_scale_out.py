@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 
 WORKER = Path(__file__).with_name("scale_worker.py")
 ALONE = ("lora", "int8", "full-small", "packed", "turns", "turns-lora")
-TOGETHER = (*ALONE, "resumed", "bad-batch", "exchange")
-SHARDED = ("sharded-full", "sharded-int8", "sharded-packed", "sharded-resumed")
+TOGETHER = (*ALONE, "lora-compiled", "resumed", "bad-batch", "exchange")
+SHARDED = ("sharded-full", "sharded-int8", "sharded-packed", "sharded-compiled", "sharded-resumed")
 SECONDS = 300
 
 
@@ -61,6 +61,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 PAIRS = [
     ("lora", "lora"),
+    ("lora-compiled", "lora"),
     ("int8", "int8"),
     ("full-small", "full-small"),
     ("packed", "packed"),
@@ -71,6 +72,7 @@ PAIRS = [
     ("sharded-full", "full-small"),
     ("sharded-packed", "packed"),
     ("sharded-int8", "int8"),
+    ("sharded-compiled", "lora"),
     ("sharded-resumed", "lora"),
 ]
 
@@ -102,6 +104,13 @@ def test_steps_without_pictures_on_a_process_were_among_them(one: Path) -> None:
     shares = [list(StepSampler(SeededOrder(samples, 0, 4), Share(1, None, process, 2))) for process in (0, 1)]
     pictured = [[any(samples[index].images for index in step) for step in share] for share in shares]
     assert any(first != second for first, second in zip(*pictured, strict=True))
+
+
+@pytest.mark.parametrize("name", ["lora-compiled", "sharded-compiled"])
+def test_every_layer_ran_compiled(two: Path, name: str) -> None:
+    """Decoder layers with and without adapters, and those of the vision encoder, in one piece each."""
+    said = json.loads((two / f"{name}.0.json").read_text(encoding="utf-8"))["compiled"]
+    assert said == ["6 of 6 layers run compiled, as 3 kinds"]
 
 
 def test_weights_were_sharded(two: Path) -> None:

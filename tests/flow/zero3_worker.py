@@ -57,7 +57,9 @@ def scenario(folder: Path, name: str) -> dict[str, Any]:
     config = {"full": full, "packed": full.model_copy(update={"packing": True})}.get(name.partition("-")[2], lora)
     # Gradients are clipped by DeepSpeed, which must be told the limit.
     clipped = {"zero3-clipped": 0.5}.get(name, config.max_grad_norm)
-    more = {"dtype": torch.bfloat16} if name == "zero3-half" else {}
+    more: dict[str, Any] = {"dtype": torch.bfloat16} if name == "zero3-half" else {}
+    if name == "zero3-compiled":
+        more["machine"] = scale_worker.MACHINE.model_copy(update={"compile": "on"})
     with zero3():
         return scale_worker.run(folder, name, config.model_copy(update={"max_grad_norm": clipped}), **more)
 

@@ -18,12 +18,11 @@ _COARSE = 3.0
 Call = Callable[..., Any]
 
 
-def difference(
-    layer: nn.Module, compiled: Call, plain: Call, args: Any, kwargs: Mapping[str, Any], *, forward_only: bool = False
-) -> str:
+def difference(layer: nn.Module, compiled: Call, plain: Call, args: Any, kwargs: Mapping[str, Any]) -> str:
     """Return how `compiled` differs from `plain` on these inputs, with the same dropout, or why it fails; or nothing.
 
-    Compared are the output, and the gradients of what trains and of the input.
+    Compared are the output, and the gradients of what trains and of the input. Sharded weights (FSDP2, ZeRO-3) are whole
+    while their layer runs, and what exchanges their gradients takes no note of these.
 
     Args:
         layer: the layer, in the mode in which it trains.
@@ -31,21 +30,19 @@ def difference(
         plain: its forward method.
         args: of the call.
         kwargs: of the call.
-        forward_only: whether gradients are left out.
     """
     hidden = args[0] if args else kwargs["hidden_states"]
     generators = [hidden.device] if hidden.device.type == "cuda" else []
-    with torch.set_grad_enabled(not forward_only):
+    with torch.random.fork_rng(devices=generators):
+        expected, expected_gradients = _run(plain, layer, args, kwargs)
+    try:
         with torch.random.fork_rng(devices=generators):
-            expected, expected_gradients = _run(plain, layer, args, kwargs)
-        try:
-            with torch.random.fork_rng(devices=generators):
-                output, gradients = _run(compiled, layer, args, kwargs)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:
-            # Whatever a compiler does not like about a family is a reason not to use it there.
-            return f"it can't be compiled: {_short(error)}"
+            output, gradients = _run(compiled, layer, args, kwargs)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        # Whatever a compiler does not like about a family is a reason not to use it there.
+        return f"it can't be compiled: {_short(error)}"
     if _drops_at_random(layer):
         # A compiler's random numbers are others: two runs can't be compared.
         return ""

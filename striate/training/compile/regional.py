@@ -32,6 +32,8 @@ MOST_KINDS = 12
 _MOST_GRAPHS = 64
 # Hooks by which transformers notes attention weights where they are asked for, which training does not do.
 _RECORDERS = "transformers.utils.output_capturing"
+# What DeepSpeed notes on each module: numbers of its own, and counts.
+_DEEPSPEED = ("ds_", "applied_pre_backward_ref_cnt")
 Notify = Callable[[str], None]
 Signature = tuple[Any, ...]
 
@@ -45,12 +47,12 @@ class CompiledLayers:
         recomputed: how many layers keep their input alone.
     """
 
-    def __init__(self, notify: Notify, backend: Any, options: Mapping[str, Any] | None, forward_only: bool) -> None:
-        """Hold no layer yet; `forward_only` leaves gradients out of comparisons."""
+    def __init__(self, notify: Notify, backend: Any, options: Mapping[str, Any] | None) -> None:
+        """Hold no layer yet."""
         self.paused = False
         self.compile_seconds = 0.0
         self.recomputed = 0
-        self._notify, self._forward_only = notify, forward_only
+        self._notify = notify
         self._settings = {"backend": backend, "options": dict(options) if options else None}
         self._reasons: dict[Signature, str] = {}
         self._layers: list[_Layer] = []
@@ -116,7 +118,6 @@ class CompiledLayers:
                 partial(entry.run, entry.forward),
                 args,
                 kwargs,
-                forward_only=self._forward_only,
             )
             breaks = Counter(counters["graph_break"]) - before
             if breaks and not reason:
@@ -190,7 +191,6 @@ def compiled_layers(
     recomputed: Collection[int] = (),
     backend: Any = "inductor",
     options: Mapping[str, Any] | None = None,
-    sharded: bool = False,
 ) -> Iterator[CompiledLayers]:
     """Let the decoder layers of `model`, and those of its frozen vision encoder, run compiled for a while.
 
@@ -204,10 +204,8 @@ def compiled_layers(
         recomputed: which decoder layers keep their input alone, by index (activation checkpointing).
         backend: of `torch.compile`.
         options: of Inductor.
-        sharded: whether the processes hold parts of each weight, so that only outputs are compared: gradients are
-            exchanged when they are made.
     """
-    layers = CompiledLayers(notify, backend, options, forward_only=sharded)
+    layers = CompiledLayers(notify, backend, options)
     with ExitStack() as stack:
         stack.callback(layers.remove)
         if compiled:
@@ -253,7 +251,7 @@ def _settings(module: nn.Module) -> tuple[Any, ...]:
     return tuple(
         (name, value)
         for name, value in sorted(vars(module).items())
-        if not name.startswith("_")
+        if not name.startswith(("_", *_DEEPSPEED))
         and isinstance(value, plain)
         and not isinstance(value, PretrainedConfig)
         and not name.endswith(places)

@@ -1,9 +1,13 @@
-"""Sharded weights (FSDP2, ZeRO-3): what can't be trained so, and FSDP's wrapping policy."""
+"""Sharded weights (FSDP2, ZeRO-3): what can't be trained so, and which modules are gathered as a whole."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from importlib import import_module
+from typing import Any
 
+import torch
 from torch import nn
 
 from striate.config import TrainSection
@@ -61,16 +65,35 @@ def check_sharding(config: TrainSection) -> None:
             )
 
 
-def set_wrapping_policy(model: nn.Module) -> None:
-    """Tell Accelerate which classes of modules FSDP wraps, unless the launcher's config does.
+def gather_whole_layers(model: nn.Module, encoder_layers: Iterable[nn.Module]) -> None:
+    """Let the weights of each decoder layer, and of each of `encoder_layers`, be gathered at once, around its call.
 
-    transformers lists classes for it that a model need not have, such as those of a text encoder; Accelerate refuses.
+    For FSDP2 that is its wrapping policy, unless the launcher's config has one; for ZeRO-3 these are leaf modules: its
+    hooks on the modules inside would break a compiled layer into as many pieces.
     """
     if sharding() == "fsdp":
+        # transformers lists classes that a model need not have, as of a text encoder, which Accelerate refuses.
         listed = set(getattr(unwrap(model), "_no_split_modules", None) or ())
         classes = {type(module).__name__ for module in model.modules()} & listed
         classes |= {type(layer).__name__ for layer in decoder_layers(model)}
         os.environ.setdefault(WRAP_VARIABLE, ",".join(sorted(classes)))
+    elif sharding() == "deepspeed":
+        mark = import_module("deepspeed.utils").set_z3_leaf_module
+        for layer in (*decoder_layers(model), *encoder_layers):
+            mark(layer, True)
+            if any(parameter.requires_grad for parameter in layer.parameters()):
+                layer.register_forward_pre_hook(_with_input_gradient, with_kwargs=True)
+
+
+def _with_input_gradient(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Return the arguments with hidden states that come first and need a gradient.
+
+    DeepSpeed takes the gradients of a leaf module when the first argument has its own: without, it would take zeros.
+    """
+    hidden, *rest = args or (kwargs.pop("hidden_states"),)
+    if torch.is_grad_enabled() and not hidden.requires_grad:
+        hidden = hidden.detach().requires_grad_()
+    return (hidden, *rest), kwargs
 
 
 def may_lack_gradients(model: nn.Module) -> bool:
