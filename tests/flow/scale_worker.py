@@ -30,7 +30,7 @@ from striate.training.callbacks import MetricsCallback
 from striate.training.compile.regional import CompiledLayers
 from striate.training.distributed.gradient_sync import GradientSync
 from striate.training.distributed.ranks import Ranks
-from striate.training.distributed.sharding import WRAP_VARIABLE
+from striate.training.distributed.sharding import WRAP_VARIABLE, sharding
 from striate.training.metrics.async_metrics import Facts
 from striate.training.trainer import RegionTrainer
 
@@ -88,8 +88,9 @@ def compiled_for_cpu() -> Iterator[list[str]]:
 
     @contextlib.contextmanager
     def compiled_layers(*args: Any, compiled: bool, **more: Any) -> Iterator[CompiledLayers]:
-        # All of the compiler but its kernels: what the backward pass keeps of sharded weights is its choice too.
-        with plain(*args, compiled=compiled, backend="aot_eager_decomp_partition", **more) as layers:
+        # Which weights the backward pass keeps, that may be released, is the choice of the compiler's second half.
+        backend = "aot_eager_decomp_partition" if sharding() else "eager"
+        with plain(*args, compiled=compiled, backend=backend, **more) as layers:
             yield layers
             if compiled:
                 lines.append(layers.describe().partition(" (")[0])

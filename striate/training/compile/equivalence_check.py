@@ -21,8 +21,8 @@ Call = Callable[..., Any]
 def difference(layer: nn.Module, compiled: Call, plain: Call, args: Any, kwargs: Mapping[str, Any]) -> str:
     """Return how `compiled` differs from `plain` on these inputs, with the same dropout, or why it fails; or nothing.
 
-    Compared are the output, and the gradients of what trains and of the input. Sharded weights (FSDP2, ZeRO-3) are whole
-    while their layer runs, and what exchanges their gradients takes no note of these.
+    Compared are the output, and the gradients of what trains and of the input. Sharded weights (FSDP2, ZeRO-3) are
+    whole while their layer runs, and what exchanges their gradients takes no note of these.
 
     Args:
         layer: the layer, in the mode in which it trains.
