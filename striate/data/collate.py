@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch.nn.functional import pad
 
-from striate.data.encoding import IGNORED, Encoded, Encoder
+from striate.data.encoding import IGNORED, Encoded, SampleEncoder
 from striate.data.packing import filled_row, join_row
 from striate.data.pictures import open_image
 from striate.data.rendering import Renderer
@@ -41,7 +41,7 @@ class Collator:
         self.max_length = max_length
         self.train = train
         self._renderer = Renderer(processor)
-        self._encoder = Encoder(processor)
+        self._encoder = SampleEncoder(processor)
         tokenizer = processor.tokenizer
         padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         self._fill = {"input_ids": padding or 0, "labels": IGNORED}

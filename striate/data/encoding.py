@@ -31,7 +31,7 @@ class Encoded:
         return Encoded(*({name: value.clone() for name, value in one.items()} for one in (self.tokens, self.pictures)))
 
 
-class Encoder:
+class SampleEncoder:
     """Encodes rendered text and pictures with one processor, whatever that processor makes of a placeholder."""
 
     def __init__(self, processor: Any) -> None:

@@ -25,7 +25,7 @@ WORK_FOLDER = ".training"
 
 
 @dataclass(frozen=True)
-class TrainingJob:
+class TrainingRequest:
     """One training: what every rank must know of it."""
 
     config: RunConfig
@@ -58,13 +58,13 @@ class TrainingJob:
 
 
 @contextmanager
-def rank_zero_session(device: torch.device) -> Iterator[Callable[[TrainingJob], None]]:
+def rank_zero_session(device: torch.device) -> Iterator[Callable[[TrainingRequest], None]]:
     """Yield `start(job)`, which runs the job on all other ranks; without a call they exit."""
     ranks = Ranks.launched()
     ranks.join(device)
     started = False
 
-    def start(job: TrainingJob) -> None:
+    def start(job: TrainingRequest) -> None:
         nonlocal started
         started = True
         ranks.broadcast(job)
@@ -88,7 +88,7 @@ def run_worker(config: RunConfig) -> None:
     device = resolve_device(config.machine.device)
     ranks = Ranks.launched()
     ranks.join(device)
-    job: TrainingJob | None = ranks.broadcast(None)
+    job: TrainingRequest | None = ranks.broadcast(None)
     if job is not None:
         quantized = job.config.train.method == "qlora"
         job.run(load_for(job.config, job.model_path, quantized=quantized, revision=job.config.model.revision), Silent())

@@ -123,14 +123,14 @@ class Flow:
 
     def train(self) -> TrainRecord:
         """Tune the region and the projector; write checkpoint/, train.json and train_log.jsonl."""
-        from striate.pipeline.distributed_job import WORK_FOLDER, TrainingJob, rank_zero_session
+        from striate.pipeline.distributed_job import WORK_FOLDER, TrainingRequest, rank_zero_session
 
         outputs, unfinished = ["checkpoint", "train.json", "train_log.jsonl"], [WORK_FOLDER, "train_log.jsonl"]
         with rank_zero_session(self.device) as start:
             check_base(self.config, self.inputs.model)
             with self.run.stage("train", self.keys.train(), outputs, unfinished) as stage:
                 if stage.stale:
-                    job = TrainingJob(self.config, self.out, self.inputs.model, self.inputs.train)
+                    job = TrainingRequest(self.config, self.out, self.inputs.model, self.inputs.train)
                     start(job)
                     label = QUANTIZED if self.config.train.method == "qlora" else BASE_LABEL
                     record = job.run(self._models.take(label), self.progress)

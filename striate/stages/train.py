@@ -82,24 +82,29 @@ def train(
     run = {**identity(region, config, samples, seed, base_path), "sharding": sharding()}
     collator = Collator(processor, config.max_length, train=True)
     job = TrainingJob(region, samples, collator, config, machine, seed, base_path, plan, run)
-    checkpoint = ranks.on_main(lambda: find_checkpoint(work_dir, run))
+    record = _train(model, processor, job, progress, out=out, work_dir=work_dir, log=log)
+    ranks.on_main(lambda: remove_checkpoints(work_dir))
+    progress.say(record.proof)
+    return record
+
+
+def _train(
+    model: Any, processor: Any, job: TrainingJob, progress: Progress, *, out: Path, work_dir: Path, log: Path
+) -> TrainRecord:
+    """Return how the training went, after writing the checkpoint, whole or not at all, with its card."""
+    ranks, machine = Ranks.launched(), job.machine
+    checkpoint = ranks.on_main(lambda: find_checkpoint(work_dir, job.run))
     execution = choose_execution(model, job)
     with prepared_for_training(model, job) as prepared:
-        half = prepared.half
-        cached = cached_features(prepared.model, processor, samples, collator, machine, half=half, progress=progress)
+        cached = cached_features(
+            prepared.model, processor, job.samples, job.collator, machine, half=prepared.half, progress=progress
+        )
         session = TrainingSession(job, prepared, execution, ranks, cached, progress)
         result = session.run(work_dir, log, checkpoint)
-    _save(job, prepared, ranks, processor, out)
-    ranks.on_main(lambda: remove_checkpoints(work_dir))
-    progress.say(result.proof)
-    return _record(job, prepared, result, ranks)
-
-
-def _save(job: TrainingJob, prepared: PreparedModel, ranks: Ranks, processor: Any, out: Path) -> None:
-    """Write the checkpoint, whole or not at all, with its card."""
     unshard(prepared.model, prepared.weights.dtypes, prepared.names)
     card = _card(job, prepared)
     ranks.on_main(lambda: save_model(prepared.model, processor, out, prepared.region, card))
+    return _record(job, prepared, result, ranks)
 
 
 def _card(job: TrainingJob, prepared: PreparedModel) -> CardFacts:

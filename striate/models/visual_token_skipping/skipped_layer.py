@@ -27,7 +27,7 @@ from striate.models.interventions.patched_forward import without_checkpointing
 from striate.models.interventions.varlen_attention import kernel_runs
 from striate.models.visual_token_skipping.layer_arguments import VARLEN, arguments_at, cannot_skip, mask_rows
 from striate.models.visual_token_skipping.row_gather import gather_rows, put_rows
-from striate.models.visual_token_skipping.token_layout import Rows, TokenLayout
+from striate.models.visual_token_skipping.token_layout import TokenLayout, TokenRows
 
 _ATTRIBUTE = "visual_skip"
 
@@ -148,7 +148,7 @@ def _text_only(skip: LayerSkip, layout: TokenLayout, given: Mapping[str, Any], h
     return with_hidden(output, put_MD.view_as(hidden_BTD))
 
 
-def _rows(skip: LayerSkip, layout: TokenLayout, mask: Any, cache: Any, hidden: Tensor) -> Rows:
+def _rows(skip: LayerSkip, layout: TokenLayout, mask: Any, cache: Any, hidden: Tensor) -> TokenRows:
     """Return the form of the batch's rows that fits a call: runs of text where there is a kernel for them."""
     if layout.runs is None or not skip.varlen or mask is not None or cache is not None:
         return layout.grid

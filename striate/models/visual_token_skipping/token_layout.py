@@ -17,7 +17,7 @@ _LEAST_BOUND = 256
 
 
 @dataclass(frozen=True)
-class Rows:
+class TokenRows:
     """Text tokens, and the tokens whose keys they see, as rows of a batch flattened to M = B T tokens.
 
     Attributes:
@@ -51,8 +51,8 @@ class TokenLayout:
     """
 
     image: Tensor
-    grid: Rows
-    runs: Rows | None
+    grid: TokenRows
+    runs: TokenRows | None
     packed: bool
 
     @classmethod
@@ -77,11 +77,11 @@ class TokenLayout:
             parts["text_back"] = _inverse(runs["text"][0], total)
             parts["keys_back"] = _inverse(runs["keys"][0], total, several=True)
         sent = _sent(parts, device)
-        grid = Rows(sent["grid"], sent["grid_back"], None, sent["grid_back"][:0])
+        grid = TokenRows(sent["grid"], sent["grid_back"], None, sent["grid_back"][:0])
         return cls(sent["image"].bool()[..., None], grid, _joined(sent, runs) if joined else None, lengths is not None)
 
 
-def _joined(sent: Mapping[str, Tensor], runs: Mapping[str, Tensor]) -> Rows:
+def _joined(sent: Mapping[str, Tensor], runs: Mapping[str, Tensor]) -> TokenRows:
     """Return the runs of text; the names of their ends are those of transformers' `FlashAttentionKwargs`."""
     varlen: dict[str, Tensor | int] = {
         "cu_seq_lens_q": sent["ends"].to(torch.int32),
@@ -89,7 +89,7 @@ def _joined(sent: Mapping[str, Tensor], runs: Mapping[str, Tensor]) -> Rows:
         "max_length_q": _bound(runs["ends"]),
         "max_length_k": _bound(runs["key_ends"]),
     }
-    return Rows(sent["text"], sent["text_back"], sent["keys"], sent["keys_back"], varlen)
+    return TokenRows(sent["text"], sent["text_back"], sent["keys"], sent["keys_back"], varlen)
 
 
 def _runs(image_M: Tensor, lengths: Sequence[int]) -> dict[str, Tensor]:

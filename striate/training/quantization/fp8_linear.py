@@ -35,7 +35,7 @@ def quantise_rows(values: Tensor) -> tuple[Tensor, Tensor]:
     return (wide / scale).clamp(-LARGEST, LARGEST).to(FORMAT), scale
 
 
-class _Product(torch.autograd.Function):
+class _Fp8Product(torch.autograd.Function):
     """y = x W^T for a frozen W, forward and backward in 8-bit floats."""
 
     @staticmethod
@@ -90,7 +90,7 @@ class Fp8Linear(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """Return the layer's output for `hidden` (..., inputs), in bfloat16."""
         rows = hidden.reshape(-1, self.in_features)
-        result = _Product.apply(rows, self.weight_fp8, self.scale, self.turned_fp8, self.turned_scale)
+        result = _Fp8Product.apply(rows, self.weight_fp8, self.scale, self.turned_fp8, self.turned_scale)
         result = result.view(*hidden.shape[:-1], self.out_features)
         return result if self.bias is None else result + self.bias.to(result.dtype)
 

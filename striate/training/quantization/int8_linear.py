@@ -37,7 +37,7 @@ def dequantise(weight_NK: Tensor, scale_N: Tensor, dtype: torch.dtype) -> Tensor
     return (weight_NK.float() * scale_N[:, None]).to(dtype)
 
 
-class _Product(torch.autograd.Function):
+class _Int8Product(torch.autograd.Function):
     """y = x W^T for a frozen W, which is made from its integers once for each pass and not kept between them."""
 
     @staticmethod
@@ -79,7 +79,7 @@ class Int8Linear(nn.Module):
             weight = checkpoint(dequantise, self.weight_int8, self.scale, self.dtype, **how)
             result = linear(hidden.to(self.dtype), weight)
         else:
-            result = _Product.apply(hidden, self.weight_int8, self.scale, self.dtype)
+            result = _Int8Product.apply(hidden, self.weight_int8, self.scale, self.dtype)
         return result if self.bias is None else result + self.bias.to(result.dtype)
 
 
