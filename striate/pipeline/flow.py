@@ -62,9 +62,9 @@ class Flow:
     def everything(self) -> Path:
         """Run all stages in order; return the path of the report."""
         if self.config.train.method == "qlora":
-            from striate.models.io.quantized import check_quantisation
+            from striate.models.io.quantized import check_quantization
 
-            check_quantisation(self.device)
+            check_quantization(self.device)
         self._look_ahead()
         self.analyze()
         check_region(self.config, self.select())

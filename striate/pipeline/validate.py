@@ -73,10 +73,10 @@ def _model(path: str) -> str:
 
 def _quantisation(device: str) -> str:
     from striate.models.io.load import resolve_device
-    from striate.models.io.quantized import check_quantisation
+    from striate.models.io.quantized import check_quantization
 
     place = resolve_device(device)
-    check_quantisation(place)
+    check_quantization(place)
     return f"bitsandbytes on {place}"
 
 

@@ -27,7 +27,7 @@ def layer_parameters(core: nn.Module, anatomy: Anatomy) -> list[dict[str, nn.Par
         if layer is None or is_adapter_name(name):
             continue
         if type(parameter).__name__ in _PACKED or not parameter.is_floating_point() or parameter.itemsize < 2:
-            raise _quantised(name)
+            raise _quantized(name)
         found[layer][name] = parameter
     return found
 
@@ -66,7 +66,7 @@ def _adapters(core: nn.Module, name: str) -> Tensor | float:
         return sum((module.get_delta_weight(adapter) for adapter in active), start=torch.zeros_like(module.weight))
 
 
-def _quantised(name: str) -> ModelError:
+def _quantized(name: str) -> ModelError:
     return ModelError(
         f"{name} is quantised: its numbers are packed, and have neither gradients nor singular values",
         "weights in bfloat16, float16 or float32",

@@ -83,7 +83,7 @@ def image_processor(config: Any, folder: Path | None, *, fit: Fit) -> Any:
     """
     from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
-    mean, std = _normalisation(config, folder)
+    mean, std = _normalization(config, folder)
     square = {"height": config.image_size, "width": config.image_size}
     return LlavaImageProcessorPil(
         do_pad=fit == "pad",
@@ -95,7 +95,7 @@ def image_processor(config: Any, folder: Path | None, *, fit: Fit) -> Any:
     )
 
 
-def _normalisation(config: Any, folder: Path | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _normalization(config: Any, folder: Path | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
     file = folder / PREPROCESSOR if folder else None
     if file and file.is_file():
         try:

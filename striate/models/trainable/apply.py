@@ -24,7 +24,7 @@ __all__ = [
     "count_trainable",
     "describe",
     "is_adapted",
-    "is_quantised",
+    "is_quantized",
     "lora_config",
     "prove_trainable",
 ]
@@ -182,7 +182,7 @@ def describe(trainable: Trainable) -> str:
     )
 
 
-def is_quantised(model: nn.Module) -> bool:
+def is_quantized(model: nn.Module) -> bool:
     """Return whether `model` holds weights in 4 bits."""
     return any(getattr(parameter, "quant_state", None) is not None for parameter in model.parameters())
 
@@ -220,10 +220,10 @@ def _check_method(model: nn.Module, method: Any) -> None:
             "a plain model for full, adapters for lora",
             "load the model with merge=True, or use method lora",
         )
-    if method == "qlora" and not is_quantised(model):
+    if method == "qlora" and not is_quantized(model):
         raise TrainingError(
             "method qlora needs weights in 4 bits, and the model's are not",
-            "a model from striate.models.io.quantized.load_quantised, or method lora",
+            "a model from striate.models.io.quantized.load_quantized, or method lora",
             "load it so, or use train.method=lora",
         )
 

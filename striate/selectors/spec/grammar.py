@@ -84,16 +84,16 @@ def resolve(
     """
     if num_layers < 1:
         raise SpecError(f"a model with {num_layers} layers has no region", "1 layer or more", "check the model")
-    read = spec if isinstance(spec, Spec) else parse_spec(spec)
-    if read.path is not None:
-        return _from_file(read, num_layers, read_region(read.path))
-    assert read.params is not None
+    parsed = spec if isinstance(spec, Spec) else parse_spec(spec)
+    if parsed.path is not None:
+        return _from_file(parsed, num_layers, read_region(parsed.path))
+    assert parsed.params is not None
     try:
-        layers = SELECTORS.get(read.selector).function(read.params, num_layers, scores)
-        removable = read.params.removable(num_layers, scores)
+        layers = SELECTORS.get(parsed.selector).function(parsed.params, num_layers, scores)
+        removable = parsed.params.removable(num_layers, scores)
     except (SpecError, ArtifactError) as error:
-        raise _about(read.text, error) from error
-    return Region(layers=layers, num_layers=num_layers, spec=read.text, selector=read.selector, removable=removable)
+        raise _about(parsed.text, error) from error
+    return Region(layers=layers, num_layers=num_layers, spec=parsed.text, selector=parsed.selector, removable=removable)
 
 
 def _from_file(spec: Spec, num_layers: int, region: Region) -> Region:
