@@ -62,7 +62,7 @@ def run(suite: Suite, loaded: Loaded, *, limit: int | None, batch_size: int | No
     manager = TaskManager(include_path=None if suite.folder is None else str(suite.folder))
     check_tasks(suite, list(manager.all_tasks))
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    found = simple_evaluate(
+    results = simple_evaluate(
         model=StriateLM(loaded, batch_size=batch_size),
         tasks=list(suite.tasks),
         task_manager=manager,
@@ -70,8 +70,8 @@ def run(suite: Suite, loaded: Loaded, *, limit: int | None, batch_size: int | No
         bootstrap_iters=1000,
         log_samples=True,
     )
-    return Outcome(figures_of(found["results"]), _versions(found), found["samples"])
+    return Outcome(figures_of(results["results"]), _versions(results), results["samples"])
 
 
-def _versions(found: dict[str, Any]) -> dict[str, str]:
-    return {name: str(version) for name, version in found.get("versions", {}).items()}
+def _versions(results: dict[str, Any]) -> dict[str, str]:
+    return {name: str(version) for name, version in results.get("versions", {}).items()}

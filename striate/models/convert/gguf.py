@@ -102,8 +102,8 @@ def write_language_model(model: Any, processor: Any, target: Path, dtype: str = 
 
 
 def _architecture(config: Any) -> _Architecture:
-    found = _ARCHITECTURES.get(config.model_type)
-    if found is None:
+    architecture = _ARCHITECTURES.get(config.model_type)
+    if architecture is None:
         raise ModelError(
             f"the language model is of type {config.model_type!r}, which this does not write as GGUF",
             ", ".join(_ARCHITECTURES),
@@ -116,7 +116,7 @@ def _architecture(config: Any) -> _Architecture:
             "rope_type default",
             "save it as a plain language model and use llama.cpp's own converter",
         )
-    return found
+    return architecture
 
 
 def _write_facts(writer: gguf.GGUFWriter, config: Any, file_type: gguf.LlamaFileType) -> None:

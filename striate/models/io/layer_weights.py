@@ -21,15 +21,15 @@ def layer_parameters(core: nn.Module, anatomy: Anatomy) -> list[dict[str, nn.Par
     Raises:
         ModelError: quantised weights.
     """
-    found: list[dict[str, nn.Parameter]] = [{} for _ in range(anatomy.num_layers)]
+    parameters: list[dict[str, nn.Parameter]] = [{} for _ in range(anatomy.num_layers)]
     for name, parameter in core.named_parameters(remove_duplicate=False):
         layer = layer_of(anatomy, name)
         if layer is None or is_adapter_name(name):
             continue
         if type(parameter).__name__ in _PACKED or not parameter.is_floating_point() or parameter.itemsize < 2:
             raise _quantized(name)
-        found[layer][name] = parameter
-    return found
+        parameters[layer][name] = parameter
+    return parameters
 
 
 def layer_matrices(core: nn.Module, anatomy: Anatomy) -> Iterator[tuple[int, str, Tensor]]:

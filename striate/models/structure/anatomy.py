@@ -149,10 +149,10 @@ def _check_usable(core: Any) -> None:
 def _checked_depth(core: Any) -> int:
     layers = decoder_layers(core)
     config = decoder_config(core)
-    said = getattr(config, depth_field(config))
-    if said != len(layers):
+    configured = getattr(config, depth_field(config))
+    if configured != len(layers):
         raise ModelError(
-            f"the config of {name_of(core)} says {said} decoder layers, the model has {len(layers)}",
+            f"the config of {name_of(core)} says {configured} decoder layers, the model has {len(layers)}",
             "a config and weights of one model",
             "use striate.prune to remove layers: it edits both",
         )
@@ -193,8 +193,8 @@ def layer_of(anatomy: Anatomy, parameter_name: str) -> int | None:
 
 
 def _image_token_ids(config: Any) -> tuple[int, ...]:
-    found = (getattr(config, field, None) for field in _IMAGE_TOKEN_FIELDS)
-    return tuple(sorted({token for token in found if isinstance(token, int)}))
+    ids = (getattr(config, field, None) for field in _IMAGE_TOKEN_FIELDS)
+    return tuple(sorted({token for token in ids if isinstance(token, int)}))
 
 
 def _names_of(names: dict[int, str], module: Any) -> tuple[str, ...]:

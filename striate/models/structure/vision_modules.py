@@ -134,11 +134,11 @@ def _children(core: Any, modules: dict[str, nn.Module], parent: str) -> list[str
     """Return the names of the children of `parent` that have parameters, without decoder, embeddings and LM head."""
     layers = find_stack(core).layers
     outer = {id(part_of(core.get_input_embeddings)), id(part_of(core.get_output_embeddings))}
-    found = []
+    names = []
     for child, module in modules[parent].named_children():
         if _has_weights(module) and id(module) not in outer and module is not layers and not _holds(module, layers):
-            found.append(f"{parent}.{child}".lstrip("."))
-    return found
+            names.append(f"{parent}.{child}".lstrip("."))
+    return names
 
 
 def _has_weights(module: nn.Module) -> bool:

@@ -163,7 +163,7 @@ def _is_per_layer(name: str, value: Any, num_layers: int) -> bool:
 def _are_indices(name: str, value: Any, num_layers: int) -> bool:
     if name in INDICES:
         return all(isinstance(entry, int) for entry in value)
-    rising = _are_numbers(value, num_layers) and all(one < two for one, two in pairwise(value))
+    rising = _are_numbers(value, num_layers) and all(lower < upper for lower, upper in pairwise(value))
     return name not in PER_LAYER and name.endswith(_INDEX_ENDINGS) and rising
 
 

@@ -104,12 +104,12 @@ def _targets(model: Any, anatomy: Anatomy, stored: Mapping[str, Stored], folder:
     names = StoredNames(model)
     parameters = model.state_dict(keep_vars=True)
     targets = {name: names.target(name) for name in stored}
-    found = {target.name for target in targets.values()}
+    target_names = {target.name for target in targets.values()}
     # Tied parameters are one tensor: any of their names on disk is enough.
-    present = {id(parameters[name]) for name in found & set(parameters)}
+    present = {id(parameters[name]) for name in target_names & set(parameters)}
     whole = {target.name for target in targets.values() if target.reshaped}
     missing = [name for name in parameters if id(parameters[name]) not in present and not _joined(name, whole)]
-    extra = [name for name in sorted(found - set(parameters)) if name.startswith(f"{anatomy.layers_name}.")]
+    extra = [name for name in sorted(target_names - set(parameters)) if name.startswith(f"{anatomy.layers_name}.")]
     extra = [name for name in extra if (layer_of(anatomy, name) or 0) >= anatomy.num_layers]
     if missing or extra:
         what = f"lacks {len(missing)} tensors" if missing else f"holds {len(extra)} tensors of layers beyond its config"

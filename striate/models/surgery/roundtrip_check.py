@@ -95,13 +95,13 @@ def _check_answers(model: Any, inputs: Mapping[str, torch.Tensor], path: Path | 
     uncached = _answers(model, inputs, use_cache=False)
     for row in range(cached.sequences.shape[0]):
         # Of a model of encoder and decoder, the sequences hold the answer alone.
-        one, other = cached.sequences[row, -NEW_TOKENS:], uncached.sequences[row, -NEW_TOKENS:]
-        apart = (one != other).nonzero()
+        first, second = cached.sequences[row, -NEW_TOKENS:], uncached.sequences[row, -NEW_TOKENS:]
+        apart = (first != second).nonzero()
         if len(apart) == 0:
             continue
         step = int(apart[0])
         logits = uncached.logits[step][row].float()
-        gap = float((logits[other[step]] - logits[one[step]]).abs())
+        gap = float((logits[second[step]] - logits[first[step]]).abs())
         if gap > float(logits.abs().max()) * _TIE.get(model.dtype, _LOW_PRECISION):
             raise _failed(path, f"answer {row} is another without the key-value cache, from new token {step} on")
 

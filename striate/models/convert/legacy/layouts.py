@@ -59,14 +59,14 @@ def read_original(folder: Path) -> dict[str, Any]:
         ) from error
     if isinstance(config, dict) and is_original(config):
         return config
-    found = config.get("model_type") if isinstance(config, dict) else None
+    kind = config.get("model_type") if isinstance(config, dict) else None
     hint = (
         "use it as it is: it is in transformers' own form"
         if isinstance(config, dict) and "vision_config" in config
         else "check SOURCE"
     )
     raise ModelError(
-        f"{folder} ({found}) is no original checkpoint: its config names no mm_vision_tower",
+        f"{folder} ({kind}) is no original checkpoint: its config names no mm_vision_tower",
         "an original checkpoint of " + _titles(),
         hint,
     )
@@ -78,12 +78,12 @@ def layout_of(config: Mapping[str, Any], folder: Path) -> Layout:
     Raises:
         ModelError: another model type, projector, or way of looking at pictures.
     """
-    found = str(config.get("model_type"))
-    layout = next((row for row in LAYOUTS if row.model_type == found), None)
+    kind = str(config.get("model_type"))
+    layout = next((row for row in LAYOUTS if row.model_type == kind), None)
     known = ", ".join(row.model_type for row in LAYOUTS)
     if layout is None:
-        hint = did_you_mean(found, [row.model_type for row in LAYOUTS])
-        raise _cannot(folder, f"model type {found!r}", known, f"{hint}use another checkpoint")
+        hint = did_you_mean(kind, [row.model_type for row in LAYOUTS])
+        raise _cannot(folder, f"model type {kind!r}", known, f"{hint}use another checkpoint")
     projector = config.get("mm_projector_type")
     if projector != PROJECTOR:
         raise _cannot(folder, f"a projector of type {projector!r}", f"{PROJECTOR}: two linear layers with GELU")

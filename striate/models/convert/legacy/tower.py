@@ -90,12 +90,12 @@ def _config(original: Mapping[str, Any], vision: str | Path | None, inside: bool
 
 def _trim(config: Any, names: set[str]) -> bool:
     """Return whether the checkpoint lacks SigLIP's last layer and head, which Bunny never reads; fit the config."""
-    found = {int(match[1]) for name in names if (match := _LAYER.match(name))}
+    layers = {int(match[1]) for name in names if (match := _LAYER.match(name))}
     if config.model_type != SIGLIP:
         return False
     if not any(".head." in name for name in names):
         config.vision_use_head = False
-    if found != set(range(config.num_hidden_layers - 1)):
+    if layers != set(range(config.num_hidden_layers - 1)):
         return False
     config.num_hidden_layers -= 1
     return True
