@@ -45,7 +45,7 @@ class Flow:
         Raises:
             StriateError: the model's path, a data path, the gate or the folder can't be used.
         """
-        from striate.models.io.load import resolve_device
+        from striate.models.io.devices import resolve_device
 
         self.config = anchored(config)
         self.out = out

@@ -72,7 +72,7 @@ def _model(path: str) -> str:
 
 
 def _quantisation(device: str) -> str:
-    from striate.models.io.load import resolve_device
+    from striate.models.io.devices import resolve_device
     from striate.models.io.quantized import check_quantization
 
     place = resolve_device(device)
@@ -81,7 +81,7 @@ def _quantisation(device: str) -> str:
 
 
 def _optimizer(config: RunConfig) -> str:
-    from striate.models.io.load import resolve_device
+    from striate.models.io.devices import resolve_device
     from striate.training.optimizers import check_optimizer
 
     place = resolve_device(config.machine.device)

@@ -16,11 +16,13 @@ from striate.config import EvaluateSection, LoraSection, MachineSection, TrainSe
 from striate.data.collate import Collator
 from striate.data.reading import read_samples
 from striate.errors import ModelError
-from striate.models.io.load import load_model, save_model
+from striate.models.io.load import load_model
+from striate.models.io.save import save_model
 from striate.models.structure.anatomy import decoder_layers, find_anatomy, layer_of
 from striate.models.surgery.remove_layers import remove_layers
 from striate.models.surgery.roundtrip_check import self_test
-from striate.models.trainable.apply import apply_region, is_quantized, lora_config, prove_trainable
+from striate.models.trainable.apply import apply_region, is_quantized, lora_config
+from striate.models.trainable.gradient_proof import prove_trainable
 from striate.stages.evaluate import evaluate
 from striate.stages.train import train
 from striate.tasks.packs.reader import read_pack

@@ -15,7 +15,8 @@ from striate.errors import ArtifactError, ModelError
 from striate.models.convert.gguf_tokenizer import write_vocabulary
 from striate.models.io.adapters import is_adapter
 from striate.models.io.load import load_model, read_config
-from striate.models.structure.anatomy import find_decoder, unwrap
+from striate.models.structure.anatomy import unwrap
+from striate.models.structure.decoder_stack import find_decoder
 from striate.storage.atomic import cannot_write
 
 FORMATS = {

@@ -19,22 +19,9 @@ from striate.models.convert.legacy.layouts import is_original, original_error
 from striate.models.io.adapters import ADAPTER_CONFIG, add_adapter, base_of, base_revision_of, is_adapter, merged
 from striate.models.io.devices import resolve_device, resolve_dtype
 from striate.models.io.quiet import quietly
-from striate.models.io.save import REGION_FILE, save_model
-from striate.models.structure.anatomy import find_anatomy, text_only
+from striate.models.structure.anatomy import find_anatomy
+from striate.models.structure.vision_modules import text_only
 from striate.models.visual_token_skipping.rule import load_rule
-
-__all__ = [
-    "REGION_FILE",
-    "Loaded",
-    "load_model",
-    "load_processor",
-    "load_rule",
-    "load_weights",
-    "read_config",
-    "resolve_device",
-    "resolve_dtype",
-    "save_model",
-]
 
 
 @dataclass

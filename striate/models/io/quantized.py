@@ -11,7 +11,8 @@ from transformers import BitsAndBytesConfig
 
 from striate.errors import ModelError
 from striate.models.io.adapters import is_adapter
-from striate.models.io.load import Loaded, load_processor, load_weights, resolve_device
+from striate.models.io.devices import resolve_device
+from striate.models.io.load import Loaded, load_processor, load_weights
 from striate.models.structure.anatomy import layer_of
 from striate.models.structure.meta_model import Blueprint, blueprint
 

@@ -14,27 +14,12 @@ from striate.models.structure.decoder_stack import (
     decoder_config,
     decoder_layers,
     depth_field,
-    find_decoder,
     find_stack,
     name_of,
     unwrap,
 )
 from striate.models.structure.families import BROKEN, family_of
-from striate.models.structure.vision_modules import part_of, projector_names, text_only, vision_names
-
-__all__ = [
-    "COMPONENTS",
-    "Anatomy",
-    "component_of",
-    "decoder_layers",
-    "find_anatomy",
-    "find_decoder",
-    "find_stack",
-    "layer_of",
-    "plain_name",
-    "text_only",
-    "unwrap",
-]
+from striate.models.structure.vision_modules import part_of, projector_names, vision_names
 
 VISION = "vision encoder"
 PROJECTOR = "projector"

@@ -9,8 +9,6 @@ from typing import Any
 from striate.errors import ModelError
 from striate.models.structure.decoder_stack import DEPTH, depth_field
 
-__all__ = ["DEPTH", "OVERRIDES", "cannot_remove", "config_edits"]
-
 # Settings that single layers override, by layer number.
 OVERRIDES = "per_layer_config"
 # Which layers of sparse attention select tokens, and which read the selection of the layer before.

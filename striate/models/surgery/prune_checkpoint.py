@@ -12,7 +12,6 @@ from striate.artifacts import Region, read_document, write_document
 from striate.errors import ModelError
 from striate.models.interventions.model_rule import save_rule
 from striate.models.io.adapters import is_adapter
-from striate.models.io.load import load_rule
 from striate.models.io.quiet import quietly
 from striate.models.io.safetensors_shards import AGAIN, Stored, by_file, read_shards, write_shards
 from striate.models.io.save import REGION_FILE, renumbered
@@ -21,6 +20,7 @@ from striate.models.structure.anatomy import Anatomy, layer_of
 from striate.models.structure.meta_model import blueprint
 from striate.models.surgery.config_edits import cannot_remove
 from striate.models.surgery.remove_layers import remove_layers
+from striate.models.visual_token_skipping.rule import load_rule
 from striate.storage.atomic import new_folder
 
 # Weights, and what is written anew or speaks of the model before the removal.

@@ -20,10 +20,7 @@ from striate.models.structure.families import BOUNDARIES, INJECTED, family_of
 from striate.models.surgery.config_edits import OVERRIDES, cannot_remove, config_edits
 from striate.models.surgery.layer_facts import facts, index_changes
 from striate.models.surgery.layer_tensors import cut, tensor_slices
-from striate.models.surgery.roundtrip_check import self_test
 from striate.models.trainable.parameter_selection import is_adapted
-
-__all__ = ["remove_layers", "self_test"]
 
 
 @dataclass(frozen=True)

@@ -14,20 +14,8 @@ from striate.errors import TrainingError
 from striate.models.structure.anatomy import COMPONENTS, DECODER_LAYER, Anatomy, component_of, layer_of, unwrap
 from striate.models.structure.decoder_stack import name_of
 from striate.models.structure.vision_modules import part_of
-from striate.models.trainable.gradient_proof import prove_trainable
 from striate.models.trainable.parameter_selection import can_train, checked_anatomy, chosen_parameters, is_adapted
 from striate.models.trainable.peft_names import not_rewritten
-
-__all__ = [
-    "apply_region",
-    "chosen_parameters",
-    "count_trainable",
-    "describe",
-    "is_adapted",
-    "is_quantized",
-    "lora_config",
-    "prove_trainable",
-]
 
 Method = Literal["full", "lora", "qlora"]
 METHODS = ("full", "lora", "qlora")
