@@ -14,7 +14,7 @@ from lm_eval.api.registry import register_model
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from striate.harness.outcome import Outcome, figures_of
+from striate.harness.outcome import Outcome, outcome_of
 from striate.harness.suites import Suite, check_tasks
 from striate.models.io.load import Loaded, load_model
 from striate.tasks.inference.text_tokens import context_limit
@@ -70,8 +70,4 @@ def run(suite: Suite, loaded: Loaded, *, limit: int | None, batch_size: int | No
         bootstrap_iters=1000,
         log_samples=True,
     )
-    return Outcome(figures_of(results["results"]), _versions(results), results["samples"])
-
-
-def _versions(results: dict[str, Any]) -> dict[str, str]:
-    return {name: str(version) for name, version in results.get("versions", {}).items()}
+    return outcome_of(results)

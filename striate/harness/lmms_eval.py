@@ -18,7 +18,7 @@ from PIL.Image import Image
 
 from striate.data.samples import PLACEHOLDER
 from striate.errors import DataError, ModelError
-from striate.harness.outcome import Outcome, figures_of
+from striate.harness.outcome import Outcome, outcome_of
 from striate.harness.suites import Suite, check_tasks
 from striate.models.io.load import Loaded, load_model
 from striate.tasks.inference.ask import ask
@@ -126,8 +126,7 @@ def run(suite: Suite, loaded: Loaded, *, limit: int | None, batch_size: int | No
         log_samples=True,
         verbosity="ERROR",
     )
-    versions = {name: str(version) for name, version in results.get("versions", {}).items()}
-    return Outcome(figures_of(results["results"]), versions, results["samples"])
+    return outcome_of(results)
 
 
 def _new_tokens(options: dict[str, Any]) -> int:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from transformers import AutoConfig
 
-from striate.errors import ModelError
+from striate.errors import ModelError, first_line
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -52,7 +52,7 @@ def encoder_config(folder: Path) -> Any:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
-            f"{folder / 'config.json'} can't be used: {str(error).splitlines()[0]}",
+            f"{folder / 'config.json'} can't be used: {first_line(error)}",
             "a model type of transformers",
             "check the file, or upgrade transformers",
         ) from error

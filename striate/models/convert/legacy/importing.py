@@ -15,12 +15,12 @@ from striate.models.convert.add_image_token import Vocabulary, add_image_token
 from striate.models.convert.legacy.configs import llava_config, on_meta, text_config
 from striate.models.convert.legacy.layouts import Layout, layout_of, read_original
 from striate.models.convert.legacy.legacy_sources import Tensors, folder_of, load_shard, shard_files
-from striate.models.convert.legacy.lora import Adapter, base_path, read_adapter
+from striate.models.convert.legacy.lora import Adapter, read_adapter
 from striate.models.convert.legacy.names import EMBEDDINGS, HEAD, TOWER, llava_name
 from striate.models.convert.legacy.processors import build_processor, generation_config, read_tokenizer
 from striate.models.convert.legacy.tower import Tower, find_tower
 from striate.models.convert.legacy.write_checkpoint import ShardWriter
-from striate.models.io.adapters import is_adapter
+from striate.models.io.adapters import base_of, is_adapter
 from striate.models.io.quiet import quietly
 from striate.models.io.safetensors_shards import AGAIN, read_file
 from striate.storage.atomic import new_folder
@@ -110,7 +110,7 @@ def _read(source: str | Path, base: str | Path | None) -> _Source:
             raise ModelError(given, "--base with LoRA checkpoints only", "leave --base out")
         return _Source(folder, folder, config, layout, None)
     adapter = read_adapter(folder)
-    return _Source(folder, folder_of(base or base_path(folder), "base language model"), config, layout, adapter)
+    return _Source(folder, folder_of(base or base_of(folder), "base language model"), config, layout, adapter)
 
 
 def _config(original: _Source, tower: Tower, vocabulary: Vocabulary) -> LlavaConfig:
