@@ -1,4 +1,4 @@
-"""One sample as tensors: token ids with image tokens expanded by the processor, and which of them are answers."""
+"""Encodes one sample: token ids with image tokens expanded by the processor, and labels of its answers."""
 
 from __future__ import annotations
 

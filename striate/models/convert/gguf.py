@@ -1,4 +1,4 @@
-"""Write an LVLM's language part, pruned or not, as a GGUF file for llama.cpp."""
+"""Writes an LVLM's language model, pruned or not, as a GGUF file for llama.cpp."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def _kind(tensor: torch.Tensor, dtype: str) -> gguf.GGMLQuantizationType:
 
 
 def _announce(writer: gguf.GGUFWriter, name: str, shape: tuple[int, ...], kind: gguf.GGMLQuantizationType) -> None:
-    """Write name, shape and place of a tensor whose values follow later; numpy has no bfloat16, so it goes as bytes."""
+    """Write name, shape and place of a tensor whose values follow later; bfloat16, unknown to numpy, as bytes."""
     in_bytes = gguf.quant_shape_to_byte_shape(shape, kind)
     if kind == gguf.GGMLQuantizationType.BF16:
         writer.add_tensor_info(name, in_bytes, np.dtype(np.uint8), int(np.prod(in_bytes)), raw_dtype=kind)

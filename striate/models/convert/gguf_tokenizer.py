@@ -1,4 +1,4 @@
-"""Write a tokenizer into a GGUF file."""
+"""Writes a tokenizer into a GGUF file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Watching the attention of decoder layers while a model runs, whatever attention function it uses."""
+"""Captures the attention calls (query, key, value, mask, output) of decoder layers, whatever attention they use."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ class AttentionCall:
 
 
 @contextmanager
-def watched_attention(layers: nn.ModuleList, saw: Callable[[int, AttentionCall], None]) -> Iterator[None]:
-    """Call `saw(layer, call)` after every attention call inside `layers`; everything is as before afterwards.
+def watched_attention(layers: nn.ModuleList, on_call: Callable[[int, AttentionCall], None]) -> Iterator[None]:
+    """Call `on_call(layer, call)` after every attention call inside `layers`, in the block.
 
     Each modeling file asks `AttentionInterface` for its attention function in every forward pass; inside this context
-    the answer is wrapped. The model, its config and its attention function stay what they are, so masks are made as
-    ever. Other models that run meanwhile are passed through.
+    the answer is wrapped. The model, its config and its attention function stay what they are, so masks are made
+    as usual. Other models that run meanwhile are passed through.
     """
     owners = {id(module): index for index, layer in enumerate(layers) for module in layer.modules()}
     original = AttentionInterface.get_interface
@@ -65,7 +65,7 @@ def watched_attention(layers: nn.ModuleList, saw: Callable[[int, AttentionCall],
             result = function(module, *tensors, **options)
             if id(module) in owners:
                 arguments = dict(zip(_TENSORS, tensors, strict=False)) | options
-                saw(owners[id(module)], _call(module, arguments, result[0]))
+                on_call(owners[id(module)], _call(module, arguments, result[0]))
             return result
 
         return attend

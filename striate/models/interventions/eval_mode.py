@@ -1,4 +1,4 @@
-"""Eval mode for a while."""
+"""Switches a module to eval mode for a block of code."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 @contextmanager
 def evaluating(root: nn.Module) -> Iterator[None]:
-    """Put `module` and all inside it in eval mode, and each back in its own mode afterwards, whatever happens."""
+    """Put `root` and its submodules in eval mode for the block, and restore each one's own mode afterwards."""
     training = [module for module in root.modules() if module.training]
     root.eval()
     try:

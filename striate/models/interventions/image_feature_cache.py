@@ -1,4 +1,4 @@
-"""Cache of image features for inference: a picture that several prompts show is encoded once; bounded, LRU."""
+"""Caches image features for inference: a picture that several prompts show is encoded once; bounded, LRU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read PEFT adapter folders, proving that every stored tensor reaches the model."""
+"""Loads PEFT adapter folders, and proves that every stored tensor reaches the model."""
 
 from __future__ import annotations
 

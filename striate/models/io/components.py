@@ -1,4 +1,4 @@
-"""The parts of a new LVLM, each on its own: a causal language model with its tokenizer, and a vision encoder."""
+"""Loads the components of a new LVLM: a causal language model with its tokenizer, and a vision encoder."""
 
 from __future__ import annotations
 

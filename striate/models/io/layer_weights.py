@@ -1,4 +1,4 @@
-"""The weights of each decoder layer: which parameters they are, and the matrices they make with adapters added."""
+"""Iterates over the weight matrices of each decoder layer, LoRA adapters added."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Load LVLMs: Hugging Face folders, hub ids and PEFT adapter folders, whole or with a clear error."""
+"""Loads LVLMs: Hugging Face folders, hub ids and PEFT adapter folders, whole or with a clear error."""
 
 from __future__ import annotations
 

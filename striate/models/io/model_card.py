@@ -1,4 +1,4 @@
-"""The model card: `README.md` of a checkpoint, with the hub's metadata, the region, figures and the run's config."""
+"""Writes the model card: `README.md` of a checkpoint, with hub metadata, region, scores and the run's config."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Load an LVLM with its decoder's matrices in 4 bits, for QLoRA (Dettmers et al., arXiv 2305.14314)."""
+"""Loads an LVLM with its decoder's matrices in 4 bits, for QLoRA (Dettmers et al., arXiv 2305.14314)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where an LVLM keeps its vision encoder, projector and decoder layers, through Hugging Face's own accessors."""
+"""Finds an LVLM's vision encoder, projector, decoder layers, embeddings and LM head by Hugging Face's own accessors."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def plain_name(name: str) -> str:
 def component_of(anatomy: Anatomy, parameter_name: str) -> str:
     """Return which of `COMPONENTS` the parameter belongs to; PEFT's names work too."""
     name = plain_name(parameter_name)
-    # The projector goes first: in Qwen-VL models it lies inside the vision encoder.
+    # The projector is looked at first: in Qwen-VL models it lies inside the vision encoder.
     places = (
         (PROJECTOR, anatomy.projector_names),
         (VISION, anatomy.vision_names),

@@ -1,4 +1,4 @@
-"""The stack of decoder layers of an LVLM, what goes with it layer by layer, and the config that sizes it."""
+"""Finds the decoder layers of an LVLM, the lists beside them with one entry a layer, and the decoder's config."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many image tokens a picture becomes, from the config alone."""
+"""Counts the image tokens of one picture from the config alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Vision encoders that a LLaVA-form model can hold: what their pictures look like, and how many tokens they make."""
+"""Reads a vision encoder's config, and builds its image processor: size, mean and deviation, padding or crop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the vision encoder and the projector are: by the family's row, else by one set of rules for every family."""
+"""Finds the vision encoder and the projector by the family's row, else by one set of rules for every family."""
 
 from __future__ import annotations
 

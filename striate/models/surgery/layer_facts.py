@@ -1,4 +1,4 @@
-"""What the modules of a decoder layer know about themselves, and whether a smaller model rebuilt on reload agrees."""
+"""Compares the attributes of each kept decoder layer (its number, window, type) with what a reload would build."""
 
 from __future__ import annotations
 

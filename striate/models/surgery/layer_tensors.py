@@ -1,4 +1,4 @@
-"""Tensors beside the decoder stack that hold one equal block for each layer, such as per-layer embeddings."""
+"""Cuts tensors beside the decoder stack that hold one equal block for each layer, such as per-layer embeddings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Remove decoder layers from a checkpoint on disk: tensors are renamed and copied, the model is never built."""
+"""Removes decoder layers from a checkpoint on disk: safetensors are renamed and copied, the model is never built."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from striate.models.surgery.remove_layers import remove_layers
 from striate.models.visual_token_skipping.rule import load_rule
 from striate.storage.atomic import new_folder
 
-# Weights, and what is written anew or speaks of the model before the removal.
+# Files that are not copied: weights, and what is rewritten or describes the model before pruning.
 _WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth", ".gguf", ".h5")
 _OWN = frozenset({"config.json", REGION_FILE, "prune.json"})
 Shape = tuple[int, ...]
@@ -31,7 +31,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class PrunedCheckpoint:
-    """What went where: new numbers of the layers that stay, and the elements stored before and after."""
+    """The result of pruning: new numbers of the layers that stay, and parameters stored before and after."""
 
     old_to_new: dict[int, int]
     parameters_before: int
@@ -41,7 +41,7 @@ class PrunedCheckpoint:
 def prune_checkpoint(source: Path | str, remove: Sequence[int], out: Path | str) -> PrunedCheckpoint:
     """Return what was kept, after writing the LVLM in `source` without the decoder layers `remove` to `out`.
 
-    The same edits as `layer_surgery.remove_layers`, made on a model without weights; the tensors are then copied from
+    The same edits as `remove_layers.remove_layers`, made on a model without weights; the tensors are then copied from
     shard to shard, byte by byte. Peak memory is that of the largest header. Processor, chat template, generation config
     and other small files come along, `region.json` and the rule in the new layer numbers.
 

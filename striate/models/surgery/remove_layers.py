@@ -1,4 +1,4 @@
-"""Remove decoder layers so that the smaller model runs, saves and reloads as an ordinary one."""
+"""Removes decoder layers so that the smaller model runs, saves and reloads as an ordinary one."""
 
 from __future__ import annotations
 

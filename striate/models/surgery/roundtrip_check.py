@@ -1,4 +1,4 @@
-"""Prove that a saved model is the one in memory: reload it from disk, compare logits, cached and uncached answers."""
+"""Checks a saved model against the one in memory: logits after a reload, and answers with and without the KV cache."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def self_test(
     """Return how the model saved at `path`, reloaded in the same dtype, compares with `model` on `batch_inputs`.
 
     `batch_inputs` is what the processor makes for `generate` (padded on the left). On the CPU the logits must be equal
-    to the bit. Greedy answers of `NEW_TOKENS` tokens must be the same with and without the key-value cache, but for
+    to the bit. Greedy answers of `NEW_TOKENS` tokens must be the same with and without the KV cache, but for
     ties within rounding. With a `processor`, the saved one must load too and read text as it does.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Open the region and the projector, keep all else frozen, and say in counts what trains."""
+"""Unfreezes the region and the projector, builds the LoRA config, and counts what trains."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def _task_type(model: nn.Module) -> str | None:
 
 
 def _trained_modules(model: nn.Module, anatomy: Anatomy) -> list[str]:
-    """Return the projector's modules for PEFT to copy and train; a list of modules goes in by its items."""
+    """Return the projector's modules for PEFT to copy and train; of a list of modules, its items."""
     modules = dict(unwrap(model).named_modules())
     names = []
     for name in anatomy.projector_names:

@@ -1,4 +1,4 @@
-"""Prove, before step 1, that exactly the chosen tensors receive gradients."""
+"""Proves, before step 1, that exactly the chosen tensors receive gradients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Region SPECs: a region in one short word, read and resolved to layers."""
+"""Parses region SPECs, such as `uniform:25%`, and resolves them to layers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ReadRegion = Callable[[Path], Region]
 
 @dataclass(frozen=True)
 class Spec:
-    """A SPEC, read: a strategy with its params, or else the path of a region file."""
+    """A parsed SPEC: a strategy with its params, or else the path of a region file."""
 
     text: str
     selector: str
@@ -46,7 +46,7 @@ def read_region_file(path: Path) -> Region:
 
 
 def parse_spec(spec: str) -> Spec:
-    """Return `spec`, read and checked as far as that goes without a model.
+    """Return `spec`, parsed and checked as far as possible without a model.
 
     The grammar, with examples, is in docs/regions.md.
 

@@ -1,4 +1,4 @@
-"""What selectors from scores share: how a SPEC names scores, and how those scores are looked up and checked."""
+"""Params of selectors from scores: parses the scores that a SPEC names, looks them up and checks them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Write an original checkpoint of LLaVA-1.5 or Bunny as an ordinary LLaVA checkpoint of transformers."""
+"""Converts an original checkpoint of LLaVA-1.5 or Bunny to an ordinary LLaVA checkpoint of transformers."""
 
 from __future__ import annotations
 

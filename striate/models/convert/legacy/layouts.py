@@ -1,4 +1,4 @@
-"""The published layouts that can be imported, as data, and how to tell one from its config."""
+"""Table of the original checkpoint layouts that can be imported, and how a config tells which one it is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read original weights one shard at a time: safetensors, or .bin files without running anything stored in them."""
+"""Reads original weights one shard at a time: safetensors, or .bin files without running anything stored in them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Original LoRA checkpoints: adapter weights merged into the base tensor by tensor, and non_lora_trainables.bin."""
+"""Merges original LoRA checkpoints, with their non_lora_trainables.bin, into the base tensor by tensor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The processor of an imported model: a tokenizer with an image token, pictures and conversation as in the original."""
+"""Builds the processor of an imported checkpoint: tokenizer with image token, image processor and chat template."""
 
 from __future__ import annotations
 

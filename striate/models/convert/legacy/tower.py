@@ -1,4 +1,4 @@
-"""The vision tower of an original checkpoint: inside it, or in a folder of its own."""
+"""Finds the vision encoder (vision tower) of an original checkpoint: inside it, or in a folder of its own."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def find_tower(original: Mapping[str, Any], inside: Iterable[str], vision: str |
     """Return the vision tower: `inside` are the names (in LLaVA's form) of its tensors within the checkpoint, if any.
 
     `vision` is a folder or hub id; left out, the config's own mm_vision_tower is taken. Weights inside the checkpoint
-    go before those of `vision`, which is then asked for its config only.
+    take precedence over those of `vision`, of which only the config is then read.
 
     Raises:
         ModelError: no tower, one of another type or size, or one that is not whole.
