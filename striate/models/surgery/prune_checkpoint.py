@@ -199,9 +199,5 @@ def _write_config(model: Any, folder: Path) -> None:
 
 def _copy_small_files(source: Path, target: Path) -> None:
     for file in sorted(source.iterdir()):
-        if file.is_file() and file.name not in _OWN and not file.name.startswith(".") and not _is_weights(file.name):
+        if file.is_file() and file.name not in _OWN and not (file.name.startswith(".") or file.name.endswith(_WEIGHTS)):
             shutil.copyfile(file, target / file.name)
-
-
-def _is_weights(name: str) -> bool:
-    return name.endswith(_WEIGHTS)

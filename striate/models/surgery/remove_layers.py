@@ -138,7 +138,7 @@ def _apply(model: Any, plan: _Plan) -> None:
     core = unwrap(model)
     stack = find_stack(core)
     depth = len(stack.layers)
-    for config in _text_configs(core, stack.holder):
+    for config in _text_configs(core):
         _set_all(config, plan.text_edits)
     _set_all(core.config, plan.outer_edits)
     for layers in (*stack.companions.values(), stack.layers):
@@ -201,7 +201,7 @@ def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def _text_configs(model: Any, decoder: nn.Module) -> list[Any]:
+def _text_configs(model: Any) -> list[Any]:
     """Return each config object that describes the decoder: modules may hold copies of their own."""
     text = decoder_config(model)
     depth = depth_field(text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections import defaultdict
-from typing import Any, Literal
+from typing import Any
 
 from peft import LoraConfig
 from torch import nn
@@ -17,7 +17,6 @@ from striate.models.structure.vision_modules import part_of
 from striate.models.trainable.parameter_selection import can_train, checked_anatomy, chosen_parameters, is_adapted
 from striate.models.trainable.peft_names import not_rewritten
 
-Method = Literal["full", "lora", "qlora"]
 METHODS = ("full", "lora", "qlora")
 
 

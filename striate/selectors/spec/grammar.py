@@ -36,12 +36,7 @@ class Spec:
         return self.params.names if isinstance(self.params, ScoredParams) else ()
 
 
-def read_region_file(path: Path) -> Region:
-    """Return the region stored at `path`.
-
-    Raises:
-        ArtifactError: missing, or not a region.
-    """
+def _read_region(path: Path) -> Region:
     return read_document(path, Region)
 
 
@@ -68,7 +63,7 @@ def parse_spec(spec: str) -> Spec:
 
 
 def resolve(
-    spec: str | Spec, num_layers: int, scores: Scores | None = None, read_region: ReadRegion = read_region_file
+    spec: str | Spec, num_layers: int, scores: Scores | None = None, read_region: ReadRegion = _read_region
 ) -> Region:
     """Return the region that `spec` means on a model with `num_layers` decoder layers.
 

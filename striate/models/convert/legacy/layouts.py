@@ -67,7 +67,7 @@ def read_original(folder: Path) -> dict[str, Any]:
     )
     raise ModelError(
         f"{folder} ({kind}) is no original checkpoint: its config names no mm_vision_tower",
-        "an original checkpoint of " + _titles(),
+        "an original checkpoint of " + ", ".join(dict.fromkeys(row.title for row in LAYOUTS)),
         hint,
     )
 
@@ -96,24 +96,15 @@ def layout_of(config: Mapping[str, Any], folder: Path) -> Layout:
     return layout
 
 
-def import_hint(source: str) -> str:
-    """Return what to do with an original checkpoint where a model of transformers is asked for."""
-    return f"convert it once with `striate import {source} --vision VISION_TOWER --out DIR`, then use DIR"
-
-
 def original_error(source: str, config: Mapping[str, Any]) -> ModelError:
     """Return the error for an original checkpoint where a model of transformers is asked for."""
     kind = (config.get("architectures") or [config.get("model_type")])[0]
     return ModelError(
         f"{source} is an original checkpoint ({kind}), which transformers does not read",
         "a checkpoint in transformers' own form",
-        import_hint(source),
+        f"convert it once with `striate import {source} --vision VISION_TOWER --out DIR`, then use DIR",
     )
 
 
 def _cannot(folder: Path, what: str, allowed: str, hint: str = "use another checkpoint") -> ModelError:
     return ModelError(f"{folder} can't be imported: it has {what}", allowed, hint)
-
-
-def _titles() -> str:
-    return ", ".join(dict.fromkeys(row.title for row in LAYOUTS))
