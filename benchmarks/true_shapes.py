@@ -35,7 +35,8 @@ from striate.models.forecast.estimate import ACCELERATORS, Accelerator, Settings
 from striate.models.forecast.layer_shapes import ModelShape, model_shape
 from striate.models.structure.anatomy import decoder_layers, find_anatomy
 from striate.models.structure.meta_model import Blueprint
-from striate.models.trainable.apply import apply_region, count_trainable, lora_config, prove_trainable
+from striate.models.trainable.apply import apply_region, count_trainable, lora_config
+from striate.models.trainable.gradient_proof import prove_trainable
 from striate.selectors.spec.grammar import resolve
 from striate.training.loss import answer_loss
 from striate.training.precision import FrozenModules, MasterWeights, checkpointed

@@ -49,6 +49,11 @@ class TrainingError(StriateError):
     """Training that would not train what was asked, or that diverged."""
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what another library's `error` says; its class where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return `"did you mean 'x'? "` for the closest of `known`, or an empty string."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)

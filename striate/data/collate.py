@@ -1,4 +1,4 @@
-"""Batches from samples: padding, labels, and limits that never cut through a picture."""
+"""Collates samples into batches: padding, labels, and a length limit that never cuts through image tokens."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Collator:
     def pack(self, items: Sequence[Encoded], multiple: int = 1) -> Batch:
         """Return conversations as one row without padding, with the `segments` that `data.packing` describes.
 
-        The pictures of all of them go together through the vision encoder. Its tokens are filled up to a multiple.
+        Their pictures are encoded together by the vision encoder. The row's tokens are filled up to a multiple.
         """
         return {**filled_row(join_row(items), multiple), **_pictures(items)}
 

@@ -1,4 +1,4 @@
-"""One sample as tensors: token ids with image tokens expanded by the processor, and which of them are answers."""
+"""Encodes one sample: token ids with image tokens expanded by the processor, and labels of its answers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ class Encoded:
 
     def owned(self) -> Encoded:
         """Return the sample with memory of its own: each tensor that a worker hands over keeps a file open."""
-        return Encoded(*({name: value.clone() for name, value in one.items()} for one in (self.tokens, self.pictures)))
+        return Encoded(
+            *({name: value.clone() for name, value in tensors.items()} for tensors in (self.tokens, self.pictures))
+        )
 
 
 class SampleEncoder:

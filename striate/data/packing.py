@@ -1,4 +1,4 @@
-"""Several samples in one row: which go together, and the row's tensors."""
+"""Packs several samples into one row: first-fit grouping, and the row's tensors and segment lengths."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Batch = dict[str, torch.Tensor]
 
 
 def first_fit(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Return which items share a row of at most `budget` tokens: longest first, each into the first row with room.
+    """Return which items are packed into one row of at most `budget` tokens: longest first, into the first with room.
 
     First-fit decreasing (Johnson, 1973) needs at most 11/9 of the fewest rows, and one. An item longer than the budget
     has a row of its own. Items keep their order within a row, and ties go by place: the same lengths give the same

@@ -1,4 +1,4 @@
-"""Turn one raw record into a checked `Sample`; every error says where the record stands and what is wrong."""
+"""Parses one raw record into a checked `Sample`; every error says where the record stands and what is wrong."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Open pictures: upright, in RGB, and with an error that names the sample when one is damaged."""
+"""Opens pictures: upright, in RGB, and with an error that names the sample when one is damaged."""
 
 from __future__ import annotations
 

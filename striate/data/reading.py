@@ -1,4 +1,4 @@
-"""Read training files: LLaVA `conversations` and chat `messages`, as .json or .jsonl, each sample checked."""
+"""Reads training files: LLaVA `conversations` and chat `messages`, as .json or .jsonl, each sample checked."""
 
 from __future__ import annotations
 
@@ -67,10 +67,10 @@ def check_images(samples: Sequence[Sample]) -> int:
 
 def _training_file(path: Path) -> Path:
     if path.is_dir():
-        found = [path / name for name in TRAIN_FILES if (path / name).is_file()]
-        if not found:
+        files = [path / name for name in TRAIN_FILES if (path / name).is_file()]
+        if not files:
             raise DataError(f"folder {path} has no training file", " or ".join(TRAIN_FILES), "name the file itself")
-        return found[0]
+        return files[0]
     if not path.is_file():
         raise DataError(f"no such file: {path}", FORMATS, "check the path in data.train")
     if path.suffix not in (".json", ".jsonl"):

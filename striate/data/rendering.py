@@ -1,4 +1,4 @@
-"""Conversations as the text that a model reads, with the places of the answers in it."""
+"""Renders conversations with the chat template, and locates the answers in the text."""
 
 from __future__ import annotations
 
@@ -81,14 +81,14 @@ class Renderer:
         header = self._render(replace(sample, messages=sample.messages[:index]), generation=True)
         start = _shared_length(text, header)
         words = sample.messages[index].text.strip()
-        found = text.find(words, start)
-        if found < 0 or (start < len(header) and text[start:found].strip()):
+        words_start = text.find(words, start)
+        if words_start < 0 or (start < len(header) and text[start:words_start].strip()):
             raise DataError(
                 f"sample {sample.id!r}: the model's chat template changes or drops the answer {words!r:.60}",
                 "a chat template that keeps every turn as it is",
                 "split the sample into single turns, or use another chat template",
             )
-        return start, found + len(words)
+        return start, words_start + len(words)
 
     def _render(self, sample: Sample, generation: bool = False) -> str:
         return self._processor.apply_chat_template(

@@ -1,4 +1,4 @@
-"""Shapes, colours and grounds that the rendered pictures are made of."""
+"""Draws the shapes, colours and backgrounds of rendered pictures."""
 
 from __future__ import annotations
 

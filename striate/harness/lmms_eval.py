@@ -18,7 +18,7 @@ from PIL.Image import Image
 
 from striate.data.samples import PLACEHOLDER
 from striate.errors import DataError, ModelError
-from striate.harness.outcome import Outcome, figures_of
+from striate.harness.outcome import Outcome, outcome_of
 from striate.harness.suites import Suite, check_tasks
 from striate.models.io.load import Loaded, load_model
 from striate.tasks.inference.ask import ask
@@ -117,7 +117,7 @@ def run(suite: Suite, loaded: Loaded, *, limit: int | None, batch_size: int | No
     """
     manager = TaskManager("ERROR", include_path=None if suite.folder is None else str(suite.folder))
     check_tasks(suite, list(manager.all_tasks))
-    found = simple_evaluate(
+    results = simple_evaluate(
         model=StriateLmms(loaded, batch_size=batch_size),
         tasks=list(suite.tasks),
         task_manager=manager,
@@ -126,8 +126,7 @@ def run(suite: Suite, loaded: Loaded, *, limit: int | None, batch_size: int | No
         log_samples=True,
         verbosity="ERROR",
     )
-    versions = {name: str(version) for name, version in found.get("versions", {}).items()}
-    return Outcome(figures_of(found["results"]), versions, found["samples"])
+    return outcome_of(results)
 
 
 def _new_tokens(options: dict[str, Any]) -> int:
@@ -141,12 +140,12 @@ def _new_tokens(options: dict[str, Any]) -> int:
 
 
 def _pictures(to_visuals: Callable[[Any], Any], row: Any, task: str) -> list[Image]:
-    found = list(to_visuals(row) or []) if callable(to_visuals) else []
-    strangers = [one for one in found if not isinstance(one, Image)]
+    pictures = list(to_visuals(row) or []) if callable(to_visuals) else []
+    strangers = [picture for picture in pictures if not isinstance(picture, Image)]
     if strangers:
         raise DataError(
             f"task {task!r} shows {type(strangers[0]).__name__}, not a picture",
             "tasks whose doc_to_visual returns pictures (PIL)",
             "leave out tasks with video or sound",
         )
-    return found
+    return pictures

@@ -1,4 +1,4 @@
-"""What lmms-eval reads to find striate's model class by name, while it is itself being imported."""
+"""Registers striate's model class with lmms-eval, by name, while lmms-eval is being imported."""
 
 from __future__ import annotations
 

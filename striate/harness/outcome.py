@@ -1,4 +1,4 @@
-"""What a harness hands back, in the form that striate keeps."""
+"""Reads what a harness returns: scores, task versions and per-item records."""
 
 from __future__ import annotations
 
@@ -13,6 +13,12 @@ class Outcome:
     figures: dict[str, dict[str, float]]
     versions: dict[str, str]
     samples: dict[str, list[dict[str, Any]]]
+
+
+def outcome_of(results: dict[str, Any]) -> Outcome:
+    """Return what `simple_evaluate` of either harness returned."""
+    versions = {name: str(version) for name, version in results.get("versions", {}).items()}
+    return Outcome(figures_of(results["results"]), versions, results["samples"])
 
 
 def figures_of(results: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:

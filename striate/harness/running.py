@@ -1,4 +1,4 @@
-"""Run suites on one model and keep what they measured."""
+"""Runs harness suites on one model and writes their records."""
 
 from __future__ import annotations
 
@@ -103,14 +103,14 @@ def _run(suite: Suite, loaded: Loaded, limit: int | None, batch_size: int | None
     module = import_module(f"striate.harness.{HARNESSES[suite.harness].module}")
     try:
         with quietly(True):
-            found: Outcome = module.run(suite, loaded, limit=limit, batch_size=batch_size)
+            outcome: Outcome = module.run(suite, loaded, limit=limit, batch_size=batch_size)
     except (OSError, ValueError, KeyError, TypeError, AssertionError, ImportError, RuntimeError) as error:
         raise DataError(
             f"{suite.harness} could not run {', '.join(suite.tasks)}: {type(error).__name__}: {error}",
             "tasks whose data can be read here; most come from the hub",
             "set HF_HUB_OFFLINE=0 where there is a network, or give task files of your own with @FOLDER",
         ) from error
-    return found
+    return outcome
 
 
 def _lines(outcome: Outcome) -> list[str]:

@@ -1,4 +1,4 @@
-"""What `--suite` names: a harness and its tasks. No torch, and no harness is imported here."""
+"""Parses and checks what `--suite` names: a harness and its tasks. No torch, and no harness is imported here."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def run_worker(config: RunConfig) -> None:
     Raises:
         StriateError: the device, the model or the data can't be used here, or the training fails.
     """
-    from striate.models.io.load import resolve_device
+    from striate.models.io.devices import resolve_device
 
     device = resolve_device(config.machine.device)
     ranks = Ranks.launched()

@@ -45,7 +45,7 @@ class Flow:
         Raises:
             StriateError: the model's path, a data path, the gate or the folder can't be used.
         """
-        from striate.models.io.load import resolve_device
+        from striate.models.io.devices import resolve_device
 
         self.config = anchored(config)
         self.out = out
@@ -62,9 +62,9 @@ class Flow:
     def everything(self) -> Path:
         """Run all stages in order; return the path of the report."""
         if self.config.train.method == "qlora":
-            from striate.models.io.quantized import check_quantisation
+            from striate.models.io.quantized import check_quantization
 
-            check_quantisation(self.device)
+            check_quantization(self.device)
         self._look_ahead()
         self.analyze()
         check_region(self.config, self.select())

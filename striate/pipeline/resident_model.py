@@ -55,9 +55,9 @@ def load_for(config: RunConfig, path: str, *, quantized: bool, revision: str | N
         ModelError: it can't be loaded.
     """
     from striate.models.io.load import load_model
-    from striate.models.io.quantized import load_quantised
+    from striate.models.io.quantized import load_quantized
 
     machine = config.machine
     if quantized:
-        return load_quantised(path, device=machine.device, revision=revision)
+        return load_quantized(path, device=machine.device, revision=revision)
     return load_model(path, device=machine.device, dtype=machine.dtype, revision=revision, merge=True)

@@ -72,16 +72,16 @@ def _model(path: str) -> str:
 
 
 def _quantisation(device: str) -> str:
-    from striate.models.io.load import resolve_device
-    from striate.models.io.quantized import check_quantisation
+    from striate.models.io.devices import resolve_device
+    from striate.models.io.quantized import check_quantization
 
     place = resolve_device(device)
-    check_quantisation(place)
+    check_quantization(place)
     return f"bitsandbytes on {place}"
 
 
 def _optimizer(config: RunConfig) -> str:
-    from striate.models.io.load import resolve_device
+    from striate.models.io.devices import resolve_device
     from striate.training.optimizers import check_optimizer
 
     place = resolve_device(config.machine.device)

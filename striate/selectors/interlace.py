@@ -62,18 +62,18 @@ def interlace(params: InterlaceParams, num_layers: int, scores: Scores | None = 
 
 def pairs(params: InterlaceParams, num_layers: int, scores: Scores | None) -> tuple[Pair, ...]:
     """Return the k pairs in the order in which they are taken; raises as `interlace` does."""
-    found = layer_scores(params.names[0], num_layers, scores)
+    entry = layer_scores(params.names[0], num_layers, scores)
     count = params.size.of(num_layers)
-    _check_spans(found, num_layers)
+    _check_spans(entry, num_layers)
     taken: set[int] = set()
     chosen: list[Pair] = []
     for length in (TRIPLET, TRIPLET - 1):
-        distances = found.spans[length - 1]
+        distances = entry.spans[length - 1]
         for start in sorted(range(num_layers - length + 1), key=lambda layer: (distances[layer], layer)):
             span = range(start, start + length)
             if len(chosen) < count and taken.isdisjoint(span):
                 taken.update(span)
-                chosen.append(_pair(start, found.spans[0]))
+                chosen.append(_pair(start, entry.spans[0]))
     if len(chosen) < count:
         raise SpecError(
             f"{count} layers to train and as many to give up: only {len(chosen)} pairs fit into {num_layers} layers",
@@ -89,10 +89,10 @@ def _pair(start: int, single: tuple[float, ...]) -> Pair:
     return Pair(first, second) if single[second] < single[first] else Pair(second, first)
 
 
-def _check_spans(found: LayerScores, num_layers: int) -> None:
-    if num_layers >= TRIPLET and len(found.spans) < TRIPLET:
+def _check_spans(entry: LayerScores, num_layers: int) -> None:
+    if num_layers >= TRIPLET and len(entry.spans) < TRIPLET:
         raise SpecError(
-            f"the scorer {found.scorer!r} has no distances over spans of {TRIPLET} layers",
+            f"the scorer {entry.scorer!r} has no distances over spans of {TRIPLET} layers",
             f"a scorer with spans, such as {DEFAULT_SCORER}",
             f"add {DEFAULT_SCORER} to analyze.scorers and run `striate analyze` again",
         )

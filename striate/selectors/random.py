@@ -23,12 +23,12 @@ class RandomParams(SizeParams):
     def read(cls, argument: str | None) -> Self:
         """Return the params for `SIZE` or `SIZE@seedN`."""
         size, at, seed = cls.required(argument).partition("@")
-        found = re.fullmatch(r"seed([0-9]{1,18})", seed.strip())
-        if at and not found:
+        match = re.fullmatch(r"seed([0-9]{1,18})", seed.strip())
+        if at and not match:
             raise SpecError(
                 f"{'@' + seed!r} is not a seed", "@seedN with N a whole number from 0", "write for example 8@seed3"
             )
-        return cls(size=read_size(size), seed=int(found[1]) if found else 0)
+        return cls(size=read_size(size), seed=int(match[1]) if match else 0)
 
 
 def random(params: RandomParams, num_layers: int, scores: Scores | None = None) -> tuple[int, ...]:

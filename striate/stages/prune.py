@@ -16,11 +16,11 @@ from striate.artifacts import PruneRecord, Region, Scores, SelfTest
 from striate.data.collate import Collator
 from striate.data.samples import PLACEHOLDER, Message, Sample
 from striate.errors import ArtifactError, ConfigError, ModelError, SpecError
-from striate.models.io.load import save_model
 from striate.models.io.model_card import CardFacts
-from striate.models.io.save import renumbered
+from striate.models.io.save import renumbered, save_model
 from striate.models.structure.anatomy import find_anatomy
-from striate.models.surgery.remove_layers import remove_layers, self_test
+from striate.models.surgery.remove_layers import remove_layers
+from striate.models.surgery.roundtrip_check import self_test
 
 TEST_TEXT = "Please describe this image in detail."
 TEST_LENGTH = 32768

@@ -10,8 +10,8 @@ from striate.artifacts import Region, TrainRecord
 from striate.config import MachineSection, TrainSection
 from striate.data.collate import Collator
 from striate.data.samples import Sample
-from striate.models.io.load import save_model
 from striate.models.io.model_card import CardFacts
+from striate.models.io.save import save_model
 from striate.progress import Progress, Silent
 from striate.runs.peak_memory import peak_memory_gib
 from striate.training.caching.vision_features import cached_features

@@ -13,7 +13,7 @@ from striate.config import ResampleSection, TrainSection
 from striate.data.samples import Sample
 from striate.errors import ArtifactError, TrainingError
 from striate.models.structure.anatomy import check_decoder_only, find_anatomy
-from striate.models.trainable.apply import is_quantised
+from striate.models.trainable.apply import is_quantized
 from striate.progress import Progress
 from striate.training.approximations import visual_compute
 from striate.training.distributed.sharding import check_sharding
@@ -75,10 +75,10 @@ def warn_of_lisa(region: Region, section: ResampleSection, steps: int, seed: int
 
 def _check_weights(model: nn.Module, config: TrainSection) -> None:
     """Raise for weights in a number format that the method or the device does not train."""
-    if config.method == "qlora" and not is_quantised(model):
+    if config.method == "qlora" and not is_quantized(model):
         raise TrainingError(
             "train.method is qlora, and the model's weights are not in 4 bits",
-            "a model from striate.models.io.quantized.load_quantised, or train.method=lora",
+            "a model from striate.models.io.quantized.load_quantized, or train.method=lora",
             "load it so; `striate train` does",
         )
     weight = next(model.parameters())

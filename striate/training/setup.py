@@ -15,7 +15,8 @@ from torch import nn
 from striate.artifacts import Region, Trainable
 from striate.config import TrainSection
 from striate.data.packing import Batch
-from striate.models.trainable.apply import apply_region, lora_config, prove_trainable
+from striate.models.trainable.apply import apply_region, lora_config
+from striate.models.trainable.gradient_proof import prove_trainable
 from striate.training.approximations import begin_skipping, end_skipping
 from striate.training.job import TrainingJob
 from striate.training.lisa import LisaSchedule

@@ -15,7 +15,8 @@ from striate.artifacts import Region, SuiteRecord, read_document
 from striate.errors import DataError, SpecError
 from striate.harness.running import run_suites
 from striate.harness.suites import Suite, parse_suite
-from striate.models.io.load import load_model, load_processor, save_model
+from striate.models.io.load import load_model, load_processor
+from striate.models.io.save import save_model
 from striate.models.surgery.remove_layers import remove_layers
 from striate.models.trainable.apply import apply_region, lora_config
 from striate.tasks.inference.ask import ask

@@ -16,11 +16,13 @@ from striate.config import EvaluateSection, LoraSection, MachineSection, TrainSe
 from striate.data.collate import Collator
 from striate.data.reading import read_samples
 from striate.errors import ModelError
-from striate.models.io.load import load_model, save_model
+from striate.models.io.load import load_model
+from striate.models.io.save import save_model
 from striate.models.structure.anatomy import decoder_layers, find_anatomy, layer_of
 from striate.models.surgery.remove_layers import remove_layers
 from striate.models.surgery.roundtrip_check import self_test
-from striate.models.trainable.apply import apply_region, is_quantised, lora_config, prove_trainable
+from striate.models.trainable.apply import apply_region, is_quantized, lora_config
+from striate.models.trainable.gradient_proof import prove_trainable
 from striate.stages.evaluate import evaluate
 from striate.stages.train import train
 from striate.tasks.packs.reader import read_pack
@@ -112,10 +114,10 @@ def test_checkpointing_gives_the_same_gradients(
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="needs bitsandbytes (the extra `qlora`)")
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_qlora(tiny_llava_dir: Path, pack_dir: Path, tmp_path: Path, checkpointing: bool) -> None:
-    from striate.models.io.quantized import load_quantised
+    from striate.models.io.quantized import load_quantized
 
-    loaded = load_quantised(tiny_llava_dir, device=DEVICE)
-    assert is_quantised(loaded.model)
+    loaded = load_quantized(tiny_llava_dir, device=DEVICE)
+    assert is_quantized(loaded.model)
     anatomy = find_anatomy(loaded.model)
     named = loaded.model.named_parameters()
     before = {name: value.clone() for name, value in named if layer_of(anatomy, name) is not None}

@@ -13,7 +13,8 @@ from striate.artifacts import Region
 from striate.config import TrainSection
 from striate.models.interventions.model_rule import reading_batch
 from striate.models.interventions.varlen_attention import varlen_attention_forward
-from striate.models.structure.anatomy import decoder_layers, find_decoder
+from striate.models.structure.anatomy import decoder_layers
+from striate.models.structure.decoder_stack import find_decoder
 from striate.models.trainable.apply import apply_region
 from striate.models.visual_token_skipping import skipped_layer
 from striate.models.visual_token_skipping.rule import VisualTokenSkipping

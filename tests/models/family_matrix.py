@@ -32,8 +32,10 @@ from striate.models.structure.anatomy import (
     unwrap,
 )
 from striate.models.structure.families import BROKEN
-from striate.models.surgery.remove_layers import remove_layers, self_test
-from striate.models.trainable.apply import apply_region, chosen_parameters, lora_config, prove_trainable
+from striate.models.surgery.remove_layers import remove_layers
+from striate.models.surgery.roundtrip_check import self_test
+from striate.models.trainable.apply import apply_region, chosen_parameters, lora_config
+from striate.models.trainable.gradient_proof import prove_trainable
 
 COLUMNS = ("anatomy", "full proof", "LoRA proof", "one step", "prune", "reload", "cached == uncached")
 REGION = Region(layers=(1, 4, 6), num_layers=NUM_LAYERS, spec="ids:1,4,6")

@@ -16,8 +16,10 @@ from transformers import LlavaForConditionalGeneration
 
 from striate.artifacts import Region
 from striate.errors import ModelError
-from striate.models.io.load import Loaded, load_model, load_processor, save_model
-from striate.models.surgery.remove_layers import remove_layers, self_test
+from striate.models.io.load import Loaded, load_model, load_processor
+from striate.models.io.save import save_model
+from striate.models.surgery.remove_layers import remove_layers
+from striate.models.surgery.roundtrip_check import self_test
 from striate.models.trainable.apply import apply_region, lora_config
 
 Batch = dict[str, Any]

@@ -22,10 +22,10 @@ from striate.models.structure.anatomy import (
     component_of,
     decoder_layers,
     find_anatomy,
-    find_decoder,
     layer_of,
     unwrap,
 )
+from striate.models.structure.decoder_stack import find_decoder
 from striate.models.structure.families import DEFAULT, FAMILIES, family_of
 from striate.models.trainable.apply import lora_config
 

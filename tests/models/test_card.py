@@ -14,8 +14,9 @@ from huggingface_hub import ModelCard
 from striate.artifacts import Difference, EvalRecord, PruneRecord, Region, TaskScore
 from striate.config import RunConfig
 from striate.errors import ArtifactError
-from striate.models.io.load import Loaded, save_model
+from striate.models.io.load import Loaded
 from striate.models.io.model_card import CARD_FILE, CardFacts, card_text, license_of, write_card
+from striate.models.io.save import save_model
 from striate.models.trainable.apply import lora_config
 from striate.storage.atomic import write_text
 from striate.storage.fingerprints import fingerprint

@@ -16,7 +16,8 @@ from striate.models.forecast import memory as forecast_memory
 from striate.models.forecast.layer_shapes import model_shape
 from striate.models.forecast.settings import Settings
 from striate.models.interventions.model_rule import reading_batch
-from striate.models.structure.anatomy import decoder_layers, find_anatomy, find_decoder
+from striate.models.structure.anatomy import decoder_layers, find_anatomy
+from striate.models.structure.decoder_stack import find_decoder
 from striate.models.structure.meta_model import Blueprint
 from striate.models.trainable.apply import apply_region, lora_config
 from striate.models.visual_token_skipping import skipped_layer

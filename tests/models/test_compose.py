@@ -18,7 +18,8 @@ from striate.data.reading import read_samples
 from striate.errors import TrainingError
 from striate.models.convert.compose import compose
 from striate.models.io.components import load_encoder, load_llm
-from striate.models.io.load import Loaded, load_model, save_model
+from striate.models.io.load import Loaded, load_model
+from striate.models.io.save import save_model
 from striate.stages.train import train
 
 

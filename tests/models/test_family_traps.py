@@ -15,8 +15,10 @@ from family_zoo import NUM_LAYERS, build, build_model
 
 from striate.errors import ModelError
 from striate.models.io.save import save_model
-from striate.models.structure.anatomy import decoder_layers, find_anatomy, find_decoder, layer_of
-from striate.models.surgery.remove_layers import remove_layers, self_test
+from striate.models.structure.anatomy import decoder_layers, find_anatomy, layer_of
+from striate.models.structure.decoder_stack import find_decoder
+from striate.models.surgery.remove_layers import remove_layers
+from striate.models.surgery.roundtrip_check import self_test
 from striate.models.trainable.apply import apply_region, lora_config
 from striate.scorers import SCORERS
 from striate.scorers.streaming.masks import token_masks

@@ -13,7 +13,8 @@ from striate.artifacts import Region
 from striate.models.forecast.layer_shapes import model_shape
 from striate.models.forecast.memory import SMALL_STATE_BYTES, forecast_memory
 from striate.models.forecast.settings import Settings
-from striate.models.structure.anatomy import decoder_layers, find_anatomy, find_decoder
+from striate.models.structure.anatomy import decoder_layers, find_anatomy
+from striate.models.structure.decoder_stack import find_decoder
 from striate.models.structure.meta_model import Blueprint
 from striate.models.trainable.apply import apply_region, lora_config
 from striate.training.compile.regional import compiled_layers

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from striate.errors import ArtifactError, ModelError
 from striate.models.convert.gguf import export_language_model, write_language_model
 from striate.models.convert.gguf_tokenizer import _pretokenizer
-from striate.models.io.load import save_model
+from striate.models.io.save import save_model
 from striate.models.surgery.remove_layers import remove_layers
 
 if TYPE_CHECKING:

@@ -15,9 +15,11 @@ from transformers import AutoModelForImageTextToText, LlavaForConditionalGenerat
 
 from striate.artifacts import Region
 from striate.errors import ModelError
-from striate.models.io.load import Loaded, save_model
+from striate.models.io.load import Loaded
+from striate.models.io.save import save_model
 from striate.models.structure.anatomy import decoder_layers, find_anatomy
-from striate.models.surgery.remove_layers import remove_layers, self_test
+from striate.models.surgery.remove_layers import remove_layers
+from striate.models.surgery.roundtrip_check import self_test
 from striate.models.trainable.apply import lora_config
 
 Batch = dict[str, Any]

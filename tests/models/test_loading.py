@@ -12,7 +12,9 @@ from transformers import AutoProcessor, LlamaConfig, LlamaForCausalLM, LlavaForC
 
 from striate.artifacts import Region
 from striate.errors import ModelError
-from striate.models.io.load import Loaded, load_model, resolve_device, resolve_dtype, save_model
+from striate.models.io.devices import resolve_device, resolve_dtype
+from striate.models.io.load import Loaded, load_model
+from striate.models.io.save import save_model
 
 Batch = dict[str, Any]
 

@@ -12,10 +12,12 @@ import torch
 import transformers
 
 from striate.artifacts import Region
-from striate.models.io.load import save_model
+from striate.models.io.save import save_model
 from striate.models.structure.anatomy import find_anatomy
-from striate.models.surgery.remove_layers import remove_layers, self_test
-from striate.models.trainable.apply import apply_region, lora_config, prove_trainable
+from striate.models.surgery.remove_layers import remove_layers
+from striate.models.surgery.roundtrip_check import self_test
+from striate.models.trainable.apply import apply_region, lora_config
+from striate.models.trainable.gradient_proof import prove_trainable
 
 IMAGE_TOKEN = 60
 TEXT = {

@@ -10,7 +10,8 @@ import pytest
 from safetensors import SafetensorError
 
 from striate.errors import ArtifactError
-from striate.models.io.load import Loaded, save_model
+from striate.models.io.load import Loaded
+from striate.models.io.save import save_model
 
 Batch = dict[str, Any]
 

@@ -13,7 +13,8 @@ from torch import nn
 
 from striate.artifacts import LayerScores
 from striate.errors import ModelError
-from striate.models.structure.anatomy import decoder_layers, find_anatomy, find_decoder
+from striate.models.structure.anatomy import decoder_layers, find_anatomy
+from striate.models.structure.decoder_stack import find_decoder
 from striate.scorers import SCORERS
 from striate.scorers.statistics.score_summary import summarize
 from striate.scorers.streaming.masks import TokenMasks, token_masks

@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from striate.errors import ModelError
-from striate.models.io.load import Loaded, load_model, save_model
+from striate.models.io.load import Loaded, load_model
+from striate.models.io.save import save_model
 from striate.models.structure.anatomy import decoder_layers
-from striate.models.surgery.remove_layers import remove_layers, self_test
+from striate.models.surgery.remove_layers import remove_layers
+from striate.models.surgery.roundtrip_check import self_test
 
 Batch = dict[str, Any]
 

@@ -14,14 +14,8 @@ from striate.artifacts import Region
 from striate.errors import TrainingError
 from striate.models.io.load import Loaded
 from striate.models.structure.anatomy import component_of, find_anatomy, layer_of
-from striate.models.trainable.apply import (
-    apply_region,
-    chosen_parameters,
-    count_trainable,
-    describe,
-    lora_config,
-    prove_trainable,
-)
+from striate.models.trainable.apply import apply_region, chosen_parameters, count_trainable, describe, lora_config
+from striate.models.trainable.gradient_proof import prove_trainable
 
 Batch = dict[str, Any]
 Built = tuple[Any, Batch]

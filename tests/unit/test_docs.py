@@ -53,11 +53,15 @@ def test_every_module_that_a_page_names_exists() -> None:
 
 def _found(name: str) -> bool:
     """Return whether `name` is a module of striate or something in one."""
-    try:
-        importlib.import_module(name)
-    except ModuleNotFoundError:
-        module, _, attribute = name.rpartition(".")
-        return hasattr(importlib.import_module(module), attribute)
+    found: Any = None
+    parts = name.split(".")
+    for count, part in enumerate(parts, start=1):
+        try:
+            found = importlib.import_module(".".join(parts[:count]))
+        except ModuleNotFoundError:
+            if not hasattr(found, part):
+                return False
+            found = getattr(found, part)
     return True
 
 

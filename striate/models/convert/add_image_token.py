@@ -1,4 +1,4 @@
-"""Add an image token to a tokenizer, and rows for it to the embeddings and the LM head."""
+"""Adds an image token to a tokenizer, and rows for it to the embeddings and the LM head."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chat templates that take pictures: of plain USER / ASSISTANT conversations, or around a language model's own."""
+"""Chat templates with image tokens: Vicuna's USER / ASSISTANT conversation, or a wrapper of a language model's own."""
 
 from __future__ import annotations
 
@@ -58,10 +58,10 @@ def check_ending(tokenizer: object, ending: str, owner: str) -> int:
     Raises:
         ModelError: the tokenizer does not hold it as one token, so that an answer would never end.
     """
-    found = tokenizer.convert_tokens_to_ids(ending)  # type: ignore[attr-defined]
+    token = tokenizer.convert_tokens_to_ids(ending)  # type: ignore[attr-defined]
     unknown = getattr(tokenizer, "unk_token_id", None)
-    if isinstance(found, int) and (found != unknown or ending == getattr(tokenizer, "unk_token", None)):
-        return found
+    if isinstance(token, int) and (token != unknown or ending == getattr(tokenizer, "unk_token", None)):
+        return token
     raise ModelError(
         f"the tokenizer in {owner} has no token {ending!r}, which ends each answer",
         "the tokenizer of the same checkpoint",

@@ -1,4 +1,4 @@
-"""Put a new LVLM together, in LLaVA's form: any vision encoder, any decoder-only language model, a fresh projector.
+"""Composes a new LVLM in LLaVA's form: any vision encoder, any decoder-only language model, a fresh projector.
 
 Liu et al., "Improved Baselines with Visual Instruction Tuning" (https://arxiv.org/abs/2310.03744): features of the
 encoder go through two linear layers with GELU, and take the place of image tokens among the text's embeddings.
@@ -163,7 +163,7 @@ def _generation_config(language_model: Any, tokenizer: Any) -> GenerationConfig:
 
 
 def _processor(tokenizer: Any, images: Any, sight: Sight) -> LlavaProcessor:
-    """Return the processor; the language model's own chat template goes on, made to take pictures."""
+    """Return the processor, with the language model's own chat template where it has one, made to take pictures."""
     own = tokenizer.chat_template
     if isinstance(own, dict):
         own = own.get("default")

@@ -1,4 +1,4 @@
-"""Write an LVLM's language part, pruned or not, as a GGUF file for llama.cpp."""
+"""Writes an LVLM's language model, pruned or not, as a GGUF file for llama.cpp."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from striate.errors import ArtifactError, ModelError
 from striate.models.convert.gguf_tokenizer import write_vocabulary
 from striate.models.io.adapters import is_adapter
 from striate.models.io.load import load_model, read_config
-from striate.models.structure.anatomy import find_decoder, unwrap
+from striate.models.structure.anatomy import unwrap
+from striate.models.structure.decoder_stack import find_decoder
 from striate.storage.atomic import cannot_write
 
 FORMATS = {
@@ -102,8 +103,8 @@ def write_language_model(model: Any, processor: Any, target: Path, dtype: str = 
 
 
 def _architecture(config: Any) -> _Architecture:
-    found = _ARCHITECTURES.get(config.model_type)
-    if found is None:
+    architecture = _ARCHITECTURES.get(config.model_type)
+    if architecture is None:
         raise ModelError(
             f"the language model is of type {config.model_type!r}, which this does not write as GGUF",
             ", ".join(_ARCHITECTURES),
@@ -116,7 +117,7 @@ def _architecture(config: Any) -> _Architecture:
             "rope_type default",
             "save it as a plain language model and use llama.cpp's own converter",
         )
-    return found
+    return architecture
 
 
 def _write_facts(writer: gguf.GGUFWriter, config: Any, file_type: gguf.LlamaFileType) -> None:
@@ -155,7 +156,7 @@ def _kind(tensor: torch.Tensor, dtype: str) -> gguf.GGMLQuantizationType:
 
 
 def _announce(writer: gguf.GGUFWriter, name: str, shape: tuple[int, ...], kind: gguf.GGMLQuantizationType) -> None:
-    """Write name, shape and place of a tensor whose values follow later; numpy has no bfloat16, so it goes as bytes."""
+    """Write name, shape and place of a tensor whose values follow later; bfloat16, unknown to numpy, as bytes."""
     in_bytes = gguf.quant_shape_to_byte_shape(shape, kind)
     if kind == gguf.GGMLQuantizationType.BF16:
         writer.add_tensor_info(name, in_bytes, np.dtype(np.uint8), int(np.prod(in_bytes)), raw_dtype=kind)

@@ -1,4 +1,4 @@
-"""Write a tokenizer into a GGUF file."""
+"""Writes a tokenizer into a GGUF file."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def write_vocabulary(writer: gguf.GGUFWriter, processor: Any, size: int) -> None
         writer.add_tokenizer_model("gpt2")
         writer.add_tokenizer_pre(_pretokenizer(described))
         merges = described["model"]["merges"]
-        writer.add_token_merges([one if isinstance(one, str) else " ".join(one) for one in merges])
+        writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in merges])
     writer.add_token_list(tokens)
     writer.add_token_types(kinds)
     for name in ("bos", "eos", "pad", "unk"):
@@ -96,7 +96,7 @@ def _pretokenizer(described: dict[str, Any]) -> str:
     """Return llama.cpp's name for how text is cut, from the steps that the tokenizer describes."""
     step = described.get("pre_tokenizer") or {}
     steps = step.get("pretokenizers", [step])
-    kinds = [one.get("type") for one in steps]
+    kinds = [part.get("type") for part in steps]
     if described["model"]["type"] == "BPE" and kinds[-1:] == ["ByteLevel"]:
         if kinds == ["ByteLevel"]:
             return "gpt-2"

@@ -1,4 +1,4 @@
-"""Watching the attention of decoder layers while a model runs, whatever attention function it uses."""
+"""Captures the attention calls (query, key, value, mask, output) of decoder layers, whatever attention they use."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ class AttentionCall:
 
 
 @contextmanager
-def watched_attention(layers: nn.ModuleList, saw: Callable[[int, AttentionCall], None]) -> Iterator[None]:
-    """Call `saw(layer, call)` after every attention call inside `layers`; everything is as before afterwards.
+def watched_attention(layers: nn.ModuleList, on_call: Callable[[int, AttentionCall], None]) -> Iterator[None]:
+    """Call `on_call(layer, call)` after every attention call inside `layers`, in the block.
 
     Each modeling file asks `AttentionInterface` for its attention function in every forward pass; inside this context
-    the answer is wrapped. The model, its config and its attention function stay what they are, so masks are made as
-    ever. Other models that run meanwhile are passed through.
+    the answer is wrapped. The model, its config and its attention function stay what they are, so masks are made
+    as usual. Other models that run meanwhile are passed through.
     """
     owners = {id(module): index for index, layer in enumerate(layers) for module in layer.modules()}
     original = AttentionInterface.get_interface
@@ -62,11 +62,11 @@ def watched_attention(layers: nn.ModuleList, saw: Callable[[int, AttentionCall],
         function = original(self, attn_implementation, default)
 
         def attend(module: nn.Module, *tensors: Any, **options: Any) -> Any:
-            found = function(module, *tensors, **options)
+            result = function(module, *tensors, **options)
             if id(module) in owners:
-                given = dict(zip(_TENSORS, tensors, strict=False)) | options
-                saw(owners[id(module)], _call(module, given, found[0]))
-            return found
+                arguments = dict(zip(_TENSORS, tensors, strict=False)) | options
+                on_call(owners[id(module)], _call(module, arguments, result[0]))
+            return result
 
         return attend
 
@@ -78,18 +78,18 @@ def watched_attention(layers: nn.ModuleList, saw: Callable[[int, AttentionCall],
             AttentionInterface.get_interface = original
 
 
-def _call(module: nn.Module, given: dict[str, Any], output: Tensor) -> AttentionCall:
-    causal, scaling, sinks = given.get("is_causal"), given.get("scaling"), given.get("s_aux")
+def _call(module: nn.Module, arguments: dict[str, Any], output: Tensor) -> AttentionCall:
+    causal, scaling, sinks = arguments.get("is_causal"), arguments.get("scaling"), arguments.get("s_aux")
     return AttentionCall(
-        query=given["query"],
-        key=given["key"],
-        value=given["value"],
-        mask=given.get("attention_mask"),
-        scaling=given["query"].shape[-1] ** -0.5 if scaling is None else float(scaling),
+        query=arguments["query"],
+        key=arguments["key"],
+        value=arguments["value"],
+        mask=arguments.get("attention_mask"),
+        scaling=arguments["query"].shape[-1] ** -0.5 if scaling is None else float(scaling),
         causal=bool(getattr(module, "is_causal", True) if causal is None else causal),
-        window=given.get("sliding_window"),
-        softcap=given.get("softcap"),
-        bias=given.get("position_bias"),
+        window=arguments.get("sliding_window"),
+        softcap=arguments.get("softcap"),
+        bias=arguments.get("position_bias"),
         sinks=sinks if sinks is not None else getattr(module, "sinks", None),
         output=output,
     )

@@ -1,4 +1,4 @@
-"""Eval mode for a while."""
+"""Switches a module to eval mode for a block of code."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import nn
 
 
 @contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put `module` and all inside it in eval mode, and each back in its own mode afterwards, whatever happens."""
-    training = [one for one in module.modules() if one.training]
-    module.eval()
+def evaluating(root: nn.Module) -> Iterator[None]:
+    """Put `root` and its submodules in eval mode for the block, and restore each one's own mode afterwards."""
+    training = [module for module in root.modules() if module.training]
+    root.eval()
     try:
         yield
     finally:
-        for one in training:
-            one.training = True
+        for module in training:
+            module.training = True

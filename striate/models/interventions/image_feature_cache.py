@@ -1,4 +1,4 @@
-"""Cache of image features for inference: a picture that several prompts show is encoded once; bounded, LRU."""
+"""Caches image features for inference: a picture that several prompts show is encoded once; bounded, LRU."""
 
 from __future__ import annotations
 
@@ -142,13 +142,13 @@ def _limit_bytes(core: Any) -> int:
     return int(ACCELERATOR_SHARE * torch.cuda.mem_get_info(core.device)[0])
 
 
-def _by_picture(given: dict[str, Any], count: int) -> list[dict[str, Any]] | None:
+def _by_picture(arguments: dict[str, Any], count: int) -> list[dict[str, Any]] | None:
     """Return the arguments of every picture on its own; None where their tensors don't show which is whose."""
-    grid = given.get("image_grid_thw")
+    grid = arguments.get("image_grid_thw")
     sizes = [1] * count if grid is None else grid.prod(-1).tolist()
     ends = torch.tensor(sizes).cumsum(0).tolist()
-    parts: list[dict[str, Any]] = [dict(given) for _ in range(count)]
-    for name, value in given.items():
+    parts: list[dict[str, Any]] = [dict(arguments) for _ in range(count)]
+    for name, value in arguments.items():
         if not isinstance(value, Tensor):
             continue
         flat = grid is not None and name == "pixel_values"
@@ -187,8 +187,8 @@ def _same(own: Any, answer: Any) -> bool:
     left, right = _features(own), _features(answer)
     if len(left) != len(right):
         return False
-    for one, other in zip(left, right, strict=True):
-        tolerance = 1e-4 if one.dtype == torch.float32 else 0.05
-        if one.shape != other.shape or (one - other).abs().max() > tolerance * one.abs().max().clamp(min=1e-6):
+    for ours, theirs in zip(left, right, strict=True):
+        tolerance = 1e-4 if ours.dtype == torch.float32 else 0.05
+        if ours.shape != theirs.shape or (ours - theirs).abs().max() > tolerance * ours.abs().max().clamp(min=1e-6):
             return False
     return True

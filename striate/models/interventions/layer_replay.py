@@ -83,7 +83,7 @@ class _Patch:
 
 
 class LayerReplay:
-    """A context in which a model is recorded and patched; leaving it gives every module its own forward back.
+    """A context in which a model is recorded and patched (activation patching); leaving it restores every forward.
 
     A recording holds (L + 1) x B x T x D hidden states in the model's dtype, and the outputs of the vision encoder.
     `reuse` turns false for a model whose layers share more than hidden states; all layers run then.
@@ -136,7 +136,7 @@ class LayerReplay:
         return recording
 
     def patched(self, recording: Recording, layer: int, output_BTD: Tensor) -> Tensor:
-        """Return the logits (N, V) when `layer` returns `output_BTD`: only the layers after it run."""
+        """Return the logits (N, V) with `output_BTD` patched in as the output of `layer`: only later layers run."""
         self._patch = _Patch(recording, layer, output_BTD)
         try:
             return answer_logits(self._core, recording.inputs, recording.rows, recording.columns)

@@ -1,4 +1,4 @@
-"""Another forward method for a module, for a while."""
+"""Replaces a module's forward method for a block of code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 @contextmanager
 def own_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Give `module` another forward, and its former one back, whatever happens."""
+    """Replace the forward method of `module` in the block, and restore it afterwards."""
     former = vars(module).get("forward")
     module.forward = forward
     try:

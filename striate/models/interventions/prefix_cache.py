@@ -1,4 +1,4 @@
-"""Whether a prompt can be read in two parts, the second from the first one's cache, by any number of rows."""
+"""Tells whether a model can continue prompts from a shared prefix's KV cache, and selects rows of that cache."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ READ = frozenset({"input_ids", "attention_mask"})
 
 
 def why_not_continued(model: Any, prompt_names: Iterable[str]) -> str:
-    """Return why prompts of `model` can't be continued from a cache by position alone, or an empty string.
+    """Return why prompts of `model` can't be continued from a KV cache by position alone, or an empty string.
 
     `prompt_names` are the tensors that a prompt has for each token. Refused are models that count positions along
     several axes (Qwen2-VL, Wang et al. 2024, arXiv 2409.12191), that mark tokens by kind (Gemma 3, PaliGemma), or whose
@@ -30,7 +30,7 @@ def why_not_continued(model: Any, prompt_names: Iterable[str]) -> str:
 
 
 def why_not_selected(cache: Any) -> str:
-    """Return why rows of `cache` can't be picked, repeated and dropped, or an empty string.
+    """Return why rows of a KV cache can't be picked, repeated and dropped, or an empty string.
 
     Only a cache whose every layer keeps all keys and values will do: windows and states of linear attention have a
     shape, or a past, of their own.
@@ -43,7 +43,7 @@ def why_not_selected(cache: Any) -> str:
 
 
 def select_rows(cache: Any, rows: Any) -> None:
-    """Keep only `rows` (indices, in any order and number) of the cache, in place."""
+    """Keep only `rows` (indices, in any order and number) of the KV cache, in place."""
     cache.batch_select_indices(rows)
 
 

@@ -1,4 +1,4 @@
-"""Logits of chosen positions only: the LM head and what follows it never see the others."""
+"""Computes the logits of chosen positions only: the LM head never sees the hidden states of the others."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from striate.errors import ModelError
+from striate.errors import ModelError, first_line
 from striate.models.interventions.patched_forward import own_forward
 from striate.models.structure.anatomy import find_anatomy, unwrap
 
@@ -88,7 +88,7 @@ class VisionTap:
         except _CaughtError:
             pass
         except (TypeError, ValueError, RuntimeError, AttributeError) as error:
-            raise uncached(f"its get_image_features fails: {str(error).splitlines()[0]}") from error
+            raise uncached(f"its get_image_features fails: {first_line(error)}") from error
         finally:
             for handle in handles:
                 handle.remove()

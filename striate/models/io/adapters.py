@@ -1,4 +1,4 @@
-"""Read PEFT adapter folders, proving that every stored tensor reaches the model."""
+"""Loads PEFT adapter folders, and proves that every stored tensor reaches the model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from striate.errors import ModelError
+from striate.errors import ModelError, first_line
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -60,7 +60,7 @@ def add_adapter(model: Any, path: Path) -> PeftModel:
         wrapped = PeftModel.from_pretrained(model, str(path), autocast_adapter_dtype=False)
     except (ValueError, RuntimeError, KeyError, TypeError, OSError) as error:
         raise ModelError(
-            f"the adapter in {path} does not fit its base model: {str(error).splitlines()[0]}",
+            f"the adapter in {path} does not fit its base model: {first_line(error)}",
             "the base model that the adapter was trained on",
             f"check base_model_name_or_path in {path / ADAPTER_CONFIG}",
         ) from error

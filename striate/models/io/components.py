@@ -1,4 +1,4 @@
-"""The parts of a new LVLM, each on its own: a causal language model with its tokenizer, and a vision encoder."""
+"""Loads the components of a new LVLM: a causal language model with its tokenizer, and a vision encoder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
-from striate.errors import ModelError
+from striate.errors import ModelError, first_line
 from striate.models.convert.legacy.legacy_sources import folder_of
 from striate.models.structure.vision_encoders import encoder_config, patches
 
@@ -59,7 +59,7 @@ def load_llm(path: Path | str, *, dtype: torch.dtype | str = torch.float32) -> t
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
     except _LOAD_ERRORS as error:
         raise ModelError(
-            f"{path} can't be used as the LLM: {_first_line(error)}",
+            f"{path} can't be used as the LLM: {first_line(error)}",
             "a causal language model of transformers, with its tokenizer",
             "check --llm; a vision-language model needs no composing",
         ) from error
@@ -79,7 +79,7 @@ def load_encoder(path: Path | str, *, dtype: torch.dtype) -> tuple[Any, Path]:
         encoder, info = AutoModel.from_pretrained(folder, config=config, dtype=dtype, output_loading_info=True)
     except _LOAD_ERRORS as error:
         raise ModelError(
-            f"{path} can't be used as the vision encoder: {_first_line(error)}",
+            f"{path} can't be used as the vision encoder: {first_line(error)}",
             "config.json and weights of one vision encoder",
             "check --vision",
         ) from error
@@ -103,7 +103,7 @@ def sight_of(encoder: Any, layer: int | None) -> Sight:
         count = len(states)
         shape = tuple(states[-1].shape)
     except _LOAD_ERRORS as error:
-        raise _unfit(f"{name} gives no hidden states for a picture: {_first_line(error)}") from error
+        raise _unfit(f"{name} gives no hidden states for a picture: {first_line(error)}") from error
     chosen = layer if layer is not None else -min(2, count)
     if not -count <= chosen < count:
         given = f"{name} has {count} hidden states, and layer {chosen} was asked for"
@@ -128,7 +128,3 @@ def _check_whole(path: str, missing: list[str], flag: str) -> None:
             "whole weights of the model that config.json describes",
             f"download it again, or check {flag}",
         )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,4 +1,4 @@
-"""The device and the number format that a name stands for on this machine."""
+"""Resolves the names of devices and dtypes on this machine."""
 
 from __future__ import annotations
 

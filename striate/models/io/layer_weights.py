@@ -1,4 +1,4 @@
-"""The weights of each decoder layer: which parameters they are, and the matrices they make with adapters added."""
+"""Iterates over the weight matrices of each decoder layer, LoRA adapters added."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ def layer_parameters(core: nn.Module, anatomy: Anatomy) -> list[dict[str, nn.Par
     Raises:
         ModelError: quantised weights.
     """
-    found: list[dict[str, nn.Parameter]] = [{} for _ in range(anatomy.num_layers)]
+    parameters: list[dict[str, nn.Parameter]] = [{} for _ in range(anatomy.num_layers)]
     for name, parameter in core.named_parameters(remove_duplicate=False):
         layer = layer_of(anatomy, name)
         if layer is None or is_adapter_name(name):
             continue
         if type(parameter).__name__ in _PACKED or not parameter.is_floating_point() or parameter.itemsize < 2:
-            raise _quantised(name)
-        found[layer][name] = parameter
-    return found
+            raise _quantized(name)
+        parameters[layer][name] = parameter
+    return parameters
 
 
 def layer_matrices(core: nn.Module, anatomy: Anatomy) -> Iterator[tuple[int, str, Tensor]]:
@@ -66,7 +66,7 @@ def _adapters(core: nn.Module, name: str) -> Tensor | float:
         return sum((module.get_delta_weight(adapter) for adapter in active), start=torch.zeros_like(module.weight))
 
 
-def _quantised(name: str) -> ModelError:
+def _quantized(name: str) -> ModelError:
     return ModelError(
         f"{name} is quantised: its numbers are packed, and have neither gradients nor singular values",
         "weights in bfloat16, float16 or float32",

@@ -1,4 +1,4 @@
-"""Load LVLMs: Hugging Face folders, hub ids and PEFT adapter folders, whole or with a clear error."""
+"""Loads LVLMs: Hugging Face folders, hub ids and PEFT adapter folders, whole or with a clear error."""
 
 from __future__ import annotations
 
@@ -14,27 +14,14 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import cached_file
 
 from striate.config import looks_like_hub_id
-from striate.errors import ModelError
+from striate.errors import ModelError, first_line
 from striate.models.convert.legacy.layouts import is_original, original_error
 from striate.models.io.adapters import ADAPTER_CONFIG, add_adapter, base_of, base_revision_of, is_adapter, merged
 from striate.models.io.devices import resolve_device, resolve_dtype
 from striate.models.io.quiet import quietly
-from striate.models.io.save import REGION_FILE, save_model
-from striate.models.structure.anatomy import find_anatomy, text_only
+from striate.models.structure.anatomy import find_anatomy
+from striate.models.structure.vision_modules import text_only
 from striate.models.visual_token_skipping.rule import load_rule
-
-__all__ = [
-    "REGION_FILE",
-    "Loaded",
-    "load_model",
-    "load_processor",
-    "load_rule",
-    "load_weights",
-    "read_config",
-    "resolve_device",
-    "resolve_dtype",
-    "save_model",
-]
 
 
 @dataclass
@@ -131,7 +118,7 @@ def _source(path: str, revision: str | None) -> str:
             _refuse_original(Path(plain), path)
         return snapshot_download(path, revision=revision) if adapter else path
     except (OSError, ValueError) as error:
-        raise _no_such(path, _first_line(error)) from error
+        raise _no_such(path, first_line(error)) from error
 
 
 def _refuse_original(file: Path, source: str) -> None:
@@ -179,7 +166,7 @@ def _read_plain(source: str, dtype: torch.dtype, revision: str | None, **options
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(
-            f"the weights in {source} can't be loaded: {_first_line(error)}",
+            f"the weights in {source} can't be loaded: {first_line(error)}",
             "whole weights of the model that config.json describes",
             "download or save the model again",
         ) from error
@@ -205,11 +192,11 @@ def _read_config(source: str, revision: str | None) -> Any:
         return AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
         if Path(source).is_dir():
-            given = f"{source}/config.json can't be used: {_first_line(error)}"
+            given = f"{source}/config.json can't be used: {first_line(error)}"
             raise ModelError(
                 given, "a model type of transformers", "check the file, or upgrade transformers"
             ) from error
-        raise _no_such(source, _first_line(error)) from error
+        raise _no_such(source, first_line(error)) from error
 
 
 def _not_lvlm(source: str, config: Any) -> ModelError:
@@ -261,7 +248,7 @@ def _read_processor(source: str, revision: str | None) -> Any:
         try:
             processor = AutoProcessor.from_pretrained(place, revision=commit)
         except (OSError, ValueError, ImportError, TypeError, KeyError) as error:
-            reason = _first_line(error)
+            reason = first_line(error)
             continue
         if hasattr(processor, "image_processor") and hasattr(processor, "tokenizer"):
             return processor
@@ -270,7 +257,3 @@ def _read_processor(source: str, revision: str | None) -> Any:
         "processor_config.json or preprocessor_config.json, and the tokenizer's files, beside the weights",
         "copy them from the model that this one was made from",
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

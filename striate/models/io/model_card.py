@@ -1,4 +1,4 @@
-"""The model card: `README.md` of a checkpoint, with the hub's metadata, the region, figures and the run's config."""
+"""Writes the model card: `README.md` of a checkpoint, with hub metadata, region, scores and the run's config."""
 
 from __future__ import annotations
 
@@ -96,10 +96,10 @@ def license_of(base: str) -> str | None:
     path = Path(base) / CARD_FILE
     try:
         fields = path.read_text(encoding="utf-8").split("---")
-        found = yaml.safe_load(fields[1]) if len(fields) > 2 and not fields[0].strip() else None
+        metadata = yaml.safe_load(fields[1]) if len(fields) > 2 and not fields[0].strip() else None
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return None
-    named = found.get("license") if isinstance(found, dict) else None
+    named = metadata.get("license") if isinstance(metadata, dict) else None
     return named if isinstance(named, str) else None
 
 
@@ -269,9 +269,9 @@ def _config(facts: CardFacts) -> str:
 def _without_places(value: Any) -> Any:
     """Return `value` with every absolute path cut to its last part."""
     if isinstance(value, dict):
-        return {key: _without_places(one) for key, one in value.items()}
+        return {key: _without_places(part) for key, part in value.items()}
     if isinstance(value, list):
-        return [_without_places(one) for one in value]
+        return [_without_places(part) for part in value]
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 

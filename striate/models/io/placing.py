@@ -1,4 +1,4 @@
-"""Inputs on the model's device, in its precision."""
+"""Moves a collated batch to the model's device, pictures in its dtype."""
 
 from __future__ import annotations
 

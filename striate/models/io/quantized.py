@@ -1,4 +1,4 @@
-"""Load an LVLM with its decoder's matrices in 4 bits, for QLoRA (Dettmers et al., arXiv 2305.14314)."""
+"""Loads an LVLM with its decoder's matrices in 4 bits, for QLoRA (Dettmers et al., arXiv 2305.14314)."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from transformers import BitsAndBytesConfig
 
 from striate.errors import ModelError
 from striate.models.io.adapters import is_adapter
-from striate.models.io.load import Loaded, load_processor, load_weights, resolve_device
+from striate.models.io.devices import resolve_device
+from striate.models.io.load import Loaded, load_processor, load_weights
 from striate.models.structure.anatomy import layer_of
 from striate.models.structure.meta_model import Blueprint, blueprint
 
 
-def load_quantised(path: str | Path, *, device: str = "auto", revision: str | None = None) -> Loaded:
+def load_quantized(path: str | Path, *, device: str = "auto", revision: str | None = None) -> Loaded:
     """Return the LVLM at `path` in eval mode with its processor, its decoder layers' linear layers in 4 bits.
 
     NormalFloat 4 with blocks of 64 and quantised scales (0.52 bytes a weight); products run in bfloat16. The vision
@@ -32,14 +33,14 @@ def load_quantised(path: str | Path, *, device: str = "auto", revision: str | No
         ModelError: no CUDA device, bitsandbytes is not installed, an adapter, or what `load_model` raises.
     """
     place = resolve_device(device)
-    check_quantisation(place)
+    check_quantization(place)
     if is_adapter(Path(path)):
         raise ModelError(
             f"{path} is an adapter: its base can't be quantised and merged with it at once",
             "a whole model",
             "load it with merge=True, save it, and quantise that",
         )
-    settings = quantisation(blueprint(str(path), revision))
+    settings = decoder_quantization(blueprint(str(path), revision))
     model = load_weights(
         path,
         device=place,
@@ -52,7 +53,7 @@ def load_quantised(path: str | Path, *, device: str = "auto", revision: str | No
     return Loaded(model, load_processor(path, revision=revision))
 
 
-def check_quantisation(device: torch.device) -> None:
+def check_quantization(device: torch.device) -> None:
     """Raise unless `device` and what is installed can hold weights in 4 bits.
 
     Raises:
@@ -72,7 +73,7 @@ def check_quantisation(device: torch.device) -> None:
         )
 
 
-def quantisation(plan: Blueprint) -> BitsAndBytesConfig:
+def decoder_quantization(plan: Blueprint) -> BitsAndBytesConfig:
     """Return the settings that put the decoder layers' linear layers of `plan` in 4 bits, and nothing else."""
     kept = [
         name

@@ -1,4 +1,4 @@
-"""Keep transformers' log and progress bars quiet while striate reports progress itself."""
+"""Silences transformers' log and progress bars while striate reports progress itself."""
 
 from __future__ import annotations
 

@@ -89,18 +89,18 @@ def read_shards(folder: Path) -> dict[str, Stored]:
     if missing:
         given = f"{folder} lacks {len(missing)} of {len(set(placed.values()))} shards, for example {missing[0]}"
         raise ModelError(given, f"every shard that {INDEX} names", AGAIN)
-    found: dict[str, Stored] = {}
+    tensors: dict[str, Stored] = {}
     for file in sorted(set(placed.values())):
         for name, tensor in read_file(folder / file).items():
             if placed.get(name) != file:
                 given = f"{folder / file} holds {name}, but {INDEX} places it in {placed.get(name, 'no shard')}"
                 raise ModelError(given, "shards and an index of one model", AGAIN)
-            found[name] = tensor
-    lost = sorted(set(placed) - set(found))
+            tensors[name] = tensor
+    lost = sorted(set(placed) - set(tensors))
     if lost:
         given = f"{folder / placed[lost[0]]} lacks {lost[0]}, which {INDEX} places there"
         raise ModelError(given, "shards and an index of one model", AGAIN)
-    return found
+    return tensors
 
 
 def read_file(path: Path) -> dict[str, Stored]:

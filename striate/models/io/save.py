@@ -1,4 +1,4 @@
-"""Write an LVLM and its processor to a folder: all of it or nothing."""
+"""Saves an LVLM, its processor, region and model card to a folder: all of it or nothing."""
 
 from __future__ import annotations
 

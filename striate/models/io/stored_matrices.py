@@ -1,4 +1,4 @@
-"""The decoder layers' matrices of a checkpoint on disk, read one at a time; adapters are added to their base."""
+"""Reads the decoder layers' weight matrices from a checkpoint on disk one at a time, LoRA adapters merged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which parameter of a model each stored tensor becomes: transformers renames many checkpoints while it loads them."""
+"""Maps the tensor names of a checkpoint to parameter names: transformers renames many checkpoints as it loads them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where an LVLM keeps its vision encoder, projector and decoder layers, through Hugging Face's own accessors."""
+"""Finds an LVLM's vision encoder, projector, decoder layers, embeddings and LM head by Hugging Face's own accessors."""
 
 from __future__ import annotations
 
@@ -14,27 +14,12 @@ from striate.models.structure.decoder_stack import (
     decoder_config,
     decoder_layers,
     depth_field,
-    find_decoder,
     find_stack,
     name_of,
     unwrap,
 )
 from striate.models.structure.families import BROKEN, family_of
-from striate.models.structure.vision_modules import part_of, projector_names, text_only, vision_names
-
-__all__ = [
-    "COMPONENTS",
-    "Anatomy",
-    "component_of",
-    "decoder_layers",
-    "find_anatomy",
-    "find_decoder",
-    "find_stack",
-    "layer_of",
-    "plain_name",
-    "text_only",
-    "unwrap",
-]
+from striate.models.structure.vision_modules import part_of, projector_names, vision_names
 
 VISION = "vision encoder"
 PROJECTOR = "projector"
@@ -149,10 +134,10 @@ def _check_usable(core: Any) -> None:
 def _checked_depth(core: Any) -> int:
     layers = decoder_layers(core)
     config = decoder_config(core)
-    said = getattr(config, depth_field(config))
-    if said != len(layers):
+    configured = getattr(config, depth_field(config))
+    if configured != len(layers):
         raise ModelError(
-            f"the config of {name_of(core)} says {said} decoder layers, the model has {len(layers)}",
+            f"the config of {name_of(core)} says {configured} decoder layers, the model has {len(layers)}",
             "a config and weights of one model",
             "use striate.prune to remove layers: it edits both",
         )
@@ -167,7 +152,7 @@ def plain_name(name: str) -> str:
 def component_of(anatomy: Anatomy, parameter_name: str) -> str:
     """Return which of `COMPONENTS` the parameter belongs to; PEFT's names work too."""
     name = plain_name(parameter_name)
-    # The projector goes first: in Qwen-VL models it lies inside the vision encoder.
+    # The projector is looked at first: in Qwen-VL models it lies inside the vision encoder.
     places = (
         (PROJECTOR, anatomy.projector_names),
         (VISION, anatomy.vision_names),
@@ -193,8 +178,8 @@ def layer_of(anatomy: Anatomy, parameter_name: str) -> int | None:
 
 
 def _image_token_ids(config: Any) -> tuple[int, ...]:
-    found = (getattr(config, field, None) for field in _IMAGE_TOKEN_FIELDS)
-    return tuple(sorted({token for token in found if isinstance(token, int)}))
+    ids = (getattr(config, field, None) for field in _IMAGE_TOKEN_FIELDS)
+    return tuple(sorted({token for token in ids if isinstance(token, int)}))
 
 
 def _names_of(names: dict[int, str], module: Any) -> tuple[str, ...]:

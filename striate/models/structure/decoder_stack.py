@@ -1,4 +1,4 @@
-"""The stack of decoder layers of an LVLM, what goes with it layer by layer, and the config that sizes it."""
+"""Finds the decoder layers of an LVLM, the lists beside them with one entry a layer, and the decoder's config."""
 
 from __future__ import annotations
 
@@ -73,9 +73,9 @@ def find_stack(model: nn.Module) -> Stack:
         if isinstance(getattr(decoder, "layers", None), nn.ModuleList):
             return Stack(decoder, "layers")
         decoder = getattr(decoder, "model", decoder)
-    found = next(_lists_below(decoder), None)
-    if found is not None:
-        return found
+    stack = next(_lists_below(decoder), None)
+    if stack is not None:
+        return stack
     raise ModelError(
         f"{name_of(model)} has no decoder stack that `get_decoder()` leads to",
         "a vision-language model whose language model has a list of decoder layers",
@@ -120,15 +120,15 @@ def depth_field(config: Any) -> str:
 
 def _lists_below(root: nn.Module) -> Iterator[Stack]:
     """Yield lists of layers below `root`, those of a decoder first, leaving out vision and audio encoders."""
-    found: list[tuple[bool, Stack]] = []
+    stacks: list[tuple[bool, Stack]] = []
     for path, module in root.named_modules():
         parts = path.split(".")
         inside_list = any(part.isdigit() for part in parts)
         if inside_list or any(word in part for word in _SEEING for part in parts):
             continue
         lists = [name for name in _LIST_NAMES if isinstance(getattr(module, name, None), nn.ModuleList)]
-        found.extend(("decoder" not in path, Stack(module, name)) for name in lists[:1])
-    yield from (stack for _, stack in sorted(found, key=lambda entry: entry[0]))
+        stacks.extend(("decoder" not in path, Stack(module, name)) for name in lists[:1])
+    yield from (stack for _, stack in sorted(stacks, key=lambda entry: entry[0]))
 
 
 def config_parts(config: Any) -> Iterator[Any]:

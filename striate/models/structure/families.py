@@ -1,4 +1,4 @@
-"""Names and quirks per model type: data, not code. A family without a row is found by `DEFAULT`'s names."""
+"""Table of model types: projector and vision encoder names, and what can't be removed or trained, as data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many image tokens a picture becomes, from the config alone."""
+"""Counts the image tokens of one picture from the config alone."""
 
 from __future__ import annotations
 
@@ -76,11 +76,11 @@ def _run(model: Any, vision: Any) -> ImageTokens | None:
         return None
     pixels = torch.empty(1, 3, side, side, device="meta", dtype=model.dtype)
     try:
-        found = find(pixel_values=pixels)
+        output = find(pixel_values=pixels)
     except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError):
         # Families that cut pictures into tiles ask for their sizes too.
         return None
-    features = getattr(found, "pooler_output", found)
+    features = getattr(output, "pooler_output", output)
     features = features[0] if isinstance(features, list | tuple) else features
     if not isinstance(features, torch.Tensor) or features.dim() < 2:
         return None

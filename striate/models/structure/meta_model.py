@@ -1,4 +1,4 @@
-"""An LVLM from its config alone: parts and parameter counts, without reading weights."""
+"""Builds an LVLM on the meta device from its config alone: components and parameter counts, no weights read."""
 
 from __future__ import annotations
 

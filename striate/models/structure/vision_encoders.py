@@ -1,4 +1,4 @@
-"""Vision encoders that a LLaVA-form model can hold: what their pictures look like, and how many tokens they make."""
+"""Reads a vision encoder's config, and builds its image processor: size, mean and deviation, padding or crop."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from transformers import AutoConfig
 
-from striate.errors import ModelError
+from striate.errors import ModelError, first_line
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -52,7 +52,7 @@ def encoder_config(folder: Path) -> Any:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
-            f"{folder / 'config.json'} can't be used: {str(error).splitlines()[0]}",
+            f"{folder / 'config.json'} can't be used: {first_line(error)}",
             "a model type of transformers",
             "check the file, or upgrade transformers",
         ) from error
@@ -83,7 +83,7 @@ def image_processor(config: Any, folder: Path | None, *, fit: Fit) -> Any:
     """
     from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
-    mean, std = _normalisation(config, folder)
+    mean, std = _normalization(config, folder)
     square = {"height": config.image_size, "width": config.image_size}
     return LlavaImageProcessorPil(
         do_pad=fit == "pad",
@@ -95,7 +95,7 @@ def image_processor(config: Any, folder: Path | None, *, fit: Fit) -> Any:
     )
 
 
-def _normalisation(config: Any, folder: Path | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _normalization(config: Any, folder: Path | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
     file = folder / PREPROCESSOR if folder else None
     if file and file.is_file():
         try:

@@ -1,4 +1,4 @@
-"""Where the vision encoder and the projector are: by the family's row, else by one set of rules for every family."""
+"""Finds the vision encoder and the projector by the family's row, else by one set of rules for every family."""
 
 from __future__ import annotations
 
@@ -74,11 +74,11 @@ def projector_names(core: Any, vision: tuple[str, ...]) -> tuple[str, ...]:
         return listed
     parent = vision[0].rpartition(".")[0]
     beside = [name for name in _children(core, modules, parent) if name not in vision]
-    found = tuple(name for name in beside if _is_projector(name)) or _inside(core, modules, vision)
+    projectors = tuple(name for name in beside if _is_projector(name)) or _inside(core, modules, vision)
     unknown = [name for name in beside if not _is_other(name)]
-    if family.projectors or (unknown and not found):
+    if family.projectors or (unknown and not projectors):
         raise _no_projector(core, family, unknown)
-    return found
+    return projectors
 
 
 def part_of(find: Callable[[], Any]) -> Any:
@@ -125,20 +125,20 @@ def _by_word(core: Any, modules: dict[str, nn.Module]) -> str | None:
 
 def _inside(core: Any, modules: dict[str, nn.Module], vision: tuple[str, ...]) -> tuple[str, ...]:
     names = [child for name in vision for child in _children(core, modules, name)]
-    found = tuple(name for name in names if _is_projector(name))
+    projectors = tuple(name for name in names if _is_projector(name))
     # The projection of patches that is all of a vision encoder is no projector of its own.
-    return found if len(found) < len(names) else ()
+    return projectors if len(projectors) < len(names) else ()
 
 
 def _children(core: Any, modules: dict[str, nn.Module], parent: str) -> list[str]:
     """Return the names of the children of `parent` that have parameters, without decoder, embeddings and LM head."""
     layers = find_stack(core).layers
     outer = {id(part_of(core.get_input_embeddings)), id(part_of(core.get_output_embeddings))}
-    found = []
+    names = []
     for child, module in modules[parent].named_children():
         if _has_weights(module) and id(module) not in outer and module is not layers and not _holds(module, layers):
-            found.append(f"{parent}.{child}".lstrip("."))
-    return found
+            names.append(f"{parent}.{child}".lstrip("."))
+    return names
 
 
 def _has_weights(module: nn.Module) -> bool:

@@ -1,4 +1,4 @@
-"""Which config fields speak of single decoder layers, and what they become when some layers go."""
+"""Edits the config fields that speak of single decoder layers, for the layers that stay after pruning."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from typing import Any
 
 from striate.errors import ModelError
 from striate.models.structure.decoder_stack import DEPTH, depth_field
-
-__all__ = ["DEPTH", "OVERRIDES", "cannot_remove", "config_edits"]
 
 # Settings that single layers override, by layer number.
 OVERRIDES = "per_layer_config"
@@ -126,7 +124,7 @@ def _edited(name: str, value: Any, kept: Sequence[int], num_layers: int) -> Any:
 def _edited_count(name: str, value: int, kept: Sequence[int], num_layers: int) -> int:
     if name in TRAILING:
         return sum(layer >= num_layers - value for layer in kept)
-    # A count at or past the depth means "all layers", and goes on meaning it.
+    # A count at or past the depth means "all layers", and still does after pruning.
     return sum(layer < value for layer in kept) if name in LEADING and value < num_layers else value
 
 
@@ -143,7 +141,7 @@ def _edited_list(name: str, value: Any, kept: Sequence[int], num_layers: int) ->
             raise cannot_remove(f"they are the only ones that look at the picture ({name}={list(value)})")
         return left
     if _is_per_layer(name, value, num_layers):
-        # Some configs list more entries than the model has layers: those are never read, and go.
+        # Some configs list more entries than the model has layers: those are never read, and are dropped.
         return type(value)(value[layer] for layer in kept)
     if "layer" in name or name in PER_LAYER | INDICES:
         raise cannot_remove(
@@ -163,7 +161,7 @@ def _is_per_layer(name: str, value: Any, num_layers: int) -> bool:
 def _are_indices(name: str, value: Any, num_layers: int) -> bool:
     if name in INDICES:
         return all(isinstance(entry, int) for entry in value)
-    rising = _are_numbers(value, num_layers) and all(one < two for one, two in pairwise(value))
+    rising = _are_numbers(value, num_layers) and all(lower < upper for lower, upper in pairwise(value))
     return name not in PER_LAYER and name.endswith(_INDEX_ENDINGS) and rising
 
 

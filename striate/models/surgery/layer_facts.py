@@ -1,4 +1,4 @@
-"""What the modules of a decoder layer know about themselves, and whether a smaller model rebuilt on reload agrees."""
+"""Compares the attributes of each kept decoder layer (its number, window, type) with what a reload would build."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def index_changes(
     Raises:
         ModelError: a tensor or a fact of the layer would be another on reload.
     """
-    check_weights(old_layer, new_layer, old)
+    _check_weights(old_layer, new_layer, old)
     rebuilt = dict(new_layer.named_modules())
     new_number = {layer: number for number, layer in enumerate(kept)}
     for path, module in old_layer.named_modules():
@@ -40,12 +40,8 @@ def index_changes(
                 raise cannot_remove(f"{place} of layer {old} is {now[name]!r} and would be {then[name]!r} on reload")
 
 
-def check_weights(old_layer: nn.Module, new_layer: nn.Module, old: int) -> None:
-    """Refuse a layer whose tensors would not fit on reload; quantised weights have shapes of their own.
-
-    Raises:
-        ModelError: another shape, or a tensor that one of the two lacks.
-    """
+def _check_weights(old_layer: nn.Module, new_layer: nn.Module, old: int) -> None:
+    """Refuse a layer whose tensors would not fit on reload; quantised weights have shapes of their own."""
     shapes = {name: tuple(tensor.shape) for name, tensor in new_layer.named_parameters()}
     ours = dict(old_layer.named_parameters())
     for name, tensor in ours.items():

@@ -1,4 +1,4 @@
-"""Tensors beside the decoder stack that hold one equal block for each layer, such as per-layer embeddings."""
+"""Cuts tensors beside the decoder stack that hold one equal block for each layer, such as per-layer embeddings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def tensor_slices(model: nn.Module, rebuilt: nn.Module, anatomy: Anatomy, depth:
     Raises:
         ModelError: a tensor beside the stack would have another shape on reload, and not by its blocks.
     """
-    found = {}
+    slices = {}
     shapes = {name: tuple(tensor.shape) for name, tensor in rebuilt.named_parameters()}
     for name, tensor in model.named_parameters():
         if layer_of(anatomy, name) is not None or not tensor.is_floating_point():
@@ -29,8 +29,8 @@ def tensor_slices(model: nn.Module, rebuilt: nn.Module, anatomy: Anatomy, depth:
         axes = [axis for axis, size in enumerate(now) if then and len(then) == len(now) and then[axis] != size]
         if len(axes) != 1 or then is None or now[axes[0]] * depth != then[axes[0]] * anatomy.num_layers:
             raise cannot_remove(f"{name} has shape {now} and would have {then} on reload")
-        found[name] = axes[0]
-    return found
+        slices[name] = axes[0]
+    return slices
 
 
 def cut(model: Any, name: str, axis: int, kept: Sequence[int], num_layers: int) -> None:

@@ -1,4 +1,4 @@
-"""Remove decoder layers from a checkpoint on disk: tensors are renamed and copied, the model is never built."""
+"""Removes decoder layers from a checkpoint on disk: safetensors are renamed and copied, the model is never built."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from striate.artifacts import Region, read_document, write_document
 from striate.errors import ModelError
 from striate.models.interventions.model_rule import save_rule
 from striate.models.io.adapters import is_adapter
-from striate.models.io.load import load_rule
 from striate.models.io.quiet import quietly
 from striate.models.io.safetensors_shards import AGAIN, Stored, by_file, read_shards, write_shards
 from striate.models.io.save import REGION_FILE, renumbered
@@ -21,9 +20,10 @@ from striate.models.structure.anatomy import Anatomy, layer_of
 from striate.models.structure.meta_model import blueprint
 from striate.models.surgery.config_edits import cannot_remove
 from striate.models.surgery.remove_layers import remove_layers
+from striate.models.visual_token_skipping.rule import load_rule
 from striate.storage.atomic import new_folder
 
-# Weights, and what is written anew or speaks of the model before the removal.
+# Files that are not copied: weights, and what is rewritten or describes the model before pruning.
 _WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth", ".gguf", ".h5")
 _OWN = frozenset({"config.json", REGION_FILE, "prune.json"})
 Shape = tuple[int, ...]
@@ -31,7 +31,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class PrunedCheckpoint:
-    """What went where: new numbers of the layers that stay, and the elements stored before and after."""
+    """The result of pruning: new numbers of the layers that stay, and parameters stored before and after."""
 
     old_to_new: dict[int, int]
     parameters_before: int
@@ -41,7 +41,7 @@ class PrunedCheckpoint:
 def prune_checkpoint(source: Path | str, remove: Sequence[int], out: Path | str) -> PrunedCheckpoint:
     """Return what was kept, after writing the LVLM in `source` without the decoder layers `remove` to `out`.
 
-    The same edits as `layer_surgery.remove_layers`, made on a model without weights; the tensors are then copied from
+    The same edits as `remove_layers.remove_layers`, made on a model without weights; the tensors are then copied from
     shard to shard, byte by byte. Peak memory is that of the largest header. Processor, chat template, generation config
     and other small files come along, `region.json` and the rule in the new layer numbers.
 
@@ -104,12 +104,12 @@ def _targets(model: Any, anatomy: Anatomy, stored: Mapping[str, Stored], folder:
     names = StoredNames(model)
     parameters = model.state_dict(keep_vars=True)
     targets = {name: names.target(name) for name in stored}
-    found = {target.name for target in targets.values()}
+    target_names = {target.name for target in targets.values()}
     # Tied parameters are one tensor: any of their names on disk is enough.
-    present = {id(parameters[name]) for name in found & set(parameters)}
+    present = {id(parameters[name]) for name in target_names & set(parameters)}
     whole = {target.name for target in targets.values() if target.reshaped}
     missing = [name for name in parameters if id(parameters[name]) not in present and not _joined(name, whole)]
-    extra = [name for name in sorted(found - set(parameters)) if name.startswith(f"{anatomy.layers_name}.")]
+    extra = [name for name in sorted(target_names - set(parameters)) if name.startswith(f"{anatomy.layers_name}.")]
     extra = [name for name in extra if (layer_of(anatomy, name) or 0) >= anatomy.num_layers]
     if missing or extra:
         what = f"lacks {len(missing)} tensors" if missing else f"holds {len(extra)} tensors of layers beyond its config"
@@ -199,9 +199,5 @@ def _write_config(model: Any, folder: Path) -> None:
 
 def _copy_small_files(source: Path, target: Path) -> None:
     for file in sorted(source.iterdir()):
-        if file.is_file() and file.name not in _OWN and not file.name.startswith(".") and not _is_weights(file.name):
+        if file.is_file() and file.name not in _OWN and not (file.name.startswith(".") or file.name.endswith(_WEIGHTS)):
             shutil.copyfile(file, target / file.name)
-
-
-def _is_weights(name: str) -> bool:
-    return name.endswith(_WEIGHTS)

@@ -1,4 +1,4 @@
-"""Remove decoder layers so that the smaller model runs, saves and reloads as an ordinary one."""
+"""Removes decoder layers so that the smaller model runs, saves and reloads as an ordinary one."""
 
 from __future__ import annotations
 
@@ -20,10 +20,7 @@ from striate.models.structure.families import BOUNDARIES, INJECTED, family_of
 from striate.models.surgery.config_edits import OVERRIDES, cannot_remove, config_edits
 from striate.models.surgery.layer_facts import facts, index_changes
 from striate.models.surgery.layer_tensors import cut, tensor_slices
-from striate.models.surgery.roundtrip_check import self_test
 from striate.models.trainable.parameter_selection import is_adapted
-
-__all__ = ["remove_layers", "self_test"]
 
 
 @dataclass(frozen=True)
@@ -141,7 +138,7 @@ def _apply(model: Any, plan: _Plan) -> None:
     core = unwrap(model)
     stack = find_stack(core)
     depth = len(stack.layers)
-    for config in _text_configs(core, stack.holder):
+    for config in _text_configs(core):
         _set_all(config, plan.text_edits)
     _set_all(core.config, plan.outer_edits)
     for layers in (*stack.companions.values(), stack.layers):
@@ -158,7 +155,7 @@ def _apply(model: Any, plan: _Plan) -> None:
 def _counterpart(config: Any, copied: Any, part: Any) -> Any:
     """Return the config in the copy that stands where `part` stands in `config`."""
     places = zip(config_parts(config), config_parts(copied), strict=True)
-    return next(other for one, other in places if one is part)
+    return next(twin for original, twin in places if original is part)
 
 
 def _pairs(stack: Stack, rebuilt: Stack) -> Iterator[tuple[nn.ModuleList, nn.ModuleList]]:
@@ -169,9 +166,9 @@ def _pairs(stack: Stack, rebuilt: Stack) -> Iterator[tuple[nn.ModuleList, nn.Mod
 
 def _check_companions(stack: Stack, rebuilt: Stack, depth: int) -> None:
     for name, layers in {stack.name: stack.layers, **stack.companions}.items():
-        found = len(getattr(rebuilt.holder, name))
-        if found != depth:
-            raise cannot_remove(f"of {len(layers)} entries in {name}, {found} and not {depth} would be built on reload")
+        built = len(getattr(rebuilt.holder, name))
+        if built != depth:
+            raise cannot_remove(f"of {len(layers)} entries in {name}, {built} and not {depth} would be built on reload")
 
 
 def _skeleton(model: Any, edited: Any, edits: Mapping[str, Any]) -> Any:
@@ -204,17 +201,17 @@ def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def _text_configs(model: Any, decoder: nn.Module) -> list[Any]:
+def _text_configs(model: Any) -> list[Any]:
     """Return each config object that describes the decoder: modules may hold copies of their own."""
     text = decoder_config(model)
     depth = depth_field(text)
-    found = {id(text): text}
+    configs = {id(text): text}
     for module in (model, *model.modules()):
         config = getattr(module, "config", None)
         for part in config_parts(config) if isinstance(config, PretrainedConfig) else ():
             if type(part) is type(text) and getattr(part, depth) == getattr(text, depth):
-                found[id(part)] = part
-    return list(found.values())
+                configs[id(part)] = part
+    return list(configs.values())
 
 
 def _set_all(config: Any, edits: Mapping[str, Any]) -> None:

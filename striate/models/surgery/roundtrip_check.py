@@ -1,4 +1,4 @@
-"""Prove that a saved model is the one in memory: reload it from disk, compare logits, cached and uncached answers."""
+"""Checks a saved model against the one in memory: logits after a reload, and answers with and without the KV cache."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def self_test(
     """Return how the model saved at `path`, reloaded in the same dtype, compares with `model` on `batch_inputs`.
 
     `batch_inputs` is what the processor makes for `generate` (padded on the left). On the CPU the logits must be equal
-    to the bit. Greedy answers of `NEW_TOKENS` tokens must be the same with and without the key-value cache, but for
+    to the bit. Greedy answers of `NEW_TOKENS` tokens must be the same with and without the KV cache, but for
     ties within rounding. With a `processor`, the saved one must load too and read text as it does.
 
     Raises:
@@ -95,13 +95,13 @@ def _check_answers(model: Any, inputs: Mapping[str, torch.Tensor], path: Path | 
     uncached = _answers(model, inputs, use_cache=False)
     for row in range(cached.sequences.shape[0]):
         # Of a model of encoder and decoder, the sequences hold the answer alone.
-        one, other = cached.sequences[row, -NEW_TOKENS:], uncached.sequences[row, -NEW_TOKENS:]
-        apart = (one != other).nonzero()
+        first, second = cached.sequences[row, -NEW_TOKENS:], uncached.sequences[row, -NEW_TOKENS:]
+        apart = (first != second).nonzero()
         if len(apart) == 0:
             continue
         step = int(apart[0])
         logits = uncached.logits[step][row].float()
-        gap = float((logits[other[step]] - logits[one[step]]).abs())
+        gap = float((logits[second[step]] - logits[first[step]]).abs())
         if gap > float(logits.abs().max()) * _TIE.get(model.dtype, _LOW_PRECISION):
             raise _failed(path, f"answer {row} is another without the key-value cache, from new token {step} on")
 

@@ -1,10 +1,10 @@
-"""Open the region and the projector, keep all else frozen, and say in counts what trains."""
+"""Unfreezes the region and the projector, builds the LoRA config, and counts what trains."""
 
 from __future__ import annotations
 
 import inspect
 from collections import defaultdict
-from typing import Any, Literal
+from typing import Any
 
 from peft import LoraConfig
 from torch import nn
@@ -14,22 +14,9 @@ from striate.errors import TrainingError
 from striate.models.structure.anatomy import COMPONENTS, DECODER_LAYER, Anatomy, component_of, layer_of, unwrap
 from striate.models.structure.decoder_stack import name_of
 from striate.models.structure.vision_modules import part_of
-from striate.models.trainable.gradient_proof import prove_trainable
 from striate.models.trainable.parameter_selection import can_train, checked_anatomy, chosen_parameters, is_adapted
 from striate.models.trainable.peft_names import not_rewritten
 
-__all__ = [
-    "apply_region",
-    "chosen_parameters",
-    "count_trainable",
-    "describe",
-    "is_adapted",
-    "is_quantised",
-    "lora_config",
-    "prove_trainable",
-]
-
-Method = Literal["full", "lora", "qlora"]
 METHODS = ("full", "lora", "qlora")
 
 
@@ -132,7 +119,7 @@ def _task_type(model: nn.Module) -> str | None:
 
 
 def _trained_modules(model: nn.Module, anatomy: Anatomy) -> list[str]:
-    """Return the projector's modules for PEFT to copy and train; a list of modules goes in by its items."""
+    """Return the projector's modules for PEFT to copy and train; of a list of modules, its items."""
     modules = dict(unwrap(model).named_modules())
     names = []
     for name in anatomy.projector_names:
@@ -182,7 +169,7 @@ def describe(trainable: Trainable) -> str:
     )
 
 
-def is_quantised(model: nn.Module) -> bool:
+def is_quantized(model: nn.Module) -> bool:
     """Return whether `model` holds weights in 4 bits."""
     return any(getattr(parameter, "quant_state", None) is not None for parameter in model.parameters())
 
@@ -220,10 +207,10 @@ def _check_method(model: nn.Module, method: Any) -> None:
             "a plain model for full, adapters for lora",
             "load the model with merge=True, or use method lora",
         )
-    if method == "qlora" and not is_quantised(model):
+    if method == "qlora" and not is_quantized(model):
         raise TrainingError(
             "method qlora needs weights in 4 bits, and the model's are not",
-            "a model from striate.models.io.quantized.load_quantised, or method lora",
+            "a model from striate.models.io.quantized.load_quantized, or method lora",
             "load it so, or use train.method=lora",
         )
 

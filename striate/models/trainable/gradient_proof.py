@@ -1,4 +1,4 @@
-"""Prove, before step 1, that exactly the chosen tensors receive gradients."""
+"""Proves, before step 1, that exactly the chosen tensors receive gradients."""
 
 from __future__ import annotations
 
@@ -85,23 +85,23 @@ def _check_gradients(
     without = sorted(name for name in chosen if gradients[name] is None and not _is_route(anatomy, name))
     if without:
         raise _disproved(without, "chosen tensors received no gradient", _hint(anatomy, without))
-    found = {name: gradient for name in sorted(chosen) if (gradient := gradients[name]) is not None}
-    wild = [name for name, gradient in found.items() if not bool(torch.isfinite(gradient).all())]
+    received = {name: gradient for name in sorted(chosen) if (gradient := gradients[name]) is not None}
+    wild = [name for name, gradient in received.items() if not bool(torch.isfinite(gradient).all())]
     if wild:
         raise _disproved(wild, "chosen tensors received gradients that are not finite", "use dtype bfloat16 or float32")
-    zero = _all_zero(anatomy, found, adapted)
+    zero = _all_zero(anatomy, received, adapted)
     if zero:
         raise _disproved(zero, "chosen tensors received only zeros as gradients", _hint(anatomy, zero))
 
 
-def _all_zero(anatomy: Anatomy, found: Mapping[str, torch.Tensor], adapted: bool) -> list[str]:
+def _all_zero(anatomy: Anatomy, gradients: Mapping[str, torch.Tensor], adapted: bool) -> list[str]:
     """Return the chosen tensors that no training signal reaches.
 
     Single tensors of a whole layer may rightly get zeros (a key bias, an expert that no token visits), so with full
     weights a layer fails only when all its tensors do; a LoRA B is judged alone, an expert's again with its layer.
     """
     groups: dict[str, list[str]] = {}
-    for name in found:
+    for name in gradients:
         if ".lora_A." in name:
             continue
         single = adapted and ".lora_B." in name and ".experts." not in name
@@ -109,7 +109,7 @@ def _all_zero(anatomy: Anatomy, found: Mapping[str, torch.Tensor], adapted: bool
         groups.setdefault(name if single else PROJECTOR if layer is None else f"{DECODER_LAYER} {layer}", []).append(
             name
         )
-    reached = {key: any(bool(found[name].any()) for name in names) for key, names in groups.items()}
+    reached = {key: any(bool(gradients[name].any()) for name in names) for key, names in groups.items()}
     return [name for key, names in groups.items() if not reached[key] for name in names]
 
 

@@ -1,4 +1,4 @@
-"""Which parameters a region and the projector choose, by name: weights of a plain model, adapters of a PEFT model."""
+"""Selects the parameters of a region and the projector by name: a plain model's weights, or a PEFT model's adapters."""
 
 from __future__ import annotations
 

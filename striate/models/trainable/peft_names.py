@@ -1,4 +1,4 @@
-"""Which module names PEFT takes as they are: on some mixture-of-experts models it rewrites those of linear layers."""
+"""Selects LoRA targets whose names PEFT leaves alone: on some mixture-of-experts models it rewrites them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Region SPECs: a region in one short word, read and resolved to layers."""
+"""Parses region SPECs, such as `uniform:25%`, and resolves them to layers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ReadRegion = Callable[[Path], Region]
 
 @dataclass(frozen=True)
 class Spec:
-    """A SPEC, read: a strategy with its params, or else the path of a region file."""
+    """A parsed SPEC: a strategy with its params, or else the path of a region file."""
 
     text: str
     selector: str
@@ -36,17 +36,12 @@ class Spec:
         return self.params.names if isinstance(self.params, ScoredParams) else ()
 
 
-def read_region_file(path: Path) -> Region:
-    """Return the region stored at `path`.
-
-    Raises:
-        ArtifactError: missing, or not a region.
-    """
+def _read_region(path: Path) -> Region:
     return read_document(path, Region)
 
 
 def parse_spec(spec: str) -> Spec:
-    """Return `spec`, read and checked as far as that goes without a model.
+    """Return `spec`, parsed and checked as far as possible without a model.
 
     The grammar, with examples, is in docs/regions.md.
 
@@ -68,7 +63,7 @@ def parse_spec(spec: str) -> Spec:
 
 
 def resolve(
-    spec: str | Spec, num_layers: int, scores: Scores | None = None, read_region: ReadRegion = read_region_file
+    spec: str | Spec, num_layers: int, scores: Scores | None = None, read_region: ReadRegion = _read_region
 ) -> Region:
     """Return the region that `spec` means on a model with `num_layers` decoder layers.
 
@@ -84,16 +79,16 @@ def resolve(
     """
     if num_layers < 1:
         raise SpecError(f"a model with {num_layers} layers has no region", "1 layer or more", "check the model")
-    read = spec if isinstance(spec, Spec) else parse_spec(spec)
-    if read.path is not None:
-        return _from_file(read, num_layers, read_region(read.path))
-    assert read.params is not None
+    parsed = spec if isinstance(spec, Spec) else parse_spec(spec)
+    if parsed.path is not None:
+        return _from_file(parsed, num_layers, read_region(parsed.path))
+    assert parsed.params is not None
     try:
-        layers = SELECTORS.get(read.selector).function(read.params, num_layers, scores)
-        removable = read.params.removable(num_layers, scores)
+        layers = SELECTORS.get(parsed.selector).function(parsed.params, num_layers, scores)
+        removable = parsed.params.removable(num_layers, scores)
     except (SpecError, ArtifactError) as error:
-        raise _about(read.text, error) from error
-    return Region(layers=layers, num_layers=num_layers, spec=read.text, selector=read.selector, removable=removable)
+        raise _about(parsed.text, error) from error
+    return Region(layers=layers, num_layers=num_layers, spec=parsed.text, selector=parsed.selector, removable=removable)
 
 
 def _from_file(spec: Spec, num_layers: int, region: Region) -> Region:

@@ -1,4 +1,4 @@
-"""The params models of selectors: each reads itself from the text after the colon of a SPEC."""
+"""Params of selectors: pydantic models that parse the text after the colon of a SPEC."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a run will have the scores that its region SPEC asks for, before anything has run."""
+"""Checks before a run that it will have the scores that its region SPECs name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def check_specs(config: RunConfig, region: Spec) -> None:
 
 
 def parse_unscored(name: str, spec: str) -> Spec:
-    """Return the SPEC of the setting `name`, read and checked as far as that goes without a model.
+    """Return the SPEC of the setting `name`, parsed and checked as far as possible without a model.
 
     Raises:
         SpecError: unknown strategy, an argument that it can't take, or one that needs scores.

@@ -1,4 +1,4 @@
-"""What selectors from scores share: how a SPEC names scores, and how those scores are looked up and checked."""
+"""Params of selectors from scores: parses the scores that a SPEC names, looks them up and checks them."""
 
 from __future__ import annotations
 
@@ -87,17 +87,17 @@ def layer_scores(name: ScoreName, num_layers: int, scores: Scores | None) -> Lay
             "scores.json of the same model",
             f"run `striate analyze` with the scorer {name.scorer!r} first",
         )
-    found = scores.of(name.scorer, name.task)
-    if {scores.num_layers, len(found.values)} != {num_layers}:
+    entry = scores.of(name.scorer, name.task)
+    if {scores.num_layers, len(entry.values)} != {num_layers}:
         raise SpecError(
-            f"the scores are of {len(found.values)} layers, and the model has {num_layers}",
+            f"the scores are of {len(entry.values)} layers, and the model has {num_layers}",
             "scores of the same model",
             "run `striate analyze` on this model",
         )
-    if not all(map(math.isfinite, found.values)):
+    if not all(map(math.isfinite, entry.values)):
         raise SpecError(
             f"the scores of {str(name)!r} hold values that are not numbers",
             "finite scores",
             "run `striate analyze` again",
         )
-    return found
+    return entry

@@ -1,4 +1,4 @@
-"""How many layers: a count or a share, as written in a SPEC."""
+"""Parses the size in a SPEC: a number of layers, or a share of them."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Checkpoints of LLaVA-1.5 and Bunny as their authors published them, and their way into transformers' LLaVA form."""
+"""Imports original checkpoints of LLaVA-1.5 and Bunny into transformers' LLaVA form."""

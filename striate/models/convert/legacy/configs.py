@@ -22,7 +22,7 @@ _LAYER, _FEATURE = -2, "patch"
 
 @dataclass(frozen=True)
 class Features:
-    """Which of the vision tower's hidden states the projector reads, and whether the class token goes."""
+    """Which of the vision tower's hidden states the projector reads, and whether the class token is dropped."""
 
     layer: int
     strategy: str

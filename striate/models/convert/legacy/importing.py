@@ -1,4 +1,4 @@
-"""Write an original checkpoint of LLaVA-1.5 or Bunny as an ordinary LLaVA checkpoint of transformers."""
+"""Converts an original checkpoint of LLaVA-1.5 or Bunny to an ordinary LLaVA checkpoint of transformers."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from striate.models.convert.add_image_token import Vocabulary, add_image_token
 from striate.models.convert.legacy.configs import llava_config, on_meta, text_config
 from striate.models.convert.legacy.layouts import Layout, layout_of, read_original
 from striate.models.convert.legacy.legacy_sources import Tensors, folder_of, load_shard, shard_files
-from striate.models.convert.legacy.lora import Adapter, base_path, read_adapter
+from striate.models.convert.legacy.lora import Adapter, read_adapter
 from striate.models.convert.legacy.names import EMBEDDINGS, HEAD, TOWER, llava_name
 from striate.models.convert.legacy.processors import build_processor, generation_config, read_tokenizer
 from striate.models.convert.legacy.tower import Tower, find_tower
 from striate.models.convert.legacy.write_checkpoint import ShardWriter
-from striate.models.io.adapters import is_adapter
+from striate.models.io.adapters import base_of, is_adapter
 from striate.models.io.quiet import quietly
 from striate.models.io.safetensors_shards import AGAIN, read_file
 from striate.storage.atomic import new_folder
@@ -73,29 +73,29 @@ def import_checkpoint(
         ArtifactError: `out` holds files already or can't be written.
     """
     with quietly(True):
-        read = _read(source, base)
-        files = shard_files(read.weights)
+        original = _read(source, base)
+        files = shard_files(original.weights)
         names = {name for file in files for name in _stored_names(file)}
-        if read.adapter:
-            _check_adapter(read.adapter, names)
-            names |= read.adapter.full.keys()
+        if original.adapter:
+            _check_adapter(original.adapter, names)
+            names |= original.adapter.full.keys()
         inside = {named for name in names if (named := llava_name(name)) and named.startswith(TOWER)}
-        tower = find_tower(read.config, inside, vision)
-        tokenizer = read_tokenizer(text_config(read.config, read.layout), read.folder, read.weights)
-        vocabulary = add_image_token(tokenizer, int(read.config["vocab_size"]), str(read.folder))
-        processor = build_processor(tokenizer, tower, read.config, read.layout, str(read.folder))
-        config = _config(read, tower, vocabulary)
+        tower = find_tower(original.config, inside, vision)
+        tokenizer = read_tokenizer(text_config(original.config, original.layout), original.folder, original.weights)
+        vocabulary = add_image_token(tokenizer, int(original.config["vocab_size"]), str(original.folder))
+        processor = build_processor(tokenizer, tower, original.config, original.layout, str(original.folder))
+        config = _config(original, tower, vocabulary)
         model = on_meta(config)
         with new_folder(Path(out)) as folder:
-            writer = ShardWriter(folder, model, read.folder, read.dtype)
-            for part in _parts(read, files, tower, vocabulary):
+            writer = ShardWriter(folder, model, original.folder, original.dtype)
+            for part in _parts(original, files, tower, vocabulary):
                 writer.write(part())
             writer.finish()
             config.save_pretrained(folder)
-            generation_config(read.folder, tokenizer, read.layout).save_pretrained(folder)
+            generation_config(original.folder, tokenizer, original.layout).save_pretrained(folder)
             processor.save_pretrained(folder)
     parameters = sum(tensor.numel() for tensor in model.parameters())
-    return Imported(read.layout.title, parameters, tower.features.tokens(tower.config))
+    return Imported(original.layout.title, parameters, tower.features.tokens(tower.config))
 
 
 def _read(source: str | Path, base: str | Path | None) -> _Source:
@@ -110,13 +110,13 @@ def _read(source: str | Path, base: str | Path | None) -> _Source:
             raise ModelError(given, "--base with LoRA checkpoints only", "leave --base out")
         return _Source(folder, folder, config, layout, None)
     adapter = read_adapter(folder)
-    return _Source(folder, folder_of(base or base_path(folder), "base language model"), config, layout, adapter)
+    return _Source(folder, folder_of(base or base_of(folder), "base language model"), config, layout, adapter)
 
 
-def _config(read: _Source, tower: Tower, vocabulary: Vocabulary) -> LlavaConfig:
-    config = llava_config(read.config, read.layout, tower.config, tower.features)
+def _config(original: _Source, tower: Tower, vocabulary: Vocabulary) -> LlavaConfig:
+    config = llava_config(original.config, original.layout, tower.config, tower.features)
     config.image_token_index, config.text_config.vocab_size = vocabulary.image_token_id, vocabulary.rows
-    config.dtype, config.architectures = read.dtype, ["LlavaForConditionalGeneration"]
+    config.dtype, config.architectures = original.dtype, ["LlavaForConditionalGeneration"]
     return config
 
 
@@ -132,41 +132,43 @@ def _check_adapter(adapter: Adapter, names: set[str]) -> None:
         raise adapter.other_model(f"{reason} (for example {unmatched[0]})")
 
 
-def _parts(read: _Source, files: list[Path], tower: Tower, vocabulary: Vocabulary) -> Iterator[Callable[[], Tensors]]:
+def _parts(
+    original: _Source, files: list[Path], tower: Tower, vocabulary: Vocabulary
+) -> Iterator[Callable[[], Tensors]]:
     """Yield what makes each shard of the result: one a source shard, then what lies apart."""
     for file in files:
         # Nothing keeps a shard but its caller: the next is read after this one has gone.
-        yield lambda file=file: _converted(read, load_shard(file), vocabulary)  # type: ignore[misc]
-    adapter = read.adapter
+        yield lambda file=file: _converted(original, load_shard(file), vocabulary)  # type: ignore[misc]
+    adapter = original.adapter
     if adapter:
-        yield lambda: _converted(read, adapter.full, vocabulary)
+        yield lambda: _converted(original, adapter.full, vocabulary)
     if tower.tensors:
         yield lambda: tower.tensors
 
 
-def _converted(read: _Source, shard: Mapping[str, torch.Tensor], vocabulary: Vocabulary) -> Tensors:
+def _converted(original: _Source, shard: Mapping[str, torch.Tensor], vocabulary: Vocabulary) -> Tensors:
     """Return one shard's tensors in LLaVA's form: renamed, adapter merged in, rows added for the image token."""
     converted: Tensors = {}
     for name, tensor in shard.items():
         named = llava_name(name)
         if named is None:
             raise ModelError(
-                f"{read.folder} holds {name}, which no layout of {read.layout.title} has",
+                f"{original.folder} holds {name}, which no layout of {original.layout.title} has",
                 "language model, mm_projector of two linear layers, and vision tower",
                 "use another checkpoint",
             )
-        if not named or (read.adapter and shard is not read.adapter.full and name in read.adapter.full):
+        if not named or (original.adapter and shard is not original.adapter.full and name in original.adapter.full):
             continue
-        merged = read.adapter.merged(name, tensor) if read.adapter else tensor
+        merged = original.adapter.merged(name, tensor) if original.adapter else tensor
         if named in (EMBEDDINGS, HEAD):
-            _check_rows(read, name, merged, vocabulary)
+            _check_rows(original, name, merged, vocabulary)
             merged = vocabulary.extended(merged)
         converted[named] = merged
     return converted
 
 
-def _check_rows(read: _Source, name: str, matrix: torch.Tensor, vocabulary: Vocabulary) -> None:
+def _check_rows(original: _Source, name: str, matrix: torch.Tensor, vocabulary: Vocabulary) -> None:
     if matrix.shape[0] != vocabulary.rows_before:
         rows, expected = matrix.shape[0], vocabulary.rows_before
-        given = f"{name} has {rows} rows, and the config of {read.folder} a vocab_size of {expected}"
+        given = f"{name} has {rows} rows, and the config of {original.folder} a vocab_size of {expected}"
         raise ModelError(given, "a config and weights of one model", AGAIN)

@@ -1,4 +1,4 @@
-"""The published layouts that can be imported, as data, and how to tell one from its config."""
+"""Table of the original checkpoint layouts that can be imported, and how a config tells which one it is."""
 
 from __future__ import annotations
 
@@ -59,15 +59,15 @@ def read_original(folder: Path) -> dict[str, Any]:
         ) from error
     if isinstance(config, dict) and is_original(config):
         return config
-    found = config.get("model_type") if isinstance(config, dict) else None
+    kind = config.get("model_type") if isinstance(config, dict) else None
     hint = (
         "use it as it is: it is in transformers' own form"
         if isinstance(config, dict) and "vision_config" in config
         else "check SOURCE"
     )
     raise ModelError(
-        f"{folder} ({found}) is no original checkpoint: its config names no mm_vision_tower",
-        "an original checkpoint of " + _titles(),
+        f"{folder} ({kind}) is no original checkpoint: its config names no mm_vision_tower",
+        "an original checkpoint of " + ", ".join(dict.fromkeys(row.title for row in LAYOUTS)),
         hint,
     )
 
@@ -78,12 +78,12 @@ def layout_of(config: Mapping[str, Any], folder: Path) -> Layout:
     Raises:
         ModelError: another model type, projector, or way of looking at pictures.
     """
-    found = str(config.get("model_type"))
-    layout = next((row for row in LAYOUTS if row.model_type == found), None)
+    kind = str(config.get("model_type"))
+    layout = next((row for row in LAYOUTS if row.model_type == kind), None)
     known = ", ".join(row.model_type for row in LAYOUTS)
     if layout is None:
-        hint = did_you_mean(found, [row.model_type for row in LAYOUTS])
-        raise _cannot(folder, f"model type {found!r}", known, f"{hint}use another checkpoint")
+        hint = did_you_mean(kind, [row.model_type for row in LAYOUTS])
+        raise _cannot(folder, f"model type {kind!r}", known, f"{hint}use another checkpoint")
     projector = config.get("mm_projector_type")
     if projector != PROJECTOR:
         raise _cannot(folder, f"a projector of type {projector!r}", f"{PROJECTOR}: two linear layers with GELU")
@@ -96,24 +96,15 @@ def layout_of(config: Mapping[str, Any], folder: Path) -> Layout:
     return layout
 
 
-def import_hint(source: str) -> str:
-    """Return what to do with an original checkpoint where a model of transformers is asked for."""
-    return f"convert it once with `striate import {source} --vision VISION_TOWER --out DIR`, then use DIR"
-
-
 def original_error(source: str, config: Mapping[str, Any]) -> ModelError:
     """Return the error for an original checkpoint where a model of transformers is asked for."""
     kind = (config.get("architectures") or [config.get("model_type")])[0]
     return ModelError(
         f"{source} is an original checkpoint ({kind}), which transformers does not read",
         "a checkpoint in transformers' own form",
-        import_hint(source),
+        f"convert it once with `striate import {source} --vision VISION_TOWER --out DIR`, then use DIR",
     )
 
 
 def _cannot(folder: Path, what: str, allowed: str, hint: str = "use another checkpoint") -> ModelError:
     return ModelError(f"{folder} can't be imported: it has {what}", allowed, hint)
-
-
-def _titles() -> str:
-    return ", ".join(dict.fromkeys(row.title for row in LAYOUTS))

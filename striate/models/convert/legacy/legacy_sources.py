@@ -1,4 +1,4 @@
-"""Read original weights one shard at a time: safetensors, or .bin files without running anything stored in them."""
+"""Reads original weights one shard at a time: safetensors, or .bin files without running anything stored in them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from huggingface_hub import snapshot_download
 from safetensors.torch import load_file
 
 from striate.config import looks_like_hub_id
-from striate.errors import ModelError
+from striate.errors import ModelError, first_line
 from striate.models.io.safetensors_shards import AGAIN, INDEX, WHOLE, read_shards
 
 BIN, BIN_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
@@ -36,7 +36,7 @@ def folder_of(path: str | Path, what: str) -> Path:
         return Path(snapshot_download(text))
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"no {what} at {text!r}: {str(error).strip().splitlines()[0]}",
+            f"no {what} at {text!r}: {first_line(error)}",
             "a folder or a hub id",
             "check the path; for a hub id, check the network and `hf auth login`",
         ) from error
@@ -78,12 +78,12 @@ def load_shard(file: Path) -> Tensors:
         stored = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelError(
-            f"{file} was not read: it is damaged, or holds more than tensors ({str(error).splitlines()[0]})",
+            f"{file} was not read: it is damaged, or holds more than tensors ({first_line(error)})",
             "a file of plain tensors",
             "use the published file; nothing in it was run",
         ) from error
     except (OSError, RuntimeError, EOFError, ValueError) as error:
-        raise ModelError(f"{file} is damaged: {str(error).splitlines()[0]}", "a whole weight file", AGAIN) from error
+        raise ModelError(f"{file} is damaged: {first_line(error)}", "a whole weight file", AGAIN) from error
     if isinstance(stored, dict) and all(isinstance(tensor, torch.Tensor) for tensor in stored.values()):
         return stored
     raise ModelError(f"{file} holds no table of tensors", "tensors by name", "use the published file")

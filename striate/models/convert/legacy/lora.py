@@ -1,4 +1,4 @@
-"""Original LoRA checkpoints: adapter weights merged into the base tensor by tensor, and non_lora_trainables.bin."""
+"""Merges original LoRA checkpoints, with their non_lora_trainables.bin, into the base tensor by tensor."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from striate.errors import ModelError
 from striate.models.convert.legacy.legacy_sources import Tensors, load_shard
 from striate.models.convert.legacy.names import plain_name
-from striate.models.io.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, base_of
+from striate.models.io.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 NON_LORA = "non_lora_trainables.bin"
 _UNSUPPORTED = ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save")
@@ -77,11 +77,6 @@ def read_adapter(folder: Path) -> Adapter:
         alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank),
         bool(settings.get("fan_in_fan_out")),
     )
-
-
-def base_path(folder: Path) -> str:
-    """Return the base that the adapter names: a folder or a hub id."""
-    return base_of(folder)
 
 
 def _settings(folder: Path) -> dict[str, Any]:

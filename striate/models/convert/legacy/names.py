@@ -1,4 +1,4 @@
-"""What each tensor of an original checkpoint is called in transformers' LLaVA form."""
+"""Maps the tensor names of an original checkpoint to those of transformers' LLaVA form."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ _ORIGINAL_TOWER = "model.vision_tower.vision_tower."
 _PROJECTOR = "model.mm_projector."
 _LINEARS = {"0": "linear_1", "2": "linear_2"}
 _VISION = "vision_model."
-# Computed anew from the config.
+# Buffers that the model computes from its config.
 _DERIVED = ("rotary_emb.inv_freq", "position_ids")
 EMBEDDINGS, HEAD = "language_model.model.embed_tokens.weight", "language_model.lm_head.weight"
 
 
 def llava_name(name: str) -> str | None:
-    """Return the name on disk in LLaVA's form, an empty text for what is computed anew, None for an unknown name."""
+    """Return the name on disk in LLaVA's form, an empty text for a buffer that the model computes, None if unknown."""
     if name.endswith(_DERIVED):
         return ""
     if name.startswith(_ORIGINAL_TOWER):

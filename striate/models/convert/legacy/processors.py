@@ -1,4 +1,4 @@
-"""The processor of an imported model: a tokenizer with an image token, pictures and conversation as in the original."""
+"""Builds the processor of an imported checkpoint: tokenizer with image token, image processor and chat template."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import AutoTokenizer, GenerationConfig, LlavaProcessor
 
-from striate.errors import ModelError
+from striate.errors import ModelError, first_line
 from striate.models.convert.add_image_token import pad_token
 from striate.models.convert.chat_templates import IMAGE_TOKEN, check_ending, conversation
 from striate.models.convert.legacy.configs import CLIP
@@ -35,7 +35,7 @@ def read_tokenizer(text_config: Any, *folders: Path) -> Any:
         except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError) as error:
             slow = not (folder / "tokenizer.json").is_file()
             raise ModelError(
-                f"the tokenizer in {folder} can't be read: {str(error).strip().splitlines()[0]}",
+                f"the tokenizer in {folder} can't be read: {first_line(error)}",
                 "tokenizer.json, or tokenizer.model with the package sentencepiece",
                 "pip install sentencepiece protobuf" if slow else "copy its files again",
             ) from error

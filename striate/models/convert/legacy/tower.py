@@ -1,4 +1,4 @@
-"""The vision tower of an original checkpoint: inside it, or in a folder of its own."""
+"""Finds the vision encoder (vision tower) of an original checkpoint: inside it, or in a folder of its own."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def find_tower(original: Mapping[str, Any], inside: Iterable[str], vision: str |
     """Return the vision tower: `inside` are the names (in LLaVA's form) of its tensors within the checkpoint, if any.
 
     `vision` is a folder or hub id; left out, the config's own mm_vision_tower is taken. Weights inside the checkpoint
-    go before those of `vision`, which is then asked for its config only.
+    take precedence over those of `vision`, of which only the config is then read.
 
     Raises:
         ModelError: no tower, one of another type or size, or one that is not whole.
@@ -90,12 +90,12 @@ def _config(original: Mapping[str, Any], vision: str | Path | None, inside: bool
 
 def _trim(config: Any, names: set[str]) -> bool:
     """Return whether the checkpoint lacks SigLIP's last layer and head, which Bunny never reads; fit the config."""
-    found = {int(match[1]) for name in names if (match := _LAYER.match(name))}
+    layers = {int(match[1]) for name in names if (match := _LAYER.match(name))}
     if config.model_type != SIGLIP:
         return False
     if not any(".head." in name for name in names):
         config.vision_use_head = False
-    if found != set(range(config.num_hidden_layers - 1)):
+    if layers != set(range(config.num_hidden_layers - 1)):
         return False
     config.num_hidden_layers -= 1
     return True

@@ -1,4 +1,4 @@
-"""Write the tensors of an imported model shard by shard, each checked against the model that its config describes."""
+"""Writes the tensors of an imported model as safetensors shards, each checked against the model of its config."""
 
 from __future__ import annotations
 

@@ -15,11 +15,11 @@ from striate.artifacts import Region
 from striate.config import LoraSection, MachineSection, TrainSection, parse_config
 from striate.data.reading import read_samples
 from striate.errors import ConfigError, ModelError, TrainingError
-from striate.models.io import quantized as quantised
+from striate.models.io import quantized
 from striate.models.io.load import Loaded, load_model
 from striate.models.structure.anatomy import find_anatomy, layer_of
 from striate.models.structure.meta_model import Blueprint
-from striate.models.trainable.apply import apply_region, count_trainable, is_quantised, lora_config
+from striate.models.trainable.apply import apply_region, count_trainable, is_quantized, lora_config
 from striate.pipeline import Flow
 from striate.pipeline.validate import check_run
 from striate.stages.train import train
@@ -32,14 +32,14 @@ needs_bitsandbytes = pytest.mark.skipif(
 
 def test_refused_without_cuda(tiny_llava_dir: Path) -> None:
     with pytest.raises(ModelError, match="qlora needs a CUDA device, and the device is cpu") as caught:
-        quantised.load_quantised(tiny_llava_dir, device="cpu")
+        quantized.load_quantized(tiny_llava_dir, device="cpu")
     assert "--set train.method=lora" in str(caught.value)
 
 
 def test_refused_without_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quantised, "find_spec", lambda name: None)
+    monkeypatch.setattr(quantized, "find_spec", lambda name: None)
     with pytest.raises(ModelError, match="needs bitsandbytes, which is not installed") as caught:
-        quantised.check_quantisation(torch.device("cuda"))
+        quantized.check_quantization(torch.device("cuda"))
     assert 'pip install "striate[qlora]"' in str(caught.value)
 
 
@@ -65,7 +65,7 @@ def test_only_decoder_layers_go_to_4_bits(model_type: str) -> None:
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(AutoConfig.for_model(model_type))
     plan = Blueprint(model, find_anatomy(model))
-    kept = quantised.quantisation(plan).llm_int8_skip_modules
+    kept = quantized.decoder_quantization(plan).llm_int8_skip_modules
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Linear):
             inside = layer_of(plan.anatomy, name) is not None
@@ -113,10 +113,10 @@ def test_linear_layers_in_4_bits_get_adapters(tiny_llava: Loaded) -> None:
 @needs_bitsandbytes
 def test_training(tiny_llava_dir: Path, pack_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole way on the CPU: bitsandbytes has a slow path there, which striate does not offer."""
-    monkeypatch.setattr(quantised, "check_quantisation", lambda device: None)
-    loaded = quantised.load_quantised(tiny_llava_dir, device="cpu")
-    assert is_quantised(loaded.model)
-    assert not is_quantised(load_model(tiny_llava_dir).model)
+    monkeypatch.setattr(quantized, "check_quantization", lambda device: None)
+    loaded = quantized.load_quantized(tiny_llava_dir, device="cpu")
+    assert is_quantized(loaded.model)
+    assert not is_quantized(load_model(tiny_llava_dir).model)
     kinds = {name: type(module).__name__ for name, module in loaded.model.named_modules()}
     anatomy = find_anatomy(loaded.model)
     for name, kind in kinds.items():
@@ -137,7 +137,7 @@ def test_training(tiny_llava_dir: Path, pack_dir: Path, tmp_path: Path, monkeypa
         assert torch.equal(after[same], value), name
     # The adapter loads on the plain base, and merges.
     merged = load_model(tmp_path / "out", merge=True)
-    assert not is_quantised(merged.model)
+    assert not is_quantized(merged.model)
 
 
 def _train(loaded: Loaded, pack_dir: Path, tmp_path: Path, **changes: Any) -> Any:
