@@ -1,7 +1,5 @@
 """Small, strict, versioned documents, written whole or not at all."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

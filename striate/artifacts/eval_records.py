@@ -1,7 +1,5 @@
 """What evaluation leaves behind: answers, scores, comparisons, gates, and figures of other harnesses."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import Field

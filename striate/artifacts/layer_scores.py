@@ -1,7 +1,5 @@
 """Layer importance by scorer (`scores.json`), with intervals and the stability of rankings."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import Field

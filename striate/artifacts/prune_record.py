@@ -1,7 +1,5 @@
 """Which decoder layers pruning removed (`prune.json`), and the proof that the result reloads."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from striate.artifacts.base import Document

@@ -1,7 +1,5 @@
 """What a training run did (`train.json`): what trained, for how long, and its loss."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from striate.artifacts.base import Document

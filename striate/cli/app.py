@@ -1,7 +1,5 @@
 """The command line: each verb parses, calls one stage or the flow, and prints."""
 
-from __future__ import annotations
-
 import typer
 
 from striate.cli import (

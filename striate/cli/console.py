@@ -1,7 +1,5 @@
 """What the command line shows: progress bars with time left, short lines, tables, and errors."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Verbs that tell what exists: ls and version."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """Verbs that make a model folder out of others: import, compose and remove-layers; no run folder is involved."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

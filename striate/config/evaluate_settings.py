@@ -1,7 +1,5 @@
 """What the models are asked, and what the page shows of it."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import Field

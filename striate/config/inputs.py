@@ -1,7 +1,5 @@
 """Which LVLM and which data: the sections that name them, and what a name may stand for."""
 
-from __future__ import annotations
-
 from pydantic import Field
 
 from striate.config.section import Section

@@ -1,7 +1,5 @@
 """Which layers matter, which are the region, and which go: analyze, select and prune."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import Field

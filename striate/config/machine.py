@@ -1,7 +1,5 @@
 """The machine that a run has, apart from the science."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator

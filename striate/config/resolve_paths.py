@@ -1,7 +1,5 @@
 """The paths of a config, made to mean the same from any folder."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TypeVar
 

@@ -1,7 +1,5 @@
 """What all sections of a run config share."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict

@@ -1,7 +1,5 @@
 """Run configs from YAML and back, with what is wrong in them in words."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """What a run is refused for before it writes anything, or before a stage computes for hours."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from striate.artifacts import Region

@@ -1,7 +1,5 @@
 """The model that one stage hands on to the next, so that a flow loads it once."""
 
-from __future__ import annotations
-
 import gc
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """Model cards of a run's checkpoints, from the artifacts that lie beside them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from striate.artifacts import EvalRecord, PruneRecord, Retention, TrainRecord, read_if_there

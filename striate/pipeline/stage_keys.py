@@ -1,7 +1,5 @@
 """The key of each stage: its settings, and the fingerprints of model, data and earlier artifacts that it reads."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property

@@ -1,7 +1,5 @@
 """Whether a run folder's config still sets up the same science."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

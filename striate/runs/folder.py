@@ -1,7 +1,5 @@
 """The run folder: one unit of work on disk, and the record of what made it."""
 
-from __future__ import annotations
-
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence

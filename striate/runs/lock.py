@@ -1,7 +1,5 @@
 """One striate at a time works in a run folder."""
 
-from __future__ import annotations
-
 import os
 import sys
 import weakref

@@ -1,7 +1,5 @@
 """Layer-importance measures, higher = keep: one a file, and the runners of their sources; both listed here."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from striate.progress import Progress

@@ -1,7 +1,5 @@
 """Angular distance: how far a layer, or a span of layers, turns the last token."""
 
-from __future__ import annotations
-
 import math
 
 from striate.scorers.base import LayerScorer

@@ -1,7 +1,5 @@
 """What a scorer needs in order to run: the runner that `analyze` gives it to."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """Block Influence: how much a layer turns the hidden states."""
 
-from __future__ import annotations
-
 from striate.scorers.base import LayerScorer
 from striate.scorers.streaming.view import LayerView, Tally
 

@@ -1,7 +1,5 @@
 """Image attention: how much of the text's attention a layer spends on the picture."""
 
-from __future__ import annotations
-
 from striate.scorers.base import LayerScorer
 from striate.scorers.streaming.attention_view import AttentionView
 from striate.scorers.streaming.view import Tally

@@ -1,7 +1,5 @@
 """Knock-out: what the answer loses when a layer is skipped."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from striate.scorers.runners.altered import AlteredScorer

@@ -1,7 +1,5 @@
 """Layer contribution (ShortV): how much the output changes when image or text tokens skip a layer's update."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from striate.scorers.runners.altered import AlteredScorer

@@ -1,7 +1,5 @@
 """Linear CKA: whether a layer changes how the tokens of a sample lie to each other."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Matrix entropy: whether a layer spreads the tokens of a sample over more directions, or gathers them."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from striate.scorers.base import LayerScorer

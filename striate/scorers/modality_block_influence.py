@@ -1,7 +1,5 @@
 """Modality-aware Block Influence: image tokens and text tokens count the same, however many there are."""
 
-from __future__ import annotations
-
 from striate.scorers.base import LayerScorer
 from striate.scorers.streaming.view import LayerView, Tally
 

@@ -1,7 +1,5 @@
 """Relative magnitude: how large a layer's update is beside what it updates."""
 
-from __future__ import annotations
-
 from striate.scorers.base import LayerScorer
 from striate.scorers.streaming.view import LayerView, Tally
 

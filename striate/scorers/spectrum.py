@@ -1,7 +1,5 @@
 """Spectrum's signal-to-noise ratio of weights."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Image-token swap: which layer reads the attribute in which two pictures differ."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from striate.scorers.runners.pairs import PairScorer, Preferences

@@ -1,7 +1,5 @@
 """How far tuning moved the weights of a layer: relative length of the step, and the angle it turned them."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Two runs compared: how far each scorer ranks the layers alike, and which layers moved; plain Python, no torch."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

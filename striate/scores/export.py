@@ -1,7 +1,5 @@
 """Layer scores as a file for other programs: CSV or JSON, a row per scorer, task, part and layer."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

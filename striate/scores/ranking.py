@@ -1,7 +1,5 @@
 """Ranks of decoder layers, rank correlation, and the agreement between scorers; plain Python, no torch."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

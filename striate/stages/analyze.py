@@ -1,7 +1,5 @@
 """Analyze: score every decoder layer on calibration data."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal

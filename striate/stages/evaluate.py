@@ -1,7 +1,5 @@
 """Stage `evaluate`: what a model answers on its test packs, and how that compares with a baseline."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

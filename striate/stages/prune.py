@@ -1,7 +1,5 @@
 """Prune: remove the least important decoder layers outside the region."""
 
-from __future__ import annotations
-
 import shutil
 import tempfile
 import time

@@ -1,7 +1,5 @@
 """Report: one self-contained page about a run folder."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from striate.artifacts import Region, Scores

@@ -1,7 +1,5 @@
 """Short hashes of values, files and folders: what an artifact was made from."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping

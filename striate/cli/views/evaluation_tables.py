@@ -1,7 +1,5 @@
 """What the command line shows of evaluations: tasks by models, the gate, and answers that differ."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 
 from rich.table import Table

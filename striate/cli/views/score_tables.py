@@ -1,7 +1,5 @@
 """Layer scores on the terminal: the stack with bars, agreement between scorers, stability, and two runs compared."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

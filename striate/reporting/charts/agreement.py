@@ -1,7 +1,5 @@
 """Agreement: how far two rankings of the layers are the same."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from striate.reporting.charts.heat import Heat, Spot

@@ -1,7 +1,5 @@
 """Scores over the stack as lines, with their 95% intervals as bands."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

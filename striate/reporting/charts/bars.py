@@ -1,7 +1,5 @@
 """Bars of every task for each model, with 95% intervals."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby

@@ -1,7 +1,5 @@
 """What sets tasks apart: each layer's score in one task against its mean over all of them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

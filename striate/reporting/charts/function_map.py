@@ -1,7 +1,5 @@
 """The function map: which layers matter for which ability."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from striate.artifacts import Peak

@@ -1,7 +1,5 @@
 """Heat maps: a grid of coloured cells with headings, values, scales and marks, drawn as SVG."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 

@@ -1,7 +1,5 @@
 """The map of layers: rows are decoder layers, columns are scorers, kinds of tokens or tasks."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 

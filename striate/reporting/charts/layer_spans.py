@@ -1,7 +1,5 @@
 """The triangle of angular distances: how far a run of layers moves its input."""
 
-from __future__ import annotations
-
 from striate.artifacts import LayerScores
 from striate.reporting.charts.drawing.layout import scale_of
 from striate.reporting.charts.heat import Heat, Spot

@@ -1,7 +1,5 @@
 """The loss curve, with the learning rates and the gradient norm below it."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Bars of retention: what each model keeps of the baseline, task by task, with a line at 100%."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import groupby
 

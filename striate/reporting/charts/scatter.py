@@ -1,7 +1,5 @@
 """Size or speed against quality: one point a model, with its 95% interval."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The main picture: the stack of decoder layers with the region as stripes and the scores as colour."""
 
-from __future__ import annotations
-
 from itertools import groupby
 
 from striate.reporting.charts.drawing.colours import step_of

@@ -1,7 +1,5 @@
 """Regions of several strategies side by side, on one stack of layers."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from striate.artifacts import Region

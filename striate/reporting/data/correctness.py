@@ -1,7 +1,5 @@
 """What counts as right, and which answers changed between two models."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

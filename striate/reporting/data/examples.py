@@ -1,7 +1,5 @@
 """Which questions the browser holds: all where there is room, else those whose answer changed, spread over tasks."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from itertools import zip_longest
 from typing import TypeVar

@@ -1,7 +1,5 @@
 """What a run folder holds so far, read once for the whole page."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Layer scores as named series: a scorer on all samples, its parts by modality, and each task."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal

@@ -1,7 +1,5 @@
 """Boxes that a question asks for, read from answers so that they can be drawn over the picture."""
 
-from __future__ import annotations
-
 import re
 
 from striate.artifacts import Prediction

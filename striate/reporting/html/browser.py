@@ -1,7 +1,5 @@
 """The browser of questions: every model's answer with its picture, packed as data that the page's script shows."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from typing import Any

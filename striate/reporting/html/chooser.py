@@ -1,7 +1,5 @@
 """A menu that shows one of several figures; those that are not shown yet lie packed in the page."""
 
-from __future__ import annotations
-
 import base64
 import gzip
 import re

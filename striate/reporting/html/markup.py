@@ -1,7 +1,5 @@
 """HTML and SVG by construction: whatever is not `Html` already is escaped."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from html import escape
 from typing import Any

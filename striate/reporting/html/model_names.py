@@ -1,7 +1,5 @@
 """Names of models on the page, each with its colour: the run's own, and those of `evaluate.others`."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """The page itself: head, header and foot, in one file that asks nothing of the network."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from importlib.resources import files
 from urllib.parse import quote

@@ -1,7 +1,5 @@
 """Plain tables that turn into short cards on a phone."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

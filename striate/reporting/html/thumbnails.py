@@ -1,7 +1,5 @@
 """Small copies of pictures, as text that stands inside the page."""
 
-from __future__ import annotations
-
 import base64
 import io
 from dataclasses import dataclass, field

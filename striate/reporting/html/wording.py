@@ -1,7 +1,5 @@
 """Numbers in words: one way of writing each quantity, everywhere on the page."""
 
-from __future__ import annotations
-
 import math
 
 MINUS = "−"

@@ -1,7 +1,5 @@
 """The part of the page on layer scores: map, bands, function map, agreement, stability, spans, strategies."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 

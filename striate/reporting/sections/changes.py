@@ -1,7 +1,5 @@
 """Answers that changed between the baseline and a model, with McNemar's test; further figures of the metrics."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from striate.artifacts import Difference, TaskScore

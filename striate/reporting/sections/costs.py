@@ -1,7 +1,5 @@
 """What the run cost and what its models weigh."""
 
-from __future__ import annotations
-
 from striate.reporting.charts.scatter import items_per_second
 from striate.reporting.data.run_artifacts import RunArtifacts
 from striate.reporting.html.markup import Html, tag

@@ -1,7 +1,5 @@
 """The part of the page on test scores: bars, retention, what changed, cost against quality."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from striate.artifacts import Retention

@@ -1,7 +1,5 @@
 """What the gate said, at the top of the page."""
 
-from __future__ import annotations
-
 from striate.artifacts import GateResult, GateRow
 from striate.reporting.html.markup import Html, tag
 from striate.reporting.html.wording import count, sample

@@ -1,7 +1,5 @@
 """What the evaluation harnesses measured, in their own metrics."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from striate.artifacts import SuiteRecord

@@ -1,7 +1,5 @@
 """The sections of the page, top to bottom; what has not been run is told at the end."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

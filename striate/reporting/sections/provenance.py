@@ -1,7 +1,5 @@
 """Everything needed to run it again: command, versions, device, seed, fingerprints, config."""
 
-from __future__ import annotations
-
 from striate.config import dump_config
 from striate.reporting.data.run_artifacts import RunArtifacts
 from striate.reporting.html.markup import Html, tag

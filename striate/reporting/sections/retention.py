@@ -1,7 +1,5 @@
 """The paired comparison with the baseline: what was gained, kept or lost, task by task."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from striate.artifacts import Difference

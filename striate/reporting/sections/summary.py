@@ -1,7 +1,5 @@
 """The result in one sentence, and the few figures below it."""
 
-from __future__ import annotations
-
 from striate.artifacts import Difference
 from striate.reporting.data.run_artifacts import RunArtifacts
 from striate.reporting.html.markup import Child, Html, tag

@@ -1,7 +1,5 @@
 """What trained: parameters by component and by layer, and how the training went."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from striate.artifacts import ComponentCount, TrainRecord

@@ -1,7 +1,5 @@
 """Scorers that alter one decoder layer and look at the answer: knock-out and ShortV's layer contribution."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal

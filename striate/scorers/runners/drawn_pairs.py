@@ -1,7 +1,5 @@
 """Pairs of drawn pictures as samples: two pictures that differ in one attribute, each with either answer."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """One plain forward pass over the calibration set, for all scorers of hidden states and attention."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field

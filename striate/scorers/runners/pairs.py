@@ -1,7 +1,5 @@
 """The runner of scorers that draw pairs of pictures and swap image tokens between them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """How scorers of one source are run: what a runner gets, and what it gives back."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path

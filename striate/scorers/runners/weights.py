@@ -1,7 +1,5 @@
 """The runner of scorers of the weights alone: as they are, or their change from a base checkpoint."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

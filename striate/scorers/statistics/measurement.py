@@ -1,7 +1,5 @@
 """What a runner measured for one scorer, on its way to a score per layer."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 

@@ -1,7 +1,5 @@
 """Where in the stack a score peaks, and how sure that is."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

@@ -1,7 +1,5 @@
 """From sums per sample to a score per layer, with its interval and its stability."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

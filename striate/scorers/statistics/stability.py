@@ -1,7 +1,5 @@
 """Whether a ranking of layers would come out the same on other samples."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

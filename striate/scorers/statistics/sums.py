@@ -1,7 +1,5 @@
 """What every scorer that reads samples hands over: sums per sample and layer, in NumPy."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

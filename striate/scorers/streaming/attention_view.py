@@ -1,7 +1,5 @@
 """What attention scorers see of one decoder layer: how much attention falls on image tokens."""
 
-from __future__ import annotations
-
 from functools import cached_property
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Collated batches for the runners, which get smaller when memory runs out."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar

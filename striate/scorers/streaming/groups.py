@@ -1,7 +1,5 @@
 """A batch's tokens prepared for summing by kind and sample, and a few tokens of each for inner products."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import cached_property
 

@@ -1,7 +1,5 @@
 """Angular distance over spans of layers: the last token's state before layer l and after layer l + n - 1."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Published benchmarks, read in the layout of their own files: one a file, in one explicit list. No torch here."""
 
-from __future__ import annotations
-
 from striate.registry import Registry
 from striate.tasks.benchmarks.bbh import BBH, BBH_COT
 from striate.tasks.benchmarks.docvqa import DOCVQA

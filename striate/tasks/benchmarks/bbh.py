@@ -1,7 +1,5 @@
 """BIG-Bench Hard: 27 tasks with three worked examples, answered directly or step by step."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from pathlib import Path

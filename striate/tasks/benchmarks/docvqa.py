@@ -1,7 +1,5 @@
 """DocVQA: questions about scanned documents."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

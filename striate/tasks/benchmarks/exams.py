@@ -1,7 +1,5 @@
 """MMLU, C-Eval and CMMLU: exam questions with worked examples, compared by the likelihood of a letter."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """GQA: compositional questions about photos."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from striate.tasks.benchmarks.formats.benchmark import Benchmark

@@ -1,7 +1,5 @@
 """MMBench: multiple choice about pictures that stand inside a table."""
 
-from __future__ import annotations
-
 import base64
 import binascii
 import itertools

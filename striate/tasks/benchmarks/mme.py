@@ -1,7 +1,5 @@
 """MME: two yes-or-no questions for every picture, of perception and of cognition."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """MMMU: college questions of 30 subjects, with pictures inside Parquet files."""
 
-from __future__ import annotations
-
 import ast
 import re
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """OCRVQA: questions about book covers."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from striate.tasks.benchmarks.formats.benchmark import Benchmark

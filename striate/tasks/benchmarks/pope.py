@@ -1,7 +1,5 @@
 """POPE: is this object in the photo? Three ways of choosing absent objects."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from striate.tasks.benchmarks.formats.benchmark import Benchmark

@@ -1,7 +1,5 @@
 """RefCOCO, RefCOCO+ and RefCOCOg: the box that a sentence describes."""
 
-from __future__ import annotations
-
 import io
 import pickle
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """ScienceQA: school questions with a picture."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from striate.tasks.benchmarks.formats.benchmark import Benchmark

@@ -1,7 +1,5 @@
 """SEED-Bench: multiple choice about photos, nine kinds."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from striate.tasks.benchmarks.formats.benchmark import Benchmark

@@ -1,7 +1,5 @@
 """TDIUC: twelve kinds of questions about COCO and Visual Genome photos."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from striate.tasks.benchmarks.formats.benchmark import Benchmark

@@ -1,7 +1,5 @@
 """TextVQA: questions about text in photos, with or without OCR tokens in the prompt."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Ask a model every item of its packs, each in the way that its metric needs."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

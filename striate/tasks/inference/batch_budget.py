@@ -1,7 +1,5 @@
 """How many rows and tokens a device has room for, before anything has run."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

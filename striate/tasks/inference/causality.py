@@ -1,7 +1,5 @@
 """Proof that a model reads plain text from left to right: likelihoods of text mean nothing otherwise."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

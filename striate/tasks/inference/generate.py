@@ -1,7 +1,5 @@
 """Greedy answers and words: left-padded batches with a cache, stopped as soon as every row has ended."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Greedy decoding: prompts with a common prefix share its prefill, and rows that have ended leave the batch."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

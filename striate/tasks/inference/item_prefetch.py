@@ -1,7 +1,5 @@
 """Work done ahead in threads, in order: the accelerator does not wait for pictures to be read."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """Log-probabilities of choices and of whole texts: only the logits that are needed, only as many as fit."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Prefix sharing: prompts with the same image prefix share one prefill, or at least the picture's features."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any

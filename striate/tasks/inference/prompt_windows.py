@@ -1,7 +1,5 @@
 """Prompts encoded ahead, in windows: items that ask about one picture stay together."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path

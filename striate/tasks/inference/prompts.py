@@ -1,7 +1,5 @@
 """What a model is shown for an item: a chat sample, or plain text to continue. No torch."""
 
-from __future__ import annotations
-
 from striate.data.samples import PLACEHOLDER, Message, Sample
 from striate.tasks.packs.items import Item
 

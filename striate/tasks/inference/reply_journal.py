@@ -1,7 +1,5 @@
 """Replies kept on disk as they come, so that a killed evaluation goes on without asking twice. No torch."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

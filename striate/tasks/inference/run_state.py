@@ -1,7 +1,5 @@
 """The state of asking a model: how much runs side by side, what was counted, and where finished replies go."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 

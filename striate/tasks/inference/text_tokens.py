@@ -1,7 +1,5 @@
 """Plain text as tokens, with the place from which they are scored."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

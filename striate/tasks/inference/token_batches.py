@@ -1,7 +1,5 @@
 """Long work in batches of similar length, bounded by tokens, that shrink for good when memory runs out."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar

@@ -1,7 +1,5 @@
 """Benchmark metrics: one a file, in one explicit list. No torch here."""
 
-from __future__ import annotations
-
 from striate.registry import Registry
 from striate.tasks.metrics.base import Metric
 from striate.tasks.metrics.choices.choice import CHOICE

@@ -1,7 +1,5 @@
 """The shape of a metric: a pure scoring function with metadata that says how the model is asked."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal

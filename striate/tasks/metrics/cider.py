@@ -1,7 +1,5 @@
 """CIDEr of generated captions, by the COCO captioning challenge's own package."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from typing import Any

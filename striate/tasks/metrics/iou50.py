@@ -1,7 +1,5 @@
 """Grounding: whether the box that the model writes overlaps the true one."""
 
-from __future__ import annotations
-
 from striate.tasks.metrics.base import Metric
 from striate.tasks.metrics.reading.box_parsing import overlap, parse_box
 from striate.tasks.packs.items import Item, Mark, Reply

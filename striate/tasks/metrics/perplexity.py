@@ -1,7 +1,5 @@
 """Perplexity of plain text."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

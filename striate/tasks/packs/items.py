@@ -1,7 +1,5 @@
 """What a test pack holds, and what passes between asking a model and scoring its reply. No torch."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal

@@ -1,7 +1,5 @@
 """Test packs: folders with a `test.jsonl`, read strictly, every problem named by file and line. No torch."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What `evaluate.packs` names: a folder with a `test.jsonl`, or a published benchmark's files. No torch."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """All models' answers to the same items, side by side, filtered to where they differ. No torch."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -1,7 +1,5 @@
 """From predictions to scores: task means, macro averages, and paired comparisons with a baseline. No torch."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 import numpy as np

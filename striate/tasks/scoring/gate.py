@@ -1,7 +1,5 @@
 """The gate: what tuned and pruned models must keep of the baseline, and whether the sample can tell. No torch."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence

@@ -5,8 +5,6 @@ small samples; see `tasks.scoring.bootstrap`. Where no item changed at all, a bo
 is then what an exact binomial bound allows (Clopper and Pearson 1934), `1 - 0.025^(1/n)` for n clusters.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from statistics import NormalDist

@@ -1,7 +1,5 @@
 """Score replies: one by one, or a whole task together where its metric needs that. No torch."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from striate.errors import DataError

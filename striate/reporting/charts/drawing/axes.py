@@ -1,7 +1,5 @@
 """Axes: round values for grid lines, and how they are written."""
 
-from __future__ import annotations
-
 import math
 
 from striate.reporting.html.wording import MINUS

@@ -1,7 +1,5 @@
 """The colours of the page, light and dark, and the ramp that layer scores are painted with."""
 
-from __future__ import annotations
-
 STEPS = 33
 LIGHT = {
     "paper": "#fdfdfc",

@@ -1,7 +1,5 @@
 """The few SVG shapes that the pictures use, and the frame that holds a picture in a wide and a narrow form."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The shape of a published benchmark: a reader of its files with where they come from."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 

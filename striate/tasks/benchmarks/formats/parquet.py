@@ -1,7 +1,5 @@
 """Rows of Parquet files, streamed, with the optional package pyarrow."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any

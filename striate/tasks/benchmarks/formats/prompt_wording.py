@@ -1,7 +1,5 @@
 """The prompts that LLaVA-1.5's evaluation made standard (Liu et al. 2023, arXiv 2310.03744, table 9 and scripts)."""
 
-from __future__ import annotations
-
 from string import ascii_uppercase
 
 from striate.tasks.metrics.choices.letter import options_of

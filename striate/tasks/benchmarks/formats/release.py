@@ -1,7 +1,5 @@
 """A local copy of a benchmark's files: found, opened and checked, with errors that name what is missing."""
 
-from __future__ import annotations
-
 import csv
 import json
 import sys

@@ -1,7 +1,5 @@
 """Multiple choice by likelihood: no answer is generated."""
 
-from __future__ import annotations
-
 from striate.tasks.metrics.base import Metric
 from striate.tasks.packs.items import Item, Mark, Reply
 

@@ -1,7 +1,5 @@
 """Multiple choice by the letter of a choice."""
 
-from __future__ import annotations
-
 import re
 from string import ascii_uppercase
 

@@ -1,7 +1,5 @@
 """Yes-or-no questions: POPE's precision, recall, F1 and yes-rate, and MME's score for pairs of questions."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 

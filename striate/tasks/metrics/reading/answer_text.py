@@ -1,7 +1,5 @@
 """Answers as they are compared: lightly normalized, or as the VQA evaluation normalizes them. No torch."""
 
-from __future__ import annotations
-
 import re
 
 ARTICLES = frozenset({"a", "an", "the"})

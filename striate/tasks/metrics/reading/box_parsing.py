@@ -1,7 +1,5 @@
 """Boxes in the text forms in which models write them, as fractions of the picture. No torch."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """Average normalised Levenshtein similarity of a generated answer."""
 
-from __future__ import annotations
-
 from striate.tasks.metrics.base import Metric
 from striate.tasks.packs.items import Item, Mark, Reply
 

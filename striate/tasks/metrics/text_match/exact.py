@@ -1,7 +1,5 @@
 """Exact match of a generated answer."""
 
-from __future__ import annotations
-
 from striate.tasks.metrics.base import Metric
 from striate.tasks.metrics.reading.answer_text import normalize
 from striate.tasks.packs.items import Item, Mark, Reply

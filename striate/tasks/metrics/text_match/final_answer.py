@@ -1,7 +1,5 @@
 """Exact match of what a step-by-step answer ends with."""
 
-from __future__ import annotations
-
 import re
 
 from striate.tasks.metrics.base import Metric

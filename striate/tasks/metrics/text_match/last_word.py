@@ -1,7 +1,5 @@
 """Predicting the next word of a passage."""
 
-from __future__ import annotations
-
 from striate.tasks.metrics.base import Metric
 from striate.tasks.packs.items import Item, Mark, Reply
 

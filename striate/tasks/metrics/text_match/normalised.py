@@ -1,7 +1,5 @@
 """Match of a generated answer after the VQA evaluation's clean-up."""
 
-from __future__ import annotations
-
 from striate.tasks.metrics.base import Metric
 from striate.tasks.metrics.reading.answer_text import vqa_text
 from striate.tasks.packs.items import Item, Mark, Reply

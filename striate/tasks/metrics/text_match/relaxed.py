@@ -1,7 +1,5 @@
 """Relaxed match of numbers, for charts."""
 
-from __future__ import annotations
-
 import re
 
 from striate.tasks.metrics.base import Metric

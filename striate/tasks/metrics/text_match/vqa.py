@@ -1,7 +1,5 @@
 """VQA soft accuracy: how many of ten people gave this answer."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from striate.tasks.metrics.base import Metric
