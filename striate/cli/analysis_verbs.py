@@ -143,8 +143,8 @@ def _region(out: Path, num_layers: int) -> Region | None:
 
 def _check_alone(config: Path | None, export: Path | None, settings: list[str] | None, overwrite: bool) -> None:
     """Raise where --compare is given with what has no effect beside it."""
-    given = {"a run config": config, "--export": export, "--set": settings, "--overwrite": overwrite}
-    idle = [name for name, value in given.items() if value]
+    options = {"a run config": config, "--export": export, "--set": settings, "--overwrite": overwrite}
+    idle = [name for name, value in options.items() if value]
     if idle:
         raise ConfigError(
             f"--compare reads two finished runs: {' and '.join(idle)} has no effect",

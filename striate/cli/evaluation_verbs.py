@@ -66,8 +66,8 @@ def evaluate(
 
     with guard(out):
         _check(gate, export)
-    given = {"gate": gate, "baseline": baseline, "suites": suite or None}
-    extra = [f"evaluate.{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
+    options = {"gate": gate, "baseline": baseline, "suites": suite or None}
+    extra = [f"evaluate.{key}={json.dumps(value)}" for key, value in options.items() if value is not None]
     run_stage(config, out, [*(settings or []), *extra], overwrite, stage)
     show_gate(out)
 

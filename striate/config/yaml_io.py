@@ -78,8 +78,8 @@ def _problem(item: dict[str, Any], source: str) -> str:
     if item["type"] == "extra_forbidden":
         return f"{source}: unknown key {place!r} {_suggestion(item['loc'])}".rstrip()
     message = item["msg"].removeprefix("Value error, ")
-    given = "" if item["type"] in ("missing", "value_error") else f" (given: {item['input']!r})"
-    return f"{source}: {place + ': ' if place else ''}{message}{given}"
+    value = "" if item["type"] in ("missing", "value_error") else f" (given: {item['input']!r})"
+    return f"{source}: {place + ': ' if place else ''}{message}{value}"
 
 
 def _suggestion(location: tuple[Any, ...]) -> str:

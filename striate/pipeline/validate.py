@@ -58,7 +58,8 @@ def _scorers(config: RunConfig) -> str:
 def _model(path: str) -> str:
     """Return the model's path; a folder holds a config, anything else is taken for a hub id."""
     folder = Path(path).expanduser()
-    if path != BUILTIN and folder.is_dir() and not _has_config(folder):
+    configs = (folder / "config.json", folder / "adapter_config.json")
+    if path != BUILTIN and folder.is_dir() and not any(config.is_file() for config in configs):
         raise ModelError(
             f"{path} has no config.json",
             "a folder with config.json or adapter_config.json",
@@ -87,10 +88,6 @@ def _optimizer(config: RunConfig) -> str:
     place = resolve_device(config.machine.device)
     check_optimizer(config.train, place)
     return f"{config.train.optimizer} on {place}"
-
-
-def _has_config(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in ("config.json", "adapter_config.json"))
 
 
 def _data(name: str) -> str:

@@ -146,7 +146,7 @@ class RunFolder:
             peak_memory_gib=peak_memory_gib(self.record.device) if status == "done" else 0,
             key=key,
             outputs=outputs,
-            finished=_now(),
+            finished=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         self.record = self.record.model_copy(update={"stages": {**self.record.stages, name: stage}})
         self._save()
@@ -215,7 +215,3 @@ def _changed(path: Path, stage: str) -> ArtifactError:
         "artifacts as striate wrote them",
         "remove it or use --overwrite to do the stage again; a region of your own is given as select.region=PATH",
     )
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,10 +1,10 @@
-"""Stage `evaluate`: what a model answers on its test packs, and how that compares with a baseline."""
+"""Evaluate: ask a model its test packs and score every task, with bootstrap intervals."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from striate.artifacts import AskingFacts, Difference, EvalRecord, Prediction, TaskScore
+from striate.artifacts import AskingFacts, EvalRecord, Prediction, TaskScore
 from striate.config import EvaluateSection, MachineSection
 from striate.errors import DataError
 from striate.models.structure.anatomy import decoder_layers, unwrap
@@ -15,7 +15,7 @@ from striate.tasks.inference.ask import ask
 from striate.tasks.inference.reply_journal import Journal
 from striate.tasks.packs.items import Item, Mark, Reply
 from striate.tasks.packs.reader import Pack
-from striate.tasks.scoring.compare import compare_predictions, macro_average, task_scores
+from striate.tasks.scoring.compare import macro_average, task_scores
 from striate.tasks.scoring.mark import check_corpora, mark_all
 
 
@@ -76,22 +76,6 @@ def evaluate(
     predictions = _predictions(items, asked.replies)
     tasks = tuple(task_scores(predictions, config.bootstrap, seed))
     return _record(model, tasks, asked.stats, label=label, model_name=model_name, size_bytes=size_bytes), predictions
-
-
-def compare(
-    baseline: tuple[EvalRecord, list[Prediction]],
-    other: tuple[EvalRecord, list[Prediction]],
-    repetitions: int,
-    seed: int,
-) -> list[Difference]:
-    """Return one row a task and one macro row a kind (pack `*`): `other` against `baseline`, paired by item.
-
-    See `striate.tasks.scoring.compare.compare_predictions` for what difference and retention mean.
-
-    Raises:
-        ArtifactError: the two did not answer the same items.
-    """
-    return compare_predictions(baseline, other, repetitions, seed)
 
 
 def _all_items(packs: Sequence[Pack]) -> list[Item]:

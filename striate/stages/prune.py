@@ -86,9 +86,9 @@ def check_removal(region: Region, remove: int) -> None:
     """
     most = min(len(region.outside), region.num_layers - 1)
     if not 0 <= remove <= most:
-        given = f"{len(region.outside)} of {region.num_layers} lie outside region {region.spec!r}"
+        outside = f"{len(region.outside)} of {region.num_layers} lie outside region {region.spec!r}"
         raise ConfigError(
-            f"{remove} layers to remove, but {given}",
+            f"{remove} layers to remove, but {outside}",
             f"0 to {most} layers",
             "set prune.remove to such a number or choose another region",
         )
@@ -121,9 +121,9 @@ def _least_important(
     region: Region, remove: int, scores: Scores | None, scorer: str | None
 ) -> tuple[str, tuple[int, ...]]:
     """Return what ranked the layers and those that go, in rising order."""
-    given = region.removable[:remove]
-    if len(given) == remove:
-        return (region.selector if remove else scorer or ""), tuple(sorted(given))
+    named = region.removable[:remove]
+    if len(named) == remove:
+        return (region.selector if remove else scorer or ""), tuple(sorted(named))
     if scores is None:
         raise SpecError(
             "removing layers needs scores, and there are none",
@@ -140,10 +140,10 @@ def _least_important(
             "scores of the same model",
             "run `striate analyze` on this model",
         )
-    others = [layer for layer in region.outside if layer not in given]
+    others = [layer for layer in region.outside if layer not in named]
     ranked = sorted(others, key=lambda layer: (entry.values[layer], -layer))
-    name = f"{region.selector}, then {entry.scorer}" if given else entry.scorer
-    return name, tuple(sorted((*given, *ranked[: remove - len(given)])))
+    name = f"{region.selector}, then {entry.scorer}" if named else entry.scorer
+    return name, tuple(sorted((*named, *ranked[: remove - len(named)])))
 
 
 def _save(

@@ -15,8 +15,9 @@ from striate.artifacts import EvalRecord, Prediction, read_document, read_lines,
 from striate.config import EvaluateSection, MachineSection
 from striate.errors import ArtifactError, DataError
 from striate.progress import Advance
-from striate.stages.evaluate import compare, evaluate
+from striate.stages.evaluate import evaluate
 from striate.tasks.packs.reader import Pack, read_pack
+from striate.tasks.scoring.compare import compare_predictions
 
 if TYPE_CHECKING:
     from striate.models.io.load import Loaded
@@ -142,7 +143,7 @@ def test_records_survive_the_disk_and_compare_there(tiny_llava: Loaded, packs: l
         read_lines(tmp_path / "start.predictions.jsonl", Prediction),
     )
     assert stored == (record, predictions)
-    rows = compare(stored, (record, predictions), repetitions=200, seed=0)
+    rows = compare_predictions(stored, (record, predictions), repetitions=200, seed=0)
     assert [row.task for row in rows if row.pack == "*"] == ["visual", "text"]
     assert all(row.difference == 0 and row.low == -row.high for row in rows)
 
@@ -152,7 +153,7 @@ def test_a_changed_model_shows_in_the_comparison(tiny_llava: Loaded, packs: list
     with torch.no_grad():
         tiny_llava.model.lm_head.weight.mul_(0.0)
     tuned = run(tiny_llava, packs[1:], label="tuned")
-    prose = compare(start, tuned, repetitions=200, seed=0)[0]
+    prose = compare_predictions(start, tuned, repetitions=200, seed=0)[0]
     uniform = torch.log(torch.tensor(float(tiny_llava.model.config.get_text_config().vocab_size))).item()
     assert prose.score == pytest.approx(uniform, abs=1e-4)
     assert prose.label == "tuned"
@@ -164,7 +165,7 @@ def test_a_changed_model_shows_in_the_comparison(tiny_llava: Loaded, packs: list
 
 def test_other_items_are_not_compared(tiny_llava: Loaded, packs: list[Pack]) -> None:
     with pytest.raises(ArtifactError, match="did not answer the same items: 4 and 16"):
-        compare(run(tiny_llava, packs), run(tiny_llava, packs[1:], label="tuned"), 200, 0)
+        compare_predictions(run(tiny_llava, packs), run(tiny_llava, packs[1:], label="tuned"), 200, 0)
 
 
 def test_packs_must_be_there_and_differ_in_name(tiny_llava: Loaded, packs: list[Pack]) -> None:

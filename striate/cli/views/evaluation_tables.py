@@ -32,8 +32,8 @@ def gate_table(gate: GateResult) -> Table:
     for name in ("condition", "model", "retention", "n", "passed", "can the sample tell"):
         table.add_column(name, justify="right" if name in ("retention", "n") else "left", overflow="fold")
     for row in gate.rows:
-        kept = "-" if row.retention is None else f"{row.retention:.1f}%{_span(row.low, row.high, 1)}"
-        table.add_row(row.condition, row.label, kept, f"{row.n:,}", "yes" if row.passed else "NO", _telling(row))
+        retention = "-" if row.retention is None else f"{row.retention:.1f}%{_span(row.low, row.high, 1)}"
+        table.add_row(row.condition, row.label, retention, f"{row.n:,}", "yes" if row.passed else "NO", _telling(row))
     return table
 
 

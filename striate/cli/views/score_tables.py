@@ -51,14 +51,14 @@ def stack_tables(scores: Scores, region: Region | None, width: int) -> Iterator[
 
 def agreement_table(scores: Scores) -> Group | None:
     """Return the rank correlations between the scorers as a table, or None for a single scorer."""
-    found: Agreement = agreement(scores)
-    if len(found.scorers) < 2:
+    correlations: Agreement = agreement(scores)
+    if len(correlations.scorers) < 2:
         return None
     table = _table()
     table.add_column("")
-    for number in range(1, len(found.scorers) + 1):
+    for number in range(1, len(correlations.scorers) + 1):
         table.add_column(str(number), justify="right")
-    for number, (scorer, row) in enumerate(zip(found.scorers, found.matrix, strict=True), 1):
+    for number, (scorer, row) in enumerate(zip(correlations.scorers, correlations.matrix, strict=True), 1):
         table.add_row(f"{number} {scorer}", *map(_correlation, row))
     return _titled("agreement between scorers: Spearman's rank correlation over layers", table)
 
@@ -140,7 +140,7 @@ def _cells(column: TableColumn) -> list[str]:
     show = _number_format([*column.values, *column.low, *column.high])
     values, low, high = (_aligned(numbers, show) for numbers in (column.values, column.low, column.high))
     bars = [bar(value, least, most) for value in column.values]
-    bands = [f"  {one} to {other}" for one, other in zip(low, high, strict=True)] or [""] * len(bars)
+    bands = [f"  {start} to {end}" for start, end in zip(low, high, strict=True)] or [""] * len(bars)
     return [column.title, *(f"{drawn} {value}{band}" for drawn, value, band in zip(bars, values, bands, strict=True))]
 
 

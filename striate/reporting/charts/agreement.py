@@ -25,5 +25,5 @@ def _spot(scored: Series, other: Series) -> Spot | None:
     value = spearman(scored.values, other.values)
     if value is None:
         return None
-    told = f"{value:.2f}".replace("-", MINUS)
-    return Spot(value, f"{scored.name} and {other.name}: rank correlation {told}", told, two_sided=True)
+    label = f"{value:.2f}".replace("-", MINUS)
+    return Spot(value, f"{scored.name} and {other.name}: rank correlation {label}", label, two_sided=True)

@@ -92,6 +92,6 @@ def _half(halves: Sequence[float], place: int) -> float:
 
 
 def _tip(contrast: Contrast, layer: int) -> str:
-    told = plain_number(contrast.differences[layer])
+    value = plain_number(contrast.differences[layer])
     half = plain_number(contrast.halves[layer])
-    return f"layer {layer} · {contrast.name}: {told} against the mean of tasks, simultaneous 95% interval ± {half}"
+    return f"layer {layer} · {contrast.name}: {value} against the mean of tasks, simultaneous 95% interval ± {half}"

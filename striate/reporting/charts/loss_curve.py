@@ -46,9 +46,9 @@ class Panel:
 
 def points_of(log: Sequence[LogStep], pick: Pick, most: int = MOST_POINTS) -> list[CurvePoint]:
     """Return the finite values of `log`; neighbours are averaged where there are more than `most` steps."""
-    kept = [(step.step, value) for step in log if (value := pick(step)) is not None and math.isfinite(value)]
-    size = steps_a_point(kept, most)
-    groups = [kept[start : start + size] for start in range(0, len(kept), size)]
+    finite = [(step.step, value) for step in log if (value := pick(step)) is not None and math.isfinite(value)]
+    size = steps_a_point(finite, most)
+    groups = [finite[start : start + size] for start in range(0, len(finite), size)]
     return [CurvePoint(group[0][0], group[-1][0], sum(value for _, value in group) / len(group)) for group in groups]
 
 

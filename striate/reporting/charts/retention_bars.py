@@ -17,8 +17,8 @@ Task = tuple[bool, bool, str, str, str]
 
 def retained_rows(rows: Sequence[Difference]) -> list[Difference]:
     """Return the rows that have a retention: all visual tasks and all text tasks first, then task by task."""
-    kept = [row for row in rows if row.retention is not None]
-    return sorted(kept, key=lambda row: (*_task(row), place_of(row.label)))
+    with_retention = [row for row in rows if row.retention is not None]
+    return sorted(with_retention, key=lambda row: (*_task(row), place_of(row.label)))
 
 
 def draw_retention_bars(rows: Sequence[Difference], width: float) -> tuple[float, list[Html]]:

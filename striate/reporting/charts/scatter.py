@@ -70,7 +70,8 @@ def points_of(records: Sequence[EvalRecord], kind: str, cost: Cost) -> list[Mode
 
 def draw_scatter(points: Sequence[ModelPoint], kind: str, cost: Cost, width: float) -> tuple[float, list[Html]]:
     """Return height and shapes of the scatter at `width`."""
-    (left, right), (low, high) = _span([point.cost for point in points]), _score_span(points)
+    left, right = _span([point.cost for point in points])
+    low, high = _span([edge for point in points for edge in (point.low, point.high)])
 
     def x(value: float) -> float:
         return LEFT + (value - left) / (right - left) * (width - LEFT - RIGHT)
@@ -98,23 +99,16 @@ def _point(point: ModelPoint, cost: Cost, x: float, y: Callable[[float], float],
         f"{tick_label(float(f'{point.cost:.4g}'))} {cost.title}"
     )
     near_edge = x > width - 90
-    name = text(x + (-10 if near_edge else 10), y(point.score) - 7, point.label, class_=_name_class(point, near_edge))
+    kind = f"head {model_class(point.label)}{' end' if near_edge else ''}"
+    name = text(x + (-10 if near_edge else 10), y(point.score) - 7, point.label, class_=kind)
     whisker = tag("g", line(x, y(point.low), x, y(point.high)), class_="whisker")
     dot = tag("circle", tag("title", tip), cx=x, cy=y(point.score), r=6.0, class_=f"bar {model_class(point.label)}")
     return tag("g", whisker, dot, name)
 
 
-def _name_class(point: ModelPoint, near_edge: bool) -> str:
-    return f"head {model_class(point.label)}{' end' if near_edge else ''}"
-
-
 def _span(values: Sequence[float]) -> tuple[float, float]:
     room = 0.14 * (max(values) - min(values)) or 0.2 * (max(values) or 1.0)
     return max(0.0, min(values) - room), max(values) + room
-
-
-def _score_span(points: Sequence[ModelPoint]) -> tuple[float, float]:
-    return _span([edge for point in points for edge in (point.low, point.high)])
 
 
 def caption(cost: Cost) -> str:

@@ -20,8 +20,8 @@ def choose(examples: Sequence[Example], wanted: int) -> list[Example]:
     keys: list[Callable[[Example], object]] = [lambda example: example.first.pack, lambda example: example.first.task]
     changed = _spread([example for example in examples if example.changed], keys)
     same = _spread([example for example in examples if not example.changed], keys)
-    kept = {id(example) for example in [*changed, *same][:wanted]}
-    return [example for example in examples if id(example) in kept]
+    chosen = {id(example) for example in [*changed, *same][:wanted]}
+    return [example for example in examples if id(example) in chosen]
 
 
 def grouped(items: Iterable[Item], key: Callable[[Item], object]) -> list[list[Item]]:

@@ -73,11 +73,11 @@ def stability(split: SplitHalf | None, samples: int) -> str:
         return "reads weights only: no sampling error"
     if split is None:
         return f"{amount(samples, 'sample')}, too few to halve" if samples < 4 else "not measured"
-    told = f"halves agree at {split.rank_correlation:.2f} ({split.low:.2f} to {split.high:.2f})"
+    halves = f"halves agree at {split.rank_correlation:.2f} ({split.low:.2f} to {split.high:.2f})"
     if split.samples_needed is None:
-        return f"{told}: the ranking is noise at this size"
+        return f"{halves}: the ranking is noise at this size"
     enough = "enough" if split.samples_needed <= samples else "more than there are"
-    return f"{told}; 0.9 takes about {amount(split.samples_needed, 'sample')}, {enough}"
+    return f"{halves}; 0.9 takes about {amount(split.samples_needed, 'sample')}, {enough}"
 
 
 def names_of(series: Sequence[Series]) -> list[str]:

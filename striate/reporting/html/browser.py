@@ -73,22 +73,22 @@ def _baseline(artifacts: RunArtifacts, labels: Sequence[str]) -> str:
 
 
 def _told(everything: Sequence[Example], shown: Sequence[Example], album: Album) -> str:
-    told = f"{amount(len(everything), 'question')} that every model answered. Right is a score of at least 0.5."
+    coverage = f"{amount(len(everything), 'question')} that every model answered. Right is a score of at least 0.5."
     if len(shown) < len(everything):
-        told = (
-            f"{count(len(shown))} of {told} The rest is left out (report.examples): questions on which models differ "
-            "in being right were kept first, so this is no random sample."
+        coverage = (
+            f"{count(len(shown))} of {coverage} The rest is left out (report.examples): questions on which models "
+            "differ in being right were kept first, so this is no random sample."
         )
     if album.left_out:
-        told += f" {amount(album.left_out, 'picture')} left out, to keep the page small."
-    return told
+        coverage += f" {amount(album.left_out, 'picture')} left out, to keep the page small."
+    return coverage
 
 
 def _record(example: Example, album: Album) -> dict[str, Any]:
     """Return one question as the page's script reads it; empty fields are left out."""
     first, answers = example.first, list(example.answers.values())
     expected_box, _ = boxes_of(first)
-    given = [boxes_of(answer)[1] for answer in answers]
+    boxes = [boxes_of(answer)[1] for answer in answers]
     record = {
         "t": task_name(first.pack, first.task),
         "q": shorten(first.question.replace("<image>", "").strip(), LONGEST_QUESTION),
@@ -99,7 +99,7 @@ def _record(example: Example, album: Album) -> dict[str, Any]:
         "s": [round(answer.score, 4) for answer in answers],
         "u": [int(answer.unparsed) for answer in answers] if any(answer.unparsed for answer in answers) else None,
         "box": expected_box,
-        "boxes": given if any(given) else None,
+        "boxes": boxes if any(boxes) else None,
     }
     if record["p"] is not None:
         record["gone"] = None

@@ -24,7 +24,8 @@ def figures(*values: Child) -> list[Cell]:
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[Cell]], classes: Sequence[str] = ()) -> Html:
     """Return a table; `classes` gives each row's class."""
-    head = tag("tr", [_head(name, cell) for name, cell in zip(heads, rows[0], strict=True)]) if rows else None
+    columns = zip(heads, rows[0], strict=True) if rows else ()
+    head = tag("tr", [tag("th", name, scope="col", class_=_classes(cell)) for name, cell in columns]) if rows else None
     kinds = classes or [""] * len(rows)
     body = [
         tag("tr", [_cell(name, cell) for name, cell in zip(heads, row, strict=True)], class_=kind or None)
@@ -36,10 +37,6 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[Cell]], classes: Sequenc
 def _classes(cell: Cell) -> str | None:
     names = [("number", cell.right), ("wide-only", cell.wide_only), ("long", cell.long)]
     return " ".join(name for name, on in names if on) or None
-
-
-def _head(name: str, cell: Cell) -> Html:
-    return tag("th", name, scope="col", class_=_classes(cell))
 
 
 def _cell(name: str, cell: Cell) -> Html:

@@ -66,12 +66,12 @@ class Album:
 
     def _add(self, path: Path) -> int | None:
         if path not in self._by_path:
-            made = thumbnail(path, self.longest) if self._bytes < BUDGET_BYTES else None
+            small = thumbnail(path, self.longest) if self._bytes < BUDGET_BYTES else None
             self.left_out += self._bytes >= BUDGET_BYTES
-            self._by_path[path] = len(self.pictures) if made else None
-            if made:
-                self._bytes += len(made[0])
-                self.pictures.append(made)
+            self._by_path[path] = len(self.pictures) if small else None
+            if small:
+                self._bytes += len(small[0])
+                self.pictures.append(small)
         return self._by_path[path]
 
 

@@ -3,7 +3,6 @@
 import math
 
 MINUS = "−"
-DASH = "–"
 
 
 def percent(share: float, digits: int = 1) -> str:

@@ -79,7 +79,8 @@ def _by_task(scores: Scores, scorer: str) -> Child:
         heat = contrast_map(contrasts_of(series))
         shown.insert(1, _figure(f"contrast-{name}", heat, CONTRAST_NOTE))
         note = "Spearman's rank correlation of the layers between tasks: near 1, the tasks need the same layers."
-        shown.append(_folded("Agreement between tasks", f"tasks-{name}", series, note))
+        agreement = _figure(f"tasks-{name}", agreement_of(series), note)
+        shown.append(tag("details", tag("summary", "Agreement between tasks"), agreement))
     return shown
 
 
@@ -88,12 +89,8 @@ def _few_samples(series: Sequence[Series]) -> Html | None:
     few = [scored.name for scored in series if 0 < scored.samples < FEW_SAMPLES]
     if not few:
         return None
-    told = f"Fewer than {FEW_SAMPLES} samples: {', '.join(few)}. Bootstrap intervals of so few are too narrow."
-    return tag("p", told, class_="missing")
-
-
-def _folded(title: str, name: str, series: Sequence[Series], note: str) -> Html:
-    return tag("details", tag("summary", title), _figure(name, agreement_of(series), note))
+    warning = f"Fewer than {FEW_SAMPLES} samples: {', '.join(few)}. Bootstrap intervals of so few are too narrow."
+    return tag("p", warning, class_="missing")
 
 
 def draw_agreements(scores: Scores) -> Html | None:

@@ -31,12 +31,12 @@ def p_value(value: float | None) -> str:
 
 def _cells(row: Difference) -> list[Cell]:
     name = f"all {row.kind} tasks" if row.pack == "*" else task_name(row.pack, row.task)
-    told = points(row.resolvable, row.metric).lstrip("+") if row.resolvable is not None else "–"
+    resolvable = points(row.resolvable, row.metric).lstrip("+") if row.resolvable is not None else "–"
     return [
         Cell(name, head=True),
         Cell(model_name(row.label)),
         *figures(count(row.n), _counted(row.wrong_to_right), _counted(row.right_to_wrong)),
-        *figures(p_value(row.mcnemar_p), points(row.difference, row.metric), told),
+        *figures(p_value(row.mcnemar_p), points(row.difference, row.metric), resolvable),
     ]
 
 
@@ -59,11 +59,11 @@ def draw_details(artifacts: RunArtifacts) -> Html | None:
 
 
 def _detail(label: str, task: TaskScore) -> list[Cell]:
-    told = ", ".join(f"{words(name)} {plain_number(value)}" for name, value in task.details.items())
+    details = ", ".join(f"{words(name)} {plain_number(value)}" for name, value in task.details.items())
     return [
         Cell(task_name(task.pack, task.task), head=True),
         Cell(model_name(label)),
         Cell(words(task.metric)),
         Cell(f"{count(task.unparsed)} of {count(task.n)}", right=True),
-        Cell(told or "–", long=True),
+        Cell(details or "–", long=True),
     ]

@@ -49,12 +49,12 @@ def perplexity_bars(artifacts: RunArtifacts, legend: bool) -> Child:
 def comparison(artifacts: RunArtifacts, retention: Retention) -> Child:
     """Return what each model keeps of the baseline: bars, what changed, and the table."""
     base, rows = retention.baseline, retained_rows(retention.rows)
-    told = (
+    about = (
         f"Every model against {base} on the same items, {retention.repetitions} paired bootstrap repetitions. "
         "Rows over all tasks are unweighted means of the task scores; n counts test items. "
         f"Retention is the score over that of {base}; for perplexity, e to the power of nats saved. "
     )
-    shown: list[Child] = [tag("p", told + retention.interval, class_="caption")]
+    shown: list[Child] = [tag("p", about + retention.interval, class_="caption")]
     if rows:
         label = f"Retention of {base} by task"
         note = f"Score in % of {base}, whiskers are 95% intervals; the strong line is 100%. Long bars are cut."

@@ -14,12 +14,9 @@ HEADS = ["task", "model", "harness", "metric", "n", "value", "standard error"]
 
 def draw_harnesses(records: Sequence[SuiteRecord]) -> Html | None:
     """Return a row a task, metric and model, or None where no harness ran."""
-    rows = [row for record in sorted(records, key=_order) for row in _rows(record)]
+    ordered = sorted(records, key=lambda record: (record.harness, place_of(record.label)))
+    rows = [row for record in ordered for row in _rows(record)]
     return table(HEADS, sorted(rows, key=lambda row: str(row[0].content))) if rows else None
-
-
-def _order(record: SuiteRecord) -> tuple[str, int]:
-    return record.harness, place_of(record.label)
 
 
 def _rows(record: SuiteRecord) -> list[list[Cell]]:

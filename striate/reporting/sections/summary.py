@@ -9,11 +9,11 @@ from striate.reporting.sections.retention import overall
 
 def headline(artifacts: RunArtifacts) -> Html:
     """Return the result in one sentence, with n and 95% intervals."""
-    told = [part for part in (_visual(artifacts), _text(artifacts), _pruned(artifacts)) if part]
-    if not told:
+    parts = [part for part in (_visual(artifacts), _text(artifacts), _pruned(artifacts)) if part]
+    if not parts:
         return tag("p", _unfinished(artifacts), class_="headline")
     sentence: list[Child] = []
-    for place, part in enumerate(told):
+    for place, part in enumerate(parts):
         sentence += ["; " if place else "", part]
     return tag("p", sentence, ".", class_="headline")
 
@@ -45,9 +45,9 @@ def _text(artifacts: RunArtifacts) -> Child:
     row = _main(artifacts, "text")
     if not row:
         return _perplexity(artifacts)
-    kept = row.low <= 0 <= row.high
-    told = "text shows no measurable change" if kept else f"text {'gains' if row.difference > 0 else 'loses'}"
-    return [tag("b", told), tag("span", _change(row), class_="interval")]
+    unchanged = row.low <= 0 <= row.high
+    verdict = "text shows no measurable change" if unchanged else f"text {'gains' if row.difference > 0 else 'loses'}"
+    return [tag("b", verdict), tag("span", _change(row), class_="interval")]
 
 
 def _perplexity(artifacts: RunArtifacts) -> Child:
@@ -87,8 +87,8 @@ def _unfinished(artifacts: RunArtifacts) -> str:
         ("pruned", artifacts.prune),
         ("evaluated models", artifacts.evals),
     ]
-    told = [name for name, artifact in done if artifact]
-    state = f"This run has {', '.join(told)}" if told else "This run has a config and no result yet"
+    stages = [name for name, artifact in done if artifact]
+    state = f"This run has {', '.join(stages)}" if stages else "This run has a config and no result yet"
     return f"{state}; models have not been compared yet.{_peaks(artifacts)}"
 
 

@@ -35,10 +35,6 @@ class Calibration:
     seed: int
 
 
-def _samples(calibration: Calibration) -> int:
-    return len(calibration.batches.samples)
-
-
 @dataclass(frozen=True)
 class Runner:
     """Runs all scorers of some sources together.
@@ -54,7 +50,7 @@ class Runner:
     sources: tuple[Source, ...]
     run: Callable[[Calibration, Sequence[LayerScorer], Advance], list[Measurement]]
     label: str = ""
-    total: Callable[[Calibration], int] = _samples
+    total: Callable[[Calibration], int] = lambda calibration: len(calibration.batches.samples)
     by_sample: bool = True
 
     def measure(

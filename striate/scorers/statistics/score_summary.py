@@ -40,16 +40,16 @@ def summarize(
         DataError: the calibration set has no token of some part that counts.
         ModelError: some score is not a number.
     """
-    kept = {part: sums for part, sums in parts.items() if part not in shown or sums.counts.sum()}
-    counted = [part for part in kept if part not in shown]
-    _require_tokens(scorer, {part: kept[part] for part in counted})
-    means = {part: sums.sums.sum(0) / sums.counts.sum() for part, sums in kept.items()}
+    with_tokens = {part: sums for part, sums in parts.items() if part not in shown or sums.counts.sum()}
+    counted = [part for part in with_tokens if part not in shown]
+    _require_tokens(scorer, {part: with_tokens[part] for part in counted})
+    means = {part: sums.sums.sum(0) / sums.counts.sum() for part, sums in with_tokens.items()}
     values_L = np.mean([means[part] for part in counted], axis=0)
     _require_finite(scorer, values_L)
-    draws = _draws(kept, seed)
+    draws = _draws(with_tokens, seed)
     draws_RL = np.mean([draws[part] for part in counted], axis=0)
     # The only part that counts is the score itself.
-    listed = [part for part in kept if len(counted) > 1 or part not in counted]
+    listed = [part for part in with_tokens if len(counted) > 1 or part not in counted]
     bands = {part: _band(draws[part]) for part in listed}
     low, high = _band(draws_RL)
     return LayerScores(
@@ -61,9 +61,9 @@ def summarize(
         part_low={part: band[0] for part, band in bands.items()},
         part_high={part: band[1] for part, band in bands.items()},
         spans=() if spans is None else span_table(spans),
-        samples=len(next(iter(kept.values())).counts),
-        tokens={part: round(sums.counts.sum()) for part, sums in kept.items()},
-        split_half=split_half([kept[part] for part in counted], seed),
+        samples=len(next(iter(with_tokens.values())).counts),
+        tokens={part: round(sums.counts.sum()) for part, sums in with_tokens.items()},
+        split_half=split_half([with_tokens[part] for part in counted], seed),
         peak=peak_of(values_L, draws_RL),
     )
 

@@ -76,4 +76,4 @@ def _in_chunks(work: Callable[[Tensor, Tensor], Tensor], first: Tensor, second: 
     """Return `work` on all positions, a few at a time, so that no float32 copy of all logits is made."""
     size = max(1, _LOGITS_AT_ONCE // max(1, first.shape[-1]))
     pairs = zip(first.split(size), second.split(size), strict=True)
-    return torch.cat([work(one, other) for one, other in pairs])
+    return torch.cat([work(part, other_part) for part, other_part in pairs])

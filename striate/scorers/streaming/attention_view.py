@@ -47,9 +47,9 @@ class AttentionView:
         for start in range(0, queries_BQ.shape[1], self._step):
             chosen_BQ = queries_BQ[:, start : start + self._step]
             masses.append((self.probabilities(chosen_BQ).mean(1) @ image_BS1)[:, :, 0])
-        found_BQ = torch.cat(masses, dim=1).masked_fill(~real_BQ, 0.0) if masses else real_BQ.float()
-        empty_BT = torch.zeros(self.groups.masks.attended.shape, device=found_BQ.device)
-        return empty_BT.scatter_(1, queries_BQ, found_BQ).to(exact(found_BQ.device))
+        mass_BQ = torch.cat(masses, dim=1).masked_fill(~real_BQ, 0.0) if masses else real_BQ.float()
+        empty_BT = torch.zeros(self.groups.masks.attended.shape, device=mass_BQ.device)
+        return empty_BT.scatter_(1, queries_BQ, mass_BQ).to(exact(mass_BQ.device))
 
     def tally(self, values_BT: Tensor, *kinds: str) -> dict[str, Tally]:
         """Return the sums of `values_BT` over the queries of each kind."""
@@ -85,8 +85,8 @@ class AttentionView:
         values = call.value.float().repeat_interleave(call.query.shape[1] // call.value.shape[1], dim=1)
         expected = (self.probabilities(chosen_BQ) @ values).transpose(1, 2)
         index = chosen_BQ[:, :, None, None].expand(-1, -1, *call.output.shape[2:])
-        found = call.output.float().gather(1, index)
-        apart = torch.linalg.vector_norm((found - expected).flatten(2), dim=-1)
+        output = call.output.float().gather(1, index)
+        apart = torch.linalg.vector_norm((output - expected).flatten(2), dim=-1)
         size = torch.linalg.vector_norm(expected.flatten(2), dim=-1).clamp_min(1e-6)
         return (apart / size).masked_fill(~real_BQ, 0.0).amax()
 

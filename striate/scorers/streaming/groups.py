@@ -109,12 +109,12 @@ class TokenGroups:
         members_NBT = self.masks.members
         places = [(members_NBT & self.masks.of(kind)).flatten(1) for kind in ("image", "text")]
         spread = [_spread(row_S.nonzero()[:, 0]) for row_S in torch.cat(places)]
-        width = max(1, *(len(one) for one in spread))
+        width = max(1, *(len(positions) for positions in spread))
         index_GM = torch.zeros(len(spread), width, dtype=torch.long)
         chosen_GM = torch.zeros(len(spread), width, dtype=torch.bool)
-        for group, one in enumerate(spread):
-            index_GM[group, : len(one)] = one
-            chosen_GM[group, : len(one)] = True
+        for group, positions in enumerate(spread):
+            index_GM[group, : len(positions)] = positions
+            chosen_GM[group, : len(positions)] = True
         return index_GM, chosen_GM
 
     def _weights_of(self, kinds: tuple[str, ...], like: Tensor) -> Tensor:

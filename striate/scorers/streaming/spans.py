@@ -28,7 +28,7 @@ class SpanStates:
         device = self._after[0].device
         wide = torch.float32 if device.type == "mps" else torch.float64
         before_LND, after_LND = (
-            torch.nn.functional.normalize(torch.stack([one.to(device) for one in states]).to(wide), dim=-1)
+            torch.nn.functional.normalize(torch.stack([state_ND.to(device) for state_ND in states]).to(wide), dim=-1)
             for states in (self._before, self._after)
         )
         cosines_NLL = before_LND.transpose(0, 1) @ after_LND.permute(1, 2, 0)

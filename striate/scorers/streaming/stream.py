@@ -42,9 +42,9 @@ class _Batch:
     deviations: list[Tensor] = field(default_factory=list)
     tallies: dict[Key, list[Tally]] = field(default_factory=dict)
 
-    def add(self, scorer: LayerScorer, found: dict[str, Tally]) -> None:
-        for part, one in found.items():
-            self.tallies.setdefault((scorer.name, part), []).append(one)
+    def add(self, scorer: LayerScorer, tallies: dict[str, Tally]) -> None:
+        for part, tally in tallies.items():
+            self.tallies.setdefault((scorer.name, part), []).append(tally)
 
 
 class LayerStream:

@@ -75,15 +75,15 @@ def _fractions(box: Any, width: float, height: float) -> str:
 
 def _refs(release: Release, file: Path) -> list[dict[str, Any]]:
     if file.suffix == ".json":
-        found = release.json(file)
+        refs = release.json(file)
     else:
         try:
-            found = _PlainUnpickler(io.BytesIO(file.read_bytes()), encoding="latin-1").load()
+            refs = _PlainUnpickler(io.BytesIO(file.read_bytes()), encoding="latin-1").load()
         except (OSError, ValueError, EOFError, IndexError, KeyError, pickle.UnpicklingError) as error:
             raise release.damaged(file, f"is no pickle of plain values: {error}") from error
-    if not isinstance(found, list):
+    if not isinstance(refs, list):
         raise release.damaged(file, "holds no list of references")
-    return [release.object(ref, str(file)) for ref in found]
+    return [release.object(ref, str(file)) for ref in refs]
 
 
 class _PlainUnpickler(pickle.Unpickler):

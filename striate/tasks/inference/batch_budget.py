@@ -39,9 +39,9 @@ def _bytes_of_token(core: Any) -> int:
     config = core.config.get_text_config()
     width = config.hidden_size
     heads = getattr(config, "num_attention_heads", None) or 1
-    kept = (getattr(config, "num_key_value_heads", None) or heads) * (
+    key_values = (getattr(config, "num_key_value_heads", None) or heads) * (
         getattr(config, "head_dim", None) or width // heads
     )
     inner = getattr(config, "intermediate_size", None) or 4 * width
-    numbers = 4 * kept * config.num_hidden_layers + 12 * width + 3 * inner
+    numbers = 4 * key_values * config.num_hidden_layers + 12 * width + 3 * inner
     return int(numbers * core.dtype.itemsize)

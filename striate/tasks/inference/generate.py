@@ -146,8 +146,8 @@ def end_ids(model: Any, processor: Any) -> list[int]:
 def _text_end_ids(model: Any, tokenizer: Any) -> list[int]:
     """Return the ids that end any text: the model's and the tokenizer's own."""
     configured = getattr(unwrap(model).generation_config, "eos_token_id", None)
-    found = list(configured) if isinstance(configured, list | tuple) else [configured]
-    return sorted({token for token in [*found, tokenizer.eos_token_id] if token is not None})
+    model_ids = list(configured) if isinstance(configured, list | tuple) else [configured]
+    return sorted({token for token in [*model_ids, tokenizer.eos_token_id] if token is not None})
 
 
 def _end_of_turn(processor: Any) -> int | None:

@@ -67,9 +67,9 @@ def text_replies(model: Any, tokenizer: Any, items: Sequence[Item], state: AskSt
         state.counts.prompt_tokens += sum(len(piece.tokens) for _, piece in batch)
         return _text_logprobs(model, [piece for _, piece in batch])
 
-    def finished(places: list[int], found: list[float]) -> None:
+    def finished(places: list[int], sums: list[float]) -> None:
         done = []
-        for place, total in zip(places, found, strict=True):
+        for place, total in zip(places, sums, strict=True):
             index, piece = pieces[place]
             totals[index] += total
             counts[index] += piece.scored

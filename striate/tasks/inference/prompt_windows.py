@@ -67,10 +67,12 @@ def windows(items: Sequence[Item], collator: Collator, size: int) -> Iterator[li
 
 def _groups(items: Sequence[Item]) -> list[list[int]]:
     """Return the places of items that share their pictures, 32 at most together; groups with long questions first."""
-    found: dict[object, list[int]] = {}
+    by_pictures: dict[object, list[int]] = {}
     for place, item in enumerate(items):
-        found.setdefault(item.images or place, []).append(place)
-    parts = [places[begin : begin + TOGETHER] for places in found.values() for begin in range(0, len(places), TOGETHER)]
+        by_pictures.setdefault(item.images or place, []).append(place)
+    parts = [
+        places[begin : begin + TOGETHER] for places in by_pictures.values() for begin in range(0, len(places), TOGETHER)
+    ]
     return sorted(parts, key=lambda places: max(len(items[place].question) for place in places), reverse=True)
 
 

@@ -40,8 +40,8 @@ class Journal:
 
     def replies(self, items: Sequence[Item]) -> dict[int, Reply]:
         """Return the replies that are known, by the place of their item."""
-        found = {place: self._known.get((item.pack, item.id)) for place, item in enumerate(items)}
-        return {place: reply for place, reply in found.items() if reply is not None}
+        known = {place: self._known.get((item.pack, item.id)) for place, item in enumerate(items)}
+        return {place: reply for place, reply in known.items() if reply is not None}
 
     def add(self, items: Sequence[Item], replies: Sequence[Reply]) -> None:
         """Keep the replies to `items`; they are with the system when this returns, and survive a kill.

@@ -44,12 +44,12 @@ def run_in_batches(
         next_up = [entries[index] for index in places[: budget.rows]]
         size = budget.fitting([(length(entry), rows(entry), width(entry)) for entry in next_up])
         batch = places[:size]
-        found = attempt([entries[index] for index in batch], run, budget, length, rows)
-        if found is None:
+        batch_results = attempt([entries[index] for index in batch], run, budget, length, rows)
+        if batch_results is None:
             continue
         places = places[size:]
-        results.update(zip(batch, found, strict=True))
-        finished(batch, found)
+        results.update(zip(batch, batch_results, strict=True))
+        finished(batch, batch_results)
     return [results[index] for index in range(len(entries))]
 
 
@@ -64,7 +64,7 @@ def attempt(
     total = sum(map(rows, batch))
     longest = max(map(length, batch))
     try:
-        found = run(batch)
+        results = run(batch)
     except torch.OutOfMemoryError as error:
         if len(batch) == 1:
             raise ModelError(
@@ -74,7 +74,7 @@ def attempt(
             ) from error
     else:
         budget.fitted(total)
-        return found
+        return results
     # Outside the handler: the exception would keep the failed batch's tensors alive.
     torch.cuda.empty_cache()
     budget.shrink(total, longest)

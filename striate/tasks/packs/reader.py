@@ -136,8 +136,8 @@ def _pictures(row: dict[str, Any], pictures: ImageFolder, place: str) -> dict[st
     names = row.get("image")
     if names is None:
         return {}
-    found = [pictures.find(name, place) for name in (_texts({"image": _listed(names)}, "image", place))]
-    return {"image": found[0], "more_images": tuple(found[1:])}
+    paths = [pictures.find(name, place) for name in (_texts({"image": _listed(names)}, "image", place))]
+    return {"image": paths[0], "more_images": tuple(paths[1:])}
 
 
 def _listed(names: Any) -> Any:
@@ -158,8 +158,8 @@ def _text(row: dict[str, Any], key: str, place: str) -> str:
     if isinstance(value, int | float) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str) or not value.strip():
-        given = f"is {value!r}" if key in row else "is missing"
-        raise DataError(f"{place}: {key!r} {given}", f"{key!r} with some text", "fix that line")
+        problem = f"is {value!r}" if key in row else "is missing"
+        raise DataError(f"{place}: {key!r} {problem}", f"{key!r} with some text", "fix that line")
     return value
 
 
@@ -167,8 +167,8 @@ def _texts(row: dict[str, Any], key: str, place: str) -> tuple[str, ...]:
     """Return the list of texts under `key`, which must not be empty."""
     values = row.get(key)
     if not isinstance(values, list) or not values:
-        given = f"is {values!r}" if key in row else "is missing"
-        raise DataError(f"{place}: {key!r} {given}", f"{key!r} with a list of texts", "fix that line")
+        problem = f"is {values!r}" if key in row else "is missing"
+        raise DataError(f"{place}: {key!r} {problem}", f"{key!r} with a list of texts", "fix that line")
     return tuple(_text({key: value}, key, place) for value in values)
 
 

@@ -84,7 +84,7 @@ def read_source(source: Source, limit: int | None = None, pictures: Path | None 
     chosen = items if limit is None else spread(items, limit)
     if pictures is not None:
         benchmark.unpack(release, chosen)
-    if pictures is not None or not _is_packed(benchmark):
+    if pictures is not None or benchmark.unpack is Benchmark.unpack:
         _check_pictures(chosen, release)
     return Pack(benchmark.name, source.folder, tuple(_numbered(chosen)))
 
@@ -118,10 +118,6 @@ def _checked(item: Item, release: Release) -> Item:
     return item
 
 
-def _is_packed(benchmark: Benchmark) -> bool:
-    return benchmark.unpack is not Benchmark.unpack
-
-
 def _check_pictures(items: Sequence[Item], release: Release) -> None:
     missing = [path for item in items for path in item.images if not path.is_file()]
     if missing:
@@ -135,8 +131,8 @@ def _check_pictures(items: Sequence[Item], release: Release) -> None:
 def _numbered(items: Sequence[Item]) -> list[Item]:
     """Return the items with ids that occur before told apart by a number: predictions are compared by id."""
     seen: dict[str, int] = {}
-    found = []
+    numbered = []
     for item in items:
         count = seen[item.id] = seen.get(item.id, 0) + 1
-        found.append(item if count == 1 else replace(item, id=f"{item.id}#{count}"))
-    return found
+        numbered.append(item if count == 1 else replace(item, id=f"{item.id}#{count}"))
+    return numbered

@@ -23,20 +23,21 @@ def differing(results: Results, baseline: str) -> list[dict[str, Prediction]]:
     Raises:
         ArtifactError: a model did not answer an item that the baseline answered.
     """
-    found: dict[str, dict[tuple[str, ...], Prediction]] = {
+    by_label: dict[str, dict[tuple[str, ...], Prediction]] = {
         label: {_key(item): item for item in predictions} for label, (_, predictions) in results.items()
     }
     rows = []
     for item in results[baseline][1]:
-        missing = [label for label, known in found.items() if _key(item) not in known]
+        missing = [label for label, known in by_label.items() if _key(item) not in known]
         if missing:
             raise ArtifactError(
                 f"{missing[0]!r} has no answer to {item.id!r} of {item.pack}",
                 "evaluations with the same packs and the same limit",
                 "run `striate evaluate` again for all models",
             )
-        row = {label: known[_key(item)] for label, known in found.items()}
-        if item.metric != "perplexity" and len({(one.score, one.answer) for one in row.values()}) > 1:
+        row = {label: known[_key(item)] for label, known in by_label.items()}
+        answers = {(prediction.score, prediction.answer) for prediction in row.values()}
+        if item.metric != "perplexity" and len(answers) > 1:
             rows.append(row)
     return rows
 

@@ -153,11 +153,11 @@ def paired_tasks(
         ArtifactError: the two did not answer the same items.
     """
     baseline_label, label = baseline[0].label, other[0].label
-    found = {(*task_key(item), item.id): item for item in other[1]}
-    missing = [item.id for item in baseline[1] if (*task_key(item), item.id) not in found]
-    if missing or len(found) != len(baseline[1]):
+    others = {(*task_key(item), item.id): item for item in other[1]}
+    missing = [item.id for item in baseline[1] if (*task_key(item), item.id) not in others]
+    if missing or len(others) != len(baseline[1]):
         example = f"; {missing[0]!r} is only in {baseline_label!r}" if missing else ""
-        counts = f"{len(found)} and {len(baseline[1])}"
+        counts = f"{len(others)} and {len(baseline[1])}"
         raise ArtifactError(
             f"{label!r} and {baseline_label!r} did not answer the same items: {counts}{example}",
             "two evaluations with the same packs and the same limit",
@@ -166,7 +166,7 @@ def paired_tasks(
     return {
         key: Paired.of(
             [item.score for item in group],
-            [found[*key, item.id].score for item in group],
+            [others[*key, item.id].score for item in group],
             [item.weight for item in group],
             [item.cluster for item in group],
         )

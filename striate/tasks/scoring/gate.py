@@ -41,8 +41,8 @@ def parse_gate(text: str) -> tuple[Condition, ...]:
         ConfigError: a part that is no condition, or that is there twice; the text shows it and an example.
     """
     conditions = tuple(_condition(part, text) for part in text.split(","))
-    seen = [(one.scope, one.label) for one in conditions]
-    repeated = next((one for one, key in zip(conditions, seen, strict=True) if seen.count(key) > 1), None)
+    seen = [(condition.scope, condition.label) for condition in conditions]
+    repeated = next((condition for condition, key in zip(conditions, seen, strict=True) if seen.count(key) > 1), None)
     if repeated:
         raise ConfigError(f"gate {text!r}: {repeated.scope!r} is there twice", ALLOWED, "keep one of the two")
     return conditions
@@ -56,13 +56,15 @@ def check_scopes(conditions: Sequence[Condition], tasks: Sequence[tuple[str, str
     """
     packs = list(dict.fromkeys(pack for pack, _ in tasks))
     known = [*KINDS, *packs, *dict.fromkeys(f"{pack}/{task}" for pack, task in tasks)]
-    for one in conditions:
-        if one.scope not in known:
-            hint = did_you_mean(one.scope, known)
-            raise ConfigError(f"gate {one.text!r}: nothing called {one.scope!r} is measured", ", ".join(known), hint)
-        if one.label is not None and one.label not in labels:
-            hint = did_you_mean(one.label, labels)
-            raise ConfigError(f"gate {one.text!r}: no model is called {one.label!r}", ", ".join(labels), hint)
+    for condition in conditions:
+        if condition.scope not in known:
+            hint = did_you_mean(condition.scope, known)
+            given = f"gate {condition.text!r}: nothing called {condition.scope!r} is measured"
+            raise ConfigError(given, ", ".join(known), hint)
+        if condition.label is not None and condition.label not in labels:
+            hint = did_you_mean(condition.label, labels)
+            given = f"gate {condition.text!r}: no model is called {condition.label!r}"
+            raise ConfigError(given, ", ".join(labels), hint)
 
 
 def check_gate(gate: str, packs: Iterable[Pack], labels: Sequence[str]) -> None:
@@ -75,9 +77,9 @@ def check_gate(gate: str, packs: Iterable[Pack], labels: Sequence[str]) -> None:
     keys = dict.fromkeys(task_key(item) for pack in packs for item in pack.items)
     tasks = [(pack, task) for pack, task, *_ in keys]
     check_scopes(conditions, tasks, labels)
-    for one in conditions:
-        if not in_scope(keys, one.place):
-            raise _no_shares(one, tasks)
+    for condition in conditions:
+        if not in_scope(keys, condition.place):
+            raise _no_shares(condition, tasks)
 
 
 def hold_against(
@@ -106,58 +108,58 @@ def hold_against(
     check_scopes(conditions, tasks, list(results))
     others = [label for label in results if label != baseline and (only is None or label in only)]
     rows = []
-    for one in conditions:
-        for label in others if one.label is None else [one.label]:
-            found = compare_scope(results[baseline], results[label], one.place, repetitions, seed)
-            if found is None:
-                raise _no_shares(one, tasks)
-            rows.append(_row(one, found))
+    for condition in conditions:
+        for label in others if condition.label is None else [condition.label]:
+            difference = compare_scope(results[baseline], results[label], condition.place, repetitions, seed)
+            if difference is None:
+                raise _no_shares(condition, tasks)
+            rows.append(_row(condition, difference))
     return GateResult(gate=gate, baseline=baseline, rows=tuple(rows))
 
 
-def _no_shares(one: Condition, tasks: Sequence[tuple[str, str]]) -> ConfigError:
+def _no_shares(condition: Condition, tasks: Sequence[tuple[str, str]]) -> ConfigError:
     return ConfigError(
-        f"gate {one.text!r}: no {one.scope} task is scored by a share of right answers",
+        f"gate {condition.text!r}: no {condition.scope} task is scored by a share of right answers",
         "a scope with such tasks; perplexity has rows of its own, as PACK/TASK",
         f"name one of {', '.join(dict.fromkeys(f'{pack}/{task}' for pack, task in tasks))}",
     )
 
 
 def _condition(part: str, text: str) -> Condition:
-    found = FORM.fullmatch(part)
-    if not found:
+    match = FORM.fullmatch(part)
+    if not match:
         given = (
             f"gate {text!r}: {part.strip()!r} is no condition" if part.strip() else f"gate {text!r} has an empty part"
         )
         raise ConfigError(given, ALLOWED, EXAMPLE)
-    return Condition(part.strip(), found["scope"], float(found["least"]), found["label"])
+    return Condition(part.strip(), match["scope"], float(match["least"]), match["label"])
 
 
-def _row(one: Condition, found: Difference) -> GateRow:
-    low, high = found.retention_low, found.retention_high
-    passed = found.retention is not None and found.retention >= one.least
-    resolvable = low is not None and high is not None and (low >= one.least if passed else high < one.least)
+def _row(condition: Condition, difference: Difference) -> GateRow:
+    least, low, high = condition.least, difference.retention_low, difference.retention_high
+    passed = difference.retention is not None and difference.retention >= least
+    resolvable = low is not None and high is not None and (low >= least if passed else high < least)
     return GateRow(
-        condition=one.text,
-        label=found.label,
-        scope=one.scope,
-        threshold=one.least,
-        retention=found.retention,
+        condition=condition.text,
+        label=difference.label,
+        scope=condition.scope,
+        threshold=least,
+        retention=difference.retention,
         low=low,
         high=high,
-        n=found.n,
-        clusters=found.clusters,
+        n=difference.n,
+        clusters=difference.clusters,
         passed=passed,
         resolvable=resolvable,
-        needed_n=_needed(one.least, found),
+        needed_n=_needed(least, difference),
     )
 
 
-def _needed(least: float, found: Difference) -> int | None:
+def _needed(least: float, difference: Difference) -> int | None:
     """Return how many items would put the interval on one side of `least`; None where that can't be forecast."""
-    if found.retention is None or found.retention_low is None or found.retention_high is None:
+    retention, low, high = difference.retention, difference.retention_low, difference.retention_high
+    if retention is None or low is None or high is None:
         return None
-    margin = abs(found.retention - least)
-    above = found.retention >= least
-    half = found.retention - found.retention_low if above else found.retention_high - found.retention
-    return math.ceil(found.n * (half / margin) ** 2) if margin > 1e-9 else None
+    margin = abs(retention - least)
+    half = retention - low if retention >= least else high - retention
+    return math.ceil(difference.n * (half / margin) ** 2) if margin > 1e-9 else None

@@ -35,10 +35,10 @@ def mark_all(items: Sequence[Item], replies: Sequence[Reply]) -> list[Mark]:
         metric = METRICS.get(name)
         chosen = [(items[place], replies[place]) for place in places]
         if metric.corpus is None:
-            found = [metric.function(item, reply) for item, reply in chosen]
+            task_marks = [metric.function(item, reply) for item, reply in chosen]
         else:
-            found = metric.corpus([item for item, _ in chosen], [reply for _, reply in chosen])
-        marks.update(zip(places, found, strict=True))
+            task_marks = metric.corpus([item for item, _ in chosen], [reply for _, reply in chosen])
+        marks.update(zip(places, task_marks, strict=True))
     return [marks[index] for index in range(len(items))]
 
 

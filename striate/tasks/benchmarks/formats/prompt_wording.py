@@ -22,5 +22,5 @@ def by_letter(question: str, choices: tuple[str, ...], before: str = "") -> str:
 
 def letter_index(letter: str) -> int | None:
     """Return the place (from 0) of a single letter, or None."""
-    found = letter.strip().upper()
-    return ascii_uppercase.index(found) if len(found) == 1 and found in ascii_uppercase else None
+    capital = letter.strip().upper()
+    return ascii_uppercase.index(capital) if len(capital) == 1 and capital in ascii_uppercase else None

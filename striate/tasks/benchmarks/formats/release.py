@@ -46,9 +46,9 @@ class Release:
             DataError: none matches, or the folder is missing.
         """
         for pattern in patterns:
-            found = sorted(path for path in self.folder.glob(pattern) if path.is_file())
-            if found:
-                return found
+            files = sorted(path for path in self.folder.glob(pattern) if path.is_file())
+            if files:
+                return files
         missing = "is not a folder" if not self.folder.is_dir() else f"has no {' or '.join(patterns)}"
         raise DataError(
             f"benchmark {self.name}: {self.folder} {missing}",

@@ -32,8 +32,8 @@ def vqa_text(text: str) -> str:
     contractions get their apostrophe. White space is trimmed and runs of it are one space.
     """
     words = _without_marks(" ".join(text.split())).lower().split()
-    kept = [NUMBERS.get(word, word) for word in words]
-    return " ".join(CONTRACTIONS.get(word, word) for word in kept if word not in ARTICLES)
+    numbered = [NUMBERS.get(word, word) for word in words]
+    return " ".join(CONTRACTIONS.get(word, word) for word in numbered if word not in ARTICLES)
 
 
 def _without_marks(text: str) -> str:

@@ -29,8 +29,8 @@ def parse_box(text: str, size: Size | None = None) -> Box | None:
     given, and thousandths otherwise. A box that leaves the picture, or has no area (x2 <= x1 or y2 <= y1), has no
     readable form.
     """
-    found = [(match.start(), read(match, size)) for form, read in FORMS if (match := form.search(text))]
-    box = min(found, key=lambda pair: pair[0])[1] if found else None
+    boxes = [(match.start(), read(match, size)) for form, read in FORMS if (match := form.search(text))]
+    box = min(boxes, key=lambda pair: pair[0])[1] if boxes else None
     if box is None or not all(0.0 <= value <= 1.0 for value in box):
         return None
     return box if box[0] < box[2] and box[1] < box[3] else None

@@ -10,9 +10,9 @@ PEOPLE = 10
 ENOUGH = 3
 
 
-def soft_accuracy(answer: str, given: Sequence[str]) -> float:
+def soft_accuracy(answer: str, answers: Sequence[str]) -> float:
     """Return the mean over every set of n - 1 of the n `given` answers of min(matches in the set / 3, 1)."""
-    matches = [other == answer for other in given]
+    matches = [other == answer for other in answers]
     total = sum(matches)
     return sum(min((total - match) / ENOUGH, 1.0) for match in matches) / len(matches)
 
@@ -25,7 +25,7 @@ def score_vqa(item: Item, reply: Reply) -> Mark:
     and 4 matches score 0, 0.3, 0.6, 0.9 and 1. An answer of which nothing is left is unparsed.
     """
     answer = vqa_text(reply.text)
-    score = soft_accuracy(answer, [vqa_text(given) for given in item.answers]) if answer else 0.0
+    score = soft_accuracy(answer, [vqa_text(accepted) for accepted in item.answers]) if answer else 0.0
     return Mark(score, reply.text.strip(), unparsed=not answer)
 
 
