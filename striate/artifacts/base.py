@@ -1,4 +1,4 @@
-"""Small, strict, versioned documents, written whole or not at all."""
+"""Base of all artifacts: strict, versioned documents, written whole or not at all."""
 
 import json
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What evaluation leaves behind: answers, scores, comparisons, gates, and figures of other harnesses."""
+"""Evaluation artifacts: predictions, task scores, paired comparisons, gates, and figures of other harnesses."""
 
 from typing import Literal
 
@@ -59,18 +59,18 @@ class AskingFacts(Document):
     """How a model was asked: what it read and wrote, in how many batches, and what was not done twice.
 
     Attributes:
-        items: items asked in this sitting.
-        resumed: items whose replies an interrupted sitting had kept.
+        items: items asked in this session.
+        resumed: items whose replies an interrupted session had journalled.
         seconds: of asking, without scoring.
         prompt_tokens: tokens of the prompts, image tokens included, padding not.
         shared_tokens: those of them that were read once for several items.
-        new_tokens: tokens written, up to and without each answer's end.
+        new_tokens: tokens generated, up to and without each answer's end.
         batches: passes of a batch from its prompt to its last token.
         largest_batch: the most rows that ran side by side.
         token_budget: the most tokens of a batch, padding and new tokens included, at the end.
         out_of_memory: how often a batch had to be made smaller.
         pictures_encoded: pictures that went through the vision encoder.
-        pictures_reused: pictures whose features were kept from an earlier question.
+        pictures_reused: pictures whose features were cached by an earlier question.
         reuse: how pictures that are asked several times are not encoded again, or why they are.
     """
 
@@ -90,7 +90,7 @@ class AskingFacts(Document):
 
     @property
     def items_per_second(self) -> float:
-        """Items of this sitting a second; 0 when all replies were kept."""
+        """Items of this session a second; 0 when all replies were journalled."""
         return self.items / self.seconds if self.items and self.seconds else 0.0
 
 
@@ -119,7 +119,7 @@ class Difference(Document):
         right_to_wrong: items that only the baseline got right; None where scores are graded.
         wrong_to_right: items that only this model got right; None where scores are graded.
         mcnemar_p: two-sided exact p of these two counts (McNemar 1947); None where scores are graded.
-        resolvable: the smallest true difference that a sample like this one tells from none in 80% of repetitions.
+        resolvable: the smallest true difference that a sample like this one detects with 80% power.
     """
 
     label: str

@@ -1,4 +1,4 @@
-"""Which decoder layers pruning removed (`prune.json`), and the proof that the result reloads."""
+"""Which decoder layers were pruned (`prune.json`), and the check that the saved model reloads."""
 
 from typing import Literal
 
@@ -15,7 +15,7 @@ class SelfTest(Document):
 
 
 class PruneRecord(Document):
-    """Which layers went, where the others are now, and the proof that the result reloads (`prune.json`)."""
+    """Removed layers, the new index of each kept one, and the check that the saved model reloads (`prune.json`)."""
 
     version: Literal[1] = 1
     region: Region

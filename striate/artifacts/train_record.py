@@ -1,4 +1,4 @@
-"""What a training run did (`train.json`): what trained, for how long, and its loss."""
+"""The training record (`train.json`): trainable parameters, steps, time, memory and loss."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""What the command line shows: progress bars with time left, short lines, tables, and errors."""
+"""Terminal output: progress bars with time left, short lines, tables, and errors."""
 
 import logging
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Verbs that tell what exists: ls and version."""
+"""The verbs ls and version."""
 
 from collections.abc import Callable
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""What verbs on a run folder share: their options, and how one opens the folder's flow and runs a stage in it."""
+"""Options that the verbs on a run folder share, and how they open its flow and run one stage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the models are asked, and what the page shows of it."""
+"""Settings of evaluate and report: test packs, harness suites, bootstrap, gate, and what the page shows."""
 
 from typing import Literal
 

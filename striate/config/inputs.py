@@ -1,4 +1,4 @@
-"""Which LVLM and which data: the sections that name them, and what a name may stand for."""
+"""Settings of model and data, and the names that stand for something built in."""
 
 from pydantic import Field
 

@@ -1,4 +1,4 @@
-"""Which layers matter, which are the region, and which go: analyze, select and prune."""
+"""Settings of analyze, select and prune: scorers, the region, and how many layers are removed."""
 
 from typing import Literal
 

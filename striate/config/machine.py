@@ -1,4 +1,4 @@
-"""The machine that a run has, apart from the science."""
+"""Settings of the machine (device, dtype, micro-batch, compile, caches), apart from the science."""
 
 from typing import Any, Literal
 

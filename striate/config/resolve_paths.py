@@ -1,4 +1,4 @@
-"""The paths of a config, made to mean the same from any folder."""
+"""Make a config's paths absolute, so that it means the same from any folder."""
 
 from pathlib import Path
 from typing import TypeVar

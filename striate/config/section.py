@@ -1,4 +1,4 @@
-"""What all sections of a run config share."""
+"""The base of all sections of a run config."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""How the region trains."""
+"""Settings of training: method, LoRA, LISA, optimizer, schedule, packing and number formats."""
 
 from __future__ import annotations
 

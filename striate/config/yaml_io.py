@@ -1,4 +1,4 @@
-"""Run configs from YAML and back, with what is wrong in them in words."""
+"""Read run configs from YAML and write them back, with errors that name the key."""
 
 from collections.abc import Sequence
 from pathlib import Path

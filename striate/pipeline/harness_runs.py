@@ -26,7 +26,7 @@ def run_suite_stage(
         label: the model's name in the run.
         model: where the model comes from.
         key: what the figures follow from.
-        load: gives the model when it is needed.
+        load: loads the model, called only when it is needed.
 
     Raises:
         StriateError: see `striate.harness.running.run_suites`.

@@ -1,4 +1,4 @@
-"""A run's evaluations as stages, one a model, and what follows: every model against the baseline, and the gate."""
+"""Evaluate each model of a run as a stage, then compare all with the baseline and hold them against the gate."""
 
 from __future__ import annotations
 
@@ -48,15 +48,15 @@ def evaluate_model(
 ) -> None:
     """Ask the model called `label` all packs, unless that is up to date; write its record and predictions.
 
-    Replies are kept beside them meanwhile, so that a killed evaluation goes on without asking twice.
+    Replies are kept beside them meanwhile, so that a killed evaluation resumes without asking twice.
 
     Args:
         run: the run folder.
         label: the model's name in the run.
         model: where the model comes from.
         key: what its answers follow from.
-        packs: gives the packs when they are needed.
-        load: gives the model when it is needed.
+        packs: reads the packs, called only when they are needed.
+        load: loads the model, called only when it is needed.
 
     Raises:
         StriateError: see `striate.stages.evaluate.evaluate`.

@@ -1,4 +1,4 @@
-"""What a run is refused for before it writes anything, or before a stage computes for hours."""
+"""Pre-flight checks: what a run is refused for before a stage computes for hours."""
 
 from pathlib import Path
 

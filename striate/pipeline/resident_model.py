@@ -1,4 +1,4 @@
-"""The model that one stage hands on to the next, so that a flow loads it once."""
+"""Keep the model that one stage loaded for the next one, so that a flow loads it once."""
 
 import gc
 from collections.abc import Callable
@@ -14,7 +14,7 @@ class ResidentModel:
     """At most one model in memory, by its label."""
 
     def __init__(self, config: RunConfig, path_of: Callable[[str], str]) -> None:
-        """Take a run's config, and what tells where a label's model is."""
+        """Take a run's config, and `path_of`, which returns where a label's model is."""
         self._config, self._path_of = config, path_of
         self._label = ""
         self._loaded: Any = None
@@ -38,7 +38,7 @@ class ResidentModel:
         return loaded
 
     def drop(self) -> None:
-        """Keep no model."""
+        """Release the model."""
         self._loaded = None
 
     def _read(self, label: str) -> Any:

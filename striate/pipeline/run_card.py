@@ -1,4 +1,4 @@
-"""Model cards of a run's checkpoints, from the artifacts that lie beside them."""
+"""Write model cards of a run's checkpoints from the run's artifacts."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Where a run's model, data and test packs are; what is built in is fetched."""
+"""Locate a run's model, data and test packs, fetching what is built in."""
 
 from __future__ import annotations
 

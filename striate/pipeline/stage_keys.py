@@ -1,4 +1,4 @@
-"""The key of each stage: its settings, and the fingerprints of model, data and earlier artifacts that it reads."""
+"""Stage keys: a stage's settings with the fingerprints of the model, data and artifacts that it reads."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field

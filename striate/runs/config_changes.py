@@ -1,4 +1,4 @@
-"""Whether a run folder's config still sets up the same science."""
+"""Check that a run folder is continued with the same science settings."""
 
 from collections.abc import Iterator
 from pathlib import Path

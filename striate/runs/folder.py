@@ -50,7 +50,7 @@ class RunFolder:
 
         A stage is up to date that already ran on the same `inputs` and whose `outputs` (paths relative to the run
         folder) are whole. Outputs of an earlier config are removed first, and only when the run was opened with
-        `overwrite`. What the body goes on from after an interruption is named in `unfinished`, and is removed only when
+        `overwrite`. What the body resumes from after an interruption is named in `unfinished`, and is removed only when
         the inputs have changed. Time and peak memory are those of the body.
 
         Raises:
@@ -168,7 +168,7 @@ def open_run(
     if _exists(record_path):
         old = read_document(record_path, RunRecord)
         stages, fingerprints = old.stages, old.fingerprints
-        # A folder where nothing has ended yet binds nobody: a fixed config goes on in it.
+        # Where no stage has ended yet nothing follows from the config: a corrected one may continue.
         if any(stage.status == "done" for stage in stages.values()):
             check_same_config(path, load_config(config_path), config, overwrite)
     elif path.exists() and (not path.is_dir() or any(path.iterdir())):

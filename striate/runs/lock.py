@@ -1,4 +1,4 @@
-"""One striate at a time works in a run folder."""
+"""Lock a run folder, so that one process at a time works in it."""
 
 import os
 import sys
@@ -19,7 +19,7 @@ _held: dict[tuple[int, int], list[int]] = {}
 def hold(folder: Path, owner: Any) -> None:
     """Keep the run folder, which exists, for this process as long as `owner` lives.
 
-    The system's own advisory lock on the folder: it leaves no file, and goes with the process however that ends. Where
+    The system's own advisory lock on the folder: it leaves no file, and is released however the process ends. Where
     folders can't be locked (Windows, some network file systems) nothing is held.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The most memory that was used: of the accelerator, or of this process."""
+"""Peak memory of the accelerator, or of this process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def reset_peak_memory(device: torch.device | str) -> None:
-    """Start measuring the accelerator's peak anew; a process's own peak can't be reset."""
+    """Reset the accelerator's peak; a process's own can't be reset."""
     if not _is_cuda(device):
         return
     import torch

@@ -1,4 +1,4 @@
-"""What made a run folder (`run.json`), stage by stage."""
+"""The run record (`run.json`): versions, machine, seed, fingerprints, and how each stage ended."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class RunRecord(Document):
         stages: Mapping[str, StageRecord],
         fingerprints: Mapping[str, str],
     ) -> RunRecord:
-        """Return the record of a run that goes on here: today's versions beside what earlier `stages` left."""
+        """Return the record of a run that is continued here: today's versions beside what earlier `stages` left."""
         return cls(
             striate=__version__,
             versions={name: version(name) for name in PACKAGES},

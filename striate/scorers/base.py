@@ -1,4 +1,4 @@
-"""What a scorer needs in order to run: the runner that `analyze` gives it to."""
+"""The base class of scorers: metadata that says what a scorer reads and which runner serves it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -10,8 +10,8 @@ def knock_out(plain_NV: Tensor, altered_NV: Tensor, targets_N: Tensor) -> Tensor
     """Return `loss(without the layer) - loss(with it)` of each answer token in nats, shape (N,).
 
     The score of layer i is the mean over answer tokens of `log p(y | all layers) - log p(y | all but i)`: 0 for a layer
-    that does nothing, negative where the answer gains. Without layer i means that its input goes on as its output, as
-    after its removal. Paper: SLEB, arXiv 2402.09025, ranks blocks by the loss of the model without them.
+    that does nothing, negative where the answer gains. Without layer i means that its input is passed on as its output,
+    as after its removal. Paper: SLEB, arXiv 2402.09025, ranks blocks by the loss of the model without them.
     """
     return answer_losses(altered_NV, targets_N) - answer_losses(plain_NV, targets_N)
 

@@ -1,4 +1,4 @@
-"""Linear CKA: whether a layer changes how the tokens of a sample lie to each other."""
+"""Linear CKA: how much a layer changes the similarities between the tokens of a sample."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Two runs compared: how far each scorer ranks the layers alike, and which layers moved; plain Python, no torch."""
+"""Compare two runs' scores: rank correlation by scorer, and the layers that moved most; no torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Ranks of decoder layers, rank correlation, and the agreement between scorers; plain Python, no torch."""
+"""Ranks of decoder layers, rank correlation, and the agreement between scorers; no torch."""
 
 import math
 from collections.abc import Sequence

@@ -38,7 +38,7 @@ def evaluate(
 
     Answers don't depend on the size of batches, and the model is left as it was. A task is a pack's items of one task
     name, metric and kind; `visual` and `text` are the unweighted means over their tasks, perplexity apart. With a
-    journal, an evaluation that was killed goes on where it was: what has been answered is not asked again.
+    journal, an evaluation that was killed resumes where it was: what has been answered is not asked again.
 
     Args:
         model: an LVLM, PEFT-wrapped or not, on the device where it shall run.

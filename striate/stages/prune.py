@@ -38,14 +38,14 @@ def prune(
     """Return `model` without its `remove` least important layers outside `region`, and the record of it.
 
     The model is changed in place and stays an ordinary one. Layers that the region's own selector gives up
-    (`Region.removable`, of `interlace`) go before all others; of equally important layers the deeper goes first.
+    (`Region.removable`, of `interlace`) are removed before all others, and of equally important layers the deeper one.
     Paper: arXiv 2412.12785, removal of layers outside the visual region.
 
     Args:
         model: an LVLM without adapters (merge them first).
         region: the layers to keep in any case.
-        remove: how many layers go; 0 leaves the model as it is.
-        scores: importance of each layer, higher = keep; not needed where nothing goes.
+        remove: number of layers to remove; 0 leaves the model as it is.
+        scores: importance of each layer, higher = keep; not needed where nothing is removed.
         scorer: which of `scores` ranks the layers; may be left out where there is only one.
         processor: saved beside the model; needed with `out`.
         out: folder to save to. The saved model is then loaded again and compared with the one in memory.
@@ -55,7 +55,7 @@ def prune(
         ConfigError: more layers than lie outside the region, or fewer than none.
         SpecError: region or scores are of a model with another number of layers, or no scorer is named.
         ArtifactError: that scorer was not run, or `out` holds files already or can't be written.
-        ModelError: a layer can't go, or the saved model does not match the one in memory.
+        ModelError: a layer can't be removed, or the saved model does not match the one in memory.
     """
     started = time.perf_counter()
     num_layers = find_anatomy(model).num_layers

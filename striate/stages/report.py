@@ -1,4 +1,4 @@
-"""Report: one self-contained page about a run folder."""
+"""Report: write one self-contained HTML page about a run folder."""
 
 from pathlib import Path
 

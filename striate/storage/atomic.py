@@ -54,7 +54,7 @@ def write_bytes(path: Path, content: bytes, beside: Path | None = None) -> None:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; it takes that name on success and goes away on failure.
+    """Yield a temporary folder beside `path`; it takes that name on success and is removed on failure.
 
     Raises:
         ArtifactError: `path` holds files already, can't be written, or the disk is full.

@@ -1,4 +1,4 @@
-"""Short hashes of values, files and folders: what an artifact was made from."""
+"""Short hashes of values, files and folders."""
 
 import hashlib
 import json

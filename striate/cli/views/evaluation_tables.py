@@ -1,4 +1,4 @@
-"""What the command line shows of evaluations: tasks by models, the gate, and answers that differ."""
+"""Tables of evaluations on the terminal: tasks by models, the gate, and answers that differ."""
 
 from collections.abc import Iterator, Mapping, Sequence
 

@@ -1,4 +1,4 @@
-"""Agreement: how far two rankings of the layers are the same."""
+"""Heat map of Spearman's rank correlations between rankings of the layers."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Scores over the stack as lines, with their 95% intervals as bands."""
+"""Line chart of scores over the stack, with 95% intervals as bands."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Bars of every task for each model, with 95% intervals."""
+"""Bar chart of task scores by model, with 95% intervals."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

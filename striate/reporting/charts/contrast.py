@@ -1,4 +1,4 @@
-"""What sets tasks apart: each layer's score in one task against its mean over all of them."""
+"""Heat map of the interaction of task and layer: a task's scores against the mean over tasks."""
 
 import math
 from collections.abc import Sequence

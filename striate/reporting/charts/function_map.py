@@ -1,4 +1,4 @@
-"""The function map: which layers matter for which ability."""
+"""The function map: a heat map of tasks by layers, with peaks and centres of mass."""
 
 from collections.abc import Sequence
 

@@ -70,7 +70,7 @@ class Heat:
 
 @dataclass(frozen=True)
 class Frame:
-    """Where the cells of a heat map stand."""
+    """Positions of a heat map's cells."""
 
     left: float
     top: float

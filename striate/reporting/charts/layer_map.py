@@ -1,4 +1,4 @@
-"""The map of layers: rows are decoder layers, columns are scorers, kinds of tokens or tasks."""
+"""Heat map of layer scores: rows are decoder layers, columns are scorers, kinds of tokens or tasks."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The triangle of angular distances: how far a run of layers moves its input."""
+"""Triangle of angular distances over spans of layers: how far a span moves its input."""
 
 from striate.artifacts import LayerScores
 from striate.reporting.charts.drawing.layout import scale_of

@@ -1,4 +1,4 @@
-"""The loss curve, with the learning rates and the gradient norm below it."""
+"""Loss curve, with learning rates and gradient norm below it."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes: where it stands and what it spans."""
+    """One pair of axes: its position and its range."""
 
     top: float
     height: float

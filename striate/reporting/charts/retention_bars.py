@@ -1,4 +1,4 @@
-"""Bars of retention: what each model keeps of the baseline, task by task, with a line at 100%."""
+"""Bar chart of retention: each model's share of the baseline by task, with a line at 100%."""
 
 from collections.abc import Sequence
 from itertools import groupby

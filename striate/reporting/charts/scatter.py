@@ -1,4 +1,4 @@
-"""Size or speed against quality: one point a model, with its 95% interval."""
+"""Scatter plot of size or speed against quality: one point a model, with its 95% interval."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ class ModelPoint:
 
 @dataclass(frozen=True)
 class Cost:
-    """What stands on the horizontal axis."""
+    """The quantity on the horizontal axis."""
 
     name: str
     title: str

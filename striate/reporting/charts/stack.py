@@ -1,4 +1,4 @@
-"""The main picture: the stack of decoder layers with the region as stripes and the scores as colour."""
+"""The stack chart: decoder layers with the region as stripes and the scores as colour."""
 
 from itertools import groupby
 

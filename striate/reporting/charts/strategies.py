@@ -1,4 +1,4 @@
-"""Regions of several strategies side by side, on one stack of layers."""
+"""Chart of the regions of several strategies side by side, on one stack of layers."""
 
 from collections.abc import Sequence
 

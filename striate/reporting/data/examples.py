@@ -1,4 +1,4 @@
-"""Which questions the browser holds: all where there is room, else those whose answer changed, spread over tasks."""
+"""Choose the questions that the browser holds: all, or first those whose answer changed, spread over tasks."""
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import zip_longest

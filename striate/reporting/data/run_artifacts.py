@@ -1,4 +1,4 @@
-"""What a run folder holds so far, read once for the whole page."""
+"""Read all artifacts of a run folder, once for the whole page."""
 
 import json
 from dataclasses import dataclass, field

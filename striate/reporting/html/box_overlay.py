@@ -1,4 +1,4 @@
-"""Boxes that a question asks for, read from answers so that they can be drawn over the picture."""
+"""Read bounding boxes from answers, to draw them over the picture."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""A menu that shows one of several figures; those that are not shown yet lie packed in the page."""
+"""A menu that shows one of several figures; the others are stored compressed in the page."""
 
 import base64
 import gzip

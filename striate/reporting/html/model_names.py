@@ -24,7 +24,7 @@ def model_name(label: str) -> Html:
 
 
 def place_of(label: str) -> int:
-    """Return where a model stands among others: the run's own in the order of their making, then the rest."""
+    """Return a model's position among others: the run's own in the order of their making, then the rest."""
     return (*OWN_MODELS, label).index(label)
 
 

@@ -1,4 +1,4 @@
-"""The page itself: head, header and foot, in one file that asks nothing of the network."""
+"""The HTML page: head, header and footer, in one file without network requests."""
 
 from collections.abc import Sequence
 from importlib.resources import files

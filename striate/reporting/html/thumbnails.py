@@ -1,4 +1,4 @@
-"""Small copies of pictures, as text that stands inside the page."""
+"""Thumbnails of pictures as data URLs, within a budget of bytes."""
 
 import base64
 import io

@@ -1,4 +1,4 @@
-"""Numbers in words: one way of writing each quantity, everywhere on the page."""
+"""Format numbers, intervals and counts, in one way everywhere on the page."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The part of the page on layer scores: map, bands, function map, agreement, stability, spans, strategies."""
+"""Sections on layer scores: map, bands, function map, agreement, stability, spans, strategies."""
 
 from collections.abc import Sequence
 from functools import partial

@@ -1,4 +1,4 @@
-"""Answers that changed between the baseline and a model, with McNemar's test; further figures of the metrics."""
+"""Tables of answers that changed against the baseline, with McNemar's test, and of further figures."""
 
 from collections.abc import Sequence
 

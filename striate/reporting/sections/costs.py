@@ -1,4 +1,4 @@
-"""What the run cost and what its models weigh."""
+"""Tables of time and memory by stage, of the models' sizes, and of what pruning removed."""
 
 from striate.reporting.charts.scatter import items_per_second
 from striate.reporting.data.run_artifacts import RunArtifacts

@@ -1,4 +1,4 @@
-"""The part of the page on test scores: bars, retention, what changed, cost against quality."""
+"""Sections on test scores: bars, retention, changed answers, cost against quality."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""What the gate said, at the top of the page."""
+"""The gate's verdict at the top of the page."""
 
 from striate.artifacts import GateResult, GateRow
 from striate.reporting.html.markup import Html, tag

@@ -1,4 +1,4 @@
-"""What the evaluation harnesses measured, in their own metrics."""
+"""Table of what evaluation harnesses measured, in their own metrics."""
 
 from collections.abc import Sequence
 

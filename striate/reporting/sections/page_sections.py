@@ -1,4 +1,4 @@
-"""The sections of the page, top to bottom; what has not been run is told at the end."""
+"""The sections of the page, top to bottom; stages that have not run are listed before the last."""
 
 import math
 from collections.abc import Sequence

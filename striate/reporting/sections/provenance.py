@@ -1,4 +1,4 @@
-"""Everything needed to run it again: command, versions, device, seed, fingerprints, config."""
+"""How to reproduce the run: command, versions, device, seed, fingerprints, config."""
 
 from striate.config import dump_config
 from striate.reporting.data.run_artifacts import RunArtifacts

@@ -1,4 +1,4 @@
-"""The paired comparison with the baseline: what was gained, kept or lost, task by task."""
+"""Table of paired differences from the baseline, with retention and a forest plot, task by task."""
 
 from collections.abc import Sequence
 

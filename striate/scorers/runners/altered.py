@@ -1,4 +1,4 @@
-"""Scorers that alter one decoder layer and look at the answer: knock-out and ShortV's layer contribution."""
+"""Layer ablation: skip one decoder layer and score the answer (knock-out, ShortV's layer contribution)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -66,7 +66,7 @@ def run_altered(
         anatomy: its parts.
         batches: training batches, answers labelled.
         scorers: those to run; scorers that skip the same tokens share their passes.
-        advance: hears of samples that are done.
+        advance: called with the number of samples done.
 
     Raises:
         ModelError: layers that can't be run one by one, or pictures that enter elsewhere than as image tokens.

@@ -40,7 +40,7 @@ def run_pass(core: Any, anatomy: Anatomy, batches: Batches, scorers: Sequence[La
         anatomy: its parts.
         batches: training batches, answers labelled; rows may hold several samples each.
         scorers: those to run.
-        advance: hears of samples that are done.
+        advance: called with the number of samples done.
 
     Raises:
         ModelError: layers that can't be scored by input and output, attention that can't be watched, or a sample that

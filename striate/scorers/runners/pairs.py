@@ -1,4 +1,4 @@
-"""The runner of scorers that draw pairs of pictures and swap image tokens between them."""
+"""Activation patching: draw pairs of pictures and swap image tokens between them, layer by layer."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -91,7 +91,7 @@ def run_pairs(
         processor: its processor.
         anatomy: its parts.
         scorers: those to run.
-        advance: hears of pairs that are done: `count` times the number of attributes in all.
+        advance: called with the number of pairs done: `count` times the number of attributes in all.
         count: pairs of each attribute (`picture_pairs.ATTRIBUTES`).
         seed: of the pictures.
         batch_size: pairs in one batch; each takes four sequences.

@@ -1,4 +1,4 @@
-"""How scorers of one source are run: what a runner gets, and what it gives back."""
+"""The interface of runners: a calibration in, measurements out."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class Runner:
         sources: those that it serves; each is served by one runner.
         run: `(calibration, scorers, advance) -> measurements`, in the order of the scorers.
         label: of its progress bar; without one there is none.
-        total: how far the bar goes; by default the number of samples.
+        total: the bar's end; by default the number of samples.
         by_sample: whether it reads the calibration set; its rows can then be chosen by task.
     """
 

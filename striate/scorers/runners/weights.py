@@ -1,4 +1,4 @@
-"""The runner of scorers of the weights alone: as they are, or their change from a base checkpoint."""
+"""Score weights alone: as they are, or their change from a base checkpoint."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,4 @@
-"""Where in the stack a score peaks, and how sure that is."""
+"""Peak layer and centre of mass of a score, with bootstrap intervals."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -1,4 +1,4 @@
-"""From sums per sample to a score per layer, with its interval and its stability."""
+"""Turn sums per sample into a score per layer, with its bootstrap interval and its stability."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,4 +1,4 @@
-"""Whether a ranking of layers would come out the same on other samples."""
+"""Split-half stability of a ranking of layers, with a Spearman-Brown forecast."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What every scorer that reads samples hands over: sums per sample and layer, in NumPy."""
+"""Sums per sample and layer, in NumPy, that every scorer of samples hands over."""
 
 from dataclasses import dataclass
 

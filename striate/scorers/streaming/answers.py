@@ -1,4 +1,4 @@
-"""Where a batch of conversations has its answers, and what logits there say about them."""
+"""Positions of answer tokens in a batch, with cross entropy, accuracy and KL divergence of their logits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What attention scorers see of one decoder layer: how much attention falls on image tokens."""
+"""Recompute one layer's attention for some queries: the share that falls on image tokens."""
 
 from functools import cached_property
 from typing import Any

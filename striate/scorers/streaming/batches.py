@@ -1,4 +1,4 @@
-"""Collated batches for the runners, which get smaller when memory runs out."""
+"""Run work in collated batches that are halved when memory runs out."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ class Batches(Generic[Item, Batch]):
     size: int
 
     def each(self, work: Callable[[Batch], Result], advance: Advance) -> list[Result]:
-        """Return what `work` makes of every batch, in order; `advance` hears of samples that are done.
+        """Return what `work` makes of every batch, in order; `advance` is called with the number of samples done.
 
         Raises:
             ModelError: one sample alone does not fit into the device's memory.

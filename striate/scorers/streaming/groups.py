@@ -1,4 +1,4 @@
-"""A batch's tokens prepared for summing by kind and sample, and a few tokens of each for inner products."""
+"""Sum tokens by kind and sample, and Gram matrices of a few tokens of each."""
 
 from collections.abc import Sequence
 from functools import cached_property

@@ -1,4 +1,4 @@
-"""What each position of a batch holds: image tokens, text tokens of prompt and answer, padding; of which sample."""
+"""Token masks of a batch: image, prompt and answer tokens, padding, and the sample of each position."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class TokenMasks:
 def token_masks(batch: Mapping[str, Tensor], anatomy: Anatomy) -> TokenMasks:
     """Return what the positions of a collated `batch` hold, on the batch's device.
 
-    Answers are where `labels` are not -100. Where `position_ids` (B, T) start anew inside a row, the row holds several
+    Answers are where `labels` are not -100. Where `position_ids` (B, T) restart inside a row, the row holds several
     samples.
     """
     ids_BT = batch["input_ids"]
@@ -111,7 +111,7 @@ def token_masks(batch: Mapping[str, Tensor], anatomy: Anatomy) -> TokenMasks:
 def packed_samples(position_ids_BT: Tensor, attended_BT: Tensor) -> Tensor | None:
     """Return the number of the sample at each position, shape (B, T), or None where each row holds one sample.
 
-    A sample starts with each row, and where positions do not go on rising by one; padding goes with what precedes it.
+    A sample starts with each row, and where positions do not rise by one; padding belongs to the sample before it.
     """
     starts_BT = torch.ones_like(attended_BT)
     starts_BT[:, 1:] = (position_ids_BT.diff(dim=1) != 1) & attended_BT[:, 1:]

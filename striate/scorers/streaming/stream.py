@@ -1,4 +1,4 @@
-"""One forward pass, every layer, every scorer: what enters and leaves each decoder layer, summed per sample."""
+"""Forward hooks that feed scorers with the input and output of every decoder layer, summed per sample."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ class LayerStream:
         tallies = batch.tallies
         if tallies:
             device = next(iter(tallies.values()))[0].total.device
-            stacked = [torch.cat([one.total.to(device) for one in blocks]) for blocks in tallies.values()]
+            stacked = [torch.cat([tally.total.to(device) for tally in blocks]) for blocks in tallies.values()]
             for (key, blocks), sums_LN in zip(tallies.items(), torch.stack(stacked).cpu(), strict=True):
                 self._done.setdefault(key, []).append((sums_LN.T, blocks[0].tokens.cpu()))
         if batch.spans is not None:
@@ -183,7 +183,8 @@ class LayerStream:
         if missing:
             raise _not_watched(f"no attention over tokens was seen in layer {', '.join(missing)}")
         if batch.deviations:
-            for layer, deviation in enumerate(torch.stack([one.cpu() for one in batch.deviations]).tolist()):
+            deviations = torch.stack([deviation.cpu() for deviation in batch.deviations]).tolist()
+            for layer, deviation in enumerate(deviations):
                 if not deviation < _CLOSE:
                     raise _not_watched(
                         f"layer {layer}: its attention is not the softmax of its queries and keys "

@@ -1,4 +1,4 @@
-"""What scorers see of decoder layers: quantities that several of them need are worked out once."""
+"""Norms, cosines and Gram matrices of layer inputs and outputs, computed once for all scorers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Tally:
 
 
 class Deviation(NamedTuple):
-    """How y lies to x, for vectors along the last axis: float64 but on devices that lack it.
+    """How y deviates from x, for vectors along the last axis: float64 but on devices that lack it.
 
     Attributes:
         along: `(y - x) . x / |x|^2`: how much longer y is along x.
@@ -65,8 +65,8 @@ class Lengths(NamedTuple):
     rest: Tensor
 
     def deviation(self) -> Deviation:
-        """Return how y lies to x."""
-        square, dot, rest = (one.to(exact(one.device)) for one in self)
+        """Return the deviation of y from x."""
+        square, dot, rest = (length.to(exact(length.device)) for length in self)
         length = square.sqrt()
         unit = length.masked_fill(length == 0, 1.0)
         return Deviation(dot / unit.square(), rest / unit, length)
@@ -83,7 +83,7 @@ def lengths(x: Tensor, y: Tensor) -> Lengths:
     rows = max(1, _CHUNK.get(x.device.type, _CHUNK_CPU) // x_RD.shape[1])
     parts = [_sums(*pair) for pair in zip(x_RD.split(rows), y_RD.split(rows), strict=True)]
     if len(parts) == 1:
-        return Lengths(*(one.view(shape) for one in parts[0]))
+        return Lengths(*(part_R.view(shape) for part_R in parts[0]))
     return Lengths(*(torch.cat(column).view(shape) for column in zip(*parts, strict=True)))
 
 
@@ -144,7 +144,7 @@ class LayerView:
 
     @cached_property
     def deviation(self) -> Deviation:
-        """How the output of each token lies to its input, shape (K, B, T) each."""
+        """The deviation of each token's output from its input, shape (K, B, T) each."""
         assert self._lengths is not None, "the scorer does not say that it reads tokens"
         return self._lengths.deviation()
 

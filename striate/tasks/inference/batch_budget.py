@@ -1,4 +1,4 @@
-"""How many rows and tokens a device has room for, before anything has run."""
+"""Estimate how many rows and tokens fit into a device's memory."""
 
 from typing import Any
 

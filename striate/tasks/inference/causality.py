@@ -1,4 +1,4 @@
-"""Proof that a model reads plain text from left to right: likelihoods of text mean nothing otherwise."""
+"""Check that a model is causal on plain text: likelihoods of text mean nothing otherwise."""
 
 from typing import Any
 

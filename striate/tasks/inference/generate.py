@@ -1,4 +1,4 @@
-"""Greedy answers and words: left-padded batches with a cache, stopped as soon as every row has ended."""
+"""Generate greedy answers and words in left-padded batches with a KV cache."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Greedy decoding: prompts with a common prefix share its prefill, and rows that have ended leave the batch."""
+"""Greedy decoding with a KV cache: shared prefixes are prefilled once, ended rows leave the batch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

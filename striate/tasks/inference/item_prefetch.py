@@ -1,4 +1,4 @@
-"""Work done ahead in threads, in order: the accelerator does not wait for pictures to be read."""
+"""Prefetch prompts in a thread, in order, so that the accelerator does not wait for pictures."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator

@@ -1,4 +1,4 @@
-"""Log-probabilities of choices and of whole texts: only the logits that are needed, only as many as fit."""
+"""Log-likelihood of choices and of whole texts, without materializing all logits."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Prompts encoded ahead, in windows: items that ask about one picture stay together."""
+"""Encode prompts in windows, ahead of the model; items that ask about one picture stay together."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

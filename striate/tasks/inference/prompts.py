@@ -1,4 +1,4 @@
-"""What a model is shown for an item: a chat sample, or plain text to continue. No torch."""
+"""Prompts of an item: a chat sample, or plain text to continue. No torch."""
 
 from striate.data.samples import PLACEHOLDER, Message, Sample
 from striate.tasks.packs.items import Item

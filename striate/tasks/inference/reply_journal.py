@@ -1,4 +1,4 @@
-"""Replies kept on disk as they come, so that a killed evaluation goes on without asking twice. No torch."""
+"""Journal of replies on disk, from which a killed evaluation resumes. No torch."""
 
 import json
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ class Journal:
                 lines = [self._header]
             self._known = dict(_entry(line, path) for line in lines[1:])
             path.parent.mkdir(parents=True, exist_ok=True)
-            # The cut line goes before anything is added after it.
+            # Drop the cut line before anything is appended after it.
             path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         except OSError as error:
             raise cannot_write(path, error) from error

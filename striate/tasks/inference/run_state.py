@@ -1,4 +1,4 @@
-"""The state of asking a model: how much runs side by side, what was counted, and where finished replies go."""
+"""The state of one evaluation while it runs: batch budget, counters, and the sink of finished replies."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field

@@ -1,4 +1,4 @@
-"""Plain text as tokens, with the place from which they are scored."""
+"""Tokenize plain text, with the position from which tokens are scored."""
 
 from dataclasses import dataclass
 from typing import Any

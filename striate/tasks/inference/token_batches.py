@@ -1,4 +1,4 @@
-"""Long work in batches of similar length, bounded by tokens, that shrink for good when memory runs out."""
+"""Run work in batches of similar length, bounded by tokens, that shrink when memory runs out."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,9 +30,9 @@ def run_in_batches(
 
     Entries are sorted by `length` (tokens, those still to be written included), longest first, so that a batch has
     little padding and memory runs out early or never. A batch takes what `budget` has room for; one entry is the least.
-    When memory runs out the budget shrinks, and the batches that follow keep to what fitted. `finished` is told of each
-    batch: the places of its entries and their results. `order` is another key to sort by, largest first;
-    `read` is how many tokens of an entry's rows are read at once, if not all.
+    When memory runs out the budget shrinks, and the batches that follow keep to what fitted. After each batch
+    `finished` is called with the places of its entries and their results. `order` is another key to sort by, largest
+    first; `read` is how many tokens of an entry's rows are read at once, if not all.
 
     Raises:
         ModelError: the device has too little memory for a single entry.

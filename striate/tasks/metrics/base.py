@@ -1,4 +1,4 @@
-"""The shape of a metric: a pure scoring function with metadata that says how the model is asked."""
+"""The base class of metrics: a pure scoring function with metadata that says how the model is asked."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

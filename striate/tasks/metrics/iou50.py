@@ -1,4 +1,4 @@
-"""Grounding: whether the box that the model writes overlaps the true one."""
+"""Grounding accuracy: IoU of at least 0.5 between the model's box and the true one."""
 
 from striate.tasks.metrics.base import Metric
 from striate.tasks.metrics.reading.box_parsing import overlap, parse_box

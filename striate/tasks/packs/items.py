@@ -1,4 +1,4 @@
-"""What a test pack holds, and what passes between asking a model and scoring its reply. No torch."""
+"""Data classes of evaluation: test items and packs, replies, and marks. No torch."""
 
 from dataclasses import dataclass
 from pathlib import Path

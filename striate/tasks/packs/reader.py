@@ -1,4 +1,4 @@
-"""Test packs: folders with a `test.jsonl`, read strictly, every problem named by file and line. No torch."""
+"""Read test packs, folders with a `test.jsonl`; errors name file and line. No torch."""
 
 import json
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,4 @@
-"""What `evaluate.packs` names: a folder with a `test.jsonl`, or a published benchmark's files. No torch."""
+"""Parse and read what `evaluate.packs` names: a test pack, or a published benchmark's files. No torch."""
 
 import re
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""All models' answers to the same items, side by side, filtered to where they differ. No torch."""
+"""List the items that models answer differently, side by side. No torch."""
 
 import csv
 import io

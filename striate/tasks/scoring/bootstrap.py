@@ -1,4 +1,4 @@
-"""Bootstrap samples of task means: what belongs together is drawn together. NumPy only."""
+"""Cluster bootstrap of task means, stratified by tasks that share no picture. NumPy only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From predictions to scores: task means, macro averages, and paired comparisons with a baseline. No torch."""
+"""Compute task scores, macro averages, and paired comparisons with a baseline. No torch."""
 
 from collections.abc import Iterable, Sequence
 

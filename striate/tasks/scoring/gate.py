@@ -1,4 +1,4 @@
-"""The gate: what tuned and pruned models must keep of the baseline, and whether the sample can tell. No torch."""
+"""The retention gate: conditions such as `visual>=99`, and whether the sample can tell. No torch."""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""Intervals of means, of paired differences and of retention, and McNemar's test. NumPy only.
+"""Bootstrap intervals of means, paired differences and retention; McNemar's test. NumPy only.
 
 Intervals are percentiles of a bootstrap over pictures (items without a picture stand for themselves), moved out for
 small samples; see `tasks.scoring.bootstrap`. Where no item changed at all, a bootstrap knows no spread: the interval
@@ -67,7 +67,7 @@ def difference_interval(replicates: Replicates, hidden: float = 0.0) -> tuple[fl
 
 
 def resolvable_difference(replicates: Replicates, hidden: float = 0.0) -> float:
-    """Return the smallest true difference that a sample like this one tells from none in 80% of repetitions.
+    """Return the minimal detectable difference: the smallest true one that such a sample detects with 80% power.
 
     `(z_0.975 + z_0.8)` standard errors (Cohen 1988, chapter 2), the error from the bootstrap's spread; `hidden` where
     that is nought.

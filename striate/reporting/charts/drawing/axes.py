@@ -20,6 +20,6 @@ def marks_between(low: float, high: float, ticks: int = 4) -> list[float]:
 
 
 def tick_label(value: float) -> str:
-    """Return a round value as briefly as it goes: `0.5`, `2e−4`."""
+    """Return a round value in its shortest form: `0.5`, `2e−4`."""
     text = f"{value:.1e}".replace(".0e", "e").replace("e-0", "e-") if 0 < value < 1e-2 else f"{value:g}"
     return text.replace("-", MINUS)

@@ -1,4 +1,4 @@
-"""Where the parts of the stack picture stand: bars, columns of scores, headings; and the scales of the colours."""
+"""Layout of the stack chart: bars, columns of scores, headings; and the scales of the colours."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def columns_of(scores: Sequence[LayerScores]) -> list[HeatColumn]:
 
 @dataclass(frozen=True)
 class StackLayout:
-    """Where everything stands at one width."""
+    """Positions of the chart's parts at one width."""
 
     layers: int
     top: float
@@ -145,5 +145,5 @@ def name_rows(scorer: str, columns: int) -> list[str]:
 
 
 def heading(column: HeatColumn) -> str:
-    """Return a column's heading when it stands upright."""
+    """Return a column's heading where it is upright."""
     return column.part or words(column.scorer)

@@ -1,4 +1,4 @@
-"""The few SVG shapes that the pictures use, and the frame that holds a picture in a wide and a narrow form."""
+"""SVG shapes, and the figure that holds a chart in a wide and a narrow form."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""The shape of a published benchmark: a reader of its files with where they come from."""
+"""The base class of published benchmarks: a reader of their files, with where they come from."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Benchmark(Strategy[ReadFunction]):
     Attributes:
         source: where the files come from, in words.
         layout: the files that the folder holds, as they are published.
-        shots: how many worked examples stand before each question, unless the SPEC says otherwise; None where there
+        shots: number of few-shot examples before each question, unless the SPEC says otherwise; None where there
             is no place for any.
         unpack: writes the pictures of the given items that lie inside other files to the release's `unpacked` folder.
     """

@@ -1,4 +1,4 @@
-"""A local copy of a benchmark's files: found, opened and checked, with errors that name what is missing."""
+"""Read a local copy of a benchmark's files, with errors that name what is missing."""
 
 import csv
 import json
@@ -20,8 +20,8 @@ class Release:
         folder: where its files are.
         layout: the files that are expected there, for errors.
         source: where they come from, for errors.
-        unpacked: where pictures go that lie inside other files.
-        shots: how many worked examples stand before a question.
+        unpacked: where pictures are written that are stored inside other files.
+        shots: number of few-shot examples before a question.
     """
 
     name: str
@@ -87,7 +87,7 @@ class Release:
         Raises:
             DataError: it can't be read, or a row has too few cells.
         """
-        # Pictures stand in single cells of many megabytes.
+        # Pictures are single cells of many megabytes.
         csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
         try:
             with file.open(encoding="utf-8-sig", newline="") as stream:

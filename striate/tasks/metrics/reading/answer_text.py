@@ -1,4 +1,4 @@
-"""Answers as they are compared: lightly normalized, or as the VQA evaluation normalizes them. No torch."""
+"""Normalize answers for comparison: lightly, or as the VQA evaluation does. No torch."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Boxes in the text forms in which models write them, as fractions of the picture. No torch."""
+"""Parse bounding boxes in the forms in which models write them, as fractions of the picture. No torch."""
 
 import re
 from collections.abc import Callable

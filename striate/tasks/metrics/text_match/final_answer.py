@@ -1,4 +1,4 @@
-"""Exact match of what a step-by-step answer ends with."""
+"""Exact match of the final answer of a chain of thought."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Predicting the next word of a passage."""
+"""Accuracy of the next word of a passage (LAMBADA)."""
 
 from striate.tasks.metrics.base import Metric
 from striate.tasks.packs.items import Item, Mark, Reply

@@ -1,4 +1,4 @@
-"""Match of a generated answer after the VQA evaluation's clean-up."""
+"""Exact match after the VQA evaluation's normalization."""
 
 from striate.tasks.metrics.base import Metric
 from striate.tasks.metrics.reading.answer_text import vqa_text

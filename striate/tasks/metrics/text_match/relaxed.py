@@ -1,4 +1,4 @@
-"""Relaxed match of numbers, for charts."""
+"""Relaxed accuracy of numbers, for charts."""
 
 import re
 
