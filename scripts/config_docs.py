@@ -15,10 +15,10 @@ from striate.config import RunConfig
 PAGE = Path(__file__).parent.parent / "docs" / "config.md"
 INTRO = """# Run config
 
-One YAML document is one run: `striate run RUN.yaml --out DIR`. Sections follow the stages; `machine:` is apart from the
-science, so changing it never makes a stage stale. Unknown keys are errors. `--set section.key=value` overrides one
-value (in YAML). Paths count from the working folder; the run folder keeps the config with absolute paths, and it runs
-again as it is. `configs/` has whole examples.
+One YAML document is one run: `striate run RUN.yaml --out DIR`. There is a section for each stage, and `machine:`, which
+is apart from the science: changing it never makes a stage stale. Unknown keys are errors. `--set section.key=value`
+overrides one value (in YAML). Paths are relative to the working folder; the run folder keeps the config with absolute
+paths, ready to run again. `configs/` has complete examples; the [glossary](glossary.md) explains the words.
 
 This page is written by `python scripts/config_docs.py`.
 """

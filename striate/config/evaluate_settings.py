@@ -8,14 +8,14 @@ from striate.config.section import Section
 
 
 class EvaluateSection(Section):
-    """Test packs, harness suites, which models answer them, and what they must keep.
+    """Test packs, harness suites, which models answer them, and what they must retain.
 
     A pack is a folder with `test.jsonl`, or NAME:FOLDER for the published files of a benchmark (`striate ls tasks`).
-    A suite is `lm-eval:TASKS` or `lmms-eval:TASKS`, tasks with commas between, `@FOLDER` after them for tasks of one's
-    own.
+    A suite is `lm-eval:TASKS` or `lmms-eval:TASKS`, tasks separated by commas, with `@FOLDER` after them for your own
+    tasks.
     `others` names further checkpoints (folders or hub ids) that answer beside the run's own models, such as
-    `{tuned all: runs/all/checkpoint}`. `baseline` is the model that all others are held against. `gate` is what they
-    must keep of it, in %: `visual>=99,text>=99.5`, also of a pack or of PACK/TASK.
+    `{tuned all: runs/all/checkpoint}`. `baseline` is the model that all others are compared with. `gate` is what
+    they must retain of it, in %: `visual>=99,text>=99.5`, also of a pack or of PACK/TASK.
     """
 
     packs: tuple[str, ...] = ()
@@ -30,7 +30,7 @@ class EvaluateSection(Section):
 
 
 class ReportSection(Section):
-    """What the page shows besides the figures: its heading, and at most how many questions with their answers."""
+    """What the page shows besides the figures: its heading, and the most questions with their answers."""
 
     title: str = "striate run"
     examples: int = Field(default=1000, ge=0)

@@ -8,7 +8,7 @@ from striate.config.section import LayerSpec, Section
 
 
 class AnalyzeSection(Section):
-    """Which scorers run, on how many calibration samples, for all of them together or by task as well.
+    """Which scorers run, on how many calibration samples, over all of them together or by task as well.
 
     `base` is the folder of the untuned checkpoint that `parameter-change` compares with; `pairs` is how many pairs of
     pictures per attribute `token-swap` draws.
@@ -28,7 +28,7 @@ class SelectSection(Section):
 
 
 class PruneSection(Section):
-    """How many layers outside the region go, ranked by which scorer."""
+    """How many layers outside the region are removed, and the scorer that ranks them."""
 
     remove: int = Field(default=0, ge=0)
     scorer: str = "modality-block-influence"

@@ -10,12 +10,13 @@ from striate.config.section import Section
 class MachineSection(Section):
     """The machine, apart from the science: changing it must not change what is learned, only how fast.
 
-    At most `eval_batch` rows, and `eval_tokens` tokens with padding and new ones, are asked side by side; left out,
-    what suits the device. With `train.packing`, `pack_tokens` is the most tokens of a row, in place of `micro_batch`.
-    `compile` fuses the decoder layers' operations while training; `memory_budget` is the peak in GiB that training may
-    reach: as few layers as that takes are run again in the backward pass. `graphs` launches the kernels of compiled
-    layers together, as CUDA graphs: for small models with `train.packing`. `cache_vision` keeps what the frozen vision
-    encoder makes of each training picture, in memory, or on disk in `cache_folder` for all runs of a sweep.
+    `eval_batch` is the most rows, `eval_tokens` the most tokens (padding and new tokens included) of a batch in
+    evaluation; the defaults depend on the device. With `train.packing`, `pack_tokens` is the most tokens of a row, in
+    place of `micro_batch`. `compile` compiles every decoder layer for training (regional compilation).
+    `memory_budget` is the peak in GiB that training may reach: the fewest layers are recomputed (activation
+    checkpointing) that keep it. `graphs` launches the kernels of compiled layers as CUDA graphs: for small models with
+    `train.packing`. `cache_vision` caches the frozen vision encoder's features of each training picture, in memory, or
+    on disk in `cache_folder` for all runs of a sweep.
     """
 
     device: str = "auto"

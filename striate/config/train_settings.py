@@ -18,9 +18,9 @@ class LoraSection(Section):
 
 
 class ResampleSection(Section):
-    """A few layers of the region open at a time (LISA): `active` of them, others every `every` steps; none: all.
+    """LISA: `active` layers of the region train at a time, others are sampled every `every` steps; none: all train.
 
-    `state` says whether the optimizer keeps what it knows of a closed layer until its next turn, or drops it.
+    `state` says whether the optimizer's state of a closed layer is kept until the layer is opened again, or dropped.
     """
 
     active: int | None = Field(default=None, ge=1)
@@ -37,11 +37,13 @@ class ResampleSection(Section):
 class TrainSection(Section):
     """Visual instruction tuning of the region and the projector; defaults are the paper's.
 
-    `image_tokens` says where image tokens are computed: in all layers; in the region alone, from then on; or so only
-    while training. With `region` the layers of the SPEC `image_also` compute image tokens too, and unless `image_shift`
-    is false image tokens take a constant step in each layer that does not. `frozen` is the number format of the decoder
-    layers outside the region while training. All trade exactness for speed or memory, as does `optimizer` with moments
-    in 8 bits (docs/fast-modes.md).
+    `resample` trains a few layers of the region at a time (LISA). `gradient_checkpointing` recomputes every layer's
+    activations in the backward pass (activation checkpointing). `packing` puts several samples into one row.
+    `image_tokens` says which layers compute image tokens: all; those of the region only, in training and from then on
+    (visual token skipping); or only while training. With `region` the layers of the SPEC `image_also` compute image
+    tokens too, and unless `image_shift` is false image tokens take a constant step in each layer that they skip.
+    `frozen` is the number format of the decoder layers outside the region while training. `image_tokens`, `frozen` and
+    an `optimizer` with moments in 8 bits trade exactness for speed or memory (docs/fast-modes.md).
     """
 
     method: Literal["lora", "qlora", "full"] = "lora"

@@ -19,11 +19,12 @@ table of striate names goes through the same rules.
 What each column says:
 
 - **anatomy**: vision encoder, projector and decoder layers are found, and every parameter has its place.
-- **full proof**, **LoRA proof**: the chosen layers and the projector receive gradients, and nothing else does.
+- **full proof**, **LoRA proof**: the gradient proof holds: the chosen layers and the projector receive gradients, and
+  nothing else does.
 - **one step**: after a training step only the chosen layers and the projector differ, to the bit.
 - **prune**: an early, a middle and a late layer are removed; the logits equal those of a model that skips them.
 - **reload**: the smaller model, saved and read back from disk, gives the same logits to the bit.
-- **cached == uncached**: its greedy answers are the same with and without the key-value cache.
+- **cached == uncached**: its greedy answers are the same with and without the KV cache.
 """
 
 

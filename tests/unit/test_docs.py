@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
+import pkgutil
 import re
 from pathlib import Path
 from typing import Any
@@ -48,21 +48,7 @@ def test_every_file_that_a_page_names_exists() -> None:
 def test_every_module_that_a_page_names_exists() -> None:
     for page in PAGES:
         for name in re.findall(r"`(striate(?:\.\w+)+)[(`]", page.read_text()):
-            assert _found(name), f"{page.name} names {name}"
-
-
-def _found(name: str) -> bool:
-    """Return whether `name` is a module of striate or something in one."""
-    found: Any = None
-    parts = name.split(".")
-    for count, part in enumerate(parts, start=1):
-        try:
-            found = importlib.import_module(".".join(parts[:count]))
-        except ModuleNotFoundError:
-            if not hasattr(found, part):
-                return False
-            found = getattr(found, part)
-    return True
+            assert pkgutil.resolve_name(name), f"{page.name} names {name}"
 
 
 def test_every_setting_that_a_page_names_exists() -> None:
