@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -56,22 +55,15 @@ class Sample:
     @property
     def question(self) -> str:
         """The words of the last user turn."""
-        return self._last("user")
+        return next((message.plain for message in reversed(self.messages) if message.role == "user"), "")
 
     @property
     def answer(self) -> str:
         """The words of the last turn if the assistant speaks it, else an empty string."""
-        return self._last("assistant") if self.messages[-1].role == "assistant" else ""
+        return self.messages[-1].plain if self.messages[-1].role == "assistant" else ""
 
     def prompt(self) -> Sample:
         """Return the sample without its last answer: what a model is asked."""
         if self.messages[-1].role != "assistant":
             return self
         return Sample(self.id, self.messages[:-1], self.images, self.task)
-
-    def answers(self) -> Iterator[int]:
-        """Yield the positions of the assistant's turns in `messages`."""
-        return (index for index, message in enumerate(self.messages) if message.role == "assistant")
-
-    def _last(self, role: Role) -> str:
-        return next((message.plain for message in reversed(self.messages) if message.role == role), "")

@@ -215,3 +215,12 @@ def test_adapters_that_are_no_plain_difference_are_refused(
     wrapped.save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="is no plain LoRA adapter"):
         StoredMatrices(tmp_path)
+
+
+def test_a_damaged_adapter_config_is_named(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{")
+    with pytest.raises(ModelError, match=r"adapter_config\.json can't be read"):
+        StoredMatrices(tmp_path)
+    (tmp_path / "adapter_config.json").write_text("[]")
+    with pytest.raises(ModelError, match=r"adapter_config\.json holds no JSON object"):
+        StoredMatrices(tmp_path)

@@ -7,7 +7,7 @@ import pickle
 import pytest
 
 from striate import errors
-from striate.errors import StriateError, did_you_mean
+from striate.errors import StriateError, did_you_mean, first_line
 
 KINDS = [
     errors.SpecError,
@@ -48,3 +48,8 @@ def test_survives_a_process_border() -> None:
 )
 def test_did_you_mean(name: str, hint: str) -> None:
     assert did_you_mean(name, ["uniform", "bottom"]) == hint
+
+
+def test_first_line_of_an_error_without_a_text_is_its_class() -> None:
+    assert first_line(ValueError("first\nsecond")) == "first"
+    assert first_line(RuntimeError()) == "RuntimeError"

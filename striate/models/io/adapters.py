@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from striate.errors import ModelError, first_line
+from striate.models.io.json_files import read_json
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -77,16 +77,7 @@ def merged(model: PeftModel) -> Any:
 
 
 def _config(path: Path) -> dict[str, Any]:
-    file = path / ADAPTER_CONFIG
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"{file} can't be read: {error}", "the JSON that PEFT writes", "save the adapter again"
-        ) from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{file} holds no JSON object", "the JSON that PEFT writes", "save the adapter again")
-    return content
+    return read_json(path / ADAPTER_CONFIG, "the JSON that PEFT writes", "save the adapter again")
 
 
 def _stored(path: Path) -> dict[str, torch.Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from striate.errors import ModelError
 from striate.models.io.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, base_of, is_adapter
+from striate.models.io.json_files import read_json
 from striate.models.io.load import load_weights
 from striate.models.io.quiet import quietly
 from striate.models.io.safetensors_shards import Stored, read_shards
@@ -75,7 +75,7 @@ class StoredMatrices:
 class _Adapter:
     def __init__(self, folder: Path) -> None:
         self._file = folder / ADAPTER_WEIGHTS
-        self._config: dict[str, Any] = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+        self._config = read_json(folder / ADAPTER_CONFIG, "the JSON that PEFT writes", "save the adapter again")
         if self._config.get("peft_type") != "LORA" or self._config.get("use_dora"):
             raise ModelError(
                 f"{folder} is no plain LoRA adapter: it can't be read as a difference of weights",

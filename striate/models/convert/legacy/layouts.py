@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from striate.errors import ModelError, did_you_mean
+from striate.models.io.json_files import read_json
 
 PROJECTOR = "mlp2x_gelu"
 _MARKS = ("mm_vision_tower", "mm_projector_type", "mm_hidden_size")
@@ -50,23 +50,13 @@ def read_original(folder: Path) -> dict[str, Any]:
     Raises:
         ModelError: no readable config, or not that of an original checkpoint.
     """
-    file = folder / "config.json"
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"{file} can't be read: {error}", "the config.json of the original checkpoint", "check SOURCE"
-        ) from error
-    if isinstance(config, dict) and is_original(config):
+    config = read_json(folder / "config.json", "the config.json of the original checkpoint", "check SOURCE")
+    if is_original(config):
         return config
-    kind = config.get("model_type") if isinstance(config, dict) else None
-    hint = (
-        "use it as it is: it is in transformers' own form"
-        if isinstance(config, dict) and "vision_config" in config
-        else "check SOURCE"
-    )
+    known = "vision_config" in config
+    hint = "use it as it is: it is in transformers' own form" if known else "check SOURCE"
     raise ModelError(
-        f"{folder} ({kind}) is no original checkpoint: its config names no mm_vision_tower",
+        f"{folder} ({config.get('model_type')}) is no original checkpoint: its config names no mm_vision_tower",
         "an original checkpoint of " + ", ".join(dict.fromkeys(row.title for row in LAYOUTS)),
         hint,
     )

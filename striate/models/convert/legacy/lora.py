@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from striate.errors import ModelError
 from striate.models.convert.legacy.legacy_sources import Tensors, load_shard
 from striate.models.convert.legacy.names import plain_name
 from striate.models.io.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from striate.models.io.json_files import read_json
 
 NON_LORA = "non_lora_trainables.bin"
 _UNSUPPORTED = ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save")
@@ -81,12 +81,12 @@ def read_adapter(folder: Path) -> Adapter:
 
 def _settings(folder: Path) -> dict[str, Any]:
     file = folder / ADAPTER_CONFIG
+    settings = read_json(file, "the JSON that PEFT writes, with r and lora_alpha", "copy it again")
     try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
         if int(settings["r"]) > 0 and float(settings["lora_alpha"]):
-            return dict(settings)
+            return settings
         raise ValueError("r and lora_alpha must be positive")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         given = f"{file} can't be used: {error}"
         raise ModelError(given, "the JSON that PEFT writes, with r and lora_alpha", "copy it again") from error
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from striate.models.convert.chat_templates import IMAGE_TOKEN, check_ending, con
 from striate.models.convert.legacy.configs import CLIP
 from striate.models.convert.legacy.layouts import Layout
 from striate.models.convert.legacy.tower import Tower
+from striate.models.io.json_files import read_json
 from striate.models.structure.vision_encoders import Fit, image_processor
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
@@ -69,15 +69,8 @@ def build_processor(
 
 def generation_config(folder: Path, tokenizer: Any, layout: Layout) -> GenerationConfig:
     """Return a plain generation config: the original's end tokens, and the one that ends its conversations."""
-    stored: dict[str, Any] = {}
     file = folder / "generation_config.json"
-    if file.is_file():
-        try:
-            stored = dict(json.loads(file.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            raise ModelError(
-                f"{file} can't be read: {error}", "a JSON object", "copy it again, or remove it"
-            ) from error
+    stored = read_json(file, "a JSON object", "copy it again, or remove it") if file.is_file() else {}
     ends = stored.get("eos_token_id", tokenizer.eos_token_id)
     ids = {*(ends if isinstance(ends, list) else [ends]), tokenizer.convert_tokens_to_ids(layout.ending)} - {None}
     return GenerationConfig(
