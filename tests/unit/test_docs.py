@@ -43,6 +43,8 @@ def test_every_file_that_a_page_names_exists() -> None:
     for page in PAGES:
         for path in re.findall(r"`((?:striate|tests|benchmarks|scripts|configs|results)/[\w./-]+)`", page.read_text()):
             assert (ROOT / path).exists(), f"{page.name} names {path}"
+        for path in re.findall(r"`(\w+/[\w./-]+\.py)`", page.read_text()):
+            assert (ROOT / path).exists() or (ROOT / "striate" / path).exists(), f"{page.name} names {path}"
 
 
 def test_every_module_that_a_page_names_exists() -> None:
