@@ -28,7 +28,8 @@ from torch import nn
 from true_shapes import build, open_region
 
 from striate.data.collate import Collator
-from striate.data.encoding import IGNORED, Encoded
+from striate.data.encoding import Encoded
+from striate.data.label_mask import IGNORED
 from striate.data.packing import SEGMENTS, Batch, first_fit
 from striate.selectors.spec.grammar import resolve
 from striate.training.loss import answer_loss

@@ -29,7 +29,8 @@ from published_shapes import SHAPES, tiny
 
 from striate.config import LoraSection, MachineSection, TrainSection
 from striate.data.collate import Collator
-from striate.data.encoding import IGNORED, Encoded
+from striate.data.encoding import Encoded
+from striate.data.label_mask import IGNORED
 from striate.data.samples import PLACEHOLDER, Message, Sample
 from striate.progress import Silent
 from striate.selectors.spec.grammar import resolve

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from torch.nn.functional import pad
 
-from striate.data.encoding import IGNORED, Encoded, SampleEncoder
+from striate.data.encoding import Encoded, SampleEncoder
+from striate.data.label_mask import IGNORED, LabelMask
 from striate.data.packing import filled_row, join_row
 from striate.data.pictures import open_image
 from striate.data.rendering import Renderer
@@ -42,6 +43,7 @@ class Collator:
         self.train = train
         self._renderer = Renderer(processor)
         self._encoder = SampleEncoder(processor)
+        self._mask = LabelMask(self._encoder)
         tokenizer = processor.tokenizer
         padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         self._fill = {"input_ids": padding or 0, "labels": IGNORED}
@@ -108,7 +110,7 @@ class Collator:
     def _conversation(self, sample: Sample, images: list[Image.Image]) -> Encoded:
         conversation = self._renderer.conversation(sample)
         encoded = self._encoder.encode(sample.id, conversation.text, images)
-        labels = self._encoder.labels(sample.id, conversation, images, encoded)
+        labels = self._mask.labels(sample.id, conversation, images, encoded)
         tokens = {**encoded.tokens, "labels": labels}
         if encoded.length > self.max_length:
             end = int(self.image_mask(tokens)[0].nonzero().max()) + 1 if images else 0

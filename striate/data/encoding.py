@@ -1,4 +1,4 @@
-"""Encodes one sample: token ids with image tokens expanded by the processor, and labels of its answers."""
+"""Encodes one sample: token ids with image tokens expanded by the processor, and the tensors of its pictures."""
 
 from __future__ import annotations
 
@@ -8,10 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from striate.data.rendering import Answer, Conversation
 from striate.errors import DataError
-
-IGNORED = -100
 
 
 @dataclass(frozen=True)
@@ -38,7 +35,7 @@ class SampleEncoder:
 
     def __init__(self, processor: Any) -> None:
         self._processor = processor
-        self._tokenizer = processor.tokenizer
+        self.tokenizer = processor.tokenizer
         self.image_token_id = _image_token_id(processor)
 
     def encode(self, owner: str, text: str, images: list[Image.Image]) -> Encoded:
@@ -50,7 +47,7 @@ class SampleEncoder:
         pictures = {"images": [images]} if images else {}
         try:
             output = self._processor(
-                text=[text], return_tensors="pt", add_special_tokens=self._adds_special_tokens(text), **pictures
+                text=[text], return_tensors="pt", add_special_tokens=self.adds_special_tokens(text), **pictures
             )
         except ValueError as error:
             raise DataError(
@@ -66,61 +63,9 @@ class SampleEncoder:
             {name: tensors[name] for name in tensors if name not in aligned},
         )
 
-    def labels(
-        self, owner: str, conversation: Conversation, images: list[Image.Image], encoded: Encoded
-    ) -> torch.Tensor:
-        """Return labels (1, T): the answers' token ids, and -100 everywhere else.
-
-        The answers are found in the text before its placeholders are expanded, then matched with the expanded ids
-        from the end; where those differ (pictures after an answer, merged tokens) prefixes are encoded instead.
-
-        Raises:
-            DataError: an answer can't be found among the tokens.
-        """
-        ids = encoded.tokens["input_ids"]
-        chosen = self._by_offsets(conversation, ids[0].tolist())
-        if chosen is None:
-            chosen = [False] * encoded.length
-            for answer in conversation.answers:
-                first, last = self._by_prefix(owner, conversation.text, answer, images, ids[0])
-                chosen[first:last] = [True] * (last - first)
-        return ids.masked_fill(~torch.tensor([chosen]), IGNORED)
-
-    def _by_offsets(self, conversation: Conversation, expanded: list[int]) -> list[bool] | None:
-        """Return which expanded tokens are answers, or None if the unexpanded ones don't end them alike."""
-        if not self._tokenizer.is_fast:
-            return None
-        plain = self._tokenizer(
-            conversation.text,
-            add_special_tokens=self._adds_special_tokens(conversation.text),
-            return_offsets_mapping=True,
-        )
-        chosen = _overlapping(plain["offset_mapping"], conversation.answers)
-        tail = len(chosen) - chosen.index(True) if any(chosen) else 0
-        if not tail or plain["input_ids"][-tail:] != expanded[-tail:]:
-            return None
-        return [False] * (len(expanded) - tail) + chosen[-tail:]
-
-    def _by_prefix(
-        self, owner: str, text: str, answer: Answer, images: list[Image.Image], ids: torch.Tensor
-    ) -> tuple[int, int]:
-        """Return the first token of the answer and the one after its last, from the lengths of encoded prefixes."""
-        shown = images[: answer.images]
-        first, last = (
-            _common_length(self.encode(owner, text[:end], shown).tokens["input_ids"][0], ids)
-            for end in (answer.start, answer.end)
-        )
-        if first < last:
-            return first, last
-        raise DataError(
-            f"sample {owner!r}: can't tell which tokens are its answers",
-            "a processor that encodes the start of a text as the start of its tokens",
-            "split the sample into single turns with the pictures first",
-        )
-
-    def _adds_special_tokens(self, text: str) -> bool:
+    def adds_special_tokens(self, text: str) -> bool:
         """Return whether the tokenizer should add its own first token: not if the template wrote it."""
-        first = self._tokenizer.bos_token
+        first = self.tokenizer.bos_token
         return not (first and text.startswith(first))
 
 
@@ -138,13 +83,3 @@ def _image_token_id(processor: Any) -> int | None:
 def _follows_tokens(name: str, value: torch.Tensor, shape: tuple[int, ...]) -> bool:
     """Return whether the tensor has one entry a token."""
     return not name.startswith(("pixel", "image")) and tuple(value.shape[:2]) == shape
-
-
-def _overlapping(offsets: list[tuple[int, int]], answers: tuple[Answer, ...]) -> list[bool]:
-    return [any(start < answer.end and end > answer.start for answer in answers) for start, end in offsets]
-
-
-def _common_length(prefix: torch.Tensor, ids: torch.Tensor) -> int:
-    size = min(len(prefix), len(ids))
-    differ = (prefix[:size] != ids[:size]).nonzero()
-    return int(differ[0]) if len(differ) else size

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from striate.data.encoding import IGNORED, Encoded
+from striate.data.encoding import Encoded
+from striate.data.label_mask import IGNORED
 
 SEGMENTS = "segments"
 FILLER = "filler"

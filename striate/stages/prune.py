@@ -15,9 +15,10 @@ from striate.data.collate import Collator
 from striate.data.samples import PLACEHOLDER, Message, Sample
 from striate.errors import ArtifactError, ConfigError, ModelError, SpecError
 from striate.models.io.model_card import CardFacts
-from striate.models.io.save import renumbered, save_model
+from striate.models.io.save import save_model
 from striate.models.structure.anatomy import find_anatomy
 from striate.models.surgery.remove_layers import remove_layers
+from striate.models.surgery.renumber import renumbered
 from striate.models.surgery.roundtrip_check import self_test
 
 TEST_TEXT = "Please describe this image in detail."

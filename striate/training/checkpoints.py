@@ -2,49 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from striate.artifacts import Region
-from striate.config import TrainSection
-from striate.data.samples import Sample
 from striate.errors import TrainingError
 from striate.storage.atomic import write_text
-from striate.training.approximations import layers_beside
 from striate.training.distributed.full_parameters import copy_into, gathered
 from striate.training.distributed.ranks import Ranks
 
 COMPLETE = "complete.json"
 WEIGHTS = "trainable.safetensors"
-# How often a checkpoint is written does not change what is learned.
-_FREE_SETTINGS = {"save_steps"}
-
-
-def identity(
-    region: Region, config: TrainSection, samples: Sequence[Sample], seed: int, base_path: str
-) -> dict[str, Any]:
-    """Return what two sessions of one training must share, by name."""
-    digest = hashlib.sha256()
-    for sample in samples:
-        digest.update(repr((sample.id, sample.messages, [path.name for path in sample.images])).encode())
-    settings = {f"train.{key}": value for key, value in config.model_dump(mode="json", exclude=_FREE_SETTINGS).items()}
-    return {
-        **settings,
-        "region": list(region.layers),
-        **layers_beside(region, config),
-        "num_layers": region.num_layers,
-        "samples": len(samples),
-        "data": digest.hexdigest(),
-        "seed": seed,
-        "model": base_path,
-    }
 
 
 def mark_complete(folder: Path, run: Mapping[str, Any]) -> None:

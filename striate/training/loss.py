@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from striate.data.encoding import IGNORED
+from striate.data.label_mask import IGNORED
 from striate.models.interventions.selected_logits import answer_logits
 from striate.training.batching.label_positions import ANSWERS, label_positions
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
-from striate.data.encoding import IGNORED
+from striate.data.label_mask import IGNORED
 from striate.data.packing import FILLER, Batch
 from striate.models.structure.anatomy import PROJECTOR, component_of, find_anatomy
 from striate.storage.atomic import cannot_write

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from striate.data.collate import Collator
-from striate.data.encoding import IGNORED, SampleEncoder
+from striate.data.label_mask import IGNORED, LabelMask
 from striate.data.reading import read_samples
 from striate.data.samples import Message, Sample
 from striate.errors import DataError, ModelError
@@ -99,7 +99,7 @@ def test_pictures_in_later_turns(tiny_llava: Loaded, samples: list[Sample]) -> N
 def test_prefixes_and_offsets_agree(tiny_llava: Loaded, samples: list[Sample], monkeypatch: pytest.MonkeyPatch) -> None:
     collator = Collator(tiny_llava.processor, 64, train=True)
     by_offsets = collator(samples)["labels"]
-    monkeypatch.setattr(SampleEncoder, "_by_offsets", lambda *_: None)
+    monkeypatch.setattr(LabelMask, "_by_offsets", lambda *_: None)
     assert torch.equal(collator(samples)["labels"], by_offsets)
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from striate.data.collate import Collator
-from striate.data.encoding import IGNORED
+from striate.data.label_mask import IGNORED
 from striate.data.reading import read_samples
 from striate.data.samples import Message, Sample
 

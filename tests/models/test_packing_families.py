@@ -12,7 +12,8 @@ from family_rows import ROWS, Row
 from family_zoo import build_model
 
 from striate.data.collate import Collator
-from striate.data.encoding import IGNORED, Encoded
+from striate.data.encoding import Encoded
+from striate.data.label_mask import IGNORED
 from striate.data.packing import Batch
 from striate.errors import TrainingError
 from striate.training.loss import answer_loss

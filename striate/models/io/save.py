@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +44,3 @@ def save_model(
         save_rule(model, folder)
         if card is not None:
             write_text(folder / CARD_FILE, card_text(card, Path(path).name, folder))
-
-
-def renumbered(region: Region, old_to_new: Mapping[int, int]) -> Region:
-    """Return `region` in the layer numbers of a model that lost layers outside it."""
-    if len(old_to_new) == region.num_layers:
-        return region
-    layers = tuple(old_to_new[layer] for layer in region.layers)
-    spec = f"ids:{','.join(map(str, layers))}" if layers else "none"
-    return Region(layers=layers, num_layers=len(old_to_new), spec=spec, selector="ids" if layers else "none")

@@ -8,6 +8,7 @@ from typing import Any
 
 from striate.errors import ModelError
 from striate.models.structure.decoder_stack import DEPTH, depth_field
+from striate.models.surgery.renumber import kept_numbers, new_numbers
 
 # Settings that single layers override, by layer number.
 OVERRIDES = "per_layer_config"
@@ -116,7 +117,7 @@ def _edited(name: str, value: Any, kept: Sequence[int], num_layers: int) -> Any:
     if isinstance(value, list | tuple) and value:
         return _edited_list(name, value, kept, num_layers)
     if isinstance(value, dict) and "layer" in name and value and all(str(key).isdigit() for key in value):
-        new_number = _numbers(kept)
+        new_number = new_numbers(kept)
         return {type(key)(new_number[int(key)]): value[key] for key in value if int(key) in new_number}
     return value
 
@@ -134,9 +135,9 @@ def _edited_list(name: str, value: Any, kept: Sequence[int], num_layers: int) ->
     if name in TARGETS:
         return _edited_targets(name, value, kept)
     if name in ONE_BASED:
-        return type(value)(entry + 1 for entry in _renumbered([entry - 1 for entry in value], kept))
+        return type(value)(entry + 1 for entry in kept_numbers([entry - 1 for entry in value], kept))
     if _are_indices(name, value, num_layers):
-        left = type(value)(_renumbered(value, kept))
+        left = type(value)(kept_numbers(value, kept))
         if name in VITAL and not left:
             raise cannot_remove(f"they are the only ones that look at the picture ({name}={list(value)})")
         return left
@@ -171,7 +172,7 @@ def _are_numbers(value: Any, num_layers: int) -> bool:
 
 def _edited_references(name: str, value: Any, kept: Sequence[int]) -> Any:
     """Return which layer each kept layer reads from, in new numbers."""
-    new_number = _numbers(kept)
+    new_number = new_numbers(kept)
     orphans = [layer for layer in kept if value[layer] not in new_number]
     if orphans:
         sources = sorted({value[layer] for layer in orphans})
@@ -183,7 +184,7 @@ def _edited_references(name: str, value: Any, kept: Sequence[int]) -> Any:
 
 def _edited_targets(name: str, value: Any, kept: Sequence[int]) -> Any:
     """Return the layers that take features of the picture, or pairs of a vision layer and such a layer."""
-    new_number = _numbers(kept)
+    new_number = new_numbers(kept)
     gone = [entry for entry in value if (entry[-1] if isinstance(entry, list | tuple) else entry) not in new_number]
     if gone:
         raise cannot_remove(f"features of the picture enter there ({name}={list(value)})")
@@ -191,15 +192,6 @@ def _edited_targets(name: str, value: Any, kept: Sequence[int]) -> Any:
         type(entry)([*entry[:-1], new_number[entry[-1]]]) if isinstance(entry, list | tuple) else new_number[entry]
         for entry in value
     )
-
-
-def _renumbered(value: Sequence[int], kept: Sequence[int]) -> list[int]:
-    new_number = _numbers(kept)
-    return [new_number[entry] for entry in value if entry in new_number]
-
-
-def _numbers(kept: Sequence[int]) -> dict[int, int]:
-    return {old: new for new, old in enumerate(kept)}
 
 
 def _listed(layers: Sequence[int]) -> str:

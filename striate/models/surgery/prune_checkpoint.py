@@ -14,12 +14,13 @@ from striate.models.interventions.model_rule import save_rule
 from striate.models.io.adapters import is_adapter
 from striate.models.io.quiet import quietly
 from striate.models.io.safetensors_shards import AGAIN, Stored, by_file, read_shards, write_shards
-from striate.models.io.save import REGION_FILE, renumbered
+from striate.models.io.save import REGION_FILE
 from striate.models.io.stored_names import StoredNames, Target
 from striate.models.structure.anatomy import Anatomy, layer_of
 from striate.models.structure.meta_model import blueprint
 from striate.models.surgery.config_edits import cannot_remove
 from striate.models.surgery.remove_layers import remove_layers
+from striate.models.surgery.renumber import renumbered
 from striate.models.visual_token_skipping.rule import load_rule
 from striate.storage.atomic import new_folder
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div
 
-from striate.data.encoding import IGNORED
+from striate.data.label_mask import IGNORED
 
 _LOGITS_AT_ONCE = 1 << 25
 

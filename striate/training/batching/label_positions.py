@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from striate.data.encoding import IGNORED
+from striate.data.label_mask import IGNORED
 
 ANSWERS = "answers"
 

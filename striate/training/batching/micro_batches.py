@@ -12,7 +12,8 @@ from torch.utils.data import Sampler
 
 from striate.config import MachineSection, TrainSection
 from striate.data.collate import Collator
-from striate.data.encoding import IGNORED, Encoded
+from striate.data.encoding import Encoded
+from striate.data.label_mask import IGNORED
 from striate.data.packing import FILLER, Batch, first_fit
 from striate.data.samples import Sample
 from striate.training.batching.order import SeededOrder

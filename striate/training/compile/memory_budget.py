@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from striate.artifacts import Region
-from striate.data.encoding import IGNORED
+from striate.data.label_mask import IGNORED
 from striate.data.samples import Sample
 from striate.errors import TrainingError
 from striate.models.forecast.layer_shapes import ModelShape, model_shape
