@@ -1,14 +1,6 @@
 """The documents that stages hand to each other through the run folder: one module a stage, all of them found here."""
 
-from striate.artifacts.base import (
-    Document,
-    DocumentT,
-    read_document,
-    read_if_there,
-    read_lines,
-    write_document,
-    write_lines,
-)
+from striate.artifacts.base import Document, read_document, read_if_there, read_lines, write_document, write_lines
 from striate.artifacts.eval_records import (
     AskingFacts,
     Difference,
@@ -31,7 +23,6 @@ __all__ = [
     "ComponentCount",
     "Difference",
     "Document",
-    "DocumentT",
     "EvalRecord",
     "GateResult",
     "GateRow",

@@ -224,8 +224,3 @@ class SuiteRecord(Document):
     samples: dict[str, int]
     figures: dict[str, dict[str, float]]
     seconds: float
-
-    @property
-    def suite(self) -> str:
-        """The suite as it is written in a config, less its folder."""
-        return f"{self.harness}:{','.join(self.tasks)}"

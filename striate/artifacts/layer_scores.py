@@ -74,19 +74,29 @@ class Scores(Document):
     scorers: tuple[LayerScores, ...]
     tasks: dict[str, tuple[LayerScores, ...]] = Field(default_factory=dict)
 
+    def entries(self, task: str | None = None) -> tuple[LayerScores, ...]:
+        """Return the layer scores of every scorer, on all samples or on those of `task`.
+
+        Raises:
+            ArtifactError: that task was not scored.
+        """
+        if task is None:
+            return self.scorers
+        if task not in self.tasks:
+            raise ArtifactError(
+                f"no scores of task {task!r} here",
+                ", ".join(self.tasks) or "no task was scored apart",
+                "run `striate analyze --by task` on samples of that task",
+            )
+        return self.tasks[task]
+
     def of(self, scorer: str, task: str | None = None) -> LayerScores:
         """Return the layer scores of `scorer`, on all samples or on those of `task`.
 
         Raises:
             ArtifactError: the scorer was not run, or not by this task.
         """
-        if task is not None and task not in self.tasks:
-            raise ArtifactError(
-                f"no scores of task {task!r} here",
-                ", ".join(self.tasks) or "no task was scored apart",
-                "run `striate analyze --by task` on samples of that task",
-            )
-        entries = self.scorers if task is None else self.tasks[task]
+        entries = self.entries(task)
         for entry in entries:
             if entry.scorer == scorer:
                 return entry

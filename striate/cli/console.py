@@ -25,7 +25,8 @@ def guard(out: Path | None) -> Iterator[None]:
     try:
         yield
     except StriateError as error:
-        show_error(error)
+        ERR.print("error:", style="bold red", end=" ")
+        ERR.print(str(error), soft_wrap=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         hint = f"; the same command with --out {out} goes on from here" if out else ""
@@ -60,12 +61,6 @@ def quiet_libraries() -> None:
     """Keep the log of libraries to errors: striate says itself what it does."""
     for name in ("transformers", "accelerate", "peft", "torch.utils.flop_counter"):
         logging.getLogger(name).setLevel(logging.ERROR)
-
-
-def show_error(error: StriateError) -> None:
-    """Print what went wrong, what is allowed and what to do next, to standard error."""
-    ERR.print("error:", style="bold red", end=" ")
-    ERR.print(str(error), soft_wrap=True)
 
 
 def show_table(title: str, header: list[str], rows: list[list[str]]) -> None:

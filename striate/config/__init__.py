@@ -5,16 +5,14 @@ from striate.config.inputs import BUILTIN, DataSection, ModelSection, is_builtin
 from striate.config.layer_settings import AnalyzeSection, PruneSection, SelectSection
 from striate.config.machine import MachineSection
 from striate.config.resolve_paths import anchored
-from striate.config.run_config import NAME, OWN_MODELS, STAGES, RunConfig
+from striate.config.run_config import OWN_MODELS, RunConfig
 from striate.config.section import Section, specs_of
 from striate.config.train_settings import LoraSection, ResampleSection, TrainSection
 from striate.config.yaml_io import dump_config, load_config, parse_config
 
 __all__ = [
     "BUILTIN",
-    "NAME",
     "OWN_MODELS",
-    "STAGES",
     "AnalyzeSection",
     "DataSection",
     "EvaluateSection",

@@ -14,7 +14,6 @@ from striate.config.machine import MachineSection
 from striate.config.section import Section
 from striate.config.train_settings import TrainSection
 
-STAGES = ("analyze", "select", "train", "prune", "evaluate", "report")
 OWN_MODELS = ("start", "tuned", "pruned")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._%:+@-]{0,63}")
 

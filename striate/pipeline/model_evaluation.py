@@ -26,14 +26,13 @@ from striate.tasks.scoring.intervals import METHOD
 
 if TYPE_CHECKING:
     from striate.models.io.load import Loaded
-    from striate.tasks.packs.reader import Pack
+    from striate.tasks.packs.items import Pack
 
 Results = dict[str, tuple[EvalRecord, list[Prediction]]]
 FOLDER, RETENTION_FILE, GATE_FILE = "eval", "retention.json", "gate.json"
 
 
-def evaluation_files(label: str) -> list[str]:
-    """Return where a run folder keeps the record and the predictions of the model called `label`."""
+def _evaluation_files(label: str) -> list[str]:
     return [f"{FOLDER}/{label}.json", f"{FOLDER}/{label}.predictions.jsonl"]
 
 
@@ -63,7 +62,7 @@ def evaluate_model(
     """
     from striate.stages.evaluate import evaluate
 
-    record_file, answers_file = files = evaluation_files(label)
+    record_file, answers_file = files = _evaluation_files(label)
     journal = f"{FOLDER}/{label}.replies.jsonl"
     with run.stage(f"evaluate:{label}", key, files, unfinished=[journal]) as stage:
         if not stage.stale:
@@ -106,7 +105,7 @@ def read_results(run: Path, labels: Sequence[str]) -> Results:
     Raises:
         ArtifactError: one of them was not evaluated.
     """
-    places = {label: evaluation_files(label) for label in labels}
+    places = {label: _evaluation_files(label) for label in labels}
     return {
         label: (read_document(run / record, EvalRecord), read_lines(run / answers, Prediction))
         for label, (record, answers) in places.items()

@@ -20,11 +20,10 @@ def write_run_card(run: Path, label: str, config: RunConfig, base: str, figures:
     """
     folder = run / FOLDERS[label]
     if folder.is_dir():
-        write_card(folder, card_facts(run, label, config, base, figures))
+        write_card(folder, _card_facts(run, label, config, base, figures))
 
 
-def card_facts(run: Path, label: str, config: RunConfig, base: str, figures: bool) -> CardFacts:
-    """Return what the card of a run's tuned or pruned model tells."""
+def _card_facts(run: Path, label: str, config: RunConfig, base: str, figures: bool) -> CardFacts:
     train = read_if_there(run / "train.json", TrainRecord)
     prune = read_if_there(run / "prune.json", PruneRecord) if label == "pruned" else None
     retention = read_if_there(run / "eval" / "retention.json", Retention) if figures else None

@@ -28,7 +28,7 @@ def check_run(config: RunConfig) -> Iterator[str]:
     yield f"scorers   {_scorers(config)}"
     yield f"model     {_model(config.model.path)}"
     if config.train.method == "qlora":
-        yield f"qlora     {_quantisation(config.machine.device)}"
+        yield f"qlora     {_quantization(config.machine.device)}"
     if config.train.optimizer != "adamw":
         yield f"optimizer {_optimizer(config)}"
     for name in dict.fromkeys((*config.data.train, *config.data.calibration)):
@@ -72,7 +72,7 @@ def _model(path: str) -> str:
     return path
 
 
-def _quantisation(device: str) -> str:
+def _quantization(device: str) -> str:
     from striate.models.io.devices import resolve_device
     from striate.models.io.quantized import check_quantization
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from striate.artifacts import Scores
 from striate.errors import ArtifactError
-from striate.scores.ranking import entries_of, ranks, spearman
+from striate.scores.ranking import ranks, spearman
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ def compare_scores(first: Scores, second: Scores, task: str | None = None) -> tu
             "two runs on models with as many layers",
             "compare runs of the same model, or of models of one depth",
         )
-    ones = {entry.scorer: entry.values for entry in entries_of(first, task)}
-    others = {entry.scorer: entry.values for entry in entries_of(second, task)}
+    ones = {entry.scorer: entry.values for entry in first.entries(task)}
+    others = {entry.scorer: entry.values for entry in second.entries(task)}
     shared = [name for name in ones if name in others]
     if not shared:
         raise ArtifactError(

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from striate.artifacts import LayerScores, Scores
-from striate.errors import ArtifactError
+from striate.artifacts import Scores
 
 
 @dataclass(frozen=True)
@@ -20,16 +19,16 @@ class Agreement:
 def ranks(values: Sequence[float]) -> tuple[float, ...]:
     """Return each value's rank: 1 for the highest; equal values share the mean of their ranks."""
     order = sorted(range(len(values)), key=lambda index: -values[index])
-    found = [0.0] * len(values)
+    mean_places = [0.0] * len(values)
     start = 0
     while start < len(order):
         end = start
         while end + 1 < len(order) and values[order[end + 1]] == values[order[start]]:
             end += 1
         for index in order[start : end + 1]:
-            found[index] = (start + end) / 2 + 1
+            mean_places[index] = (start + end) / 2 + 1
         start = end + 1
-    return tuple(found)
+    return tuple(mean_places)
 
 
 def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
@@ -60,23 +59,6 @@ def agreement(scores: Scores, task: str | None = None) -> Agreement:
     Raises:
         ArtifactError: that task was not scored.
     """
-    entries = entries_of(scores, task)
-    matrix = tuple(tuple(spearman(one.values, other.values) for other in entries) for one in entries)
+    entries = scores.entries(task)
+    matrix = tuple(tuple(spearman(entry.values, other.values) for other in entries) for entry in entries)
     return Agreement(tuple(entry.scorer for entry in entries), matrix)
-
-
-def entries_of(scores: Scores, task: str | None = None) -> tuple[LayerScores, ...]:
-    """Return the layer scores of every scorer, on all samples or on those of `task`.
-
-    Raises:
-        ArtifactError: that task was not scored.
-    """
-    if task is None:
-        return scores.scorers
-    if task not in scores.tasks:
-        raise ArtifactError(
-            f"no scores of task {task!r} here",
-            ", ".join(scores.tasks) or "no task was scored apart",
-            "run `striate analyze --by task` on samples of that task",
-        )
-    return scores.tasks[task]

@@ -13,8 +13,7 @@ from striate.runs.peak_memory import peak_memory_gib, reset_peak_memory
 from striate.storage.fingerprints import fingerprint
 from striate.tasks.inference.ask import ask
 from striate.tasks.inference.reply_journal import Journal
-from striate.tasks.packs.items import Item, Mark, Reply
-from striate.tasks.packs.reader import Pack
+from striate.tasks.packs.items import Item, Mark, Pack, Reply
 from striate.tasks.scoring.compare import macro_average, task_scores
 from striate.tasks.scoring.mark import check_corpora, mark_all
 

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from striate.artifacts import PruneRecord, Region, Scores, SelfTest
 from striate.data.collate import Collator
 from striate.data.samples import PLACEHOLDER, Message, Sample
-from striate.errors import ArtifactError, ConfigError, ModelError, SpecError
+from striate.errors import ConfigError, ModelError, SpecError
 from striate.models.io.model_card import CardFacts
 from striate.models.io.save import save_model
 from striate.models.structure.anatomy import find_anatomy
 from striate.models.surgery.remove_layers import remove_layers
 from striate.models.surgery.renumber import renumbered
 from striate.models.surgery.roundtrip_check import self_test
+from striate.storage.atomic import check_new_folder
 
 TEST_TEXT = "Please describe this image in detail."
 TEST_LENGTH = 32768
@@ -112,10 +113,8 @@ def _check_out(out: Path | None, processor: Any) -> None:
             "the processor of the model",
             "pass processor=...",
         )
-    if out is not None and out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise ArtifactError(
-            f"{out} exists already", "a new or empty folder", "choose another folder, or remove that one first"
-        )
+    if out is not None:
+        check_new_folder(out)
 
 
 def _least_important(

@@ -52,6 +52,18 @@ def write_bytes(path: Path, content: bytes, beside: Path | None = None) -> None:
             temporary.unlink()
 
 
+def check_new_folder(path: Path) -> None:
+    """Check that `path` is a new or empty folder.
+
+    Raises:
+        ArtifactError: it holds files, or is one.
+    """
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise ArtifactError(
+            f"{path} exists already", "a new or empty folder", "choose another folder, or remove that one first"
+        )
+
+
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; it takes that name on success and is removed on failure.
@@ -59,10 +71,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     Raises:
         ArtifactError: `path` holds files already, can't be written, or the disk is full.
     """
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise ArtifactError(
-            f"{path} exists already", "a new or empty folder", "choose another folder, or remove that one first"
-        )
+    check_new_folder(path)
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

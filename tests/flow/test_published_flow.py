@@ -168,7 +168,6 @@ def test_a_suite_in_lines() -> None:
         },
         seconds=1,
     )
-    assert record.suite == "lm-eval:arc,bbh"
     assert suite_lines(record) == [
         "tuned  lm-eval arc: acc 0.51 ± 0.029, em,strict 0.25 ± 0.1 (n = 300)",
         "tuned  lm-eval bbh: em 1",

@@ -53,7 +53,7 @@ def test_mmlu_prompts_are_the_papers(tmp_path: Path) -> None:
         "What is 0, exactly?\nA. 0\nB. 5\nC. 6\nD. 7\nAnswer: A\n\n"
         'Find the "degree".\nA. 0\nB. 4\nC. 2\nD. 6\nAnswer: B'
     )
-    assert (first.metric, first.answer_index, first.compare, first.kind) == ("choice_logprob", 1, "sum", "text")
+    assert (first.metric, first.answer_index, first.compare, first.image) == ("choice_logprob", 1, "sum", None)
     assert read(f"mmlu:{tmp_path}")[0].context.count("Answer: A") == 5
     assert read(f"mmlu@0:{tmp_path}")[0].context.count("Answer:") == 1
 

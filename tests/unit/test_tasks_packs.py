@@ -46,7 +46,7 @@ def test_a_pack_with_pictures(pack_dir: Path) -> None:
     assert len(pack.items) == 48
     assert Counter(item.metric for item in pack.items) == dict.fromkeys(("exact", "choice", "anls", "iou50"), 12)
     first = pack.items[0]
-    assert first.kind == "visual"
+    assert first.image is not None
     assert first.image == pack_dir / "images/square_00.png"
     assert (first.question, first.answers) == ("What colour is the square?", ("red",))
     assert pack.items[1].choices == ("yes", "no")
@@ -63,7 +63,7 @@ def test_every_kind_of_text_row(tmp_path: Path) -> None:
         "",
     ]
     items = read_pack(write(tmp_path, *rows)).items
-    assert [item.kind for item in items] == ["text"] * 6
+    assert [item.image for item in items] == [None] * 6
     assert [item.compare for item in items[:3]] == ["mean", "sum", "sum"]
     assert items[3].answers == ("no",)
     assert (items[4].task, items[4].text) == (tmp_path.name, "Some words.")

@@ -15,7 +15,7 @@ TINTS = 6
 
 
 @dataclass(frozen=True)
-class Axes:
+class _Axes:
     """From layers and scores to places in the picture; logarithmic where positive scores span a wide range."""
 
     top: float
@@ -26,11 +26,9 @@ class Axes:
     log: bool
 
     def x(self, layer: float) -> float:
-        """Return the place of a layer."""
         return LEFT + (layer + 0.5) * (self.width - LEFT - RIGHT) / self.layers
 
     def y(self, value: float) -> float:
-        """Return the place of a score."""
         low, high, here = self.low, self.high, max(value, self.low)
         if self.log:
             low, high, here = math.log(low), math.log(high), math.log(here)
@@ -38,12 +36,10 @@ class Axes:
 
     @property
     def bottom(self) -> float:
-        """The lower edge."""
         return self.top + HEIGHT
 
     @property
     def ticks(self) -> list[float]:
-        """Round values along the axis."""
         if self.log:
             powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
             marks = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
@@ -64,14 +60,14 @@ def draw_bands(series: Sequence[Series], width: float) -> tuple[float, list[Html
     return axes.bottom + 38, shapes
 
 
-def _axes(series: Sequence[Series], width: float, top: float) -> Axes:
+def _axes(series: Sequence[Series], width: float, top: float) -> _Axes:
     low, high = min(scored.ends[0] for scored in series), max(scored.ends[1] for scored in series)
     log = low > 0 and high >= WIDE_RANGE * low
     if not log:
         low = 0.0 if 0 <= low <= 0.5 * high else low
     if high <= low:
         low, high = low - 0.5 * (abs(low) or 1.0), high + 0.5 * (abs(high) or 1.0)
-    return Axes(top, width, len(series[0].values), low, high, log)
+    return _Axes(top, width, len(series[0].values), low, high, log)
 
 
 def _legend(series: Sequence[Series], width: float) -> tuple[list[Html], float]:
@@ -86,7 +82,7 @@ def _legend(series: Sequence[Series], width: float) -> tuple[list[Html], float]:
     return shapes, y + 14
 
 
-def _grid(axes: Axes) -> list[Html]:
+def _grid(axes: _Axes) -> list[Html]:
     shapes = []
     for value in axes.ticks:
         y = axes.y(value)
@@ -100,7 +96,7 @@ def _grid(axes: Axes) -> list[Html]:
     return [*shapes, text((LEFT + axes.width) / 2, axes.bottom + 33, "layer, input to output", class_="note middle")]
 
 
-def _band(series: Series, axes: Axes, tint: int) -> list[Html]:
+def _band(series: Series, axes: _Axes, tint: int) -> list[Html]:
     if not series.low or not series.high:
         return []
     there = [f"{number(axes.x(layer))} {number(axes.y(value))}" for layer, value in enumerate(series.high)]
@@ -108,12 +104,12 @@ def _band(series: Series, axes: Axes, tint: int) -> list[Html]:
     return [tag("path", d=f"M{'L'.join([*there, *reversed(back)])}Z", class_=f"band s{tint}")]
 
 
-def _curve(series: Series, axes: Axes, tint: int) -> Html:
+def _curve(series: Series, axes: _Axes, tint: int) -> Html:
     places = [f"{number(axes.x(layer))} {number(axes.y(value))}" for layer, value in enumerate(series.values)]
     return tag("path", d=f"M{'L'.join(places)}", class_=f"series s{tint}")
 
 
-def _hover(series: Sequence[Series], axes: Axes, layer: int) -> Html:
+def _hover(series: Sequence[Series], axes: _Axes, layer: int) -> Html:
     room = (axes.width - LEFT - RIGHT) / axes.layers
     tip = "\n".join(scored.tip(layer) for scored in series)
     return rect(LEFT + layer * room, axes.top, room, HEIGHT, tip, class_="unseen")

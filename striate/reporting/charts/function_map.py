@@ -48,17 +48,15 @@ def _lane(series: Series) -> Lane | None:
         peak.centre_low,
         peak.centre_high,
         (float(peak.low), float(peak.high)),
-        f"{series.name}: {peak_words(peak)}; {centre_words(peak)}",
+        f"{series.name}: {_peak_words(peak)}; {_centre_words(peak)}",
     )
 
 
-def peak_words(peak: Peak) -> str:
-    """Return the highest layer with its interval, in words."""
+def _peak_words(peak: Peak) -> str:
     return f"highest at layer {peak.layer} (95% interval {peak.low} to {peak.high})"
 
 
-def centre_words(peak: Peak) -> str:
-    """Return the centre of mass with its interval, in words."""
+def _centre_words(peak: Peak) -> str:
     return f"centre of mass {peak.centre:.1f} (95% interval {peak.centre_low:.1f} to {peak.centre_high:.1f})"
 
 

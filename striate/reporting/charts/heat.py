@@ -69,7 +69,7 @@ class Heat:
 
 
 @dataclass(frozen=True)
-class Frame:
+class _Frame:
     """Positions of a heat map's cells."""
 
     left: float
@@ -84,7 +84,6 @@ class Frame:
     marks: tuple[int, ...] = field(default=())
 
     def y(self, row: int) -> float:
-        """Return the top of a row."""
         return self.top + row * (self.pitch + self.lane)
 
     def x(self, column: float) -> float:
@@ -95,7 +94,6 @@ class Frame:
 
     @property
     def bottom(self) -> float:
-        """The lower edge of the last row."""
         return self.y(self.rows)
 
 
@@ -114,7 +112,7 @@ def draw_heat(heat: Heat, width: float) -> tuple[float, list[Html]]:
     return height + 34, [*shapes, *_ramp(height + 8, min(300.0, width), heat.ends, heat.two_sided)]
 
 
-def _frame(heat: Heat, width: float) -> Frame:
+def _frame(heat: Heat, width: float) -> _Frame:
     longest = max(text_width(name, SMALL) for name in (*heat.rows, heat.row_title, "highest" if heat.feet else ""))
     left = min(longest + 12, width * (0.24 if width >= WIDE else 0.3))
     gap = GAP if width >= WIDE else 5.0
@@ -127,14 +125,14 @@ def _frame(heat: Heat, width: float) -> Frame:
     step = next(step for step in (1, 2, 5, 10, 20) if not numeric or cell * step >= text_width("00", SMALL) + 4)
     top = head + (13 if heat.column_title else 0)
     lane = 12.0 if any(heat.lanes) else 0.0
-    return Frame(left, top, cell, pitch, lane, lefts, upright, len(heat.rows), width, tuple(_range(heat)[::step]))
+    return _Frame(left, top, cell, pitch, lane, lefts, upright, len(heat.rows), width, tuple(_range(heat)[::step]))
 
 
 def _range(heat: Heat) -> range:
     return range(len(heat.columns))
 
 
-def _rows(heat: Heat, frame: Frame) -> list[Html]:
+def _rows(heat: Heat, frame: _Frame) -> list[Html]:
     step = 1 if frame.pitch + frame.lane >= 12 else 5
     limit = max(4, int((frame.left - 10) / (0.6 * SMALL)))
     kind = "tick end" if all(name.isdecimal() for name in heat.rows) else "head end"
@@ -148,7 +146,7 @@ def _rows(heat: Heat, frame: Frame) -> list[Html]:
     return shapes
 
 
-def _columns(heat: Heat, frame: Frame) -> list[Html]:
+def _columns(heat: Heat, frame: _Frame) -> list[Html]:
     y = frame.top - 7
     shapes = [_heading(heat.columns[place], frame.x(place), y, frame.upright) for place in frame.marks]
     if heat.column_title:
@@ -162,7 +160,7 @@ def _heading(name: str, x: float, y: float, upright: bool) -> Html:
     return text(x + 3.5, y, shorten(name, 30), name, class_="head", transform=f"rotate(-90 {x + 3.5:.1f} {y:.1f})")
 
 
-def _spot(spot: Spot, frame: Frame, row: int, column: int) -> Html:
+def _spot(spot: Spot, frame: _Frame, row: int, column: int) -> Html:
     left, top = frame.lefts[column], frame.y(row)
     seam = 1.0 if frame.cell > 4 else 0.0
     kind = f"{spot.kind} marked" if spot.marked else spot.kind
@@ -178,7 +176,7 @@ def _spot(spot: Spot, frame: Frame, row: int, column: int) -> Html:
     return tag("g", shape, label)
 
 
-def _lane(lane: Lane, frame: Frame, row: int) -> list[Html]:
+def _lane(lane: Lane, frame: _Frame, row: int) -> list[Html]:
     y = frame.y(row) + frame.pitch + 3
     first, last = (frame.x(place) for place in lane.bracket)
     half = frame.cell / 2 - 0.5
@@ -191,7 +189,7 @@ def _lane(lane: Lane, frame: Frame, row: int) -> list[Html]:
     ]
 
 
-def _feet(heat: Heat, frame: Frame) -> tuple[list[Html], float]:
+def _feet(heat: Heat, frame: _Frame) -> tuple[list[Html], float]:
     fits = all(text_width(end, TINY_SIZE) <= frame.cell - 2 for ends in heat.feet for end in ends)
     if not heat.feet or not fits:
         return [], frame.bottom + 6

@@ -24,7 +24,7 @@ class CurvePoint:
 
 
 @dataclass(frozen=True)
-class Panel:
+class _Panel:
     """One pair of axes: its position and its range."""
 
     top: float
@@ -36,11 +36,9 @@ class Panel:
     high: float
 
     def x(self, step: float) -> float:
-        """Return the place of a step."""
         return LEFT + (step - self.first_step) / max(1, self.last_step - self.first_step) * (self.width - LEFT - RIGHT)
 
     def y(self, value: float) -> float:
-        """Return the place of a value."""
         return self.top + self.height * (1 - (value - self.low) / ((self.high - self.low) or 1.0))
 
 
@@ -88,13 +86,13 @@ def draw_loss(log: Sequence[LogStep], width: float) -> tuple[float, list[Html]]:
 
 def _panel(
     log: Sequence[LogStep], series: Sequence[Sequence[CurvePoint]], top: float, height: float, width: float
-) -> Panel:
+) -> _Panel:
     highest = max((point.value for points in series for point in points), default=1.0) or 1.0
     step = nice_step(highest)
-    return Panel(top, height, width, log[0].step, log[-1].step, 0.0, step * math.ceil(highest / step - 1e-9))
+    return _Panel(top, height, width, log[0].step, log[-1].step, 0.0, step * math.ceil(highest / step - 1e-9))
 
 
-def _axes(panel: Panel, ticks: int = 4) -> list[Html]:
+def _axes(panel: _Panel, ticks: int = 4) -> list[Html]:
     step = (panel.high - panel.low) if ticks == 1 else nice_step(panel.high, ticks)
     values = [step * place for place in range(round(panel.high / step) + 1)]
     shapes = []
@@ -105,7 +103,7 @@ def _axes(panel: Panel, ticks: int = 4) -> list[Html]:
     return shapes
 
 
-def _path(points: Sequence[CurvePoint], panel: Panel, kind: str) -> Html | None:
+def _path(points: Sequence[CurvePoint], panel: _Panel, kind: str) -> Html | None:
     if not points:
         return None
     places = [(panel.x((point.first + point.last) / 2), panel.y(point.value)) for point in points]
@@ -114,24 +112,23 @@ def _path(points: Sequence[CurvePoint], panel: Panel, kind: str) -> Html | None:
     return tag("path", d="M" + "L".join(f"{number(x)} {number(y)}" for x, y in places), class_=f"curve {kind}")
 
 
-def _hovers(points: Sequence[CurvePoint], panel: Panel, name: str) -> list[Html]:
+def _hovers(points: Sequence[CurvePoint], panel: _Panel, name: str) -> list[Html]:
     if not points:
         return []
     width = (panel.width - LEFT - RIGHT) / len(points)
     return [
-        rect(LEFT + place * width, panel.top, width, panel.height, point_tip(point, name), class_="unseen")
+        rect(LEFT + place * width, panel.top, width, panel.height, _point_tip(point, name), class_="unseen")
         for place, point in enumerate(points)
     ]
 
 
-def point_tip(point: CurvePoint, name: str) -> str:
-    """Return the hover text of one point."""
+def _point_tip(point: CurvePoint, name: str) -> str:
     if point.first == point.last:
         return f"step {point.first} · {name} {point.value:.5g}"
     return f"steps {point.first} to {point.last} · mean {name} {point.value:.5g}"
 
 
-def _small(panel: Panel, name: str, series: Sequence[Sequence[CurvePoint]]) -> list[Html]:
+def _small(panel: _Panel, name: str, series: Sequence[Sequence[CurvePoint]]) -> list[Html]:
     heading = text(LEFT, panel.top - 9, name, class_="head")
     curves = [_path(points, panel, kind) for points, kind in zip(series, ("first", "second"), strict=False)]
     shapes = [heading, *_axes(panel, ticks=1), *[curve for curve in curves if curve]]
@@ -143,7 +140,7 @@ def _small(panel: Panel, name: str, series: Sequence[Sequence[CurvePoint]]) -> l
     return shapes + _hovers(series[0] or series[-1], panel, name)
 
 
-def _steps(panel: Panel, bottom: float) -> list[Html]:
+def _steps(panel: _Panel, bottom: float) -> list[Html]:
     spread = panel.last_step - panel.first_step
     most = 8 if panel.width > 500 else 4
     step = max(1, round(nice_step(spread, most))) if spread else 1

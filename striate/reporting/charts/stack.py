@@ -41,7 +41,7 @@ def _layer(artifacts: RunArtifacts, layout: StackLayout, layer: int) -> Html:
     removed = layer in artifacts.removed
     inside = artifacts.region is not None and layer in artifacts.region
     state = "removed" if removed else "region" if inside else "frozen"
-    bar = rect(MARGIN, y, layout.stack_width, layout.bar, layer_tip(artifacts, layer), rx=2.5, class_=f"layer {state}")
+    bar = rect(MARGIN, y, layout.stack_width, layout.bar, _layer_tip(artifacts, layer), rx=2.5, class_=f"layer {state}")
     return tag("g", label, bar, _cross(layout, y) if removed else None)
 
 
@@ -51,8 +51,7 @@ def _cross(layout: StackLayout, y: float) -> Html:
     return tag("g", lines, class_="cross")
 
 
-def layer_tip(artifacts: RunArtifacts, layer: int) -> str:
-    """Return what happened to one layer, in words."""
+def _layer_tip(artifacts: RunArtifacts, layer: int) -> str:
     if layer in artifacts.removed:
         return f"layer {layer}: removed"
     inside = artifacts.region is not None and layer in artifacts.region

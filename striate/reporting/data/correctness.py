@@ -10,11 +10,6 @@ NO_ANSWER = "perplexity"
 Key = tuple[str, str, str]
 
 
-def is_right(answer: Prediction) -> bool:
-    """Return whether an answer counts as right: a score of at least one half."""
-    return answer.score >= RIGHT
-
-
 @dataclass(frozen=True)
 class Example:
     """One question and every model's answer to it."""
@@ -24,8 +19,8 @@ class Example:
 
     @property
     def changed(self) -> bool:
-        """Whether one model is right and another wrong."""
-        return len({is_right(answer) for answer in self.answers.values()}) > 1
+        """Whether one model is right, by a score of at least one half, and another wrong."""
+        return len({answer.score >= RIGHT for answer in self.answers.values()}) > 1
 
 
 def examples_of(predictions: Mapping[str, Sequence[Prediction]]) -> list[Example]:

@@ -17,7 +17,7 @@ def boxes_of(answer: Prediction) -> tuple[Box | None, Box | None]:
 
 def read_box(text: str) -> Box | None:
     """Return the first four numbers of `text` where they make a box in fractions of width and height."""
-    numbers = [float(found) for found in re.findall(r"-?\d+(?:\.\d+)?", text)[:4]]
+    numbers = [float(number) for number in re.findall(r"-?\d+(?:\.\d+)?", text)[:4]]
     if len(numbers) < 4 or not all(0 <= value <= 1 for value in numbers):
         return None
     x1, y1, x2, y2 = numbers

@@ -20,8 +20,7 @@ def key(entries: Sequence[tuple[str, str]]) -> Html:
     return tag("ul", [tag("li", tag("i", class_=f"key {kind}"), name) for kind, name in entries], class_="legend")
 
 
-def labels_key(labels: Sequence[str]) -> Html:
-    """Return a legend of models."""
+def _labels_key(labels: Sequence[str]) -> Html:
     return key([(model_class(label), label) for label in labels])
 
 
@@ -29,7 +28,7 @@ def task_bars(artifacts: RunArtifacts, kind: str, rows: Sequence[Row]) -> Child:
     """Return the bars of one kind of task, with a legend."""
     label = f"Scores on {len(rows)} {kind} tasks"
     note = "Score in %, whiskers are 95% intervals."
-    return [labels_key(artifacts.labels), picture(f"{kind}-bars", label, lambda width: draw_bars(rows, width), note)]
+    return [_labels_key(artifacts.labels), picture(f"{kind}-bars", label, lambda width: draw_bars(rows, width), note)]
 
 
 def perplexity_bars(artifacts: RunArtifacts, legend: bool) -> Child:
@@ -41,7 +40,7 @@ def perplexity_bars(artifacts: RunArtifacts, legend: bool) -> Child:
     label = f"Nats a token on {len(rows)} texts, lower is better"
     return [
         tag("h3", "Perplexity", tag("small", "lower is better")),
-        labels_key(artifacts.labels) if legend else None,
+        _labels_key(artifacts.labels) if legend else None,
         picture("perplexity-bars", label, lambda width: draw_bars(rows, width), note),
     ]
 
@@ -58,7 +57,7 @@ def comparison(artifacts: RunArtifacts, retention: Retention) -> Child:
     if rows:
         label = f"Retention of {base} by task"
         note = f"Score in % of {base}, whiskers are 95% intervals; the strong line is 100%. Long bars are cut."
-        shown.append(labels_key([name for name in artifacts.labels if name != base]))
+        shown.append(_labels_key([name for name in artifacts.labels if name != base]))
         shown.append(picture("retention-bars", label, lambda width: draw_retention_bars(rows, width), note))
     changes = draw_changes(retention.rows)
     if changes:

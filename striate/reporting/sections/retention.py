@@ -53,12 +53,11 @@ def _cells(row: Difference, widest: float) -> list[Cell]:
         *figures(count(row.n), score(row.baseline_score, row.metric), score(row.score, row.metric)),
         *figures(points(row.difference, row.metric), span(row.low, row.high, row.metric)),
         Cell(forest(row, widest) if row.metric != "perplexity" else None, wide_only=True),
-        Cell(retained(row), right=True),
+        Cell(_retained(row), right=True),
     ]
 
 
-def retained(row: Difference) -> str:
-    """Return the retention with its interval, or a dash where the baseline is zero."""
+def _retained(row: Difference) -> str:
     if row.retention is None:
         return "–"
     if row.retention_low is None or row.retention_high is None:

@@ -1,7 +1,5 @@
 """What trained: parameters by component and by layer, and how the training went."""
 
-from collections.abc import Sequence
-
 from striate.artifacts import ComponentCount, TrainRecord
 from striate.reporting.html.markup import Html, tag
 from striate.reporting.html.tables import Cell, facts, figures, share_bar, table
@@ -33,7 +31,7 @@ def draw_course(record: TrainRecord) -> Html:
         [
             ("method", _METHODS.get(record.trainable.method, record.trainable.method)),
             ("samples", count(record.samples)),
-            ("steps", f"{count(record.steps)} ({amount_of_epochs(record.epochs)})"),
+            ("steps", f"{count(record.steps)} ({_amount_of_epochs(record.epochs)})"),
             ("loss, first to last", f"{plain_number(record.first_loss)} → {plain_number(record.last_loss)}"),
             ("time", duration(record.seconds)),
             ("peak memory", gibibytes(record.peak_memory_gib)),
@@ -41,18 +39,12 @@ def draw_course(record: TrainRecord) -> Html:
     )
 
 
-def amount_of_epochs(epochs: float) -> str:
-    """Return `1 epoch`, `0.5 epochs`."""
+def _amount_of_epochs(epochs: float) -> str:
     return amount(int(epochs), "epoch") if epochs == int(epochs) else f"{epochs:.3g} epochs"
 
 
-def layer_shares(rows: Sequence[ComponentCount]) -> list[float]:
-    """Return the trainable share of each row."""
-    return [row.trainable / row.total if row.total else 0.0 for row in rows]
-
-
 def _cells(row: ComponentCount) -> list[Cell]:
-    share = layer_shares([row])[0]
+    share = row.trainable / row.total if row.total else 0.0
     return [
         Cell(row.component, head=True),
         *figures(count(row.total), count(row.trainable), percent(share) if row.trainable else "frozen"),

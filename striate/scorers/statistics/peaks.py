@@ -17,8 +17,8 @@ def peak_of(values_L: Floats, draws_RL: Floats) -> Peak:
     layers the one nearer to the input counts. Resamples with NaN are left out; without any, intervals have no width.
     """
     whole_RL = draws_RL[np.isfinite(draws_RL).all(axis=1)]
-    kept_RL = whole_RL if len(whole_RL) else values_L[None]
-    tops_R, centres_R = kept_RL.argmax(axis=1), _centres(kept_RL)
+    usable_RL = whole_RL if len(whole_RL) else values_L[None]
+    tops_R, centres_R = usable_RL.argmax(axis=1), _centres(usable_RL)
     layer = int(values_L.argmax())
     low, high = np.quantile(tops_R, LIMITS, method="nearest")
     centre_low, centre_high = np.quantile(centres_R, LIMITS)

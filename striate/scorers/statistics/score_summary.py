@@ -95,7 +95,7 @@ def _draws(parts: Mapping[str, PartSums], seed: int) -> dict[str, Floats]:
         times_RN = generator.multinomial(samples, np.full(samples, 1 / samples), size=size).astype(np.float64)
         for part, sums in parts.items():
             rows[part].append(mean_of(sums, times_RN))
-    return {part: np.concatenate(found) for part, found in rows.items()}
+    return {part: np.concatenate(means) for part, means in rows.items()}
 
 
 def _band(draws_RL: Floats) -> tuple[tuple[float, ...], tuple[float, ...]]:

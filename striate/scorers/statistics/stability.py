@@ -30,8 +30,8 @@ def split_half(parts: Sequence[PartSums], seed: int) -> SplitHalf | None:
     if samples < _FEWEST_SAMPLES or layers < 2:
         return None
     first_RN = _halves(samples, np.random.default_rng(seed))
-    found_R = rank_correlation(_means(parts, first_RN), _means(parts, 1 - first_RN))
-    known_R = found_R[np.isfinite(found_R)]
+    correlation_R = rank_correlation(_means(parts, first_RN), _means(parts, 1 - first_RN))
+    known_R = correlation_R[np.isfinite(correlation_R)]
     if not len(known_R):
         return None
     mean = float(known_R.mean())

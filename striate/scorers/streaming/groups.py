@@ -64,8 +64,8 @@ class TokenGroups:
 
     def by_kind(self, values_KG: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Return `values_KG` of image and of text groups, and 1 for each group with enough tokens, else 0."""
-        kept_KG = values_KG.masked_fill(~self.on("enough", values_KG.device), 0.0)
-        return kept_KG.chunk(2, dim=-1), self.enough.long().chunk(2)
+        enough_KG = values_KG.masked_fill(~self.on("enough", values_KG.device), 0.0)
+        return enough_KG.chunk(2, dim=-1), self.enough.long().chunk(2)
 
     @cached_property
     def sizes(self) -> Tensor:

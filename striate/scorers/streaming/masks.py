@@ -9,9 +9,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from striate.data.encoding import IGNORED
 from striate.models.structure.anatomy import Anatomy
-
-IGNORED = -100
 
 
 @dataclass(frozen=True)
@@ -81,13 +80,6 @@ class TokenMasks:
             return self.text & ~self.prompt
         mask: Tensor = getattr(self, kind)
         return mask
-
-    def to(self, device: torch.device) -> TokenMasks:
-        """Return the masks on `device`."""
-        moved = [None if mask is None else mask.to(device, non_blocking=True) for mask in (self.answer, self.sample)]
-        return TokenMasks(
-            self.attended.to(device, non_blocking=True), self.image.to(device, non_blocking=True), moved[0], moved[1]
-        )
 
 
 def token_masks(batch: Mapping[str, Tensor], anatomy: Anatomy) -> TokenMasks:

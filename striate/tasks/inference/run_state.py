@@ -67,10 +67,6 @@ class AskCounts:
     reuse: str = ""
 
 
-def _ignore(items: Sequence[Item], replies: Sequence[Reply]) -> None:
-    pass
-
-
 @dataclass(frozen=True)
 class AskState:
     """One call of `ask` while it runs.
@@ -83,7 +79,7 @@ class AskState:
 
     budget: Budget = field(default_factory=lambda: Budget(rows=32, tokens=16384))
     counts: AskCounts = field(default_factory=AskCounts)
-    keep: Callable[[Sequence[Item], Sequence[Reply]], None] = _ignore
+    keep: Callable[[Sequence[Item], Sequence[Reply]], None] = lambda items, replies: None
 
     def stats(self, items: int, resumed: int, seconds: float) -> AskingFacts:
         """Return what is recorded of asking `items` items in `seconds`, beside `resumed` replies of an earlier call."""

@@ -15,7 +15,7 @@ from striate.tasks.metrics.text_match.exact import EXACT
 from striate.tasks.metrics.text_match.final_answer import FINAL_ANSWER
 from striate.tasks.metrics.text_match.first_line import FIRST_LINE
 from striate.tasks.metrics.text_match.last_word import LAST_WORD
-from striate.tasks.metrics.text_match.normalised import NORMALISED
+from striate.tasks.metrics.text_match.normalized import NORMALIZED
 from striate.tasks.metrics.text_match.relaxed import RELAXED
 from striate.tasks.metrics.text_match.vqa import VQA
 
@@ -23,7 +23,7 @@ METRICS: Registry[Metric] = Registry(
     "task",
     [
         EXACT,
-        NORMALISED,
+        NORMALIZED,
         CHOICE,
         LETTER,
         YES_NO,

@@ -14,16 +14,6 @@ CorpusFunction = Callable[[Sequence[Item], Sequence[Reply]], list[Mark]]
 DetailsFunction = Callable[[Sequence[Prediction]], dict[str, float]]
 
 
-def no_problem(item: Item) -> str:
-    """Return an empty string: the check of a metric that accepts any item of its asking mode."""
-    return ""
-
-
-def no_details(predictions: Sequence[Prediction]) -> dict[str, float]:
-    """Return no figures: a metric whose score says all."""
-    return {}
-
-
 @dataclass(frozen=True)
 class Metric(Strategy[ScoreFunction]):
     """One registered metric.
@@ -39,6 +29,6 @@ class Metric(Strategy[ScoreFunction]):
 
     mode: AskingMode = "generate"
     higher_is_better: bool = True
-    check: Callable[[Item], str] = no_problem
+    check: Callable[[Item], str] = lambda item: ""
     corpus: CorpusFunction | None = None
-    details: DetailsFunction = no_details
+    details: DetailsFunction = lambda predictions: {}

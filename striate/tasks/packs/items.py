@@ -4,8 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from striate.artifacts import Kind
-
 Compare = Literal["sum", "mean", "characters"]
 
 
@@ -50,11 +48,6 @@ class Item:
     def images(self) -> tuple[Path, ...]:
         """All pictures of the item, in order."""
         return () if self.image is None else (self.image, *self.more_images)
-
-    @property
-    def kind(self) -> Kind:
-        """`visual` with an image, `text` without."""
-        return "visual" if self.image is not None else "text"
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,6 @@ from striate.errors import DataError, did_you_mean
 from striate.tasks.metrics import METRICS
 from striate.tasks.packs.items import Compare, Item, Pack
 
-__all__ = ["FILE_NAME", "Item", "Pack", "read_pack", "spread"]
-
 FILE_NAME = "test.jsonl"
 SUM_TASKS = frozenset({"winogrande"})
 

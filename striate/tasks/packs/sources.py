@@ -8,7 +8,6 @@ from pathlib import Path
 from striate.errors import DataError, SpecError, did_you_mean
 from striate.storage.fingerprints import fingerprint, fingerprint_of
 from striate.tasks.benchmarks import BENCHMARKS
-from striate.tasks.benchmarks.formats.benchmark import Benchmark
 from striate.tasks.benchmarks.formats.release import Release
 from striate.tasks.metrics import METRICS
 from striate.tasks.packs.items import Item, Pack
@@ -82,9 +81,9 @@ def read_source(source: Source, limit: int | None = None, pictures: Path | None 
     if not items:
         raise release.damaged(source.folder, "holds no question to ask")
     chosen = items if limit is None else spread(items, limit)
-    if pictures is not None:
+    if pictures is not None and benchmark.unpack:
         benchmark.unpack(release, chosen)
-    if pictures is not None or benchmark.unpack is Benchmark.unpack:
+    if pictures is not None or not benchmark.unpack:
         _check_pictures(chosen, release)
     return Pack(benchmark.name, source.folder, tuple(_numbered(chosen)))
 

@@ -85,7 +85,7 @@ def compare_predictions(
     Raises:
         ArtifactError: the two did not answer the same items.
     """
-    pairs = paired_tasks(baseline, other)
+    pairs = _paired_tasks(baseline, other)
     labels = (other[0].label, baseline[0].label)
     rows = [compare_pairs(labels, key, [pair], repetitions, seed) for key, pair in pairs.items()]
     for kind in KINDS:
@@ -108,7 +108,7 @@ def compare_scope(
         ArtifactError: the two did not answer the same items.
     """
     pack, task = scope
-    pairs = paired_tasks(baseline, other)
+    pairs = _paired_tasks(baseline, other)
     chosen = {key: pairs[key] for key in in_scope(pairs, scope)}
     if not chosen:
         return None
@@ -144,14 +144,9 @@ def _within_one(pair: Paired) -> bool:
     return bool(all(((part >= 0) & (part <= 1)).all() for part in (pair.baseline, pair.other)))
 
 
-def paired_tasks(
+def _paired_tasks(
     baseline: tuple[EvalRecord, Sequence[Prediction]], other: tuple[EvalRecord, Sequence[Prediction]]
 ) -> dict[TaskKey, Paired]:
-    """Return the two models' scores of every task, item by item.
-
-    Raises:
-        ArtifactError: the two did not answer the same items.
-    """
     baseline_label, label = baseline[0].label, other[0].label
     others = {(*task_key(item), item.id): item for item in other[1]}
     missing = [item.id for item in baseline[1] if (*task_key(item), item.id) not in others]

@@ -11,10 +11,6 @@ ReadFunction = Callable[[Release], Iterator[Item]]
 UnpackFunction = Callable[[Release, Sequence[Item]], None]
 
 
-def nothing_to_unpack(release: Release, items: Sequence[Item]) -> None:
-    """Return at once: the pictures of most benchmarks are files."""
-
-
 @dataclass(frozen=True)
 class Benchmark(Strategy[ReadFunction]):
     """One registered benchmark; `function` yields its items from a local copy.
@@ -24,10 +20,11 @@ class Benchmark(Strategy[ReadFunction]):
         layout: the files that the folder holds, as they are published.
         shots: number of few-shot examples before each question, unless the SPEC says otherwise; None where there
             is no place for any.
-        unpack: writes the pictures of the given items that lie inside other files to the release's `unpacked` folder.
+        unpack: writes the pictures of the given items that lie inside other files to the release's `unpacked` folder;
+            None where pictures are files.
     """
 
     source: str = ""
     layout: tuple[str, ...] = ()
     shots: int | None = None
-    unpack: UnpackFunction = nothing_to_unpack
+    unpack: UnpackFunction | None = None

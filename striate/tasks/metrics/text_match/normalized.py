@@ -5,7 +5,7 @@ from striate.tasks.metrics.reading.answer_text import vqa_text
 from striate.tasks.packs.items import Item, Mark, Reply
 
 
-def score_normalised(item: Item, reply: Reply) -> Mark:
+def score_normalized(item: Item, reply: Reply) -> Mark:
     """Return 1 if the answer equals an accepted one after `vqa_text`, else 0.
 
     The clean-up is that of VQA (Antol et al. 2015, arXiv 1505.00468): `The two dogs.` is `2 dogs`. An answer of which
@@ -16,10 +16,10 @@ def score_normalised(item: Item, reply: Reply) -> Mark:
     return Mark(float(right), reply.text.strip(), unparsed=not answer)
 
 
-NORMALISED = Metric(
+NORMALIZED = Metric(
     name="normalised",
     title="Normalised match",
     summary="the answer equals an accepted one, ignoring articles, punctuation, number words and contractions",
-    function=score_normalised,
+    function=score_normalized,
     paper="https://arxiv.org/abs/1505.00468",
 )
