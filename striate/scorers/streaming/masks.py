@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from striate.data.encoding import IGNORED
+from striate.data.label_mask import IGNORED
 from striate.models.structure.anatomy import Anatomy
 
 
