@@ -1,31 +1,36 @@
 #!/usr/bin/env python3
 """Time striate's own training on one and on several GPUs: 7B LoRA on 25% of the layers, DDP, FSDP2 or ZeRO-3.
 
-    python benchmarks/scale_out.py                       # 1 and 2 GPUs, DDP, LLaVA-1.5-7B's shape, random weights
-    python benchmarks/scale_out.py --compiled            # the same with compiled layers
+    python benchmarks/scale_out.py                              # 1 and 2 GPUs, DDP, layers as they are and compiled
     python benchmarks/scale_out.py --gpus 2 4 8 --way fsdp2     # or zero3
-    python benchmarks/scale_out.py --tiny                # a toy on CPU processes
+    python benchmarks/scale_out.py --layers compiled            # compiled alone
+    python benchmarks/scale_out.py --tiny                       # a toy on CPU processes
 
 Every GPU gets the same number of samples a step (weak scaling), so N GPUs should learn from N times as many a second.
-Samples are random; the engine, its loader, its log and its exchange of gradients are those of `striate train`. Prints
-one JSON line a number of GPUs, then a table.
+Weights and samples are random, at LLaVA-1.5-7B's shape; the session, its loader, its log and its exchange of gradients
+are those of `striate train`. Prints one JSON line a number of GPUs and kind of layers, then a table. With
+`--stacks FOLDER` every process writes the stacks of its threads there every 20 s, to see where it waits.
 """
 
 from __future__ import annotations
 
 import argparse
+import faulthandler
+import gc
 import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from published_shapes import SHAPES, tiny
+from true_shapes import build
 
 from striate.config import LoraSection, MachineSection, TrainSection
 from striate.data.collate import Collator
@@ -34,13 +39,15 @@ from striate.data.label_mask import IGNORED
 from striate.data.samples import PLACEHOLDER, Message, Sample
 from striate.progress import Silent
 from striate.selectors.spec.grammar import resolve
-from striate.training.compile.policy import Speed
+from striate.training.compile.policy import LayerExecution
 from striate.training.distributed.ranks import Ranks
-from striate.training.precision import MasterWeights
+from striate.training.job import TrainingJob
 from striate.training.schedule import Plan
-from striate.training.session import run_sitting
+from striate.training.session import TrainingResult, TrainingSession
+from striate.training.setup import prepared_for_training
 
 TEXT_TOKENS = 200
+# As configs/accelerate has them.
 FSDP = {
     "ACCELERATE_USE_FSDP": "true",
     "FSDP_VERSION": "2",
@@ -48,7 +55,6 @@ FSDP = {
     "FSDP_RESHARD_AFTER_FORWARD": "true",
     "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT",
 }
-# As configs/accelerate/zero3.yaml has it.
 ZERO3 = {
     "ACCELERATE_USE_DEEPSPEED": "true",
     "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3",
@@ -64,7 +70,7 @@ class RandomSamples(Collator):
 
     def __init__(self, config: Any, text_tokens: int, dtype: torch.dtype) -> None:
         self._fill = {"input_ids": 0, "labels": IGNORED}
-        self.max_length = 4096
+        self.max_length, self.train = 4096, True
         vision = config.vision_config
         self._pixels = torch.randn(1, 3, vision.image_size, vision.image_size).to(dtype)
         self._images = (vision.image_size // vision.patch_size) ** 2
@@ -84,86 +90,119 @@ class RandomSamples(Collator):
         return Encoded(tokens, {"pixel_values": self._pixels})
 
 
-def work(args: argparse.Namespace) -> None:
-    """Train on this process; the first one prints the line."""
-    from true_shapes import build, open_region
+class Lines(Silent):
+    """Keeps what is said."""
 
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        """Keep a line."""
+        self.said.append(text)
+
+
+def work(args: argparse.Namespace) -> None:
+    """Train on this process, once for each kind of layers; the first process prints the lines."""
+    if args.stacks:
+        args.stacks.mkdir(parents=True, exist_ok=True)
+        rank = os.environ.get("RANK", "0")
+        stream = (args.stacks / f"stacks.{args.way}.{rank}.txt").open("w", encoding="utf-8")
+        faulthandler.dump_traceback_later(20, repeat=True, file=stream)
     ranks = Ranks.launched()
     cuda = torch.cuda.is_available() and not args.tiny
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
     ranks.join(device)
-    config = SHAPES["llava-1.5-7b"]()
-    config = tiny(config) if args.tiny else config
-    region = resolve(args.region, config.text_config.num_hidden_layers)
-    plain = argparse.Namespace(method="lora", reference=True)
-    dtype = torch.float32 if args.tiny else torch.bfloat16
-    model = open_region(build(config, str(device)).to(dtype), region, plain, str(device))  # type: ignore[arg-type]
-    half = MasterWeights(model).dtype
-    size = args.batch * ranks.world_size * args.accumulation
-    train = TrainSection(batch_size=size, max_steps=args.steps, lora=LoraSection(), save_steps=10**6, lr=1e-5)
-    machine = MachineSection(micro_batch=args.batch, workers=args.workers)
-    samples = [Sample(str(n), (Message("user", PLACEHOLDER),), (Path("x"),)) for n in range(size * args.steps)]
-    with tempfile.TemporaryDirectory() as name:
-        outcome = run_sitting(
-            model,
-            samples,
-            RandomSamples(config, 16 if args.tiny else TEXT_TOKENS, dtype),
-            train,
-            machine,
-            Plan.of(len(samples), train, machine, ranks.world_size),
-            region,
-            half=half,
-            seed=0,
-            work_dir=Path(name) / "work",
-            log=Path(name) / "log.jsonl",
-            run={},
-            checkpoint=None,
-            prove=lambda _: "",
-            progress=Silent(),
-            ranks=ranks,
-            speed=Speed(compiled=args.compiled),
-        )
-    peak = torch.cuda.max_memory_allocated() / 2**30 if cuda else 0.0
-    if ranks.is_main:
-        print("LINE " + json.dumps(_line(args, ranks.world_size, outcome.rows, peak, device)), flush=True)
+    for layers in args.layers:
+        lines, begin = Lines(), time.perf_counter()
+        result, peak = train(args, ranks, device, layers == "compiled", lines)
+        peak = ranks.maximum(peak, device)
+        if ranks.is_main:
+            line = _line(args, ranks.world_size, result.rows, device)
+            line |= {"layers": layers, "peak_gib": round(peak, 2), "says": lines.said}
+            print("LINE " + json.dumps({**line, "whole_s": round(time.perf_counter() - begin, 1)}), flush=True)
+        gc.collect()
     ranks.leave()
 
 
-def _line(args: argparse.Namespace, count: int, rows: list[dict[str, Any]], peak: float, device: Any) -> dict[str, Any]:
+def train(
+    args: argparse.Namespace, ranks: Ranks, device: torch.device, compiled: bool, lines: Lines
+) -> tuple[TrainingResult, float]:
+    """Return how a training of random weights on random samples went, and its peak in GiB."""
+    config = SHAPES["llava-1.5-7b"]()
+    config = tiny(config) if args.tiny else config
+    dtype = torch.float32 if args.tiny else torch.bfloat16
+    model = build(config, str(device)).to(dtype)
+    lines.say(f"{args.way}: model built")
+    region = resolve(args.region, config.text_config.num_hidden_layers)
+    size = args.batch * ranks.world_size * args.accumulation
+    section = TrainSection(batch_size=size, max_steps=args.steps, lora=LoraSection(), save_steps=10**6, lr=1e-5)
+    machine = MachineSection(micro_batch=args.batch, workers=args.workers)
+    samples = [Sample(str(n), (Message("user", PLACEHOLDER),), (Path("x"),)) for n in range(size * args.steps)]
+    collator = RandomSamples(config, 16 if args.tiny else TEXT_TOKENS, dtype)
+    plan = Plan.of(len(samples), section, machine, ranks.world_size)
+    job = TrainingJob(region, samples, collator, section, machine, 0, "random", plan, {})
+    with tempfile.TemporaryDirectory() as name, prepared_for_training(model, job) as prepared:
+        session = TrainingSession(job, prepared, LayerExecution(compiled), ranks, None, lines)
+        result = session.run(Path(name) / "work", Path(name) / "log.jsonl", None)
+    return result, torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else 0.0
+
+
+def _line(args: argparse.Namespace, count: int, rows: list[dict[str, Any]], device: torch.device) -> dict[str, Any]:
     """Return what the log says of the steps after the warm-up."""
     timed = rows[args.warmup :]
-    seconds = [row["seconds"] for row in timed]
+    spent = [1e3 * row["seconds"] for row in timed]
     return {
         "gpus": count,
         "way": args.way if count > 1 else "one process",
-        "compiled": args.compiled,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
         "batch_a_gpu": args.batch,
         "accumulation": args.accumulation,
-        "ms_a_step": round(1e3 * statistics.median(seconds), 1),
-        "ms_a_step_range": [round(1e3 * min(seconds), 1), round(1e3 * max(seconds), 1)],
+        "ms": round(statistics.median(spent), 1),
+        "ms_min": round(min(spent), 1),
+        "ms_max": round(max(spent), 1),
+        "n": len(spent),
         "tokens_per_s": round(statistics.median(row["tokens"] / row["seconds"] for row in timed)),
-        "steps": len(timed),
-        "peak_gib": round(peak, 2),
-        "first_loss": round(rows[0]["loss"], 4),
+        "first_step_s": round(rows[0]["seconds"], 1),
+        "loss_first": round(rows[0]["loss"], 4),
+        "loss_last": round(rows[-1]["loss"], 4),
     }
 
 
-def measure(count: int, argv: list[str], way: str) -> dict[str, Any]:
-    """Return the line of `count` processes, which torchrun starts."""
+def measure(count: int, argv: list[str], way: str) -> list[dict[str, Any]]:
+    """Return the lines of `count` processes, which torchrun starts; each is printed as it comes.
+
+    Raises:
+        SystemExit: they failed.
+    """
     script = [str(Path(__file__).resolve()), "--worker", *argv]
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)] if count > 1 else []
     environment = {**os.environ, **(WAYS[way] if count > 1 else {})}
-    done = subprocess.run(
-        [sys.executable, *launch, *script], capture_output=True, text=True, env=environment, check=False
-    )
-    found = [line.removeprefix("LINE ") for line in done.stdout.splitlines() if line.startswith("LINE ")]
-    if done.returncode or not found:
-        raise SystemExit(f"{count} processes failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
-    line: dict[str, Any] = json.loads(found[0])
-    return line
+    lines: list[dict[str, Any]] = []
+    with subprocess.Popen(
+        [sys.executable, *launch, *script], stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        for text in process.stdout or ():
+            if text.startswith("LINE "):
+                lines.append(json.loads(text.removeprefix("LINE ")))
+                print(json.dumps(lines[-1]), flush=True)
+    if process.returncode or not lines:
+        raise SystemExit(f"{count} processes failed: {process.returncode}")
+    return lines
+
+
+def table(lines: list[dict[str, Any]]) -> str:
+    """Return the lines as a Markdown table; each is compared with the first of its kind of layers."""
+    rows = ["| layers | GPUs | ms a step (range) | tokens/s | times one | peak GiB |", "|---|---|---|---|---|---|"]
+    for line in lines:
+        base = next(other for other in lines if other["layers"] == line["layers"])
+        times = line["tokens_per_s"] * base["gpus"] / base["tokens_per_s"]
+        rows.append(
+            f"| {line['layers']} | {line['gpus']} | {line['ms']} ({line['ms_min']} to {line['ms_max']})"
+            f" | {line['tokens_per_s']:,} | {times:.2f} | {line['peak_gib']} |"
+        )
+    return "\n".join(rows)
 
 
 def main() -> None:
@@ -171,29 +210,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gpus", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--way", choices=list(WAYS), default="ddp")
-    parser.add_argument("--compiled", action="store_true", help="compiled decoder layers (not with sharded weights)")
+    parser.add_argument("--layers", choices=["plain", "compiled"], nargs="+", default=["plain", "compiled"])
     parser.add_argument("--region", default="uniform:25%")
     parser.add_argument("--batch", type=int, default=8, help="samples of a micro-batch on each GPU")
     parser.add_argument("--accumulation", type=int, default=1, help="micro-batches between two exchanges of gradients")
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--warmup", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--stacks", type=Path, help="write the stacks of all threads to this folder every 20 s")
     parser.add_argument("--tiny", action="store_true", help="a toy on CPU processes")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
         work(args)
         return
-    lines = []
-    for count in args.gpus:
-        lines.append(measure(count, sys.argv[1:], args.way))
-        print(json.dumps(lines[-1]), flush=True)
-    base = lines[0]["tokens_per_s"] / lines[0]["gpus"]
-    print("\n| GPUs | ms a step | tokens/s | times one | efficiency | peak GiB |\n|---|---|---|---|---|---|")
-    for line in lines:
-        times = line["tokens_per_s"] / base
-        cells = [line["gpus"], line["ms_a_step"], f"{line['tokens_per_s']:,}", f"{times:.2f} x"]
-        print("| " + " | ".join(map(str, [*cells, f"{times / line['gpus']:.1%}", line["peak_gib"]])) + " |")
+    print("\n" + table([line for count in args.gpus for line in measure(count, sys.argv[1:], args.way)]))
 
 
 if __name__ == "__main__":
