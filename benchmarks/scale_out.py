@@ -29,7 +29,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.state import AcceleratorState
 from published_shapes import SHAPES, tiny
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from true_shapes import build
 
 from striate.config import LoraSection, MachineSection, TrainSection
@@ -122,6 +124,9 @@ def work(args: argparse.Namespace) -> None:
             line = _line(args, ranks.world_size, result.rows, device)
             line |= {"layers": layers, "peak_gib": round(peak, 2), "says": lines.said}
             print("LINE " + json.dumps({**line, "whole_s": round(time.perf_counter() - begin, 1)}), flush=True)
+        # They remember ZeRO-3, under which models are built in parts.
+        AcceleratorState._reset_state()
+        unset_hf_deepspeed_config()
         gc.collect()
     ranks.leave()
 

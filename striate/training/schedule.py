@@ -96,4 +96,6 @@ def training_arguments(
         report_to="none",
         disable_tqdm=True,
         ddp_find_unused_parameters=uneven,
+        # What they hold is frozen, and the same on all processes.
+        ddp_broadcast_buffers=False,
     )

@@ -23,7 +23,7 @@ from striate.training.batching.micro_batches import StepCollator, StepSampler
 from striate.training.callbacks import LisaCallback, MetricsCallback, Proof, ProofCallback
 from striate.training.checkpoints import load_trainable, mark_complete, save_trainable
 from striate.training.distributed.gradient_sync import GradientSync
-from striate.training.distributed.sharding import may_lack_gradients
+from striate.training.distributed.sharding import may_lack_gradients, prefetch_whole_layers
 from striate.training.inputs.step_inputs import StepInput, StepInputs
 from striate.training.lisa import LisaSchedule
 from striate.training.loss import answer_loss
@@ -91,6 +91,8 @@ class RegionTrainer(Trainer):
         samples = sampler.order.samples
         super().__init__(model=model, args=args, train_dataset=list(samples), data_collator=collator)
         self.remove_callback(PrinterCallback)
+        if self.is_deepspeed_enabled:
+            prefetch_whole_layers(model, self.accelerator.state.deepspeed_plugin.deepspeed_config)
         self.model_accepts_loss_kwargs = True
         self.sampler, self.collator = sampler, collator
         self.inputs = StepInputs(inputs, self._prepare_inputs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -27,7 +28,7 @@ pytestmark = [
 ]
 
 
-def run_yaml(folder: Path, model: Path, pack: Path) -> Path:
+def run_yaml(folder: Path, model: Path, pack: Path, compiled: str = "off") -> Path:
     config = {
         "model": {"path": str(model)},
         "data": {"train": [str(pack)]},
@@ -40,7 +41,7 @@ def run_yaml(folder: Path, model: Path, pack: Path) -> Path:
             "save_steps": 1,
             "lora": {"r": 4, "alpha": 8, "dropout": 0.0},
         },
-        "machine": {"micro_batch": 2, "dtype": "float32"},
+        "machine": {"micro_batch": 2, "dtype": "float32", "compile": compiled},
     }
     folder.mkdir()
     path = folder / "RUN.yaml"
@@ -86,15 +87,17 @@ def alone(tmp_path_factory: pytest.TempPathFactory, saved_llava: Path, saved_pac
     return folder / "run"
 
 
+@pytest.mark.parametrize("compiled", ["off", "on"])
 @pytest.mark.parametrize("way", WAYS)
 def test_shipped_configs_train_as_one_process(
-    alone: Path, tmp_path: Path, saved_llava: Path, saved_pack: Path, way: str
+    alone: Path, tmp_path: Path, saved_llava: Path, saved_pack: Path, way: str, compiled: str
 ) -> None:
     if way == "zero3" and importlib.util.find_spec("deepspeed") is None:
         pytest.skip("needs deepspeed (the extra `deepspeed`)")
-    path, run = run_yaml(tmp_path / "two", saved_llava, saved_pack), tmp_path / "two" / "run"
+    path, run = run_yaml(tmp_path / "two", saved_llava, saved_pack, compiled), tmp_path / "two" / "run"
     striate("select", str(path), "--out", str(run))
-    striate("train", "--out", str(run), launcher=launched(way))
+    said = striate("train", "--out", str(run), launcher=launched(way))
+    assert compiled == "off" or re.search(r"(\d+) of \1 layers run compiled", said), said
     mine, wanted = rows(run), rows(alone)
     assert len(mine) == len(wanted) > 2
     for key in ("loss", "grad_norm"):

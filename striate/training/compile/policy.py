@@ -11,6 +11,7 @@ from torch import nn
 from striate.config import MachineSection, TrainSection
 from striate.models.structure.anatomy import decoder_layers
 from striate.training.compile.memory_budget import layers_to_recompute
+from striate.training.distributed.sharding import sharding
 from striate.training.job import TrainingJob
 
 # Compiling takes up to half a minute, and saves a third of a step: with fewer micro-batches it is not worth the wait.
@@ -85,6 +86,7 @@ def with_graphs(
         "the model is not on a CUDA device": not on_card,
         "layers are run again in the backward pass": bool(execution.recomputed) or config.gradient_checkpointing,
         "layers take turns": bool(config.resample.active),
+        "weights are sharded": bool(sharding()),
         "image tokens skip layers": config.image_tokens != "all",
     }
     reason = next((reason for reason, holds in reasons.items() if holds), "")

@@ -85,6 +85,13 @@ def gather_whole_layers(model: nn.Module, encoder_layers: Iterable[nn.Module]) -
                 layer.register_forward_pre_hook(_with_input_gradient, with_kwargs=True)
 
 
+def prefetch_whole_layers(model: nn.Module, settings: dict[str, Any]) -> None:
+    """Let ZeRO-3 gather a layer while the one before is computed, unless DeepSpeed's `settings` say how much ahead."""
+    zero, name = settings["zero_optimization"], "stage3_prefetch_bucket_size"
+    if zero.get(name, "auto") == "auto":
+        zero[name] = max(sum(part.numel() for part in layer.parameters()) for layer in decoder_layers(model))
+
+
 def _with_input_gradient(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Return the arguments with hidden states that come first and need a gradient.
 
