@@ -9,13 +9,12 @@
 Every GPU gets the same number of samples a step (weak scaling), so N GPUs should learn from N times as many a second.
 Weights and samples are random, at LLaVA-1.5-7B's shape; the session, its loader, its log and its exchange of gradients
 are those of `striate train`. Prints one JSON line a number of GPUs and kind of layers, then a table. With
-`--stacks FOLDER` every process writes the stacks of its threads there every 20 s, to see where it waits.
+`--stacks FOLDER` every process writes the stacks of its threads there every 10 s, to see where it waits.
 """
 
 from __future__ import annotations
 
 import argparse
-import faulthandler
 import gc
 import json
 import os
@@ -23,8 +22,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -93,41 +95,78 @@ class RandomSamples(Collator):
 
 
 class Lines(Silent):
-    """Keeps what is said."""
+    """Keeps what is said and how many seconds after its start, and prints it to the error stream."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
+        self._begin = time.perf_counter()
 
     def say(self, text: str) -> None:
         """Keep a line."""
-        self.said.append(text)
+        self.said.append(f"{time.perf_counter() - self._begin:.0f} s: {text}")
+        print(self.said[-1], file=sys.stderr, flush=True)
+
+    @contextmanager
+    def track(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Yield a function that says when the first step, and the last, is over."""
+        done = 0
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            if done in (1, total):
+                self.say(f"step {done} is over")
+
+        yield advance
+
+
+def write_stacks(path: Path, seconds: float = 10) -> None:
+    """Write the stacks of all threads to a file for as long as the process runs.
+
+    By a thread of Python's: `faulthandler` reads the frames of running threads, which has crashed a process.
+    """
+
+    def write() -> None:
+        with path.open("w", encoding="utf-8") as stream:
+            for count in range(1, 10**6):
+                time.sleep(seconds)
+                print(f"\n=== after {count * seconds:.0f} s", file=stream)
+                for thread, frame in sys._current_frames().items():
+                    if thread != threading.get_ident():
+                        print("--- thread", thread, file=stream)
+                        traceback.print_stack(frame, file=stream)
+                stream.flush()
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    threading.Thread(target=write, daemon=True).start()
 
 
 def work(args: argparse.Namespace) -> None:
     """Train on this process, once for each kind of layers; the first process prints the lines."""
-    if args.stacks:
-        args.stacks.mkdir(parents=True, exist_ok=True)
-        rank = os.environ.get("RANK", "0")
-        stream = (args.stacks / f"stacks.{args.way}.{rank}.txt").open("w", encoding="utf-8")
-        faulthandler.dump_traceback_later(20, repeat=True, file=stream)
     ranks = Ranks.launched()
+    if args.stacks:
+        write_stacks(args.stacks / f"stacks.{args.way}.{ranks.rank}.txt")
     cuda = torch.cuda.is_available() and not args.tiny
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
     ranks.join(device)
     for layers in args.layers:
-        lines, begin = Lines(), time.perf_counter()
+        lines = Lines()
         result, peak = train(args, ranks, device, layers == "compiled", lines)
         peak = ranks.maximum(peak, device)
         if ranks.is_main:
             line = _line(args, ranks.world_size, result.rows, device)
             line |= {"layers": layers, "peak_gib": round(peak, 2), "says": lines.said}
-            print("LINE " + json.dumps({**line, "whole_s": round(time.perf_counter() - begin, 1)}), flush=True)
+            print("LINE " + json.dumps(line), flush=True)
         # They remember ZeRO-3, under which models are built in parts.
         AcceleratorState._reset_state()
         unset_hf_deepspeed_config()
         gc.collect()
+        if cuda:
+            lines.say(f"{torch.cuda.memory_allocated() / 2**30:.1f} GiB are still held")
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
     ranks.leave()
 
 
@@ -139,7 +178,7 @@ def train(
     config = tiny(config) if args.tiny else config
     dtype = torch.float32 if args.tiny else torch.bfloat16
     model = build(config, str(device)).to(dtype)
-    lines.say(f"{args.way}: model built")
+    lines.say("model built")
     region = resolve(args.region, config.text_config.num_hidden_layers)
     size = args.batch * ranks.world_size * args.accumulation
     section = TrainSection(batch_size=size, max_steps=args.steps, lora=LoraSection(), save_steps=10**6, lr=1e-5)
