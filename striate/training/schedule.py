@@ -72,7 +72,7 @@ def training_arguments(
     scheduler = "constant_with_warmup" if config.scheduler == "constant" and plan.warmup_steps else config.scheduler
     return TrainingArguments(
         output_dir=str(work_dir),
-        # A whole step is one batch of the loader: see `training.steps`.
+        # A whole step is one batch of the loader: see `batching.micro_batches`.
         per_device_train_batch_size=plan.batch_size,
         max_steps=plan.steps,
         optim=NAMES[config.optimizer],

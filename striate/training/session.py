@@ -118,8 +118,8 @@ class TrainingSession:
             inputs = self._inputs()
             for part in inputs:
                 stack.enter_context(part.installed())
+            stack.enter_context(self._restored())
             trainer = self._trainer(work_dir, metrics, advance, layers, inputs)
-            stack.enter_context(self._restored(trainer))
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             if self._execution.compiled:
                 self._progress.say(layers.describe())
@@ -224,17 +224,21 @@ class TrainingSession:
         return self._packing_proof
 
     @contextmanager
-    def _restored(self, trainer: RegionTrainer) -> Iterator[None]:
+    def _restored(self) -> Iterator[None]:
         """Leave the model as it was in all but its weights, whatever the block does."""
-        model: Any = trainer.model
-        cache, own = model.config.use_cache, set(vars(model))
+        model: Any = self._model
+        settings = vars(model.config)
+        cache = {"use_cache": settings["use_cache"]} if "use_cache" in settings else {}
+        own = set(vars(model))
         try:
             yield
         finally:
             # Mixed precision puts a wrapped forward method on the model itself; without it the class's is back.
             for name in {"forward", "_original_forward"} & (set(vars(model)) - own):
                 delattr(model, name)
-            model.config.use_cache = cache
+            # Trainer switches the cache off as soon as it is made.
+            settings.pop("use_cache", None)
+            settings.update(cache)
             model.zero_grad(set_to_none=True)
             if self._prepared.lisa:
                 self._prepared.lisa.open_all()

@@ -98,9 +98,9 @@ def prepared_for_training(model: Any, job: TrainingJob) -> Iterator[PreparedMode
         batch=lambda: job.collator([example]),
         train_projector=config.train_projector,
     )
-    with prepared.autocast():
-        begin_skipping(tuned, region, samples, job.collator, config)
     try:
+        with prepared.autocast():
+            begin_skipping(tuned, region, samples, job.collator, config)
         yield prepared
     finally:
         end_skipping(tuned, config)

@@ -82,7 +82,7 @@ class RegionTrainer(Trainer):
             proofs: made with the prepared model before the first step; kept in every checkpoint.
             projector_lr: the learning rate of the projector.
             checkpointing: whether the model's decoder layers are set to recompute activations.
-            run: what a run that is continued must share (see `training.checkpoints.identity`).
+            run: what a run that is continued must share (see `resume_identity.identity`).
             lisa: which layers are open in each step; None leaves the whole region open.
             on_turn: called when other layers are open than before.
         """

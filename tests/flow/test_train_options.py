@@ -18,7 +18,7 @@ from striate.errors import TrainingError
 from striate.models.io.load import Loaded
 from striate.training import optimizers
 from striate.training.distributed.sharding import check_sharding
-from striate.training.metrics.async_metrics import Facts
+from striate.training.metrics.metrics_log import MetricsLog
 from striate.training.optimizers import check_optimizer
 from striate.training.trainer import RegionTrainer
 
@@ -38,14 +38,14 @@ def run(tmp_path: Path, pack_dir: Path) -> Run:
 
 def interrupt(patch: pytest.MonkeyPatch, step: int) -> None:
     """Interrupt training at the end of a step."""
-    original = RegionTrainer.write_step
+    original = MetricsLog.write
 
-    def write(self: RegionTrainer, facts: Facts, loss: float, norm: float | None) -> None:
-        original(self, facts, loss, norm)
-        if facts.step == step:
+    def write(self: MetricsLog, done: int, *args: Any, **more: Any) -> None:
+        original(self, done, *args, **more)
+        if done == step:
             raise KeyboardInterrupt
 
-    patch.setattr(RegionTrainer, "write_step", write)
+    patch.setattr(MetricsLog, "write", write)
 
 
 @pytest.mark.parametrize("config", [FULL, LORA], ids=["full", "lora"])
@@ -66,6 +66,23 @@ def test_integers_train_nearly_the_same_and_frozen_weights_stay(
         if name not in trained and "lora_" not in name and "modules_to_save" not in name:
             old = name.replace("base_model.model.", "").replace(".base_layer", "").replace(".original_module", "")
             assert torch.equal(tensor, before[old]), name
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_models_cache_is_as_it_was_afterwards(
+    run: Run, tiny_llava: Loaded, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    """Trainer switches the cache off, and must not leave it so, nor leave a setting that was not there."""
+    model = tiny_llava.model
+    before = "use_cache" in vars(model.config), getattr(model.config, "use_cache", None)
+    if fails:
+        interrupt(monkeypatch, 1)
+        with pytest.raises(KeyboardInterrupt):
+            run(tiny_llava, "out", FULL)
+    else:
+        run(tiny_llava, "out", FULL)
+    assert before == ("use_cache" in vars(model.config), getattr(model.config, "use_cache", None))
+    assert not any(parameter.grad is not None for parameter in model.parameters())
 
 
 @pytest.fixture

@@ -20,10 +20,10 @@ from striate.data.reading import read_samples
 from striate.models.trainable.apply import apply_region, lora_config
 from striate.stages.train import train
 from striate.training.compile.regional import compiled_layers
+from striate.training.metrics.metrics_log import MetricsLog
 from striate.training.optimizers import SMALLEST, check_optimizer
 from striate.training.precision import FrozenModules, MasterWeights
 from striate.training.quantization.int8_linear import frozen_in_int8
-from striate.training.trainer import RegionTrainer
 
 if TYPE_CHECKING:
     from striate.models.io.load import Loaded
@@ -153,15 +153,15 @@ def test_moments_in_8_bits(tiny_llava: Loaded, pack_dir: Path, tmp_path: Path, m
     states = list(made[-1].state.values())
     assert states
     assert all(state["state1"].dtype is torch.uint8 and state["state1"].device.type == "cuda" for state in states)
-    original = RegionTrainer.write_step
+    original = MetricsLog.write
 
-    def write(self: RegionTrainer, facts: Any, loss: float, norm: float | None) -> None:
-        original(self, facts, loss, norm)
-        if facts.step == 2:
+    def write(self: MetricsLog, step: int, *args: Any, **more: Any) -> None:
+        original(self, step, *args, **more)
+        if step == 2:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(RegionTrainer, "write_step", write)
+        patch.setattr(MetricsLog, "write", write)
         with pytest.raises(KeyboardInterrupt):
             run(models[2], "cut", "adamw-8bit")
     run(models[3], "cut", "adamw-8bit")

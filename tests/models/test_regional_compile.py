@@ -16,6 +16,7 @@ from torch import nn
 from striate.artifacts import Region
 from striate.models.structure.anatomy import decoder_layers
 from striate.models.trainable.apply import apply_region, lora_config
+from striate.models.visual_token_skipping.skipped_layer import CurrentBatch, install
 from striate.training.compile.equivalence_check import difference
 from striate.training.compile.lora_dropout import KeyedDropout, draw_keys, keep_mask, keyed_dropout, keyed_dropouts
 from striate.training.compile.regional import CompiledLayers, compiled_layers, layer_signature
@@ -220,6 +221,52 @@ def test_the_same_seed_drops_the_same(family_builder: Any) -> None:
             torch.manual_seed(seed)
             losses.append(float(loss_and_gradients(model, inputs)[0]))
     assert losses[0] == losses[1] != losses[2]
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, "mllama"])
+def test_dropout_runs_in_every_family(name: str, family_builder: Any) -> None:
+    """Also where adapters read other rows than their layer's: cross-attention reads the vision encoder's."""
+    model, inputs = family_builder(name)
+    batch = {key: torch.cat([value] * 2) for key, value in inputs.items()}
+    model = opened(model, "lora", dropout=0.3)
+    with compiled_layers(model, backend="eager") as layers:
+        loss, gradients = loss_and_gradients(model, batch)
+        across = [dropout for dropout in keyed_dropouts(model) if dropout.unkeyed]
+    assert torch.isfinite(loss)
+    assert all(torch.isfinite(gradient).all() for gradient in gradients.values())
+    assert bool(across) == (name == "mllama")
+    assert not any(entry.refused for entry in layers._layers)
+
+
+def test_keys_of_a_row_hold_for_an_input_without_the_batch_axis() -> None:
+    """Experts see tokens one after another: (B T, D) instead of (B, T, D)."""
+    torch.manual_seed(0)
+    hidden, keyed = torch.randn(2, 3, 8), KeyedDropout(0.5)
+    draw_keys([keyed], hidden)
+    assert torch.equal(keyed(hidden).flatten(0, 1), keyed(hidden.flatten(0, 1)))
+    assert not keyed.unkeyed
+
+
+def test_skipped_and_whole_layers_are_of_different_kinds(family_builder: Any) -> None:
+    model, _ = family_builder("llava")
+    first, second = decoder_layers(model)[:2]
+    assert layer_signature(first) == layer_signature(second)
+    install(first, CurrentBatch(), skipped=True, step=None, varlen=False)
+    assert layer_signature(first) != layer_signature(second)
+
+
+def test_a_gradient_too_few_is_a_difference() -> None:
+    layer = nn.Linear(4, 4)
+    hidden = torch.randn(1, 3, 4, requires_grad=True)
+
+    def without_bias(hidden: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(hidden, layer.weight) + layer.bias.detach()
+
+    assert "gives a gradient where the layer gives none" in difference(
+        layer, without_bias, layer.forward, (hidden,), {}
+    )
+    detached = difference(layer, lambda hidden: layer(hidden).detach(), layer.forward, (hidden,), {})
+    assert detached == "compiled, it gives gradients to other tensors"
 
 
 def test_the_first_step_draws_no_other_numbers_for_being_compared(family_builder: Any) -> None:

@@ -90,5 +90,5 @@ DEFAULT = Family("", "unlisted family")
 
 
 def family_of(model_type: str) -> Family:
-    """Return the row of `model_type`, or `DEFAULT`, for which the rules of `seeing` hold."""
+    """Return the row of `model_type`, or `DEFAULT`, for which the rules of `anatomy` hold."""
     return next((family for family in FAMILIES if family.model_type == model_type), DEFAULT)

@@ -73,6 +73,15 @@ def install(layer: nn.Module, batch: CurrentBatch, *, skipped: bool, step: Tenso
     layer.forward = MethodType(_forward, layer)
 
 
+def skipping_form(layer: nn.Module) -> tuple[bool, bool, bool] | None:
+    """Return what sets a layer's skipping apart: skipped, with a step, over runs of text; None for a layer of its own.
+
+    Layers of different forms run different code, whatever their modules are.
+    """
+    skip: LayerSkip | None = getattr(layer, _ATTRIBUTE, None)
+    return (skip.skipped, skip.step is not None, skip.varlen) if skip else None
+
+
 def uninstall(layer: nn.Module) -> None:
     """Give the layer its own forward method back."""
     vars(layer).pop("forward", None)

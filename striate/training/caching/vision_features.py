@@ -16,6 +16,7 @@ from striate.data.collate import Collator
 from striate.data.encoding import Encoded
 from striate.data.packing import Batch
 from striate.data.samples import Sample
+from striate.errors import first_line
 from striate.models.interventions.eval_mode import evaluating
 from striate.models.interventions.vision_feature_tap import PIXELS, VisionTap, uncached
 from striate.progress import Progress
@@ -137,8 +138,10 @@ def _compare(model: nn.Module, cached: CachedFeatures, samples: Sequence[Sample]
         on_cpu = cached.collator(samples)
         with cached.serving(to_device(on_cpu, device), on_cpu) as batch:
             served = hidden_states(model, batch)
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, ValueError, TypeError, IndexError, KeyError) as error:
-        raise uncached(f"its forward pass fails on cached features: {str(error).splitlines()[0]}") from error
+        raise uncached(f"its forward pass fails on cached features: {first_line(error)}") from error
     difference = float((served - real).norm() / real.norm())
     half = any(parameter.dtype in HALF for parameter in model.parameters())
     # Convolutions on CUDA round float32 to ten bits unless told otherwise, and not alike at every batch size.

@@ -30,6 +30,9 @@ class GraphedSteps(StepInput):
     def serving(self, batch: Batch, on_cpu: Batch) -> Iterator[Batch]:
         """Yield the batch; at the end of the block each gradient has memory that no later replay writes to."""
         torch.compiler.cudagraph_mark_step_begin()
+        if all(parameter.grad is None for parameter in self._model.parameters()):
+            # The step before is over: its gradients need no memory any more.
+            self._own.clear()
         yield batch
         for parameter in self._model.parameters():
             if parameter.grad is not None and self._own.get(id(parameter)) is not parameter.grad:

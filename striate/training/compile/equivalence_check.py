@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from striate.training.compile.lora_dropout import keyed_dropouts
 from striate.training.quantization.fp8_linear import Fp8Linear
 
 # Largest ||a - b|| / ||b|| of what a layer adds to the residual stream, and of gradients, by number format.
@@ -46,11 +47,15 @@ def difference(layer: nn.Module, compiled: Call, plain: Call, args: Any, kwargs:
     if _drops_at_random(layer):
         # A compiler's random numbers are others: two runs can't be compared.
         return ""
+    if len(gradients) != len(expected_gradients):
+        return "compiled, it gives gradients to other tensors"
     coarse = _COARSE if any(isinstance(module, Fp8Linear) for module in layer.modules()) else 1.0
     stream = hidden.detach() if hidden.shape == expected.shape else None
     reasons = [_distance("compiled", output, expected, _OUTPUT, coarse, stream)]
     for gradient, wanted in zip(gradients, expected_gradients, strict=True):
-        if gradient is not None and wanted is not None:
+        if (gradient is None) is not (wanted is None):
+            reasons.append("compiled, it gives a gradient where the layer gives none, or none where it gives one")
+        elif gradient is not None and wanted is not None:
             reasons.append(_distance("compiled, in its gradients,", gradient, wanted, _GRADIENT, coarse))
     return next(filter(None, reasons), "")
 
@@ -70,7 +75,9 @@ def _run(call: Call, layer: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> 
 
 
 def _drops_at_random(layer: nn.Module) -> bool:
-    """Return whether something other than keyed dropout drops values."""
+    """Return whether something other than random keys drops values."""
+    if any(module.unkeyed for module in keyed_dropouts(layer)):
+        return True
     return any(
         module.training and ((isinstance(module, nn.Dropout) and module.p) or getattr(module, "attention_dropout", 0.0))
         for module in layer.modules()

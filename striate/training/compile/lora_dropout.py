@@ -44,22 +44,30 @@ def keep_mask(keys: Tensor, columns: int, probability: float) -> Tensor:
 class KeyedDropout(nn.Module):
     """Dropout (Srivastava et al. 2014) in the number format of the product that follows, its mask from random keys.
 
+    Inputs of other rows than the layer's, such as a vision encoder's in cross-attention, are dropped as torch does.
+
     Attributes:
         keys: one random number a row, int32, as `draw_keys` makes them before each call. Drawn outside the graph, they
             are the same with and without the compiler, and for the backward pass.
     """
 
-    keys: Tensor
+    keys: Tensor | None = None
 
     def __init__(self, p: float, scale: float = 1.0) -> None:
         """Drop each value with probability `p`, and multiply the rest by `scale`."""
         super().__init__()
         self.p, self.scale = p, scale
+        self._unkeyed = False
 
     @property
     def drops(self) -> bool:
         """Whether values are dropped now."""
         return bool(self.training and self.p)
+
+    @property
+    def unkeyed(self) -> bool:
+        """Whether an input had other rows than the keys, so that values were dropped by torch's random numbers."""
+        return self._unkeyed
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `scale` times `x` (..., columns); while training with values dropped and the rest over 1 - p."""
@@ -67,8 +75,13 @@ class KeyedDropout(nn.Module):
             return x if self.scale == 1 else x * self.scale
         device = x.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+        if self.keys is None or self.keys.numel() != x.shape[:-1].numel():
+            if not torch.compiler.is_compiling():
+                self._unkeyed = True
+            return nn.functional.dropout(x.to(dtype), self.p) * self.scale
+        keys = self.keys.reshape(x.shape[:-1])
         how: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
-        dropped: Tensor = checkpoint(_drop, x, self.keys, self.p, self.scale / (1 - self.p), dtype, **how)
+        dropped: Tensor = checkpoint(_drop, x, keys, self.p, self.scale / (1 - self.p), dtype, **how)
         return dropped
 
 

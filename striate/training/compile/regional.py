@@ -23,6 +23,7 @@ from transformers import PretrainedConfig
 
 from striate.models.interventions.patched_forward import without_checkpointing
 from striate.models.structure.anatomy import decoder_layers, find_anatomy, unwrap
+from striate.models.visual_token_skipping.skipped_layer import skipping_form
 from striate.training.compile.equivalence_check import difference
 from striate.training.compile.lora_dropout import draw_keys, keyed_dropout, keyed_dropouts
 
@@ -235,13 +236,13 @@ def frozen_encoders(model: nn.Module) -> list[nn.ModuleList]:
 
 
 def layer_signature(layer: nn.Module) -> Signature:
-    """Return what layers share that are of one kind: modules, their settings and modes, shapes, and what trains."""
+    """Return what layers share that are of one kind: modules, settings, modes, shapes, what trains and what skips."""
     modules = tuple((name, type(module), module.training, _settings(module)) for name, module in layer.named_modules())
     tensors = tuple(
         (name, tuple(tensor.shape), tensor.dtype, tensor.device, tensor.requires_grad)
         for name, tensor in [*layer.named_parameters(), *layer.named_buffers()]
     )
-    return modules, tensors
+    return modules, tensors, skipping_form(layer)
 
 
 def _settings(module: nn.Module) -> tuple[Any, ...]:

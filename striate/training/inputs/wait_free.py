@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from striate.data.packing import Batch
+from striate.errors import first_line
 from striate.models.interventions.eval_mode import evaluating
 from striate.models.interventions.vision_feature_tap import PIXELS
 from striate.models.structure.anatomy import find_anatomy, unwrap
@@ -143,8 +144,10 @@ class WaitFreeInputs(StepInput):
             try:
                 with self.embedding(ids_BT):
                     states = self._states(batch)
+            except torch.OutOfMemoryError:
+                raise
             except _FAILURES as error:
-                self._refuse(f"its forward pass fails on embeddings: {str(error).splitlines()[0]}")
+                self._refuse(f"its forward pass fails on embeddings: {first_line(error)}")
                 return
         if not torch.equal(states, expected):
             self._refuse("it does something else with embeddings than with pictures")

@@ -79,7 +79,7 @@ def packed_attention_of(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for module in modules:
-            delattr(module, _MARK)
+            vars(module).pop(_MARK, None)
         for config, name in before:
             config._attn_implementation = name
 

@@ -11,6 +11,7 @@ from torch import nn
 from striate.data.collate import Collator
 from striate.data.encoding import Encoded
 from striate.data.packing import split_row
+from striate.errors import first_line
 from striate.models.interventions.eval_mode import evaluating
 from striate.models.structure.decoder_stack import decoder_config, decoder_layers
 from striate.training.inputs.step_inputs import SkippingInput, StepInputs
@@ -51,8 +52,10 @@ def check_packing(
         try:
             with inputs.on_device(packed_row) as row:
                 together = hidden_states(model, row)
+        except torch.OutOfMemoryError:
+            raise
         except (RuntimeError, ValueError, TypeError, IndexError, KeyError) as error:
-            raise refused(f"its forward pass fails on a packed row: {str(error).splitlines()[0]}") from error
+            raise refused(f"its forward pass fails on a packed row: {first_line(error)}") from error
         _check_calls(model, packing.row, longest)
         half = any(one.dtype in HALF for one in model.parameters()) or torch.is_autocast_enabled(device.type)
         tolerance, worst = HALF_TOLERANCE if half else TOLERANCE, 0.0
