@@ -67,3 +67,15 @@ def test_arguments_and_outputs_under_both_names(name: str) -> None:
     assert without_cache({"x": 1, name: kept}) == {"x": 1}
     assert cache_of(ModelOutput({name: kept})) is kept
     assert cache_of(BaseModelOutputWithPast()) is None
+
+
+def test_an_output_is_not_asked_for_the_old_name_where_it_has_the_new_one() -> None:
+    asked = []
+
+    class Output(dict[str, Any]):
+        def __contains__(self, name: object) -> bool:
+            asked.append(name)
+            return super().__contains__(name)
+
+    assert cache_of(Output(cache="kept")) == "kept"
+    assert asked == ["cache"]

@@ -38,4 +38,5 @@ def without_cache(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 def cache_of(output: Any) -> Any:
     """Return the KV cache that a model's output has, or `None`."""
-    return given_cache({name: getattr(output, name, None) for name in NAMES if name in output})
+    # Asked for the old name, an output of transformers 5.24 has it too, and warns.
+    return next((output[name] for name in NAMES if name in output), None)
