@@ -3,13 +3,14 @@
 
     python benchmarks/scale_out.py                              # 1 and 2 GPUs, DDP, layers as they are and compiled
     python benchmarks/scale_out.py --gpus 2 4 8 --way fsdp2     # or zero3
-    python benchmarks/scale_out.py --layers compiled            # compiled alone
+    python benchmarks/scale_out.py --way zero3 --layers compiled plain per-module
     python benchmarks/scale_out.py --tiny                       # a toy on CPU processes
 
 Every GPU gets the same number of samples a step (weak scaling), so N GPUs should learn from N times as many a second.
 Weights and samples are random, at LLaVA-1.5-7B's shape; the session, its loader, its log and its exchange of gradients
-are those of `striate train`. Prints one JSON line a number of GPUs and kind of layers, then a table. With
-`--stacks FOLDER` every process writes the stacks of its threads there every 10 s, to see where it waits.
+are those of `striate train`. Layers run as they are (`plain`), compiled, or uncompiled with ZeRO-3's hooks on every
+module inside (`per-module`). Prints one JSON line a number of GPUs and kind of layers, then a table. With `--stacks
+FOLDER` every process writes the stacks of its threads there every 10 s, to see where it waits.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from accelerate.state import AcceleratorState
@@ -43,11 +45,11 @@ from striate.data.label_mask import IGNORED
 from striate.data.samples import PLACEHOLDER, Message, Sample
 from striate.progress import Silent
 from striate.selectors.spec.grammar import resolve
+from striate.training import session
 from striate.training.compile.policy import LayerExecution
 from striate.training.distributed.ranks import Ranks
 from striate.training.job import TrainingJob
 from striate.training.schedule import Plan
-from striate.training.session import TrainingResult, TrainingSession
 from striate.training.setup import prepared_for_training
 
 TEXT_TOKENS = 200
@@ -66,6 +68,7 @@ ZERO3 = {
     "ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL": "true",
     "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "1",
 }
+LAYERS = ("plain", "compiled", "per-module")
 WAYS: dict[str, dict[str, str]] = {"ddp": {}, "fsdp2": FSDP, "zero3": ZERO3}
 
 
@@ -153,7 +156,8 @@ def work(args: argparse.Namespace) -> None:
     ranks.join(device)
     for layers in args.layers:
         lines = Lines()
-        result, peak = train(args, ranks, device, layers == "compiled", lines)
+        with mock.patch.object(session, "gather_whole_layers") if layers == "per-module" else nullcontext():
+            result, peak = train(args, ranks, device, layers == "compiled", lines)
         peak = ranks.maximum(peak, device)
         if ranks.is_main:
             line = _line(args, ranks.world_size, result.rows, device)
@@ -172,7 +176,7 @@ def work(args: argparse.Namespace) -> None:
 
 def train(
     args: argparse.Namespace, ranks: Ranks, device: torch.device, compiled: bool, lines: Lines
-) -> tuple[TrainingResult, float]:
+) -> tuple[session.TrainingResult, float]:
     """Return how a training of random weights on random samples went, and its peak in GiB."""
     config = SHAPES["llava-1.5-7b"]()
     config = tiny(config) if args.tiny else config
@@ -188,8 +192,8 @@ def train(
     plan = Plan.of(len(samples), section, machine, ranks.world_size)
     job = TrainingJob(region, samples, collator, section, machine, 0, "random", plan, {})
     with tempfile.TemporaryDirectory() as name, prepared_for_training(model, job) as prepared:
-        session = TrainingSession(job, prepared, LayerExecution(compiled), ranks, None, lines)
-        result = session.run(Path(name) / "work", Path(name) / "log.jsonl", None)
+        training = session.TrainingSession(job, prepared, LayerExecution(compiled), ranks, None, lines)
+        result = training.run(Path(name) / "work", Path(name) / "log.jsonl", None)
     return result, torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else 0.0
 
 
@@ -254,7 +258,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gpus", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--way", choices=list(WAYS), default="ddp")
-    parser.add_argument("--layers", choices=["plain", "compiled"], nargs="+", default=["plain", "compiled"])
+    parser.add_argument("--layers", choices=LAYERS, nargs="+", default=LAYERS[:2])
     parser.add_argument("--region", default="uniform:25%")
     parser.add_argument("--batch", type=int, default=8, help="samples of a micro-batch on each GPU")
     parser.add_argument("--accumulation", type=int, default=1, help="micro-batches between two exchanges of gradients")
