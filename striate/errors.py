@@ -5,6 +5,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from striate.printable import clipped, printable
+
+MOST_PROBLEMS, LONGEST_ALLOWED = 30, 1500
+_LONGEST_NAME = 100
+
 
 class StriateError(Exception):
     """Base of every error that striate raises for user input; the command line prints it without a traceback."""
@@ -17,12 +22,15 @@ class StriateError(Exception):
         super().__init__(given, allowed, next_step)
 
     def __str__(self) -> str:
-        lines = [self.given]
+        problems = [clipped(line) for line in self.given.split("\n")]
+        lines = problems[:MOST_PROBLEMS]
+        if len(problems) > len(lines):
+            lines.append(f"... and {len(problems) - len(lines)} more")
         if self.allowed:
-            lines.append(f"  allowed: {self.allowed}")
+            lines.append(f"  allowed: {clipped(self.allowed, LONGEST_ALLOWED)}")
         if self.next_step:
-            lines.append(f"  next:    {self.next_step}")
-        return "\n".join(lines)
+            lines.append(f"  next:    {clipped(self.next_step, LONGEST_ALLOWED)}")
+        return printable("\n".join(lines))
 
 
 class SpecError(StriateError):
@@ -56,5 +64,5 @@ def first_line(error: BaseException) -> str:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return `"did you mean 'x'? "` for the closest of `known`, or an empty string."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    close = difflib.get_close_matches(name[:_LONGEST_NAME], list(known), n=1, cutoff=0.6)
     return f"did you mean {close[0]!r}? " if close else ""

@@ -1,6 +1,5 @@
 """Base of all artifacts: strict, versioned documents, written whole or not at all."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -9,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from striate.errors import ArtifactError
 from striate.storage.atomic import write_text
+from striate.storage.read_files import Form, json_lines, read_bytes
 
 
 class Document(BaseModel):
@@ -31,14 +31,9 @@ def read_document(path: Path, kind: type[DocumentT]) -> DocumentT:
     Raises:
         ArtifactError: missing, not JSON, or not of this kind.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ArtifactError(
-            f"can't read {path}: {error.strerror or error}",
-            f"a file that holds a {kind.__name__}",
-            "run the stage that writes it first",
-        ) from error
+    content = read_bytes(
+        path, Form(ArtifactError, f"a file that holds a {kind.__name__}", "run the stage that writes it first")
+    )
     try:
         return kind.model_validate_json(content)
     except ValidationError as error:
@@ -62,11 +57,16 @@ def write_lines(path: Path, documents: Sequence[Document]) -> None:
 
 
 def read_lines(path: Path, kind: type[DocumentT]) -> list[DocumentT]:
-    """Return the JSON lines of `path`, each as a `kind`."""
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-        return [kind.model_validate(json.loads(line)) for line in lines if line]
-    except (OSError, ValueError) as error:
-        raise ArtifactError(
-            f"can't read {path}: {error}", f"JSON lines, each a {kind.__name__}", "run the stage that writes it again"
-        ) from error
+    """Return the JSON lines of `path`, each as a `kind`.
+
+    Raises:
+        ArtifactError: missing, not JSON lines, or a line that is not of this kind.
+    """
+    form = Form(ArtifactError, f"JSON lines, each a {kind.__name__}", "run the stage that writes it again")
+    rows: list[DocumentT] = []
+    for number, value in json_lines(path, form):
+        try:
+            rows.append(kind.model_validate(value))
+        except ValidationError as error:
+            raise form.refuse(f"{path}:{number} is not a {kind.__name__}") from error
+    return rows

@@ -9,6 +9,11 @@ from pydantic import BaseModel, ValidationError
 
 from striate.config.run_config import RunConfig
 from striate.errors import ConfigError, did_you_mean
+from striate.printable import shown
+from striate.storage.read_files import Form, parse_yaml, read_yaml
+
+CONFIG_FILE = Form(ConfigError, "a YAML mapping")
+CONFIG_VALUE = Form(ConfigError, "a number, word or list", "quote it")
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -17,13 +22,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         ConfigError: unreadable, not YAML, unknown keys (with their path), or wrong values; all problems at once.
     """
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"can't read {path}: {error.strerror}", "a YAML file", "check the path") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        place = str(error).replace("\n", " ")
-        raise ConfigError(f"{path} is not YAML: {place}", "a YAML mapping", "fix that line") from error
+    raw = read_yaml(path, CONFIG_FILE)
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} holds {_kind(raw)}, not a mapping", "sections such as model:, data:", "see configs/")
     return parse_config(raw, overrides, source=str(path))
@@ -53,12 +52,9 @@ def _with_override(raw: dict[str, Any], override: str) -> dict[str, Any]:
     key, separator, text = override.partition("=")
     if not separator or not key.strip():
         raise ConfigError(
-            f"--set {override!r} has no '='", "--set section.key=value", "for example --set train.lr=1e-4"
+            f"--set {shown(override)} has no '='", "--set section.key=value", "for example --set train.lr=1e-4"
         )
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override!r}: the value is not YAML", "a number, word or list", "quote it") from error
+    value = parse_yaml(text, f"--set {shown(override)}: the value", CONFIG_VALUE)
     return _put(raw, key.strip().split("."), value, override)
 
 
@@ -69,7 +65,9 @@ def _put(raw: dict[str, Any], keys: list[str], value: Any, override: str) -> dic
         return {**raw, head: value}
     inner = raw.get(head)
     if not isinstance(inner, dict | None):
-        raise ConfigError(f"--set {override!r}: {head!r} is not a section", "--set section.key=value", "check the key")
+        raise ConfigError(
+            f"--set {shown(override)}: {head!r} is not a section", "--set section.key=value", "check the key"
+        )
     return {**raw, head: _put(inner or {}, rest, value, override)}
 
 
@@ -78,7 +76,7 @@ def _problem(item: dict[str, Any], source: str) -> str:
     if item["type"] == "extra_forbidden":
         return f"{source}: unknown key {place!r} {_suggestion(item['loc'])}".rstrip()
     message = item["msg"].removeprefix("Value error, ")
-    value = "" if item["type"] in ("missing", "value_error") else f" (given: {item['input']!r})"
+    value = "" if item["type"] in ("missing", "value_error") else f" (given: {shown(item['input'])})"
     return f"{source}: {place + ': ' if place else ''}{message}{value}"
 
 

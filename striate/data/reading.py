@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,9 +11,11 @@ from striate.data.parsing import ImageFolder, parse_sample
 from striate.data.pictures import verify_image
 from striate.data.samples import Sample
 from striate.errors import DataError
+from striate.storage.read_files import Form, json_lines, read_json
 
 TRAIN_FILES = ("train.json", "train.jsonl")
 FORMATS = "a .json list or .jsonl lines of samples with `conversations` (LLaVA) or `messages` (chat)"
+TRAINING_FILE = Form(DataError, FORMATS)
 
 
 def read_samples(path: Path, limit: int | None = None) -> list[Sample]:
@@ -78,18 +79,9 @@ def _training_file(path: Path) -> Path:
     return path
 
 
-def _read_text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DataError(f"can't read {file}: {error.strerror}", FORMATS, "check its permissions") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file} is not UTF-8 text: byte {error.start}", FORMATS, "save it as UTF-8") from error
-
-
 def _json_list(file: Path) -> Iterator[tuple[str, int, Any]]:
     """Yield each record of a .json list with its place in words and its number."""
-    records = _parse_json(_read_text(file), file, first_line=1)
+    records = read_json(file, TRAINING_FILE)
     if not isinstance(records, list):
         raise DataError(f"{file} holds one JSON {type(records).__name__}, not a list", FORMATS, "wrap it in [ ]")
     for index, record in enumerate(records):
@@ -98,18 +90,4 @@ def _json_list(file: Path) -> Iterator[tuple[str, int, Any]]:
 
 def _json_lines(file: Path) -> Iterator[tuple[str, int, Any]]:
     """Yield each record of a .jsonl file with its place in words and its line number."""
-    for number, line in enumerate(_read_text(file).split("\n"), start=1):
-        if line.strip():
-            yield f"line {number}", number, _parse_json(line, file, first_line=number)
-
-
-def _parse_json(text: str, file: Path, first_line: int) -> Any:
-    """Return the value of `text`; errors name the file's line and say when the text just stops."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        line = first_line + error.lineno - 1
-        stops = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string")
-        problem = "the text stops in the middle (a truncated file?)" if stops and text.strip() else error.msg
-        next_step = "copy or write the file again, whole" if stops else f"fix line {line}"
-        raise DataError(f"{file} is not JSON: line {line}: {problem}", FORMATS, next_step) from error
+    return ((f"line {number}", number, value) for number, value in json_lines(file, TRAINING_FILE))

@@ -111,10 +111,12 @@ def test_lines_keep_text_as_it_is(tmp_path: Path) -> None:
     assert read_lines(tmp_path / "rows.jsonl", Prediction) == rows
 
 
-@pytest.mark.parametrize("content", ['{"id": 1', '{"id": "1"}', "[1]"])
-def test_damaged_lines(tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "what"), [('{"id": 1', "the text stops"), ('{"id": "1"}', "is not a Pred"), ("[1]", "is not a Pred")]
+)
+def test_damaged_lines(tmp_path: Path, content: str, what: str) -> None:
     (tmp_path / "rows.jsonl").write_text(content + "\n")
-    with pytest.raises(ArtifactError, match=r"can't read .*rows\.jsonl"):
+    with pytest.raises(ArtifactError, match=rf"rows\.jsonl:1 .*{what}"):
         read_lines(tmp_path / "rows.jsonl", Prediction)
 
 

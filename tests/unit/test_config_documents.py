@@ -170,7 +170,7 @@ def test_contradictions(overrides: list[str], text: str) -> None:
         (b"- a\n- b\n", "holds a list, not a mapping"),
         (b"model: {path: m\n", "is not YAML"),
         (b"model:\n\tpath: m\n", "is not YAML"),
-        (b"\xff\xfe\x00m", "is not YAML"),
+        (b"\xff\xfe\x00m", "is not UTF-8 text: byte 0 (it looks like UTF-16)"),
     ],
 )
 def test_unreadable_file(tmp_path: Path, content: bytes, text: str) -> None:

@@ -196,7 +196,7 @@ def test_mme_has_both_layouts_and_llavas_request(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ("{", "is not JSON: Expecting property name"),
+        ("{x", "is not JSON: line 1: Expecting property name"),
         ("[]", "holds list, not an object"),
         ("{}", "has no list under 'data'"),
         ('{"data": [1]}', "data[0] holds int, not an object"),

@@ -78,7 +78,8 @@ def test_a_line_separator_inside_a_text_does_not_end_the_line(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("row", "text"),
     [
-        ("{", "test.jsonl:1 is not JSON: Expecting property name"),
+        ("{", "test.jsonl:1 is not JSON: the text stops in the middle"),
+        ("{x", "test.jsonl:1 is not JSON: Expecting property name"),
         ("[1]", "test.jsonl:1 holds list, not an object"),
         ({"id": "a"}, "test.jsonl:1: 'metric' is missing\n  allowed: 'metric' with some text"),
         ({**EXACT, "metric": "exacct"}, "unknown metric 'exacct'\n  allowed: exact, normalised, choice"),

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from striate.errors import ModelError
+from striate.storage.read_files import Form, read_object
 
 
 def read_json(file: Path, allowed: str, next_step: str) -> dict[str, Any]:
@@ -15,10 +15,4 @@ def read_json(file: Path, allowed: str, next_step: str) -> dict[str, Any]:
     Raises:
         ModelError: it can't be read, or holds no JSON object.
     """
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{file} can't be read: {error}", allowed, next_step) from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{file} holds no JSON object", allowed, next_step)
-    return content
+    return read_object(file, Form(ModelError, allowed, next_step))

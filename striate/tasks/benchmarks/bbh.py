@@ -57,7 +57,7 @@ def _prompt(release: Release, task: str, direct: bool) -> str:
 
 def _published(release: Release, file: Path) -> str:
     """Return a prompt file's text after the line that warns against training on it."""
-    text = file.read_text(encoding="utf-8")
+    text = release.read(file)
     warning, mark, rest = text.partition(MARK)
     if not mark:
         return text

@@ -46,7 +46,7 @@ def _question_files(release: Release, folder: Path) -> list[Path]:
 
 def _items(release: Release, task: str, subtask: str, file: Path) -> Iterator[Item]:
     """Yield the questions of one picture: a line each, question and answer with a tab between."""
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(release.read(file).splitlines(), start=1):
         if not line.strip():
             continue
         question, tab, answer = line.strip().rpartition("\t")

@@ -1,6 +1,5 @@
 """Read test packs, folders with a `test.jsonl`; errors name file and line. No torch."""
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -8,10 +7,12 @@ from typing import Any, cast
 from striate.data.parsing import ImageFolder
 from striate.data.samples import PLACEHOLDER
 from striate.errors import DataError, did_you_mean
+from striate.storage.read_files import Form, as_object, json_lines
 from striate.tasks.metrics import METRICS
 from striate.tasks.packs.items import Compare, Item, Pack
 
 FILE_NAME = "test.jsonl"
+PACK_FILE = Form(DataError, f"a folder that holds {FILE_NAME}, one JSON object a line")
 SUM_TASKS = frozenset({"winogrande"})
 
 
@@ -59,28 +60,8 @@ def spread(items: Sequence[Item], limit: int) -> list[Item]:
 
 def _rows(file: Path) -> Iterable[tuple[int, dict[str, Any]]]:
     """Yield the number (from 1) and object of every line of `file` that is not blank."""
-    try:
-        lines = file.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise DataError(
-            f"can't read {file}: {reason}",
-            f"a folder that holds {FILE_NAME}",
-            "check evaluate.packs; a pack is a folder, not a file",
-        ) from error
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            yield number, _object(line, f"{file}:{number}")
-
-
-def _object(line: str, place: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{place} is not JSON: {error}", "one JSON object a line", "fix or delete that line") from error
-    if not isinstance(row, dict):
-        raise DataError(f"{place} holds {type(row).__name__}, not an object", "one JSON object a line", "fix that line")
-    return row
+    for number, value in json_lines(file, PACK_FILE):
+        yield number, as_object(value, f"{file}:{number}", PACK_FILE)
 
 
 def _item(row: dict[str, Any], pack: str, pictures: ImageFolder, place: str) -> Item:

@@ -1,7 +1,6 @@
 """Read a local copy of a benchmark's files, with errors that name what is missing."""
 
 import csv
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from striate.errors import DataError
+from striate.storage.read_files import Form, json_lines, read_json, read_text
 
 
 @dataclass(frozen=True)
@@ -67,19 +67,16 @@ class Release:
         Raises:
             DataError: it can't be read, or is not JSON.
         """
-        try:
-            return json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise self.damaged(file, f"is not JSON: {error}") from error
+        return read_json(file, self.form)
+
+    def read(self, file: Path) -> str:
+        """Return the text of `file`; raises a DataError as `json`."""
+        return read_text(file, self.form)
 
     def lines(self, file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield the place and object of every line of JSON lines."""
-        try:
-            texts = file.read_text(encoding="utf-8").split("\n")
-            rows = [(f"{file}:{number}", json.loads(text)) for number, text in enumerate(texts, 1) if text.strip()]
-        except (OSError, ValueError) as error:
-            raise self.damaged(file, f"is not JSON lines: {error}") from error
-        yield from ((place, self.object(row, place)) for place, row in rows)
+        for number, value in json_lines(file, self.form):
+            yield f"{file}:{number}", self.object(value, f"{file}:{number}")
 
     def table(self, file: Path, columns: tuple[str, ...] = (), delimiter: str = ",") -> Iterator[dict[str, str]]:
         """Yield the rows of a table, streamed; `columns` names them where the file has no header.
@@ -123,8 +120,13 @@ class Release:
 
     def damaged(self, place: Path | str, what: str) -> DataError:
         """Return the error for a file that is not as it was published."""
-        return DataError(
-            f"benchmark {self.name}: {place} {what}",
-            f"the published files: {', '.join(self.layout)}",
+        return DataError(f"benchmark {self.name}: {place} {what}", self.form.allowed, self.form.next_step)
+
+    @property
+    def form(self) -> Form:
+        """What its files should be, for errors."""
+        return Form(
+            DataError,
+            f"the published files of benchmark {self.name}: {', '.join(self.layout)}",
             f"fetch it again from {self.source}; docs/evaluation.md shows the layout",
         )
