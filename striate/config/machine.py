@@ -16,7 +16,8 @@ class MachineSection(Section):
     `memory_budget` is the peak in GiB that training may reach: the fewest layers are recomputed (activation
     checkpointing) that keep it. `graphs` launches the kernels of compiled layers as CUDA graphs: for small models with
     `train.packing`. `cache_vision` caches the frozen vision encoder's features of each training picture, in memory, or
-    on disk in `cache_folder` for all runs of a sweep.
+    on disk in `cache_folder` for all runs of a sweep. `max_pixels` and `max_ratio`, of the longer side to the shorter,
+    bound the pictures that are decoded at all: a picture beyond them is an error.
     """
 
     device: str = "auto"
@@ -31,6 +32,8 @@ class MachineSection(Section):
     pack_tokens: int = Field(default=8192, ge=16)
     cache_vision: Literal["off", "memory", "disk"] = "off"
     cache_folder: str | None = None
+    max_pixels: int = Field(default=64_000_000, ge=1, le=178_000_000)
+    max_ratio: float = Field(default=50, ge=1)
 
     @model_validator(mode="before")
     @classmethod

@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 from striate.data.encoding import Encoded, SampleEncoder
 from striate.data.label_mask import IGNORED, LabelMask
 from striate.data.packing import filled_row, join_row
-from striate.data.pictures import open_image
+from striate.data.pictures import ORDINARY, PictureLimits, open_image
 from striate.data.rendering import Renderer
 from striate.data.samples import PLACEHOLDER, Sample
 from striate.errors import DataError
@@ -28,19 +28,21 @@ class Collator:
     with one picture, several or none may share a batch.
     """
 
-    def __init__(self, processor: Any, max_length: int, train: bool) -> None:
+    def __init__(self, processor: Any, max_length: int, train: bool, limits: PictureLimits = ORDINARY) -> None:
         """Keep the settings.
 
         Args:
             processor: the model's processor, with a tokenizer and a chat template.
             max_length: the most tokens a sample may have, image tokens included.
             train: whether calling the collator gives training batches with labels, or prompts.
+            limits: the largest picture that is decoded.
 
         Raises:
             ModelError: the processor has no chat template.
         """
         self.max_length = max_length
         self.train = train
+        self._limits = limits
         self._renderer = Renderer(processor)
         self._encoder = SampleEncoder(processor)
         self._mask = LabelMask(self._encoder)
@@ -141,7 +143,7 @@ class Collator:
             _check_placeholders(sample)
             for path in sample.images:
                 if path not in opened:
-                    opened[path] = open_image(path, sample.id)
+                    opened[path] = open_image(path, sample.id, self._limits)
             yield sample, [opened[path] for path in sample.images]
 
     def _join(self, items: Sequence[Encoded], left: bool) -> Batch:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from striate.data.parsing import ImageFolder, parse_sample
-from striate.data.pictures import verify_image
 from striate.data.samples import Sample
 from striate.errors import DataError
 from striate.storage.read_files import Form, json_lines, read_json
@@ -52,18 +51,6 @@ def read_many(paths: Sequence[Path], limit: int | None = None, seed: int = 0) ->
         return samples
     chosen = random.Random(seed).sample(range(len(samples)), limit)
     return [samples[index] for index in sorted(chosen)]
-
-
-def check_images(samples: Sequence[Sample]) -> int:
-    """Return how many different pictures the samples have, after Pillow verified each once.
-
-    Raises:
-        DataError: a picture that is damaged or not a picture; names the sample and the file.
-    """
-    owners = {image: sample.id for sample in reversed(samples) for image in sample.images}
-    for image, owner in owners.items():
-        verify_image(image, owner)
-    return len(owners)
 
 
 def _training_file(path: Path) -> Path:

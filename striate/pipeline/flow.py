@@ -78,6 +78,7 @@ class Flow:
 
     def analyze(self) -> Scores:
         """Score every decoder layer on the calibration set; write scores.json."""
+        from striate.data.pictures import PictureLimits
         from striate.data.reading import read_many
         from striate.stages.analyze import analyze
 
@@ -97,6 +98,7 @@ class Flow:
                     batch_size=self.config.machine.micro_batch,
                     max_length=self.config.train.max_length,
                     seed=self.config.seed,
+                    limits=PictureLimits.of(self.config.machine),
                     progress=self.progress,
                 )
                 write_document(self.out / "scores.json", scores)
@@ -141,6 +143,7 @@ class Flow:
     def prune(self) -> PruneRecord:
         """Remove layers outside the region; write pruned/ and prune.json."""
         from striate.data.collate import Collator
+        from striate.data.pictures import PictureLimits
         from striate.data.reading import read_many
         from striate.stages.prune import prune
 
@@ -149,7 +152,8 @@ class Flow:
             if stage.stale:
                 tuned = self._models.take("tuned")
                 samples = read_many(self.inputs.train, 2, self.config.seed)
-                collator = Collator(tuned.processor, self.config.train.max_length, train=False)
+                limits = PictureLimits.of(self.config.machine)
+                collator = Collator(tuned.processor, self.config.train.max_length, train=False, limits=limits)
                 _, record = prune(
                     tuned.model,
                     read_document(self.out / "region.json", Region),

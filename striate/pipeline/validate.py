@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from striate.config import BUILTIN, RunConfig, is_builtin, looks_like_hub_id
+from striate.data.pictures import PictureLimits, check_pictures
 from striate.demo.places import check_pack
 from striate.errors import ModelError
 from striate.pipeline.preflight import labels_of
@@ -31,11 +32,12 @@ def check_run(config: RunConfig) -> Iterator[str]:
         yield f"qlora     {_quantization(config.machine.device)}"
     if config.train.optimizer != "adamw":
         yield f"optimizer {_optimizer(config)}"
+    limits = PictureLimits.of(config.machine)
     for name in dict.fromkeys((*config.data.train, *config.data.calibration)):
-        yield f"data      {_data(name)}"
+        yield f"data      {_data(name, limits)}"
     packs: list[Pack] = []
     for name in config.evaluate.packs:
-        yield f"pack      {_pack(name, config.evaluate.limit, packs)}"
+        yield f"pack      {_pack(name, config.evaluate.limit, packs, limits)}"
     if config.evaluate.gate:
         yield f"gate      {_gate(config, packs)}"
     for text in config.evaluate.suites:
@@ -90,17 +92,18 @@ def _optimizer(config: RunConfig) -> str:
     return f"{config.train.optimizer} on {place}"
 
 
-def _data(name: str) -> str:
-    from striate.data.reading import check_images, read_samples
+def _data(name: str, limits: PictureLimits) -> str:
+    from striate.data.reading import read_samples
 
     if is_builtin(name):
         check_pack(name)
         return name
     samples = read_samples(Path(name).expanduser())
-    return f"{name}: {len(samples)} samples, {check_images(samples)} pictures"
+    owners = {image: sample.id for sample in reversed(samples) for image in sample.images}
+    return f"{name}: {len(samples)} samples, {check_pictures(owners, limits)}"
 
 
-def _pack(name: str, limit: int | None, read: list[Pack]) -> str:
+def _pack(name: str, limit: int | None, read: list[Pack], limits: PictureLimits) -> str:
     """Return what a test pack or a benchmark holds, added to `read`; pictures inside other files stay there."""
     from striate.tasks.packs.sources import parse_source, read_source
 
@@ -109,7 +112,11 @@ def _pack(name: str, limit: int | None, read: list[Pack]) -> str:
         return name
     pack = read_source(parse_source(name), limit)
     read.append(pack)
-    return f"{name}: {len(pack.items)} items of {len({item.task for item in pack.items})} tasks"
+    owners = {image: item.id for item in reversed(pack.items) for image in item.images if image.is_file()}
+    tasks = len({item.task for item in pack.items})
+    return f"{name}: {len(pack.items)} items of {tasks} tasks" + (
+        f", {check_pictures(owners, limits)}" if owners else ""
+    )
 
 
 def _gate(config: RunConfig, packs: list[Pack]) -> str:

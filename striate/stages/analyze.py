@@ -10,6 +10,7 @@ from torch import nn
 
 from striate.artifacts import LayerScores, Scores
 from striate.data.collate import Collator
+from striate.data.pictures import ORDINARY, PictureLimits
 from striate.data.samples import Sample
 from striate.errors import ConfigError, DataError, SpecError
 from striate.models.interventions.eval_mode import evaluating
@@ -36,6 +37,7 @@ def analyze(
     batch_size: int = 8,
     max_length: int = 2048,
     seed: int = 0,
+    limits: PictureLimits = ORDINARY,
     progress: Progress | None = None,
 ) -> Scores:
     """Return the importance of every decoder layer on `samples`, one entry a scorer, higher = keep.
@@ -56,6 +58,7 @@ def analyze(
         batch_size: samples in one forward pass; halved where memory runs out.
         max_length: longer conversations lose text at their end.
         seed: for intervals, splits and made-up pictures.
+        limits: the largest picture that is decoded.
         progress: where to say how far it is; silent by default.
 
     Raises:
@@ -71,7 +74,7 @@ def analyze(
     progress = progress or Silent()
     order = _longest_first(samples)
     ordered = [samples[index] for index in order]
-    batches = Batches(ordered, Collator(processor, max_length, train=True), batch_size)
+    batches = Batches(ordered, Collator(processor, max_length, True, limits), batch_size)
     calibration = Calibration(core, processor, anatomy, batches, Path(base) if base else None, pairs, seed)
     with evaluating(core):
         measured = measure(calibration, chosen, progress)

@@ -6,6 +6,7 @@ from typing import Any
 
 from striate.artifacts import AskingFacts, EvalRecord, Prediction, TaskScore
 from striate.config import EvaluateSection, MachineSection
+from striate.data.pictures import PictureLimits
 from striate.errors import DataError
 from striate.models.structure.anatomy import decoder_layers, unwrap
 from striate.progress import Progress, Silent
@@ -46,7 +47,7 @@ def evaluate(
         label: `start`, `tuned`, `pruned`, or another name of this model in the run.
         model_name: where the model comes from.
         config: `max_new_tokens` and the number of bootstrap samples.
-        machine: `eval_batch` and `eval_tokens`, the most rows and tokens that run side by side.
+        machine: `eval_batch` and `eval_tokens`, the most rows and tokens that run side by side; the largest picture.
         seed: of the bootstrap.
         size_bytes: the model's size on disk, kept in the record.
         progress: where to say how far it is.
@@ -71,6 +72,7 @@ def evaluate(
             token_budget=machine.eval_tokens,
             advance=advance,
             journal=replies_file,
+            limits=PictureLimits.of(machine),
         )
     predictions = _predictions(items, asked.replies)
     tasks = tuple(task_scores(predictions, config.bootstrap, seed))

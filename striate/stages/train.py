@@ -9,6 +9,7 @@ from typing import Any
 from striate.artifacts import Region, TrainRecord
 from striate.config import MachineSection, TrainSection
 from striate.data.collate import Collator
+from striate.data.pictures import PictureLimits
 from striate.data.samples import Sample
 from striate.models.io.model_card import CardFacts
 from striate.models.io.save import save_model
@@ -81,7 +82,7 @@ def train(
     plan = Plan.of(len(samples), config, machine, ranks.world_size)
     warn_of_lisa(region, config.resample, plan.steps, seed, progress)
     run = {**identity(region, config, samples, seed, base_path), "sharding": sharding()}
-    collator = Collator(processor, config.max_length, train=True)
+    collator = Collator(processor, config.max_length, train=True, limits=PictureLimits.of(machine))
     job = TrainingJob(region, samples, collator, config, machine, seed, base_path, plan, run)
     record = _train(model, processor, job, progress, out=out, work_dir=work_dir, log=log)
     ranks.on_main(lambda: remove_checkpoints(work_dir))

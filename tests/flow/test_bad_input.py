@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 from typer.testing import CliRunner
 
 from striate.cli import app
@@ -147,6 +148,10 @@ def _corrupt(place: Place) -> None:
     place.truncate("images/square_00.png", 0.5)
 
 
+def _line_of_pixels(place: Place) -> None:
+    Image.new("1", (1, 20_000)).save(place.pack / "images" / "square_00.png")
+
+
 REGION: dict[str, Any] = {"left": STARTED}
 CASES = [
     # region SPECs
@@ -238,6 +243,14 @@ CASES = [
     Case("corrupt picture, checked", "sample 'train-00': can't read picture ROOT/pack/images/square_00.png",
          prepare=lambda place: (place.pack / "images" / "square_00.png").write_text("no picture"), command=CHECK,
          left=NOTHING),
+    Case("picture that ends half-way, checked", "sample 'train-00': can't read picture ROOT/pack/images/square_00.png",
+         prepare=_corrupt, command=CHECK, left=NOTHING),
+    Case("line of pixels, checked", "sample 'train-00': picture ROOT/pack/images/square_00.png is 1 x 20000 pixels",
+         prepare=_line_of_pixels, command=CHECK, left=NOTHING, more=("machine.max_ratio",)),
+    Case("line of pixels", "sample 'train-00': picture ROOT/pack/images/square_00.png is 1 x 20000 pixels",
+         prepare=_line_of_pixels, settings=("analyze.samples=13",)),
+    Case("PostScript by another name, checked", "square_00.png: it is PostScript inside", command=CHECK, left=NOTHING,
+         prepare=lambda place: (place.pack / "images" / "square_00.png").write_text("%!PS-Adobe-3.0 EPSF-3.0")),
     Case("picture outside", "picture '../secret.png' leaves the data folder", prepare=_set(image="../secret.png")),
     Case("picture by whole path", "leaves the data folder", prepare=_set(image="/etc/passwd")),
     Case("picture by link", "picture 'images/square_00.png' leaves the data folder", prepare=_leaving_link),

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from striate.data.pictures import open_image
-from striate.data.reading import check_images, read_many, read_samples
+from striate.data.reading import read_many, read_samples
 from striate.data.samples import Message, Sample
 from striate.errors import DataError
 
@@ -163,27 +162,6 @@ def test_missing_files(tmp_path: Path) -> None:
     assert "train.json or train.jsonl" in error_of(tmp_path)
     (tmp_path / "train.json").write_bytes(b"\xff\xfe[]")
     assert "is not UTF-8 text" in error_of(tmp_path)
-
-
-def test_damaged_pictures(folder: Path) -> None:
-    samples = read_samples(write(folder, [llava(), llava(id="s2", image="b.png")]))
-    assert check_images(samples) == 2
-    (folder / "images" / "b.png").write_bytes(b"\x89PNG\r\n\x1a\nrubbish")
-    with pytest.raises(DataError, match=r"sample 's2': can't read picture .*b\.png"):
-        check_images(samples)
-    with pytest.raises(DataError, match=r"sample 's2': can't read picture"):
-        open_image(folder / "images" / "b.png", "s2")
-
-
-def test_pictures_are_upright_and_rgb(tmp_path: Path) -> None:
-    turned = Image.new("RGB", (4, 2), "red")
-    exif = turned.getexif()
-    exif[0x0112] = 6
-    turned.save(tmp_path / "turned.jpg", exif=exif)
-    assert open_image(tmp_path / "turned.jpg", "s").size == (2, 4)
-    Image.new("RGBA", (1, 1), (0, 0, 0, 0)).save(tmp_path / "clear.png")
-    clear = open_image(tmp_path / "clear.png", "s")
-    assert (clear.mode, clear.getpixel((0, 0))) == ("RGB", (255, 255, 255))
 
 
 def test_placeholder_in_the_middle() -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from striate.data.reading import check_images, read_samples
+from striate.data.pictures import check_pictures
+from striate.data.reading import read_samples
 from striate.demo import easy_vqa
 from striate.demo.easy_vqa import prepare_easy_vqa, task_of
 from striate.demo.language_reference import prepare_language_reference
@@ -54,7 +55,7 @@ def test_easy_vqa_is_a_training_set(tmp_path: Path) -> None:
     folder = prepare_easy_vqa(make_source(tmp_path / "source"), tmp_path / "easy-vqa")
     samples = read_samples(folder)
     assert len(samples) == 6
-    assert check_images(samples) == 6
+    assert check_pictures({path: sample.id for sample in samples for path in sample.images}) == "6 pictures"
     for sample in samples:
         number = sample.images[0].stem.partition("-")[2]
         asked = [message.text for message in sample.messages if message.role == "user"]

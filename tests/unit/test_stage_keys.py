@@ -98,6 +98,8 @@ STALE: dict[str, tuple[Any, set[str]]] = {
     "machine.pack_tokens": (99, NONE),
     "machine.cache_vision": ("memory", NONE),
     "machine.cache_folder": ("ROOT/cache", NONE),
+    "machine.max_pixels": (10**6, NONE),
+    "machine.max_ratio": (200, NONE),
 }
 FIXED = {"version": "the only form of a run config so far"}
 NO_EFFECT: dict[str, str] = {}

@@ -5,7 +5,10 @@ import io
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image
+
+from striate.data.pictures import ORDINARY, PictureLimits, open_image
+from striate.errors import DataError
 
 # Longest side in pixels, by the number of pictures that the page holds.
 SIZES = ((60, 400), (400, 256))
@@ -27,17 +30,15 @@ def find_picture(image: str, pack: str, run: Path, packs: tuple[str, ...]) -> Pa
     return next((path for path in candidates if path.is_file()), None)
 
 
-def thumbnail(path: Path, longest: int) -> Thumbnail | None:
-    """Return a picture as a `data:` address with its width and height; None where Pillow can't read it.
+def thumbnail(path: Path, longest: int, limits: PictureLimits = ORDINARY) -> Thumbnail | None:
+    """Return a picture as a `data:` address with its width and height; None where it can't be shown to a model either.
 
     Pictures that are tiny already stay as they are, in PNG.
     """
     try:
-        with Image.open(path) as source:
-            # A JPEG is decoded at a fraction of its size where that is enough: much faster for photos.
-            source.draft("RGB", (2 * longest, 2 * longest))
-            picture = _on_white(ImageOps.exif_transpose(source))
-    except (OSError, ValueError, Image.DecompressionBombError):
+        # A JPEG is decoded at a fraction of its size where that is enough: much faster for photos.
+        picture = open_image(path, path.name, limits, near=(2 * longest, 2 * longest))
+    except DataError:
         return None
     picture.thumbnail((longest, longest), Image.Resampling.LANCZOS)
     kind, data = ("png", _encode(picture, "PNG")) if max(picture.size) <= TINY else ("webp", _encode(picture, "WEBP"))
@@ -73,14 +74,6 @@ class Album:
                 self._bytes += len(small[0])
                 self.pictures.append(small)
         return self._by_path[path]
-
-
-def _on_white(picture: Image.Image) -> Image.Image:
-    if picture.mode == "RGB":
-        return picture
-    layered = picture.convert("RGBA")
-    ground = Image.new("RGBA", layered.size, "white")
-    return Image.alpha_composite(ground, layered).convert("RGB")
 
 
 def _encode(picture: Image.Image, kind: str) -> bytes:

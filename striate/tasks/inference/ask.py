@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from striate.artifacts import AskingFacts
+from striate.data.pictures import ORDINARY, PictureLimits
 from striate.models.structure.anatomy import check_decoder_only, find_anatomy
 from striate.tasks.inference.batch_budget import budget_for
 from striate.tasks.inference.causality import check_causal
@@ -37,6 +38,7 @@ def ask(
     token_budget: int | None = None,
     advance: Callable[[int], None] = lambda count: None,
     journal: Journal | None = None,
+    limits: PictureLimits = ORDINARY,
 ) -> AskResult:
     """Return the model's reply to every item, in the order of `items`, and how they were asked.
 
@@ -53,6 +55,7 @@ def ask(
         token_budget: the most tokens of a batch, padding and new tokens included; left out, what suits the device.
         advance: called with the number of items done.
         journal: where replies are kept as they come; those that are there already are not asked again.
+        limits: the largest picture that is decoded.
 
     Raises:
         DataError: a picture that can't be read, or an item that is longer than the model's context.
@@ -70,7 +73,7 @@ def ask(
             journal.add(done, replies)
         advance(len(done))
 
-    state = AskState(budget_for(model, batch_size, token_budget), keep=keep)
+    state = AskState(budget_for(model, batch_size, token_budget), keep=keep, limits=limits)
     places: dict[AskingMode, list[int]] = {}
     for index, item in enumerate(items):
         if index not in known:

@@ -44,7 +44,8 @@ def answer_replies(
     Raises:
         DataError: a picture that can't be read, or a prompt that leaves no room for the answer.
     """
-    collator = Collator(processor, max(context_limit(unwrap(model)) - max_new_tokens, 1), train=False)
+    room = max(context_limit(unwrap(model)) - max_new_tokens, 1)
+    collator = Collator(processor, room, train=False, limits=state.limits)
     replies: dict[int, Reply] = {}
     with cached_image_features(model) as feature_cache:
         prefixes = SharedPrefixes(model, collator, state.counts, feature_cache)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 
 from striate.artifacts import AskingFacts
+from striate.data.pictures import ORDINARY, PictureLimits
 from striate.tasks.packs.items import Item, Reply
 
 MOST_PADDED = 4 / 3
@@ -75,11 +76,13 @@ class AskState:
         budget: how much runs side by side.
         counts: what was counted so far.
         keep: gets every batch's items with their replies.
+        limits: the largest picture that is decoded.
     """
 
     budget: Budget = field(default_factory=lambda: Budget(rows=32, tokens=16384))
     counts: AskCounts = field(default_factory=AskCounts)
     keep: Callable[[Sequence[Item], Sequence[Reply]], None] = lambda items, replies: None
+    limits: PictureLimits = ORDINARY
 
     def stats(self, items: int, resumed: int, seconds: float) -> AskingFacts:
         """Return what is recorded of asking `items` items in `seconds`, beside `resumed` replies of an earlier call."""
