@@ -16,6 +16,7 @@ from striate.data.packing import filled_row, join_row
 from striate.data.pictures import ORDINARY, PictureLimits, open_image
 from striate.data.rendering import Renderer
 from striate.data.samples import PLACEHOLDER, Sample
+from striate.data.special_text import SpecialText
 from striate.errors import DataError
 
 Batch = dict[str, torch.Tensor]
@@ -45,7 +46,7 @@ class Collator:
         self._limits = limits
         self._renderer = Renderer(processor)
         self._encoder = SampleEncoder(processor)
-        self._mask = LabelMask(self._encoder)
+        self._special = SpecialText(processor)
         tokenizer = processor.tokenizer
         padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         self._fill = {"input_ids": padding or 0, "labels": IGNORED}
@@ -110,10 +111,13 @@ class Collator:
         return batch["input_ids"] == (-1 if token is None else token)
 
     def _conversation(self, sample: Sample, images: list[Image.Image]) -> Encoded:
-        conversation = self._renderer.conversation(sample)
-        encoded = self._encoder.encode(sample.id, conversation.text, images)
-        labels = self._mask.labels(sample.id, conversation, images, encoded)
-        tokens = {**encoded.tokens, "labels": labels}
+        conversation = self._renderer.conversation(self._special.marked(sample))
+        encoder = self._special.encoder(conversation.text) or self._encoder
+        encoded = encoder.encode(sample.id, conversation.text, images)
+        labels = LabelMask(encoder).labels(sample.id, conversation, images, encoded)
+        labelled = Encoded({**encoded.tokens, "labels": labels}, encoded.pictures)
+        encoded = self._special.restored(sample.id, conversation.text, labelled)
+        tokens = encoded.tokens
         if encoded.length > self.max_length:
             end = int(self.image_mask(tokens)[0].nonzero().max()) + 1 if images else 0
             tokens = {name: value[:, : self.max_length] for name, value in tokens.items()}
@@ -123,7 +127,9 @@ class Collator:
 
     def _prompt(self, sample: Sample, images: list[Image.Image]) -> Encoded:
         """Return one prompt; a cut one would ask something else, so none is cut."""
-        encoded = self._encoder.encode(sample.id, self._renderer.prompt(sample), images)
+        text = self._renderer.prompt(self._special.marked(sample))
+        encoder = self._special.encoder(text) or self._encoder
+        encoded = self._special.restored(sample.id, text, encoder.encode(sample.id, text, images))
         if encoded.length > self.max_length:
             raise self._too_long(sample, encoded)
         return encoded

@@ -23,7 +23,8 @@ def encode(tokenizer: Any, text: str, scored_from: int) -> ScoredText:
     """Return the tokens of `text`, scored from the first one that reaches past character `scored_from`.
 
     A token that lies across that character is scored whole. Special tokens that the tokenizer puts before the text
-    stay, those after it are dropped. The very first token is never scored, since nothing predicts it.
+    stay, those after it are dropped; those that are written in the text are text. The very first token is never
+    scored, since nothing predicts it.
 
     Raises:
         ModelError: the tokenizer can't tell which characters a token covers.
@@ -34,7 +35,7 @@ def encode(tokenizer: Any, text: str, scored_from: int) -> ScoredText:
             "a processor with a fast tokenizer (tokenizer.json)",
             "leave out the text packs, or convert the tokenizer with transformers",
         )
-    encoded = tokenizer(text, return_offsets_mapping=True)
+    encoded = tokenizer(text, return_offsets_mapping=True, split_special_tokens=True)
     ends = [end for _, end in encoded["offset_mapping"]]
     last = max((index for index, end in enumerate(ends) if end > 0), default=-1)
     start = next((index for index, end in enumerate(ends) if end > scored_from), last + 1)
