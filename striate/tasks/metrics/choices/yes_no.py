@@ -5,28 +5,45 @@ from collections.abc import Sequence
 
 from striate.artifacts import Prediction
 from striate.tasks.metrics.base import Metric
+from striate.tasks.metrics.reading.answer_text import unformatted
 from striate.tasks.packs.items import Item, Mark, Reply
 
+YES, NO = frozenset({"yes", "yep", "yeah", "yup"}), frozenset({"no", "not", "nope", "nah"})
 WORDS = re.compile(r"[a-z']+")
-NEGATIVE = frozenset({"no", "not"})
+SENTENCE = re.compile(r"([^.!?\n。]+)([.!?\n。]?)")
+# Words of a sentence that answer neither way.
+NEITHER = re.compile(
+    r"^yes no$|^no yes$|\byes (?:or|and) no\b|\bno (?:or|and) yes\b|\bno (?:idea|clue|answer|doubt|way (?:to|of))\b"
+    r"|\bnot (?:only|sure|certain|enough)\b|\b(?:don't|do not) (?:really )?know\b"
+    r"|\bit(?:'s| is) not (?:clear|possible)\b"
+    r"|\b(?:can't|cannot|can not|couldn't|could not|not able to) (?:[a-z']+ ){0,2}?"
+    r"(?:tell|say|determined?|answer|know|confirm|be sure|help|assist)\b"
+)
+STATED = re.compile(r"\banswer (?:is )?(yes|no)\b")
 
 
 def said(text: str) -> str:
-    """Return `yes` or `no` as the first sentence of an answer says it, or an empty string.
+    """Return `yes` or `no` as an answer says it, or an empty string where it says neither.
 
-    A first sentence with the word `no` or `not` is a no, one with the word `yes` otherwise is a yes.
+    Markdown and a question said again aside, the first word counts if it is yes or no; else `the answer is yes`; else
+    the first of `yes`, `no`, `not` and `...n't` in the first sentence. `I'm not sure`, `no idea`, `I can't tell` and
+    `yes or no` say neither, and nor does a sentence without any of these words.
     """
-    words = set(WORDS.findall(text.strip().lower().partition(".")[0]))
-    if words & NEGATIVE:
-        return "no"
-    return "yes" if "yes" in words else ""
+    reply = unformatted(text).lower()
+    parts = [(" ".join(WORDS.findall(part)), end) for part, end in SENTENCE.findall(reply)]
+    sentences = [part for part, end in parts if part and end != "?"] or [part for part, _ in parts if part]
+    words = NEITHER.sub(" ", sentences[0]).split() if sentences else []
+    if words and words[0] not in YES | NO and len(stated := set(STATED.findall(" ".join(sentences)))) == 1:
+        return str(stated.pop())
+    heard = [word for word in words if word in YES | NO or word.endswith("n't")]
+    return ("yes" if heard[0] in YES else "no") if heard else ""
 
 
 def score_yes_no(item: Item, reply: Reply) -> Mark:
     """Return 1 if the answer says yes or no as the truth does, else 0; one that says neither is unparsed and wrong.
 
-    Read as in POPE (Li et al. 2023, arXiv 2305.10355), whose own script, unlike this one, takes anything but a no for
-    a yes.
+    For POPE (Li et al. 2023, arXiv 2305.10355) and MME (Fu et al. 2023, arXiv 2306.13394). POPE's own script takes a
+    first sentence with `no` or `not` for a no and anything else for a yes; MME's looks at the first four characters.
     """
     answer = said(reply.text)
     return Mark(float(bool(answer) and answer == said(item.answers[0])), reply.text.strip(), unparsed=not answer)

@@ -16,6 +16,20 @@ what've when's where'd where's where've who'd who'll who's who've why'll why're 
 you'd you'll you're you've o'clock ma'am
 """
 CONTRACTIONS = {word.replace("'", ""): word for word in APOSTROPHES.split()}
+BOXED = re.compile(r"\\boxed\{(?:\\text\{)?([^{}]*)\}+")
+MARKUP = re.compile(r"[*`$]+|(?<!\w)_+|_+(?!\w)")
+LIST_MARK = re.compile(r"(?:[\s>#]|-(?=\s))*(?:\d{1,2}[.)](?=\s))?\s*")
+
+
+def unformatted(text: str) -> str:
+    """Return a reply without what only shapes it.
+
+    Reasoning before `</think>`, all but what `<answer>` tags hold, Markdown's marks, LaTeX's box; quotes are straight.
+    """
+    answer = text.rpartition("</think>")[2].rpartition("<answer>")[2].partition("</answer>")[0]
+    straight = BOXED.sub(r"\1", answer).translate(str.maketrans("\u2018\u2019\u201c\u201d", "''\"\""))
+    plain = MARKUP.sub("", straight)
+    return plain[LIST_MARK.match(plain).end() :].strip()  # type: ignore[union-attr]
 
 
 def normalize(text: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 Box = tuple[float, float, float, float]
 Size = tuple[int, int]
 
-NUMBER = r"([-+]?(?:\d+\.?\d*|\.\d+))"
+NUMBER = r"([-+]?(?:\d+(?:\.\d*)?|\.\d+))"
 GAP = r"(?:\s*,\s*|\s+)"
 OPEN, CLOSE = r"[\[(]\s*", r"\s*[\])]"
 FOUR = GAP.join([NUMBER] * 4)

@@ -17,10 +17,13 @@ def edit_distance(first: str, second: str) -> int:
 
 
 def similarity(answer: str, accepted: str) -> float:
-    """Return `1 - distance / longer length`, ignoring case and runs of white space; 1 for two empty strings."""
-    first, second = (" ".join(text.lower().split()) for text in (answer, accepted))
-    longer = max(len(first), len(second))
-    return 1.0 - edit_distance(first, second) / longer if longer else 1.0
+    """Return `1 - distance / longer length`, ignoring case and runs of white space; 1 for two empty strings.
+
+    Lengths that alone keep it below `THRESHOLD` give their bound, unmeasured: an endless reply costs no time.
+    """
+    shorter, longer = sorted((" ".join(text.lower().split()) for text in (answer, accepted)), key=len)
+    bound = len(shorter) / len(longer) if longer else 1.0
+    return bound if bound < THRESHOLD or not longer else 1.0 - edit_distance(shorter, longer) / len(longer)
 
 
 def score_anls(item: Item, reply: Reply) -> Mark:

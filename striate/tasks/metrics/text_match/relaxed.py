@@ -1,5 +1,6 @@
 """Relaxed accuracy of numbers, for charts."""
 
+import math
 import re
 
 from striate.tasks.metrics.base import Metric
@@ -7,17 +8,19 @@ from striate.tasks.packs.items import Item, Mark, Reply
 
 TOLERANCE = 0.05
 ROUNDING = 1e-12
-NUMBER = re.compile(r"([-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?(?:e[-+]?\d+)?)(%?)", re.IGNORECASE)
+NUMBER = re.compile(r"([-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?(?:e[-+]?\d+)?)( ?%)?", re.IGNORECASE)
 
 
 def number_of(text: str) -> float | None:
-    """Return the number that the whole of `text` is, or None; `5%` is 0.05 and `1,200` is 1200."""
+    """Return the number that the whole of `text` is, or None; `5%` is 0.05, `1,200` is 1200; 1e999 is none."""
     match = NUMBER.fullmatch(text.strip().removesuffix(".").strip())
     if match is None or not any(letter.isdigit() for letter in match[1]):
         return None
     try:
         value = float(match[1].replace(",", ""))
     except ValueError:
+        return None
+    if not math.isfinite(value):
         return None
     return value / 100 if match[2] else value
 
