@@ -25,6 +25,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+# What tests write need not survive a power cut, and each wait for the disk takes milliseconds.
+os.fsync = lambda opened: None
+
+
 def pytest_collection_finish() -> None:
     """Put all that was imported out of the garbage collector's sight: every full collection would go through it."""
     gc.collect()

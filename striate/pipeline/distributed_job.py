@@ -32,6 +32,9 @@ class TrainingRequest:
     out: Path
     model_path: str
     train_paths: tuple[Path, ...]
+    base_weights: str
+    key: str
+    overwrite: bool
 
     def run(self, loaded: Loaded, progress: Progress) -> TrainRecord:
         """Return how it went; all ranks must run it.
@@ -53,6 +56,9 @@ class TrainingRequest:
             work_dir=self.out / WORK_FOLDER,
             log=self.out / "train_log.jsonl",
             base_path=self.model_path,
+            base_weights=self.base_weights,
+            key=self.key,
+            overwrite=self.overwrite,
             progress=progress,
         )
 

@@ -125,18 +125,30 @@ class Flow:
 
     def train(self) -> TrainRecord:
         """Tune the region and the projector; write checkpoint/, train.json and train_log.jsonl."""
-        from striate.pipeline.distributed_job import WORK_FOLDER, TrainingRequest, rank_zero_session
+        from striate.pipeline.distributed_job import TrainingRequest, rank_zero_session
+        from striate.pipeline.restore_training import restore_training
 
-        outputs, unfinished = ["checkpoint", "train.json", "train_log.jsonl"], [WORK_FOLDER, "train_log.jsonl"]
+        outputs, restore = ["checkpoint", "train.json", "train_log.jsonl"], partial(restore_training, self.out)
         with rank_zero_session(self.device) as start:
             check_base(self.config, self.inputs.model)
-            with self.run.stage("train", self.keys.train(), outputs, unfinished) as stage:
+            with self.run.stage("train", self.keys.train(), outputs, ["train_log.jsonl"], restore) as stage:
                 if stage.stale:
-                    job = TrainingRequest(self.config, self.out, self.inputs.model, self.inputs.train)
+                    job = TrainingRequest(
+                        self.config,
+                        self.out,
+                        self.inputs.model,
+                        self.inputs.train,
+                        self.keys.model(),
+                        stage.key,
+                        self.run.overwrite,
+                    )
                     start(job)
                     label = QUANTIZED if self.config.train.method == "qlora" else BASE_LABEL
                     record = job.run(self._models.take(label), self.progress)
                     write_document(self.out / "train.json", record)
+                    self._write_card("tuned")
+                elif stage.restored:
+                    self.progress.say("train: finished before; its record and log are those that its checkpoint holds")
                     self._write_card("tuned")
         return read_document(self.out / "train.json", TrainRecord)
 

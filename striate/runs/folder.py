@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,10 +25,21 @@ RUN_FILE, CONFIG_FILE = "run.json", "config.yaml"
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of a run, entered: the hash of its inputs, and whether its outputs are still to be made."""
+    """One stage of a run, entered.
+
+    Attributes:
+        key: the hash of its inputs.
+        stale: whether its outputs are still to be made.
+        restored: whether they were put right from what one of them holds.
+    """
 
     key: str
     stale: bool
+    restored: bool = False
+
+
+Restore = Callable[[str], float | None]
+"""Puts outputs of a stage, whose key it is given, right; returns the seconds that they took to make, or None."""
 
 
 class RunFolder:
@@ -44,14 +55,20 @@ class RunFolder:
 
     @contextmanager
     def stage(
-        self, name: str, inputs: Mapping[str, Any], outputs: Sequence[str], unfinished: Sequence[str] = ()
+        self,
+        name: str,
+        inputs: Mapping[str, Any],
+        outputs: Sequence[str],
+        unfinished: Sequence[str] = (),
+        restore: Restore | None = None,
     ) -> Iterator[Stage]:
         """Context of stage `name`, whose body writes the `outputs` where the stage is stale; records how it ended.
 
         A stage is up to date that already ran on the same `inputs` and whose `outputs` (paths relative to the run
-        folder) are whole. Outputs of an earlier config are removed first, and only when the run was opened with
-        `overwrite`. What the body resumes from after an interruption is named in `unfinished`, and is removed only when
-        the inputs have changed. Time and peak memory are those of the body.
+        folder) are whole, or that `restore` can put right. Outputs of an earlier config are removed first, and only
+        when the run was opened with `overwrite`; with a `restore` the first output is never removed otherwise. What
+        the body resumes from after an interruption is named in `unfinished`, and is removed only when the inputs have
+        changed. Time and peak memory are those of the body.
 
         Raises:
             ArtifactError: outputs are there that other inputs made, and nothing may be overwritten.
@@ -62,18 +79,24 @@ class RunFolder:
             self.progress.say(f"{name}: up to date")
             yield Stage(key, stale=False)
             return
+        begin = time.perf_counter()
+        seconds = restore(key) if restore else None
+        if seconds is not None:
+            self._note_done(name, key, begin - seconds, outputs)
+            yield Stage(key, stale=False, restored=True)
+            return
         again = bool(old and old.key == key)
-        self._clear(name, [output for output in outputs if output not in unfinished], again)
+        removed = [output for output in outputs if output not in unfinished]
+        self._clear(name, removed, again, costly=outputs[:1] if restore else ())
         if old and not again and self.overwrite:
             self._remove(unfinished)
-        begin = time.perf_counter()
         reset_peak_memory(self.record.device)
         try:
             yield Stage(key, stale=True)
         except BaseException:
             self._note(name, "failed", key, begin, {})
             raise
-        self._note(name, "done", key, begin, {output: fingerprint(self.path / output) for output in outputs})
+        self._note_done(name, key, begin, outputs)
 
     def output(self, stage: str, name: str, inputs: Mapping[str, Any]) -> str:
         """Return the fingerprint of an output that `stage` wrote from `inputs`, for the inputs of later stages.
@@ -117,8 +140,11 @@ class RunFolder:
             for output in outputs
         )
 
-    def _clear(self, name: str, outputs: Sequence[str], again: bool) -> None:
-        """Remove outputs that are out of date, or damaged (`again`: the inputs are the same), if that is allowed."""
+    def _clear(self, name: str, outputs: Sequence[str], again: bool, costly: Sequence[str]) -> None:
+        """Remove outputs that are out of date, or damaged (`again`: the inputs are the same), if that is allowed.
+
+        Those that are `costly` are not removed either where nothing tells what they were made from.
+        """
         there = [output for output in outputs if (self.path / output).exists()]
         old = self.record.stages.get(name)
         if old and old.status == "done" and not self.overwrite:
@@ -128,6 +154,8 @@ class RunFolder:
             if there and not again:
                 hint = "use --overwrite to do this stage again, or another --out"
                 raise _out_of_date(self.path / there[0], name, hint)
+        for output in set(costly) & set(there) if not self.overwrite else ():
+            raise _without_record(self.path / output, name)
         self._remove(there)
 
     def _remove(self, names: Sequence[str]) -> None:
@@ -136,6 +164,9 @@ class RunFolder:
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
             except OSError as error:
                 raise cannot_write(path, error) from error
+
+    def _note_done(self, name: str, key: str, begin: float, outputs: Sequence[str]) -> None:
+        self._note(name, "done", key, begin, {output: fingerprint(self.path / output) for output in outputs})
 
     def _note(
         self, name: str, status: Literal["done", "failed"], key: str, begin: float, outputs: dict[str, str]
@@ -206,6 +237,14 @@ def _out_of_date(path: Path, stage: str, next_step: str) -> ArtifactError:
         f"{path} was made from other inputs than {stage} has now",
         "a run folder whose stages follow from each other",
         next_step,
+    )
+
+
+def _without_record(path: Path, stage: str) -> ArtifactError:
+    return ArtifactError(
+        f"{path} is there, and what tells that {stage} made it from these inputs is missing or changed",
+        "outputs with their record, or none",
+        f"restore what is missing, move {path.name} away, or use --overwrite to do the stage again",
     )
 
 

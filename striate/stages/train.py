@@ -16,11 +16,10 @@ from striate.models.io.save import save_model
 from striate.progress import Progress, Silent
 from striate.runs.peak_memory import peak_memory_gib
 from striate.training.caching.vision_features import cached_features
-from striate.training.checkpoints import find_checkpoint, remove_checkpoints
+from striate.training.checkpoints import Checkpoint, CheckpointStore
 from striate.training.compile.policy import choose_execution
 from striate.training.distributed.full_parameters import unshard
 from striate.training.distributed.ranks import Ranks
-from striate.training.distributed.sharding import sharding
 from striate.training.job import TrainingJob
 from striate.training.lisa import lisa_record
 from striate.training.preflight_checks import check_training, warn_of_lisa
@@ -43,6 +42,9 @@ def train(
     work_dir: Path,
     log: Path,
     base_path: str,
+    base_weights: str = "",
+    key: str = "",
+    overwrite: bool = False,
     progress: Progress | None = None,
 ) -> TrainRecord:
     """Return how the training went, after writing the tuned model to the folder `out`.
@@ -66,6 +68,9 @@ def train(
         work_dir: where unfinished training keeps its checkpoints, which are removed at the end.
         log: `train_log.jsonl`, one line a step.
         base_path: where the base model is, as the adapter names it.
+        base_weights: a fingerprint of it; unfinished training does not go on with another.
+        key: a fingerprint of all that the result follows from, which is kept with it.
+        overwrite: whether unfinished training that can't be gone on with is removed.
         progress: where to show it.
 
     Raises:
@@ -81,32 +86,42 @@ def train(
     progress = progress if progress and ranks.is_main else Silent()
     plan = Plan.of(len(samples), config, machine, ranks.world_size)
     warn_of_lisa(region, config.resample, plan.steps, seed, progress)
-    run = {**identity(region, config, samples, seed, base_path), "sharding": sharding()}
+    store = CheckpointStore(work_dir, identity(region, config, samples, seed, base_path, base_weights))
+    checkpoint = ranks.on_main(lambda: store.find(log, overwrite, progress.say))
     collator = Collator(processor, config.max_length, train=True, limits=PictureLimits.of(machine))
-    job = TrainingJob(region, samples, collator, config, machine, seed, base_path, plan, run)
-    record = _train(model, processor, job, progress, out=out, work_dir=work_dir, log=log)
-    ranks.on_main(lambda: remove_checkpoints(work_dir))
+    job = TrainingJob(region, samples, collator, config, machine, seed, base_path, plan)
+    record = _train(model, processor, job, progress, store, checkpoint, out=out, log=log, key=key)
+    ranks.on_main(store.remove)
     progress.say(record.proof)
     return record
 
 
 def _train(
-    model: Any, processor: Any, job: TrainingJob, progress: Progress, *, out: Path, work_dir: Path, log: Path
+    model: Any,
+    processor: Any,
+    job: TrainingJob,
+    progress: Progress,
+    store: CheckpointStore,
+    checkpoint: Checkpoint | None,
+    *,
+    out: Path,
+    log: Path,
+    key: str,
 ) -> TrainRecord:
-    """Return how the training went, after writing the checkpoint, whole or not at all, with its card."""
+    """Return how the training went, after writing the result, whole or not at all, with its card."""
     ranks, machine = Ranks.launched(), job.machine
-    checkpoint = ranks.on_main(lambda: find_checkpoint(work_dir, job.run))
     execution = choose_execution(model, job)
     with prepared_for_training(model, job) as prepared:
         cached = cached_features(
             prepared.model, processor, job.samples, job.collator, machine, half=prepared.half, progress=progress
         )
-        session = TrainingSession(job, prepared, execution, ranks, cached, progress)
-        result = session.run(work_dir, log, checkpoint)
+        session = TrainingSession(job, prepared, execution, store, cached, progress)
+        result = session.run(log, checkpoint)
     unshard(prepared.model, prepared.weights.dtypes, prepared.names)
-    card = _card(job, prepared)
-    ranks.on_main(lambda: save_model(prepared.model, processor, out, prepared.region, card))
-    return _record(job, prepared, result, ranks)
+    record, card = _record(job, prepared, result, ranks), _card(job, prepared)
+    kept = {"key": key, "record": record.model_dump(mode="json"), "log": result.rows}
+    ranks.on_main(lambda: save_model(prepared.model, processor, out, prepared.region, card, kept))
+    return record
 
 
 def _card(job: TrainingJob, prepared: PreparedModel) -> CardFacts:

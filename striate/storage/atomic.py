@@ -4,7 +4,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from striate.errors import ArtifactError
@@ -26,6 +26,27 @@ def cannot_write(path: Path, error: OSError) -> ArtifactError:
     )
 
 
+def sync(path: Path) -> None:
+    """Return once the disk holds the content of a file, or the names in a folder.
+
+    Otherwise a power cut can leave a new name for a file without its content.
+    """
+    # Folders can't be opened on Windows, nor synced on some network file systems.
+    with suppress(OSError) if path.is_dir() else nullcontext():
+        opened = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
+
+
+def sync_folder(folder: Path) -> None:
+    """Return once the disk holds everything below `folder`."""
+    for path in folder.rglob("*"):
+        sync(path)
+    sync(folder)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` in UTF-8 as `write_bytes` does."""
     write_bytes(path, text.encode())
@@ -44,7 +65,9 @@ def write_bytes(path: Path, content: bytes, beside: Path | None = None) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(content)
+        sync(temporary)
         temporary.replace(path)
+        sync(path.parent)
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:
@@ -79,9 +102,11 @@ def new_folder(path: Path) -> Iterator[Path]:
         temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}"
         temporary.mkdir()
         yield temporary
+        sync_folder(temporary)
         if path.exists():
             path.rmdir()
         temporary.rename(path)
+        sync(path.parent)
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:

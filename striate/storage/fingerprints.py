@@ -8,7 +8,7 @@ from typing import Any
 
 from striate.errors import ArtifactError
 
-CARD_FILE = "README.md"
+CARD_FILE, RECORD_FILE = "README.md", "training_record.json"
 WHOLE_BYTES, SAMPLE_BYTES = 8 * 2**20, 2**20
 
 
@@ -20,15 +20,16 @@ def fingerprint_of(inputs: Mapping[str, Any]) -> str:
 def fingerprint(path: Path) -> str:
     """Return a short hash of a file or folder: names, sizes and contents; of files over 8 MiB both ends and the middle.
 
-    A folder's own README.md is not in it: a model card gains figures later, and changes nothing that the model does.
+    A folder's own README.md and training_record.json are not in it: a model card gains figures later, a record tells
+    how long training took, and neither changes what the model does.
 
     Raises:
         ArtifactError: it can't be read.
     """
     digest = hashlib.sha256()
     try:
-        card = path / CARD_FILE
-        inside = (part for part in path.rglob("*") if part.is_file() and part != card)
+        beside = {path / CARD_FILE, path / RECORD_FILE}
+        inside = (part for part in path.rglob("*") if part.is_file() and part not in beside)
         files = sorted(inside) if path.is_dir() else [path]
         for file in files:
             size = file.stat().st_size

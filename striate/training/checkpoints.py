@@ -1,48 +1,153 @@
-"""Checkpoints to go on from: whole or ignored, and only of the same run."""
+"""Checkpoints to go on from: whole or not counted, and only of the same training."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
-from safetensors.torch import load_file, save_file
-from torch import nn
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from transformers.trainer import TRAINER_STATE_NAME
 
-from striate.errors import TrainingError
-from striate.storage.atomic import write_text
-from striate.training.distributed.full_parameters import copy_into, gathered
-from striate.training.distributed.ranks import Ranks
+from striate.errors import ArtifactError, StriateError, TrainingError, first_line
+from striate.storage.atomic import cannot_write, write_text
+from striate.storage.manifest import read_manifest, write_manifest
+from striate.training.metrics.metrics_log import dump_rows, parse_rows, read_rows
+from striate.training.resume_identity import Identity, Progressed
+from striate.training.trained_weights import WEIGHTS
 
 COMPLETE = "complete.json"
-WEIGHTS = "trainable.safetensors"
+LOG, SAMPLES, LONGEST = "train_log.jsonl", "samples.txt", "longest"
+KEPT = 2
 
 
-def mark_complete(folder: Path, run: Mapping[str, Any]) -> None:
-    """Write the file that makes the checkpoint in `folder` count: the last one, so a broken checkpoint has none."""
-    write_text(folder / COMPLETE, json.dumps(dict(run), indent=2) + "\n")
+@dataclass(frozen=True)
+class Checkpoint:
+    """A whole checkpoint.
 
-
-def find_checkpoint(work_dir: Path, run: Mapping[str, Any]) -> Path | None:
-    """Return the newest whole checkpoint in `work_dir`, or None; folders of interrupted saves are removed.
-
-    Raises:
-        TrainingError: the checkpoint is of a run with another region, data, seed, model or settings.
+    Attributes:
+        folder: where it lies.
+        progressed: how far the training had come.
+        rows: the log of its steps.
+        proof: of what trains.
     """
-    found: dict[int, Path] = {}
-    for folder in work_dir.glob("checkpoint-*"):
-        number = folder.name.partition("-")[2]
-        if number.isdigit() and (folder / COMPLETE).is_file():
-            found[int(number)] = folder
-        else:
+
+    folder: Path
+    progressed: Progressed
+    rows: list[dict[str, Any]]
+    proof: str
+
+    @property
+    def step(self) -> int:
+        """How many steps are done."""
+        return self.progressed.step
+
+
+@dataclass(frozen=True)
+class CheckpointStore:
+    """The checkpoints of one training.
+
+    Attributes:
+        work_dir: where they lie, in folders called checkpoint-STEP.
+        identity: what the training follows from.
+    """
+
+    work_dir: Path
+    identity: Identity
+
+    def folder(self, step: int) -> Path:
+        """Return the folder of the checkpoint after `step` steps."""
+        return self.work_dir / f"checkpoint-{step}"
+
+    def find(self, log: Path, overwrite: bool, say: Callable[[str], None]) -> Checkpoint | None:
+        """Return the newest whole checkpoint, or None; folders of interrupted saves are removed.
+
+        A damaged one is named, and the one before it is taken. One of another training is refused, or with `overwrite`
+        removed with all others. `log` is where checkpoints of earlier versions have their log.
+
+        Raises:
+            TrainingError: no checkpoint is whole, or they are of another training.
+            ArtifactError: the log of a checkpoint of an earlier version lacks steps.
+        """
+        folders = self._folders()
+        if not folders:
+            return None
+        found, damaged = _newest_whole(folders, log)
+        refused: StriateError | None = None
+        if found is None:
+            refused = _none_whole(self.work_dir, damaged)
+        elif changed := self.identity.differences(found.progressed):
+            refused = _of_another(found.folder, changed)
+        if refused and not overwrite:
+            raise refused
+        if found is None or refused:
+            say(f"training begins anew: {refused.given if refused else ''}")
+            self.remove()
+            return None
+        for folder, error in damaged.items():
+            say(f"{error.given}: that checkpoint is left out, {found.folder.name} is taken")
             shutil.rmtree(folder, ignore_errors=True)
-    if not found:
-        return None
-    newest = found[max(found)]
-    _check_same(json.loads((newest / COMPLETE).read_text(encoding="utf-8")), run, newest)
-    return newest
+        if changes := self.identity.later_changes(found.progressed):
+            say(f"{changes} samples changed that no step has learned from yet")
+        return found
+
+    @contextmanager
+    def writing(self, step: int) -> Iterator[None]:
+        """Context in which the checkpoint after `step` steps is written; after an error nothing of it is left.
+
+        Raises:
+            ArtifactError: it can't be written: the disk is full, or a file may not be as large.
+        """
+        folder = self.folder(step)
+        try:
+            yield
+        except (OSError, SafetensorError, RuntimeError) as error:
+            # torch has no class of its own for a file that can't be written.
+            if type(error) is RuntimeError and not any(word in str(error) for word in ("inline_container", "iostream")):
+                raise
+            shutil.rmtree(folder, ignore_errors=True)
+            raise self._cannot_write(folder, error) from error
+        except StriateError:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+    def complete(self, step: int, rows: list[dict[str, Any]], proof: str, longest: int | None) -> None:
+        """Make the checkpoint after `step` steps count, by writing its manifest; of those before it one is kept."""
+        folder = self.folder(step)
+        write_text(folder / LOG, dump_rows(rows))
+        write_text(folder / SAMPLES, "".join(f"{digest}\n" for digest in self.identity.samples))
+        write_manifest(folder / COMPLETE, {**self.identity.facts, "proof": proof, LONGEST: longest})
+        for earlier in sorted(self._folders().items(), reverse=True)[KEPT:]:
+            shutil.rmtree(earlier[1], ignore_errors=True)
+
+    def remove(self) -> None:
+        """Remove all checkpoints, and the work folder itself if nothing else is in it."""
+        remove_checkpoints(self.work_dir)
+
+    def _folders(self) -> dict[int, Path]:
+        """Return the checkpoints that count, newest first; what interrupted saves left is removed."""
+        found: dict[int, Path] = {}
+        for folder in self.work_dir.glob("checkpoint-*"):
+            number = folder.name.partition("-")[2]
+            if number.isdecimal() and (folder / COMPLETE).is_file():
+                found[int(number)] = folder
+            else:
+                shutil.rmtree(folder, ignore_errors=True)
+        return dict(sorted(found.items(), reverse=True))
+
+    def _cannot_write(self, folder: Path, error: Exception) -> ArtifactError:
+        reason = error if isinstance(error, OSError) else OSError(f"{first_line(error)[:200]} (is the disk full?)")
+        kept = next((f"{one.name} is kept" for one in self._folders().values()), "no checkpoint was written yet")
+        plain = cannot_write(folder, reason)
+        return ArtifactError(
+            plain.given, plain.allowed, f"free some space; {kept}, and the same command goes on from there"
+        )
 
 
 def remove_checkpoints(work_dir: Path) -> None:
@@ -53,48 +158,65 @@ def remove_checkpoints(work_dir: Path) -> None:
         work_dir.rmdir()
 
 
-def step_of(checkpoint: Path | None) -> int:
-    """Return the number of steps done at `checkpoint`; 0 for None."""
-    return int(checkpoint.name.partition("-")[2]) if checkpoint else 0
+def _newest_whole(folders: dict[int, Path], log: Path) -> tuple[Checkpoint | None, dict[Path, StriateError]]:
+    """Return the newest whole checkpoint, and why the newer ones are not."""
+    damaged: dict[Path, StriateError] = {}
+    for step, folder in folders.items():
+        try:
+            return _read(folder, step, log), damaged
+        except ArtifactError as error:
+            damaged[folder] = error
+    return None, damaged
 
 
-def save_trainable(model: nn.Module, folder: Path, names: Container[str]) -> None:
-    """Write the parameters of `model` that train, `names`, to `folder`; some of them may be closed for the moment."""
-    tensors = {}
-    for name, parameter in model.named_parameters():
-        if name in names:
-            with gathered(parameter) as tensor:
-                tensors[name] = tensor.detach().contiguous()
-    if Ranks.launched().is_main:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, str(folder / WEIGHTS))
-
-
-def load_trainable(model: nn.Module, folder: Path) -> None:
-    """Copy the parameters that `save_trainable` wrote back into `model`.
+def _read(folder: Path, step: int, log: Path) -> Checkpoint:
+    """Return the checkpoint in `folder`.
 
     Raises:
-        TrainingError: the stored tensors are not exactly those that train.
+        ArtifactError: a file of it is missing or damaged.
     """
-    stored = load_file(str(folder / WEIGHTS))
-    wanted = {name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad}
-    if stored.keys() != wanted.keys():
-        different = sorted(stored.keys() ^ wanted.keys())
-        raise TrainingError(
-            f"{folder} does not hold the tensors that train: {len(different)} differ, such as {different[0]}",
-            "a checkpoint of this model, region and method",
-            f"remove {folder.parent} to start again",
-        )
-    for name, tensor in wanted.items():
-        copy_into(tensor, stored[name])
+    facts = read_manifest(folder / COMPLETE)
+    proof, longest = facts.pop("proof", ""), facts.pop(LONGEST, None)
+    if (folder / SAMPLES).is_file():
+        rows = parse_rows((folder / LOG).read_text(encoding="utf-8"), folder / LOG, step)
+        samples = (folder / SAMPLES).read_text(encoding="ascii").splitlines()
+    else:
+        _check_readable(folder)
+        rows, samples = read_rows(log, step), None
+    skipped = frozenset(sample for row in rows for sample in row.get("skipped", ()))
+    return Checkpoint(folder, Progressed(step, facts, samples, longest, skipped), rows, proof)
 
 
-def _check_same(stored: Mapping[str, Any], run: Mapping[str, Any], folder: Path) -> None:
-    """Raise if the checkpoint was made by a different run, naming what changed."""
-    changed = [key for key in run if stored.get(key) != json.loads(json.dumps(run[key]))]
-    if changed:
-        raise TrainingError(
-            f"{folder} is of another training run: {', '.join(changed)} changed",
-            "going on with exactly the settings, region, data and seed that training began with",
-            f"restore them, or remove {folder.parent} to start again",
-        )
+def _check_readable(folder: Path) -> None:
+    """Check what can be checked of a checkpoint that has no digests, since an earlier version made it.
+
+    Raises:
+        ArtifactError: a file that every checkpoint has is missing, or one can't be read.
+    """
+    random_states = list(folder.glob("rng_state*")) or [folder / "rng_state.pth"]
+    for file in (folder / WEIGHTS, folder / TRAINER_STATE_NAME, *random_states, *folder.glob("*.pt")):
+        try:
+            if file.suffix == ".safetensors":
+                load_file(str(file))
+            elif file.suffix == ".json":
+                json.loads(file.read_text(encoding="utf-8"))
+            elif ZipFile(file).testzip():
+                raise BadZipFile("its checksum is another")
+        except (OSError, ValueError, SafetensorError, BadZipFile) as error:
+            raise ArtifactError(f"{file} can't be read: {first_line(error)[:200]}") from error
+
+
+def _none_whole(work_dir: Path, damaged: dict[Path, StriateError]) -> TrainingError:
+    return TrainingError(
+        f"no checkpoint in {work_dir} is whole: {'; '.join(error.given for error in damaged.values())}",
+        "files as striate wrote them",
+        "restore them, or use --overwrite to begin the training anew",
+    )
+
+
+def _of_another(folder: Path, changed: list[str]) -> TrainingError:
+    return TrainingError(
+        f"{folder} is of another training run: {', '.join(changed)} changed",
+        "going on with the settings, region, data and seed that training began with",
+        "restore them, or use --overwrite to begin the training anew",
+    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from striate.artifacts import Region
 from striate.config import MachineSection, TrainSection
@@ -26,7 +25,6 @@ class TrainingJob:
         seed: of the order of samples, of the adapters' first values and of dropout.
         base_path: where the base model is, as the adapter names it.
         plan: how many steps of how many samples.
-        run: what a run that is continued must share.
     """
 
     region: Region
@@ -37,4 +35,3 @@ class TrainingJob:
     seed: int
     base_path: str
     plan: Plan
-    run: dict[str, Any]

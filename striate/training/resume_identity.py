@@ -3,33 +3,132 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from striate.artifacts import Region
 from striate.config import TrainSection
 from striate.data.samples import Sample
+from striate.errors import ArtifactError
+from striate.storage.fingerprints import fingerprint
 from striate.training.approximations import layers_beside
+from striate.training.batching.order import SeededOrder
+from striate.training.distributed.sharding import sharding
 
 # How often a checkpoint is written does not change what is learned.
 _FREE_SETTINGS = {"save_steps"}
+# What is compared by its own rule.
+_MAX_LENGTH, _DATA, _WEIGHTS = "train.max_length", "data", "weights"
+
+
+@dataclass(frozen=True)
+class Progressed:
+    """How far a training had come at one of its checkpoints.
+
+    Attributes:
+        step: how many steps are done.
+        facts: `Identity.facts` of its training.
+        samples: `Identity.samples` of it; None in checkpoints of earlier versions.
+        longest: tokens of the longest sample that it learned from; None where that is not known.
+        skipped: ids of broken samples that were left out.
+    """
+
+    step: int
+    facts: Mapping[str, Any]
+    samples: Sequence[str] | None
+    longest: int | None
+    skipped: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a training follows from.
+
+    Attributes:
+        facts: settings, region, seed and model, by name.
+        samples: a digest of each sample, what its pictures' files hold included.
+        order: the samples, as steps learn from them.
+    """
+
+    facts: dict[str, Any]
+    samples: list[str]
+    order: SeededOrder
+
+    def differences(self, done: Progressed) -> list[str]:
+        """Return in words what keeps this training from going on where another one had come to.
+
+        It may, if all that was learned would be learned again in the same way: a sample that comes later may differ,
+        and so may a limit on length that no sample has reached.
+        """
+        facts = json.loads(json.dumps(self.facts))
+        own_rule = {_MAX_LENGTH, _DATA, "samples"} | ({_WEIGHTS} if _WEIGHTS not in done.facts else set())
+        changed = [key for key in facts if key not in own_rule and done.facts.get(key) != facts[key]]
+        if not self._same_length(done):
+            changed.append(_MAX_LENGTH)
+        return [*changed, *self._changed_data(done)]
+
+    def later_changes(self, done: Progressed) -> int:
+        """Return how many samples changed that the other training had not come to."""
+        return sum(one != other for one, other in zip(self.samples, done.samples or self.samples, strict=True))
+
+    def _same_length(self, done: Progressed) -> bool:
+        before, now = done.facts.get(_MAX_LENGTH), self.facts[_MAX_LENGTH]
+        # A sample of all the tokens that are allowed may have been cut.
+        return bool(before == now or (before and done.longest is not None and done.longest < min(before, now + 1)))
+
+    def _changed_data(self, done: Progressed) -> Iterator[str]:
+        if done.facts.get("samples") != len(self.samples):
+            yield f"data (of {done.facts.get('samples')} samples, now {len(self.samples)})"
+        elif done.samples is None:
+            if done.facts.get(_DATA) != self.facts[_DATA]:
+                yield _DATA
+        else:
+            for index in self.order.learned(done.step):
+                sample = self.order.samples[index]
+                if done.samples[index] != self.samples[index] and sample.id not in done.skipped:
+                    yield f"data (sample {sample.id!r}, which a step has learned from)"
+                    return
 
 
 def identity(
-    region: Region, config: TrainSection, samples: Sequence[Sample], seed: int, base_path: str
-) -> dict[str, Any]:
-    """Return what two sessions of one training must share, by name."""
+    region: Region, config: TrainSection, samples: Sequence[Sample], seed: int, base_path: str, base_weights: str = ""
+) -> Identity:
+    """Return what two sessions of one training must share; `base_weights` is a fingerprint of model and processor."""
     digest = hashlib.sha256()
     for sample in samples:
         digest.update(repr((sample.id, sample.messages, [path.name for path in sample.images])).encode())
     settings = {f"train.{key}": value for key, value in config.model_dump(mode="json", exclude=_FREE_SETTINGS).items()}
-    return {
+    facts = {
         **settings,
         "region": list(region.layers),
         **layers_beside(region, config),
         "num_layers": region.num_layers,
         "samples": len(samples),
-        "data": digest.hexdigest(),
+        _DATA: digest.hexdigest(),
         "seed": seed,
         "model": base_path,
+        _WEIGHTS: base_weights,
+        "sharding": sharding(),
     }
+    return Identity(facts, _sample_digests(samples), SeededOrder(samples, seed, config.batch_size))
+
+
+def _sample_digests(samples: Sequence[Sample]) -> list[str]:
+    """Return a digest of each sample: of its text and of what its pictures' files hold."""
+    paths = list(dict.fromkeys(path for sample in samples for path in sample.images))
+    with ThreadPoolExecutor() as pool:
+        pictures = dict(zip(paths, pool.map(_content, paths), strict=True))
+    made_of = ((sample.id, sample.messages, [pictures[path] for path in sample.images]) for sample in samples)
+    return [hashlib.sha256(repr(parts).encode(errors="surrogatepass")).hexdigest()[:16] for parts in made_of]
+
+
+def _content(picture: Path) -> str:
+    """Return a digest of a picture's file; one that can't be read has none, and is refused where it is learned from."""
+    try:
+        return fingerprint(picture)
+    except ArtifactError:
+        return ""

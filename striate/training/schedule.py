@@ -84,7 +84,6 @@ def training_arguments(
         logging_steps=1,
         logging_nan_inf_filter=False,
         save_steps=config.save_steps,
-        save_total_limit=2,
         seed=seed,
         data_seed=seed,
         bf16=half is torch.bfloat16,

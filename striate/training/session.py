@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from striate.training.batching.micro_batches import StepCollator, StepSampler, s
 from striate.training.batching.order import SeededOrder
 from striate.training.caching.vision_features import CachedFeatures
 from striate.training.callbacks import Proof
-from striate.training.checkpoints import COMPLETE, load_trainable, step_of
+from striate.training.checkpoints import Checkpoint, CheckpointStore
 from striate.training.compile.cuda_graphs import GRAPH_OPTIONS, GraphedSteps
 from striate.training.compile.policy import LayerExecution
 from striate.training.compile.regional import CompiledLayers, compiled_layers, frozen_encoders
@@ -34,6 +33,7 @@ from striate.training.packing.packing_check import check_packing
 from striate.training.precision import checkpointed
 from striate.training.schedule import training_arguments
 from striate.training.setup import PreparedModel
+from striate.training.trained_weights import load_trainable
 from striate.training.trainer import RegionTrainer
 
 
@@ -73,39 +73,37 @@ class TrainingSession:
         job: TrainingJob,
         prepared: PreparedModel,
         execution: LayerExecution,
-        ranks: Ranks,
+        store: CheckpointStore,
         cached: CachedFeatures | None,
         progress: Progress,
     ) -> None:
-        """Take the model and how its layers run; `cached` are its vision features, if they are."""
-        self._job, self._prepared, self._execution = job, prepared, execution
-        self._ranks, self._cached, self._progress = ranks, cached, progress
+        """Take the model and how its layers run; `store` is where its checkpoints are, `cached` its vision features."""
+        self._job, self._prepared, self._execution, self._store = job, prepared, execution, store
+        self._ranks, self._cached, self._progress = Ranks.launched(), cached, progress
         self._model: nn.Module = prepared.model
         self._packing = Packing(self._model) if job.config.packing else None
         self._packing_proof = ""
 
-    def run(self, work_dir: Path, log: Path, checkpoint: Path | None) -> TrainingResult:
-        """Return how the training went; checkpoints lie in `work_dir`.
+    def run(self, log: Path, checkpoint: Checkpoint | None) -> TrainingResult:
+        """Return how the training went, from `checkpoint` or from the start.
 
         Raises:
             TrainingError: a failed proof, or a loss that is not finite.
             ArtifactError: log or checkpoints can't be written.
         """
-        done, steps = step_of(checkpoint), self._job.plan.steps
-        with MetricsLog(log, done, self._ranks.is_main) as metrics, self._progress.track("train", steps) as advance:
+        steps, rows = self._job.plan.steps, checkpoint.rows if checkpoint else ()
+        with MetricsLog(log, rows, self._ranks.is_main) as metrics, self._progress.track("train", steps) as advance:
             if checkpoint:
-                self._progress.say(f"going on from step {done} of {steps}")
-                advance(done)
-            if checkpoint and done >= steps:
-                load_trainable(self._model, checkpoint)
-                proof = json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8"))["proof"]
+                self._progress.say(f"going on from step {checkpoint.step} of {steps}")
+                advance(checkpoint.step)
+            if checkpoint and checkpoint.step >= steps:
+                load_trainable(self._model, checkpoint.folder)
+                proof = checkpoint.proof
             else:
-                proof = self._train(work_dir, metrics, advance, checkpoint)
+                proof = self._train(metrics, advance, checkpoint)
         return TrainingResult(proof, self._ranks.broadcast(metrics.rows))
 
-    def _train(
-        self, work_dir: Path, metrics: MetricsLog, advance: Callable[[int], None], checkpoint: Path | None
-    ) -> str:
+    def _train(self, metrics: MetricsLog, advance: Callable[[int], None], checkpoint: Checkpoint | None) -> str:
         """Return the proof of what trained, after the steps that are left."""
         gather_whole_layers(self._model, chain(*frozen_encoders(self._model)))
         with ExitStack() as stack:
@@ -119,19 +117,20 @@ class TrainingSession:
             for part in inputs:
                 stack.enter_context(part.installed())
             stack.enter_context(self._restored())
-            trainer = self._trainer(work_dir, metrics, advance, layers, inputs)
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            longest = checkpoint.progressed.longest if checkpoint else 0
+            trainer = self._trainer(metrics, advance, layers, inputs, longest)
+            trainer.train(resume_from_checkpoint=str(checkpoint.folder) if checkpoint else None)
             if self._execution.compiled:
                 self._progress.say(layers.describe())
         return trainer.proof
 
     def _trainer(
         self,
-        work_dir: Path,
         metrics: MetricsLog,
         advance: Callable[[int], None],
         layers: CompiledLayers,
         inputs: list[StepInput],
+        longest: int | None,
     ) -> RegionTrainer:
         """Return Hugging Face's Trainer for the session."""
         job, config = self._job, self._job.config
@@ -155,7 +154,7 @@ class TrainingSession:
                 model=self._model,
                 half=self._prepared.half,
                 seed=job.seed,
-                work_dir=work_dir,
+                work_dir=self._store.work_dir,
                 uneven=may_lack_gradients(self._model),
             ),
             StepSampler(SeededOrder(job.samples, job.seed, job.plan.batch_size), share),
@@ -166,7 +165,8 @@ class TrainingSession:
             proofs=proofs,
             projector_lr=config.projector_lr,
             checkpointing=config.gradient_checkpointing,
-            run=job.run,
+            store=self._store,
+            longest=longest,
             lisa=self._prepared.lisa,
             on_turn=layers.recheck,
         )

@@ -16,19 +16,20 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from striate.data.label_mask import IGNORED
-from striate.data.packing import FILLER, Batch
+from striate.data.packing import FILLER, SEGMENTS, Batch
 from striate.models.structure.anatomy import PROJECTOR, component_of, find_anatomy
-from striate.storage.atomic import cannot_write
 from striate.training.batching.micro_batches import StepCollator, StepSampler
 from striate.training.callbacks import LisaCallback, MetricsCallback, Proof, ProofCallback
-from striate.training.checkpoints import load_trainable, mark_complete, save_trainable
+from striate.training.checkpoints import CheckpointStore
 from striate.training.distributed.gradient_sync import GradientSync
+from striate.training.distributed.ranks import Ranks
 from striate.training.distributed.sharding import may_lack_gradients, prefetch_whole_layers
 from striate.training.inputs.step_inputs import StepInput, StepInputs
 from striate.training.lisa import LisaSchedule
 from striate.training.loss import answer_loss
 from striate.training.metrics.metrics_log import MetricsLog
 from striate.training.precision import FrozenModules
+from striate.training.trained_weights import load_trainable, norm_of, save_trainable
 
 
 class StepLoader(DataLoader[Any]):
@@ -65,7 +66,8 @@ class RegionTrainer(Trainer):
         proofs: Sequence[Proof],
         projector_lr: float,
         checkpointing: bool,
-        run: dict[str, Any],
+        store: CheckpointStore,
+        longest: int | None = 0,
         lisa: LisaSchedule | None = None,
         on_turn: Callable[[], None] = lambda: None,
     ) -> None:
@@ -82,7 +84,8 @@ class RegionTrainer(Trainer):
             proofs: made with the prepared model before the first step; kept in every checkpoint.
             projector_lr: the learning rate of the projector.
             checkpointing: whether the model's decoder layers are set to recompute activations.
-            run: what a run that is continued must share (see `resume_identity.identity`).
+            store: where checkpoints go.
+            longest: tokens of the longest sample that earlier sessions learned from; None where that is not known.
             lisa: which layers are open in each step; None leaves the whole region open.
             on_turn: called when other layers are open than before.
         """
@@ -96,8 +99,10 @@ class RegionTrainer(Trainer):
         self.model_accepts_loss_kwargs = True
         self.sampler, self.collator = sampler, collator
         self.inputs = StepInputs(inputs, self._prepare_inputs)
-        self._projector_lr, self._checkpointing, self._run = projector_lr, checkpointing, run
+        self._projector_lr, self._checkpointing = projector_lr, checkpointing
+        self._log, self._store, self._longest = log, store, longest
         self._trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        self._start_norm = norm_of(model, self._trained)
         self._tokens = self._slots = 0
         self._find_frozen()
         self._proofs = ProofCallback(proofs, self._enter_modes)
@@ -127,6 +132,8 @@ class RegionTrainer(Trainer):
             num_workers=workers,
             pin_memory=self.args.dataloader_pin_memory,
             persistent_workers=workers > 0,
+            # A loader draws a number when it begins; drawn from torch's own, dropout would depend on workers.
+            generator=torch.Generator(),
         )
 
     def training_step(
@@ -181,7 +188,7 @@ class RegionTrainer(Trainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write what trains, on any number of processes: all of them must ask."""
-        save_trainable(self.model, Path(output_dir or self.args.output_dir), self._trained)
+        save_trainable(self.model, Path(output_dir or self.args.output_dir), self._trained, self._start_norm)
 
     def _find_frozen(self) -> None:
         """Look up which modules are frozen now; all others are put in training mode."""
@@ -225,6 +232,8 @@ class RegionTrainer(Trainer):
     def _count(self, batch: Batch) -> None:
         """Count the tokens of a micro-batch, padding among the slots alone."""
         slots = batch["input_ids"].numel()
+        longest = int(batch[SEGMENTS][:, 0].max()) if SEGMENTS in batch else batch["input_ids"].shape[1]
+        self._longest = None if self._longest is None else max(self._longest, longest)
         self._slots += slots
         self._tokens += int(batch["attention_mask"].sum()) if "attention_mask" in batch else slots
         self._tokens -= int(batch.get(FILLER, 0))
@@ -284,15 +293,14 @@ class RegionTrainer(Trainer):
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Write a checkpoint, and last of all the file that makes it count."""
-        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        try:
+        """Write a checkpoint, and last of all the manifest that makes it count."""
+        step, ranks = self.state.global_step, Ranks.launched()
+        with self._store.writing(step):
             super()._save_checkpoint(model, trial)
-        except OSError as error:
-            raise cannot_write(folder, error) from error
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            mark_complete(folder, {**self._run, "proof": self.proof})
+            longest = None if self._longest is None else int(ranks.maximum(self._longest, self.args.device))
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                self._store.complete(step, self._log.rows, self.proof, longest)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Read what `save_model` wrote."""

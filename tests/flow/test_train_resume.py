@@ -18,7 +18,6 @@ from striate.data.reading import read_samples
 from striate.errors import ArtifactError, TrainingError
 from striate.stages.train import train
 from striate.training.checkpoints import COMPLETE
-from striate.training.metrics.metrics_log import MetricsLog
 from striate.training.trainer import RegionTrainer
 
 if TYPE_CHECKING:
@@ -156,22 +155,22 @@ def test_other_pictures_are_other_data(start: Any, tiny_llava: Loaded, pack_dir:
         start(killed, "cut", progress=Killed(3))
     samples = read_samples(pack_dir)
     pictures = [sample.images for sample in samples if sample.images]
-    turned = iter([*pictures[4:], *pictures[:4]])
+    turned = iter([*pictures[1:], *pictures[:1]])
     shown = [dataclasses.replace(sample, images=next(turned)) if sample.images else sample for sample in samples]
     assert [(sample.id, sample.messages) for sample in shown] == [(sample.id, sample.messages) for sample in samples]
-    with pytest.raises(TrainingError, match=r"checkpoint-2 is of another training run: data changed"):
+    with pytest.raises(
+        TrainingError,
+        match=r"checkpoint-2 is of another training run: data \(sample '.*', which a step has learned from\) changed",
+    ):
         start(other, "cut", samples=shown)
 
 
 def test_a_diverging_loss_stops(start: Any, tiny_llava: Loaded, tmp_path: Path) -> None:
-    config = LORA.model_copy(update={"method": "full", "lr": 1e38, "warmup_ratio": 0.0})
+    config = LORA.model_copy(update={"method": "full", "lr": 1e38, "warmup_ratio": 0.0, "save_steps": 9})
     with pytest.raises(TrainingError, match=r"training diverged at step \d: loss"):
         start(tiny_llava, "nan", config)
-    folder = tmp_path / "nan"
-    kept = sorted(path.name for path in (folder / "work").iterdir())
-    rows = (folder / "log.jsonl").read_text().splitlines()
-    assert kept[-1] == f"checkpoint-{len(rows)}"
-    assert not (folder / "checkpoint").exists()
+    assert not any((tmp_path / "nan").glob("work/*"))
+    assert not (tmp_path / "nan" / "checkpoint").exists()
 
 
 def test_only_checkpoints_are_removed(start: Any, tiny_llava: Loaded, tmp_path: Path) -> None:
@@ -183,14 +182,6 @@ def test_only_checkpoints_are_removed(start: Any, tiny_llava: Loaded, tmp_path: 
     assert [path.name for path in (tmp_path / "mine" / "work").iterdir()] == ["notes.txt"]
     start(other, "clean", config)
     assert not (tmp_path / "clean" / "work").exists()
-
-
-def test_a_damaged_log_line_is_dropped(tmp_path: Path) -> None:
-    path = tmp_path / "log.jsonl"
-    path.write_text('{"step": 1, "seconds": 1}\n{"step": 2, "seconds": 1}\n{"st', encoding="utf-8")
-    with MetricsLog(path, done=1) as log:
-        log.write(2, 1.0, 1.0, 0.1, 0.1)
-    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2]
 
 
 def test_an_unwritable_work_folder(start: Any, tiny_llava: Loaded, tmp_path: Path, monkeypatch: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from striate.models.interventions.model_rule import save_rule
 from striate.models.io.model_card import CARD_FILE, CardFacts, card_text
 from striate.models.io.quiet import quietly
 from striate.storage.atomic import new_folder, write_text
+from striate.storage.fingerprints import RECORD_FILE
+from striate.storage.manifest import write_manifest
 
 REGION_FILE = "region.json"
 
@@ -22,11 +25,14 @@ def save_model(
     path: Path | str,
     region: Region | None = None,
     card: CardFacts | None = None,
+    record: Mapping[str, Any] | None = None,
 ) -> None:
     """Write `model`, its rule, `processor`, `region.json` and the model card to the folder `path`, whole or not at all.
 
     A plain model becomes an ordinary checkpoint, a PEFT model an adapter folder. `processor` None writes none:
     such a folder is only good for more work in memory, since nothing can ask the model without a processor.
+
+    `record` is what the folder's training_record.json holds beside a digest of every other file.
 
     Raises:
         ArtifactError: `path` holds files already, can't be written, or the disk is full.
@@ -44,3 +50,5 @@ def save_model(
         save_rule(model, folder)
         if card is not None:
             write_text(folder / CARD_FILE, card_text(card, Path(path).name, folder))
+        if record is not None:
+            write_manifest(folder / RECORD_FILE, record)

@@ -23,10 +23,11 @@ from striate.models.surgery.remove_layers import remove_layers
 from striate.models.surgery.renumber import renumbered
 from striate.models.visual_token_skipping.rule import load_rule
 from striate.storage.atomic import new_folder
+from striate.storage.fingerprints import RECORD_FILE
 
 # Files that are not copied: weights, and what is rewritten or describes the model before pruning.
 _WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth", ".gguf", ".h5")
-_OWN = frozenset({"config.json", REGION_FILE, "prune.json"})
+_OWN = frozenset({"config.json", REGION_FILE, "prune.json", RECORD_FILE})
 Shape = tuple[int, ...]
 
 

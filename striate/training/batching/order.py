@@ -41,6 +41,12 @@ class SeededOrder(Sampler[int]):
     def __len__(self) -> int:
         return len(self.lengths)
 
+    def learned(self, steps: int) -> list[int]:
+        """Return the samples that the first `steps` steps learn from."""
+        if steps * self.batch_size >= len(self):
+            return list(range(len(self)))
+        return list(SeededOrder(self.samples, self.seed, self.batch_size))[: steps * self.batch_size]
+
     def _size(self, index: int) -> tuple[int, int, int]:
         """Return what samples are sorted by; the index makes ties certain."""
         return self.pictures[index], self.lengths[index], index

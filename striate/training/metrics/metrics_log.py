@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
-from striate.errors import TrainingError
+from striate.errors import ArtifactError, TrainingError
 from striate.storage.atomic import cannot_write, write_text
+
+START_ANEW = "lower train.lr or raise train.warmup_ratio, with --overwrite, which begins the training anew"
 
 
 class MetricsLog:
@@ -21,17 +24,17 @@ class MetricsLog:
     padding); with LISA also `open_layers`.
     """
 
-    def __init__(self, path: Path, done: int = 0, writes: bool = True) -> None:
-        """Open the log at `path`, keeping the lines of the first `done` steps; with `writes` off it is kept in memory.
+    def __init__(self, path: Path, rows: Sequence[dict[str, Any]] = (), writes: bool = True) -> None:
+        """Open the log at `path` after the `rows` of the steps that are done; with `writes` off it is kept in memory.
 
         Raises:
             ArtifactError: the log can't be written.
         """
         self.path = path
-        self.rows = [row for row in _read(path) if row["step"] <= done] if writes else []
+        self.rows = list(rows) if writes else []
         self._stream: TextIO | None = None
         if writes:
-            write_text(path, "".join(json.dumps(row) + "\n" for row in self.rows))
+            write_text(path, dump_rows(self.rows))
             self._stream = path.open("a", encoding="utf-8", buffering=1)
         self._since = time.perf_counter()
 
@@ -80,23 +83,54 @@ class MetricsLog:
             self._stream.close()
 
 
-def _diverged(step: int, loss: float, grad_norm: float | None) -> TrainingError:
-    """Return the error for a loss or gradient that is no longer a number."""
-    return TrainingError(
-        f"training diverged at step {step}: loss {loss}, gradient norm {grad_norm}",
-        "a finite loss",
-        "lower train.lr or raise train.warmup_ratio; the last good checkpoint is kept in the work folder",
+def dump_rows(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the text of a log with these `rows`."""
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def read_rows(path: Path, done: int) -> list[dict[str, Any]]:
+    """Return the rows of the first `done` steps from the log at `path`; what follows them is left out.
+
+    Raises:
+        ArtifactError: it can't be read, or does not have each of these steps once, in order.
+    """
+    try:
+        return parse_rows(path.read_text(encoding="utf-8"), path, done)
+    except (OSError, UnicodeDecodeError) as error:
+        raise _lacks(path, 1, done) from error
+
+
+def parse_rows(text: str, path: Path, done: int) -> list[dict[str, Any]]:
+    """Return the rows of the first `done` steps from the `text` of the log at `path`.
+
+    Raises:
+        ArtifactError: it does not have each of these steps once, in order.
+    """
+    rows: list[dict[str, Any]] = []
+    for step, line in enumerate(text.splitlines()[:done], start=1):
+        try:
+            row = json.loads(line)
+            whole = row["step"] == step and all(math.isfinite(row[key]) for key in ("loss", "lr", "seconds"))
+        except (ValueError, TypeError, KeyError, RecursionError):
+            whole = False
+        if not whole:
+            raise _lacks(path, step, done)
+        rows.append(row)
+    if len(rows) < done:
+        raise _lacks(path, len(rows) + 1, done)
+    return rows
+
+
+def _lacks(path: Path, step: int, done: int) -> ArtifactError:
+    return ArtifactError(
+        f"{path} lacks the line of step {step}, of {done} that are done",
+        "one line a step, as training wrote it",
+        "restore it, or use --overwrite to begin the training anew",
     )
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
-    """Return the whole lines of an earlier log; an interrupted last line is left out."""
-    if not path.is_file():
-        return []
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
+def _diverged(step: int, loss: float, grad_norm: float | None) -> TrainingError:
+    """Return the error for a loss or gradient that is no longer a number."""
+    return TrainingError(
+        f"training diverged at step {step}: loss {loss}, gradient norm {grad_norm}", "a finite loss", START_ANEW
+    )

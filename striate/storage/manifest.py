@@ -1,0 +1,79 @@
+"""The manifest of a folder: a digest of each of its files, written last, so that a damaged one is told and named."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from striate.errors import ArtifactError
+from striate.storage.atomic import sync_folder, write_text
+from striate.storage.fingerprints import CARD_FILE
+
+FILES, SELF = "files", "digest"
+
+
+def write_manifest(path: Path, about: Mapping[str, Any]) -> None:
+    """Write to `path` what the folder that it lies in is `about`, with the digests of all other files in there.
+
+    They are on the disk before it is. The folder's own README.md is left out, as in fingerprints.
+
+    Raises:
+        OSError: a file can't be read or written.
+    """
+    folder = path.parent
+    sync_folder(folder)
+    content = {**about, FILES: {name: _digest(folder / name) for name in _names(folder, path)}}
+    write_text(path, json.dumps({**content, SELF: _own_digest(content)}, indent=2) + "\n")
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Return what the folder of the manifest at `path` is about, after comparing every file with its digest.
+
+    A manifest of earlier versions has no digests: what it says is returned as it is.
+
+    Raises:
+        ArtifactError: the manifest or a file that it names is missing or damaged.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise _damaged(path, "is missing") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise _damaged(path, "can't be read") from error
+    if not isinstance(content, dict):
+        raise _damaged(path, "is no manifest")
+    digest = content.pop(SELF, None)
+    if (digest or FILES in content) and digest != _own_digest(content):
+        raise _damaged(path, "was changed or damaged")
+    for name, expected in content.pop(FILES, {}).items():
+        file = path.parent / name
+        try:
+            found = _digest(file)
+        except OSError as error:
+            raise _damaged(file, "is missing" if isinstance(error, FileNotFoundError) else "can't be read") from error
+        if found != expected:
+            raise _damaged(file, "was changed or damaged")
+    return content
+
+
+def _names(folder: Path, manifest: Path) -> list[str]:
+    left_out = {manifest, folder / CARD_FILE}
+    files = (path for path in folder.rglob("*") if path.is_file() and path not in left_out)
+    return sorted(path.relative_to(folder).as_posix() for path in files)
+
+
+def _own_digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _damaged(file: Path, how: str) -> ArtifactError:
+    next_step = "restore it, or use --overwrite to do its stage again"
+    return ArtifactError(f"{file} {how}", "files as striate wrote them", next_step)
