@@ -11,8 +11,12 @@ from typing import Any
 from striate.errors import ArtifactError
 from striate.storage.atomic import sync_folder, write_text
 from striate.storage.fingerprints import CARD_FILE
+from striate.storage.read_files import Form, read_object
 
 FILES, SELF = "files", "digest"
+_FORM = Form(
+    ArtifactError, "files as striate wrote them", "restore what is damaged, or use --overwrite to do its stage again"
+)
 
 
 def write_manifest(path: Path, about: Mapping[str, Any]) -> None:
@@ -37,14 +41,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     Raises:
         ArtifactError: the manifest or a file that it names is missing or damaged.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise _damaged(path, "is missing") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise _damaged(path, "can't be read") from error
-    if not isinstance(content, dict):
-        raise _damaged(path, "is no manifest")
+    content = read_object(path, _FORM)
     digest = content.pop(SELF, None)
     if (digest or FILES in content) and digest != _own_digest(content):
         raise _damaged(path, "was changed or damaged")
@@ -75,5 +72,4 @@ def _digest(file: Path) -> str:
 
 
 def _damaged(file: Path, how: str) -> ArtifactError:
-    next_step = "restore it, or use --overwrite to do its stage again"
-    return ArtifactError(f"{file} {how}", "files as striate wrote them", next_step)
+    return ArtifactError(f"{file} {how}", _FORM.allowed, _FORM.next_step)
