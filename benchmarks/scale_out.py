@@ -190,7 +190,7 @@ def train(
     samples = [Sample(str(n), (Message("user", PLACEHOLDER),), (Path("x"),)) for n in range(size * args.steps)]
     collator = RandomSamples(config, 16 if args.tiny else TEXT_TOKENS, dtype)
     plan = Plan.of(len(samples), section, machine, ranks.world_size)
-    job = TrainingJob(region, samples, collator, section, machine, 0, "random", plan, {})
+    job = TrainingJob(region, samples, collator, section, machine, 0, "random", plan)
     with tempfile.TemporaryDirectory() as name, prepared_for_training(model, job) as prepared:
         training = session.TrainingSession(job, prepared, LayerExecution(compiled), ranks, None, lines)
         result = training.run(Path(name) / "work", Path(name) / "log.jsonl", None)

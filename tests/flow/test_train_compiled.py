@@ -202,7 +202,7 @@ def test_the_largest_micro_batch_counts(tiny_llava: Loaded, pack_dir: Path) -> N
     shape = model_shape(Blueprint(tiny_llava.model, find_anatomy(tiny_llava.model)))
     machine = MachineSection(micro_batch=2)
     plan = Plan.of(len(samples), FULL, machine)
-    job = TrainingJob(REGION, samples, collator, FULL, machine, seed=0, base_path="", plan=plan, run={})
+    job = TrainingJob(REGION, samples, collator, FULL, machine, seed=0, base_path="", plan=plan)
     settings = largest_micro_batch(shape, job)
     assert settings.batch == 2
     assert settings.text_tokens + shape.image_tokens == lengths[-1]
