@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from striate.cli.console import OUT, draw_stack, guard
+from striate.cli.boundary import guard
+from striate.cli.console import OUT, draw_stack
 from striate.cli.options import Config, Out, Overwrite, Settings, run_stage
 from striate.errors import ConfigError
 

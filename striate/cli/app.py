@@ -1,5 +1,10 @@
 """The command line: each verb parses, calls one stage or the flow, and prints."""
 
+import io
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
 import typer
 
 from striate.cli import (
@@ -11,6 +16,9 @@ from striate.cli import (
     model_verbs,
     training_verbs,
 )
+from striate.cli.boundary import DEBUG, guard
+from striate.errors import ConfigError
+from striate.printable import shown
 
 HELP_ORDER = (
     "quickstart",
@@ -51,6 +59,36 @@ for verbs in (
 app.registered_commands.sort(key=lambda command: HELP_ORDER.index(command.name or ""))
 
 
+@app.callback()
+def common(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere.")] = False,
+) -> None:
+    """Take the options of all verbs."""
+    DEBUG.set(debug)
+
+
 def main() -> None:
     """Run the command line."""
-    app()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Not every terminal can show every character.
+            stream.reconfigure(errors="backslashreplace")
+    DEBUG.set("--debug" in sys.argv)
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    try:
+        with guard(None):
+            _check_text(arguments)
+            app(["--debug", *arguments] if DEBUG.get() else arguments)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+
+
+def _check_text(arguments: Sequence[str]) -> None:
+    """Raise for an argument that is no text: it could not be written down in a run folder."""
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise ConfigError(
+                f"{shown(argument)} is not UTF-8 text", "arguments and paths in UTF-8", "rename that file or folder"
+            ) from None

@@ -1,37 +1,34 @@
-"""Terminal output: progress bars with time left, short lines, tables, and errors."""
+"""Terminal output: progress bars with time left, short lines, and tables."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
-import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.segment import Segment
 from rich.table import Table
 
 from striate.artifacts import Difference, Region, Retention
-from striate.errors import StriateError
+from striate.printable import printable
 from striate.progress import Advance
 
-# Paths and names may hold brackets and colons: text is printed as it is.
-OUT = Console(highlight=False, markup=False, emoji=False)
-ERR = Console(stderr=True, highlight=False, markup=False, emoji=False)
+
+class SafeConsole(Console):
+    """A console that shows all text as it is, and every character that a terminal would obey as an escape."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        # Paths and names may hold brackets and colons.
+        super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Yield the segments of anything that is printed, each with printable text."""
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else printable(text), style, control)
 
 
-@contextmanager
-def guard(out: Path | None) -> Iterator[None]:
-    """Turn errors a person can fix into a message and exit code 1, and Ctrl-C into word of how to go on."""
-    try:
-        yield
-    except StriateError as error:
-        ERR.print("error:", style="bold red", end=" ")
-        ERR.print(str(error), soft_wrap=True)
-        raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        hint = f"; the same command with --out {out} goes on from here" if out else ""
-        ERR.print(f"stopped{hint}", soft_wrap=True)
-        raise typer.Exit(130) from None
+OUT = SafeConsole()
+ERR = SafeConsole(stderr=True)
 
 
 class RichProgress:
@@ -41,7 +38,7 @@ class RichProgress:
     def track(self, label: str, total: int) -> Iterator[Advance]:
         """Yield a function that moves the bar called `label` on."""
         columns = (
-            TextColumn("{task.description:<28}"),
+            TextColumn("{task.description:<28}", markup=False),
             BarColumn(bar_width=32),
             MofNCompleteColumn(),
             TimeElapsedColumn(),

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from striate.cli.console import ERR, OUT, guard, result_lines
+from striate.cli.boundary import guard
+from striate.cli.console import ERR, OUT, result_lines
 from striate.cli.options import Config, Out, Overwrite, Settings, run_stage
 
 if TYPE_CHECKING:

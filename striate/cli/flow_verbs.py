@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from striate.cli.console import OUT, RichProgress, guard, quiet_libraries, result_lines
+from striate.cli.boundary import guard
+from striate.cli.console import OUT, RichProgress, quiet_libraries, result_lines
 from striate.cli.evaluation_verbs import show_gate
 from striate.cli.options import Out, Overwrite, Settings, open_flow
 

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from striate.cli.console import OUT, guard, show_table
+from striate.cli.boundary import guard
+from striate.cli.console import OUT, show_table
 from striate.errors import ConfigError, did_you_mean
 from striate.version import __version__
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from striate.cli.console import OUT, draw_stack, guard, quiet_libraries, show_table
+from striate.cli.boundary import guard
+from striate.cli.console import OUT, draw_stack, quiet_libraries, show_table
 
 if TYPE_CHECKING:
     from striate.artifacts import Region

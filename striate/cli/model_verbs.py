@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from striate.cli.console import OUT, guard, quiet_libraries
+from striate.cli.boundary import guard
+from striate.cli.console import OUT, quiet_libraries
 from striate.errors import ConfigError
 
 NewModel = Annotated[Path, typer.Option("--out", help="Folder of the new model: new or empty.")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from collections.abc import Callable
@@ -11,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from striate.cli.console import RichProgress, guard, quiet_libraries
+from striate.cli.boundary import guard
+from striate.cli.console import RichProgress, quiet_libraries
 from striate.errors import ConfigError
+from striate.storage.launcher import launch
 
 if TYPE_CHECKING:
     from striate.config import RunConfig
@@ -30,7 +31,7 @@ def open_flow(config: RunConfig, out: Path, overwrite: bool, together: bool = Fa
     Raises:
         ConfigError: a launcher started several processes, and the verb is not one for them (`together`).
     """
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    processes = launch().world_size
     if processes > 1 and not together:
         raise ConfigError(
             f"a launcher started this verb on {processes} processes",
@@ -68,7 +69,7 @@ def run_stage(
                 "give RUN.yaml, or the folder of an earlier run with --out",
             )
         read = load_config(source, settings or [])
-        if together and int(os.environ.get("RANK", "0")) and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if together and launch().rank:
             quiet_libraries()
             from striate.pipeline.distributed_job import run_worker
 

@@ -1,11 +1,11 @@
 """Make a config's paths absolute, so that it means the same from any folder."""
 
-from pathlib import Path
 from typing import TypeVar
 
 from striate.config.inputs import is_builtin
 from striate.config.run_config import RunConfig
 from striate.config.section import Section, specs_of
+from striate.storage.read_files import user_path
 
 SectionT = TypeVar("SectionT", bound=Section)
 
@@ -17,13 +17,13 @@ def anchored(config: RunConfig) -> RunConfig:
         if is_builtin(place):
             return place
         try:
-            return str(Path(place).expanduser().resolve(strict=True))
+            return str(user_path(place).resolve(strict=True))
         except (OSError, RuntimeError, ValueError):
             return place
 
     def fix_named(place: str) -> str:
         name, colon, folder = place.partition(":")
-        named = colon and not is_builtin(place) and not Path(place).expanduser().exists()
+        named = colon and not is_builtin(place) and not user_path(place).exists()
         return f"{name}:{fix(folder)}" if named else fix(place)
 
     def fix_specs(section: SectionT) -> SectionT:

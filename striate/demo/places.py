@@ -14,6 +14,7 @@ from striate.errors import ConfigError, did_you_mean
 from striate.progress import Progress
 from striate.storage.atomic import new_folder
 from striate.storage.fingerprints import fingerprint
+from striate.storage.read_files import user_path
 from striate.tasks.packs.sources import Source, parse_source
 
 PACKS = ("easy-vqa", "language-reference")
@@ -32,7 +33,7 @@ def locate_model(name: str, progress: Progress) -> str:
     """Return the path of the model called `name`: a whole path for a folder, the built-in one's for `builtin`."""
     if name == BUILTIN:
         return str(builtin_model(None, None, progress))
-    folder = Path(name).expanduser()
+    folder = user_path(name)
     # Adapters name their base by this path, and shall find it from any working folder.
     return str(folder.resolve()) if folder.is_dir() else name
 
@@ -44,7 +45,7 @@ def locate_data(name: str, progress: Progress) -> Path:
         ConfigError: no such built-in pack.
     """
     if not is_builtin(name):
-        return Path(name).expanduser()
+        return user_path(name)
     check_pack(name)
     pack = name.partition(":")[2]
     home = cache_folder() / "data"

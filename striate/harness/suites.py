@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from striate.errors import ConfigError, SpecError, did_you_mean
+from striate.storage.read_files import user_path
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def parse_suite(text: str) -> Suite:
         raise SpecError(f"unknown harness {name!r} in {text!r}", allowed, f"{did_you_mean(name, HARNESSES)}fix it")
     if not tasks:
         raise SpecError(f"{text!r} names no task", allowed, f"for example {name}:arc_easy,hellaswag")
-    folder = Path(place).expanduser() if at else None
+    folder = user_path(place) if at else None
     if folder is not None and not folder.is_dir():
         raise SpecError(
             f"{text!r}: {place!r} is no folder", allowed, "give the folder that holds the tasks' YAML files"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from striate.config import BUILTIN, RunConfig, is_builtin, looks_like_hub_id
@@ -13,6 +12,7 @@ from striate.errors import ModelError
 from striate.pipeline.preflight import labels_of
 from striate.selectors.spec.grammar import parse_spec
 from striate.selectors.spec.required_scores import check_specs
+from striate.storage.read_files import user_path
 
 if TYPE_CHECKING:
     from striate.tasks.packs.items import Pack
@@ -59,7 +59,7 @@ def _scorers(config: RunConfig) -> str:
 
 def _model(path: str) -> str:
     """Return the model's path; a folder holds a config, anything else is taken for a hub id."""
-    folder = Path(path).expanduser()
+    folder = user_path(path)
     configs = (folder / "config.json", folder / "adapter_config.json")
     if path != BUILTIN and folder.is_dir() and not any(config.is_file() for config in configs):
         raise ModelError(
@@ -98,7 +98,7 @@ def _data(name: str, limits: PictureLimits) -> str:
     if is_builtin(name):
         check_pack(name)
         return name
-    samples = read_samples(Path(name).expanduser())
+    samples = read_samples(user_path(name))
     owners = {image: sample.id for sample in reversed(samples) for image in sample.images}
     return f"{name}: {len(samples)} samples, {check_pictures(owners, limits)}"
 

@@ -8,13 +8,14 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from striate.errors import ArtifactError
+from striate.storage.read_files import user_path
 
 
 def cache_folder() -> Path:
     """Return where fetched and built things are kept: `$STRIATE_CACHE`, else `striate` in the user's cache folder."""
     if os.environ.get("STRIATE_CACHE"):
-        return Path(os.environ["STRIATE_CACHE"]).expanduser().resolve()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().resolve() / "striate"
+        return user_path(os.environ["STRIATE_CACHE"]).resolve()
+    return user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").resolve() / "striate"
 
 
 def cannot_write(path: Path, error: OSError) -> ArtifactError:

@@ -107,7 +107,7 @@ def test_check_prints_paths_as_they_are(pack_dir: Path, tmp_path: Path) -> None:
         "scorers   block-influence, modality-block-influence",
         "model     owner/name",
         f"data      {odd}: 13 samples, 12 pictures",
-        f"pack      {odd}: 48 items of 4 tasks",
+        f"pack      {odd}: 48 items of 4 tasks, 12 pictures",
     ]
 
 

@@ -79,3 +79,38 @@ def test_a_run_folder_is_held_by_one_process(tmp_path: Path) -> None:
     )
     assert free.stdout == "held\n"
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"WORLD_SIZE": "abc"}, "the environment has WORLD_SIZE='abc'\n  allowed: a whole number from 1\n"),
+        ({"WORLD_SIZE": "0"}, "the environment has WORLD_SIZE='0'"),
+        ({"WORLD_SIZE": "-2"}, "the environment has WORLD_SIZE='-2'"),
+        ({"WORLD_SIZE": ""}, "the environment has WORLD_SIZE=''"),
+        ({"WORLD_SIZE": "9" * 5000}, "the environment has WORLD_SIZE='9999"),
+        ({"WORLD_SIZE": "2", "RANK": "x\x1b[1m"}, r"the environment has RANK='x\x1b[1m'"),
+        ({"WORLD_SIZE": "2", "RANK": "2"}, "the environment has RANK='2'\n  allowed: a whole number from 0 to 1\n"),
+        ({"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "one"}, "the environment has LOCAL_RANK='one'"),
+    ],
+)
+def test_what_a_launcher_says_is_read_or_refused(
+    variables: dict[str, str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "RUN.yaml"
+    config.write_text("model: {path: m}\ndata: {train: [d]}\n", encoding="utf-8")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    result = CliRunner().invoke(app, ["train", str(config), "--out", str(tmp_path / "run")])
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"error: {said}")
+
+
+def test_the_launchers_words_are_one_place() -> None:
+    from striate.storage.launcher import Launch, launch
+
+    assert launch() == Launch()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1"}.items():
+            patch.setenv(name, value)
+        assert launch() == Launch(3, 1, 4)

@@ -13,6 +13,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 from striate.errors import ModelError, first_line
 from striate.models.convert.legacy.legacy_sources import folder_of
 from striate.models.structure.vision_encoders import encoder_config, patches
+from striate.storage.read_files import user_path
 
 # Parts of an encoder that no feature map goes through: checkpoints of classifiers lack them.
 _BEYOND_FEATURES = ("pooler.", "head.", "vision_model.head.")
@@ -44,7 +45,7 @@ def load_llm(path: Path | str, *, dtype: torch.dtype | str = torch.float32) -> t
     Raises:
         ModelError: no such path, not a causal language model, or incomplete weights.
     """
-    file = Path(path).expanduser()
+    file = user_path(path)
     options: dict[str, Any] = {"trust_remote_code": False}
     if file.is_file() and file.suffix == ".gguf":
         folder, options = file.parent, {**options, "gguf_file": file.name}

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
 
 from striate.errors import ModelError, did_you_mean
+from striate.storage.launcher import launch
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps")
@@ -37,10 +36,10 @@ def resolve_device(name: str) -> torch.device:
 
 def _own(device: torch.device) -> torch.device:
     """Return the device of this process: of several on one machine each has a CUDA device of its own."""
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    if device.type != "cuda" or device.index is not None or not several:
+    here = launch()
+    if device.type != "cuda" or device.index is not None or here.world_size == 1:
         return device
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cuda", here.local_rank)
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:

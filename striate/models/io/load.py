@@ -22,6 +22,7 @@ from striate.models.io.quiet import quietly
 from striate.models.structure.anatomy import find_anatomy
 from striate.models.structure.vision_modules import text_only
 from striate.models.visual_token_skipping.rule import load_rule
+from striate.storage.read_files import user_path
 
 
 @dataclass
@@ -101,7 +102,7 @@ def read_config(path: str | Path, revision: str | None = None) -> Any:
 
 def _source(path: str, revision: str | None) -> str:
     """Return the folder or hub id to read from; hub ids of adapters are fetched and become a folder."""
-    folder = Path(path).expanduser()
+    folder = user_path(path)
     if folder.is_dir():
         _refuse_original(folder / "config.json", str(folder))
         return str(folder)

@@ -19,6 +19,7 @@ from striate.models.io.safetensors_shards import Stored, read_shards
 from striate.models.io.stored_names import StoredNames
 from striate.models.structure.anatomy import Anatomy, layer_of, plain_name
 from striate.models.structure.meta_model import blueprint
+from striate.storage.read_files import user_path
 
 _FACTORS = (".lora_A.weight", ".lora_B.weight")
 
@@ -35,7 +36,7 @@ class StoredMatrices:
         Raises:
             ModelError: no such folder, no safetensors weights, quantised weights, or an adapter other than LoRA.
         """
-        self._folder = folder.expanduser()
+        self._folder = user_path(folder)
         if not self._folder.is_dir():
             raise ModelError(
                 f"no model folder at {folder}", "a folder with config.json and safetensors", "check the path"

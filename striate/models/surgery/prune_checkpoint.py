@@ -24,6 +24,7 @@ from striate.models.surgery.renumber import renumbered
 from striate.models.visual_token_skipping.rule import load_rule
 from striate.storage.atomic import new_folder
 from striate.storage.fingerprints import RECORD_FILE
+from striate.storage.read_files import user_path
 
 # Files that are not copied: weights, and what is rewritten or describes the model before pruning.
 _WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth", ".gguf", ".h5")
@@ -51,7 +52,7 @@ def prune_checkpoint(source: Path | str, remove: Sequence[int], out: Path | str)
         ModelError: no such model, an adapter, weights that are not whole or not of this config, layers that can't go.
         ArtifactError: `out` holds files already or can't be written.
     """
-    folder = _checked(Path(source).expanduser())
+    folder = _checked(user_path(source))
     plan = blueprint(str(folder))
     _check_config(plan.model.config, folder)
     stored = read_shards(folder)

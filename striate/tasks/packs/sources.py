@@ -7,6 +7,7 @@ from pathlib import Path
 
 from striate.errors import DataError, SpecError, did_you_mean
 from striate.storage.fingerprints import fingerprint, fingerprint_of
+from striate.storage.read_files import user_path
 from striate.tasks.benchmarks import BENCHMARKS
 from striate.tasks.benchmarks.formats.release import Release
 from striate.tasks.metrics import METRICS
@@ -35,9 +36,9 @@ def parse_source(text: str) -> Source:
         SpecError: a benchmark that does not exist, or shots for one that has no place for examples, or too many.
     """
     match = PREFIX.fullmatch(text)
-    if match is None or Path(text).expanduser().exists():
-        return Source(Path(text).expanduser())
-    name, shots, folder = match[1], match[2], Path(match[3]).expanduser()
+    if match is None or user_path(text).exists():
+        return Source(user_path(text))
+    name, shots, folder = match[1], match[2], user_path(match[3])
     if name not in BENCHMARKS:
         raise SpecError(
             f"unknown benchmark {name!r} in {text!r}",

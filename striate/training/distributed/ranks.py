@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -10,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 
 from striate.errors import StriateError
+from striate.storage.launcher import launch
 
 Value = TypeVar("Value")
 
@@ -29,8 +29,8 @@ class Ranks:
     @classmethod
     def launched(cls) -> Ranks:
         """Return what the launcher's environment says; one process without a launcher."""
-        world_size = int(os.environ.get("WORLD_SIZE", "1"))
-        return cls(int(os.environ.get("RANK", "0")), world_size) if world_size > 1 else cls()
+        here = launch()
+        return cls(here.rank, here.world_size)
 
     @property
     def is_main(self) -> bool:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from striate.config import looks_like_hub_id
 from striate.errors import ModelError, first_line
 from striate.models.io.safetensors_shards import AGAIN, INDEX, WHOLE, read_shards
+from striate.storage.read_files import user_path
 
 BIN, BIN_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 ALLOWED = "model.safetensors or pytorch_model.bin, or shards with their index"
@@ -26,7 +27,7 @@ def folder_of(path: str | Path, what: str) -> Path:
     Raises:
         ModelError: neither; `what` names the thing for people.
     """
-    folder = Path(path).expanduser()
+    folder = user_path(path)
     if folder.is_dir():
         return folder
     text = str(path)
