@@ -5,8 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from striate.data.picture_names import picture_names, refuse_other_media, refuse_other_names
+from striate.data.rows import Row
 from striate.data.samples import PLACEHOLDER, Message, Role, Sample
 from striate.errors import DataError, did_you_mean
+from striate.printable import shown
+from striate.storage.read_files import Form
 
 ROLES: dict[str, Role] = {
     "human": "user",
@@ -15,6 +19,8 @@ ROLES: dict[str, Role] = {
     "assistant": "assistant",
     "system": "system",
 }
+TURNS = ("conversations", "messages")
+SAMPLE = Form(DataError, "a sample with `conversations` (LLaVA) or `messages` (chat)", "fix it")
 
 
 class ImageFolder:
@@ -55,84 +61,100 @@ def parse_sample(record: Any, place: str, default_id: str, folder: ImageFolder) 
         folder: where its pictures are looked for.
 
     Raises:
-        DataError: not a mapping, no or bad turns, unknown role, no answer, or pictures and placeholders that differ.
+        DataError: not a mapping, no or bad turns, unknown role, no answer, a video, or pictures and placeholders that
+            differ.
     """
     if not isinstance(record, dict):
         raise DataError(f"{place} is a {type(record).__name__}, not a sample", "a JSON object", "fix it")
-    name = str(record.get("id", default_id))
-    place = f"{place} (id {name!r})"
-    messages, named = _turns(record, place)
-    _check_order(messages, place)
-    images = [*_image_list(record, place), *named]
-    _check_placeholders(messages, images, place)
-    paths = tuple(folder.find(image, place) for image in images)
-    return Sample(name, tuple(messages), paths, str(record.get("task", "")))
+    row = Row(record, place, SAMPLE)
+    sample_id = row.text("id") if record.get("id") not in (None, "") else default_id
+    row = row.at(f"{place} (id {shown(sample_id)})")
+    names = picture_names(row)
+    messages, blocks = _turns(row)
+    _check_order(messages, row.place)
+    if not names and not any(blocks):
+        refuse_other_names(row, TURNS)
+    images = _pictures(names, blocks, row)
+    paths = tuple(folder.find(image, row.place) for image in images)
+    return Sample(sample_id, tuple(messages), paths, row.text("task") if record.get("task") not in (None, "") else "")
 
 
-def _turns(record: dict[str, Any], place: str) -> tuple[list[Message], list[str]]:
-    """Return the record's turns, and the pictures that their content blocks name."""
-    keys = [key for key in ("conversations", "messages") if key in record]
+def _turns(row: Row) -> tuple[list[Message], list[str]]:
+    """Return the record's turns, and for each placeholder the picture that its content block names, or nothing."""
+    keys = [key for key in TURNS if key in row]
     if len(keys) != 1:
         given = "both `conversations` and `messages`" if keys else "neither `conversations` nor `messages`"
-        raise DataError(f"{place} has {given}", "one of the two", "see docs/data.md")
-    turns = record[keys[0]]
+        raise row.refuse(f"it has {given}", "one of the two", "see docs/data.md")
+    turns = row.fields[keys[0]]
     if not isinstance(turns, list) or not turns:
-        raise DataError(
-            f"{place}: `{keys[0]}` is not a list of turns", "a list with a question and an answer", "fix it"
-        )
+        raise row.refuse(f"`{keys[0]}` is not a list of turns", "a list with a question and an answer")
     names = ("from", "value") if keys[0] == "conversations" else ("role", "content")
     messages: list[Message] = []
-    named: list[str] = []
+    pictures: list[str] = []
     for number, turn in enumerate(turns):
-        messages.append(_turn(turn, names, named, f"{place}, turn {number}"))
-    return messages, named
+        messages.append(_turn(turn, names, pictures, row.at(f"{row.place}, turn {number}")))
+    return messages, pictures
 
 
-def _turn(turn: Any, names: tuple[str, str], named: list[str], place: str) -> Message:
-    """Return one turn, adding to `named` the pictures that its blocks name."""
+def _turn(turn: Any, names: tuple[str, str], pictures: list[str], row: Row) -> Message:
+    """Return one turn, adding to `pictures` what its placeholders name; `row` is for errors."""
     speaker, content = names
-    if not isinstance(turn, dict) or speaker not in turn or content not in turn:
-        raise DataError(
-            f"{place} lacks {speaker!r} or {content!r}", f"an object with {speaker!r} and {content!r}", "add it"
+    if not isinstance(turn, dict) or turn.get(speaker) is None or turn.get(content) is None:
+        raise row.refuse(
+            f"it lacks {speaker!r} or {content!r}", f"an object with {speaker!r} and {content!r}", "add it"
         )
-    role = ROLES.get(str(turn[speaker]))
+    role = ROLES.get(turn[speaker]) if isinstance(turn[speaker], str) else None
     if role is None:
-        hint = did_you_mean(str(turn[speaker]), ROLES)
-        raise DataError(f"{place}: unknown role {turn[speaker]!r}", ", ".join(ROLES), f"{hint}rename it")
-    return Message(role, _text(turn[content], named, place))
+        hint = did_you_mean(str(turn[speaker]), ROLES) if isinstance(turn[speaker], str) else ""
+        raise row.refuse(f"unknown role {shown(turn[speaker])}", ", ".join(ROLES), f"{hint}rename it")
+    before = len(pictures)
+    message = Message(role, _text(turn[content], pictures, row))
+    if message.images != len(pictures) - before:
+        raise row.refuse(f"{PLACEHOLDER} is cut between two blocks", "each placeholder within one block")
+    if message.images and role != "user":
+        raise row.refuse(f"{PLACEHOLDER} in a turn of {role}", "pictures in user turns", "move it")
+    if role == "user":
+        refuse_other_media(row, message.text)
+    return message
 
 
-def _text(content: Any, named: list[str], place: str) -> str:
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        raise DataError(f"{place}: its content is a {type(content).__name__}", "text, or a list of blocks", "fix it")
-    return "".join(_block(block, named, place) for block in content)
+def _text(content: Any, pictures: list[str], row: Row) -> str:
+    blocks = content if isinstance(content, list) else [{"type": "text", "text": content}]
+    if not isinstance(content, str | list):
+        raise row.refuse(f"its content is a {type(content).__name__}", "text, or a list of blocks")
+    return "".join(_block(block, pictures, row) for block in blocks)
 
 
-def _block(block: Any, named: list[str], place: str) -> str:
-    """Return one content block as text, adding to `named` the picture that it names."""
+def _block(block: Any, pictures: list[str], row: Row) -> str:
+    """Return one content block as text, adding to `pictures` what each placeholder in it names."""
     kind = block.get("type") if isinstance(block, dict) else None
     if kind == "text" and isinstance(block.get("text"), str):
-        return block["text"]
+        pictures += [""] * block["text"].count(PLACEHOLDER)
+        return str(block["text"])
     if kind == "image":
-        named.extend(str(block[key]) for key in ("image", "path", "url") if block.get(key))
+        inner = Row(block, row.place, row.form)
+        key = inner.one_of(("image", "path", "url"))
+        pictures.append(inner.text(key) if key else "")
         return PLACEHOLDER
-    raise DataError(
-        f"{place}: can't use content block {block!r:.80}",
-        'blocks {"type": "text", "text": ...} and {"type": "image"}',
-        "fix it",
+    raise row.refuse(
+        f"can't use content block {shown(block)}", 'blocks {"type": "text", "text": ...} and {"type": "image"}'
     )
 
 
-def _image_list(record: dict[str, Any], place: str) -> list[str]:
-    value = record.get("image", record.get("images"))
-    if value is None:
-        return []
-    names = value if isinstance(value, list) else [value]
-    if not all(isinstance(name, str) and name for name in names):
-        raise DataError(f"{place}: `image` is {value!r:.80}", "a file name or a list of file names", "fix it")
-    return names
+def _pictures(names: list[str], placeholders: list[str], row: Row) -> list[str]:
+    """Return one picture for every placeholder: its block's own, or else the next of the record's."""
+    unnamed = placeholders.count("")
+    if names == placeholders:
+        return names
+    if unnamed != len(names):
+        raise row.refuse(
+            f"it has {len(placeholders)} {PLACEHOLDER} placeholders and "
+            f"{len(names) + len(placeholders) - unnamed} pictures",
+            "one placeholder for every picture, in order",
+            f"add {PLACEHOLDER} to the question, or name the pictures under `image`",
+        )
+    left = iter(names)
+    return [name or next(left) for name in placeholders]
 
 
 def _check_order(messages: list[Message], place: str) -> None:
@@ -150,16 +172,3 @@ def _check_order(messages: list[Message], place: str) -> None:
             raise DataError(f"{place}: an empty {message.role} turn", "turns with text", "fill or remove it")
     if not dialogue or dialogue[-1].role != "assistant":
         raise DataError(f"{place} has no answer at its end", "an assistant (gpt) turn last", "add the answer")
-
-
-def _check_placeholders(messages: list[Message], images: list[str], place: str) -> None:
-    for message in messages:
-        if message.images and message.role != "user":
-            raise DataError(f"{place}: {PLACEHOLDER} in a turn of {message.role}", "pictures in user turns", "move it")
-    count = sum(message.images for message in messages)
-    if count != len(images):
-        raise DataError(
-            f"{place} has {count} {PLACEHOLDER} placeholders and {len(images)} pictures",
-            "one placeholder for every picture, in order",
-            f"add {PLACEHOLDER} to the question, or name the pictures under `image`",
-        )

@@ -70,7 +70,8 @@ def test_chat_messages_with_blocks(folder: Path) -> None:
     ]
     (sample,) = read_samples(write(folder, rows, "mine.jsonl"))
     assert sample.id == "mine-1"
-    assert [path.name for path in sample.images] == ["b.png", "a.png"]
+    # The first placeholder names its own picture; the second is the first of `images`.
+    assert [path.name for path in sample.images] == ["a.png", "b.png"]
     kinds = [block["type"] for block in sample.chat()[1]["content"]]
     assert kinds == ["text", "image", "image", "text"]
 
@@ -115,6 +116,27 @@ BAD_SAMPLES = [
     ({"messages": [{"role": "user", "content": [{"type": "video"}]}]}, "can't use content block"),
     ({"messages": [{"role": "user", "content": 7}]}, "its content is a int"),
     ("Hi", "is a str, not a sample"),
+    (
+        {**llava("<video>\nWhat?"), "image": None, "video": "a.mp4"},
+        "'video' is 'a.mp4', but videos and sounds can't be",
+    ),
+    (llava(audios=["a.wav"]), "'audios' is ['a.wav'], but videos and sounds can't be shown"),
+    ({**llava("<video>\nWhat?"), "image": None}, "turn 0: <video> in a question, but videos and sounds can't be shown"),
+    ({**llava("What is it?"), "image": None, "clip": ["x/a.MP4"]}, "'images', but 'clip' is ['x/a.MP4']"),
+    ({**llava("What is it?"), "image": None, "img": "a.png"}, "rename 'img' to 'image', or remove it if"),
+    (llava(images=["b.png"]), "'image' and 'images' name different things"),
+    (llava(id=["x"]), "'id' is ['x']"),
+    (llava(id=True), "'id' is True"),
+    (llava(task={"a": 1}), "'task' is {'a': 1}"),
+    (llava(image=["images/a.png", None]), "`image` is ['images/a.png', None]"),
+    ({"conversations": [None]}, "turn 0: it lacks 'from' or 'value'"),
+    ({"conversations": [{"from": ["human"], "value": "Hi"}]}, "unknown role ['human']"),
+    ({"conversations": [{"from": "human", "value": None}]}, "it lacks 'from' or 'value'"),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "image", "image": {"bytes": 1}}]}]},
+        "'image' is {'bytes': 1}",
+    ),
+    ({"messages": [{"role": "system", "content": "<image>"}]}, "<image> in a turn of system"),
 ]
 
 
@@ -129,6 +151,16 @@ def test_bad_samples(folder: Path, row: Any, text: str) -> None:
     assert f"{path}: line 1" in message
     assert "next:" in message
     assert "sample number 0" in error_of(write(folder, [row], "other.json"))
+
+
+def test_null_is_absent_and_two_names_may_agree(folder: Path) -> None:
+    columns = dict.fromkeys(("messages", "images", "video", "audio", "task", "clip"))
+    plain = {**llava("What is <video> in HTML? <video></video>"), **columns, "image": None, "id": None}
+    rows = [plain, llava(images=["images/a.png"], messages=None), llava("Name a file.", "a.png", image=[], id="")]
+    first, second, third = read_samples(write(folder, rows))
+    assert (first.id, first.images, first.task) == ("train-0", (), "")
+    assert [path.name for path in second.images] == ["a.png"]
+    assert (third.id, third.images) == ("train-2", ())
 
 
 def test_did_you_mean_role(folder: Path) -> None:

@@ -70,6 +70,22 @@ def test_every_kind_of_text_row(tmp_path: Path) -> None:
     assert (items[5].id, items[5].answers, items[5].image) == ("6", ("12",), None)
 
 
+def test_images_and_image_are_one_field(pack_dir: Path) -> None:
+    names = ["images/square_00.png", "images/square_01.png"]
+    rows = [
+        {**EXACT, "images": names[:1]},
+        {**EXACT, "id": "b", "images": names[0], "image": None},
+        {**EXACT, "id": "c", "image": names, "images": names, "video": None, "size": None, "task": None},
+    ]
+    items = read_pack(write(pack_dir, *rows)).items
+    assert [[path.name for path in item.images] for item in items] == [
+        ["square_00.png"],
+        ["square_00.png"],
+        ["square_00.png", "square_01.png"],
+    ]
+    assert items[2].task == "pack"
+
+
 def test_a_line_separator_inside_a_text_does_not_end_the_line(tmp_path: Path) -> None:
     row = json.dumps({**EXACT, "question": "one\u2028two"}, ensure_ascii=False)
     assert read_pack(write(tmp_path, row)).items[0].question == "one\u2028two"
@@ -81,11 +97,25 @@ def test_a_line_separator_inside_a_text_does_not_end_the_line(tmp_path: Path) ->
         ("{", "test.jsonl:1 is not JSON: the text stops in the middle"),
         ("{x", "test.jsonl:1 is not JSON: Expecting property name"),
         ("[1]", "test.jsonl:1 holds list, not an object"),
-        ({"id": "a"}, "test.jsonl:1: 'metric' is missing\n  allowed: 'metric' with some text"),
+        ({"id": "a"}, "test.jsonl:1: 'metric' is missing\n  allowed: a row with 'metric'; it has 'id'"),
+        ({}, "test.jsonl:1: 'id' and 'metric' are missing"),
+        ({"metric": "letter", "id": None, "answer": "A"}, "'id', 'question', 'choices' and 'answer_index' are missing"),
+        ({"metric": "letter", "id": None, "answer": "A"}, "and 'answer_index'; it has 'metric', 'answer'"),
+        ({"metric": "choice_logprob", "task": "t"}, "'id', 'question', 'choices' and 'answer_index' are missing"),
+        ({"metric": "last_word", "id": "a"}, "'context' and 'continuation' are missing"),
+        ({**EXACT, "video": "a.mp4"}, "'video' is 'a.mp4', but videos and sounds can't be shown"),
+        ({**EXACT, "question": "<video>\nWhat?"}, "<video> in a question, but videos and sounds can't be shown"),
+        ({**EXACT, "image": "a.png", "images": ["b.png"]}, "'image' and 'images' name different things"),
+        ({**EXACT, "picture": "a.png"}, "no picture under 'image' or 'images', but 'picture' is 'a.png'"),
+        ({**EXACT, "id": {"a": 1}}, "'id' is {'a': 1}"),
+        ({**EXACT, "id": float("nan")}, "'id' is nan"),
+        ({**EXACT, "answers": [float("inf")]}, "'answers' is inf"),
+        ({**EXACT, "metric": ["exact"]}, "'metric' is ['exact']"),
+        ({**EXACT, "metric": "iou50", "size": [10**400, 1]}, "'size' is"),
         ({**EXACT, "metric": "exacct"}, "unknown metric 'exacct'\n  allowed: exact, normalised, choice"),
         ({**EXACT, "metric": "exacct"}, "did you mean 'exact'? fix that line"),
         ({**EXACT, "id": " "}, "test.jsonl:1: 'id' is ' '"),
-        ({**EXACT, "question": None}, "test.jsonl:1: 'question' is None"),
+        ({**EXACT, "question": None}, "test.jsonl:1: 'question' is missing"),
         ({**EXACT, "answers": []}, "test.jsonl:1: 'answers' is []\n  allowed: 'answers' with a list of texts"),
         ({**EXACT, "answers": "x"}, "test.jsonl:1: 'answers' is 'x'"),
         ({**EXACT, "answers": [True]}, "test.jsonl:1: 'answers' is True"),
@@ -101,7 +131,10 @@ def test_a_line_separator_inside_a_text_does_not_end_the_line(tmp_path: Path) ->
         ({**EXACT, "image": "../no.png"}, "test.jsonl:1: picture '../no.png' leaves the data folder"),
         ({**EXACT, "question": "<image> What?"}, "(a): 'question' has <image> 1 times, but 0 is the most here"),
         ({**CHOOSE, "answer_index": 2}, "(a): 'answer_index' is 2, but must be 0 to 1"),
-        ({**CHOOSE, "answer_index": "0"}, "test.jsonl:1: 'answer_index' is '0'\n  allowed: a whole number from 0"),
+        (
+            {**CHOOSE, "answer_index": "0"},
+            "test.jsonl:1: 'answer_index' is '0'\n  allowed: 'answer_index' with a whole number from 0",
+        ),
         ({**CHOOSE, "compare": "max"}, "test.jsonl:1: 'compare' is 'max'\n  allowed: 'sum', 'mean' or 'characters'"),
         ({**CHOOSE, "choices": ["2"]}, "(a): 'choices' needs at least two entries"),
         (

@@ -1,18 +1,25 @@
 """Read test packs, folders with a `test.jsonl`; errors name file and line. No torch."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from striate.data.parsing import ImageFolder
+from striate.data.picture_names import picture_names, refuse_other_media, refuse_other_names
+from striate.data.rows import Row
 from striate.data.samples import PLACEHOLDER
 from striate.errors import DataError, did_you_mean
+from striate.printable import shown
 from striate.storage.read_files import Form, as_object, json_lines
 from striate.tasks.metrics import METRICS
+from striate.tasks.metrics.base import AskingMode
 from striate.tasks.packs.items import Compare, Item, Pack
 
 FILE_NAME = "test.jsonl"
 PACK_FILE = Form(DataError, f"a folder that holds {FILE_NAME}, one JSON object a line")
+PACK_ROW = Form(DataError, "a row as docs/data.md lists them by metric", "fix that line")
+TEXTS = ("question", "context", "continuation", "text", "answers", "choices")
+LARGEST = 10**9
 SUM_TASKS = frozenset({"winogrande"})
 
 
@@ -29,7 +36,8 @@ def read_pack(path: Path, limit: int | None = None) -> Pack:
     - `last_word`: `context`, `continuation`
     - `perplexity`: `text`
 
-    Images are relative to the folder and stay inside it. Other keys are ignored.
+    Images, under `image` or `images`, are relative to the folder and stay inside it. A field that is null is absent.
+    Other keys are ignored, but never a video, a sound, or the only picture.
 
     Raises:
         DataError: no such folder or file, a line that is not such an object, an id twice, a missing image, no items.
@@ -37,7 +45,7 @@ def read_pack(path: Path, limit: int | None = None) -> Pack:
     file = path / FILE_NAME
     name = path.name if path.name not in ("", "..") else path.resolve().name
     pictures = ImageFolder(path)
-    items = [_item(row, name, pictures, f"{file}:{line}") for line, row in _rows(file)]
+    items = [_item(row, name, pictures) for row in _rows(file)]
     if not items:
         raise DataError(f"{file} has no items", "at least one JSON object, one a line", "check how the pack was made")
     _refuse_repeats(items, file)
@@ -58,111 +66,98 @@ def spread(items: Sequence[Item], limit: int) -> list[Item]:
     return [items[index] for index in sorted(chosen)]
 
 
-def _rows(file: Path) -> Iterable[tuple[int, dict[str, Any]]]:
-    """Yield the number (from 1) and object of every line of `file` that is not blank."""
+def _rows(file: Path) -> Iterator[Row]:
+    """Yield the object of every line of `file` that is not blank."""
     for number, value in json_lines(file, PACK_FILE):
-        yield number, as_object(value, f"{file}:{number}", PACK_FILE)
+        place = f"{file}:{number}"
+        yield Row(as_object(value, place, PACK_FILE), place, PACK_ROW)
 
 
-def _item(row: dict[str, Any], pack: str, pictures: ImageFolder, place: str) -> Item:
-    metric = _text(row, "metric", place)
+def _item(row: Row, pack: str, pictures: ImageFolder) -> Item:
+    if "metric" not in row:
+        row.require("id", "metric")
+    metric = row.text("metric")
     if metric not in METRICS:
         known = METRICS.names()
-        raise DataError(
-            f"{place}: unknown metric {metric!r}", ", ".join(known), f"{did_you_mean(metric, known)}fix that line"
-        )
+        hint = did_you_mean(metric, known)
+        raise row.refuse(f"unknown metric {shown(metric)}", ", ".join(known), f"{hint}fix that line")
+    mode = METRICS.get(metric).mode
+    row.require("id", *_required(row, metric, mode))
     item = Item(
-        id=_text(row, "id", place),
+        id=row.text("id"),
         pack=pack,
-        task=_text(row, "task", place) if "task" in row else pack,
+        task=row.text("task") if "task" in row else pack,
         metric=metric,
-        **_pictures(row, pictures, place),
-        **_fields(row, metric, place),
+        **_pictures(row, pictures),
+        **_fields(row, metric, mode),
     )
     problem = _misplaced_image(item) or METRICS.get(metric).check(item)
     if problem:
-        raise DataError(f"{place} ({item.id}): {problem}", f"a row for metric {metric!r}", "fix that line")
+        raise row.at(f"{row.place} ({item.id})").refuse(problem, f"a row for metric {metric!r}")
     return item
 
 
-def _fields(row: dict[str, Any], metric: str, place: str) -> dict[str, Any]:
-    mode = METRICS.get(metric).mode
+def _required(row: Row, metric: str, mode: AskingMode) -> tuple[str, ...]:
+    """Return the fields that a row of `metric` must have, besides those of every row."""
+    if mode == "choose":
+        return ("context" if "context" in row else "question", "choices", "answer_index")
+    if mode != "generate":
+        return ("context", "continuation") if mode == "next_word" else ("text",)
+    truth = {"choice": ("choices", "answers"), "letter": ("choices", "answer_index")}.get(metric, ("answers",))
+    return ("question", *truth)
+
+
+def _fields(row: Row, metric: str, mode: AskingMode) -> dict[str, Any]:
     if mode == "generate":
-        return {"question": _text(row, "question", place), **_truth(row, metric, place)}
+        refuse_other_media(row, row.text("question"))
+        return {"question": row.text("question"), **_truth(row, metric)}
     if mode == "next_word":
-        return {"context": _text(row, "context", place), "answers": (_text(row, "continuation", place),)}
+        return {"context": row.text("context"), "answers": (row.text("continuation"),)}
     if mode == "perplexity":
-        return {"text": _text(row, "text", place)}
+        return {"text": row.text("text")}
     key = "context" if "context" in row else "question"
     return {
-        key: _text(row, key, place),
-        "choices": _texts(row, "choices", place),
-        "answer_index": _index(row, place),
-        "compare": _compare(row, place),
+        key: row.text(key),
+        "choices": row.texts("choices"),
+        "answer_index": row.whole("answer_index"),
+        "compare": _compare(row),
     }
 
 
-def _truth(row: dict[str, Any], metric: str, place: str) -> dict[str, Any]:
-    choices = _texts(row, "choices", place) if metric in ("choice", "letter") else ()
+def _truth(row: Row, metric: str) -> dict[str, Any]:
+    choices = row.texts("choices") if metric in ("choice", "letter") else ()
     if metric == "letter":
-        return {"choices": choices, "answer_index": _index(row, place)}
-    size = _size(row, place) if metric == "iou50" and "size" in row else None
-    return {"answers": _texts(row, "answers", place), "choices": choices, "size": size}
+        return {"choices": choices, "answer_index": row.whole("answer_index")}
+    size = _size(row) if metric == "iou50" and "size" in row else None
+    return {"answers": row.texts("answers"), "choices": choices, "size": size}
 
 
-def _pictures(row: dict[str, Any], pictures: ImageFolder, place: str) -> dict[str, Any]:
-    """Return the item's pictures: `image` may be one name or a list of names."""
-    names = row.get("image")
-    if names is None:
-        return {}
-    paths = [pictures.find(name, place) for name in (_texts({"image": _listed(names)}, "image", place))]
-    return {"image": paths[0], "more_images": tuple(paths[1:])}
+def _pictures(row: Row, pictures: ImageFolder) -> dict[str, Any]:
+    """Return the item's pictures: `image` or `images` may be one name or a list of names."""
+    names = picture_names(row)
+    if not names:
+        refuse_other_names(row, TEXTS)
+    paths = [pictures.find(name, row.place) for name in names]
+    return {"image": paths[0], "more_images": tuple(paths[1:])} if paths else {}
 
 
-def _listed(names: Any) -> Any:
-    """Return one name as a list of it; lists stay as they are."""
-    return names if isinstance(names, list) else [names]
-
-
-def _size(row: dict[str, Any], place: str) -> tuple[int, int]:
-    value = row["size"]
-    if not isinstance(value, list) or len(value) != 2 or not all(type(side) is int and side > 0 for side in value):
-        raise DataError(f"{place}: 'size' is {value!r}", "[width, height] in pixels", "fix that line")
+def _size(row: Row) -> tuple[int, int]:
+    value = row.fields["size"]
+    if (
+        not isinstance(value, list)
+        or len(value) != 2
+        or not all(type(side) is int and 0 < side < LARGEST for side in value)
+    ):
+        raise row.refuse(f"'size' is {shown(value)}", "[width, height] in pixels")
     return value[0], value[1]
 
 
-def _text(row: dict[str, Any], key: str, place: str) -> str:
-    """Return the text under `key`, which must be there and not be blank; numbers are read as text."""
-    value = row.get(key)
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        value = str(value)
-    if not isinstance(value, str) or not value.strip():
-        problem = f"is {value!r}" if key in row else "is missing"
-        raise DataError(f"{place}: {key!r} {problem}", f"{key!r} with some text", "fix that line")
-    return value
-
-
-def _texts(row: dict[str, Any], key: str, place: str) -> tuple[str, ...]:
-    """Return the list of texts under `key`, which must not be empty."""
-    values = row.get(key)
-    if not isinstance(values, list) or not values:
-        problem = f"is {values!r}" if key in row else "is missing"
-        raise DataError(f"{place}: {key!r} {problem}", f"{key!r} with a list of texts", "fix that line")
-    return tuple(_text({key: value}, key, place) for value in values)
-
-
-def _index(row: dict[str, Any], place: str) -> int:
-    value = row.get("answer_index")
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise DataError(f"{place}: 'answer_index' is {value!r}", "a whole number from 0", "fix that line")
-    return value
-
-
-def _compare(row: dict[str, Any], place: str) -> Compare:
+def _compare(row: Row) -> Compare:
     """Return whether sums or means of log-probabilities are compared: the row's word, else by its task."""
-    value = row.get("compare", "sum" if row.get("task") in SUM_TASKS else "mean")
+    default = "sum" if row.fields.get("task") in SUM_TASKS else "mean"
+    value = row.text("compare") if "compare" in row else default
     if value not in ("sum", "mean", "characters"):
-        raise DataError(f"{place}: 'compare' is {value!r}", "'sum', 'mean' or 'characters'", "fix that line")
+        raise row.refuse(f"'compare' is {shown(value)}", "'sum', 'mean' or 'characters'")
     return cast(Compare, value)
 
 

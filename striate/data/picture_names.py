@@ -1,0 +1,72 @@
+"""Which pictures a record names; a video, a sound or a picture under another name is never passed over. No torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from typing import Any
+
+from striate.data.rows import Row, as_list
+from striate.errors import StriateError
+from striate.printable import shown
+
+KEYS = ("image", "images")
+OTHER_MEDIA = re.compile(r"(?:videos?|audios?)(?:_(?:path|file|url)s?)?", re.IGNORECASE)
+MEDIA_FILE = re.compile(
+    r"data:(?:image|video|audio)/.*"
+    r"|.*\.(?:jpe?g|png|webp|gif|bmp|tiff?|mp4|m4v|avi|mov|mkv|webm|wav|mp3|flac|ogg|m4a)",
+    re.IGNORECASE | re.DOTALL,
+)
+MEDIA_PLACEHOLDER = re.compile(r"^[ \t]*<(video|audio)>[ \t]*$|\A\s*<(video|audio)>", re.MULTILINE)
+ONLY_PICTURES = "pictures, under 'image' or 'images'"
+
+
+def picture_names(row: Row) -> list[str]:
+    """Return the names under `image` or `images` of a record, in order.
+
+    Raises:
+        StriateError: both keys are there and differ, one holds something else, or the record has a video or sound.
+    """
+    for key in row.fields:
+        if OTHER_MEDIA.fullmatch(key) and row.fields[key] not in (None, "", []):
+            raise _other(row, f"{shown(key)} is {shown(row.fields[key])}")
+    key = row.one_of(KEYS)
+    names = as_list(row.fields[key]) if key else []
+    if not all(isinstance(name, str) and name.strip() for name in names):
+        raise row.refuse(f"`{key}` is {shown(row.fields[key])}", "a file name or a list of file names", "fix it")
+    return names
+
+
+def refuse_other_names(row: Row, texts: Collection[str]) -> None:
+    """Raise if a record without pictures has a field that names one: it would be asked or trained as text.
+
+    Args:
+        row: the record.
+        texts: its keys with texts, where a file's name is no picture to show.
+    """
+    for key, value in row.fields.items():
+        if key not in texts and key != "id" and _is_media(value):
+            raise row.refuse(
+                f"no picture under 'image' or 'images', but {shown(key)} is {shown(value)}",
+                ONLY_PICTURES,
+                f"rename {shown(key)} to 'image', or remove it if the sample has no picture",
+            )
+
+
+def refuse_other_media(row: Row, text: str) -> None:
+    """Raise if a question holds `<video>` or `<audio>` where such a placeholder stands: first, or alone on a line."""
+    found = MEDIA_PLACEHOLDER.search(text)
+    name = found and (found[1] or found[2])
+    if name and f"</{name}>" not in text:
+        raise _other(row, f"<{name}> in a question")
+
+
+def _other(row: Row, what: str) -> StriateError:
+    return row.refuse(
+        f"{what}, but videos and sounds can't be shown", ONLY_PICTURES, "take frames as pictures, or remove the sample"
+    )
+
+
+def _is_media(value: Any) -> bool:
+    values = as_list(value)
+    return bool(values) and all(isinstance(name, str) and MEDIA_FILE.fullmatch(name) for name in values)
