@@ -11,14 +11,14 @@ from typing import Any, Literal
 
 from striate.artifacts import read_document, write_document
 from striate.config import RunConfig, dump_config, load_config
-from striate.errors import ArtifactError
+from striate.errors import ArtifactError, StriateError
 from striate.progress import Progress
 from striate.runs.config_changes import check_same_config
-from striate.runs.lock import hold
 from striate.runs.peak_memory import peak_memory_gib, reset_peak_memory
 from striate.runs.run_record import RunRecord, StageRecord
-from striate.storage.atomic import cannot_write, write_text
+from striate.storage.atomic import cannot_write, is_temporary, remove_temporaries, write_text
 from striate.storage.fingerprints import fingerprint, fingerprint_of
+from striate.storage.held_folders import hold
 
 RUN_FILE, CONFIG_FILE = "run.json", "config.yaml"
 
@@ -45,8 +45,9 @@ Restore = Callable[[str], float | None]
 class RunFolder:
     """One run on disk: its config, its record, and which stages are up to date."""
 
-    def __init__(self, path: Path, config: RunConfig, record: RunRecord, progress: Progress) -> None:
-        """Use `open_run` instead: it checks what is already there."""
+    def __init__(self, path: Path, config: RunConfig, record: RunRecord, progress: Progress, holder: object) -> None:
+        """Use `open_run` instead: it checks what is already there, and holds the folder by `holder`."""
+        self._holder = holder
         self.path = path
         self.config = config
         self.record = record
@@ -195,41 +196,76 @@ def open_run(
         ArtifactError: the folder holds a run of another config (unless `overwrite`), holds other files, can't be
             written, or another process works in it.
     """
-    record_path, config_path = path / RUN_FILE, path / CONFIG_FILE
-    if _exists(record_path):
-        old = read_document(record_path, RunRecord)
-        stages, fingerprints = old.stages, old.fingerprints
-        # Where no stage has ended yet nothing follows from the config: a corrected one may continue.
-        if any(stage.status == "done" for stage in stages.values()):
-            check_same_config(path, load_config(config_path), config, overwrite)
-    elif path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ArtifactError(
-            f"{path} exists and is no run folder",
-            "a new or empty folder, or one that striate made",
-            "choose another --out",
-        )
-    else:
-        stages, fingerprints = {}, {}
+    # Held before anything in it is read: of two processes that begin one new folder, the second is refused.
+    _make(path)
+    holder = _Holder()
+    alone = hold(path, holder)
+    old = _record_at(path)
+    if alone:
+        remove_temporaries(path)
+    # Where no stage has ended yet nothing follows from the config: a corrected one may continue.
+    if old and any(stage.status == "done" for stage in old.stages.values()):
+        check_same_config(path, load_config(path / CONFIG_FILE), config, overwrite)
+    stages, fingerprints = (old.stages, old.fingerprints) if old else ({}, {})
     record = RunRecord.of_this_machine(config.seed, device, command, stages, fingerprints)
-    run = RunFolder(path, config, record, progress)
-    if path.is_dir():
-        hold(path, run)
-    write_text(config_path, dump_config(config))
+    run = RunFolder(path, config, record, progress, holder)
     run.overwrite = overwrite
+    # The record first: it is what makes a folder one of striate, from the first file on.
     run._save()
+    write_text(path / CONFIG_FILE, dump_config(config))
     return run
 
 
-def _exists(path: Path) -> bool:
-    """Return whether the file or folder exists.
+class _Holder:
+    """What a run folder is held by, for as long as its `RunFolder` lives."""
+
+
+def _make(path: Path) -> None:
+    """Make the folder, if there is nothing yet.
 
     Raises:
-        ArtifactError: its folder may not be read.
+        ArtifactError: it can't be made, or is a file.
     """
     try:
-        return path.exists()
+        if not path.exists() or path.is_dir():
+            path.mkdir(parents=True, exist_ok=True)
+            return
     except OSError as error:
         raise cannot_write(path, error) from error
+    raise _no_run(path)
+
+
+def _record_at(path: Path) -> RunRecord | None:
+    """Return the record of the run folder at `path`; None where it is empty, or a kill left it before its record.
+
+    Raises:
+        ArtifactError: the folder holds other files, or may not be read.
+    """
+    try:
+        if (path / RUN_FILE).exists():
+            return read_document(path / RUN_FILE, RunRecord)
+        names = [inside.name for inside in path.iterdir() if not is_temporary(inside)]
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    if names and not (names == [CONFIG_FILE] and _is_resolved(path / CONFIG_FILE)):
+        raise _no_run(path)
+    return None
+
+
+def _is_resolved(path: Path) -> bool:
+    """Return whether `path` holds a config as striate writes it, and no person's own."""
+    try:
+        return path.read_text(encoding="utf-8") == dump_config(load_config(path))
+    except (StriateError, OSError, ValueError):
+        return False
+
+
+def _no_run(path: Path) -> ArtifactError:
+    return ArtifactError(
+        f"{path} exists and is no run folder",
+        "a new or empty folder, or one that striate made",
+        "choose another --out",
+    )
 
 
 def _out_of_date(path: Path, stage: str, next_step: str) -> ArtifactError:

@@ -1,6 +1,7 @@
 """Files and folders that appear whole or not at all."""
 
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -8,6 +9,9 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from striate.errors import ArtifactError
+from striate.storage.held_folders import check_held
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.partial", re.DOTALL)
 from striate.storage.read_files import user_path
 
 
@@ -48,32 +52,56 @@ def sync_folder(folder: Path) -> None:
     sync(folder)
 
 
+def temporary_beside(path: Path) -> Path:
+    """Return the name under which `path` is written until it is whole, in its folder, which is made.
+
+    Raises:
+        ArtifactError: it lies in a run folder that was moved or removed.
+        OSError: the folder can't be made.
+    """
+    check_held(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.parent / f".{path.name}.{secrets.token_hex(4)}.partial"
+
+
+def is_temporary(path: Path) -> bool:
+    """Return whether the file or folder has a name as `temporary_beside` gives."""
+    return bool(_TEMPORARY.fullmatch(path.name))
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what killed processes left half-written anywhere below `folder`, which no other process works in."""
+    for path in [path for path in folder.rglob(".*.partial") if is_temporary(path)]:
+        with suppress(OSError):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` in UTF-8 as `write_bytes` does."""
     write_bytes(path, text.encode())
 
 
-def write_bytes(path: Path, content: bytes, beside: Path | None = None) -> None:
+def write_bytes(path: Path, content: bytes) -> None:
     """Write `content` to `path` under a temporary name, then rename it: readers see all of it or nothing.
-
-    The temporary file lies in the folder `beside`, on the same disk; by default in that of `path`.
 
     Raises:
         ArtifactError: the folder can't be written, or the disk is full.
     """
-    # An ordinary open, unlike tempfile's, gives the file the rights that the umask asks for.
-    temporary = (beside or path.parent) / f".{path.name}.{secrets.token_hex(4)}"
+    temporary: Path | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = temporary_beside(path)
+        # An ordinary open, unlike tempfile's, gives the file the rights that the umask asks for.
         temporary.write_bytes(content)
         sync(temporary)
         temporary.replace(path)
+        temporary = None
         sync(path.parent)
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:
-        with suppress(OSError):
-            temporary.unlink()
+        if temporary is not None:
+            with suppress(OSError):
+                temporary.unlink()
 
 
 def check_new_folder(path: Path) -> None:
@@ -98,12 +126,12 @@ def new_folder(path: Path) -> Iterator[Path]:
     check_new_folder(path)
     temporary: Path | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         # An ordinary mkdir, unlike tempfile's, gives the folder the rights that the umask asks for.
-        temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}"
+        temporary = temporary_beside(path)
         temporary.mkdir()
         yield temporary
         sync_folder(temporary)
+        check_held(path)
         if path.exists():
             path.rmdir()
         temporary.rename(path)

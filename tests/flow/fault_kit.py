@@ -11,6 +11,7 @@ import builtins
 import errno
 import io
 import os
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -207,10 +208,8 @@ def operations_of(work: Callable[[], Any], root: Path, log: Path) -> list[str]:
 
 def _writers() -> list[tuple[Any, str, int]]:
     """Return the functions that write whole files past Python's own: module, name, and which argument is the path."""
-    import safetensors.torch
-    import torch
-
-    return [(safetensors.torch, "serialize_file", 1), (torch, "save", 1)]
+    places = [("safetensors.torch", "serialize_file", 1), ("torch", "save", 1)]
+    return [(sys.modules[module], name, place) for module, name, place in places if module in sys.modules]
 
 
 def _joined(path: Any, folder: int | None) -> Any:

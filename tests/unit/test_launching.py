@@ -13,11 +13,11 @@ from typer.testing import CliRunner
 
 from striate.cli import app
 from striate.errors import ArtifactError
-from striate.runs.lock import hold
+from striate.storage.held_folders import hold
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "accelerate"
 KINDS = {"ddp": "MULTI_GPU", "fsdp2": "FSDP", "zero3": "DEEPSPEED"}
-HOLDER = "import sys, pathlib\nfrom striate.runs.lock import hold\nowner = pathlib.Path\n"
+HOLDER = "import sys, pathlib\nfrom striate.storage.held_folders import hold\nowner = pathlib.Path\n"
 HOLDER += "class Owner: pass\none = Owner(); hold(pathlib.Path(sys.argv[1]), one); print('held', flush=True); input()"
 
 

@@ -5,14 +5,20 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
+import shutil
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
+from fault_kit import FAULTS, Fault, FileOperations, faulty, forked, operations_of
 
 from striate.config import RunConfig, parse_config
 from striate.errors import ArtifactError
 from striate.runs.folder import RunFolder, open_run
+from striate.storage import held_folders
+from striate.storage.atomic import new_folder, write_text
 from striate.storage.fingerprints import fingerprint, fingerprint_of
 
 CONFIG = parse_config({"model": {"path": "m"}, "data": {"train": ["d"]}})
@@ -36,10 +42,10 @@ def opened(path: Path, *overrides: str, overwrite: bool = False) -> RunFolder:
     return open_run(path, config, Said(), command="striate run x", device="cpu", overwrite=overwrite)
 
 
-def run_stage(run: RunFolder, inputs: dict[str, Any], text: str) -> None:
+def run_stage(run: RunFolder, inputs: dict[str, Any], text: str, write: Any = Path.write_text) -> None:
     with run.stage("select", inputs, ["out.txt"]) as stage:
         if stage.stale:
-            (run.path / "out.txt").write_text(text)
+            write(run.path / "out.txt", text)
 
 
 def refused(*arguments: Any, **more: Any) -> str:
@@ -211,7 +217,94 @@ def test_folder_that_can_not_be_written(tmp_path: Path, monkeypatch: pytest.Monk
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     monkeypatch.setattr(Path, "mkdir", denied)
-    assert f"can't write {tmp_path / 'new' / 'config.yaml'}: Permission denied" in refused(tmp_path / "new")
+    assert f"can't write {tmp_path / 'new'}: Permission denied" in refused(tmp_path / "new")
+
+
+def test_of_two_that_begin_one_new_folder_the_second_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "new"
+    with mock.patch("striate.runs.folder.hold", side_effect=lambda *_: opened_elsewhere(path)):
+        assert f"another striate is at work in {path}" in refused(path)
+
+
+def opened_elsewhere(path: Path) -> bool:
+    """Let another process open the folder, as this one is about to, and keep it until this one has tried."""
+    ready, done = os.pipe(), os.pipe()
+    if not (child := os.fork()):
+        with mock.patch("striate.runs.folder.hold", held_folders.hold):
+            held = opened(path)
+        os.write(ready[1], b"x")
+        os.read(done[0], 1)
+        os._exit(int(held.path != path))
+    os.read(ready[0], 1)
+    try:
+        return held_folders.hold(path, held_folders)
+    finally:
+        os.write(done[1], b"x")
+        assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.parametrize("moved", [True, False])
+def test_a_folder_that_is_moved_or_removed_comes_back_no_half(tmp_path: Path, moved: bool) -> None:
+    run = opened(tmp_path / "run")
+    run.path.rename(tmp_path / "elsewhere") if moved else shutil.rmtree(run.path)
+    with pytest.raises(ArtifactError) as caught:
+        run_stage(run, {}, "x", write_text)
+    assert str(caught.value) == (
+        f"{run.path} was moved or removed while striate worked in it\n"
+        "  allowed: a run folder that stays where it is until striate has ended\n"
+        "  next:    move it back and start the same command again, which goes on from the last checkpoint"
+    )
+    with pytest.raises(ArtifactError, match="was moved or removed"), new_folder(run.path / "checkpoint"):
+        pytest.fail("the folder must not be made")
+    assert not run.path.exists()
+
+
+def test_what_a_kill_left_of_the_first_files_is_a_new_folder(tmp_path: Path) -> None:
+    """Earlier versions wrote the config before the record."""
+    run = opened(tmp_path / "run")
+    (run.path / "run.json").unlink()
+    (run.path / ".run.json.0123abcd.partial").write_text("{")
+    del run
+    run = opened(tmp_path / "run", "train.lr=1")
+    assert sorted(path.name for path in run.path.iterdir()) == ["config.yaml", "run.json"]
+
+
+def test_a_config_of_a_persons_own_is_not_written_over(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("model: {path: m}  # mine\ndata: {train: [d]}\n")
+    assert "exists and is no run folder" in refused(tmp_path)
+    assert "mine" in config.read_text()
+
+
+def a_run(path: Path) -> None:
+    """A run of two stages, one of which makes a folder."""
+    run = opened(path)
+    run_stage(run, {}, "x", write_text)
+    with run.stage("prune", {}, ["pruned"]) as stage:
+        if stage.stale:
+            with new_folder(run.path / "pruned") as folder:
+                (folder / "model").write_text("weights")
+
+
+def whole_run(path: Path) -> dict[str, str]:
+    measured = r'"(seconds|peak_memory_gib|finished)": ("[^"]*"|[^,]*)'
+    files = [file for file in path.rglob("*") if file.is_file()]
+    return {str(file.relative_to(path)): re.sub(measured, "", file.read_text()) for file in files}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_at_any_operation_costs_nothing(tmp_path: Path, fault: Fault) -> None:
+    path, log = tmp_path / "run", tmp_path / "log"
+    operations = operations_of(lambda: a_run(path), path, log)
+    whole = whole_run(path)
+    assert len(operations) > 30
+    for at in range(0, len(operations), 2 if fault == "kill" else 5):
+        shutil.rmtree(path)
+        code = faulty(lambda: a_run(path), FileOperations(path, at, fault), log)
+        if code == 1:
+            assert "ArtifactError: can't write" in log.read_text(), operations[at]
+        assert forked(lambda: a_run(path), log) == 0, (operations[at], log.read_text())
+        assert whole_run(path) == whole, operations[at]
 
 
 def test_fingerprint_sees_names_and_contents(tmp_path: Path) -> None:

@@ -65,8 +65,7 @@ def write_card(folder: Path, facts: CardFacts) -> None:
     Raises:
         ArtifactError: the folder can't be written.
     """
-    # The unfinished text stands beside the folder: a kill in between must not leave a file in a finished checkpoint.
-    write_bytes(folder / CARD_FILE, card_text(facts, folder.name, folder).encode(), beside=folder.parent)
+    write_bytes(folder / CARD_FILE, card_text(facts, folder.name, folder).encode())
 
 
 def card_text(facts: CardFacts, folder: str, checkpoint: Path | None = None) -> str:

@@ -1,0 +1,116 @@
+"""Folders that one process at a time works in: held as a run folder is, or for a moment; none is made a second time."""
+
+import os
+import sys
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from striate.errors import ArtifactError
+
+if sys.platform != "win32":
+    import fcntl
+
+Place = tuple[int, int]
+
+
+@dataclass
+class _Held:
+    """A held folder: its path, its open descriptor, and how many owners it has in this process."""
+
+    path: Path
+    descriptor: int
+    owners: int = 0
+
+
+# By device and inode.
+_held: dict[Place, _Held] = {}
+
+
+def hold(folder: Path, owner: Any) -> bool:
+    """Keep the run folder, which exists, for this process as long as `owner` lives; return whether it is its only one.
+
+    The system's own advisory lock on the folder: it leaves no file, and is released however the process ends. Where
+    folders can't be locked (Windows, some network file systems) nothing is held, and False is returned.
+
+    Raises:
+        ArtifactError: another process works in it.
+    """
+    place = _place(folder)
+    if place is None or sys.platform == "win32":
+        return False
+    first = place not in _held
+    if first:
+        try:
+            opened = os.open(folder, os.O_RDONLY)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(opened)
+            if isinstance(error, BlockingIOError):
+                raise _in_use(folder) from None
+            return False
+        _held[place] = _Held(folder.absolute(), opened)
+    _held[place].owners += 1
+    weakref.finalize(owner, _release, place)
+    return first
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Wait until no other process is within such a block of the same folder, which is made; where locks work."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if sys.platform == "win32":
+        yield
+        return
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(opened)
+
+
+def check_held(path: Path) -> None:
+    """Check that the held folder around `path` is still where it was, so that writing there makes no second half of it.
+
+    Raises:
+        ArtifactError: it was moved or removed, or another folder took its place.
+    """
+    whole = path.absolute()
+    for place, held in list(_held.items()):
+        if whole.is_relative_to(held.path) and _place(held.path) != place:
+            raise ArtifactError(
+                f"{held.path} was moved or removed while striate worked in it",
+                "a run folder that stays where it is until striate has ended",
+                "move it back and start the same command again, which goes on from the last checkpoint",
+            )
+
+
+def _place(folder: Path) -> Place | None:
+    try:
+        status = folder.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _release(place: Place) -> None:
+    held = _held[place]
+    held.owners -= 1
+    if not held.owners:
+        os.close(_held.pop(place).descriptor)
+
+
+def _in_use(folder: Path) -> ArtifactError:
+    return ArtifactError(
+        f"another striate is at work in {folder}",
+        "one at a time in a run folder",
+        "wait until it has ended, or choose another --out",
+    )
