@@ -10,9 +10,9 @@ from pathlib import Path
 
 from striate.errors import ArtifactError
 from striate.storage.held_folders import check_held
+from striate.storage.read_files import user_path
 
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.partial", re.DOTALL)
-from striate.storage.read_files import user_path
 
 
 def cache_folder() -> Path:
