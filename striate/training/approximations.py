@@ -82,7 +82,7 @@ def begin_skipping(
 
     Raises:
         TrainingError: the model follows such a rule already, and not this one.
-        ModelError: the rule can't hold for this model.
+        ModelError: the rule can't hold for this model, which is left as it came.
     """
     compute, installed = visual_compute(region, config), skipping_of(model)
     if installed is not None:
@@ -92,7 +92,12 @@ def begin_skipping(
     if compute is None:
         return
     pictured = [sample for sample in samples if sample.images] or samples[:1]
-    check_rule(model, compute, collator(pictured[:1]))
+    try:
+        check_rule(model, compute, collator(pictured[:1]))
+    except Exception:
+        if installed is not None:
+            installed.reinstall()
+        raise
     shift: Shift = installed.shift if installed else {}
     if config.image_shift and not installed:
         chosen = pictured[:: -(-len(pictured) // _SHIFT_SAMPLES)]

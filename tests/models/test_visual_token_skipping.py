@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,12 +15,14 @@ from family_zoo import build_model, model_types
 from torch import Tensor
 
 from striate.artifacts import Region, write_document
+from striate.config import TrainSection
 from striate.errors import ModelError
 from striate.models.structure.anatomy import decoder_layers, find_anatomy
 from striate.models.surgery.remove_layers import remove_layers
 from striate.models.visual_token_skipping.rule import VisualTokenSkipping, load_rule, skipping_of
 from striate.models.visual_token_skipping.rule_check import check_rule, put_back
 from striate.models.visual_token_skipping.visual_compute import VISUAL_COMPUTE_FILE, VisualCompute
+from striate.training import approximations
 
 FAMILIES = ("llava", "qwen2_vl", "qwen2_5_vl", "gemma3", "idefics3", "internvl", "mistral3", "paligemma", "qwen3_vl")
 OTHER_ATTENTION = {"qwen3_5", "lfm3_vl", "llama4", "nemotron_h_omni"}
@@ -290,3 +293,22 @@ def test_a_refused_removal_keeps_the_rule(monkeypatch: pytest.MonkeyPatch) -> No
     rule = skipping_of(model)
     assert rule is not None
     assert rule.compute == compute
+
+
+def test_a_refused_training_keeps_the_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, inputs, compute, _ = build("llava")
+    rule = VisualTokenSkipping(model, compute)
+    config = TrainSection(image_tokens="region", image_also="ids:3")
+
+    def refuse(*_: object) -> None:
+        raise ModelError("refused", "another model", "choose one")
+
+    monkeypatch.setattr(approximations, "check_rule", refuse)
+    sample: Any = SimpleNamespace(images=("1.png",))
+    with torch.no_grad():
+        wanted = model(**inputs).logits
+        with pytest.raises(ModelError, match="refused"):
+            region = Region(layers=(0,), num_layers=compute.num_layers, spec="ids:0")
+            approximations.begin_skipping(model, region, [sample], lambda _: inputs, config)  # type: ignore[arg-type]
+        assert skipping_of(model) is rule
+        assert torch.equal(model(**inputs).logits, wanted)
