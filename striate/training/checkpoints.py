@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from zipfile import BadZipFile, ZipFile
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 
 from striate.errors import ArtifactError, StriateError, TrainingError, first_line
 from striate.storage.atomic import cannot_write, write_text
@@ -90,8 +91,8 @@ class CheckpointStore:
             say(f"training begins anew: {refused.given if refused else ''}")
             self.remove()
             return None
-        for folder, error in damaged.items():
-            say(f"{error.given}: that checkpoint is left out, {found.folder.name} is taken")
+        for folder, reason in damaged.items():
+            say(f"{reason}: that checkpoint is left out, {found.folder.name} is taken")
             shutil.rmtree(folder, ignore_errors=True)
         if changes := self.identity.later_changes(found.progressed):
             say(f"{changes} samples changed that no step has learned from yet")
@@ -142,12 +143,12 @@ class CheckpointStore:
         return dict(sorted(found.items(), reverse=True))
 
     def _cannot_write(self, folder: Path, error: Exception) -> ArtifactError:
-        reason = error if isinstance(error, OSError) else OSError(f"{first_line(error)[:200]} (is the disk full?)")
-        kept = next((f"{one.name} is kept" for one in self._folders().values()), "no checkpoint was written yet")
+        reason = error if isinstance(error, OSError) else OSError(first_line(error)[:200])
+        if isinstance(error, RuntimeError):
+            reason = OSError("torch can't write the whole of a file, which is so when the disk is full")
+        kept = next((f"goes on from {one.name}" for one in self._folders().values()), "begins again")
         plain = cannot_write(folder, reason)
-        return ArtifactError(
-            plain.given, plain.allowed, f"free some space; {kept}, and the same command goes on from there"
-        )
+        return ArtifactError(plain.given, plain.allowed, f"free some space: the same command then {kept}")
 
 
 def remove_checkpoints(work_dir: Path) -> None:
@@ -158,14 +159,14 @@ def remove_checkpoints(work_dir: Path) -> None:
         work_dir.rmdir()
 
 
-def _newest_whole(folders: dict[int, Path], log: Path) -> tuple[Checkpoint | None, dict[Path, StriateError]]:
+def _newest_whole(folders: dict[int, Path], log: Path) -> tuple[Checkpoint | None, dict[Path, str]]:
     """Return the newest whole checkpoint, and why the newer ones are not."""
-    damaged: dict[Path, StriateError] = {}
+    damaged: dict[Path, str] = {}
     for step, folder in folders.items():
         try:
             return _read(folder, step, log), damaged
         except ArtifactError as error:
-            damaged[folder] = error
+            damaged[folder] = error.given.replace(f"{folder.parent}{os.sep}", "")
     return None, damaged
 
 
@@ -181,20 +182,21 @@ def _read(folder: Path, step: int, log: Path) -> Checkpoint:
         rows = parse_rows((folder / LOG).read_text(encoding="utf-8"), folder / LOG, step)
         samples = (folder / SAMPLES).read_text(encoding="ascii").splitlines()
     else:
-        _check_readable(folder)
+        _check_readable(folder, sharded=bool(facts.get("sharding")))
         rows, samples = read_rows(log, step), None
     skipped = frozenset(sample for row in rows for sample in row.get("skipped", ()))
     return Checkpoint(folder, Progressed(step, facts, samples, longest, skipped), rows, proof)
 
 
-def _check_readable(folder: Path) -> None:
+def _check_readable(folder: Path, sharded: bool) -> None:
     """Check what can be checked of a checkpoint that has no digests, since an earlier version made it.
 
     Raises:
         ArtifactError: a file that every checkpoint has is missing, or one can't be read.
     """
     random_states = list(folder.glob("rng_state*")) or [folder / "rng_state.pth"]
-    for file in (folder / WEIGHTS, folder / TRAINER_STATE_NAME, *random_states, *folder.glob("*.pt")):
+    states = folder.glob("*.pt") if sharded else (folder / name for name in (OPTIMIZER_NAME, SCHEDULER_NAME))
+    for file in (folder / WEIGHTS, folder / TRAINER_STATE_NAME, *random_states, *states):
         try:
             if file.suffix == ".safetensors":
                 load_file(str(file))
@@ -203,12 +205,13 @@ def _check_readable(folder: Path) -> None:
             elif ZipFile(file).testzip():
                 raise BadZipFile("its checksum is another")
         except (OSError, ValueError, SafetensorError, BadZipFile) as error:
-            raise ArtifactError(f"{file} can't be read: {first_line(error)[:200]}") from error
+            reason = getattr(error, "strerror", None) or first_line(error)[:200]
+            raise ArtifactError(f"{file} can't be read: {reason}") from error
 
 
-def _none_whole(work_dir: Path, damaged: dict[Path, StriateError]) -> TrainingError:
+def _none_whole(work_dir: Path, damaged: dict[Path, str]) -> TrainingError:
     return TrainingError(
-        f"no checkpoint in {work_dir} is whole: {'; '.join(error.given for error in damaged.values())}",
+        f"no checkpoint in {work_dir} is whole: {'; '.join(damaged.values())}",
         "files as striate wrote them",
         "restore them, or use --overwrite to begin the training anew",
     )
