@@ -307,8 +307,8 @@ def test_a_refused_training_keeps_the_rule(monkeypatch: pytest.MonkeyPatch) -> N
     sample: Any = SimpleNamespace(images=("1.png",))
     with torch.no_grad():
         wanted = model(**inputs).logits
+        region = Region(layers=(0,), num_layers=compute.num_layers, spec="ids:0")
         with pytest.raises(ModelError, match="refused"):
-            region = Region(layers=(0,), num_layers=compute.num_layers, spec="ids:0")
             approximations.begin_skipping(model, region, [sample], lambda _: inputs, config)  # type: ignore[arg-type]
         assert skipping_of(model) is rule
         assert torch.equal(model(**inputs).logits, wanted)
