@@ -9,7 +9,7 @@ import typer
 
 from striate.cli.boundary import guard
 from striate.cli.console import OUT, draw_stack
-from striate.cli.options import Config, Out, Overwrite, Settings, run_stage
+from striate.cli.options import Config, Out, Overwrite, Replace, Settings, run_stage
 from striate.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -25,9 +25,6 @@ Compare = Annotated[
 ]
 Export = Annotated[
     Path | None, typer.Option("--export", metavar="FILE", help="Write all scores to a .csv or .json file.")
-]
-Replace = Annotated[
-    bool, typer.Option("--overwrite", help="Do the stage again if its inputs have changed; replace --export's file.")
 ]
 Beside = Annotated[
     list[str] | None, typer.Option("--beside", metavar="SPEC", help="Draw this region below; may be given again.")

@@ -10,7 +10,7 @@ import typer
 
 from striate.cli.boundary import guard
 from striate.cli.console import ERR, OUT, result_lines
-from striate.cli.options import Config, Out, Overwrite, Settings, run_stage
+from striate.cli.options import Config, Out, Replace, Settings, run_stage
 
 if TYPE_CHECKING:
     from striate.pipeline import Flow
@@ -50,7 +50,7 @@ def evaluate(
     differences: Differences = False,
     export: Export = None,
     settings: Settings = None,
-    overwrite: Overwrite = False,
+    overwrite: Replace = False,
 ) -> None:
     """Ask every model the test packs: eval/."""
 
@@ -63,10 +63,10 @@ def evaluate(
             for line in suite_lines(record):
                 OUT.print(line, soft_wrap=True)
         if differences or export:
-            _show_differences(flow, export)
+            _show_differences(flow, export, overwrite)
 
     with guard(out):
-        _check(gate, export)
+        _check(gate, export, overwrite)
     options = {"gate": gate, "baseline": baseline, "suites": suite or None}
     extra = [f"evaluate.{key}={json.dumps(value)}" for key, value in options.items() if value is not None]
     run_stage(config, out, [*(settings or []), *extra], overwrite, stage)
@@ -103,16 +103,16 @@ def show_gate(out: Path) -> None:
         raise typer.Exit(1)
 
 
-def _check(gate: str | None, export: Path | None) -> None:
+def _check(gate: str | None, export: Path | None, overwrite: bool) -> None:
     """Raise for a gate or a file that would be refused only after everything was asked."""
     if gate:
         from striate.tasks.scoring.gate import parse_gate
 
         parse_gate(gate)
     if export:
-        from striate.tasks.scoring.answer_diff import check_format
+        from striate.tasks.scoring.answer_diff import check_export
 
-        check_format(export)
+        check_export(export, overwrite)
 
 
 def _show_retention(flow: Flow) -> None:
@@ -127,7 +127,7 @@ def _show_retention(flow: Flow) -> None:
         OUT.print(line, soft_wrap=True)
 
 
-def _show_differences(flow: Flow, path: Path | None) -> None:
+def _show_differences(flow: Flow, path: Path | None, overwrite: bool) -> None:
     from striate.cli.views.evaluation_tables import difference_lines
     from striate.pipeline.model_evaluation import read_results
     from striate.tasks.scoring.answer_diff import differing, export
@@ -136,7 +136,7 @@ def _show_differences(flow: Flow, path: Path | None) -> None:
     rows = differing(results, flow.config.evaluate.baseline)
     total = len(results[flow.config.evaluate.baseline][1])
     if path:
-        export(rows, path)
+        export(rows, path, overwrite=overwrite)
         OUT.print(f"{len(rows)} of {total} items in {path}", soft_wrap=True)
         return
     for line in difference_lines(rows, flow.config.evaluate.baseline):

@@ -1,7 +1,5 @@
 """Layer scores as a file for other programs: CSV or JSON, a row per scorer, task, part and layer."""
 
-import csv
-import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, astuple, dataclass, fields
@@ -10,6 +8,7 @@ from pathlib import Path
 from striate.artifacts import LayerScores, Scores
 from striate.errors import ConfigError
 from striate.storage.atomic import write_text
+from striate.storage.tables import check_new_file, csv_text
 
 ALL = "all"
 """The task of scores on all samples, and the part of scores on all kinds of tokens."""
@@ -53,12 +52,7 @@ def check_export(path: Path, overwrite: bool) -> None:
             f"a file that ends in {' or '.join(WRITERS)}",
             f"use for example --export {path.with_suffix('.csv').name if path.name else 'scores.csv'}",
         )
-    if path.is_dir() or (path.exists() and not overwrite):
-        raise ConfigError(
-            f"can't export scores to {path}: it exists already",
-            "a new file",
-            "choose another name" if path.is_dir() else "choose another name, or use --overwrite",
-        )
+    check_new_file(path, overwrite)
 
 
 def tidy_rows(scores: Scores) -> list[ScoreRow]:
@@ -94,11 +88,7 @@ def _bands(entry: LayerScores) -> dict[str, tuple[Sequence[float], Sequence[floa
 
 
 def _csv(scores: Scores) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(astuple(row) for row in tidy_rows(scores))
-    return text.getvalue()
+    return csv_text(COLUMNS, map(astuple, tidy_rows(scores)))
 
 
 def _json(scores: Scores) -> str:

@@ -249,3 +249,23 @@ def test_the_last_of_two_thousand_questions_has_its_own_picture(chromium: Any, l
     assert page.evaluate("document.images.length") == 1
     assert page.evaluate("document.images[0].decode().then(() => document.images[0].naturalWidth)") == 160
     page.close()
+
+
+def test_only_the_pages_own_scripts_run(chromium: Any, page_path: Path, tmp_path: Path) -> None:
+    attack = (
+        "<script>window.got = 'script'</script><img src=x onerror=\"window.got = 'handler'\">"
+        "<base href='https://example.org/'><a id=out href='javascript:window.got=1'>x</a>"
+        "<form id=form action='https://example.org/'></form>"
+    )
+    (tmp_path / "page.html").write_text(page_path.read_text().replace("<main>", f"{attack}<main>"))
+    page, asked = chromium.new_page(), []
+    page.on("request", lambda request: asked.append(request.url) if request.url.startswith("http") else None)
+    page.goto((tmp_path / "page.html").as_uri())
+    page.locator("#out").click()
+    page.evaluate("document.getElementById('form').submit()")
+    page.wait_for_timeout(200)
+    assert page.evaluate("window.got") is None
+    assert page.evaluate("document.baseURI").startswith("file:")
+    assert asked == []
+    assert page.locator("#cards article").count() == 24
+    page.close()

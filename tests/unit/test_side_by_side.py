@@ -79,3 +79,41 @@ def test_tables_read_back(tmp_path: Path) -> None:
 def test_models_must_have_answered_the_same_items() -> None:
     with pytest.raises(ArtifactError, match="'tuned' has no answer to '1' of p"):
         differing({**RESULTS, "tuned": (record("tuned"), TUNED[:-1])}, "start")
+
+
+FORMULAS = ["=1+1", "+cmd|' /C calc'!A0", "-2+3+cmd", "@SUM(A1)", "\t=1", "\r=1", " =1", "＝1"]
+
+
+@pytest.mark.parametrize("text", FORMULAS)
+def test_no_cell_is_a_formula(text: str, tmp_path: Path) -> None:
+    harmful = said("9", text, 0).model_copy(update={"question": text, "expected": (text,), "pack": text, "image": text})
+    export([{text: harmful}], tmp_path / "a.csv")
+    with (tmp_path / "a.csv").open(newline="", encoding="utf-8") as stream:
+        header, row = csv.reader(stream)
+    kept = text.replace("\r", "\n")
+    assert f"'{kept} answer" in header
+    assert row.count(f"'{kept}") == 5
+    assert not [cell for cell in (*header, *row) if cell.lstrip()[:1] in "=+-@＝" and cell]
+
+
+def test_numbers_stay_numbers(tmp_path: Path) -> None:
+    export([{"m": said("9", "-5.5e3", -0.5)}], tmp_path / "a.csv")
+    assert (tmp_path / "a.csv").read_text().endswith(",-5.5e3,-0.5\n")
+
+
+def test_a_file_is_replaced_only_if_asked(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("mine")
+    with pytest.raises(ConfigError, match=r"exists already\n  allowed: a new file\n  next:    .* or use --overwrite"):
+        export([], tmp_path / "a.csv")
+    assert (tmp_path / "a.csv").read_text() == "mine"
+    export([], tmp_path / "a.csv", overwrite=True)
+    assert (tmp_path / "a.csv").read_text() == "pack,task,id\n"
+    with pytest.raises(ConfigError, match="exists already"):
+        export([], tmp_path, overwrite=True)
+
+
+def test_a_carriage_return_begins_no_row(tmp_path: Path) -> None:
+    export([{"m": said("9\r=1+1", "a\r\n=1", 0)}], tmp_path / "a.csv")
+    with (tmp_path / "a.csv").open(newline="", encoding="utf-8") as stream:
+        assert len(list(csv.reader(stream))) == 2
+    assert "\r" not in (tmp_path / "a.csv").read_text()

@@ -1,6 +1,8 @@
 """The HTML page: head, header and footer, in one file without network requests."""
 
+from base64 import b64encode
 from collections.abc import Sequence
+from hashlib import sha256
 from importlib.resources import files
 from urllib.parse import quote
 
@@ -14,9 +16,10 @@ from striate.reporting.sections.gate_table import draw_gate
 from striate.reporting.sections.page_sections import draw_sections
 from striate.reporting.sections.summary import draw_tiles, headline
 
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
-
-
+POLICY = (
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {scripts}; "
+    "base-uri 'none'; form-action 'none'"
+)
 SCRIPTS = ("page", "chooser", "save", "browser")
 
 
@@ -24,19 +27,25 @@ def draw_page(artifacts: RunArtifacts, regions: Sequence[Region] = ()) -> str:
     """Return the whole page as HTML; `regions` of several strategies are shown side by side."""
     title = artifacts.config.report.title if artifacts.config else "striate run"
     style = Html(_data("page.css").replace("/* theme */", theme_css() + "\n" + others_css(artifacts.labels)))
+    code = "\n".join(files("striate.reporting").joinpath("js", f"{name}.js").read_text("utf-8") for name in SCRIPTS)
+    script = tag("script", Html(f'"use strict";\n{code}'))
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
+        tag("meta", http_equiv="Content-Security-Policy", content=POLICY.format(scripts=_hash_of(script))),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("title", title),
         tag("link", rel="icon", href=_icon()),
         tag("style", style),
     )
-    code = "\n".join(files("striate.reporting").joinpath("js", f"{name}.js").read_text("utf-8") for name in SCRIPTS)
-    script = tag("script", Html(f'"use strict";\n{code}'))
     body = tag("body", _header(artifacts, title), tag("main", draw_sections(artifacts, regions)), _footer(), script)
     return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
+
+
+def _hash_of(script: str) -> str:
+    """Return the source by which a policy allows this script element alone."""
+    code = script.removeprefix("<script>").removesuffix("</script>")
+    return f"'sha256-{b64encode(sha256(code.encode()).digest()).decode()}'"
 
 
 def _data(name: str) -> str:

@@ -1,7 +1,5 @@
 """List the items that models answer differently, side by side. No torch."""
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +8,7 @@ from typing import Any
 from striate.artifacts import EvalRecord, Prediction
 from striate.errors import ArtifactError, ConfigError
 from striate.storage.atomic import write_text
+from striate.storage.tables import check_new_file, csv_text
 
 Results = Mapping[str, tuple[EvalRecord, Sequence[Prediction]]]
 FORMATS = (".csv", ".jsonl")
@@ -42,31 +41,30 @@ def differing(results: Results, baseline: str) -> list[dict[str, Prediction]]:
     return rows
 
 
-def export(rows: Sequence[Mapping[str, Prediction]], path: Path) -> None:
+def export(rows: Sequence[Mapping[str, Prediction]], path: Path, *, overwrite: bool = False) -> None:
     """Write the rows of `differing` to `path`: a line an item, each model's answer and score in columns of its own.
 
     Raises:
-        ConfigError: the file is neither .csv nor .jsonl.
+        ConfigError: the file is neither .csv nor .jsonl, or exists and `overwrite` is not given.
         ArtifactError: it can't be written.
     """
-    check_format(path)
+    check_export(path, overwrite)
     flat = [_flat(row) for row in rows]
     if path.suffix == ".jsonl":
         write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in flat))
         return
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, list(flat[0]) if flat else ["pack", "task", "id"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(row | {"expected": " | ".join(row["expected"])} for row in flat)
-    write_text(path, stream.getvalue())
+    header = list(flat[0]) if flat else ["pack", "task", "id"]
+    cells = ((row | {"expected": " | ".join(row["expected"])}).values() for row in flat)
+    write_text(path, csv_text(header, map(tuple, cells)))
 
 
-def check_format(path: Path) -> None:
-    """Return if `path` ends like a format that is written.
+def check_export(path: Path, overwrite: bool) -> None:
+    """Check, before any work, that answers can be written to `path`.
 
     Raises:
-        ConfigError: it does not.
+        ConfigError: it ends like no format that is written, or exists and `overwrite` is not given.
     """
+    check_new_file(path, overwrite)
     if path.suffix not in FORMATS:
         raise ConfigError(f"{path} is no table that is written", " or ".join(FORMATS), "for example answers.csv")
 
