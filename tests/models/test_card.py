@@ -166,6 +166,50 @@ def test_the_licence_is_the_bases_own_where_it_says_so(tmp_path: Path, text: str
     assert found.get("license") == licence
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"---\nlicense: mit\ndate: 2024-02-30\n---\n",
+        b"---\nlicense: " + b"9" * 5000 + b"\n---\n",
+        b"---\n" + b"[" * 100_000 + b"\n---\n",
+        b'---\nlicense: "\\ud83c"\n---\n',
+        b"---\na: !!bool x\n---\n",
+        "---\nlicense: mit\n---\n".encode("utf-16"),
+        b"\xff---",
+    ],
+)
+def test_no_card_of_a_base_costs_a_training(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / CARD_FILE).write_bytes(content)
+    assert license_of(str(tmp_path)) is None
+    assert "license" not in card_text(facts(base=str(tmp_path)), "tuned")
+
+
+def test_names_of_folders_and_values_of_the_config_stay_text(tmp_path: Path) -> None:
+    nasty = "<img src=x onerror=alert(1)> ![a](https://example.org/b.png) `c` \x1b[31m"
+    config = RunConfig.model_validate(
+        {"model": {"path": "m"}, "data": {"train": ["d"]}, "report": {"title": "a\n````\n<script>x</script>"}}
+    )
+    prune = PruneRecord(
+        region=REGION,
+        scorer=nasty,
+        kept=(0, 2, 3),
+        removed=(1,),
+        old_to_new={0: 0, 2: 1, 3: 2},
+        parameters_before=2,
+        parameters_after=1,
+    )
+    text = card_text(facts(base=f"/x/{nasty}", config=config, prune=prune), nasty)
+    body = text.split("---", 2)[2]
+    shown, folded = body.split("<details>")
+    outside = re.sub(r"````python.*?````", "", shown, flags=re.S)
+    assert "<img" not in outside
+    assert "\x1b" not in text
+    assert "![a](" not in re.sub(r"`[^`]*`", "", outside)
+    fence, inside = re.search(r"^(`{4,})yaml\n(.*?)^\1$", folded, re.S | re.M).groups()  # type: ignore[union-attr]
+    assert len(fence) == 5
+    assert "<script>x" in inside
+
+
 def test_a_card_does_not_change_the_fingerprint(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoint"
     write_text(folder / "config.json", "{}")

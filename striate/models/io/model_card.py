@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +12,18 @@ import yaml
 
 from striate.artifacts import Difference, EvalRecord, PruneRecord, Region, TaskScore
 from striate.config import RunConfig, looks_like_hub_id
+from striate.errors import ModelError
 from striate.models.visual_token_skipping.visual_compute import (
     VISUAL_COMPUTE_FILE,
     VisualCompute,
     read_visual_compute,
 )
+from striate.printable import printable
 from striate.storage.atomic import write_bytes
+from striate.storage.read_files import Form, parse_yaml, read_text
 
 CARD_FILE = "README.md"
+BASE_CARD = Form(ModelError, "a model card")
 PIPELINE = "image-text-to-text"
 PERPLEXITY = "perplexity"
 METHODS = {"lora": "LoRA", "qlora": "QLoRA", "full": "full weights"}
@@ -78,7 +83,7 @@ def card_text(facts: CardFacts, folder: str, checkpoint: Path | None = None) -> 
     """
     compute = read_visual_compute(checkpoint) if checkpoint else None
     parts = [
-        f"# {folder}: {_base_name(facts.base)}, {_deed(facts)}",
+        f"# {_plain(folder)}: {_plain(_base_name(facts.base))}, {_deed(facts)}",
         _summary(facts),
         _region(facts),
         _figures(facts),
@@ -94,9 +99,10 @@ def license_of(base: str) -> str | None:
     """Return the licence that the base model's own card names, where there is a card on this disk."""
     path = Path(base) / CARD_FILE
     try:
-        fields = path.read_text(encoding="utf-8").split("---")
-        metadata = yaml.safe_load(fields[1]) if len(fields) > 2 and not fields[0].strip() else None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        fields = read_text(path, BASE_CARD).split("---")
+        metadata = parse_yaml(fields[1], str(path), BASE_CARD) if len(fields) > 2 and not fields[0].strip() else None
+    except ModelError:
+        # A card that nothing depends on: its author's slip must not cost a training.
         return None
     named = metadata.get("license") if isinstance(metadata, dict) else None
     return named if isinstance(named, str) else None
@@ -155,7 +161,7 @@ def _deed(facts: CardFacts) -> str:
 
 
 def _summary(facts: CardFacts) -> str:
-    told = [f"Base model: `{_base_name(facts.base)}`."]
+    told = [f"Base model: `{_code(_base_name(facts.base))}`."]
     if facts.method:
         told.append(f"Visual instruction tuning with {METHODS.get(facts.method, facts.method)}.")
     if facts.trained:
@@ -180,7 +186,7 @@ def _region(facts: CardFacts) -> str:
         for layer in reversed(range(region.num_layers))
     ]
     stack = "\n".join([f"{FENCE}text", "    ↑ output", *rows, "    ↑ input", FENCE])
-    told = f"## Region\n\n`{_plain(region.spec)}`: layers {', '.join(map(str, region.layers)) or 'none'} "
+    told = f"## Region\n\n`{_code(region.spec)}`: layers {', '.join(map(str, region.layers)) or 'none'} "
     return f"{told}of {region.num_layers}, counted from 0.\n\n{stack}{_moves(facts.prune)}"
 
 
@@ -189,7 +195,7 @@ def _moves(prune: PruneRecord | None) -> str:
         return ""
     moved = ", ".join(f"{old}→{new}" for old, new in sorted(prune.old_to_new.items()))
     gone = ", ".join(map(str, prune.removed))
-    return f"\n\nRemoved: layers {gone} (lowest {prune.scorer} outside the region). Old→new: {moved}."
+    return f"\n\nRemoved: layers {gone} (lowest {_plain(prune.scorer)} outside the region). Old→new: {moved}."
 
 
 def _figures(facts: CardFacts) -> str:
@@ -200,7 +206,7 @@ def _figures(facts: CardFacts) -> str:
         "## Evaluation",
         "",
         "Scores in % with 95% bootstrap intervals (perplexity: nats a token, lower is better); retention against "
-        f"{facts.differences[0].baseline if facts.differences else 'a baseline'} on the same items.",
+        f"{_plain(facts.differences[0].baseline) if facts.differences else 'a baseline'} on the same items.",
         "",
         "| task | metric | n | score | 95% interval | retention | 95% interval |",
         "|---|---|---|---|---|---|---|",
@@ -262,7 +268,9 @@ def _config(facts: CardFacts) -> str:
     if facts.config is None:
         return ""
     text = yaml.safe_dump(_without_places(facts.config.model_dump(mode="json")), sort_keys=False, allow_unicode=True)
-    return f"<details><summary>Config of the run</summary>\n\n{FENCE}yaml\n{text}{FENCE}\n\n</details>"
+    # A text of several lines may hold a fence of its own.
+    fence = max([FENCE, *(f"{ticks}`" for ticks in re.findall("`+", text))], key=len)
+    return f"<details><summary>Config of the run</summary>\n\n{fence}yaml\n{text}{fence}\n\n</details>"
 
 
 def _without_places(value: Any) -> Any:
@@ -276,8 +284,14 @@ def _without_places(value: Any) -> Any:
 
 def _on_one_line(text: str) -> str:
     """Return `text` without line breaks: a line of dashes would end the metadata."""
-    return " ".join(text.split())
+    return " ".join(printable(text).split())
+
+
+def _code(text: str) -> str:
+    """Return `text` for a code span."""
+    return _on_one_line(text).replace("|", "\\|").replace("<", "&lt;").replace("`", "'")
 
 
 def _plain(text: str) -> str:
-    return _on_one_line(text).replace("|", "\\|").replace("<", "&lt;").replace("`", "'")
+    """Return `text` as Markdown that shows it and no more: no element, no link and no picture."""
+    return re.sub(r"([\[\]])", r"\\\1", _code(text))
