@@ -30,13 +30,15 @@ class Prediction(Document):
     picture: str = ""
 
     @property
-    def cluster(self) -> str:
-        """What is drawn as one in a bootstrap: the item's picture, or the item itself where it has none."""
-        return self.picture or self.image or f"{self.pack}/{self.id}"
+    def pictures(self) -> tuple[str, ...]:
+        """The item's pictures by content, or the item itself where it has none: items that share one go together."""
+        return tuple(self.picture.split("+")) if self.picture else (self.image or f"{self.pack}/{self.id}",)
 
 
 class TaskScore(Document):
-    """One task's mean score with a 95% bootstrap interval; `unparsed` counts answers that had no readable form.
+    """One task's mean score with a 95% interval; `unparsed` counts answers that had no readable form.
+
+    Without an interval, `no_interval` says why none can hold.
 
     `clusters` counts the pictures (or items without one) that the `n` items come from; `details` holds further figures
     of the metric, such as precision and yes-rate.
@@ -48,8 +50,9 @@ class TaskScore(Document):
     kind: Kind
     n: int
     score: float
-    low: float
-    high: float
+    low: float | None = None
+    high: float | None = None
+    no_interval: str = ""
     unparsed: int = 0
     clusters: int = 0
     details: dict[str, float] = Field(default_factory=dict)
@@ -95,7 +98,11 @@ class AskingFacts(Document):
 
 
 class EvalRecord(Document):
-    """One model's scores on every task (`eval/LABEL.json`)."""
+    """One model's scores on every task (`eval/LABEL.json`).
+
+    `visual` and `text` are the unweighted means over their tasks; `intervals` holds their 95% intervals, by kind, where
+    one can hold.
+    """
 
     version: Literal[1] = 1
     label: str
@@ -109,13 +116,15 @@ class EvalRecord(Document):
     seconds: float
     peak_memory_gib: float
     asking: AskingFacts | None = None
+    intervals: dict[Kind, tuple[float, float]] = Field(default_factory=dict)
 
 
 class Difference(Document):
-    """A paired comparison of a model with the baseline on the same items, with a 95% bootstrap interval.
+    """A paired comparison of a model with the baseline on the same items, with a 95% interval.
 
     Attributes:
-        clusters: how many pictures (or items without one) the `n` items come from; the bootstrap draws these.
+        no_interval: why the difference, or its retention, has no interval, where one is missing.
+        clusters: how many independent pictures (or items without one) the `n` items come from.
         right_to_wrong: items that only the baseline got right; None where scores are graded.
         wrong_to_right: items that only this model got right; None where scores are graded.
         mcnemar_p: two-sided exact p of these two counts (McNemar 1947); None where scores are graded.
@@ -132,8 +141,9 @@ class Difference(Document):
     baseline_score: float
     score: float
     difference: float
-    low: float
-    high: float
+    low: float | None = None
+    high: float | None = None
+    no_interval: str = ""
     retention: float | None
     retention_low: float | None = None
     retention_high: float | None = None
@@ -166,6 +176,7 @@ class GateRow(Document):
         passed: whether the retention reaches the threshold.
         resolvable: whether the whole interval lies on one side of the threshold: the sample is large enough to tell.
         needed_n: items of this kind that would make it so; None where that can't be forecast.
+        no_interval: why there is no interval, where there is none.
     """
 
     condition: str
@@ -180,6 +191,7 @@ class GateRow(Document):
     passed: bool
     resolvable: bool
     needed_n: int | None = None
+    no_interval: str = ""
 
 
 class GateResult(Document):

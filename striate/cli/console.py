@@ -86,9 +86,15 @@ def result_lines(retention: Retention) -> list[str]:
 def _line(row: Difference) -> str:
     if row.metric == "perplexity":
         figures = f"{row.baseline_score:.3f} -> {row.score:.3f} nats a token (lower is better)"
-        change = f"{row.difference:+.3f}, 95% interval {row.low:+.3f} to {row.high:+.3f}"
+        change = f"{row.difference:+.3f}, {_interval(row, 1, 3)}"
     else:
         figures = f"{100 * row.baseline_score:.1f}% -> {100 * row.score:.1f}%"
-        change = f"{100 * row.difference:+.1f} points, 95% interval {100 * row.low:+.1f} to {100 * row.high:+.1f}"
+        change = f"{100 * row.difference:+.1f} points, {_interval(row, 100, 1)}"
     what = f"{row.kind}" if row.pack == "*" else f"{row.kind} ({row.task})"
     return f"{row.label:<7} {what}: {row.baseline} {figures}; {change}, n = {row.n}"
+
+
+def _interval(row: Difference, scale: float, digits: int) -> str:
+    if row.low is None or row.high is None:
+        return f"no 95% interval ({row.no_interval})"
+    return f"95% interval {scale * row.low:+.{digits}f} to {scale * row.high:+.{digits}f}"

@@ -116,14 +116,14 @@ def _check(gate: str | None, export: Path | None, overwrite: bool) -> None:
 
 
 def _show_retention(flow: Flow) -> None:
-    from striate.cli.views.evaluation_tables import retention_tables
+    from striate.cli.views.evaluation_tables import missing_interval_lines, retention_tables
     from striate.pipeline.model_evaluation import read_results
 
     retention = flow.evaluate()
     records = {label: record for label, (record, _) in read_results(flow.out, flow.labels).items()}
     for table in retention_tables(records, retention, OUT.width):
         OUT.print(table)
-    for line in result_lines(retention):
+    for line in [*missing_interval_lines(records, retention), *result_lines(retention)]:
         OUT.print(line, soft_wrap=True)
 
 

@@ -15,7 +15,8 @@ class EvaluateSection(Section):
     tasks.
     `others` names further checkpoints (folders or hub ids) that answer beside the run's own models, such as
     `{tuned all: runs/all/checkpoint}`. `baseline` is the model that all others are compared with. `gate` is what
-    they must retain of it, in %: `visual>=99,text>=99.5`, also of a pack or of PACK/TASK.
+    they must retain of it, in %: `visual>=99,text>=99.5`, also of a pack or of PACK/TASK. `bootstrap` counts the draws
+    behind the intervals of perplexity.
     """
 
     packs: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""Evaluate: ask a model its test packs and score every task, with bootstrap intervals."""
+"""Evaluate: ask a model its test packs and score every task, with 95% intervals."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from striate.storage.fingerprints import fingerprint
 from striate.tasks.inference.ask import ask
 from striate.tasks.inference.reply_journal import Journal
 from striate.tasks.packs.items import Item, Mark, Pack, Reply
-from striate.tasks.scoring.compare import macro_average, task_scores
+from striate.tasks.scoring.compare import macro_average, macro_intervals, task_scores
 from striate.tasks.scoring.mark import check_corpora, mark_all
 
 
@@ -34,7 +34,7 @@ def evaluate(
     journal: Path | None = None,
     journal_key: str = "",
 ) -> tuple[EvalRecord, list[Prediction]]:
-    """Return the model's score on every task with its 95% bootstrap interval, and its answer to every item.
+    """Return the model's score on every task with its 95% interval, and its answer to every item.
 
     Answers don't depend on the size of batches, and the model is left as it was. A task is a pack's items of one task
     name, metric and kind; `visual` and `text` are the unweighted means over their tasks, perplexity apart. With a
@@ -46,9 +46,9 @@ def evaluate(
         packs: the test packs, as `read_pack` reads them; `config.limit` is `read_pack`'s and has been applied there.
         label: `start`, `tuned`, `pruned`, or another name of this model in the run.
         model_name: where the model comes from.
-        config: `max_new_tokens` and the number of bootstrap samples.
+        config: `max_new_tokens`, and the draws behind the intervals of perplexity.
         machine: `eval_batch` and `eval_tokens`, the most rows and tokens that run side by side; the largest picture.
-        seed: of the bootstrap.
+        seed: of these draws.
         size_bytes: the model's size on disk, kept in the record.
         progress: where to say how far it is.
         journal: file for the replies meanwhile; the caller deletes it when the result is written.
@@ -76,7 +76,8 @@ def evaluate(
         )
     predictions = _predictions(items, asked.replies)
     tasks = tuple(task_scores(predictions, config.bootstrap, seed))
-    return _record(model, tasks, asked.stats, label=label, model_name=model_name, size_bytes=size_bytes), predictions
+    record = _record(model, tasks, asked.stats, label=label, model_name=model_name, size_bytes=size_bytes)
+    return record.model_copy(update={"intervals": macro_intervals(predictions)}), predictions
 
 
 def _all_items(packs: Sequence[Pack]) -> list[Item]:

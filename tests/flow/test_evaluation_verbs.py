@@ -36,7 +36,7 @@ def test_other_checkpoints_a_gate_and_where_answers_differ(run_yaml: Path, other
     assert "visual, mean of tasks" in shown.stdout
     retention = json.loads((out / "eval" / "retention.json").read_text())
     assert {row["label"] for row in retention["rows"]} == {"second", "same"}
-    assert "bootstrap over pictures" in retention["interval"]
+    assert "over pictures (items without one singly)" in retention["interval"]
     assert not list((out / "eval").glob("*.replies.jsonl"))
     assert json.loads((out / "eval" / "second.json").read_text())["asking"]["items"] == 12
     assert not (out / "eval" / "gate.json").exists()

@@ -125,7 +125,7 @@ def test_retention_table_holds_every_row(page: Page, run: Path) -> None:
         if row.retention is not None:
             assert f"{row.retention:.1f}% ({row.retention_low:.1f} to {row.retention_high:.1f})" in page.text
     assert "+33.1 points" in page.text
-    assert "2000 paired bootstrap repetitions" in page.text
+    assert "on the same items, paired, a picture with all of its questions." in page.text
 
 
 def test_training_shows_components_proof_and_curve(html: str, page: Page) -> None:

@@ -28,15 +28,17 @@ from striate.artifacts import (
     write_document,
 )
 from striate.config import dump_config, load_config
+from striate.reporting.charts.bars import Row, draw_bars
 from striate.reporting.charts.drawing.svg import NARROW, WIDE
 from striate.reporting.charts.retention_bars import draw_retention_bars, retained_rows
-from striate.reporting.charts.scatter import COSTS, items_per_second, points_of
+from striate.reporting.charts.scatter import COSTS, draw_scatter, items_per_second, points_of
 from striate.reporting.data.correctness import Example, examples_of
 from striate.reporting.data.examples import choose
 from striate.reporting.data.run_artifacts import gather
 from striate.reporting.html.thumbnails import Album, longest_side, thumbnail
 from striate.reporting.sections.changes import p_value
 from striate.reporting.sections.gate_table import draw_gate
+from striate.reporting.sections.retention import draw_retention
 from striate.stages.report import report
 from striate.storage.atomic import write_text
 
@@ -141,10 +143,34 @@ def record(label: str, scores: list[float], size: int = 2**30, seconds: float = 
     )
 
 
-def test_points_are_means_with_the_interval_of_a_mean_of_independent_tasks() -> None:
-    (point,) = points_of([record("tuned", [0.4, 0.6, 0.5, 0.7])], "visual", COSTS[0])
+def test_points_are_means_with_the_records_own_interval() -> None:
+    tuned = record("tuned", [0.4, 0.6, 0.5, 0.7]).model_copy(update={"intervals": {"visual": (0.51, 0.6)}})
+    (point,) = points_of([tuned], "visual", COSTS[0])
     assert (point.cost, point.score) == (7.0, pytest.approx(55.0))
-    assert point.high - point.score == pytest.approx(100 * 0.0392 / 2)
+    assert point.ends == pytest.approx((51, 60))
+
+
+def test_points_without_an_interval_have_no_whisker_and_say_so() -> None:
+    points = points_of([record("start", [0.4]), record("tuned", [0.5])], "visual", COSTS[0])
+    assert [point.ends for point in points] == [(40, 40), (50, 50)]
+    drawn = "".join(draw_scatter(points, "visual", COSTS[0], WIDE)[1])
+    assert "start: 40.0%, no 95% interval: too few pictures, or an older run; 7 parameters" in drawn
+    assert "whisker" not in drawn
+
+
+def test_a_missing_interval_is_told_wherever_it_would_stand() -> None:
+    why = {"low": None, "high": None, "no_interval": "3 independent pictures are too few"}
+    task = record("tuned", [0.4]).tasks[0].model_copy(update=why)
+    drawn = "".join(draw_bars([Row("p", "t0", "exact", {"tuned": task})], WIDE)[1])
+    assert "tuned: 40.0%, no 95% interval: 3 independent pictures are too few, n = 50" in drawn
+    row = kept("tuned", "x", 80).model_copy(update={**why, "retention_low": None, "retention_high": None})
+    assert "no 95% interval: 3 independent pictures are too few" in "".join(draw_retention_bars([row], WIDE)[1])
+    table = draw_retention([row])
+    assert "none: 3 independent pictures are too few" in table
+    assert "80.0%" in table
+
+
+def test_other_points_lack_tasks_or_cost() -> None:
     assert points_of([record("tuned", [0.4])], "text", COSTS[0]) == []
     assert points_of([record("tuned", [0.4], size=0)], "visual", COSTS[1]) == []
     assert items_per_second(record("tuned", [0.4, 0.5])) == pytest.approx(10.5)
@@ -157,7 +183,7 @@ def test_scatter_tells_every_model(html: str) -> None:
     assert len(titles) == 6
     for label in LABELS:
         assert trade.count(f"<title>{label}: ") == 12
-    assert "tuned: 61.4%, 95% interval 58.5 to 64.3; 255.1 parameters, in millions" in trade
+    assert "tuned: 61.4%, 95% interval 58.4 to 63.4; 255.1 parameters, in millions" in trade
 
 
 def test_changes_come_with_mcnemars_p(html: str) -> None:

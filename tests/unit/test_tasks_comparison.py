@@ -8,7 +8,7 @@ import pytest
 
 from striate.artifacts import EvalRecord, Prediction
 from striate.errors import ArtifactError
-from striate.tasks.scoring.compare import compare_predictions, macro_average, task_scores
+from striate.tasks.scoring.compare import compare_predictions, macro_average, macro_intervals, task_scores
 
 
 def answer(name: str, score: float, task: str = "count", metric: str = "exact", **fields: object) -> Prediction:
@@ -67,14 +67,22 @@ def test_task_scores_by_hand() -> None:
         ("book", "perplexity", "text", 2, 0),
     ]
     assert [row.score for row in scores] == pytest.approx([2 / 3, 0.5, 1, 2.5])
-    assert all(row.low <= row.score <= row.high for row in scores)
+    assert [row.no_interval for row in scores] == [
+        "3 independent pictures are too few",
+        "one picture shows no spread",
+        "one picture shows no spread",
+        "2 independent texts are too few",
+    ]
+    assert all((row.low, row.high) == (None, None) for row in scores)
 
 
 @pytest.mark.parametrize("score", [0.0, 1.0])
 def test_scores_without_spread_have_an_interval_all_the_same(score: float) -> None:
     (task,) = task_scores([answer(str(place), score) for place in range(20)], repetitions=200, seed=0)
+    assert task.low is not None
+    assert task.high is not None
     # The exact interval (Clopper-Pearson) of 20 of 20 begins at 0.025 ** (1 / 20).
-    assert task.high - task.low == pytest.approx(1 - 0.025 ** (1 / 20), abs=0.01)
+    assert task.high - task.low == pytest.approx(1 - 0.025 ** (1 / 20), abs=0.035)
     assert task.low <= score <= task.high
     assert min(task.low, 1 - task.high) >= 0
 
@@ -82,7 +90,7 @@ def test_scores_without_spread_have_an_interval_all_the_same(score: float) -> No
 def test_nats_have_no_bounds_and_get_no_such_interval() -> None:
     read = [answer(str(place), 2.0, "book", "perplexity") for place in range(20)]
     (task,) = task_scores(read, repetitions=200, seed=0)
-    assert (task.low, task.high) == (2.0, 2.0)
+    assert (task.low, task.high, task.no_interval) == (None, None, "no text differs from the others")
 
 
 def test_macro_averages_weigh_tasks_alike_and_leave_perplexity_out() -> None:
@@ -112,16 +120,14 @@ def test_comparisons_by_hand() -> None:
     count, read, arc, book, visual, text = rows
     assert (count.baseline_score, count.score) == pytest.approx((2 / 3, 1 / 3))
     assert count.difference == pytest.approx(-1 / 3)
-    assert count.low <= count.difference <= count.high
     assert count.retention == pytest.approx(50)
-    # One item shows no spread: up to 97.5% of others may have changed.
-    assert (read.difference, read.low, read.high, read.retention) == pytest.approx((0.5, -0.475, 1, 200))
-    assert (arc.difference, arc.retention, arc.retention_low, arc.retention_high) == pytest.approx((0, 100, 2.5, 197.5))
+    assert (read.difference, read.low, read.high, read.retention) == pytest.approx((0.5, None, None, 200))
+    assert (arc.difference, arc.retention, arc.retention_low, arc.retention_high) == pytest.approx((0, 100, None, None))
+    assert visual.no_interval == "a task with one picture shows no spread"
     assert (count.right_to_wrong, count.wrong_to_right, count.mcnemar_p, count.clusters) == (1, 0, 1.0, 3)
     assert (read.right_to_wrong, read.wrong_to_right, read.mcnemar_p) == (None, None, None)
     assert (book.right_to_wrong, visual.right_to_wrong, text.right_to_wrong) == (None, None, 0)
-    assert count.resolvable is not None
-    assert count.resolvable > 0.5
+    assert count.resolvable is None
     assert book.difference == pytest.approx(0.25)
     assert book.retention == pytest.approx(100 * math.exp(-0.25))
     assert visual.baseline_score == pytest.approx((2 / 3 + 1 / 2) / 2)
@@ -131,13 +137,20 @@ def test_comparisons_by_hand() -> None:
 
 
 def test_a_model_against_itself_keeps_everything_as_far_as_the_sample_can_tell() -> None:
-    for row in compare_predictions((record("start"), START), (record("start"), START), 200, 0):
+    items = [
+        item.model_copy(update={"id": f"{item.id}{place}", "image": item.image and f"{place}{item.image}"})
+        for place in range(12)
+        for item in START
+    ]
+    for row in compare_predictions((record("start"), items), (record("start"), items), 200, 0):
         assert row.difference == 0
         assert row.retention == pytest.approx(100)
         if row.metric == "perplexity":
-            assert (row.low, row.high) == (0, 0)
+            assert (row.low, row.no_interval) == (None, "no text differs from the others")
         else:
-            assert row.low == -row.high < 0
+            assert row.high is not None
+            assert row.low == pytest.approx(-row.high)
+            assert 0 < row.high < 0.3
             assert row.resolvable == row.high
 
 
@@ -148,6 +161,22 @@ def test_items_of_one_picture_are_one_cluster_also_across_tasks() -> None:
     rows = compare_predictions((record("start"), start), (record("tuned"), tuned), 200, 0)
     assert [(row.task, row.n, row.clusters) for row in rows] == [("x", 2, 2), ("y", 1, 1), ("visual", 3, 2)]
     assert [(score.n, score.clusters) for score in task_scores(start, 200, 0)] == [(2, 2), (1, 1)]
+
+
+def test_items_that_show_two_pictures_go_with_the_items_of_either() -> None:
+    start = [answer("a", 1, picture="p1+p2"), answer("b", 0, picture="p2"), answer("c", 1, picture="p3")]
+    rows = compare_predictions((record("start"), start), (record("tuned"), start), 200, 0)
+    assert [(row.n, row.clusters) for row in rows] == [(3, 2), (3, 2)]
+
+
+def test_macro_averages_have_an_interval_over_the_pictures_of_all_tasks() -> None:
+    apart = [answer(f"{task}{place}", place % 2, task) for task in "xy" for place in range(40)]
+    same = [item.model_copy(update={"picture": item.id[1:]}) for item in apart]
+    low, high = macro_intervals(apart)["visual"]
+    wide_low, wide_high = macro_intervals(same)["visual"]
+    assert low < 0.5 < high
+    assert wide_high - wide_low == pytest.approx(math.sqrt(2) * (high - low), rel=0.05)
+    assert macro_intervals(START) == {}
 
 
 def test_perplexity_alone_has_no_macro_row() -> None:

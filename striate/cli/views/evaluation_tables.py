@@ -4,7 +4,17 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from rich.table import Table
 
-from striate.artifacts import Difference, EvalRecord, GateResult, GateRow, Prediction, Retention, SuiteRecord, TaskScore
+from striate.artifacts import (
+    Difference,
+    EvalRecord,
+    GateResult,
+    GateRow,
+    Kind,
+    Prediction,
+    Retention,
+    SuiteRecord,
+    TaskScore,
+)
 from striate.tasks.scoring.answer_diff import change
 from striate.tasks.scoring.compare import MACRO
 
@@ -80,6 +90,8 @@ def _error(figures: dict[str, float], name: str) -> str:
 def _telling(row: GateRow) -> str:
     if row.resolvable:
         return f"yes, n = {row.n:,}"
+    if row.low is None or row.high is None:
+        return f"no: {row.no_interval}"
     needed = "" if row.needed_n is None else f"; about {row.needed_n:,} items would"
     return f"no: {row.threshold:g}% lies inside the 95% interval of n = {row.n:,}{needed}"
 
@@ -97,9 +109,9 @@ def _table(
     for score in records[baseline].tasks:
         cells = [_cell(_task(records[label], score), rows.get((label, *_key(score)))) for label in labels]
         table.add_row(f"{score.pack}/{score.task} ({score.metric})", f"{score.n:,}", *cells)
-    averages = {(row.task, row.n) for row in rows.values() if row.pack == MACRO}
+    averages = {(row.kind, row.n) for row in rows.values() if row.pack == MACRO}
     for kind, n in sorted(averages, reverse=True):
-        cells = [_average(getattr(records[label], kind), label, kind, rows) for label in labels]
+        cells = [_average(records[label], kind, rows) for label in labels]
         table.add_row(f"{kind}, mean of tasks", f"{n:,}", *cells, style="bold")
     return table
 
@@ -112,13 +124,15 @@ def _cell(score: TaskScore | None, row: Difference | None) -> str:
     if score is None:
         return "-"
     if score.metric == "perplexity":
-        return f"{score.score:.3f} [{score.low:.3f}, {score.high:.3f}]{_kept(row)}"
-    return f"{100 * score.score:.1f}{_span(100 * score.low, 100 * score.high, 1)}{_kept(row)}"
+        return f"{score.score:.3f}{_span(score.low, score.high, 3)}{_kept(row)}"
+    return f"{100 * score.score:.1f}{_span(score.low, score.high, 1, 100)}{_kept(row)}"
 
 
-def _average(value: float | None, label: str, kind: str, rows: Mapping[tuple[str, ...], Difference]) -> str:
-    row = next((row for row in rows.values() if (row.label, row.pack, row.task) == (label, MACRO, kind)), None)
-    return "-" if value is None else f"{100 * value:.1f}{_kept(row)}"
+def _average(record: EvalRecord, kind: Kind, rows: Mapping[tuple[str, ...], Difference]) -> str:
+    row = next((row for row in rows.values() if (row.label, row.pack, row.task) == (record.label, MACRO, kind)), None)
+    value = record.visual if kind == "visual" else record.text
+    low, high = record.intervals.get(kind, (None, None))
+    return "-" if value is None else f"{100 * value:.1f}{_span(low, high, 1, 100)}{_kept(row)}"
 
 
 def _kept(row: Difference | None) -> str:
@@ -129,8 +143,19 @@ def _kept(row: Difference | None) -> str:
     )
 
 
-def _span(low: float | None, high: float | None, digits: int) -> str:
-    return "" if low is None or high is None else f" [{low:.{digits}f}, {high:.{digits}f}]"
+def _span(low: float | None, high: float | None, digits: int, scale: float = 1) -> str:
+    return "" if low is None or high is None else f" [{scale * low:.{digits}f}, {scale * high:.{digits}f}]"
+
+
+def missing_interval_lines(records: Mapping[str, EvalRecord], retention: Retention) -> list[str]:
+    """Return why intervals are missing, a line a reason, with the tasks that lack one."""
+    rows: list[TaskScore | Difference] = [score for record in records.values() for score in record.tasks]
+    tasks: dict[str, dict[str, None]] = {}
+    for row in [*rows, *retention.rows]:
+        if row.no_interval:
+            name = row.kind if row.pack == MACRO else f"{row.pack}/{row.task}"
+            tasks.setdefault(row.no_interval, {})[name] = None
+    return [f"no 95% interval of {', '.join(names)}: {reason}" for reason, names in tasks.items()]
 
 
 def _key(row: TaskScore | Difference) -> Key:

@@ -143,10 +143,14 @@ def _results(record: EvalRecord | None) -> list[Any]:
             dataset_config=_on_one_line(task.task),
             metric_type=task.metric,
             metric_value=round(task.score, 4),
-            metric_name=f"{task.metric}, n = {task.n}, 95% interval {task.low:.4f} to {task.high:.4f}",
+            metric_name=f"{task.metric}, n = {task.n}{_named_interval(task)}",
         )
         for task in (record.tasks if record else ())
     ]
+
+
+def _named_interval(task: TaskScore) -> str:
+    return "" if task.low is None or task.high is None else f", 95% interval {task.low:.4f} to {task.high:.4f}"
 
 
 def _base_name(base: str) -> str:
@@ -205,7 +209,7 @@ def _figures(facts: CardFacts) -> str:
     lines = [
         "## Evaluation",
         "",
-        "Scores in % with 95% bootstrap intervals (perplexity: nats a token, lower is better); retention against "
+        "Scores in % with 95% intervals (perplexity: nats a token, lower is better); retention against "
         f"{_plain(facts.differences[0].baseline) if facts.differences else 'a baseline'} on the same items.",
         "",
         "| task | metric | n | score | 95% interval | retention | 95% interval |",
@@ -218,8 +222,10 @@ def _figures(facts: CardFacts) -> str:
 
 def _row(task: TaskScore, row: Difference | None) -> str:
     scale, digits = (1.0, 3) if task.metric == PERPLEXITY else (100.0, 1)
-    score, low, high = (f"{scale * value:.{digits}f}" for value in (task.score, task.low, task.high))
-    cells = [f"{task.pack}: {task.task}", task.metric, str(task.n), score, f"{low} to {high}", *_retention(row)]
+    score = f"{scale * task.score:.{digits}f}"
+    ends = [f"{scale * end:.{digits}f}" for end in (task.low, task.high) if end is not None]
+    told = " to ".join(ends) or f"none: {task.no_interval}"
+    cells = [f"{task.pack}: {task.task}", task.metric, str(task.n), score, told, *_retention(row)]
     return f"| {' | '.join(map(_plain, cells))} |"
 
 
@@ -232,7 +238,7 @@ def _retention(row: Difference | None) -> Sequence[str]:
     if row is None or row.retention is None:
         return "", ""
     if row.retention_low is None or row.retention_high is None:
-        return f"{row.retention:.1f}%", ""
+        return f"{row.retention:.1f}%", f"none: {row.no_interval}"
     return f"{row.retention:.1f}%", f"{row.retention_low:.1f} to {row.retention_high:.1f}"
 
 

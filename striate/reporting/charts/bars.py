@@ -10,7 +10,7 @@ from striate.reporting.charts.drawing.svg import WIDE, line, rect, text
 from striate.reporting.data.run_artifacts import RunArtifacts
 from striate.reporting.html.markup import Html, tag
 from striate.reporting.html.model_names import model_class
-from striate.reporting.html.wording import amount, score, score_span, shorten, words
+from striate.reporting.html.wording import amount, interval, score, score_span, shorten, words
 
 BAR, PITCH, SPACE = 9.0, 12.0, 13.0
 VALUE_ROOM = 52.0
@@ -50,7 +50,7 @@ def draw_bars(rows: Sequence[Row], width: float) -> tuple[float, list[Html]]:
     """Return height and shapes of the bars of `rows` at `width`; perplexity gets its own axis."""
     left = 236.0 if width >= WIDE else 0.0
     top, unit = (24.0 if left else 28.0), rows[0].metric == "perplexity"
-    highest = max(entry.high for row in rows for entry in row.scores.values()) if unit else 1.0
+    highest = max(_end(entry) for row in rows for entry in row.scores.values()) if unit else 1.0
     scale = (width - left - VALUE_ROOM) / (highest or 1.0)
     shapes: list[Html] = []
     y = top + 4
@@ -100,16 +100,21 @@ def _task(row: Row, y: float, left: float, scale: float, width: float) -> list[H
     return [*heads, *bars]
 
 
+def _end(entry: TaskScore) -> float:
+    """Return how far to the right the bar and its whisker reach."""
+    return entry.score if entry.high is None else entry.high
+
+
 def _bar(label: str, entry: TaskScore, y: float, left: float, scale: float) -> Html:
-    low, high, middle = left + entry.low * scale, left + entry.high * scale, y + BAR / 2
-    interval = score_span(entry.low, entry.high, entry.metric)
+    high, middle = left + _end(entry) * scale, y + BAR / 2
+    span = score_span(entry.low, entry.high, entry.metric)
     unread = f", {amount(entry.unparsed, 'answer')} not readable" if entry.unparsed else ""
-    tip = f"{label}: {score(entry.score, entry.metric)}, 95% interval {interval}, n = {entry.n}{unread}"
-    whisker = [
-        line(low, middle, high, middle),
-        line(low, middle - 2.5, low, middle + 2.5),
-        line(high, middle - 2.5, high, middle + 2.5),
-    ]
+    told = interval(span, entry.no_interval)
+    tip = f"{label}: {score(entry.score, entry.metric)}, {told}, n = {entry.n}{unread}"
+    ends = [left + edge * scale for edge in (entry.low, entry.high) if edge is not None]
+    whisker = [line(end, middle - 2.5, end, middle + 2.5) for end in ends]
+    if ends:
+        whisker.append(line(ends[0], middle, ends[-1], middle))
     value = f"{entry.score:.3f}" if entry.metric == "perplexity" else f"{100 * entry.score:.1f}"
     return tag(
         "g",

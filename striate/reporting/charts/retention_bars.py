@@ -8,7 +8,7 @@ from striate.reporting.charts.bars import BAR, PITCH, task_name
 from striate.reporting.charts.drawing.svg import WIDE, line, rect, text
 from striate.reporting.html.markup import Html, tag
 from striate.reporting.html.model_names import model_class, place_of
-from striate.reporting.html.wording import sample, shorten
+from striate.reporting.html.wording import interval, sample, shorten
 
 LEFT, VALUE_ROOM, SPACE = 236.0, 58.0, 14.0
 LEAST_REACH, MOST_REACH = 120.0, 250.0
@@ -81,11 +81,11 @@ def _row(rows: Sequence[Difference], y: float, left: float, scale: float, reach:
 def _bar(row: Difference, y: float, left: float, scale: float, reach: float) -> Html:
     value, kind = row.retention or 0.0, model_class(row.label)
     low, high = row.retention_low, row.retention_high
-    tip = f"{row.label} keeps {value:.1f}% of {row.baseline}"
+    span = "" if low is None or high is None else f"{low:.1f} to {high:.1f}"
+    tip = f"{row.label} keeps {value:.1f}% of {row.baseline}, {interval(span, row.no_interval)}"
     whisker = None
     end = min(value, reach)
     if low is not None and high is not None:
-        tip += f", 95% interval {low:.1f} to {high:.1f}"
         ends = [left + min(max(edge, 0.0), reach) * scale for edge in (low, high)]
         whisker = tag("g", line(ends[0], y + BAR / 2, ends[1], y + BAR / 2), class_="whisker")
         end = max(end, min(high, reach))

@@ -1,30 +1,33 @@
 """Scatter plot of size or speed against quality: one point a model, with its 95% interval."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from striate.artifacts import EvalRecord
+from striate.artifacts import EvalRecord, Kind
 from striate.reporting.charts.bands import LEFT
 from striate.reporting.charts.drawing.axes import marks_between, tick_label
 from striate.reporting.charts.drawing.svg import WIDE, line, text
 from striate.reporting.html.markup import Html, tag
 from striate.reporting.html.model_names import model_class
-from striate.reporting.html.wording import MINUS
+from striate.reporting.html.wording import interval
 
 HEIGHT, TOP, RIGHT = 250.0, 14.0, 20.0
-NORMAL_95 = 1.959964
 
 
 @dataclass(frozen=True)
 class ModelPoint:
-    """One model: its cost, its mean score with a 95% interval, in percent."""
+    """One model: its cost, its mean score with a 95% interval, in percent; `low` and `high` are None without one."""
 
     label: str
     cost: float
     score: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """How far down and up the point reaches."""
+        return self.score if self.low is None else self.low, self.score if self.high is None else self.high
 
 
 @dataclass(frozen=True)
@@ -50,11 +53,10 @@ def items_per_second(record: EvalRecord) -> float:
     return sum(task.n for task in record.tasks) / record.seconds if record.seconds else 0.0
 
 
-def points_of(records: Sequence[EvalRecord], kind: str, cost: Cost) -> list[ModelPoint]:
+def points_of(records: Sequence[EvalRecord], kind: Kind, cost: Cost) -> list[ModelPoint]:
     """Return a point for each model that has tasks of `kind` and a known cost.
 
-    The score is the unweighted mean of the tasks' scores, without perplexity; its interval comes from those of the
-    tasks, taken as independent: they are asked on different items.
+    The score is the unweighted mean of the tasks' scores, without perplexity; its interval is the record's.
     """
     points = []
     for record in records:
@@ -62,16 +64,15 @@ def points_of(records: Sequence[EvalRecord], kind: str, cost: Cost) -> list[Mode
         if not tasks or cost.of(record) <= 0:
             continue
         mean = sum(task.score for task in tasks) / len(tasks)
-        errors = [(task.high - task.low) / (2 * NORMAL_95) for task in tasks]
-        half = NORMAL_95 * math.sqrt(sum(error**2 for error in errors)) / len(tasks)
-        points.append(ModelPoint(record.label, cost.of(record), 100 * mean, 100 * (mean - half), 100 * (mean + half)))
+        low, high = (None if end is None else 100 * end for end in record.intervals.get(kind, (None, None)))
+        points.append(ModelPoint(record.label, cost.of(record), 100 * mean, low, high))
     return points
 
 
 def draw_scatter(points: Sequence[ModelPoint], kind: str, cost: Cost, width: float) -> tuple[float, list[Html]]:
     """Return height and shapes of the scatter at `width`."""
     left, right = _span([point.cost for point in points])
-    low, high = _span([edge for point in points for edge in (point.low, point.high)])
+    low, high = _span([edge for point in points for edge in point.ends])
 
     def x(value: float) -> float:
         return LEFT + (value - left) / (right - left) * (width - LEFT - RIGHT)
@@ -95,15 +96,20 @@ def draw_scatter(points: Sequence[ModelPoint], kind: str, cost: Cost, width: flo
 
 def _point(point: ModelPoint, cost: Cost, x: float, y: Callable[[float], float], width: float) -> Html:
     tip = (
-        f"{point.label}: {point.score:.1f}%, 95% interval {point.low:.1f} to {point.high:.1f}; "
+        f"{point.label}: {point.score:.1f}%, {interval(_reach(point), 'too few pictures, or an older run')}; "
         f"{tick_label(float(f'{point.cost:.4g}'))} {cost.title}"
     )
     near_edge = x > width - 90
     kind = f"head {model_class(point.label)}{' end' if near_edge else ''}"
     name = text(x + (-10 if near_edge else 10), y(point.score) - 7, point.label, class_=kind)
-    whisker = tag("g", line(x, y(point.low), x, y(point.high)), class_="whisker")
+    low, high = point.ends
+    whisker = tag("g", line(x, y(low), x, y(high)), class_="whisker") if _reach(point) else None
     dot = tag("circle", tag("title", tip), cx=x, cy=y(point.score), r=6.0, class_=f"bar {model_class(point.label)}")
     return tag("g", whisker, dot, name)
+
+
+def _reach(point: ModelPoint) -> str:
+    return "" if point.low is None or point.high is None else f"{point.low:.1f} to {point.high:.1f}"
 
 
 def _span(values: Sequence[float]) -> tuple[float, float]:
@@ -116,5 +122,5 @@ def caption(cost: Cost) -> str:
     better = "right" if cost.name == "speed" else "left"
     return (
         f"Unweighted mean of the tasks' scores; better is up and to the {better}. "
-        f"Intervals are {MINUS}/+ 1.96 standard errors, from those of the tasks."
+        "Whiskers are 95% intervals over pictures, all tasks together."
     )

@@ -84,4 +84,4 @@ def _stripes(artifacts: RunArtifacts) -> Html | None:
 
 
 def _footer() -> Html:
-    return tag("footer", "Intervals are 95% bootstrap intervals over test items or samples. Layers are counted from 0.")
+    return tag("footer", "Intervals are 95% intervals, over pictures or samples. Layers are counted from 0.")

@@ -23,8 +23,15 @@ def points(difference: float, metric: str = "") -> str:
     return f"{signed(difference, 3)} nats" if metric == "perplexity" else f"{signed(100 * difference)} points"
 
 
-def span(low: float, high: float, metric: str = "") -> str:
-    """Return the interval of a difference as `+4.0 to +8.2`."""
+def interval(span_text: str, why_none: str) -> str:
+    """Return `95% interval +4.0 to +8.2`, or that there is none and why."""
+    return f"95% interval {span_text}" if span_text else f"no 95% interval: {why_none or 'it was not measured'}"
+
+
+def span(low: float | None, high: float | None, metric: str = "") -> str:
+    """Return the interval of a difference as `+4.0 to +8.2`; nothing where there is none."""
+    if low is None or high is None:
+        return ""
     scale, digits = (1.0, 3) if metric == "perplexity" else (100.0, 1)
     return f"{signed(scale * low, digits)} to {signed(scale * high, digits)}"
 
@@ -34,8 +41,10 @@ def score(value: float, metric: str = "") -> str:
     return f"{value:.3f} nats" if metric == "perplexity" else percent(value)
 
 
-def score_span(low: float, high: float, metric: str = "") -> str:
-    """Return the interval of a score, without its unit."""
+def score_span(low: float | None, high: float | None, metric: str = "") -> str:
+    """Return the interval of a score, without its unit; nothing where there is none."""
+    if low is None or high is None:
+        return ""
     if metric == "perplexity":
         return f"{low:.3f} to {high:.3f}"
     return f"{100 * low:.1f} to {100 * high:.1f}"

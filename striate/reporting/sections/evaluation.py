@@ -49,7 +49,7 @@ def comparison(artifacts: RunArtifacts, retention: Retention) -> Child:
     """Return what each model keeps of the baseline: bars, what changed, and the table."""
     base, rows = retention.baseline, retained_rows(retention.rows)
     about = (
-        f"Every model against {base} on the same items, {retention.repetitions} paired bootstrap repetitions. "
+        f"Every model against {base} on the same items, paired, a picture with all of its questions. "
         "Rows over all tasks are unweighted means of the task scores; n counts test items. "
         f"Retention is the score over that of {base}; for perplexity, e to the power of nats saved. "
     )

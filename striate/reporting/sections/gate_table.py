@@ -2,7 +2,7 @@
 
 from striate.artifacts import GateResult, GateRow
 from striate.reporting.html.markup import Html, tag
-from striate.reporting.html.wording import count, sample
+from striate.reporting.html.wording import count, interval, sample
 
 
 def draw_gate(gate: GateResult | None) -> Html | None:
@@ -24,8 +24,8 @@ def _row(row: GateRow) -> list[Html]:
 def _kept(row: GateRow) -> str:
     if row.retention is None:
         return "no retention: the baseline scores nothing"
-    interval = f", 95% interval {row.low:.1f} to {row.high:.1f}" if row.low is not None and row.high is not None else ""
-    return f"keeps {row.retention:.1f}%{interval}, {sample(row.n)}"
+    ends = f"{row.low:.1f} to {row.high:.1f}" if row.low is not None and row.high is not None else ""
+    return f"keeps {row.retention:.1f}%, {interval(ends, row.no_interval)}, {sample(row.n)}"
 
 
 def _told(row: GateRow) -> str:

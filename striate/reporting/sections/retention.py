@@ -9,7 +9,7 @@ from striate.reporting.data.run_artifacts import RunArtifacts
 from striate.reporting.html.markup import Html, tag
 from striate.reporting.html.model_names import model_class, model_name, place_of
 from striate.reporting.html.tables import Cell, figures, table
-from striate.reporting.html.wording import count, percent, points, score, span, words
+from striate.reporting.html.wording import count, interval, percent, points, score, span, words
 
 FOREST = 150.0
 MOST_OPEN = 16
@@ -39,7 +39,9 @@ def _order(row: Difference) -> tuple[bool, bool, str, str, str, int]:
 
 
 def _table(rows: Sequence[Difference]) -> Html:
-    widest = max((abs(edge) for row in rows if row.metric != "perplexity" for edge in (row.low, row.high)), default=0.0)
+    shares = [row for row in rows if row.metric != "perplexity"]
+    ends = [end for row in shares for end in (row.low, row.difference, row.high) if end is not None]
+    widest = max(map(abs, ends), default=0.0)
     heads = ["task", "model", "n", "baseline", "score", "difference", "95% interval", "", "retention"]
     return table(heads, [_cells(row, widest) for row in rows])
 
@@ -51,7 +53,7 @@ def _cells(row: Difference, widest: float) -> list[Cell]:
         Cell(name + lower, head=True),
         Cell(model_name(row.label)),
         *figures(count(row.n), score(row.baseline_score, row.metric), score(row.score, row.metric)),
-        *figures(points(row.difference, row.metric), span(row.low, row.high, row.metric)),
+        *figures(points(row.difference, row.metric), span(row.low, row.high, row.metric) or f"none: {row.no_interval}"),
         Cell(forest(row, widest) if row.metric != "perplexity" else None, wide_only=True),
         Cell(_retained(row), right=True),
     ]
@@ -68,12 +70,13 @@ def _retained(row: Difference) -> str:
 def forest(row: Difference, widest: float) -> Html:
     """Return the difference as a point with its interval about zero; `widest` is the scale of the table."""
     scale = (FOREST / 2 - 6) / (widest or 1.0)
-    low, mid, high = (FOREST / 2 + scale * value for value in (row.low, row.difference, row.high))
+    ends = [row.difference if edge is None else edge for edge in (row.low, row.high)]
+    low, mid, high = (FOREST / 2 + scale * value for value in (ends[0], row.difference, ends[1]))
     shapes = [
         line(FOREST / 2, 0, FOREST / 2, 18, class_="axis"),
         rect(low, 8, max(1.5, high - low), 2, class_=f"bar {model_class(row.label)}"),
         tag("circle", cx=mid, cy=9.0, r=3.6, class_=f"bar {model_class(row.label)}"),
-        title(f"{points(row.difference)}, 95% interval {span(row.low, row.high)}"),
+        title(f"{points(row.difference)}, {interval(span(row.low, row.high), row.no_interval)}"),
     ]
     label = f"{words(row.task)}: {points(row.difference)}"
     return tag("svg", shapes, viewBox=f"0 0 {FOREST:.0f} 18", class_="forest", role="img", aria_label=label)

@@ -3,7 +3,7 @@
 from striate.artifacts import Difference
 from striate.reporting.data.run_artifacts import RunArtifacts
 from striate.reporting.html.markup import Child, Html, tag
-from striate.reporting.html.wording import amount, count, percent, points, sample, score, span, words
+from striate.reporting.html.wording import amount, count, interval, percent, points, sample, score, span, words
 from striate.reporting.sections.retention import overall
 
 
@@ -19,7 +19,16 @@ def headline(artifacts: RunArtifacts) -> Html:
 
 
 def _change(row: Difference) -> str:
-    return f" ({points(row.difference)}, 95% interval {span(row.low, row.high)}, {sample(row.n)})"
+    return f" ({points(row.difference)}, {_interval(row)}, {sample(row.n)})"
+
+
+def _interval(row: Difference) -> str:
+    return interval(span(row.low, row.high, row.metric), row.no_interval)
+
+
+def _unchanged(row: Difference) -> bool:
+    """Return whether the interval of the difference holds nought."""
+    return row.low is not None and row.high is not None and row.low <= 0 <= row.high
 
 
 def _main(artifacts: RunArtifacts, kind: str) -> Difference | None:
@@ -35,8 +44,8 @@ def _visual(artifacts: RunArtifacts) -> Child:
     if artifacts.region:
         subject = f"Tuning {len(artifacts.region)} of {amount(artifacts.region.num_layers, 'layer')}"
     values = tag("b", f"{score(row.baseline_score)} to {score(row.score)}")
-    verb = "leaves the visual score at" if row.low <= 0 <= row.high else "takes the visual score from"
-    if row.low <= 0 <= row.high:
+    verb = "leaves the visual score at" if _unchanged(row) else "takes the visual score from"
+    if _unchanged(row):
         values = tag("b", f"{score(row.score)}, start {score(row.baseline_score)}")
     return [f"{subject} {verb} ", values, tag("span", _change(row), class_="interval")]
 
@@ -45,8 +54,11 @@ def _text(artifacts: RunArtifacts) -> Child:
     row = _main(artifacts, "text")
     if not row:
         return _perplexity(artifacts)
-    unchanged = row.low <= 0 <= row.high
-    verdict = "text shows no measurable change" if unchanged else f"text {'gains' if row.difference > 0 else 'loses'}"
+    verdict = f"text {'gains' if row.difference > 0 else 'loses'}"
+    if row.low is None:
+        verdict = f"text goes from {score(row.baseline_score)} to {score(row.score)}"
+    elif _unchanged(row):
+        verdict = "text shows no measurable change"
     return [tag("b", verdict), tag("span", _change(row), class_="interval")]
 
 
@@ -57,9 +69,7 @@ def _perplexity(artifacts: RunArtifacts) -> Child:
     if len(rows) != 1:
         return None
     (row,) = rows
-    change = (
-        f"{points(row.difference, row.metric)}, lower is better, 95% interval {span(row.low, row.high, row.metric)}"
-    )
+    change = f"{points(row.difference, row.metric)}, lower is better, {_interval(row)}"
     values = tag("b", f"{row.baseline_score:.3f} to {row.score:.3f} nats a token")
     return ["text goes from ", values, tag("span", f" ({change}, {sample(row.n)})", class_="interval")]
 
@@ -69,9 +79,7 @@ def _pruned(artifacts: RunArtifacts) -> Child:
     if not row:
         return None
     subject = f"with {amount(len(artifacts.removed), 'layer')} removed" if artifacts.prune else "pruned"
-    against = (
-        f"{points(row.difference)} against {row.baseline}, 95% interval {span(row.low, row.high)}, {sample(row.n)}"
-    )
+    against = f"{points(row.difference)} against {row.baseline}, {_interval(row)}, {sample(row.n)}"
     return [
         f"{subject} the visual score is ",
         tag("b", score(row.score)),
@@ -138,10 +146,9 @@ def _score_tile(kind: str, label: str, row: Difference) -> list[Html]:
 
 
 def _retention_note(row: Difference) -> str:
-    interval = ""
-    if row.retention_low is not None and row.retention_high is not None:
-        interval = f"95% interval {row.retention_low:.1f} to {row.retention_high:.1f}, "
-    return f"{interval}{sample(row.n)}"
+    low, high = row.retention_low, row.retention_high
+    kept = "" if low is None or high is None else f"{low:.1f} to {high:.1f}"
+    return f"{interval(kept, row.no_interval)}, {sample(row.n)}"
 
 
 def _size_tiles(artifacts: RunArtifacts) -> list[Html]:

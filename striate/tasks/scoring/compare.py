@@ -1,5 +1,6 @@
 """Compute task scores, macro averages, and paired comparisons with a baseline. No torch."""
 
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -8,23 +9,23 @@ from striate.artifacts import Difference, EvalRecord, Kind, Prediction, TaskScor
 from striate.errors import ArtifactError
 from striate.tasks.metrics import METRICS
 from striate.tasks.packs.items import Item
-from striate.tasks.scoring.bootstrap import Paired, macro_replicates
+from striate.tasks.scoring.bootstrap import bootstrap_t
 from striate.tasks.scoring.intervals import (
-    bootstrap_interval,
+    Interval,
     changed_answers,
     difference_interval,
-    difference_of,
-    hidden_change,
     mcnemar,
-    mean_of,
-    perplexity_retention,
     resolvable_difference,
-    retention_of,
+    retention_interval,
+    share_interval,
 )
+from striate.tasks.scoring.paired_scores import Paired
+from striate.tasks.scoring.picture_sample import PictureSample
 
 TaskKey = tuple[str, str, str, Kind]
 MACRO = "*"
 MACRO_METRIC = "mean"
+MOST_NATS = 700.0
 KINDS: tuple[Kind, ...] = ("visual", "text")
 
 
@@ -54,7 +55,7 @@ def by_task(predictions: Iterable[Prediction]) -> dict[TaskKey, list[Prediction]
 
 
 def task_scores(predictions: Sequence[Prediction], repetitions: int, seed: int) -> list[TaskScore]:
-    """Return each task's weighted mean score with its 95% bootstrap interval."""
+    """Return each task's weighted mean score with its 95% interval."""
     return [_task_score(key, group, repetitions, seed) for key, group in by_task(predictions).items()]
 
 
@@ -65,6 +66,20 @@ def macro_average(scores: Sequence[TaskScore], kind: Kind) -> float | None:
     """
     values = [score.score for score in scores if score.kind == kind and METRICS.get(score.metric).higher_is_better]
     return float(np.mean(values)) if values else None
+
+
+def macro_intervals(predictions: Sequence[Prediction]) -> dict[Kind, tuple[float, float]]:
+    """Return the 95% interval of each kind's `macro_average`, over pictures of all tasks, where one can hold."""
+    found = {}
+    tasks = by_task(predictions)
+    for kind in KINDS:
+        pairs = [_alone(tasks[key]) for key in in_scope(tasks, (MACRO, kind))]
+        if pairs:
+            sample, top = _sample(pairs)
+            interval = share_interval(sample).scaled(top)
+            if interval.low is not None and interval.high is not None:
+                found[kind] = interval.low, interval.high
+    return found
 
 
 def compare_predictions(
@@ -79,8 +94,8 @@ def compare_predictions(
     averages in a macro row, whose `n` counts items. For perplexity, in nats a token, a positive difference is worse,
     and retention is `100 * exp(baseline - other)`; it has rows of its own and is in no macro row.
 
-    Items that share a picture are drawn together, since they are right and wrong together (Cameron, Gelbach and Miller
-    2008, Review of Economics and Statistics 90, 414-427): intervals are over pictures.
+    Items that share a picture count as one observation, in all tasks together, since they are right and wrong together
+    (Cameron, Gelbach and Miller 2008, Review of Economics and Statistics 90, 414-427): intervals are over pictures.
 
     Raises:
         ArtifactError: the two did not answer the same items.
@@ -119,29 +134,44 @@ def compare_scope(
 
 def _task_score(key: TaskKey, group: Sequence[Prediction], repetitions: int, seed: int) -> TaskScore:
     pack, task, metric, kind = key
-    scores, weights = [item.score for item in group], [item.weight for item in group]
-    clusters = [item.cluster for item in group]
-    kind_of_score = METRICS.get(metric)
-    bounded = kind_of_score.higher_is_better and _within_one(Paired.of(scores, scores))
-    low, high = bootstrap_interval(scores, weights, repetitions, seed, clusters, bounded)
+    pair, kind_of_score = _alone(group), METRICS.get(metric)
+    sample, top = _sample([pair])
+    found = (
+        share_interval(sample).scaled(top) if kind_of_score.higher_is_better else nats_interval(pair, repetitions, seed)
+    )
     return TaskScore(
         pack=pack,
         task=task,
         metric=metric,
         kind=kind,
         n=len(group),
-        score=float(np.average(scores, weights=weights)),
-        low=low,
-        high=high,
+        score=float(pair.means[1]),
+        low=found.low,
+        high=found.high,
+        no_interval=found.why_none,
         unparsed=sum(item.unparsed for item in group),
-        clusters=len(set(clusters)),
+        clusters=sample.pictures,
         details=kind_of_score.details(group),
     )
 
 
-def _within_one(pair: Paired) -> bool:
-    """Return whether all scores lie between 0 and 1; a metric such as CIDEr goes further."""
-    return bool(all(((part >= 0) & (part <= 1)).all() for part in (pair.baseline, pair.other)))
+def _alone(group: Sequence[Prediction]) -> Paired:
+    """Return one model's scores, in the place of both."""
+    scores = [item.score for item in group]
+    return Paired.of(scores, scores, [item.weight for item in group], [item.pictures for item in group])
+
+
+def _sample(pairs: Sequence[Paired]) -> tuple[PictureSample, float]:
+    """Return the sample of scores between 0 and 1, and what they were divided by: 1 unless a metric goes further."""
+    top = max(1.0, *(float(max(pair.baseline.max(), pair.other.max())) for pair in pairs))
+    within = [Paired(pair.baseline / top, pair.other / top, pair.weights, pair.pictures) for pair in pairs]
+    return PictureSample.of(within), top
+
+
+def nats_interval(pair: Paired, repetitions: int, seed: int, *, paired: bool = False) -> Interval:
+    """Return the interval of the mean of scores without bounds, or of their difference from the baseline's."""
+    values = pair.other - pair.baseline if paired else pair.other
+    return bootstrap_t(values, pair.weights, pair.pictures, repetitions, seed)
 
 
 def _paired_tasks(
@@ -163,7 +193,7 @@ def _paired_tasks(
             [item.score for item in group],
             [others[*key, item.id].score for item in group],
             [item.weight for item in group],
-            [item.cluster for item in group],
+            [item.pictures for item in group],
         )
         for key, group in by_task(baseline[1]).items()
     }
@@ -178,18 +208,21 @@ def compare_pairs(
         labels: of the model, and of the baseline.
         key: pack, task, metric and kind of the row.
         pairs: both models' scores, one entry a task.
-        repetitions: bootstrap samples.
-        seed: of the bootstrap.
+        repetitions: draws of the bootstrap, of perplexity's interval.
+        seed: of the draws.
     """
     pack, task, metric, kind = key
-    means, replicates = mean_of(pairs), macro_replicates(pairs, repetitions, seed)
-    ratio = metric == MACRO_METRIC or METRICS.get(metric).higher_is_better
-    hidden = hidden_change(pairs, replicates, ratio and all(_within_one(pair) for pair in pairs))
-    low, high = difference_interval(replicates, hidden)
-    retention, lowest, highest = (
-        retention_of(means, replicates, hidden) if ratio else perplexity_retention(means, replicates)
-    )
-    changed = changed_answers(pairs) if ratio else None
+    sample, top = _sample(pairs)
+    baseline, score = (float(mean) * top for mean in sample.means)
+    if metric == MACRO_METRIC or METRICS.get(metric).higher_is_better:
+        found, changed = difference_interval(sample), changed_answers(pairs)
+        # Where nothing changed, no error is seen: the interval's own end is what can be told.
+        resolvable = None if found.high is None else resolvable_difference(sample) or found.high
+        difference, kept = found.scaled(top), retention_interval(sample)
+        retention = 100 * score / baseline if baseline else None
+    else:
+        difference, changed, resolvable = nats_interval(pairs[0], repetitions, seed, paired=True), None, None
+        kept, retention = _likelihood_kept(difference), 100 * math.exp(min(baseline - score, MOST_NATS))
     return Difference(
         label=labels[0],
         baseline=labels[1],
@@ -198,17 +231,26 @@ def compare_pairs(
         kind=kind,
         metric=metric,
         n=sum(len(pair.baseline) for pair in pairs),
-        baseline_score=float(means[0]),
-        score=float(means[1]),
-        difference=difference_of(means),
-        low=low,
-        high=high,
+        baseline_score=baseline,
+        score=score,
+        difference=score - baseline,
+        low=difference.low,
+        high=difference.high,
+        no_interval=difference.why_none or kept.why_none,
         retention=retention,
-        retention_low=lowest,
-        retention_high=highest,
-        clusters=replicates.clusters,
+        retention_low=kept.low,
+        retention_high=kept.high,
+        clusters=sample.pictures,
         right_to_wrong=changed[0] if changed else None,
         wrong_to_right=changed[1] if changed else None,
         mcnemar_p=mcnemar(*changed) if changed else None,
-        resolvable=resolvable_difference(replicates, hidden),
+        resolvable=None if resolvable is None else resolvable * top,
     )
+
+
+def _likelihood_kept(nats: Interval) -> Interval:
+    """Return the interval of 100 * exp(baseline - other), in %, from that of the difference in nats a token."""
+    if nats.low is None or nats.high is None:
+        return nats
+    low, high = (100 * math.exp(min(-end, MOST_NATS)) for end in (nats.high, nats.low))
+    return Interval(low, high)

@@ -95,8 +95,8 @@ def hold_against(
         gate: the conditions, as `parse_gate` reads them.
         baseline: label of the model that is held against.
         results: each model's record and predictions, by label.
-        repetitions: bootstrap samples.
-        seed: of the bootstrap.
+        repetitions: draws of the bootstrap, of perplexity's interval.
+        seed: of the draws.
         only: labels to hold against the conditions that name no model; all but the baseline if left out.
 
     Raises:
@@ -152,6 +152,7 @@ def _row(condition: Condition, difference: Difference) -> GateRow:
         passed=passed,
         resolvable=resolvable,
         needed_n=_needed(least, difference),
+        no_interval=difference.no_interval,
     )
 
 

@@ -1,110 +1,98 @@
-"""Bootstrap intervals of means, paired differences and retention; McNemar's test. NumPy only.
+"""95% intervals of shares, paired differences and retention that hold for rare changes; McNemar's test.
 
-Intervals are percentiles of a bootstrap over pictures (items without a picture stand for themselves), moved out for
-small samples; see `tasks.scoring.bootstrap`. Where no item changed at all, a bootstrap knows no spread: the interval
-is then what an exact binomial bound allows (Clopper and Pearson 1934), `1 - 0.025^(1/n)` for n clusters.
+Scores between 0 and 1 have score intervals, at the number of independent items that the sample of pictures is worth.
+Where there are too few pictures for any interval to hold, there is none, and it says why.
 """
 
 import math
 from collections.abc import Sequence
-from statistics import NormalDist
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-from striate.tasks.scoring.bootstrap import CONFIDENCE, Floats, Paired, Replicates, macro_replicates
+from striate.tasks.scoring.paired_scores import Paired
+from striate.tasks.scoring.picture_sample import NORMAL, PictureSample
+from striate.tasks.scoring.score_tests import Shares, crossing, difference_statistic, ratio_statistic
 
-METHOD = "95%, bootstrap over pictures (items without one singly), expanded percentile"
-POWER = 0.8
-MOST_UNBOUNDED = (1 - CONFIDENCE) / 2
+METHOD = (
+    "95%, over pictures (items without one singly): score intervals at the pictures' effective number; "
+    "of perplexity, bootstrap-t over pictures"
+)
+POWER_NORMAL = 0.8416212335729143
+NO_BASELINE = "the baseline scores nothing"
+WEAK_BASELINE = "the baseline's score can't be told from 0"
 
 
-def bootstrap_interval(
-    scores: ArrayLike,
-    weights: ArrayLike | None = None,
-    repetitions: int = 2000,
-    seed: int = 0,
-    clusters: Sequence[str] | None = None,
-    bounded: bool = False,
-) -> tuple[float, float]:
-    """Return the 95% interval (low, high) of the weighted mean of `scores` (n,).
+@dataclass(frozen=True)
+class Interval:
+    """The ends of a 95% interval; without any, `why_none` says why no interval can hold."""
 
-    With `bounded`, scores lie between 0 and 1, and so does the interval; equal scores then have an interval too.
+    low: float | None = None
+    high: float | None = None
+    why_none: str = ""
+
+    def scaled(self, factor: float) -> "Interval":
+        """Return the interval of `factor` times as much, `factor` positive."""
+        if self.low is None or self.high is None:
+            return self
+        return Interval(self.low * factor, self.high * factor)
+
+
+def share_interval(sample: PictureSample, model: int = 1) -> Interval:
+    """Return the interval of a mean score between 0 and 1: of the other model, or of the baseline (`model` 0).
+
+    Agresti and Coull 1998 (The American Statistician 52, 119-126) at the sample's effective size.
     """
-    pair = Paired.of(scores, scores, weights, clusters)
-    replicates = macro_replicates([pair], repetitions, seed)
-    low, high = _quantiles(replicates.values[:, 0], replicates.tail)
-    if not bounded:
-        return low, high
-    spread = replicates.unseen if replicates.single or np.ptp(pair.baseline) == 0 else 0.0
-    return max(0.0, low - spread), min(1.0, high + spread)
+    if sample.why_none:
+        return Interval(why_none=sample.why_none)
+    share, reach = float(sample.means[model]), sample.critical
+    size = sample.size(share * (1 - share), float(sample.covariance[model, model])) + reach**2
+    centre = (share * (size - reach**2) + reach**2 / 2) / size
+    half = reach * math.sqrt(centre * (1 - centre) / size)
+    return Interval(max(0.0, centre - half), min(1.0, centre + half))
 
 
-def mean_of(pairs: Sequence[Paired]) -> Floats:
-    """Return the unweighted average over tasks of the two models' task means, (2,): baseline, other."""
-    return np.mean([pair.means for pair in pairs], axis=0)
+def difference_interval(sample: PictureSample) -> Interval:
+    """Return the interval of other - baseline, scores between 0 and 1: Tango's score interval (1998)."""
+    if sample.why_none:
+        return Interval(why_none=sample.why_none)
+    shares, reach = _difference_shares(sample), sample.critical
+    difference = shares.gained - shares.lost
+    # Turned round, a difference is one of the same kind: what was lost is gained.
+    turned = Shares(shares.size, shares.both, shares.lost, shares.gained)
+    return Interval(
+        -crossing(lambda value: difference_statistic(turned, value) + reach, -difference, 1.0),
+        crossing(lambda value: difference_statistic(shares, value) + reach, difference, 1.0),
+    )
 
 
-def difference_of(means: Floats) -> float:
-    """Return other - baseline of `means` (2,)."""
-    return float(means[1] - means[0])
+def retention_interval(sample: PictureSample) -> Interval:
+    """Return the interval of 100 * other / baseline, scores between 0 and 1: the score interval of a paired ratio.
 
-
-def hidden_change(pairs: Sequence[Paired], replicates: Replicates, bounded: bool = True) -> float:
-    """Return how far the true difference may lie from one that shows no spread; 0 where spread was seen.
-
-    None is seen when no item changed, or when there is but one picture. Only scores between 0 and 1 (`bounded`) have
-    such a bound.
+    There is none where the baseline's score can't be told from 0: the ratio has then no upper bound (Fieller 1954).
     """
-    unseen = replicates.single or all(np.ptp(pair.other - pair.baseline) == 0 for pair in pairs)
-    return replicates.unseen if bounded and unseen else 0.0
+    baseline, other = (float(mean) for mean in sample.means)
+    if baseline == 0 or sample.why_none:
+        return Interval(why_none=NO_BASELINE if baseline == 0 else sample.why_none)
+    ratio, reach = other / baseline, sample.critical
+    both = max(0.0, baseline - sample.lost)
+    spread = both * (1 - ratio) ** 2 + sample.lost * ratio**2 + sample.gained
+    shares = Shares(sample.size(spread, sample.variance(-ratio, 1)), both, sample.gained, sample.lost)
+    if not share_interval(sample, 0).low:
+        return Interval(why_none=WEAK_BASELINE)
+    # On a scale where the ratio r lies at r / (1 + r), so that a bisection reaches both ends alike.
+    place = ratio / (1 + ratio)
+    low = 1 - crossing(lambda value: reach - ratio_statistic(shares, _odds(1 - value)), 1 - place, 1.0)
+    high = crossing(lambda value: ratio_statistic(shares, _odds(value)) + reach, place, 1.0)
+    return Interval(100 * _odds(low), 100 * _odds(high))
 
 
-def difference_interval(replicates: Replicates, hidden: float = 0.0) -> tuple[float, float]:
-    """Return the 95% interval of other - baseline; with `hidden`, wider by it on both sides, within -1 and 1."""
-    low, high = _quantiles(replicates.values[:, 1] - replicates.values[:, 0], replicates.tail)
-    return (max(-1.0, low - hidden), min(1.0, high + hidden)) if hidden else (low, high)
-
-
-def resolvable_difference(replicates: Replicates, hidden: float = 0.0) -> float:
+def resolvable_difference(sample: PictureSample) -> float:
     """Return the minimal detectable difference: the smallest true one that such a sample detects with 80% power.
 
-    `(z_0.975 + z_0.8)` standard errors (Cohen 1988, chapter 2), the error from the bootstrap's spread; `hidden` where
-    that is nought.
+    `(z_0.975 + z_0.8)` standard errors (Cohen 1988, chapter 2).
     """
-    normal = NormalDist()
-    error = float(np.std(replicates.values[:, 1] - replicates.values[:, 0])) * replicates.inflation
-    return max(hidden, (normal.inv_cdf((1 + CONFIDENCE) / 2) + normal.inv_cdf(POWER)) * error)
-
-
-def retention_of(
-    means: Floats, replicates: Replicates, hidden: float = 0.0
-) -> tuple[float | None, float | None, float | None]:
-    """Return 100 * other / baseline in % and its 95% interval, each None where it does not exist.
-
-    There is no retention of a baseline score of 0. There is no interval either when more than 2.5% of the bootstrap
-    samples have a baseline of 0: the ratio has then no upper bound (Fieller 1954).
-    """
-    if means[0] == 0:
-        return None, None, None
-    retention = float(100 * means[1] / means[0])
-    values = replicates.values
-    usable = values[values[:, 0] != 0]
-    if len(usable) < len(values) * (1 - MOST_UNBOUNDED):
-        return retention, None, None
-    low, high = _quantiles(100 * usable[:, 1] / usable[:, 0], replicates.tail)
-    wider = 100 * hidden / float(means[0])
-    return retention, max(0.0, low - wider), high + wider
-
-
-def perplexity_retention(means: Floats, replicates: Replicates) -> tuple[float, float, float]:
-    """Return 100 * exp(baseline - other) in % and its 95% interval, from means in nats a token.
-
-    It is the ratio of the baseline's perplexity to the other model's: below 100% the text became less likely.
-    """
-    values = replicates.values
-    low, high = _quantiles(100 * np.exp(values[:, 0] - values[:, 1]), replicates.tail)
-    return float(100 * np.exp(means[0] - means[1])), low, high
+    return (NORMAL + POWER_NORMAL) * math.sqrt(sample.variance(-1, 1))
 
 
 def changed_answers(pairs: Sequence[Paired]) -> tuple[int, int] | None:
@@ -128,6 +116,11 @@ def mcnemar(right_to_wrong: int, wrong_to_right: int) -> float:
     return min(1.0, 2 * math.fsum(math.exp(value - changed * math.log(2)) for value in logs))
 
 
-def _quantiles(values: Floats, tail: float) -> tuple[float, float]:
-    low, high = np.quantile(values, [tail, 1 - tail])
-    return float(low), float(high)
+def _difference_shares(sample: PictureSample) -> Shares:
+    gained, lost = sample.gained, sample.lost
+    spread = gained + lost - (gained - lost) ** 2
+    return Shares(sample.size(spread, sample.variance(-1, 1)), float(sample.means[0]) - lost, gained, lost)
+
+
+def _odds(share: float) -> float:
+    return share / (1 - share) if share < 1 else math.inf
