@@ -10,6 +10,7 @@ from striate.data.rows import Row
 from striate.data.samples import PLACEHOLDER, Message, Role, Sample
 from striate.errors import DataError, did_you_mean
 from striate.printable import shown
+from striate.storage.inside import inside
 from striate.storage.read_files import Form
 
 ROLES: dict[str, Role] = {
@@ -28,7 +29,6 @@ class ImageFolder:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._real = folder.resolve()
         self._found: dict[str, Path] = {}
 
     def find(self, name: str, place: str) -> Path:
@@ -42,13 +42,12 @@ class ImageFolder:
         return self._found[name]
 
     def _look(self, name: str, place: str) -> Path:
-        inside = f"a path inside {self.folder}, relative to it or to {self.folder / 'images'}"
-        for candidate in (self.folder / name, self.folder / "images" / name):
-            if not candidate.resolve().is_relative_to(self._real):
-                raise DataError(f"{place}: picture {name!r} leaves the data folder", inside, "copy it into the folder")
+        for parts in ((name,), ("images", name)):
+            candidate = inside(self.folder, *parts, what=f"{place}: picture", kind="data folder")
             if candidate.is_file():
                 return candidate
-        raise DataError(f"{place}: no picture {name!r}", inside, "check the name, or remove the sample")
+        allowed = f"a file inside {self.folder}, named relative to it or to {self.folder / 'images'}"
+        raise DataError(f"{place}: no picture {shown(name)}", allowed, "check the name, or remove the sample")
 
 
 def parse_sample(record: Any, place: str, default_id: str, folder: ImageFolder) -> Sample:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from striate.data.pictures import ORDINARY, PictureLimits
 from striate.reporting.charts.bars import task_name
 from striate.reporting.data.correctness import Example, examples_of
 from striate.reporting.data.examples import choose
@@ -63,8 +64,10 @@ def draw_browser(artifacts: RunArtifacts) -> Html | None:
 
 def _album(artifacts: RunArtifacts, shown: Sequence[Example]) -> Album:
     pictures = {(example.first.image, example.first.pack) for example in shown if example.first.image}
-    packs = artifacts.config.evaluate.packs if artifacts.config else ()
-    return Album(artifacts.run, packs, longest_side(len(pictures)))
+    config = artifacts.config
+    packs = config.evaluate.packs if config else ()
+    limits = PictureLimits.of(config.machine) if config else ORDINARY
+    return Album(artifacts.run, packs, longest_side(len(pictures)), limits)
 
 
 def _baseline(artifacts: RunArtifacts, labels: Sequence[str]) -> str:
@@ -92,7 +95,7 @@ def _record(example: Example, album: Album) -> dict[str, Any]:
     record = {
         "t": task_name(first.pack, first.task),
         "q": shorten(first.question.replace("<image>", "").strip(), LONGEST_QUESTION),
-        "p": album.add(first.image, first.pack) if first.image else None,
+        "p": album.add(first.image, first.pack, first.picture.partition("+")[0]) if first.image else None,
         "gone": bool(first.image) or None,
         "e": [shorten(text, LONGEST_ANSWER) for text in first.expected],
         "a": [shorten(answer.answer.strip(), LONGEST_ANSWER) for answer in answers],

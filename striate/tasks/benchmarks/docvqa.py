@@ -30,7 +30,9 @@ def read_docvqa(release: Release) -> Iterator[Item]:
 def _picture(release: Release, name: str) -> Path:
     """Return where a page lies: the later release has the same pages in another folder."""
     later = release.folder / "spdocvqa_images"
-    return later / name.rpartition("/")[2] if later.is_dir() else release.place("", "val") / name
+    if later.is_dir():
+        return release.picture(later, name.rpartition("/")[2])
+    return release.picture(release.place("", "val"), name)
 
 
 DOCVQA = Benchmark(

@@ -22,7 +22,7 @@ def read_gqa(release: Release) -> Iterator[Item]:
             task=release.name,
             metric="exact",
             question=short_answer(release.text(row, "question", file)),
-            image=pictures / f"{release.text(row, 'imageId', file)}.jpg",
+            image=release.picture(pictures, f"{release.text(row, 'imageId', file)}.jpg"),
             answers=(release.text(row, "answer", file),),
         )
 

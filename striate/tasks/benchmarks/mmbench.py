@@ -62,7 +62,7 @@ def _owner(row: dict[str, str]) -> str:
 
 
 def _place(release: Release, index: str) -> Path:
-    return release.unpacked / f"{index}.jpg"
+    return release.picture(release.unpacked, f"{index}.jpg")
 
 
 def _cell(row: dict[str, str], column: str) -> str:

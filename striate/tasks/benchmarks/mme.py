@@ -58,15 +58,16 @@ def _items(release: Release, task: str, subtask: str, file: Path) -> Iterator[It
             task=task,
             metric="mme",
             question=short_answer(question.replace(REQUEST, "").strip()),
-            image=_picture(file),
+            image=_picture(release, file),
             answers=(answer.strip(),),
         )
 
 
-def _picture(file: Path) -> Path:
+def _picture(release: Release, file: Path) -> Path:
     folders = (file.parent, file.parent.parent / "images")
     candidates = [folder / f"{file.stem}{ending}" for folder in folders for ending in ENDINGS]
-    return next((path for path in candidates if path.is_file()), candidates[0])
+    path = next((path for path in candidates if path.is_file()), candidates[0])
+    return release.picture(path.parent, path.name)
 
 
 MME = Benchmark(

@@ -81,7 +81,7 @@ def _tables(release: Release) -> list[Path]:
 
 
 def _place(release: Release, name: str, number: int) -> Path:
-    return release.unpacked / f"{name}-{number}.png"
+    return release.picture(release.unpacked, f"{name}-{number}.png")
 
 
 MMMU = Benchmark(

@@ -29,7 +29,7 @@ def read_ocrvqa(release: Release) -> Iterator[Item]:
                 task=release.name,
                 metric="containment",
                 question=short_answer(str(question).strip()),
-                image=pictures / f"{name}{_ending(release.text(book, 'imageURL', file))}",
+                image=release.picture(pictures, f"{name}{_ending(release.text(book, 'imageURL', file))}"),
                 answers=(str(answer),),
             )
 

@@ -22,7 +22,7 @@ def read_pope(release: Release) -> Iterator[Item]:
                 task=category,
                 metric="yes_no",
                 question=short_answer(release.text(row, "text", place)),
-                image=pictures / release.text(row, "image", place),
+                image=release.picture(pictures, release.text(row, "image", place)),
                 answers=(release.text(row, "label", place),),
             )
 

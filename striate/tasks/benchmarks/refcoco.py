@@ -38,17 +38,18 @@ def read_refcoco(release: Release) -> Iterator[Item]:
         photo = photos[ref["image_id"]]
         x, y, width, height = boxes[ref["ann_id"]]
         box = _fractions((x, y, x + width, y + height), photo["width"], photo["height"])
+        picture = release.picture(pictures, str(photo["file_name"]))
         for sentence in ref["sentences"]:
             name = f"{ref['ref_id']}-{sentence['sent_id']}"
-            yield _item(release, ref["split"], name, sentence["sent"], pictures / photo["file_name"], box)
+            yield _item(release, ref["split"], name, sentence["sent"], picture, box)
 
 
 def _from_lines(release: Release, file: Path) -> Iterator[Item]:
     split = file.stem.rpartition("_")[2]
     for number, (place, row) in enumerate(release.lines(file)):
         picture = release.text(row, "image", place)
-        candidates = (release.folder / picture, release.place("train2014") / picture.rpartition("/")[2])
-        path = next((path for path in candidates if path.is_file()), candidates[0])
+        path = release.picture(release.place("train2014"), picture.rpartition("/")[2])
+        path = path if path.is_file() else release.picture(release.folder, picture)
         width, height = release.field(row, "width", place), release.field(row, "height", place)
         box = _fractions(release.field(row, "bbox", place), width, height)
         yield _item(release, split, f"{split}-{number}", release.text(row, "sent", place), path, box)

@@ -33,7 +33,7 @@ def read_scienceqa(release: Release) -> Iterator[Item]:
             question=by_letter(
                 release.text(row, "question", problems_file), choices, f"Context: {hint}" if hint else ""
             ),
-            image=pictures / name / release.text(row, "image", problems_file),
+            image=release.picture(pictures, name, release.text(row, "image", problems_file)),
             choices=choices,
             answer_index=int(release.field(row, "answer", problems_file)),
         )

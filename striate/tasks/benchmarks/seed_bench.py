@@ -27,7 +27,7 @@ def read_seed_bench(release: Release) -> Iterator[Item]:
             task=release.name,
             metric="letter",
             question=by_letter(release.text(row, "question", file), choices),
-            image=pictures / release.text(row, "data_id", file),
+            image=release.picture(pictures, release.text(row, "data_id", file)),
             choices=choices,
             answer_index=letter_index(release.text(row, "answer", file)),
         )

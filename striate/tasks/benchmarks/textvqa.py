@@ -37,7 +37,7 @@ def _items(release: Release, tokens: dict[str, list[Any]] | None) -> Iterator[It
             task=release.name,
             metric="vqa",
             question=short_answer(question),
-            image=pictures / f"{name}.jpg",
+            image=release.picture(pictures, f"{name}.jpg"),
             answers=tuple(map(str, release.field(row, "answers", file))),
         )
 

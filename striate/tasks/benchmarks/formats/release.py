@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from striate.errors import DataError
+from striate.storage.inside import inside
 from striate.storage.read_files import Form, json_lines, read_json, read_text
 
 
@@ -60,6 +61,14 @@ class Release:
         """Return the first of the subfolders that exists, or the first one: pictures are checked when chosen."""
         candidates = [self.folder / folder for folder in folders]
         return next((path for path in candidates if path.is_dir()), candidates[0])
+
+    def picture(self, folder: Path, *parts: str) -> Path:
+        """Return the path of a picture that a file of this benchmark names, in one of its folders.
+
+        Raises:
+            DataError: it lies outside that folder.
+        """
+        return inside(folder, *parts, what=f"benchmark {self.name}: picture", kind=f"folder {folder}")
 
     def json(self, file: Path) -> Any:
         """Return the JSON value that `file` holds.
