@@ -12,7 +12,7 @@ from striate.errors import ConfigError, did_you_mean
 from striate.printable import shown
 from striate.storage.read_files import Form, parse_yaml, read_yaml
 
-CONFIG_FILE = Form(ConfigError, "a YAML mapping")
+CONFIG_FILE = Form(ConfigError, "a YAML mapping", most_bytes=2**20)
 CONFIG_VALUE = Form(ConfigError, "a number, word or list", "quote it")
 
 

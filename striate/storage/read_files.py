@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from striate.errors import ConfigError, StriateError
 from striate.printable import shown
 
+MOST_VALUES = 100_000
 _UTF16_OR_32 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
 _HALF_ESCAPED = re.compile(r"\\(?:u|U0000)[dD][89a-fA-F]")
 _HALF = re.compile("[\ud800-\udfff]")
@@ -20,11 +22,12 @@ _HALF = re.compile("[\ud800-\udfff]")
 
 @dataclass(frozen=True)
 class Form:
-    """A kind of file, for errors: their class, what the file should hold, and what to do (empty: mend or copy it)."""
+    """A kind of file, for errors: their class, its content, what to do (empty: mend or copy it); and its size."""
 
     error: type[StriateError]
     allowed: str
     next_step: str = ""
+    most_bytes: int = 4 * 2**30
 
     def refuse(self, given: str, next_step: str = "") -> StriateError:
         """Return the error that says `given`; `next_step` is for faults that have a remedy of their own."""
@@ -51,9 +54,16 @@ def read_bytes(file: Path, form: Form) -> bytes:
     """Return the bytes of `file`.
 
     Raises:
-        StriateError: `form`'s, if the file is missing or may not be read.
+        StriateError: `form`'s, if the file is missing, may not be read, is too large, or is a pipe or a device, which
+            may have no end.
     """
     try:
+        status = file.stat()
+        if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+            raise form.refuse(f"can't read {file}: it is a pipe or a device, and no file", "save its content as a file")
+        if status.st_size > form.most_bytes:
+            size = f"it has {status.st_size} bytes, and {form.most_bytes} is the most"
+            raise form.refuse(f"can't read {file}: {size}", "check what it is")
         return file.read_bytes()
     except OSError as error:
         raise form.refuse(
@@ -132,12 +142,28 @@ def parse_yaml(text: str, place: str, form: Form) -> Any:
     import yaml
 
     try:
-        value = yaml.safe_load(text)
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        if node is not None and _expanded(node, {}) > MOST_VALUES:
+            raise ValueError(f"its anchors and aliases stand for more than {MOST_VALUES} values")
+        value = loader.construct_document(node) if node is not None else None
     except MemoryError:
         raise
     except Exception as error:  # PyYAML's own constructors raise ten kinds, for example for 2024-02-30.
         raise form.refuse(f"{place} is not YAML: {_limit(error)}") from error
     return _whole_characters(value, text, place, form)
+
+
+def _expanded(node: Any, known: dict[int, int]) -> int:
+    """Return how many values a node of YAML stands for, an alias as many as its anchor."""
+    if isinstance(node.value, str):
+        return 1
+    if id(node) not in known:
+        # Meanwhile it counts as too many: one that holds itself has no end.
+        known[id(node)] = MOST_VALUES + 1
+        parts = [part for row in node.value for part in (row if isinstance(row, tuple) else (row,))]
+        known[id(node)] = 1 + sum(_expanded(part, known) for part in parts)
+    return known[id(node)]
 
 
 def _limit(error: Exception) -> str:

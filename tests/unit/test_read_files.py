@@ -1,9 +1,12 @@
 """Every text, JSON and YAML file: what is wrong with it is said by name, in the words of the one reading function."""
 
 import json
+import os
 import string
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -11,7 +14,16 @@ from hypothesis import strategies as st
 
 from striate.errors import ArtifactError, ConfigError, StriateError
 from striate.printable import clipped, printable, shown
-from striate.storage.read_files import Form, json_lines, read_json, read_object, read_text, read_yaml, user_path
+from striate.storage.read_files import (
+    Form,
+    json_lines,
+    read_bytes,
+    read_json,
+    read_object,
+    read_text,
+    read_yaml,
+    user_path,
+)
 
 FORM = Form(ArtifactError, "what is allowed")
 BAD_JSON = {
@@ -123,3 +135,38 @@ def test_long_values_are_shortened() -> None:
     lines = str(ConfigError("\n".join(f"{n}: {'x' * 999}" for n in range(99)))).split("\n")
     assert len(lines) == 31
     assert max(map(len, lines)) <= 300
+
+
+NINE_TIMES = [(", ".join([f"*{old}"] * 9), new) for old, new in zip("abcdefgh", "bcdefghi", strict=True)]
+ALIASES = {
+    "of lists": "a: &a [x, x]\n" + "".join(f"{new}: &{new} [{old}]\n" for old, new in NINE_TIMES),
+    "of merged mappings": "a: &a {x: 1}\n" + "".join(f"{new}: &{new} {{<<: [{old}]}}\n" for old, new in NINE_TIMES),
+    "of itself": "a: &a [*a]\n",
+    "of keys": "? &a [x]\n: *a\nb: &b {c: *b}\n",
+}
+
+
+@pytest.mark.parametrize("kind", ALIASES)
+def test_aliases_that_stand_for_too_much_are_refused(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(ALIASES[kind])
+    with pytest.raises(ArtifactError, match=r"its anchors and aliases stand for more than 100000 values"):
+        read_yaml(tmp_path / "a.yaml", FORM)
+
+
+def test_anchors_in_reason_are_read(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("a: &a {x: 1}\nb: {<<: *a, y: [*a, *a]}\n")
+    assert read_yaml(tmp_path / "a.yaml", FORM) == {"a": {"x": 1}, "b": {"x": 1, "y": [{"x": 1}, {"x": 1}]}}
+
+
+@pytest.mark.parametrize("read", [read_bytes, read_text, read_json, read_yaml], ids=lambda read: read.__name__)
+def test_pipes_devices_and_endless_files_are_refused(read: Callable[[Path, Form], Any], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    with (tmp_path / "sparse").open("wb") as file:
+        file.truncate(2**40)
+    pipe = "it is a pipe or a device"
+    for name, reason in (("pipe", pipe), ("zero", pipe), ("sparse", "it has 1099511627776 bytes")):
+        with pytest.raises(ArtifactError, match=rf"can't read .*{name}: .*{reason}"):
+            read(tmp_path / name, FORM)
+    with pytest.raises(ArtifactError, match="Is a directory"):
+        read(tmp_path, FORM)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from striate.errors import ModelError, first_line
 from striate.models.convert.legacy.layouts import is_original, original_error
 from striate.models.io.adapters import ADAPTER_CONFIG, add_adapter, base_of, base_revision_of, is_adapter, merged
 from striate.models.io.devices import resolve_device, resolve_dtype
+from striate.models.io.model_folder import check_source, object_of
 from striate.models.io.quiet import quietly
 from striate.models.structure.anatomy import find_anatomy
 from striate.models.structure.vision_modules import text_only
@@ -105,6 +105,7 @@ def _source(path: str, revision: str | None) -> str:
     folder = user_path(path)
     if folder.is_dir():
         _refuse_original(folder / "config.json", str(folder))
+        check_source(str(folder))
         return str(folder)
     if folder.exists():
         raise ModelError(f"{path} is a file", "a model folder or a hub id", "give the folder that the file is in")
@@ -117,6 +118,7 @@ def _source(path: str, revision: str | None) -> str:
         )
         if plain:
             _refuse_original(Path(plain), path)
+        check_source(path, revision)
         return snapshot_download(path, revision=revision) if adapter else path
     except (OSError, ValueError) as error:
         raise _no_such(path, first_line(error)) from error
@@ -124,12 +126,9 @@ def _source(path: str, revision: str | None) -> str:
 
 def _refuse_original(file: Path, source: str) -> None:
     """Raise for a config in the layout of its authors: transformers would misread it, or not read it at all."""
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        # Missing and damaged configs have errors of their own where they are read.
-        return
-    if isinstance(config, dict) and is_original(config):
+    # Missing and damaged configs have errors of their own where they are read.
+    config = object_of(file)
+    if is_original(config):
         raise original_error(source, config)
 
 
@@ -163,7 +162,13 @@ def _read_plain(source: str, dtype: torch.dtype, revision: str | None, **options
     _check_weight_files(source)
     try:
         model, info = AutoModelForImageTextToText.from_pretrained(
-            source, config=config, dtype=dtype, revision=revision, output_loading_info=True, **options
+            source,
+            config=config,
+            dtype=dtype,
+            revision=revision,
+            output_loading_info=True,
+            trust_remote_code=False,
+            **options,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(
@@ -247,7 +252,7 @@ def _read_processor(source: str, revision: str | None) -> Any:
     reason = "only a tokenizer was found"
     for place, commit in places:
         try:
-            processor = AutoProcessor.from_pretrained(place, revision=commit)
+            processor = AutoProcessor.from_pretrained(place, revision=commit, trust_remote_code=False)
         except (OSError, ValueError, ImportError, TypeError, KeyError) as error:
             reason = first_line(error)
             continue

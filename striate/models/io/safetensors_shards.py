@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from striate.errors import ModelError
+from striate.models.io.model_folder import model_file
 from striate.storage.atomic import write_text
 
 WHOLE = "model.safetensors"
@@ -22,7 +23,7 @@ INDEX = "model.safetensors.index.json"
 ALLOWED = "model.safetensors, or its shards with model.safetensors.index.json"
 AGAIN = "download or save the model again"
 _BUFFER = 1 << 20
-_LENGTH_BYTES = 8
+_LENGTH_BYTES, _MOST_HEADER = 8, 100_000_000
 
 
 @dataclass(frozen=True)
@@ -83,9 +84,10 @@ def read_shards(folder: Path) -> dict[str, Stored]:
     if not index.is_file():
         if not (folder / WHOLE).is_file():
             raise ModelError(f"{folder} has no safetensors weights", ALLOWED, _hint(folder))
-        return read_file(folder / WHOLE)
+        return read_file(model_file(folder, WHOLE, "weights"))
     placed = _weight_map(index)
-    missing = sorted({file for file in placed.values() if not (folder / file).is_file()})
+    what = f"{INDEX} places tensors in"
+    missing = sorted(file for file in set(placed.values()) if not model_file(folder, file, what).is_file())
     if missing:
         given = f"{folder} lacks {len(missing)} of {len(set(placed.values()))} shards, for example {missing[0]}"
         raise ModelError(given, f"every shard that {INDEX} names", AGAIN)
@@ -113,13 +115,13 @@ def read_file(path: Path) -> dict[str, Stored]:
     with path.open("rb") as stream:
         length = int.from_bytes(stream.read(_LENGTH_BYTES), "little")
         start = _LENGTH_BYTES + length
-        if not 2 <= length <= size - _LENGTH_BYTES:
+        if not 2 <= length <= min(size - _LENGTH_BYTES, _MOST_HEADER):
             raise _damaged(path, f"a header of {length} bytes in a file of {size} bytes")
         try:
             header = json.loads(stream.read(length))
             rows = [(name, row) for name, row in header.items() if name != "__metadata__"]
             tensors = {name: _stored(path, row, start) for name, row in rows}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise _damaged(path, "its header can't be read") from error
     end = max((tensor.end for tensor in tensors.values()), default=start)
     if end != size:
@@ -211,6 +213,8 @@ def _copy(source: BinaryIO, target: BinaryIO, size: int) -> None:
 
 def _stored(path: Path, row: Mapping[str, Any], start: int) -> Stored:
     begin, end = row["data_offsets"]
+    if not 0 <= begin <= end:
+        raise ValueError("a tensor that ends before it begins")
     return Stored(path, str(row["dtype"]), tuple(row["shape"]), start + int(begin), start + int(end))
 
 

@@ -47,7 +47,7 @@ def blueprint(path: str, revision: str | None = None) -> Blueprint:
     with quietly(True):
         config = read_config(path, revision)
         with torch.device("meta"):
-            model = AutoModelForImageTextToText.from_config(config)
+            model = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
         model.tie_weights()
     return Blueprint(model, find_anatomy(model))
 

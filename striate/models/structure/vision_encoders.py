@@ -10,6 +10,7 @@ from typing import Any, Literal
 from transformers import AutoConfig
 
 from striate.errors import ModelError, first_line
+from striate.models.io.model_folder import check_source
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -48,6 +49,7 @@ def encoder_config(folder: Path) -> Any:
             "a folder that `save_pretrained` of a vision encoder wrote",
             "check --vision",
         )
+    check_source(str(folder))
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:

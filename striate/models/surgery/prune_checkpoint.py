@@ -12,6 +12,7 @@ from striate.artifacts import Region, read_document, write_document
 from striate.errors import ModelError
 from striate.models.interventions.model_rule import save_rule
 from striate.models.io.adapters import is_adapter
+from striate.models.io.model_folder import model_file
 from striate.models.io.quiet import quietly
 from striate.models.io.safetensors_shards import AGAIN, Stored, by_file, read_shards, write_shards
 from striate.models.io.save import REGION_FILE
@@ -203,4 +204,4 @@ def _write_config(model: Any, folder: Path) -> None:
 def _copy_small_files(source: Path, target: Path) -> None:
     for file in sorted(source.iterdir()):
         if file.is_file() and file.name not in _OWN and not (file.name.startswith(".") or file.name.endswith(_WEIGHTS)):
-            shutil.copyfile(file, target / file.name)
+            shutil.copyfile(model_file(source, file.name, "the model's file"), target / file.name)

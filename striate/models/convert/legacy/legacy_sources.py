@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from striate.config import looks_like_hub_id
 from striate.errors import ModelError, first_line
+from striate.models.io.model_folder import model_file
 from striate.models.io.safetensors_shards import AGAIN, INDEX, WHOLE, read_shards
 from striate.storage.read_files import user_path
 
@@ -60,7 +61,7 @@ def shard_files(folder: Path) -> list[Path]:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{index} is damaged", 'JSON with "weight_map"', AGAIN) from error
-    missing = [name for name in names if not (folder / name).is_file()]
+    missing = [name for name in names if not model_file(folder, name, f"{BIN_INDEX} places tensors in").is_file()]
     if missing:
         given = f"{folder} lacks {len(missing)} of {len(names)} shards, for example {missing[0]}"
         raise ModelError(given, f"every shard that {BIN_INDEX} names", AGAIN)
