@@ -152,7 +152,7 @@ def test_mmbench_writes_only_the_pictures_that_are_asked(tmp_path: Path) -> None
     text = (tmp_path / "mmbench_dev_20230712.tsv").read_text()
     write(tmp_path / "mmbench_dev_20230712.tsv", text.replace("logic\t/9j/", "logic\t*9j/"))
     (tmp_path / "unpacked" / "mmbench" / "241.jpg").unlink()
-    with pytest.raises(DataError, match="has a picture that is not base64, in row 241"):
+    with pytest.raises(DataError, match=r"230712\.tsv:2: the picture of row 241 is not base64"):
         read("mmbench", tmp_path)
 
 
@@ -198,9 +198,9 @@ def test_mme_has_both_layouts_and_llavas_request(tmp_path: Path) -> None:
     [
         ("{x", "is not JSON: line 1: Expecting property name"),
         ("[]", "holds list, not an object"),
-        ("{}", "has no list under 'data'"),
-        ('{"data": [1]}', "data[0] holds int, not an object"),
-        ('{"data": [{"image_id": "x"}]}', "has a row without 'question'"),
+        ("{}", "TextVQA_0.5.1_val.json: 'data' is missing\n  allowed: 'data' with a list of objects"),
+        ('{"data": [1]}', "data[0] is 1\n  allowed: an object"),
+        ('{"data": [{"image_id": "x"}]}', "TextVQA_0.5.1_val.json, data[0]: 'question' is missing"),
         ('{"data": []}', "holds no question to ask"),
     ],
 )

@@ -32,15 +32,15 @@ def read_bbh_cot(release: Release) -> Iterator[Item]:
 def _items(release: Release, direct: bool) -> Iterator[Item]:
     for file in release.find_all("bbh/*.json", "*.json"):
         prompt = _prompt(release, file.stem, direct)
-        for number, row in enumerate(release.rows(release.json(file), "examples", file)):
-            target = release.text(row, "target", file)
+        for number, row in enumerate(release.document(file).rows("examples")):
+            target = row.text("target")
             letter = BRACKETED.fullmatch(target)
             yield Item(
                 id=f"{file.stem}/{number}",
                 pack=release.name,
                 task=release.name,
                 metric="first_line" if direct else "final_answer",
-                question=f"{prompt}Q: {release.text(row, 'input', file)}\nA:{'' if direct else f' {STEPS}'}",
+                question=f"{prompt}Q: {row.text('input')}\nA:{'' if direct else f' {STEPS}'}",
                 answers=(target, *([letter[1]] if letter else [])),
             )
 

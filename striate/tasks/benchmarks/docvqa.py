@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from striate.data.rows import Row
 from striate.tasks.benchmarks.formats.benchmark import Benchmark
 from striate.tasks.benchmarks.formats.prompt_wording import short_answer
 from striate.tasks.benchmarks.formats.release import Release
@@ -15,24 +16,24 @@ def read_docvqa(release: Release) -> Iterator[Item]:
     LLaVA-1.5 was not evaluated on it; the prompt is that of its other short answers.
     """
     file = release.find("val_v1.0.json", "val_v1.0*.json", "val/val_v1.0*.json")
-    for row in release.rows(release.json(file), "data", file):
+    for row in release.document(file).rows("data"):
         yield Item(
-            id=release.text(row, "questionId", file),
+            id=row.text("questionId"),
             pack=release.name,
             task=release.name,
             metric="anls",
-            question=short_answer(release.text(row, "question", file)),
-            image=_picture(release, release.text(row, "image", file)),
-            answers=tuple(map(str, release.field(row, "answers", file))),
+            question=short_answer(row.text("question")),
+            image=_picture(release, row),
+            answers=row.texts("answers"),
         )
 
 
-def _picture(release: Release, name: str) -> Path:
+def _picture(release: Release, row: Row) -> Path:
     """Return where a page lies: the later release has the same pages in another folder."""
     later = release.folder / "spdocvqa_images"
     if later.is_dir():
-        return release.picture(later, name.rpartition("/")[2])
-    return release.picture(release.place("", "val"), name)
+        return release.picture(row, later, row.text("image").rpartition("/")[2])
+    return release.picture(row, release.place("", "val"), row.text("image"))
 
 
 DOCVQA = Benchmark(

@@ -1,13 +1,14 @@
 """MMLU, C-Eval and CMMLU: exam questions with worked examples, compared by the likelihood of a letter."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
+from striate.data.rows import Row
 from striate.tasks.benchmarks.formats.benchmark import Benchmark
 from striate.tasks.benchmarks.formats.prompt_wording import letter_index
 from striate.tasks.benchmarks.formats.release import Release
@@ -27,11 +28,10 @@ class Wording:
 
 
 class Subject(NamedTuple):
-    """One subject: its name in files, its title in prompts, and the file of its questions."""
+    """One subject: its name in files, and its title in prompts."""
 
     name: str
     title: str
-    file: Path
 
 
 ENGLISH = Wording("The following are multiple choice questions (with answers) about {subject}.\n\n", "", "Answer:")
@@ -49,7 +49,7 @@ def read_mmlu(release: Release) -> Iterator[Item]:
         subject = file.stem.removesuffix("_test")
         shots = _shots(release, file.parent.parent / "dev" / f"{subject}_dev.csv", MMLU_COLUMNS)
         rows = release.table(file, MMLU_COLUMNS)
-        yield from _items(release, ENGLISH, Subject(subject, subject.replace("_", " "), file), rows, shots)
+        yield from _items(release, ENGLISH, Subject(subject, subject.replace("_", " ")), rows, shots)
 
 
 def read_c_eval(release: Release) -> Iterator[Item]:
@@ -59,7 +59,7 @@ def read_c_eval(release: Release) -> Iterator[Item]:
         subject = file.stem.removesuffix("_val")
         shots = _shots(release, file.parent.parent / "dev" / f"{subject}_dev.csv")
         title = names.get(subject, subject.replace("_", " "))
-        yield from _items(release, C_EVAL, Subject(subject, title, file), release.table(file), shots)
+        yield from _items(release, C_EVAL, Subject(subject, title), release.table(file), shots)
 
 
 def read_cmmlu(release: Release) -> Iterator[Item]:
@@ -68,18 +68,17 @@ def read_cmmlu(release: Release) -> Iterator[Item]:
     for file in release.find_all("test/*.csv", "cmmlu_v1_0_1/test/*.csv"):
         shots = _shots(release, file.parent.parent / "dev" / file.name)
         title = names.get(file.stem, file.stem.replace("_", " "))
-        yield from _items(release, CHINESE, Subject(file.stem, title, file), release.table(file), shots)
+        yield from _items(release, CHINESE, Subject(file.stem, title), release.table(file), shots)
 
 
 def _items(
     release: Release,
     wording: Wording,
     subject: Subject,
-    rows: Iterator[dict[str, str]],
-    shots: Sequence[dict[str, str]],
+    rows: Iterator[Row],
+    shots: Sequence[Row],
 ) -> Iterator[Item]:
-    file = subject.file
-    examples = [f"{_asked(release, wording, row, file)}{_answer(release, row, file)}\n\n" for row in shots]
+    examples = [f"{_asked(wording, row)}{row.text('answer')}\n\n" for row in shots]
     before = wording.header.format(subject=subject.title) + "".join(examples)
     for number, row in enumerate(rows):
         yield Item(
@@ -87,26 +86,21 @@ def _items(
             pack=release.name,
             task=release.name,
             metric="choice_logprob",
-            context=before + _asked(release, wording, row, file).rstrip(" "),
+            context=before + _asked(wording, row).rstrip(" "),
             choices=LETTERS,
-            answer_index=letter_index(_answer(release, row, file)),
+            answer_index=letter_index(row, "answer", len(LETTERS)),
             compare="sum",
         )
 
 
-def _asked(release: Release, wording: Wording, row: Mapping[str, str], file: Path) -> str:
-    cells = {name.lower(): text for name, text in row.items() if name}
-    lines = [f"{wording.before_question}{release.text(cells, 'question', file)}"]
-    lines += [f"{letter}. {release.text(cells, letter.lower(), file)}" for letter in LETTERS]
+def _asked(wording: Wording, row: Row) -> str:
+    lines = [f"{wording.before_question}{row.text('question')}"]
+    lines += [f"{letter}. {row.text(letter.lower())}" for letter in LETTERS]
     space = " " if wording.before_answer.endswith(":") else ""
     return "\n".join([*lines, f"{wording.before_answer}{space}"])
 
 
-def _answer(release: Release, row: Mapping[str, str], file: Path) -> str:
-    return release.text({name.lower(): text for name, text in row.items() if name}, "answer", file)
-
-
-def _shots(release: Release, file: Path, columns: tuple[str, ...] = ()) -> list[dict[str, str]]:
+def _shots(release: Release, file: Path, columns: tuple[str, ...] = ()) -> list[Row]:
     if not release.shots:
         return []
     release.find(str(file.relative_to(release.folder)))

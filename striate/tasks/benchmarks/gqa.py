@@ -14,16 +14,15 @@ def read_gqa(release: Release) -> Iterator[Item]:
     """Yield the balanced test-dev questions, scored by exact match (Hudson and Manning 2019, arXiv 1902.09506)."""
     file = release.find(QUESTIONS, f"questions*/{QUESTIONS}", f"data/{QUESTIONS}")
     pictures = release.place("images", "data/images")
-    for name, value in release.object(release.json(file), str(file)).items():
-        row = release.object(value, f"{file}, {name}")
+    for name, row in release.document(file).members():
         yield Item(
             id=name,
             pack=release.name,
             task=release.name,
             metric="exact",
-            question=short_answer(release.text(row, "question", file)),
-            image=release.picture(pictures, f"{release.text(row, 'imageId', file)}.jpg"),
-            answers=(release.text(row, "answer", file),),
+            question=short_answer(row.text("question")),
+            image=release.picture(row, pictures, f"{row.text('imageId')}.jpg"),
+            answers=(row.text("answer"),),
         )
 
 

@@ -1,18 +1,18 @@
 """MMBench: multiple choice about pictures that stand inside a table."""
 
 import base64
-import binascii
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from striate.data.rows import Row
 from striate.storage.atomic import write_bytes
 from striate.tasks.benchmarks.formats.benchmark import Benchmark
 from striate.tasks.benchmarks.formats.prompt_wording import by_letter, letter_index
 from striate.tasks.benchmarks.formats.release import Release
 from striate.tasks.packs.items import Item
 
-LETTERS = "ABCD"
+LETTERS = "abcd"
 BLANK = ("nan", "none")
 LONGEST_REFERENCE = 64
 
@@ -27,14 +27,14 @@ def read_mmbench(release: Release) -> Iterator[Item]:
     for row in release.table(file, delimiter="\t"):
         choices = tuple(itertools.takewhile(bool, (_cell(row, letter) for letter in LETTERS)))
         yield Item(
-            id=release.text(row, "index", file),
+            id=row.text("index"),
             pack=release.name,
             task=release.name,
             metric="letter",
-            question=by_letter(release.text(row, "question", file), choices, _cell(row, "hint")),
-            image=_place(release, _owner(row)),
+            question=by_letter(row.text("question"), choices, _cell(row, "hint")),
+            image=_place(release, row, _owner(row)),
             choices=choices,
-            answer_index=letter_index(release.text(row, "answer", file)),
+            answer_index=letter_index(row, "answer", len(choices)),
         )
 
 
@@ -43,31 +43,31 @@ def unpack_mmbench(release: Release, items: Sequence[Item]) -> None:
     file = _table(release)
     missing = {item.image for item in items if item.image is not None and not item.image.is_file()}
     for row in release.table(file, delimiter="\t") if missing else ():
-        path = _place(release, release.text(row, "index", file))
-        if path in missing and len(row["image"]) > LONGEST_REFERENCE:
+        path = _place(release, row, row.text("index"))
+        if path in missing and len(row.text("image")) > LONGEST_REFERENCE:
             try:
-                write_bytes(path, base64.b64decode(row["image"], validate=True))
-            except binascii.Error as error:
-                raise release.damaged(file, f"has a picture that is not base64, in row {row['index']}") from error
+                write_bytes(path, base64.b64decode(row.text("image"), validate=True))
+            except ValueError as error:
+                raise row.refuse(f"the picture of row {row.text('index')} is not base64") from error
 
 
 def _table(release: Release) -> Path:
     return release.find("mmbench_dev_20230712.tsv", "MMBench_DEV_EN*.tsv", "mmbench_dev*.tsv")
 
 
-def _owner(row: dict[str, str]) -> str:
+def _owner(row: Row) -> str:
     """Return the index of the row that holds the picture: some rows name another's instead of repeating it."""
-    picture = row.get("image", "").strip()
-    return picture if picture and len(picture) <= LONGEST_REFERENCE else row["index"].strip()
+    picture = row.text("image") if "image" in row else ""
+    return picture if picture and len(picture) <= LONGEST_REFERENCE else row.text("index")
 
 
-def _place(release: Release, index: str) -> Path:
-    return release.picture(release.unpacked, f"{index}.jpg")
+def _place(release: Release, row: Row, index: str) -> Path:
+    return release.picture(row, release.unpacked, f"{index}.jpg")
 
 
-def _cell(row: dict[str, str], column: str) -> str:
+def _cell(row: Row, column: str) -> str:
     """Return a cell's text; what the table's own reader takes for empty is empty."""
-    text = row.get(column, "").strip()
+    text = row.text(column) if column in row else ""
     return "" if text.lower() in BLANK else text
 
 

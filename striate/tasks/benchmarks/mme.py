@@ -67,7 +67,7 @@ def _picture(release: Release, file: Path) -> Path:
     folders = (file.parent, file.parent.parent / "images")
     candidates = [folder / f"{file.stem}{ending}" for folder in folders for ending in ENDINGS]
     path = next((path for path in candidates if path.is_file()), candidates[0])
-    return release.picture(path.parent, path.name)
+    return release.picture(release.row({}, str(file)), path.parent, path.name)
 
 
 MME = Benchmark(

@@ -3,11 +3,13 @@
 import ast
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from string import ascii_uppercase
-from typing import Any
 
+from striate.data.rows import Row
 from striate.data.samples import PLACEHOLDER
+from striate.printable import shown
 from striate.storage.atomic import write_bytes
 from striate.tasks.benchmarks.formats.benchmark import Benchmark
 from striate.tasks.benchmarks.formats.parquet import parquet_rows
@@ -29,7 +31,7 @@ def read_mmmu(release: Release) -> Iterator[Item]:
     """
     for file in _tables(release):
         for row in parquet_rows(release, file, COLUMNS):
-            yield _item(release, row, file)
+            yield _item(release, row)
 
 
 def unpack_mmmu(release: Release, items: Sequence[Item]) -> None:
@@ -38,19 +40,26 @@ def unpack_mmmu(release: Release, items: Sequence[Item]) -> None:
     for file in _tables(release) if missing else ():
         for row in parquet_rows(release, file, ("id", *PICTURES)):
             for number, column in enumerate(PICTURES, start=1):
-                path = _place(release, row["id"], number)
-                if path in missing and row.get(column):
-                    write_bytes(path, row[column]["bytes"])
+                path = _place(release, row, number)
+                if path in missing and column in row:
+                    write_bytes(path, _bytes(row.row(column)))
 
 
-def _item(release: Release, row: dict[str, Any], file: Path) -> Item:
+def _bytes(picture: Row) -> bytes:
+    content = picture.fields.get("bytes")
+    if not isinstance(content, bytes):
+        raise picture.refuse(f"'bytes' is {shown(content)}", "a picture's bytes")
+    return content
+
+
+def _item(release: Release, row: Row) -> Item:
     """Return one question; an open one has no options."""
-    name, question = release.text(row, "id", file), release.text(row, "question", file)
-    options, answer = _listed(release, row, "options", file), release.text(row, "answer", file)
+    name, question = row.text("id"), row.text("question")
+    options = _listed(row, "options")
     lettered = "\n".join(f"({letter}) {option}" for letter, option in zip(ascii_uppercase, options, strict=False))
     text = f"{question}\n\n{lettered}\n\n{LETTER}" if options else f"{question}\n\n{SHORT}"
     numbers = [int(number) for number in REFERENCE.findall(text)] or [1]
-    places = [_place(release, name, number) for number in numbers]
+    places = [_place(release, row, number) for number in numbers]
     return Item(
         id=name,
         pack=release.name,
@@ -60,28 +69,29 @@ def _item(release: Release, row: dict[str, Any], file: Path) -> Item:
         image=places[0],
         more_images=tuple(places[1:]),
         choices=options,
-        answers=() if options else _listed(release, row, "answer", file) or (answer,),
-        answer_index=letter_index(answer) if options else None,
+        answers=() if options else _listed(row, "answer") or (row.text("answer"),),
+        answer_index=letter_index(row, "answer", len(options)) if options else None,
     )
 
 
-def _listed(release: Release, row: dict[str, Any], key: str, file: Path) -> tuple[str, ...]:
+def _listed(row: Row, key: str) -> tuple[str, ...]:
     """Return the list that is written as text under `key`; no list, no entries."""
-    text = release.text(row, key, file)
+    text = row.text(key)
     if not text.startswith("["):
         return ()
     try:
-        return tuple(map(str, ast.literal_eval(text)))
-    except (ValueError, SyntaxError) as error:
-        raise release.damaged(file, f"has {key} that are no list: {text[:80]}") from error
+        values = ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+        raise row.refuse(f"{key!r} is no list: {shown(text)}") from error
+    return replace(row, fields={key: values}).texts(key) if values else ()
 
 
 def _tables(release: Release) -> list[Path]:
     return release.find_all("*/validation-*.parquet", "validation-*.parquet")
 
 
-def _place(release: Release, name: str, number: int) -> Path:
-    return release.picture(release.unpacked, f"{name}-{number}.png")
+def _place(release: Release, row: Row, number: int) -> Path:
+    return release.picture(row, release.unpacked, f"{row.text('id')}-{number}.png")
 
 
 MMMU = Benchmark(

@@ -17,20 +17,23 @@ def read_ocrvqa(release: Release) -> Iterator[Item]:
     """
     file = release.find("dataset.json")
     pictures = release.place("images")
-    for name, value in release.object(release.json(file), str(file)).items():
-        book = release.object(value, f"{file}, {name}")
-        if release.field(book, "split", file) != TEST_SPLIT:
+    for name, book in release.document(file).members():
+        if book.whole("split") != TEST_SPLIT:
             continue
-        pairs = zip(release.field(book, "questions", file), release.field(book, "answers", file), strict=False)
-        for number, (question, answer) in enumerate(pairs):
+        questions, answers = book.texts("questions"), book.texts("answers")
+        if len(questions) != len(answers):
+            raise book.refuse(
+                f"{len(questions)} 'questions' and {len(answers)} 'answers'", "as many of the one as the other"
+            )
+        for number, (question, answer) in enumerate(zip(questions, answers, strict=True)):
             yield Item(
                 id=f"{name}-{number}",
                 pack=release.name,
                 task=release.name,
                 metric="containment",
-                question=short_answer(str(question).strip()),
-                image=release.picture(pictures, f"{name}{_ending(release.text(book, 'imageURL', file))}"),
-                answers=(str(answer),),
+                question=short_answer(question),
+                image=release.picture(book, pictures, f"{name}{_ending(book.text('imageURL'))}"),
+                answers=(answer,),
             )
 
 

@@ -15,15 +15,15 @@ def read_pope(release: Release) -> Iterator[Item]:
     pictures = release.place("val2014", "coco/val2014", "images")
     for category in CATEGORIES:
         file = release.find(f"coco_pope_{category}.json", f"**/coco_pope_{category}.json*")
-        for place, row in release.lines(file):
+        for row in release.lines(file):
             yield Item(
-                id=f"{category}-{release.text(row, 'question_id', place)}",
+                id=f"{category}-{row.text('question_id')}",
                 pack=release.name,
                 task=category,
                 metric="yes_no",
-                question=short_answer(release.text(row, "text", place)),
-                image=release.picture(pictures, release.text(row, "image", place)),
-                answers=(release.text(row, "label", place),),
+                question=short_answer(row.text("text")),
+                image=release.picture(row, pictures, row.text("image")),
+                answers=(row.text("label"),),
             )
 
 

@@ -2,10 +2,13 @@
 
 import io
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from striate.data.rows import Row
+from striate.errors import first_line
+from striate.storage.read_files import read_bytes, read_json
 from striate.tasks.benchmarks.formats.benchmark import Benchmark
 from striate.tasks.benchmarks.formats.prompt_wording import REGION
 from striate.tasks.benchmarks.formats.release import Release
@@ -28,31 +31,30 @@ def read_refcoco(release: Release) -> Iterator[Item]:
         return
     file = release.find("refs(unc).p", "refs(umd).p", "refs(google).p", "refs*.json")
     instances = release.find("instances.json")
-    known = release.object(release.json(instances), str(instances))
-    boxes = {row["id"]: row["bbox"] for row in release.rows(known, "annotations", instances)}
-    photos = {row["id"]: row for row in release.rows(known, "images", instances)}
+    known = release.document(instances)
+    boxes = {row.text("id"): row for row in known.rows("annotations")}
+    photos = {row.text("id"): row for row in known.rows("images")}
     pictures = release.place("train2014", "images/train2014", "../train2014", "../images/mscoco/images/train2014")
     for ref in _refs(release, file):
-        if ref["split"] not in SPLITS:
+        if ref.text("split") not in SPLITS:
             continue
-        photo = photos[ref["image_id"]]
-        x, y, width, height = boxes[ref["ann_id"]]
-        box = _fractions((x, y, x + width, y + height), photo["width"], photo["height"])
-        picture = release.picture(pictures, str(photo["file_name"]))
-        for sentence in ref["sentences"]:
-            name = f"{ref['ref_id']}-{sentence['sent_id']}"
-            yield _item(release, ref["split"], name, sentence["sent"], picture, box)
+        photo = release.other(ref, "image_id", photos, instances)
+        x, y, width, height = release.other(ref, "ann_id", boxes, instances).numbers("bbox", 4)
+        box = _fractions((x, y, x + width, y + height), photo)
+        picture = release.picture(photo, pictures, photo.text("file_name"))
+        for sentence in ref.rows("sentences"):
+            name = f"{ref.text('ref_id')}-{sentence.text('sent_id')}"
+            yield _item(release, ref.text("split"), name, sentence.text("sent"), picture, box)
 
 
 def _from_lines(release: Release, file: Path) -> Iterator[Item]:
     split = file.stem.rpartition("_")[2]
-    for number, (place, row) in enumerate(release.lines(file)):
-        picture = release.text(row, "image", place)
-        path = release.picture(release.place("train2014"), picture.rpartition("/")[2])
-        path = path if path.is_file() else release.picture(release.folder, picture)
-        width, height = release.field(row, "width", place), release.field(row, "height", place)
-        box = _fractions(release.field(row, "bbox", place), width, height)
-        yield _item(release, split, f"{split}-{number}", release.text(row, "sent", place), path, box)
+    for number, row in enumerate(release.lines(file)):
+        picture = row.text("image")
+        path = release.picture(row, release.place("train2014"), picture.rpartition("/")[2])
+        path = path if path.is_file() else release.picture(row, release.folder, picture)
+        box = _fractions(row.numbers("bbox", 4), row)
+        yield _item(release, split, f"{split}-{number}", row.text("sent"), path, box)
 
 
 def _item(release: Release, split: str, name: str, sentence: str, image: Path, box: str) -> Item:
@@ -61,30 +63,35 @@ def _item(release: Release, split: str, name: str, sentence: str, image: Path, b
         pack=release.name,
         task=split,
         metric="iou50",
-        question=f"{REGION}{sentence.strip()}",
+        question=f"{REGION}{sentence}",
         image=image,
         answers=(box,),
     )
 
 
-def _fractions(box: Any, width: float, height: float) -> str:
-    """Return a box in pixels as text of fractions, cut to the picture."""
+def _fractions(box: Sequence[float], photo: Row) -> str:
+    """Return a box in pixels as text of fractions of `width` and `height` of its photo, cut to it."""
+    width, height = photo.number("width", 1), photo.number("height", 1)
     sides = (width, height, width, height)
-    values = [min(max(float(value) / side, 0.0), 1.0) for value, side in zip(box, sides, strict=True)]
+    values = [min(max(value / side, 0.0), 1.0) for value, side in zip(box, sides, strict=True)]
     return f"[{', '.join(f'{value:.6f}' for value in values)}]"
 
 
-def _refs(release: Release, file: Path) -> list[dict[str, Any]]:
-    if file.suffix == ".json":
-        refs = release.json(file)
-    else:
-        try:
-            refs = _PlainUnpickler(io.BytesIO(file.read_bytes()), encoding="latin-1").load()
-        except (OSError, ValueError, EOFError, IndexError, KeyError, pickle.UnpicklingError) as error:
-            raise release.damaged(file, f"is no pickle of plain values: {error}") from error
+def _refs(release: Release, file: Path) -> list[Row]:
+    refs = read_json(file, release.form) if file.suffix == ".json" else _unpickled(release, file)
     if not isinstance(refs, list):
         raise release.damaged(file, "holds no list of references")
-    return [release.object(ref, str(file)) for ref in refs]
+    return [release.row(ref, f"{file}, reference {number}") for number, ref in enumerate(refs)]
+
+
+def _unpickled(release: Release, file: Path) -> Any:
+    content = read_bytes(file, release.form)
+    try:
+        return _PlainUnpickler(io.BytesIO(content), encoding="latin-1").load()
+    except MemoryError:
+        raise
+    except Exception as error:  # A damaged pickle raises a dozen kinds.
+        raise release.damaged(file, f"is no pickle of plain values: {first_line(error)}") from error
 
 
 class _PlainUnpickler(pickle.Unpickler):

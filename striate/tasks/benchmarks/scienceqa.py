@@ -16,26 +16,23 @@ def read_scienceqa(release: Release) -> Iterator[Item]:
     """
     problems_file = release.find("problems.json", "data/scienceqa/problems.json")
     splits_file = release.find("pid_splits.json", "data/scienceqa/pid_splits.json")
-    problems = release.object(release.json(problems_file), str(problems_file))
-    splits = release.object(release.json(splits_file), str(splits_file))
+    problems = release.document(problems_file)
     pictures = release.place("images/test", "test", "data/scienceqa/images/test")
-    for name in map(str, release.field(splits, "test", splits_file)):
-        row = release.object(problems.get(name), f"{problems_file}, {name}")
-        if not row.get("image"):
+    for name in release.document(splits_file).texts("test"):
+        row = problems.row(name)
+        if not row.fields.get("image"):
             continue
-        choices = tuple(map(str, release.field(row, "choices", problems_file)))
-        hint = str(row.get("hint") or "").strip()
+        choices = row.texts("choices")
+        hint = row.text("hint") if "hint" in row else ""
         yield Item(
             id=name,
             pack=release.name,
             task=release.name,
             metric="letter",
-            question=by_letter(
-                release.text(row, "question", problems_file), choices, f"Context: {hint}" if hint else ""
-            ),
-            image=release.picture(pictures, name, release.text(row, "image", problems_file)),
+            question=by_letter(row.text("question"), choices, f"Context: {hint}" if hint else ""),
+            image=release.picture(row, pictures, name, row.text("image")),
             choices=choices,
-            answer_index=int(release.field(row, "answer", problems_file)),
+            answer_index=row.whole("answer"),
         )
 
 

@@ -17,19 +17,19 @@ def read_seed_bench(release: Release) -> Iterator[Item]:
     """
     file = release.find("SEED-Bench.json")
     pictures = release.place("SEED-Bench-image")
-    for row in release.rows(release.json(file), "questions", file):
-        if release.field(row, "data_type", file) != "image":
+    for row in release.document(file).rows("questions"):
+        if row.text("data_type") != "image":
             continue
-        choices = tuple(release.text(row, f"choice_{letter}", file) for letter in LETTERS)
+        choices = tuple(row.text(f"choice_{letter}") for letter in LETTERS)
         yield Item(
-            id=release.text(row, "question_id", file),
+            id=row.text("question_id"),
             pack=release.name,
             task=release.name,
             metric="letter",
-            question=by_letter(release.text(row, "question", file), choices),
-            image=release.picture(pictures, release.text(row, "data_id", file)),
+            question=by_letter(row.text("question"), choices),
+            image=release.picture(row, pictures, row.text("data_id")),
             choices=choices,
-            answer_index=letter_index(release.text(row, "answer", file)),
+            answer_index=letter_index(row, "answer", len(choices)),
         )
 
 

@@ -17,19 +17,19 @@ def read_tdiuc(release: Release) -> Iterator[Item]:
     """
     questions = release.find(f"Questions/OpenEnded_{SPLIT}_questions.json", f"**/OpenEnded_{SPLIT}_questions.json")
     answers = release.find(f"Annotations/{SPLIT}_annotations.json", f"**/{SPLIT}_annotations.json")
-    truth = {row["question_id"]: row for row in release.rows(release.json(answers), "annotations", answers)}
+    truth = {row.text("question_id"): row for row in release.document(answers).rows("annotations")}
     pictures = release.place("Images/val2014", "val2014", "images/val2014")
-    for row in release.rows(release.json(questions), "questions", questions):
-        number = release.field(row, "question_id", questions)
-        known = release.object(truth.get(number), f"{answers}, question {number}")
+    for row in release.document(questions).rows("questions"):
+        number = row.text("question_id")
+        known = release.other(row, "question_id", truth, answers)
         yield Item(
-            id=f"{release.text(known, 'question_type', answers)}/{number}",
+            id=f"{known.text('question_type')}/{number}",
             pack=release.name,
             task=release.name,
             metric="exact",
-            question=short_answer(release.text(row, "question", questions)),
-            image=pictures / f"COCO_val2014_{int(release.field(row, 'image_id', questions)):012d}.jpg",
-            answers=tuple(str(entry["answer"]) for entry in release.rows(known, "answers", answers)),
+            question=short_answer(row.text("question")),
+            image=release.picture(row, pictures, f"COCO_val2014_{row.whole('image_id'):012d}.jpg"),
+            answers=tuple(entry.text("answer") for entry in known.rows("answers")),
         )
 
 

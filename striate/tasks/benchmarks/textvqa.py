@@ -1,7 +1,6 @@
 """TextVQA: questions about text in photos, with or without OCR tokens in the prompt."""
 
 from collections.abc import Iterator
-from typing import Any
 
 from striate.tasks.benchmarks.formats.benchmark import Benchmark
 from striate.tasks.benchmarks.formats.prompt_wording import short_answer
@@ -23,29 +22,29 @@ def read_textvqa_ocr(release: Release) -> Iterator[Item]:
     return _items(release, _tokens(release))
 
 
-def _items(release: Release, tokens: dict[str, list[Any]] | None) -> Iterator[Item]:
+def _items(release: Release, tokens: dict[str, tuple[str, ...]] | None) -> Iterator[Item]:
     file = release.find(QUESTIONS, "TextVQA_*_val.json")
     pictures = release.place("train_images", "train_val_images/train_images", "images")
-    for row in release.rows(release.json(file), "data", file):
-        name = release.text(row, "image_id", file)
-        question = release.text(row, "question", file)
+    for row in release.document(file).rows("data"):
+        name = row.text("image_id")
+        question = row.text("question")
         if tokens is not None:
-            question = f"{question}\nReference OCR token: {', '.join(map(str, tokens.get(name, ())))}"
+            question = f"{question}\nReference OCR token: {', '.join(tokens.get(name, ()))}"
         yield Item(
-            id=release.text(row, "question_id", file),
+            id=row.text("question_id"),
             pack=release.name,
             task=release.name,
             metric="vqa",
             question=short_answer(question),
-            image=release.picture(pictures, f"{name}.jpg"),
-            answers=tuple(map(str, release.field(row, "answers", file))),
+            image=release.picture(row, pictures, f"{name}.jpg"),
+            answers=row.texts("answers"),
         )
 
 
-def _tokens(release: Release) -> dict[str, list[Any]]:
+def _tokens(release: Release) -> dict[str, tuple[str, ...]]:
     file = release.find(OCR, "TextVQA_Rosetta_OCR_*_val.json")
-    rows = release.rows(release.json(file), "data", file)
-    return {release.text(row, "image_id", file): release.field(row, "ocr_tokens", file) for row in rows}
+    rows = release.document(file).rows("data")
+    return {row.text("image_id"): row.texts("ocr_tokens") if row.fields.get("ocr_tokens") else () for row in rows}
 
 
 PAPER = "https://arxiv.org/abs/1904.08920"

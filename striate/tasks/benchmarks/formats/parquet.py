@@ -2,15 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
+from striate.data.rows import Row
 from striate.errors import DataError
 from striate.tasks.benchmarks.formats.release import Release
 
 ROWS_AT_ONCE = 16
 
 
-def parquet_rows(release: Release, file: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+def parquet_rows(release: Release, file: Path, columns: Sequence[str]) -> Iterator[Row]:
     """Yield the rows of `file` with those of `columns` that it has, a few in memory at a time.
 
     Raises:
@@ -25,10 +25,13 @@ def parquet_rows(release: Release, file: Path, columns: Sequence[str]) -> Iterat
             "striate with its extra 'parquet'",
             "pip install 'striate[parquet]', or leave this benchmark out",
         ) from error
+    number = -1
     try:
         with ParquetFile(file) as table:
             known = [name for name in columns if name in table.schema_arrow.names]
             for batch in table.iter_batches(batch_size=ROWS_AT_ONCE, columns=known):
-                yield from batch.to_pylist()
-    except (OSError, ArrowException) as error:
+                for cells in batch.to_pylist():
+                    number += 1
+                    yield release.row(cells, f"{file}, row {number}")
+    except (OSError, ValueError, ArrowException) as error:
         raise release.damaged(file, f"is no Parquet file: {error}") from error

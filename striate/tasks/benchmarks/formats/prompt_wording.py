@@ -2,6 +2,8 @@
 
 from string import ascii_uppercase
 
+from striate.data.rows import Row
+from striate.printable import shown
 from striate.tasks.metrics.choices.letter import options_of
 
 SHORT = "Answer the question using a single word or phrase."
@@ -20,7 +22,13 @@ def by_letter(question: str, choices: tuple[str, ...], before: str = "") -> str:
     return f"{hint}{question}\n{options_of(choices)}\n{LETTER}"
 
 
-def letter_index(letter: str) -> int | None:
-    """Return the place (from 0) of a single letter, or None."""
-    capital = letter.strip().upper()
-    return ascii_uppercase.index(capital) if len(capital) == 1 and capital in ascii_uppercase else None
+def letter_index(row: Row, key: str, count: int) -> int:
+    """Return which of `count` choices (from 0) the letter under `key` of a record names.
+
+    Raises:
+        DataError: none.
+    """
+    capital = row.text(key).upper()
+    if len(capital) != 1 or capital not in ascii_uppercase[:count]:
+        raise row.refuse(f"{key!r} is {shown(row.fields[key])}", f"the letter of one of its {count} choices")
+    return ascii_uppercase.index(capital)

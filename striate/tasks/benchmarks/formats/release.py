@@ -2,12 +2,14 @@
 
 import csv
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from striate.data.rows import Row
 from striate.errors import DataError
+from striate.printable import shown
 from striate.storage.inside import inside
 from striate.storage.read_files import Form, json_lines, read_json, read_text
 
@@ -62,33 +64,38 @@ class Release:
         candidates = [self.folder / folder for folder in folders]
         return next((path for path in candidates if path.is_dir()), candidates[0])
 
-    def picture(self, folder: Path, *parts: str) -> Path:
-        """Return the path of a picture that a file of this benchmark names, in one of its folders.
+    def picture(self, row: Row, folder: Path, *parts: str) -> Path:
+        """Return the path of a picture that `row` names, in one of this benchmark's folders.
 
         Raises:
             DataError: it lies outside that folder.
         """
-        return inside(folder, *parts, what=f"benchmark {self.name}: picture", kind=f"folder {folder}")
-
-    def json(self, file: Path) -> Any:
-        """Return the JSON value that `file` holds.
-
-        Raises:
-            DataError: it can't be read, or is not JSON.
-        """
-        return read_json(file, self.form)
+        return inside(folder, *parts, what=f"{row.place}: picture", kind=f"folder {folder}")
 
     def read(self, file: Path) -> str:
-        """Return the text of `file`; raises a DataError as `json`."""
+        """Return the text of `file`.
+
+        Raises:
+            DataError: it can't be read, or is no UTF-8 text.
+        """
         return read_text(file, self.form)
 
-    def lines(self, file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield the place and object of every line of JSON lines."""
-        for number, value in json_lines(file, self.form):
-            yield f"{file}:{number}", self.object(value, f"{file}:{number}")
+    def document(self, file: Path) -> Row:
+        """Return the JSON object that `file` holds; raises as `read`, and where it is not JSON."""
+        return self.row(read_json(file, self.form), str(file))
 
-    def table(self, file: Path, columns: tuple[str, ...] = (), delimiter: str = ",") -> Iterator[dict[str, str]]:
-        """Yield the rows of a table, streamed; `columns` names them where the file has no header.
+    def lines(self, file: Path) -> Iterator[Row]:
+        """Yield the object of every line of JSON lines; raises as `document`."""
+        for number, value in json_lines(file, self.form):
+            yield self.row(value, f"{file}:{number}")
+
+    def table(self, file: Path, columns: tuple[str, ...] = (), delimiter: str = ",") -> Iterator[Row]:
+        """Yield the rows of a table, streamed, by column names in lower case.
+
+        Args:
+            file: with a header, unless `columns` are given.
+            columns: the names of the columns, where the file has no header.
+            delimiter: between two cells.
 
         Raises:
             DataError: it can't be read, or a row has too few cells.
@@ -97,35 +104,31 @@ class Release:
         csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
         try:
             with file.open(encoding="utf-8-sig", newline="") as stream:
-                for row in csv.DictReader(stream, fieldnames=columns or None, delimiter=delimiter):
-                    if any(value is None for value in row.values()):
-                        raise self.damaged(file, f"has too few cells in a row: {str(row)[:120]}")
-                    yield row
+                reader = csv.DictReader(stream, fieldnames=columns or None, delimiter=delimiter)
+                for cells in reader:
+                    place = f"{file}:{reader.line_num}"
+                    if any(value is None for value in cells.values()):
+                        raise self.damaged(place, f"has too few cells: {shown(cells)}")
+                    yield self.row({name.lower(): cell for name, cell in cells.items() if name}, place)
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise self.damaged(file, f"can't be read as a table: {error}") from error
 
-    def object(self, value: Any, place: str) -> dict[str, Any]:
-        """Return `value`, which must be a JSON object."""
+    def row(self, value: Any, place: str) -> Row:
+        """Return a record of a file, which must be an object; `place` names it in errors."""
         if not isinstance(value, dict):
             raise self.damaged(place, f"holds {type(value).__name__}, not an object")
-        return value
+        return Row(value, f"benchmark {self.name}: {place}", self.form, published=True)
 
-    def rows(self, value: Any, key: str, file: Path) -> list[dict[str, Any]]:
-        """Return the list of objects under `key` of a JSON object."""
-        listed = self.object(value, str(file)).get(key)
-        if not isinstance(listed, list):
-            raise self.damaged(file, f"has no list under {key!r}")
-        return [self.object(row, f"{file}, {key}[{index}]") for index, row in enumerate(listed)]
+    def other(self, row: Row, key: str, table: Mapping[str, Row], file: Path) -> Row:
+        """Return the record that `row` names under `key`; `table` has those of `file` by id.
 
-    def field(self, row: dict[str, Any], key: str, place: Path | str) -> Any:
-        """Return what `row` has under `key`, which must be there."""
-        if key not in row or row[key] is None:
-            raise self.damaged(place, f"has a row without {key!r}: {str(row)[:120]}")
-        return row[key]
-
-    def text(self, row: dict[str, Any], key: str, place: Path | str) -> str:
-        """Return what `row` has under `key`, as trimmed text."""
-        return str(self.field(row, key, place)).strip()
+        Raises:
+            DataError: there is none.
+        """
+        name = row.text(key)
+        if name not in table:
+            raise row.refuse(f"{key!r} is {shown(name)}, but {file} has no such record")
+        return table[name]
 
     def damaged(self, place: Path | str, what: str) -> DataError:
         """Return the error for a file that is not as it was published."""
