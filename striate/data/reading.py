@@ -27,7 +27,7 @@ def read_samples(path: Path, limit: int | None = None) -> list[Sample]:
     Raises:
         DataError: a missing, damaged or empty file, or a bad sample; names the file and the sample or line.
     """
-    file = _training_file(Path(path))
+    file = training_file(Path(path))
     records = _json_lines(file) if file.suffix == ".jsonl" else _json_list(file)
     folder = ImageFolder(file.parent)
     samples: list[Sample] = []
@@ -53,7 +53,12 @@ def read_many(paths: Sequence[Path], limit: int | None = None, seed: int = 0) ->
     return [samples[index] for index in sorted(chosen)]
 
 
-def _training_file(path: Path) -> Path:
+def training_file(path: Path) -> Path:
+    """Return the file that is read of `path`: itself, or the first of `TRAIN_FILES` in the folder.
+
+    Raises:
+        DataError: there is none.
+    """
     if path.is_dir():
         files = [path / name for name in TRAIN_FILES if (path / name).is_file()]
         if not files:

@@ -17,6 +17,7 @@ from striate.artifacts import (
     write_document,
 )
 from striate.config import RunConfig, anchored
+from striate.pipeline.earlier_keys import adopt_earlier_stages
 from striate.pipeline.preflight import check_base, check_region, labels_of
 from striate.pipeline.resident_model import BASE_LABEL, QUANTIZED, ResidentModel
 from striate.pipeline.run_inputs import locate_inputs
@@ -55,9 +56,10 @@ class Flow:
         self.run = open_run(
             out, self.config, self.progress, command=command, device=str(self.device), overwrite=overwrite
         )
-        self.keys = StageKeys(self.run, self.inputs)
+        self.keys = StageKeys(self.run, self.inputs, self.read_packs)
         self._models = ResidentModel(self.config, self._path_of)
         self._packs: list[Pack] = []
+        adopt_earlier_stages(self.keys)
 
     def everything(self) -> Path:
         """Run all stages in order; return the path of the report."""

@@ -1,31 +1,35 @@
 """Stage keys: a stage's settings with the fingerprints of the model, data and artifacts that it reads."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from striate.config import specs_of
+from striate.data.reading import read_samples, training_file
 from striate.harness.suites import Suite
 from striate.pipeline.run_inputs import RunInputs
 from striate.runs.folder import RunFolder
 from striate.selectors.spec.grammar import Spec, parse_spec
-from striate.storage.fingerprints import fingerprint
-from striate.tasks.packs.sources import release_fingerprint
+from striate.storage.fingerprints import fingerprint, fingerprint_files, visible_files
+from striate.tasks.packs.items import Pack
+from striate.tasks.packs.sources import Source, read_of
 
 
 @dataclass
 class StageKeys:
     """What every stage of one run follows from; a change in it makes the stage's artifacts stale.
 
-    Asking for the key of a stage whose predecessor has not run, or ran on other inputs, raises ArtifactError.
+    Of models, data and packs that are the files which a stage reads, and no others beside them. Asking for the key of
+    a stage whose predecessor has not run, or ran on other inputs, raises ArtifactError.
     """
 
     run: RunFolder
     inputs: RunInputs
-    _known: dict[str, str] = field(default_factory=dict)
-    _noted: dict[str, str] = field(default_factory=dict)
+    read_packs: Callable[[], Sequence[Pack]]
+    _known: dict[tuple[str, str], str] = field(default_factory=dict)
+    _noted_places: dict[str, str] = field(default_factory=dict)
 
     @cached_property
     def region_spec(self) -> Spec:
@@ -43,7 +47,7 @@ class StageKeys:
             "model": self.model(),
             "data": self._data(self.inputs.calibration or self.inputs.train),
             "section": config.analyze.model_dump(),
-            "base": self._fingerprint("base", self.inputs.base) if self.inputs.base else "",
+            "base": self._noted("base", self.inputs.base, self._of_model) if self.inputs.base else "",
             "max_length": config.train.max_length,
             "seed": config.seed,
         }
@@ -95,51 +99,73 @@ class StageKeys:
         return {
             "model": self.model(label),
             "suite": [suite.harness, *suite.tasks],
-            "folder": fingerprint(suite.folder) if suite.folder else "",
+            "folder": self._of_folder(suite.folder) if suite.folder else "",
             "limit": self.run.config.evaluate.limit,
         }
 
     def model(self, label: str = "start") -> str:
         """Return the fingerprint of the model called `label`."""
         if label == "tuned":
-            return self.run.output("train", "checkpoint", self.train())
+            return self._output("train", "checkpoint", self.train)
         if label == "pruned":
-            return self.run.output("prune", "pruned", self.prune())
+            return self._output("prune", "pruned", self.prune)
         if label in self.run.config.evaluate.others:
-            return self._fingerprint(f"model:{label}", self.run.config.evaluate.others[label])
-        return self._fingerprint("model", self.inputs.model)
+            return self._noted(f"model:{label}", self.run.config.evaluate.others[label], self._of_model)
+        return self._noted("model", self.inputs.model, self._of_model)
 
     def _scores(self) -> str:
-        return self.run.output("analyze", "scores.json", self.analyze())
+        return self._output("analyze", "scores.json", self.analyze)
 
     def _region(self) -> str:
-        return self.run.output("select", "region.json", self.select())
+        return self._output("select", "region.json", self.select)
 
     def _data(self, paths: Sequence[Path]) -> list[str]:
-        return [self._fingerprint(f"data:{path.name}", str(path)) for path in paths]
+        return [self._noted(f"data:{path.name}", str(path), self._of_data) for path in paths]
 
     def _packs(self) -> list[str]:
-        """Return the fingerprints of test packs, and lighter ones of published benchmarks."""
         return [
-            self._fingerprint(
-                f"data:{source.folder.name}",
-                str(source.folder),
-                release_fingerprint if source.benchmark else fingerprint,
-            )
-            for source in self.inputs.packs
+            self._noted(f"pack:{source.folder.name}", str(source.folder), partial(self._of_pack, number, source))
+            for number, source in enumerate(self.inputs.packs)
         ]
 
-    def _fingerprint(self, name: str, place: str, read: Callable[[Path], str] = fingerprint) -> str:
+    def _output(self, stage: str, name: str, inputs: Callable[[], Mapping[str, Any]]) -> str:
+        return self.run.output(stage, name, inputs())
+
+    def _of_model(self, path: Path) -> str:
+        """Return the fingerprint of a model's folder; of an adapter, with that of its base."""
+        if not (path / "adapter_config.json").is_file():
+            return fingerprint(path)
+        from striate.models.io.adapters import base_of
+
+        base = Path(base_of(path))
+        return f"{fingerprint(path)}+{self._of_model(base) if base.is_dir() else base}"
+
+    def _of_data(self, path: Path) -> str:
+        file = training_file(path)
+        pictures = [picture for sample in read_samples(path) for picture in sample.images]
+        return fingerprint_files(file.parent, [file, *pictures])
+
+    def _of_pack(self, number: int, source: Source, folder: Path) -> str:
+        return fingerprint_files(folder, read_of(source, self.read_packs()[number]))
+
+    def _of_folder(self, folder: Path) -> str:
+        return fingerprint_files(folder, visible_files(folder))
+
+    def _noted(self, name: str, place: str, read: Callable[[Path], str]) -> str:
         """Return the fingerprint of a model or data set, computed once and noted; a hub id stands for itself."""
-        if place not in self._known:
+        kind = name.partition(":")[0]
+        if (kind, place) not in self._known:
             path = Path(place)
             revision = self.run.config.model.revision or "main"
-            self._known[place] = read(path) if path.exists() else f"{place}@{revision}"
+            self._known[kind, place] = read(path) if path.exists() else f"{place}@{revision}"
             # Data sets in folders of one name are told apart by their whole paths.
-            label = f"{name} ({place})" if self._noted.get(name, place) != place else name
-            self._noted[label] = place
-            self.run.note_fingerprint(label, self._known[place])
-        return self._known[place]
+            label = f"{name} ({place})" if self._noted_places.get(name, place) != place else name
+            self._noted_places[label] = place
+            self._note(label, self._known[kind, place])
+        return self._known[kind, place]
+
+    def _note(self, label: str, value: str) -> None:
+        self.run.note_fingerprint(label, value)
 
 
 def _file(spec: Spec) -> str:

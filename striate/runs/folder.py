@@ -17,7 +17,7 @@ from striate.runs.config_changes import check_same_config
 from striate.runs.peak_memory import peak_memory_gib, reset_peak_memory
 from striate.runs.run_record import RunRecord, StageRecord
 from striate.storage.atomic import cannot_write, is_temporary, remove_temporaries, write_text
-from striate.storage.fingerprints import fingerprint, fingerprint_of
+from striate.storage.fingerprints import earlier_fingerprint, fingerprint, fingerprint_of
 from striate.storage.held_folders import hold
 
 RUN_FILE, CONFIG_FILE = "run.json", "config.yaml"
@@ -128,6 +128,20 @@ class RunFolder:
             and record.key == fingerprint_of(inputs)
             and self._whole(record, list(record.outputs))
         )
+
+    def adopt(self, stage: str, inputs: Mapping[str, Any]) -> None:
+        """Note a stage of an earlier version, which ran on `inputs`, with its key and whole outputs as of today."""
+        old = self.record.stages[stage]
+        outputs = {
+            name: fingerprint(self.path / name) if self._is_earlier(name, noted) else noted
+            for name, noted in old.outputs.items()
+        }
+        new = old.model_copy(update={"key": fingerprint_of(inputs), "outputs": outputs})
+        self.record = self.record.model_copy(update={"stages": {**self.record.stages, stage: new}})
+        self._save()
+
+    def _is_earlier(self, output: str, noted: str) -> bool:
+        return (self.path / output).exists() and earlier_fingerprint(self.path / output) == noted
 
     def note_fingerprint(self, name: str, value: str) -> None:
         """Keep the fingerprint of a model or data set in the record."""

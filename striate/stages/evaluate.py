@@ -11,7 +11,7 @@ from striate.errors import DataError
 from striate.models.structure.anatomy import decoder_layers, unwrap
 from striate.progress import Progress, Silent
 from striate.runs.peak_memory import peak_memory_gib, reset_peak_memory
-from striate.storage.fingerprints import fingerprint
+from striate.storage.fingerprints import earlier_fingerprint
 from striate.tasks.inference.ask import ask
 from striate.tasks.inference.reply_journal import Journal
 from striate.tasks.packs.items import Item, Mark, Pack, Reply
@@ -95,7 +95,8 @@ def _all_items(packs: Sequence[Pack]) -> list[Item]:
 
 def _predictions(items: Sequence[Item], replies: Sequence[Reply]) -> list[Prediction]:
     paths = dict.fromkeys(path for item in items for path in item.images)
-    contents = {path: fingerprint(path) for path in paths}
+    # As in the predictions of earlier versions, which they are compared with.
+    contents = {path: earlier_fingerprint(path) for path in paths}
     return [
         _prediction(item, mark, "+".join(contents[path] for path in item.images))
         for item, mark in zip(items, mark_all(items, replies), strict=True)

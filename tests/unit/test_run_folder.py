@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -17,7 +18,7 @@ from fault_kit import FAULTS, Fault, FileOperations, faulty, forked, operations_
 from striate.config import RunConfig, parse_config
 from striate.errors import ArtifactError
 from striate.runs.folder import RunFolder, open_run
-from striate.storage import held_folders
+from striate.storage import file_digests, held_folders
 from striate.storage.atomic import new_folder, write_text
 from striate.storage.fingerprints import fingerprint, fingerprint_of
 
@@ -309,27 +310,88 @@ def test_a_fault_at_any_operation_costs_nothing(tmp_path: Path, fault: Fault) ->
 
 def test_fingerprint_sees_names_and_contents(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "x").write_text("1")
+    (tmp_path / "a" / "x.json").write_text("1")
     first = fingerprint(tmp_path / "a")
     assert first == fingerprint(tmp_path / "a")
-    (tmp_path / "a" / "x").write_text("2")
+    (tmp_path / "a" / "x.json").write_text("2")
     second = fingerprint(tmp_path / "a")
-    (tmp_path / "a" / "x").rename(tmp_path / "a" / "y")
+    (tmp_path / "a" / "x.json").rename(tmp_path / "a" / "y.json")
     assert len({first, second, fingerprint(tmp_path / "a")}) == 3
     with pytest.raises(ArtifactError, match=r"can't read .*: No such file"):
         fingerprint(tmp_path / "none")
 
 
-def test_fingerprint_of_large_files_reads_both_ends(tmp_path: Path) -> None:
-    path = tmp_path / "big"
-    path.write_bytes(bytes(9 * 2**20))
-    first = fingerprint(path)
-    for place in (0, 9 * 2**19, 9 * 2**20 - 1):
-        with path.open("r+b") as stream:
-            stream.seek(place)
-            stream.write(b"x")
-        assert fingerprint(path) != first
-        first = fingerprint(path)
+def test_fingerprint_sees_shards_that_an_index_names_in_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "1.safetensors").write_text("1")
+    without = fingerprint(tmp_path)
+    names = {"weight_map": {"a": "shards/1.safetensors", "b": "../../etc/x.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(names))
+    before = fingerprint(tmp_path)
+    (tmp_path / "shards" / "1.safetensors").write_text("2")
+    assert len({without, before, fingerprint(tmp_path)}) == 3
+    for damaged in ("", "[]", '{"weight_map": [1]}', "[" * 10**5):
+        (tmp_path / "model.safetensors.index.json").write_text(damaged)
+        fingerprint(tmp_path)
+
+
+@pytest.fixture
+def reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The files that are read for their digests."""
+    monkeypatch.setenv("STRIATE_CACHE", str(tmp_path / "cache"))
+    seen: list[str] = []
+    digest = file_digests._digest
+    monkeypatch.setattr(file_digests, "_digest", lambda file: (seen.append(file.name), digest(file))[1])
+    return seen
+
+
+def aged(path: Path, content: bytes) -> Path:
+    """Return `path`, written long enough ago that a change shows in its times."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+    time.sleep(0.12)
+    return path
+
+
+def test_only_what_changed_is_read_again(tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    large, small = tmp_path / "m" / "large.safetensors", tmp_path / "m" / "small.json"
+    aged(large, bytes(9 * 2**20))
+    aged(small, b"1")
+    first = fingerprint(tmp_path / "m")
+    # Another process knows what this one noted.
+    monkeypatch.setattr(file_digests, "_known", {})
+    assert fingerprint(tmp_path / "m") == first
+    assert sorted(reads) == ["large.safetensors", "small.json"]
+    status = large.stat()
+    with large.open("r+b") as stream:
+        stream.seek(4 * 2**20 + 7)
+        stream.write(b"x")
+    # Its times set back do not hide the change.
+    os.utime(large, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert fingerprint(tmp_path / "m") != first
+    assert reads.count("large.safetensors") == 2
+    assert reads.count("small.json") == 1
+
+
+def test_a_file_that_was_just_written_is_read_again(tmp_path: Path, reads: list[str]) -> None:
+    for content in (b"1", b"2"):
+        (tmp_path / "x.json").write_bytes(content)
+        seen = {fingerprint(tmp_path / "x.json") for _ in range(2)}
+        assert len(seen) == 1
+    assert len(reads) == 4
+
+
+@pytest.mark.parametrize("damage", [b"", b"x\n{}", b"\xff"])
+def test_digests_that_are_damaged_are_made_again(
+    tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch, damage: bytes
+) -> None:
+    aged(tmp_path / "m" / "large.safetensors", bytes(9 * 2**20))
+    first = fingerprint(tmp_path / "m")
+    (noted,) = (tmp_path / "cache" / "digests").iterdir()
+    noted.write_bytes(damage or noted.read_bytes().replace(b"0", b"1"))
+    monkeypatch.setattr(file_digests, "_known", {})
+    assert fingerprint(tmp_path / "m") == first
+    assert len(reads) == 2
 
 
 def test_fingerprint_of_values_ignores_order() -> None:

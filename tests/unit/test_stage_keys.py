@@ -22,6 +22,7 @@ from striate.pipeline.stage_keys import StageKeys
 from striate.progress import Silent
 from striate.runs.config_changes import check_same_config
 from striate.storage.fingerprints import fingerprint_of
+from striate.tasks.packs.sources import read_source
 
 TRAINED = {"train", "prune", "evaluate:tuned", "evaluate:pruned", "suite:tuned", "suite:pruned"}
 PRUNED = {"prune", "evaluate:pruned", "suite:pruned"}
@@ -126,7 +127,10 @@ def base_config(root: Path) -> dict[str, Any]:
 def root(tmp_path: Path) -> Path:
     for name in ("data", "more", "base"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "file").write_text(name)
+        turns = [{"from": "human", "value": "<image>What?"}, {"from": "gpt", "value": name}]
+        samples = [{"image": "1.png", "conversations": turns}]
+        (tmp_path / name / "train.json").write_text(json.dumps(samples))
+        (tmp_path / name / "1.png").write_bytes(b"any")
     for name in ("pack", "pack2"):
         (tmp_path / name).mkdir()
         row = {"id": name, "task": "t", "metric": "exact", "kind": "text", "question": "?", "answers": ["x"]}
@@ -150,10 +154,11 @@ class FinishedRun:
 def keys_of(config: RunConfig) -> dict[str, str]:
     """The key of every stage of `config`'s run."""
     run: Any = FinishedRun(config)
-    keys = StageKeys(run, locate_inputs(config, Silent()))
+    inputs = locate_inputs(config, Silent())
+    keys = StageKeys(run, inputs, lambda: [read_source(source, config.evaluate.limit) for source in inputs.packs])
     stages = {"analyze": keys.analyze(), "select": keys.select(), "train": keys.train(), "prune": keys.prune()}
     stages |= {f"evaluate:{label}": keys.evaluate(label) for label in labels_of(config)}
-    suite = parse_suite("lm-eval:arc_easy")
+    suite = parse_suite(config.evaluate.suites[0])
     stages |= {f"suite:{label}": keys.suite(label, suite) for label in labels_of(config)}
     return {stage: fingerprint_of(inputs) for stage, inputs in stages.items()}
 
@@ -205,9 +210,96 @@ def test_a_region_from_scores_goes_stale_with_them(root: Path) -> None:
 def test_data_that_changes_on_disk_makes_stale_what_reads_it(root: Path) -> None:
     config = parse_config(base_config(root))
     old = keys_of(config)
-    (root / "data" / "file").write_text("other samples")
+    samples = root / "data" / "train.json"
+    samples.write_text(samples.read_text().replace("What?", "Which?"))
     new = keys_of(config)
     assert {stage for stage in old if old[stage] != new[stage]} == {"analyze", *TRAINED}
+
+
+def pack_with_data(root: Path) -> RunConfig:
+    """A config whose training data, test pack and models lie in folders with more in them."""
+    for name in ("start", "other", "tasks"):
+        (root / name).mkdir()
+        (root / name / "config.json").write_text("{}")
+        (root / name / "model.safetensors").write_bytes(b"weights")
+    (root / "tasks" / "task.yaml").write_text("task: t")
+    pack = root / "pack"
+    (pack / "train.json").write_text((root / "data" / "train.json").read_text())
+    for number in (1, 2, 3):
+        (pack / f"{number}.png").write_bytes(b"any")
+    row = {"id": "seen", "metric": "exact", "question": "?", "answers": ["x"], "image": "2.png"}
+    (pack / "test.jsonl").write_text((pack / "test.jsonl").read_text() + json.dumps(row) + "\n")
+    raw = base_config(root)
+    raw["model"]["path"] = str(root / "start")
+    raw["data"]["train"] = [str(pack)]
+    raw["evaluate"] = {"packs": [str(pack)], "suites": [f"lm-eval:arc_easy@{root / 'tasks'}"]}
+    raw["evaluate"]["others"] = {"other": str(root / "other")}
+    return parse_config(raw)
+
+
+EVALUATED = {*ASKED, "evaluate:other"}
+# A file of these folders, and the stages that read it.
+READ_BY = {
+    "pack/test.jsonl": EVALUATED,
+    "pack/2.png": EVALUATED,
+    "pack/1.png": {"analyze", *TRAINED},
+    "pack/3.png": NONE,
+    "pack/README.md": NONE,
+    "pack/.DS_Store": NONE,
+    "pack/images/Thumbs.db": NONE,
+    "pack/notes.txt": NONE,
+    "start/.DS_Store": NONE,
+    "start/README.md": NONE,
+    "start/LICENSE.txt": NONE,
+    "start/.git/config.json": NONE,
+    "start/trainer_state.json": NONE,
+    "start/checkpoint-100/model.safetensors": NONE,
+    "start/original/consolidated.00.pth": NONE,
+    "start/model.safetensors": EVERY - {"suite:other"},
+    "start/tokenizer.model": EVERY,
+    "start/merges.txt": EVERY,
+    "start/additional_chat_templates/tool.jinja": EVERY,
+    "other/config.json": {"evaluate:other", "suite:other"},
+    "tasks/.task.yaml.swp": NONE,
+    "tasks/README.md": NONE,
+}
+
+
+@pytest.mark.parametrize("name", READ_BY)
+def test_a_stage_goes_stale_with_the_files_that_it_reads_and_no_others(name: str, root: Path) -> None:
+    config = pack_with_data(root)
+    old = keys_of(config)
+    file = root / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    before = file.read_bytes() if file.exists() else b""
+    file.write_bytes(before.replace(b"?", b"!").replace(b"any", b"new").replace(b"{}", b"{ }") + b" ")
+    new = keys_of(config)
+    assert {stage for stage in old if old[stage] != new[stage]} == READ_BY[name]
+
+
+def test_the_base_of_an_adapter_is_read_with_it(root: Path) -> None:
+    config = pack_with_data(root)
+    (root / "other" / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(root / "base")}))
+    (root / "base" / "config.json").write_text("{}")
+    old = keys_of(config)
+    (root / "base" / "config.json").write_text("{ }")
+    new = keys_of(config)
+    assert {stage for stage in old if old[stage] != new[stage]} == {"evaluate:other", "suite:other"}
+
+
+@pytest.mark.parametrize("name", ["data/train.json", "start/model.safetensors"])
+def test_a_change_in_the_middle_of_a_large_file_is_seen(name: str, root: Path) -> None:
+    config = parse_config({**base_config(root), "model": {"path": str(root / "start")}})
+    (root / "start").mkdir()
+    filler = b" " * (20 * 2**20)
+    middle = filler + b"[" + b" " * 2**20 + b"]"
+    (root / name).write_bytes((root / name).read_bytes() + filler if "train" in name else middle)
+    old = keys_of(config)
+    with (root / name).open("r+b") as stream:
+        stream.seek(7 * 2**20)
+        stream.write(b"\n")
+    new = keys_of(config)
+    assert {"analyze", *TRAINED} <= {stage for stage in old if old[stage] != new[stage]}
 
 
 def test_every_setting_is_read_somewhere() -> None:

@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from striate.errors import DataError, SpecError, did_you_mean
-from striate.storage.fingerprints import fingerprint, fingerprint_of
+from striate.storage.fingerprints import EARLIER_LENGTH, earlier_fingerprint, fingerprint_of, visible_files
 from striate.storage.read_files import user_path
 from striate.tasks.benchmarks import BENCHMARKS
 from striate.tasks.benchmarks.formats.release import Release
 from striate.tasks.metrics import METRICS
 from striate.tasks.packs.items import Item, Pack
-from striate.tasks.packs.reader import read_pack, spread
+from striate.tasks.packs.reader import FILE_NAME, read_pack, spread
 
 PICTURES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".webp", ""})
 PREFIX = re.compile(r"([a-z][a-z0-9+_-]+)(?:@(\d+))?:(.+)", re.DOTALL)
@@ -89,21 +89,29 @@ def read_source(source: Source, limit: int | None = None, pictures: Path | None 
     return Pack(benchmark.name, source.folder, tuple(_numbered(chosen)))
 
 
-def release_fingerprint(folder: Path) -> str:
-    """Return a short hash of a benchmark's folder: names and sizes of files, contents of those that are no pictures.
+def read_of(source: Source, pack: Pack) -> list[Path]:
+    """Return the files that `pack` was read from `source`: questions, and the pictures of its items that lie there.
 
-    Benchmarks hold tens of thousands of pictures, which nobody edits; their questions are read whole.
+    Of a benchmark all files that are no pictures count as questions.
+    """
+    pictures = [path for item in pack.items for path in item.images if path.is_relative_to(source.folder)]
+    if not source.benchmark:
+        return [source.folder / FILE_NAME, *pictures]
+    return [*(path for path in visible_files(source.folder) if not _is_picture(path)), *pictures]
+
+
+def earlier_release_fingerprint(folder: Path) -> str:
+    """Return the hash of a benchmark's folder that earlier versions noted: of pictures, only their sizes.
 
     Raises:
         ArtifactError: it can't be read.
     """
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return fingerprint_of(
-        {
-            str(path.relative_to(folder)): path.stat().st_size if _is_picture(path) else fingerprint(path)
-            for path in files
-        }
-    )
+    sizes = {
+        str(path.relative_to(folder)): path.stat().st_size if _is_picture(path) else earlier_fingerprint(path)
+        for path in files
+    }
+    return fingerprint_of(sizes)[:EARLIER_LENGTH]
 
 
 def _is_picture(path: Path) -> bool:

@@ -1,0 +1,83 @@
+"""Digests of files, remembered: a file is read again only where its size, times or place on the disk changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from striate.errors import StriateError
+from striate.storage.atomic import cache_folder, write_text
+
+WORTH_BYTES, WORTH_FILES = 8 * 2**20, 1000
+"""Folders of less are read again by the next process."""
+
+# Name to size, times, inode and digest, of the files of each folder.
+Entry = tuple[int, int, int, int, str]
+_known: dict[Path, dict[str, Entry]] = {}
+
+
+def file_digests(folder: Path, files: Iterable[Path]) -> dict[str, str]:
+    """Return the SHA-256 of each of the `files`, which lie in `folder`, by their names there.
+
+    Raises:
+        OSError: one can't be read.
+    """
+    root = folder.absolute()
+    known = _known[root] if root in _known else _known.setdefault(root, _read(root))
+    found: dict[str, Entry] = {}
+    changed = False
+    for file in files:
+        name = file.relative_to(folder).as_posix()
+        state = _state(file)
+        entry = known.get(name)
+        if entry is None or entry[:4] != state:
+            begin = time.time_ns()
+            entry = (*state, _digest(file))
+            if _settled(state, begin) and _state(file) == state:
+                known[name] = entry
+                changed = True
+        found[name] = entry
+    if changed and (len(found) > WORTH_FILES or sum(entry[0] for entry in found.values()) > WORTH_BYTES):
+        # Without it the files are read once more, no worse.
+        with suppress(StriateError):
+            _write(root, known)
+    return {name: entry[4] for name, entry in found.items()}
+
+
+def _state(file: Path) -> tuple[int, int, int, int]:
+    status = file.stat()
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+
+
+def _settled(state: tuple[int, int, int, int], begin: int) -> bool:
+    """Return whether a change after `begin` would show: a clock of whole seconds or ticks may give it the same time."""
+    times = state[1:3]
+    tick = 2 * 10**9 if all(moment % 10**9 == 0 for moment in times) else 10**8
+    return max(times) < begin - tick
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _place(root: Path) -> Path:
+    return cache_folder() / "digests" / f"{hashlib.sha256(bytes(root)).hexdigest()[:32]}.json"
+
+
+def _read(root: Path) -> dict[str, Entry]:
+    """Return what earlier processes noted of a folder; nothing where that is missing or damaged."""
+    with suppress(StriateError, OSError, ValueError):
+        checksum, text = _place(root).read_text(encoding="utf-8").split("\n", 1)
+        if checksum == hashlib.sha256(text.encode()).hexdigest():
+            return {name: tuple(entry) for name, entry in json.loads(text).items()}
+    return {}
+
+
+def _write(root: Path, known: dict[str, Entry]) -> None:
+    text = json.dumps(known)
+    write_text(_place(root), f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}")
