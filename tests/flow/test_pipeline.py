@@ -106,7 +106,7 @@ def test_record_says_what_made_it(finished: dict[str, Path], method: str) -> Non
     for stage in record.stages.values():
         assert stage.status == "done"
         assert all(fingerprint(finished[method] / name) == value for name, value in stage.outputs.items())
-    assert record.fingerprints.keys() == {"model", "data:pack"}
+    assert record.fingerprints.keys() == {"model", "data:pack", "pack:pack"}
     assert record.device == "cpu"
 
 
