@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from striate.data.samples import Sample
+from striate.data.template_limits import bounded_time, check_template
 from striate.errors import DataError, ModelError
 
 
@@ -34,7 +35,7 @@ class Renderer:
         """Take the template and the special tokens of `processor`.
 
         Raises:
-            ModelError: the processor has no chat template.
+            ModelError: the processor has no chat template, or one that takes too long or too much.
         """
         self._processor = processor
         self._template = getattr(processor, "chat_template", None) or processor.tokenizer.chat_template
@@ -44,13 +45,21 @@ class Renderer:
                 "a processor whose chat template renders conversations with pictures",
                 "set processor.chat_template and save the processor with the model",
             )
+        if isinstance(self._template, str):
+            check_template(self._template)
         self._eos = processor.tokenizer.eos_token or ""
         self._end_of_turn = _end_of_turn(processor)
 
+    @bounded_time()
     def prompt(self, sample: Sample) -> str:
-        """Return the text up to where the model speaks: the sample without its last answer, and the answer's header."""
+        """Return the text up to where the model speaks: the sample without its last answer, and the answer's header.
+
+        Raises:
+            ModelError: the template takes too long.
+        """
         return self._render(sample.prompt(), generation=True)
 
+    @bounded_time()
     def conversation(self, sample: Sample) -> Conversation:
         """Return the whole conversation and the places of its answers.
 
@@ -59,6 +68,7 @@ class Renderer:
 
         Raises:
             DataError: the template does not render an answer as it stands in the sample.
+            ModelError: it takes too long.
         """
         text = self._render(sample)
         result, copied, shown = "", 0, 0
