@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+from pydantic import Field
+
 from striate.artifacts.base import Document
 from striate.artifacts.region import Region
 
@@ -47,7 +49,10 @@ class Resampled(Document):
 
 
 class TrainRecord(Document):
-    """How a training run went (`train.json`); `tokens` are those of its samples, `padding` is a share of all slots."""
+    """How a training run went (`train.json`); `tokens` are those of its samples, `padding` is a share of all slots.
+
+    `skipped` says by their ids which broken samples were left out at a step, and why (`data.broken`).
+    """
 
     version: Literal[1] = 1
     trainable: Trainable
@@ -62,3 +67,4 @@ class TrainRecord(Document):
     tokens: int = 0
     padding: float = 0.0
     resampled: Resampled | None = None
+    skipped: dict[str, str] = Field(default_factory=dict)

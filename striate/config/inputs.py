@@ -1,5 +1,7 @@
 """Settings of model and data, and the names that stand for something built in."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from striate.config.section import Section
@@ -15,11 +17,16 @@ class ModelSection(Section):
 
 
 class DataSection(Section):
-    """Training and calibration data: files or folders in LLaVA or chat-messages format."""
+    """Training and calibration data: files or folders in LLaVA or chat-messages format.
+
+    `broken` says what training does at a sample that can't be used, as its picture is damaged or it does not fit into
+    `train.max_length`: stop, with all steps kept, or learn without it, which train.json and train_log.jsonl record.
+    """
 
     train: tuple[str, ...] = Field(min_length=1)
     max_train_samples: int | None = Field(default=None, ge=1)
     calibration: tuple[str, ...] = ()
+    broken: Literal["refuse", "skip"] = "refuse"
 
 
 def is_builtin(name: str) -> bool:

@@ -29,7 +29,14 @@ class Collator:
     with one picture, several or none may share a batch.
     """
 
-    def __init__(self, processor: Any, max_length: int, train: bool, limits: PictureLimits = ORDINARY) -> None:
+    def __init__(
+        self,
+        processor: Any,
+        max_length: int,
+        train: bool,
+        limits: PictureLimits = ORDINARY,
+        skips_broken: bool = False,
+    ) -> None:
         """Keep the settings.
 
         Args:
@@ -37,12 +44,14 @@ class Collator:
             max_length: the most tokens a sample may have, image tokens included.
             train: whether calling the collator gives training batches with labels, or prompts.
             limits: the largest picture that is decoded.
+            skips_broken: whether `broken_samples` leaves out what can't be encoded.
 
         Raises:
             ModelError: the processor has no chat template.
         """
         self.max_length = max_length
         self.train = train
+        self.skips_broken = skips_broken
         self._limits = limits
         self._renderer = Renderer(processor)
         self._encoder = SampleEncoder(processor)

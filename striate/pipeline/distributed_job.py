@@ -56,6 +56,7 @@ class TrainingRequest:
             work_dir=self.out / WORK_FOLDER,
             log=self.out / "train_log.jsonl",
             base_path=self.model_path,
+            broken=config.data.broken,
             base_weights=self.base_weights,
             key=self.key,
             overwrite=self.overwrite,

@@ -7,7 +7,8 @@ from typing import Any
 from striate.config import RunConfig
 from striate.errors import ArtifactError
 
-FREE = {"machine", "report"} | {f"evaluate.{key}" for key in ("models", "others", "baseline", "gate", "suites")}
+_COMPARED = ("models", "others", "baseline", "gate", "suites")
+FREE = {"machine", "report", "data.broken", *(f"evaluate.{key}" for key in _COMPARED)}
 """Settings that no artifact of an earlier stage follows from."""
 
 

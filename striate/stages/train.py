@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from striate.artifacts import Region, TrainRecord
 from striate.config import MachineSection, TrainSection
@@ -22,7 +22,7 @@ from striate.training.distributed.full_parameters import unshard
 from striate.training.distributed.ranks import Ranks
 from striate.training.job import TrainingJob
 from striate.training.lisa import lisa_record
-from striate.training.preflight_checks import check_training, warn_of_lisa
+from striate.training.preflight_checks import check_broken, check_training, warn_of_lisa
 from striate.training.resume_identity import identity
 from striate.training.schedule import Plan
 from striate.training.session import TrainingResult, TrainingSession
@@ -42,6 +42,7 @@ def train(
     work_dir: Path,
     log: Path,
     base_path: str,
+    broken: Literal["refuse", "skip"] = "refuse",
     base_weights: str = "",
     key: str = "",
     overwrite: bool = False,
@@ -68,6 +69,7 @@ def train(
         work_dir: where unfinished training keeps its checkpoints, which are removed at the end.
         log: `train_log.jsonl`, one line a step.
         base_path: where the base model is, as the adapter names it.
+        broken: whether a sample that can't be used stops the training, or is left out.
         base_weights: a fingerprint of it; unfinished training does not go on with another.
         key: a fingerprint of all that the result follows from, which is kept with it.
         overwrite: whether unfinished training that can't be gone on with is removed.
@@ -77,22 +79,26 @@ def train(
         SpecError: `image_also` of `config` can't be read, or has no effect.
         ModelError: not an LVLM, or an encoder-decoder.
         TrainingError: nothing to train, a failed proof, a loss that is not finite, or a work folder of another run.
-        DataError: a sample that can't be used.
+        DataError: a sample that can't be used, or none that can.
         ArtifactError: a folder that can't be written, or `out` is not empty.
     """
     check_training(model, region, samples, config, out)
     ranks = Ranks.launched()
+    check_broken(broken, ranks.world_size)
     ranks.join(next(model.parameters()).device)
     progress = progress if progress and ranks.is_main else Silent()
     plan = Plan.of(len(samples), config, machine, ranks.world_size)
     warn_of_lisa(region, config.resample, plan.steps, seed, progress)
     store = CheckpointStore(work_dir, identity(region, config, samples, seed, base_path, base_weights))
     checkpoint = ranks.on_main(lambda: store.find(log, overwrite, progress.say))
-    collator = Collator(processor, config.max_length, train=True, limits=PictureLimits.of(machine))
+    limits, skips = PictureLimits.of(machine), broken == "skip"
+    collator = Collator(processor, config.max_length, train=True, limits=limits, skips_broken=skips)
     job = TrainingJob(region, samples, collator, config, machine, seed, base_path, plan)
     record = _train(model, processor, job, progress, store, checkpoint, out=out, log=log, key=key)
     ranks.on_main(store.remove)
     progress.say(record.proof)
+    if record.skipped:
+        progress.say(f"{len(record.skipped)} broken samples were left out, which train.json names")
     return record
 
 
@@ -152,5 +158,6 @@ def _record(job: TrainingJob, prepared: PreparedModel, result: TrainingResult, r
         peak_memory_gib=ranks.maximum(peak_memory_gib(device), device),
         tokens=result.tokens,
         padding=1 - result.tokens / max(1, result.slots),
+        skipped=result.skipped,
         resampled=lisa_record(job.config.resample, job.region.layers, result.rows) if prepared.lisa else None,
     )

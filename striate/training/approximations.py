@@ -9,6 +9,7 @@ from torch import nn
 
 from striate.artifacts import Region
 from striate.config import TrainSection
+from striate.data.broken_samples import usable
 from striate.data.collate import Collator
 from striate.data.samples import Sample
 from striate.errors import SpecError, TrainingError
@@ -93,14 +94,14 @@ def begin_skipping(
         return
     pictured = [sample for sample in samples if sample.images] or samples[:1]
     try:
-        check_rule(model, compute, collator(pictured[:1]))
+        chosen = usable(collator, pictured[:: -(-len(pictured) // _SHIFT_SAMPLES)])
+        check_rule(model, compute, collator(chosen[:1]))
     except Exception:
         if installed is not None:
             installed.reinstall()
         raise
     shift: Shift = installed.shift if installed else {}
     if config.image_shift and not installed:
-        chosen = pictured[:: -(-len(pictured) // _SHIFT_SAMPLES)]
         batches = [collator(chosen[start : start + _TOGETHER]) for start in range(0, len(chosen), _TOGETHER)]
         shift = measure_shift(model, compute, batches)
     VisualTokenSkipping(model, compute, shift)

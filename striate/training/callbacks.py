@@ -87,10 +87,18 @@ class MetricsCallback(TrainerCallback):
         """Log the steps whose numbers have not been read yet."""
         self.flush()
 
-    def add(self, step: int, loss: torch.Tensor, norm: Any, tokens: tuple[int, int] | torch.Tensor) -> None:
-        """Take the numbers of a step whose work has just been handed out, unread."""
+    def add(
+        self,
+        step: int,
+        loss: torch.Tensor,
+        norm: Any,
+        tokens: tuple[int, int] | torch.Tensor,
+        skipped: dict[str, str] | None = None,
+    ) -> None:
+        """Take the numbers of a step whose work has just been handed out, unread, and why samples were `skipped`."""
         rates = self._rates.get("region", 0.0), self._rates.get("projector", 0.0)
         more: dict[str, Any] = {OPEN_LAYERS: list(self._schedule.open_layers)} if self._schedule else {}
+        more |= {"skipped": skipped} if skipped else {}
         self._metrics.add(Facts(step, *rates, more, time.perf_counter(), tokens), loss, norm)
 
     def flush(self) -> None:

@@ -48,6 +48,20 @@ def check_training(
     check_optimizer(config, next(model.parameters()).device)
 
 
+def check_broken(broken: str, processes: int) -> None:
+    """Return if broken samples can be left out, where that is wanted.
+
+    Raises:
+        TrainingError: several processes train, which must all learn from as many samples.
+    """
+    if broken == "skip" and processes > 1:
+        raise TrainingError(
+            f"data.broken is skip, and {processes} processes train together",
+            "data.broken=skip with one process",
+            "use data.broken=refuse, and mend or remove what `striate check` names",
+        )
+
+
 def check_layers(region: Region, config: TrainSection) -> None:
     """Return if the layers that `config` speaks of go together with the region.
 

@@ -15,7 +15,7 @@ from striate.config import TrainSection
 from striate.data.samples import Sample
 from striate.errors import ArtifactError
 from striate.storage.fingerprints import fingerprint
-from striate.training.approximations import layers_beside
+from striate.training.approximations import layers_beside, visual_compute
 from striate.training.batching.order import SeededOrder
 from striate.training.distributed.sharding import sharding
 
@@ -52,11 +52,13 @@ class Identity:
         facts: settings, region, seed and model, by name.
         samples: a digest of each sample, what its pictures' files hold included.
         order: the samples, as steps learn from them.
+        measured: whether what steps compute was measured on samples from everywhere before the first one.
     """
 
     facts: dict[str, Any]
     samples: list[str]
     order: SeededOrder
+    measured: bool = False
 
     def differences(self, done: Progressed) -> list[str]:
         """Return in words what keeps this training from going on where another one had come to.
@@ -87,9 +89,11 @@ class Identity:
             if done.facts.get(_DATA) != self.facts[_DATA]:
                 yield _DATA
         else:
-            for index in self.order.learned(done.step):
+            learned = range(len(self.samples)) if self.measured else self.order.learned(done.step)
+            for index in learned:
                 sample = self.order.samples[index]
-                if done.samples[index] != self.samples[index] and sample.id not in done.skipped:
+                skipped = sample.id in done.skipped and not self.measured
+                if done.samples[index] != self.samples[index] and not skipped:
                     yield f"data (sample {sample.id!r}, which a step has learned from)"
                     return
 
@@ -114,7 +118,8 @@ def identity(
         _WEIGHTS: base_weights,
         "sharding": sharding(),
     }
-    return Identity(facts, _sample_digests(samples), SeededOrder(samples, seed, config.batch_size))
+    measured = config.image_shift and visual_compute(region, config) is not None
+    return Identity(facts, _sample_digests(samples), SeededOrder(samples, seed, config.batch_size), measured)
 
 
 def _sample_digests(samples: Sequence[Sample]) -> list[str]:

@@ -12,9 +12,10 @@ from typing import Any
 
 from torch import nn
 
+from striate.data.broken_samples import usable
 from striate.progress import Progress
 from striate.training.approximations import frozen_format
-from striate.training.batching.micro_batches import StepCollator, StepSampler, share_of, stand_in, touch_of
+from striate.training.batching.micro_batches import StepCollator, StepSampler, share_of, stand_ins, touch_of
 from striate.training.batching.order import SeededOrder
 from striate.training.caching.vision_features import CachedFeatures
 from striate.training.callbacks import Proof
@@ -53,6 +54,11 @@ class TrainingResult:
     def seconds(self) -> float:
         """Seconds of all steps."""
         return float(sum(row["seconds"] for row in self.rows))
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Why broken samples were left out, by their ids."""
+        return {sample: why for row in self.rows for sample, why in row.get("skipped", {}).items()}
 
     @property
     def tokens(self) -> int:
@@ -158,7 +164,7 @@ class TrainingSession:
                 uneven=may_lack_gradients(self._model),
             ),
             StepSampler(SeededOrder(job.samples, job.seed, job.plan.batch_size), share),
-            StepCollator(collator, share, stand_in(job.samples), touch, fill=self._execution.fill),
+            StepCollator(collator, share, stand_ins(job.samples), touch, fill=self._execution.fill),
             inputs,
             log=metrics,
             advance=advance,
@@ -216,7 +222,7 @@ class TrainingSession:
             job = self._job
             order = list(SeededOrder(job.samples, job.seed, job.plan.batch_size))[: job.plan.batch_size]
             chosen = [job.samples[index] for index in dict.fromkeys([*order[:2], *order[-2:]])]
-            items = job.collator.encode_each(chosen)
+            items = job.collator.encode_each(usable(job.collator, chosen))
             with self._prepared.autocast():
                 self._packing_proof = check_packing(
                     self._model, self._packing, job.collator, items, job.collator.max_length

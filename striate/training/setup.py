@@ -14,6 +14,7 @@ from torch import nn
 
 from striate.artifacts import Region, Trainable
 from striate.config import TrainSection
+from striate.data.broken_samples import usable
 from striate.data.packing import Batch
 from striate.models.trainable.apply import apply_region, lora_config
 from striate.models.trainable.gradient_proof import prove_trainable
@@ -21,6 +22,9 @@ from striate.training.approximations import begin_skipping, end_skipping
 from striate.training.job import TrainingJob
 from striate.training.lisa import LisaSchedule
 from striate.training.precision import MasterWeights
+
+# So many that one of them can be used, whatever is broken.
+_EXAMPLES = 16
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,8 @@ def prepared_for_training(model: Any, job: TrainingJob) -> Iterator[PreparedMode
     config, region, samples = job.config, job.region, job.samples
     torch.manual_seed(job.seed)
     tuned, trainable = _open(model, region, config, job.base_path)
-    example = next((sample for sample in samples if sample.images), samples[0])
+    pictured = [sample for sample in samples if sample.images][:_EXAMPLES]
+    example = usable(job.collator, pictured or samples[:_EXAMPLES])[0]
     prepared = PreparedModel(
         model=tuned,
         region=region,

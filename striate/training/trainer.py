@@ -17,10 +17,11 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from striate.data.label_mask import IGNORED
 from striate.data.packing import FILLER, SEGMENTS, Batch
+from striate.errors import DataError
 from striate.models.structure.anatomy import PROJECTOR, component_of, find_anatomy
-from striate.training.batching.micro_batches import StepCollator, StepSampler
+from striate.training.batching.micro_batches import StepCollator, StepSampler, broken_of
 from striate.training.callbacks import LisaCallback, MetricsCallback, Proof, ProofCallback
-from striate.training.checkpoints import CheckpointStore
+from striate.training.checkpoints import COMPLETE, CheckpointStore
 from striate.training.distributed.gradient_sync import GradientSync
 from striate.training.distributed.ranks import Ranks
 from striate.training.distributed.sharding import may_lack_gradients, prefetch_whole_layers
@@ -104,6 +105,7 @@ class RegionTrainer(Trainer):
         self._trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
         self._start_norm = norm_of(model, self._trained)
         self._tokens = self._slots = 0
+        self._skipped: dict[str, str] = {}
         self._find_frozen()
         self._proofs = ProofCallback(proofs, self._enter_modes)
         self._metrics = MetricsCallback(log, lisa, advance, late=int(args.device.type == "cuda"), fp16=args.fp16)
@@ -237,6 +239,7 @@ class RegionTrainer(Trainer):
         self._slots += slots
         self._tokens += int(batch["attention_mask"].sum()) if "attention_mask" in batch else slots
         self._tokens -= int(batch.get(FILLER, 0))
+        self._skipped |= broken_of(batch)
 
     def _counted(self) -> tuple[int, int] | torch.Tensor:
         """Return tokens and slots since the last call; an unread tensor (2,) where several processes count."""
@@ -271,11 +274,19 @@ class RegionTrainer(Trainer):
         return super()._prepare_input(data)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor | int | None:
-        """Return the answer tokens of the whole step, those of other processes included."""
+        """Return the answer tokens of the whole step, those of other processes included.
+
+        Raises:
+            DataError: a sample of the step can't be used; what was learned before is kept in a checkpoint.
+        """
+        for batches in batch_samples:
+            if isinstance(batches, DataError):
+                raise self._stopped_by(batches)
         labels = [batch["labels"][:, 1:] for batches in batch_samples for batch in batches]
         count = sum(int((label != IGNORED).sum()) for label in labels)
         if self.accelerator.num_processes == 1:
-            return count
+            # A step whose samples are all broken has no answers.
+            return max(1, count)
         return self.accelerator.reduce(torch.tensor(count).to(device, non_blocking=True), "sum")
 
     def _maybe_log_save_evaluate(self, tr_loss: torch.Tensor, grad_norm: Any, *args: Any, **kwargs: Any) -> None:
@@ -283,7 +294,8 @@ class RegionTrainer(Trainer):
         if self.control.should_log and self.state.global_step > self._globalstep_last_logged:
             one = self.accelerator.num_processes == 1
             loss = tr_loss if one else self.accelerator.reduce(tr_loss, "mean")
-            self._metrics.add(self.state.global_step, loss, grad_norm, self._counted())
+            self._metrics.add(self.state.global_step, loss, grad_norm, self._counted(), self._skipped)
+            self._skipped = {}
             # Not by subtraction, which leaves what is no number as it is.
             tr_loss.zero_()
             self._globalstep_last_logged = self.state.global_step
@@ -301,6 +313,20 @@ class RegionTrainer(Trainer):
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 self._store.complete(step, self._log.rows, self.proof, longest)
+
+    def _stopped_by(self, error: DataError) -> DataError:
+        """Return the error for a sample that can't be used, after writing a checkpoint of the steps before it."""
+        step = self.state.global_step
+        if step and self.accelerator.num_processes == 1 and not (self._store.folder(step) / COMPLETE).is_file():
+            self._metrics.flush()
+            self._save_checkpoint(self.model, None)
+        return DataError(
+            f"training stopped at step {step + 1}: {error.given}",
+            error.allowed,
+            "mend the sample in its place (without it the order of all is another), raise train.max_length if it is too"
+            " long, or leave it out with --set data.broken=skip: the same command then goes on from step"
+            f" {step}, with --overwrite where max_length changes or an earlier stage is out of date",
+        )
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Read what `save_model` wrote."""

@@ -305,10 +305,12 @@ def test_a_refused_training_keeps_the_rule(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(approximations, "check_rule", refuse)
     sample: Any = SimpleNamespace(images=("1.png",))
+    collator: Any = lambda _: inputs  # noqa: E731
+    collator.skips_broken = False
     with torch.no_grad():
         wanted = model(**inputs).logits
         region = Region(layers=(0,), num_layers=compute.num_layers, spec="ids:0")
         with pytest.raises(ModelError, match="refused"):
-            approximations.begin_skipping(model, region, [sample], lambda _: inputs, config)  # type: ignore[arg-type]
+            approximations.begin_skipping(model, region, [sample], collator, config)
         assert skipping_of(model) is rule
         assert torch.equal(model(**inputs).logits, wanted)

@@ -38,6 +38,8 @@ STALE: dict[str, tuple[Any, set[str]]] = {
     "model.revision": ("v2", EVERY),
     "data.train": (["ROOT/more"], {"analyze", *TRAINED}),
     "data.max_train_samples": (3, TRAINED),
+    # What is learned is the same where nothing is broken, and recorded where something is.
+    "data.broken": ("skip", NONE),
     "data.calibration": (["ROOT/more"], {"analyze", *PRUNED}),
     "analyze.scorers": (["modality-block-influence"], {"analyze", *PRUNED}),
     "analyze.samples": (5, {"analyze", *PRUNED}),

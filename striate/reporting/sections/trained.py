@@ -31,6 +31,7 @@ def draw_course(record: TrainRecord) -> Html:
         [
             ("method", _METHODS.get(record.trainable.method, record.trainable.method)),
             ("samples", count(record.samples)),
+            *([("skipped as broken", count(len(record.skipped)))] if record.skipped else []),
             ("steps", f"{count(record.steps)} ({_amount_of_epochs(record.epochs)})"),
             ("loss, first to last", f"{plain_number(record.first_loss)} → {plain_number(record.last_loss)}"),
             ("time", duration(record.seconds)),

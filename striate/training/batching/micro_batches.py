@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
+import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,16 +13,21 @@ import torch
 from torch.utils.data import Sampler
 
 from striate.config import MachineSection, TrainSection
+from striate.data.broken_samples import encode_usable, usable
 from striate.data.collate import Collator
 from striate.data.encoding import Encoded
 from striate.data.label_mask import IGNORED
 from striate.data.packing import FILLER, Batch, first_fit
 from striate.data.samples import Sample
+from striate.errors import DataError
 from striate.training.batching.order import SeededOrder
 from striate.training.distributed.ranks import Ranks
 from striate.training.distributed.sharding import sharding
 
 Touch = Literal["", "last", "all"]
+BROKEN = "broken"
+# So many that one of them can be used, whatever is broken.
+_STAND_INS = 16
 
 
 @dataclass(frozen=True)
@@ -78,32 +85,38 @@ class StepCollator:
     """
 
     def __init__(
-        self, collator: Collator, share: Share, stand_in: Sample | None = None, touch: Touch = "", fill: int = 1
+        self, collator: Collator, share: Share, stand_ins: Sequence[Sample] = (), touch: Touch = "", fill: int = 1
     ) -> None:
         """Keep how to encode and how to divide.
 
         Args:
             collator: encodes samples, joins and packs them.
             share: of this process.
-            stand_in: the sample that joins batches without pictures.
+            stand_ins: the first one that can be used joins batches without pictures.
             touch: which batches need a picture: none, the last of a step, or all.
             fill: packed rows are filled up to a multiple of this many tokens.
         """
         self.collator = collator
         self.share = share
-        self._stand_in = stand_in
-        self._touch = touch if stand_in else ""
+        self._stand_ins = stand_ins
+        self._touch = touch if stand_ins else ""
         self._unlabelled: Encoded | None = None
         self._fill = fill
 
-    def __call__(self, samples: Sequence[Sample]) -> list[Batch]:
-        """Return the micro-batches, at least one.
+    def __call__(self, samples: Sequence[Sample]) -> list[Batch] | DataError:
+        """Return the micro-batches, at least one, or the error for a sample that can't be used.
 
-        Raises:
-            DataError: a sample that can't be used.
+        Raised in a worker process, an error would arrive as its traceback.
         """
-        groups = self.grouped(self.collator.encode_each(samples)) or [[]]
-        return [self._join(self._touched(group, index + 1 == len(groups))) for index, group in enumerate(groups)]
+        try:
+            items, broken = encode_usable(self.collator, samples)
+            groups = self.grouped(items) or [[]]
+            batches = [self._join(self._touched(group, index + 1 == len(groups))) for index, group in enumerate(groups)]
+        except DataError as error:
+            return error
+        if broken:
+            batches[0][BROKEN] = torch.frombuffer(bytearray(json.dumps(broken).encode()), dtype=torch.uint8)
+        return batches
 
     def grouped(self, items: Sequence[Encoded]) -> list[list[Encoded]]:
         """Return the items of each micro-batch or row."""
@@ -126,9 +139,9 @@ class StepCollator:
     def _without_labels(self) -> Encoded:
         """Return the stand-in, encoded once, with no answer to learn from."""
         if self._unlabelled is None:
-            if self._stand_in is None:
+            if not self._stand_ins:
                 raise ValueError("a step without samples needs a stand-in")
-            [item] = self.collator.encode_each([self._stand_in])
+            [item] = self.collator.encode_each(usable(self.collator, self._stand_ins)[:1])
             labels = item.tokens["labels"].clone().fill_(IGNORED)
             self._unlabelled = Encoded({**item.tokens, "labels": labels}, item.pictures)
         return self._unlabelled
@@ -140,9 +153,17 @@ class StepCollator:
         return {**batch, FILLER: batch.get(FILLER, torch.tensor(0)) + added} if added else batch
 
 
-def stand_in(samples: Sequence[Sample]) -> Sample:
-    """Return the sample with the fewest pictures, but one, and the shortest text; any short one if none has any."""
-    return min(samples, key=lambda one: (not one.images, len(one.images), sum(len(m.text) for m in one.messages)))
+def broken_of(batch: Batch) -> dict[str, str]:
+    """Return which samples of a batch's step were left out, and why, by their ids."""
+    content = batch.get(BROKEN)
+    broken: dict[str, str] = {} if content is None else json.loads(content.numpy().tobytes())
+    return broken
+
+
+def stand_ins(samples: Sequence[Sample]) -> list[Sample]:
+    """Return samples with the fewest pictures, but one, and the shortest texts; any short ones if none has any."""
+    size = lambda one: (not one.images, len(one.images), sum(len(m.text) for m in one.messages))  # noqa: E731
+    return heapq.nsmallest(_STAND_INS, samples, key=size)
 
 
 def share_of(ranks: Ranks, micro_batch: int, config: TrainSection, machine: MachineSection) -> Share:

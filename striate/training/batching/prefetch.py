@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from striate.data.collate import Collator
 from striate.data.encoding import Encoded
 from striate.data.samples import Sample
+from striate.errors import DataError
 
 # Few enough for a container's shared memory: pictures in several crops take megabytes each.
 _TOGETHER = 4
@@ -28,13 +29,21 @@ def encoded_ahead(samples: Sequence[Sample], collator: Collator, workers: int) -
     dataset: Any = samples
     encode = partial(_encode, collator)
     for batch in DataLoader(dataset, batch_size=_TOGETHER, collate_fn=encode, num_workers=workers):
+        if isinstance(batch, DataError):
+            raise batch
         for tokens, pictures in batch:
             yield Encoded({name: torch.as_tensor(value) for name, value in tokens.items()}, pictures)
 
 
-def _encode(collator: Collator, samples: list[Sample]) -> list[tuple[dict[str, Any], dict[str, torch.Tensor]]]:
+def _encode(
+    collator: Collator, samples: list[Sample]
+) -> list[tuple[dict[str, Any], dict[str, torch.Tensor]]] | DataError:
     # Tokens as arrays: handing a small tensor over takes longer than copying it.
-    encoded = collator.encode_each(samples)
+    try:
+        encoded = collator.encode_each(samples)
+    except DataError as error:
+        # Raised in a worker process, it would arrive as its traceback.
+        return error
     return [({name: _array(tensor) for name, tensor in one.tokens.items()}, one.pictures) for one in encoded]
 
 

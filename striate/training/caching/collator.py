@@ -9,6 +9,7 @@ import torch
 from striate.data.collate import Collator
 from striate.data.encoding import Encoded
 from striate.data.samples import Sample
+from striate.errors import DataError
 
 FEATURES = "vision_features"
 
@@ -29,7 +30,14 @@ class FeatureCollator(Collator):
         self._samples, self._features = samples, features
 
     def encode_each(self, samples: Sequence[Sample]) -> list[Encoded]:
-        """Return the samples as they were encoded, with the features of their pictures."""
+        """Return the samples as they were encoded, with the features of their pictures.
+
+        Raises:
+            DataError: a sample is not among them, as it was broken then.
+        """
+        for sample in samples:
+            if sample not in self._samples:
+                raise DataError(f"sample {sample.id!r} was broken when vision features were cached")
         return [self._with_features(*self._samples[sample]) for sample in samples]
 
     def _with_features(self, encoded: Encoded, key: str) -> Encoded:

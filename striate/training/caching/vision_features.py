@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from striate.config import MachineSection
+from striate.data.broken_samples import usable
 from striate.data.collate import Collator
 from striate.data.encoding import Encoded
 from striate.data.packing import Batch
@@ -84,6 +85,7 @@ def cached_features(
     """
     if machine.cache_vision == "off" or not any(sample.images for sample in samples):
         return None
+    samples = usable(collator, samples)
     tap, keys = VisionTap(model), picture_keys(samples)
     vision_pass = VisionPass(tap, keys, collator, machine.workers, half, progress)
     mixed = torch.autocast(tap.device.type, half or torch.bfloat16, enabled=bool(half))

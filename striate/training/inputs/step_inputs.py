@@ -10,11 +10,12 @@ from torch import nn
 from striate.data.packing import FILLER, SEGMENTS, Batch
 from striate.models.interventions.model_rule import reading_batch
 from striate.training.batching.label_positions import ANSWERS, label_positions
+from striate.training.batching.micro_batches import BROKEN
 
 # The shapes of the pictures whose vision features are cached.
 SHAPES = "vision_shapes"
 # Read on the CPU alone: asking the accelerator for them would make the CPU wait for it.
-_ON_CPU = (FILLER, SEGMENTS, SHAPES)
+_ON_CPU = (FILLER, SEGMENTS, SHAPES, BROKEN)
 
 
 class StepInput:

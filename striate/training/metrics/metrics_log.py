@@ -21,7 +21,7 @@ class MetricsLog:
 
     Keys of a line: `step` (from 1), `loss` (nats a token), `lr`, `projector_lr` (those used in this step),
     `grad_norm` (before clipping), `seconds` (of this step), `tokens` (of its samples) and `slots` (the same with
-    padding); with LISA also `open_layers`.
+    padding); with LISA also `open_layers`, and `skipped` where broken samples were left out: why, by their ids.
     """
 
     def __init__(self, path: Path, rows: Sequence[dict[str, Any]] = (), writes: bool = True) -> None:
