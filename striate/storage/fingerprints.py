@@ -91,7 +91,7 @@ def weight_bytes(path: Path) -> int:
 
 def _model_files(folder: Path) -> Iterator[Path]:
     """Yield the files of a model's folder that loading it reads; indexes name shards that may lie deeper."""
-    named = {name for index in folder.glob(_INDEXES) for name in _shards(index)}
+    named = {name for index in folder.glob(_INDEXES) if index.is_file() for name in _shards(index)}
     for path in (*folder.iterdir(), *folder.glob(_TEMPLATES), *(folder / name for name in sorted(named))):
         known = _matches(path.name, _OF_MODELS) and not _matches(path.name, _OF_TRAINERS)
         if known and not path.name.startswith(".") and path.is_file():

@@ -96,6 +96,14 @@ def test_kernels_of_the_hub_are_code_too(key: str, inside: bool, tiny_llava_dir:
         read_config(tiny_llava_dir)
 
 
+def test_modules_that_an_adapter_names_are_not_imported(tmp_path: Path) -> None:
+    spoil(tmp_path, "adapter_config.json", megatron_core="megatron.core", megatron_config=None, r=128)
+    check_source(str(tmp_path))
+    spoil(tmp_path, "adapter_config.json", megatron_core="mine", megatron_config={"x": 1})
+    with pytest.raises(ModelError, match=r"adapter_config.json asks for code of its own under 'megatron_config'"):
+        check_source(str(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
@@ -106,6 +114,7 @@ def test_kernels_of_the_hub_are_code_too(key: str, inside: bool, tiny_llava_dir:
         ("config.json", {"text_config": {"num_local_experts": 10**6}}),
         ("config.json", {"text_config": {"num_hidden_layers": 1e300}}),
         ("processor_config.json", {"num_additional_image_tokens": 10**9}),
+        ("adapter_config.json", {"r": 10**9}),
         ("preprocessor_config.json", {"size": {"height": 10**6, "width": 336}}),
     ],
     ids=str,

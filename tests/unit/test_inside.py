@@ -18,7 +18,7 @@ from striate.data.reading import read_samples
 from striate.errors import DataError, ModelError
 from striate.stages.report import report
 from striate.storage.atomic import write_text
-from striate.storage.fingerprints import fingerprint
+from striate.storage.fingerprints import earlier_fingerprint, fingerprint
 from striate.storage.inside import inside
 from striate.tasks.packs.reader import read_pack
 from striate.tasks.packs.sources import parse_source, read_source
@@ -261,6 +261,7 @@ def test_a_run_shows_its_own_pictures_and_those_that_were_asked(tmp_path: Path, 
     SECRET.save(tmp_path / "secret.jpg")
     content = fingerprint(tmp_path / "secret.jpg")
     assert shows("secret.jpg", [str(tmp_path)], content)
+    assert shows("secret.jpg", [str(tmp_path)], earlier_fingerprint(tmp_path / "secret.jpg"))
     assert shows(str(tmp_path / "secret.jpg"), [f"pope:{tmp_path}"], content)
     (tmp_path / "run" / "eval" / "pictures").mkdir(parents=True)
     SECRET.save(tmp_path / "run" / "eval" / "pictures" / "1.jpg")

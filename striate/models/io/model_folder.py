@@ -24,15 +24,19 @@ CODE_FILES = (
     "preprocessor_config.json",
     "video_preprocessor_config.json",
     "tokenizer_config.json",
+    "adapter_config.json",
 )
 # The most that a setting of these names may count: what is beyond builds for ever, or takes all memory.
 _MOST = (
     (re.compile(r"(?:^|_)(?:layers?|blocks|depths?|stages)$"), 1024),
     (re.compile(r"(?:^|_)(?:experts|heads)$"), 16_384),
     (re.compile(r"^(?:height|width)$"), 16_384),
+    (re.compile(r"^r$"), 65_536),
     (re.compile(r"image_(?:seq_len(?:gth)?|tokens)$"), 1_000_000),
 )
+# Names of kernels of the hub; and what makes PEFT import a module that an adapter names.
 _IMPLEMENTATIONS = ("attn_implementation", "_attn_implementation", "experts_implementation")
+_IMPORTS = "megatron_config"
 
 
 def check_source(source: str, revision: str | None = None) -> None:
@@ -48,6 +52,19 @@ def check_source(source: str, revision: str | None = None) -> None:
         file = _file(source, name, revision)
         for key, value in _walk(object_of(file) if file else {}):
             _check_setting(f"{source}: {name}", key, value)
+
+
+def weight_map(index: Path) -> dict[str, str]:
+    """Return which file of the folder an index of weights places each tensor in.
+
+    Raises:
+        ModelError: it can't be read, or is no such index.
+    """
+    allowed, again = 'JSON with "weight_map"', "download or save the model again"
+    placed = object_of(index).get("weight_map")
+    if not isinstance(placed, dict) or not all(isinstance(file, str) for file in placed.values()):
+        raise ModelError(f"{index} is damaged", allowed, again)
+    return placed
 
 
 def model_file(folder: Path, name: str, what: str) -> Path:
@@ -85,7 +102,7 @@ def _entries(folder: Path) -> list[Path]:
 
 def _check_setting(place: str, key: str, value: Any) -> None:
     runs = key == "auto_map" and not place.endswith(f": {CONFIG}")
-    if runs or (key in _IMPLEMENTATIONS and "/" in str(value)):
+    if runs or (key == _IMPORTS and value) or (key in _IMPLEMENTATIONS and "/" in str(value)):
         raise ModelError(
             f"{place} asks for code of its own under {key!r}, which was not run",
             "classes that transformers itself has: striate runs no code that comes with a model",

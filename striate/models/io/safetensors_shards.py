@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from striate.errors import ModelError
-from striate.models.io.model_folder import model_file
+from striate.models.io.model_folder import model_file, weight_map
 from striate.storage.atomic import write_text
 
 WHOLE = "model.safetensors"
@@ -85,7 +85,7 @@ def read_shards(folder: Path) -> dict[str, Stored]:
         if not (folder / WHOLE).is_file():
             raise ModelError(f"{folder} has no safetensors weights", ALLOWED, _hint(folder))
         return read_file(model_file(folder, WHOLE, "weights"))
-    placed = _weight_map(index)
+    placed = weight_map(index)
     what = f"{INDEX} places tensors in"
     missing = sorted(file for file in set(placed.values()) if not model_file(folder, file, what).is_file())
     if missing:
@@ -216,14 +216,6 @@ def _stored(path: Path, row: Mapping[str, Any], start: int) -> Stored:
     if not 0 <= begin <= end:
         raise ValueError("a tensor that ends before it begins")
     return Stored(path, str(row["dtype"]), tuple(row["shape"]), start + int(begin), start + int(end))
-
-
-def _weight_map(index: Path) -> dict[str, str]:
-    try:
-        placed = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        return {str(name): str(file) for name, file in placed.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{index} is damaged", 'JSON with "weight_map"', AGAIN) from error
 
 
 def _damaged(path: Path, reason: str) -> ModelError:

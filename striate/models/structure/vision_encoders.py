@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +9,7 @@ from typing import Any, Literal
 from transformers import AutoConfig
 
 from striate.errors import ModelError, first_line
-from striate.models.io.model_folder import check_source
+from striate.models.io.model_folder import check_source, object_of
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -101,9 +100,9 @@ def _normalization(config: Any, folder: Path | None) -> tuple[tuple[float, ...],
     file = folder / PREPROCESSOR if folder else None
     if file and file.is_file():
         try:
-            stored = json.loads(file.read_text(encoding="utf-8"))
+            stored = object_of(file)
             return tuple(map(float, stored["image_mean"])), tuple(map(float, stored["image_std"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise ModelError(
                 f"{file} can't be used: it holds no image_mean and image_std",
                 "the file that belongs to the vision encoder",

@@ -24,6 +24,9 @@ from striate.artifacts import (
 from striate.config import OWN_MODELS, RunConfig, load_config
 from striate.errors import ArtifactError
 from striate.runs.run_record import RunRecord
+from striate.storage.read_files import Form, read_text
+
+LOG_FILE = Form(ArtifactError, "one JSON object a line", "run `striate train` again")
 
 
 class LogStep(BaseModel):
@@ -162,7 +165,7 @@ def read_log(path: Path) -> tuple[LogStep, ...]:
     """
     if not path.exists():
         return ()
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = read_text(path, LOG_FILE).splitlines()
     steps: list[LogStep] = []
     for place, line in enumerate(lines, start=1):
         try:

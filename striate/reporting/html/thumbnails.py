@@ -10,7 +10,7 @@ from PIL import Image
 from striate.data.pictures import ORDINARY, PictureLimits, open_image
 from striate.errors import DataError, StriateError
 from striate.storage.atomic import cache_folder
-from striate.storage.fingerprints import fingerprint
+from striate.storage.fingerprints import earlier_fingerprint, fingerprint
 from striate.storage.inside import inside
 
 # Longest side in pixels, by the number of pictures that the page holds.
@@ -38,7 +38,7 @@ def find_picture(image: str, pack: str, run: Path, packs: tuple[str, ...], conte
             path = inside(folder, image, what="picture")
             real = path.resolve()
             known = any(real.is_relative_to(place.resolve()) for place in own)
-            if path.is_file() and (known or fingerprint(path) == content):
+            if path.is_file() and (known or content in (fingerprint(path), earlier_fingerprint(path))):
                 return path
         except StriateError:
             continue

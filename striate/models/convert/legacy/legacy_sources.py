@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ from safetensors.torch import load_file
 
 from striate.config import looks_like_hub_id
 from striate.errors import ModelError, first_line
-from striate.models.io.model_folder import model_file
+from striate.models.io.model_folder import model_file, weight_map
 from striate.models.io.safetensors_shards import AGAIN, INDEX, WHOLE, read_shards
 from striate.storage.read_files import user_path
 
@@ -57,10 +56,7 @@ def shard_files(folder: Path) -> list[Path]:
         if (folder / BIN).is_file():
             return [folder / BIN]
         raise ModelError(f"{folder} has no weights", ALLOWED, AGAIN)
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{index} is damaged", 'JSON with "weight_map"', AGAIN) from error
+    names = sorted(set(weight_map(index).values()))
     missing = [name for name in names if not model_file(folder, name, f"{BIN_INDEX} places tensors in").is_file()]
     if missing:
         given = f"{folder} lacks {len(missing)} of {len(names)} shards, for example {missing[0]}"
