@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -54,7 +54,7 @@ class CompiledLayers:
         self.compile_seconds = 0.0
         self.recomputed = 0
         self._notify = notify
-        self._settings = {"backend": backend, "options": dict(options) if options else None}
+        self._backend, self._options = backend, {**(options or {}), "guard_filter_fn": _guards_kept}
         self._reasons: dict[Signature, str] = {}
         self._layers: list[_Layer] = []
 
@@ -103,7 +103,8 @@ class CompiledLayers:
 
     def compile(self, forward: Callable[..., Any]) -> Callable[..., Any]:
         """Return a layer's forward method, compiled at its first call."""
-        compiled: Callable[..., Any] = torch.compile(forward, **self._settings)
+        # A dictionary each: torch.compile takes the filter out of it.
+        compiled: Callable[..., Any] = torch.compile(forward, backend=self._backend, options=dict(self._options))
         return compiled
 
     def _compared(self, entry: _Layer, args: Any, kwargs: Mapping[str, Any]) -> str:
@@ -243,6 +244,11 @@ def layer_signature(layer: nn.Module) -> Signature:
         for name, tensor in [*layer.named_parameters(), *layer.named_buffers()]
     )
     return modules, tensors, skipping_form(layer)
+
+
+def _guards_kept(guards: Sequence[Any]) -> list[bool]:
+    """Return which conditions bind a graph: all but DeepSpeed's number of a weight, which is another in each layer."""
+    return [not guard.name.endswith(".ds_id") for guard in guards]
 
 
 def _settings(module: nn.Module) -> tuple[Any, ...]:
