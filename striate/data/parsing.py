@@ -46,7 +46,7 @@ class ImageFolder:
             candidate = inside(self.folder, *parts, what=f"{place}: picture", kind="data folder")
             if candidate.is_file():
                 return candidate
-        allowed = f"a file inside {self.folder}, named relative to it or to {self.folder / 'images'}"
+        allowed = f"a file inside {self.folder}, named relative to it or to its images/"
         raise DataError(f"{place}: no picture {shown(name)}", allowed, "check the name, or remove the sample")
 
 

@@ -115,7 +115,7 @@ def check_pictures(owners: Mapping[Path, str], limits: PictureLimits = ORDINARY)
         DataError: as `open_image`, for the first that can't be used; names the sample and the file.
     """
     with ThreadPoolExecutor(_READERS) as pool:
-        several = sum(pool.map(partial(_has_frames, limits=limits), owners, owners.values()))
+        several = sum(pool.map(partial(verify_image, limits=limits), owners, owners.values()))
     return f"{len(owners)} pictures" + (f" ({several} of several frames: the first is used)" if several else "")
 
 
@@ -131,8 +131,12 @@ def read_picture(path: Path, owner: str) -> bytes:
         raise _unreadable(path, owner, first_line(error)) from error
 
 
-def _has_frames(path: Path, owner: str, limits: PictureLimits) -> bool:
-    """Return whether the picture has several frames, after decoding its first."""
+def verify_image(path: Path, owner: str, limits: PictureLimits = ORDINARY) -> bool:
+    """Return whether the picture has several frames, after decoding its first.
+
+    Raises:
+        DataError: as `open_image`.
+    """
     with _decoded(path, owner, limits) as image:
         _eight_bits(image)
         with suppress(Exception):

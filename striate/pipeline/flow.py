@@ -17,6 +17,7 @@ from striate.artifacts import (
     write_document,
 )
 from striate.config import RunConfig, anchored
+from striate.errors import ArtifactError
 from striate.pipeline.earlier_keys import adopt_earlier_stages
 from striate.pipeline.preflight import check_base, check_region, labels_of
 from striate.pipeline.resident_model import BASE_LABEL, QUANTIZED, ResidentModel
@@ -24,6 +25,7 @@ from striate.pipeline.run_inputs import locate_inputs
 from striate.pipeline.stage_keys import StageKeys
 from striate.progress import Progress, Silent
 from striate.runs.folder import open_run
+from striate.storage.inside import inside
 
 if TYPE_CHECKING:
     from striate.tasks.packs.items import Pack
@@ -244,7 +246,7 @@ class Flow:
         from striate.tasks.packs.sources import read_source
 
         if not self._packs:
-            pictures = (self.out / "eval" / "pictures").resolve()
+            pictures = inside(self.out, "eval", "pictures", what="run folder:", error_class=ArtifactError).resolve()
             limit = self.config.evaluate.limit
             self._packs = [read_source(source, limit, pictures) for source in self.inputs.packs]
         return self._packs

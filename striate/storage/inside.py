@@ -44,7 +44,7 @@ def inside(
         return path
     raise error_class(
         f"{what} {shown(parts[-1])} {problem or f'leaves the {kind}'}",
-        f"a path inside {folder}, relative to it, with no link that leads out",
+        f"a path inside {folder}, and no link out of it",
         "check the name, or copy the file into the folder",
     )
 

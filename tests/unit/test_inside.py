@@ -210,6 +210,14 @@ def test_mmbench_writes_no_picture_elsewhere(index: str, read_only: bool, folder
     assert sorted(folder.parent.rglob("*")) == before
 
 
+def test_a_linked_folder_in_a_run_takes_no_pictures_elsewhere(folder: Path) -> None:
+    pictures = folder / "eval" / "pictures"
+    pictures.mkdir(parents=True)
+    (pictures / "mmbench").symlink_to(folder.parent)
+    with pytest.raises(DataError, match="the folder for pictures 'mmbench' leaves the folder"):
+        read_source(parse_source(f"mmbench:{folder}"), pictures=pictures)
+
+
 @pytest.mark.parametrize("name", ["../../out", "ROOT/out"])
 def test_mmmu_writes_no_picture_elsewhere(name: str, folder: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow", reason="needs pyarrow")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, TiffImagePlugin
+from PIL import Image, ImageOps, TiffImagePlugin
 
 from striate.data.pictures import ALLOWED, PictureLimits, check_pictures, open_image
 from striate.errors import DataError
@@ -121,13 +121,16 @@ def test_every_mode_becomes_rgb_on_white(
     assert (opened.mode, opened.getpixel((1, 1))) == ("RGB", seen)
 
 
+@pytest.mark.parametrize("name", ["turned.jpg", "turned.png", "turned.webp", "turned.tif"])
 @pytest.mark.parametrize("turn", range(1, 9))
-def test_pictures_are_upright(turn: int, tmp_path: Path) -> None:
-    picture = Image.new("RGB", (40, 20), "red")
+def test_pictures_are_upright(turn: int, name: str, tmp_path: Path) -> None:
+    picture = Image.linear_gradient("L").resize((40, 20)).rotate(20).convert("RGB")
     exif = picture.getexif()
     exif[0x0112] = turn
-    opened = open_image(saved(tmp_path / "turned.jpg", picture, exif=exif), "s1")
+    opened = open_image(saved(tmp_path / name, picture, exif=exif), "s1")
     assert opened.size == ((20, 40) if turn >= 5 else (40, 20))
+    upright = ImageOps.exif_transpose(Image.open(tmp_path / name)).convert("RGB")
+    assert np.array_equal(np.asarray(opened), np.asarray(upright))
 
 
 @pytest.mark.parametrize("kind", FOREIGN)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from striate.errors import DataError, SpecError, did_you_mean
 from striate.storage.fingerprints import EARLIER_LENGTH, earlier_fingerprint, fingerprint_of, visible_files
+from striate.storage.inside import inside
 from striate.storage.read_files import user_path
 from striate.tasks.benchmarks import BENCHMARKS
 from striate.tasks.benchmarks.formats.release import Release
@@ -75,7 +76,7 @@ def read_source(source: Source, limit: int | None = None, pictures: Path | None 
         source.folder,
         benchmark.layout,
         benchmark.source,
-        (pictures or source.folder) / benchmark.name,
+        inside(pictures or source.folder, benchmark.name, what="the folder for pictures"),
         benchmark.shots or 0 if source.shots is None else source.shots,
     )
     items = [_checked(item, release) for item in benchmark.function(release)]
