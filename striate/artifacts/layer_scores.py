@@ -26,12 +26,12 @@ class Peak(Document):
 
     Attributes:
         layer: the layer with the highest score.
-        low: the 2.5% quantile of that layer over resamples.
-        high: the 97.5% quantile.
+        low: the lower end of that layer over resamples.
+        high: the upper end.
         share: the share of resamples with the same highest layer, 0 to 1.
         centre: the centre of mass: the mean layer, weighted by the scores above the lowest one.
-        centre_low: its 2.5% quantile.
-        centre_high: its 97.5% quantile.
+        centre_low: its lower end.
+        centre_high: its upper end.
     """
 
     layer: int
@@ -46,9 +46,9 @@ class Peak(Document):
 class LayerScores(Document):
     """One scorer's importance per layer (higher = keep), with a 95% interval over samples, and parts by modality.
 
-    Scorers that read no samples (weights only) have `samples` 0 and intervals without width. `part_low` and `part_high`
-    are the intervals of `parts`. `spans[n - 1][l]`, where a scorer has spans, is the distance from the input of layer l
-    to the output of layer l + n - 1.
+    Scorers that read no samples (weights only) have `samples` 0 and intervals without width; of too few samples to hold
+    an interval, `low` and `high` are empty. `part_low` and `part_high` are the intervals of `parts`. `spans[n - 1][l]`,
+    where a scorer has spans, is the distance from the input of layer l to the output of layer l + n - 1.
     """
 
     scorer: str

@@ -93,6 +93,15 @@ def test_metadata_is_what_the_hub_reads() -> None:
     assert ModelCard(text).data.eval_results[0].metric_value == 0.6437
 
 
+def test_a_card_without_intervals_says_why() -> None:
+    record = evaluation()
+    why = {"low": None, "high": None, "no_interval": "3 independent pictures are too few"}
+    few = record.model_copy(update={"tasks": tuple(task.model_copy(update=why) for task in record.tasks)})
+    text = card_text(facts(evaluation=few), "checkpoint")
+    assert metadata(text)["model-index"][0]["results"][0]["metrics"][0]["name"] == "exact, n = 40"
+    assert "| shapes: count | exact | 40 | 64.4 | none: 3 independent pictures are too few |" in text
+
+
 def test_a_whole_model_is_a_finetune_and_folders_are_no_hub_ids() -> None:
     pruned = PruneRecord(
         region=REGION,

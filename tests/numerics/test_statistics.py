@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from striate.artifacts import Difference
+from striate.scores.student_t import student_quantile
 from striate.tasks.scoring import bootstrap as resampling
 from striate.tasks.scoring.bootstrap import bootstrap_t
 from striate.tasks.scoring.compare import compare_pairs
@@ -24,7 +25,7 @@ from striate.tasks.scoring.intervals import (
     share_interval,
 )
 from striate.tasks.scoring.paired_scores import Paired, clusters_of
-from striate.tasks.scoring.picture_sample import PictureSample, student_quantile
+from striate.tasks.scoring.picture_sample import PictureSample
 from striate.tasks.scoring.score_tests import Shares, difference_statistic, ratio_statistic
 
 SCORES = st.lists(st.floats(0, 1), min_size=8, max_size=30)

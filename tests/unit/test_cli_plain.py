@@ -95,6 +95,23 @@ def test_result_lines() -> None:
     ]
 
 
+def test_a_missing_interval_is_told_on_the_terminal() -> None:
+    from striate.artifacts import Retention
+    from striate.cli.views.evaluation_tables import missing_interval_lines
+
+    row = Difference(
+        label="tuned", baseline="start", pack="*", task="visual", kind="visual", metric="mean", n=100,
+        baseline_score=0.5, score=0.625, difference=0.125, retention=125.0,
+        no_interval="2 independent pictures are too few",
+    )  # fmt: skip
+    retention = Retention(baseline="start", repetitions=100, rows=(row,))
+    assert result_lines(retention) == [
+        "tuned   visual: start 50.0% -> 62.5%; +12.5 points, "
+        "no 95% interval (2 independent pictures are too few), n = 100"
+    ]
+    assert missing_interval_lines({}, retention) == ["no 95% interval of visual: 2 independent pictures are too few"]
+
+
 def test_check_prints_paths_as_they_are(pack_dir: Path, tmp_path: Path) -> None:
     odd = tmp_path / ("[bold] :smile: " + "long " * 20)
     pack_dir.rename(odd)

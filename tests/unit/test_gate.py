@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import pytest
 
 from striate.artifacts import EvalRecord, Prediction
-from striate.cli.views.evaluation_tables import failing_lines
+from striate.cli.views.evaluation_tables import failing_lines, gate_table
 from striate.errors import ConfigError
+from striate.reporting.sections.gate_table import draw_gate
 from striate.tasks.scoring.gate import Condition, check_scopes, hold_against, parse_gate
 
 ALLOWED = (
@@ -150,3 +151,20 @@ def test_a_baseline_of_nothing_passes_nobody() -> None:
     results = {"start": (record("start"), answers([0, 0])), "tuned": (record("tuned"), answers([1, 1]))}
     (row,) = hold_against("visual>=99", "start", results, 200, 0).rows
     assert (row.retention, row.passed, row.resolvable, row.needed_n) == (None, False, False, None)
+
+
+def test_two_pictures_with_many_questions_pass_but_never_for_sure() -> None:
+    def asked(right: Sequence[int]) -> list[Prediction]:
+        return [item.model_copy(update={"image": f"{int(item.id) % 2}.png"}) for item in answers(right)]
+
+    results = {"start": (record("start"), asked([1, 0] * 50)), "tuned": (record("tuned"), asked([1, 1] * 50))}
+    gate = hold_against("visual>=99,visual>=300:tuned", "start", results, 200, 0)
+    first, second = gate.rows
+    assert (first.passed, first.resolvable, first.low, first.needed_n, first.clusters) == (True, False, None, None, 2)
+    assert failing_lines(gate) == [
+        "gate: tuned keeps 200.0% of start in visual, 300% is asked; no: 2 independent pictures are too few"
+    ]
+    assert second.no_interval in str(draw_gate(gate))
+    assert "keeps 200.0%, no 95% interval: 2 independent pictures are too few" in str(draw_gate(gate))
+    table = gate_table(gate)
+    assert "no: 2 independent pictures are too few" in list(table.columns[-1].cells)

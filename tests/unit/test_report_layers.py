@@ -28,6 +28,7 @@ from striate.reporting.charts.strategies import draw_strategies
 from striate.reporting.data.run_artifacts import gather
 from striate.reporting.data.series import Series, series_of, stability, tasks_of, whole
 from striate.reporting.html.chooser import chooser, pack, slug
+from striate.reporting.sections.analysis import draw_function_maps, draw_layer_maps
 from striate.stages.report import report, side_by_side
 
 MakeRun = Callable[[Path], Path]
@@ -173,6 +174,23 @@ def test_contrast_is_the_interaction_of_task_and_layer() -> None:
     tip = "layer 1 · a: 0.500 against the mean of tasks, simultaneous 95% interval ± 0.278"
     assert spots[0][1]
     assert spots[0][1].tip == tip
+
+
+def test_tasks_of_too_few_samples_have_no_dots_and_say_so() -> None:
+    sure = Series("a", "task", (1.0, 9.0), (1.0, 9.0), (1.0, 9.0), samples=40)
+    few = Series("b", "task", (1.0, 2.0), samples=5)
+    spots = contrast_map(contrasts_of([sure, few])).spots
+    assert not any(spot.dotted for row in spots for spot in row if spot)
+    assert spots[0][1]
+    assert spots[0][1].tip == "layer 1 · a: 1.75 against the mean of tasks, too few samples to tell"
+
+
+def test_a_page_of_too_few_samples_says_that_no_interval_holds() -> None:
+    few = LayerScores(scorer="block-influence", values=(1.0, 2.0), low=(), high=(), samples=5)
+    scores = Scores(num_layers=2, samples=5, scorers=(few,), tasks={"count": (few,), "read": (few,)})
+    assert "Fewer than 10 samples with such tokens: no interval can hold" in str(draw_layer_maps(scores))
+    assert "Fewer than 10 samples: count, read. No interval of so few holds" in str(draw_function_maps(scores))
+    assert "layer 1 · all samples: 2, 5 samples" in str(draw_layer_maps(scores))
 
 
 def test_one_high_layer_does_not_shift_the_others() -> None:

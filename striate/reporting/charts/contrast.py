@@ -79,9 +79,9 @@ def _centred(series: Series) -> list[float]:
 
 
 def _halves(series: Series) -> list[float]:
-    """Return half the width of each score's interval; zero where there is none."""
+    """Return half the width of each score's interval: zero for exact scores, endless where none can hold."""
     if not series.low or not series.high:
-        return [0.0] * len(series.values)
+        return [math.inf if series.samples else 0.0] * len(series.values)
     return [(high - low) / 2 for low, high in zip(series.low, series.high, strict=True)]
 
 
@@ -93,5 +93,6 @@ def _half(halves: Sequence[float], place: int) -> float:
 
 def _tip(contrast: Contrast, layer: int) -> str:
     value = plain_number(contrast.differences[layer])
-    half = plain_number(contrast.halves[layer])
-    return f"layer {layer} · {contrast.name}: {value} against the mean of tasks, simultaneous 95% interval ± {half}"
+    half = contrast.halves[layer]
+    interval = f"simultaneous 95% interval ± {plain_number(half)}" if math.isfinite(half) else "too few samples to tell"
+    return f"layer {layer} · {contrast.name}: {value} against the mean of tasks, {interval}"

@@ -118,7 +118,7 @@ def _check_depth(artifacts: RunArtifacts) -> None:
 def _rows(entry: LayerScores) -> list[tuple[float, ...]]:
     """Return everything in `entry` that has one value a layer."""
     parts = [row for rows in (entry.parts, entry.part_low, entry.part_high) for row in rows.values()]
-    return [entry.values, entry.low, entry.high, *parts]
+    return [row for row in (entry.values, entry.low, entry.high, *parts) if row]
 
 
 def _read(run: Path) -> RunArtifacts:

@@ -18,8 +18,8 @@ from striate.reporting.html.chooser import chooser, slug
 from striate.reporting.html.markup import Child, Html, tag
 from striate.reporting.html.tables import Cell, figures, table
 from striate.reporting.html.wording import count, words
+from striate.scores.student_t import FEWEST
 
-FEW_SAMPLES = 20
 MAP_NOTE = (
     "Each column has its own colours, from its lowest to its highest value, on a logarithmic scale where these are "
     "positive and a factor of 5 apart; its highest layer is outlined."
@@ -52,6 +52,8 @@ def draw_layer_maps(scores: Scores) -> Html:
 def _of_scorer(scores: Scores, entry: LayerScores) -> Child:
     name, series = slug(entry.scorer), [whole(entry), *parts_of(entry)]
     note = "Lines are means, bands 95% bootstrap intervals over samples." if entry.samples else "Weights only: exact."
+    if entry.samples and not entry.low:
+        note = f"Lines are means. Fewer than {FEWEST} samples with such tokens: no interval can hold."
     label = f"{words(entry.scorer)} of {len(entry.values)} layers"
     bands = picture(f"bands-{name}", label, lambda width: draw_bands(series, width), note)
     return [bands, _figure(f"map-{name}", map_of_scorer(scores, entry.scorer), MAP_NOTE)]
@@ -85,11 +87,11 @@ def _by_task(scores: Scores, scorer: str) -> Child:
 
 
 def _few_samples(series: Sequence[Series]) -> Html | None:
-    """Return a warning where tasks have too few samples for their intervals, or None."""
-    few = [scored.name for scored in series if 0 < scored.samples < FEW_SAMPLES]
+    """Return a warning where tasks have too few samples for an interval, or None."""
+    few = [scored.name for scored in series if scored.samples and not scored.low]
     if not few:
         return None
-    warning = f"Fewer than {FEW_SAMPLES} samples: {', '.join(few)}. Bootstrap intervals of so few are too narrow."
+    warning = f"Fewer than {FEWEST} samples: {', '.join(few)}. No interval of so few holds, and none is drawn."
     return tag("p", warning, class_="missing")
 
 

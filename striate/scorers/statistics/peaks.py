@@ -6,10 +6,9 @@ from numpy.typing import NDArray
 from striate.artifacts import Peak
 
 Floats = NDArray[np.float64]
-LIMITS = (0.025, 0.975)
 
 
-def peak_of(values_L: Floats, draws_RL: Floats) -> Peak:
+def peak_of(values_L: Floats, draws_RL: Floats, tail: float = 0.025) -> Peak:
     """Return the highest layer and the centre of mass of `values_L`, with their spread over the resamples `draws_RL`.
 
     The centre of mass is `sum(l * w_l) / sum(w_l)` with `w_l = values_l - min(values)`, so that a constant added to
@@ -20,8 +19,8 @@ def peak_of(values_L: Floats, draws_RL: Floats) -> Peak:
     usable_RL = whole_RL if len(whole_RL) else values_L[None]
     tops_R, centres_R = usable_RL.argmax(axis=1), _centres(usable_RL)
     layer = int(values_L.argmax())
-    low, high = np.quantile(tops_R, LIMITS, method="nearest")
-    centre_low, centre_high = np.quantile(centres_R, LIMITS)
+    low, high = np.quantile(tops_R, [tail, 1 - tail], method="nearest")
+    centre_low, centre_high = np.quantile(centres_R, [tail, 1 - tail])
     return Peak(
         layer=layer,
         low=int(low),

@@ -11,6 +11,7 @@ from striate.scorers.statistics.peaks import peak_of
 from striate.scorers.statistics.stability import mean_of, split_half
 from striate.scorers.statistics.sums import PartSums
 from striate.scorers.streaming.spans import Spans, span_table
+from striate.scores.student_t import FEWEST, expanded_tail
 
 REPETITIONS = 2000
 _DRAWS_AT_ONCE = 2_000_000
@@ -26,8 +27,8 @@ def summarize(
 ) -> LayerScores:
     """Return the layer scores of `scorer`: the mean over all tokens of each part, then over parts with equal weight.
 
-    Intervals are 95% percentile bootstraps over samples (not tokens: those of one sample are not independent); all
-    parts see the same resamples.
+    Intervals are 95% bootstraps over samples (not tokens: those of one sample are not independent), percentiles moved
+    out for small samples; all parts see the same resamples. Of fewer than 10 samples with tokens there is no interval.
 
     Args:
         scorer: its name.
@@ -50,8 +51,10 @@ def summarize(
     draws_RL = np.mean([draws[part] for part in counted], axis=0)
     # The only part that counts is the score itself.
     listed = [part for part in with_tokens if len(counted) > 1 or part not in counted]
-    bands = {part: _band(draws[part]) for part in listed}
-    low, high = _band(draws_RL)
+    samples = {part: int(np.count_nonzero(sums.counts)) for part, sums in with_tokens.items()}
+    bands = {part: _band(draws[part], samples[part]) for part in listed}
+    fewest = min(samples[part] for part in counted)
+    low, high = _band(draws_RL, fewest)
     return LayerScores(
         scorer=scorer,
         values=tuple(values_L.tolist()),
@@ -64,7 +67,7 @@ def summarize(
         samples=len(next(iter(with_tokens.values())).counts),
         tokens={part: round(sums.counts.sum()) for part, sums in with_tokens.items()},
         split_half=split_half([with_tokens[part] for part in counted], seed),
-        peak=peak_of(values_L, draws_RL),
+        peak=peak_of(values_L, draws_RL, expanded_tail(fewest)) if low else None,
     )
 
 
@@ -98,8 +101,12 @@ def _draws(parts: Mapping[str, PartSums], seed: int) -> dict[str, Floats]:
     return {part: np.concatenate(means) for part, means in rows.items()}
 
 
-def _band(draws_RL: Floats) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    low_L, high_L = np.nanquantile(draws_RL, [0.025, 0.975], axis=0)
+def _band(draws_RL: Floats, samples: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return both ends by layer, or nothing of so few samples that no interval holds."""
+    if samples < FEWEST:
+        return (), ()
+    tail = expanded_tail(samples)
+    low_L, high_L = np.nanquantile(draws_RL, [tail, 1 - tail], axis=0)
     return tuple(low_L.tolist()), tuple(high_L.tolist())
 
 

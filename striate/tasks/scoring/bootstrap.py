@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from striate.scores.student_t import CONFIDENCE
 from striate.tasks.scoring.intervals import Interval
 from striate.tasks.scoring.paired_scores import Floats, Pictures, clusters_of, totals
-from striate.tasks.scoring.picture_sample import CONFIDENCE
 
 DRAWS_AT_ONCE = 4_000_000
 FEWEST_TEXTS = 12

@@ -9,9 +9,9 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
+from striate.scores.student_t import CONFIDENCE, student_quantile
 from striate.tasks.scoring.paired_scores import Floats, Ints, Paired, clusters_of, totals
 
-CONFIDENCE = 0.95
 NORMAL = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 LEAST_FREE = 7.0
 PRIOR = 0.07
@@ -95,20 +95,6 @@ class PictureSample:
         """
         pictures = self.equivalent
         return (spread + PRIOR / pictures) / (variance + PRIOR / (pictures * (pictures - 1))) + 1
-
-
-def student_quantile(free: float, share: float = (1 + CONFIDENCE) / 2) -> float:
-    """Return the quantile of Student's t with `free` degrees of freedom, three or more.
-
-    By the Cornish-Fisher expansion (Abramowitz and Stegun 1964, 26.7.5), within 1%.
-    """
-    z = NormalDist().inv_cdf(share)
-    terms = (
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-    )
-    return float(z + sum(term / free**power for power, term in enumerate(terms, start=1)))
 
 
 def _units(task: Ints, cluster: Ints, tasks: int) -> Ints:

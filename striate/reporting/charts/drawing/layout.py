@@ -35,8 +35,9 @@ class HeatColumn:
             tokens = self.entry.tokens.get(self.part)
             counted, kind = (f", {tokens} tokens", " tokens") if tokens else ("", "")
             return f"layer {layer} · {words(self.scorer)}, {self.part}{kind}: {value:.5g}{counted}"
-        interval = f"95% interval {self.entry.low[layer]:.5g} to {self.entry.high[layer]:.5g}"
-        return f"layer {layer} · {words(self.scorer)}: {value:.5g}, {interval}, {self.entry.samples} samples"
+        low, high = self.entry.low, self.entry.high
+        interval = f", 95% interval {low[layer]:.5g} to {high[layer]:.5g}" if low and high else ""
+        return f"layer {layer} · {words(self.scorer)}: {value:.5g}{interval}, {self.entry.samples} samples"
 
 
 @dataclass(frozen=True)
