@@ -40,7 +40,7 @@ def inside(
     # A NUL character, half of a surrogate pair, a loop of links, a name too long, a folder that may not be entered.
     except (ValueError, RuntimeError, OSError) as error:
         problem = f"is no file name: {getattr(error, 'strerror', '') or clipped(str(error), 80)}"
-    if not problem and any(real.is_relative_to(_real(place)) for place in (folder, *also)):
+    if not problem and any(real.is_relative_to(_real(place.absolute())) for place in (folder, *also)):
         return path
     raise error_class(
         f"{what} {shown(parts[-1])} {problem or f'leaves the {kind}'}",

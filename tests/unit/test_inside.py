@@ -90,6 +90,13 @@ def test_any_text_is_a_path_inside_or_refused(text: str) -> None:
     assert path.resolve().is_relative_to(root)
 
 
+def test_a_relative_folder_is_that_of_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for work in ("one", "two"):
+        (tmp_path / work / "run").mkdir(parents=True)
+        monkeypatch.chdir(tmp_path / work)
+        assert inside(Path("run"), "a.jpg", what="picture") == Path("run/a.jpg")
+
+
 def test_errors_are_of_the_class_that_is_asked_for(folder: Path) -> None:
     with pytest.raises(ModelError, match=r"shard '../x' leaves the model folder"):
         inside(folder, "../x", what="shard", kind="model folder", error_class=ModelError)
