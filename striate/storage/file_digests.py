@@ -21,7 +21,7 @@ _known: dict[Path, dict[str, Entry]] = {}
 
 
 def file_digests(folder: Path, files: Iterable[Path]) -> dict[str, str]:
-    """Return the SHA-256 of each of the `files`, which lie in `folder`, by their names there.
+    """Return the SHA-256 of each of the `files`, by their names in `folder`, or whole paths if they lie elsewhere.
 
     Raises:
         OSError: one can't be read.
@@ -31,7 +31,7 @@ def file_digests(folder: Path, files: Iterable[Path]) -> dict[str, str]:
     found: dict[str, Entry] = {}
     changed = False
     for file in files:
-        name = file.relative_to(folder).as_posix()
+        name = (file.relative_to(folder) if file.is_relative_to(folder) else file.absolute()).as_posix()
         state = _state(file)
         entry = known.get(name)
         if entry is None or entry[:4] != state:

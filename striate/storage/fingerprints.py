@@ -42,7 +42,7 @@ def fingerprint(path: Path) -> str:
 
 
 def fingerprint_files(folder: Path, files: Iterable[Path]) -> str:
-    """Return a short hash of the names and contents of `files`, which lie in `folder`.
+    """Return a short hash of the contents of `files`, and of their names in `folder`.
 
     Raises:
         ArtifactError: one can't be read.
