@@ -16,7 +16,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "config.md"
 INTRO = """# Run config
 
 One YAML document is one run: `striate run RUN.yaml --out DIR`. There is a section for each stage, and `machine:`, which
-is apart from the science: changing it never makes a stage stale. Unknown keys are errors. `--set section.key=value`
+is apart from the science: changing it never makes a stage stale. Unknown keys are errors; a setting without effect is said. `--set section.key=value`
 overrides one value (in YAML). Paths are relative to the working folder; the run folder keeps the config with absolute
 paths, ready to run again. `configs/` has complete examples; the [glossary](glossary.md) explains the words.
 
@@ -38,6 +38,15 @@ def kind(annotation: Any) -> str:
     if origin is dict:
         return f"mapping of {kind(arguments[0])} to {kind(arguments[1])}"
     return {"str": "text", "int": "whole number", "float": "number", "bool": "true or false"}[annotation.__name__]
+
+
+def bounds(field: FieldInfo) -> str:
+    """Return what a number may be at least and at most, in words."""
+    words = {"ge": "from", "gt": "over", "le": "to", "lt": "below"}
+    found = {name: getattr(rule, name) for rule in field.metadata for name in words if hasattr(rule, name)}
+    return "".join(f", {words[name]} {value:,}" for name, value in found.items() if name in ("ge", "gt")) + "".join(
+        f" {words[name]} {value:,}" for name, value in found.items() if name in ("le", "lt")
+    )
 
 
 def default(field: FieldInfo) -> str:
@@ -62,7 +71,7 @@ def rows(section: type[BaseModel], prefix: str) -> list[str]:
         if isinstance(inner, type) and issubclass(inner, BaseModel):
             lines += rows(inner, f"{prefix}{name}.")
         else:
-            lines.append(f"| `{prefix}{name}` | {kind(inner)} | {default(field)} |")
+            lines.append(f"| `{prefix}{name}` | {kind(inner)}{bounds(field)} | {default(field)} |")
     return lines
 
 
@@ -76,7 +85,7 @@ def page() -> str:
             parts.append(f"\n## {name}\n\n{words}\n\n| key | value | default |\n|---|---|---|")
             parts += rows(section, f"{name}.")
     parts.append("\n## Top level\n\n| key | value | default |\n|---|---|---|\n| `version` | `1` | `1` |")
-    parts.append("| `seed` | whole number | `0` |")
+    parts.append(f"| `seed` | whole number{bounds(RunConfig.model_fields['seed'])} | `0` |")
     return "\n".join(parts) + "\n"
 
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from striate.config.section import Section
+from striate.config.section import MOST, Section
 
 
 class EvaluateSection(Section):
@@ -25,13 +25,13 @@ class EvaluateSection(Section):
     others: dict[str, str] = Field(default_factory=dict)
     baseline: str = "start"
     gate: str | None = None
-    limit: int | None = Field(default=None, ge=1)
-    max_new_tokens: int = Field(default=32, ge=1)
-    bootstrap: int = Field(default=2000, ge=100)
+    limit: int | None = Field(default=None, ge=1, le=MOST)
+    max_new_tokens: int = Field(default=32, ge=1, le=16_384)
+    bootstrap: int = Field(default=2000, ge=100, le=100_000)
 
 
 class ReportSection(Section):
     """What the page shows besides the figures: its heading, and the most questions with their answers."""
 
     title: str = "striate run"
-    examples: int = Field(default=1000, ge=0)
+    examples: int = Field(default=1000, ge=0, le=MOST)

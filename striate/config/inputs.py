@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from striate.config.section import Section
+from striate.config.section import MOST, Section
 
 BUILTIN = "builtin"
 
@@ -24,7 +24,7 @@ class DataSection(Section):
     """
 
     train: tuple[str, ...] = Field(min_length=1)
-    max_train_samples: int | None = Field(default=None, ge=1)
+    max_train_samples: int | None = Field(default=None, ge=1, le=MOST)
     calibration: tuple[str, ...] = ()
     broken: Literal["refuse", "skip"] = "refuse"
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from striate.config.section import LayerSpec, Section
+from striate.config.section import MOST, LayerSpec, Section
 
 
 class AnalyzeSection(Section):
@@ -14,11 +14,11 @@ class AnalyzeSection(Section):
     pictures per attribute `token-swap` draws.
     """
 
-    scorers: tuple[str, ...] = ("block-influence", "modality-block-influence")
-    samples: int = Field(default=64, ge=1)
+    scorers: tuple[str, ...] = Field(default=("block-influence", "modality-block-influence"), min_length=1)
+    samples: int = Field(default=64, ge=1, le=MOST)
     by: Literal["all", "task"] = "all"
     base: str | None = None
-    pairs: int = Field(default=32, ge=2)
+    pairs: int = Field(default=32, ge=2, le=100_000)
 
 
 class SelectSection(Section):
@@ -30,5 +30,5 @@ class SelectSection(Section):
 class PruneSection(Section):
     """How many layers outside the region are removed, and the scorer that ranks them."""
 
-    remove: int = Field(default=0, ge=0)
+    remove: int = Field(default=0, ge=0, le=10_000)
     scorer: str = "modality-block-influence"

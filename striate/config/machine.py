@@ -1,10 +1,13 @@
 """Settings of the machine (device, dtype, micro-batch, compile, caches), apart from the science."""
 
+import re
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from striate.config.section import Section
+from striate.config.section import MOST, Section
+
+DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
 
 
 class MachineSection(Section):
@@ -22,18 +25,18 @@ class MachineSection(Section):
 
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    micro_batch: int = Field(default=8, ge=1)
-    eval_batch: int | None = Field(default=None, ge=1)
-    eval_tokens: int | None = Field(default=None, ge=1)
-    workers: int = Field(default=0, ge=0)
+    micro_batch: int = Field(default=8, ge=1, le=1_000_000)
+    eval_batch: int | None = Field(default=None, ge=1, le=1_000_000)
+    eval_tokens: int | None = Field(default=None, ge=1, le=MOST)
+    workers: int = Field(default=0, ge=0, le=1024)
     compile: Literal["auto", "off", "on"] = "auto"
     graphs: Literal["auto", "off", "on"] = "auto"
-    memory_budget: float | None = Field(default=None, gt=0)
-    pack_tokens: int = Field(default=8192, ge=16)
+    memory_budget: float | None = Field(default=None, gt=0, le=1_000_000)
+    pack_tokens: int = Field(default=8192, ge=16, le=10_000_000)
     cache_vision: Literal["off", "memory", "disk"] = "off"
     cache_folder: str | None = None
     max_pixels: int = Field(default=64_000_000, ge=1, le=178_000_000)
-    max_ratio: float = Field(default=50, ge=1)
+    max_ratio: float = Field(default=50, ge=1, le=1_000_000)
 
     @model_validator(mode="before")
     @classmethod
@@ -47,6 +50,13 @@ class MachineSection(Section):
                 " allowed, or no such key; use machine.cache_vision, which caches the vision encoder's features"
             )
         return {key: value for key, value in values.items() if key != "cache_hidden"}
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, value: str) -> str:
+        if not DEVICE.fullmatch(value):
+            raise ValueError(f"{value!r} is no device: auto, cpu, cuda, cuda:N or mps")
+        return value
 
     @field_validator("compile", "graphs", "cache_vision", mode="before")
     @classmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from striate.config.evaluate_settings import EvaluateSection, ReportSection
 from striate.config.inputs import DataSection, ModelSection
@@ -22,7 +22,7 @@ class RunConfig(Section):
     """One run, whole: what `striate run RUN.yaml` reads and `config.yaml` in the run folder keeps."""
 
     version: Literal[1] = 1
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
     model: ModelSection
     data: DataSection
     analyze: AnalyzeSection = AnalyzeSection()
@@ -59,6 +59,13 @@ class RunConfig(Section):
                 )
         if self.evaluate.gate and not self.evaluate.packs:
             raise ValueError("evaluate.gate is set, but evaluate.packs is empty: nothing would be measured")
+        compared = {*evaluated} - {self.evaluate.baseline} - (set() if self.prune.remove else {"pruned"})
+        if self.evaluate.gate and not compared:
+            raise ValueError("evaluate.gate is set, but only the baseline is evaluated: the gate would hold always")
+        if self.machine.memory_budget is not None and self.train.gradient_checkpointing:
+            raise ValueError(
+                "machine.memory_budget and train.gradient_checkpointing are both set, and that recomputes every layer"
+            )
         if self.evaluate.baseline == "pruned" and not self.prune.remove:
             raise ValueError("evaluate.baseline is 'pruned', but prune.remove is 0: there is no pruned model")
         return self

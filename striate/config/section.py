@@ -4,6 +4,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict
 
+# More samples, steps or examples than any run has, that still fit into every counter.
+MOST = 10**9
 _SPEC = "a SPEC of layers"
 LayerSpec = Annotated[str, _SPEC]
 

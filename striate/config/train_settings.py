@@ -6,14 +6,14 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from striate.config.section import LayerSpec, Section
+from striate.config.section import MOST, LayerSpec, Section
 
 
 class LoraSection(Section):
     """LoRA of all projection matrices of the region's layers; defaults are the paper's."""
 
-    r: int = Field(default=128, ge=1)
-    alpha: int = Field(default=256, ge=1)
+    r: int = Field(default=128, ge=1, le=65_536)
+    alpha: int = Field(default=256, ge=1, le=1_000_000)
     dropout: float = Field(default=0.05, ge=0, lt=1)
 
 
@@ -23,8 +23,8 @@ class ResampleSection(Section):
     `state` says whether the optimizer's state of a closed layer is kept until the layer is opened again, or dropped.
     """
 
-    active: int | None = Field(default=None, ge=1)
-    every: int = Field(default=20, ge=1)
+    active: int | None = Field(default=None, ge=1, le=10_000)
+    every: int = Field(default=20, ge=1, le=MOST)
     state: Literal["keep", "drop"] = "keep"
 
     @model_validator(mode="after")
@@ -50,24 +50,24 @@ class TrainSection(Section):
     lora: LoraSection = LoraSection()
     resample: ResampleSection = ResampleSection()
     train_projector: bool = True
-    lr: float = Field(default=2e-4, gt=0)
-    projector_lr: float = Field(default=2e-5, gt=0)
+    lr: float = Field(default=2e-4, gt=0, le=1000)
+    projector_lr: float = Field(default=2e-5, gt=0, le=1000)
     optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
-    batch_size: int = Field(default=128, ge=1)
-    epochs: float = Field(default=1.0, gt=0)
-    max_steps: int | None = Field(default=None, ge=1)
+    batch_size: int = Field(default=128, ge=1, le=1_000_000)
+    epochs: float = Field(default=1.0, gt=0, le=100_000)
+    max_steps: int | None = Field(default=None, ge=1, le=MOST)
     warmup_ratio: float = Field(default=0.03, ge=0, lt=1)
     scheduler: Literal["cosine", "linear", "constant"] = "cosine"
-    weight_decay: float = Field(default=0.0, ge=0)
-    max_grad_norm: float = Field(default=1.0, gt=0)
-    max_length: int = Field(default=2048, ge=16)
+    weight_decay: float = Field(default=0.0, ge=0, le=1000)
+    max_grad_norm: float = Field(default=1.0, gt=0, le=1e12)
+    max_length: int = Field(default=2048, ge=16, le=10_000_000)
     gradient_checkpointing: bool = False
     packing: bool = False
     image_tokens: Literal["all", "region", "region while training"] = "all"
     image_also: LayerSpec = "none"
     image_shift: bool = True
     frozen: Literal["exact", "fp8", "int8"] = "exact"
-    save_steps: int = Field(default=100, ge=1)
+    save_steps: int = Field(default=100, ge=1, le=MOST)
 
     @model_validator(mode="after")
     def _check_modes(self) -> TrainSection:

@@ -19,6 +19,7 @@ from striate.artifacts import (
 from striate.config import RunConfig, anchored
 from striate.errors import ArtifactError
 from striate.pipeline.earlier_keys import adopt_earlier_stages
+from striate.pipeline.ineffective_settings import ineffective_settings
 from striate.pipeline.preflight import check_base, check_region, labels_of
 from striate.pipeline.resident_model import BASE_LABEL, QUANTIZED, ResidentModel
 from striate.pipeline.run_inputs import locate_inputs
@@ -62,6 +63,8 @@ class Flow:
         self._models = ResidentModel(self.config, self._path_of)
         self._packs: list[Pack] = []
         adopt_earlier_stages(self.keys)
+        for line in ineffective_settings(self.config):
+            self.progress.say(line)
 
     def everything(self) -> Path:
         """Run all stages in order; return the path of the report."""
@@ -253,6 +256,7 @@ class Flow:
 
     def _look_ahead(self) -> None:
         """Raise now for a base model, SPEC or test pack that would otherwise be refused only after hours."""
+        from striate.harness.suites import parse_suite, require
         from striate.selectors.spec.required_scores import check_specs
         from striate.stages.select import select
 
@@ -262,6 +266,8 @@ class Flow:
         if not spec.needs_scores:
             check_region(self.config, select(self._num_layers(), spec))
         self.read_packs()
+        for text in self.config.evaluate.suites:
+            require(parse_suite(text))
 
     def _write_card(self, label: str, figures: bool = False) -> None:
         """Write README.md of the checkpoint called `label`; the model that the run began with keeps its own."""

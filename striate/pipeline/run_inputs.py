@@ -6,14 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from striate.config import RunConfig
+from striate.config import BUILTIN, RunConfig, looks_like_hub_id
 from striate.demo.places import locate_data, locate_model, locate_pack
-from striate.errors import ConfigError
+from striate.errors import ConfigError, ModelError
 from striate.pipeline.preflight import labels_of
 from striate.progress import Progress
+from striate.storage.read_files import user_path
 
 if TYPE_CHECKING:
     from striate.tasks.packs.sources import Source
+
+MODEL_CONFIGS = ("config.json", "adapter_config.json")
 
 
 @dataclass(frozen=True)
@@ -43,28 +46,62 @@ def locate_inputs(config: RunConfig, progress: Progress) -> RunInputs:
             folder.
         StriateError: something built in can't be fetched, a pack is not there, or, with a gate, can't be read.
     """
+    for path in config.evaluate.others.values():
+        check_model_path(path, "evaluate.others")
     return RunInputs(
         model=locate_model(config.model.path, progress),
         train=tuple(locate_data(name, progress) for name in config.data.train),
         calibration=tuple(locate_data(name, progress) for name in config.data.calibration),
         packs=tuple(_locate_packs(config, progress)),
-        base=_locate_base(config, progress),
+        base=locate_base(config, progress),
     )
 
 
+def check_model_path(path: str, setting: str) -> None:
+    """Check that the model at `path` may be one: a folder with a config; anything else is taken for an id of the hub.
+
+    Raises:
+        ModelError: it is neither.
+    """
+    folder = user_path(path)
+    if path != BUILTIN and folder.is_dir() and not any((folder / name).is_file() for name in MODEL_CONFIGS):
+        raise ModelError(
+            f"{path} has no config.json",
+            "a folder with config.json or adapter_config.json",
+            "give the folder that `save_pretrained` wrote",
+        )
+    if path != BUILTIN and not folder.is_dir() and not looks_like_hub_id(path):
+        raise ModelError(
+            f"no model at {path!r}", "a folder, a hub id such as owner/name, or builtin", f"check {setting}"
+        )
+
+
 def _locate_packs(config: RunConfig, progress: Progress) -> list[Source]:
+    from striate.tasks.packs.sources import check_pack_names
+
     section = config.evaluate
     sources = [locate_pack(name, progress) for name in section.packs]
+    check_pack_names([source.name for source in sources])
     if section.gate:
         from striate.tasks.packs.sources import read_source
         from striate.tasks.scoring.gate import check_gate, parse_gate
 
         parse_gate(section.gate)
-        check_gate(section.gate, [read_source(source, section.limit) for source in sources], labels_of(config))
+        check_gate(
+            section.gate,
+            [read_source(source, section.limit) for source in sources],
+            labels_of(config),
+            section.baseline,
+        )
     return sources
 
 
-def _locate_base(config: RunConfig, progress: Progress) -> str | None:
+def locate_base(config: RunConfig, progress: Progress) -> str | None:
+    """Return the folder of the untuned checkpoint, if scorers compare with one.
+
+    Raises:
+        ConfigError: a scorer does, and there is none.
+    """
     name = config.analyze.base
     if name is None:
         return None

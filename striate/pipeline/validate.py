@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from striate.config import BUILTIN, RunConfig, is_builtin, looks_like_hub_id
+from striate.config import RunConfig, is_builtin
 from striate.data.pictures import PictureLimits, check_pictures
 from striate.demo.places import check_pack
-from striate.errors import ModelError
+from striate.pipeline.ineffective_settings import ineffective_settings
 from striate.pipeline.preflight import labels_of
+from striate.pipeline.run_inputs import check_model_path, locate_base
+from striate.progress import Silent
 from striate.selectors.spec.grammar import parse_spec
 from striate.selectors.spec.required_scores import check_specs
 from striate.storage.read_files import user_path
+from striate.tasks.packs.sources import check_pack_names, parse_source, read_source
 
 if TYPE_CHECKING:
     from striate.tasks.packs.items import Pack
@@ -27,7 +30,11 @@ def check_run(config: RunConfig) -> Iterator[str]:
     check_specs(config, parse_spec(config.select.region))
     yield f"region    {config.select.region}"
     yield f"scorers   {_scorers(config)}"
-    yield f"model     {_model(config.model.path)}"
+    check_model_path(config.model.path, "model.path")
+    yield f"model     {config.model.path}"
+    for path in config.evaluate.others.values():
+        check_model_path(path, "evaluate.others")
+    locate_base(config, Silent())
     if config.train.method == "qlora":
         yield f"qlora     {_quantization(config.machine.device)}"
     if config.train.optimizer != "adamw":
@@ -35,6 +42,7 @@ def check_run(config: RunConfig) -> Iterator[str]:
     limits = PictureLimits.of(config.machine)
     for name in dict.fromkeys((*config.data.train, *config.data.calibration)):
         yield f"data      {_data(name, limits)}"
+    check_pack_names([_pack_name(name) for name in config.evaluate.packs])
     packs: list[Pack] = []
     for name in config.evaluate.packs:
         yield f"pack      {_pack(name, config.evaluate.limit, packs, limits)}"
@@ -42,6 +50,7 @@ def check_run(config: RunConfig) -> Iterator[str]:
         yield f"gate      {_gate(config, packs)}"
     for text in config.evaluate.suites:
         yield f"suite     {_suite(text)}"
+    yield from ineffective_settings(config)
 
 
 def _suite(text: str) -> str:
@@ -55,23 +64,6 @@ def _scorers(config: RunConfig) -> str:
     from striate.scorers import SCORERS
 
     return ", ".join(SCORERS.get(name).name for name in config.analyze.scorers)
-
-
-def _model(path: str) -> str:
-    """Return the model's path; a folder holds a config, anything else is taken for a hub id."""
-    folder = user_path(path)
-    configs = (folder / "config.json", folder / "adapter_config.json")
-    if path != BUILTIN and folder.is_dir() and not any(config.is_file() for config in configs):
-        raise ModelError(
-            f"{path} has no config.json",
-            "a folder with config.json or adapter_config.json",
-            "give the folder that `save_pretrained` wrote",
-        )
-    if path != BUILTIN and not folder.is_dir() and not looks_like_hub_id(path):
-        raise ModelError(
-            f"no model at {path!r}", "a folder, a hub id such as owner/name, or builtin", "check model.path"
-        )
-    return path
 
 
 def _quantization(device: str) -> str:
@@ -103,10 +95,12 @@ def _data(name: str, limits: PictureLimits) -> str:
     return f"{name}: {len(samples)} samples, {check_pictures(owners, limits)}"
 
 
+def _pack_name(name: str) -> str:
+    return name.partition(":")[2] if is_builtin(name) else parse_source(name).name
+
+
 def _pack(name: str, limit: int | None, read: list[Pack], limits: PictureLimits) -> str:
     """Return what a test pack or a benchmark holds, added to `read`; pictures inside other files stay there."""
-    from striate.tasks.packs.sources import parse_source, read_source
-
     if is_builtin(name):
         check_pack(name)
         return name
@@ -126,5 +120,5 @@ def _gate(config: RunConfig, packs: list[Pack]) -> str:
     gate = config.evaluate.gate or ""
     parse_gate(gate)
     if len(packs) == len(config.evaluate.packs):
-        check_gate(gate, packs, labels_of(config))
+        check_gate(gate, packs, labels_of(config), config.evaluate.baseline)
     return gate

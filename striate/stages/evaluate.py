@@ -15,6 +15,7 @@ from striate.storage.fingerprints import earlier_fingerprint
 from striate.tasks.inference.ask import ask
 from striate.tasks.inference.reply_journal import Journal
 from striate.tasks.packs.items import Item, Mark, Pack, Reply
+from striate.tasks.packs.sources import check_pack_names
 from striate.tasks.scoring.compare import macro_average, macro_intervals, task_scores
 from striate.tasks.scoring.mark import check_corpora, mark_all
 
@@ -84,12 +85,7 @@ def _all_items(packs: Sequence[Pack]) -> list[Item]:
     """Return the items of all packs, whose names must differ since predictions are told apart by them."""
     if not packs:
         raise DataError("no test packs to evaluate on", "folders with a test.jsonl", "add some to evaluate.packs")
-    names = [pack.name for pack in packs]
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise DataError(
-            f"two test packs are called {repeated[0]!r}", "folders of different names", "rename or drop one of them"
-        )
+    check_pack_names([pack.name for pack in packs])
     return [item for pack in packs for item in pack.items]
 
 

@@ -20,7 +20,7 @@ SECONDS = 300
 
 
 class Listener:
-    """A progress that remembers what was said, and calls `on_step` after every training step."""
+    """A progress that remembers what was said, not of settings without effect; calls `on_step` after every step."""
 
     def __init__(self, on_step: Callable[[int], None] | None = None) -> None:
         self.said: list[str] = []
@@ -28,7 +28,8 @@ class Listener:
         self.on_step = on_step
 
     def say(self, text: str) -> None:
-        self.said.append(text)
+        if not text.startswith("no effect: "):
+            self.said.append(text)
 
     @contextmanager
     def track(self, label: str, total: int) -> Iterator[Callable[[int], None]]:

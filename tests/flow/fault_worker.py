@@ -27,7 +27,7 @@ from striate.pipeline import Flow
 from striate.stages import analyze, evaluate, train  # noqa: F401  so that children find all imported
 
 # What tells how long something took, or how much memory.
-MEASURED = re.compile(r'"(seconds|peak_memory_gib|finished|command|[a-z_]*per_second)": ?("[^"]*"|[-+.\de]+)')
+MEASURED = re.compile(r'"(seconds|peak_memory_gib|finished|command|digest|[a-z_]*per_second)": ?("[^"]*"|[-+.\de]+)')
 TIMED = re.compile(rb'"((?:train|prune|eval/\w+)\.json|train_log\.jsonl)": "\w+"')
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from striate.config import MachineSection, RunConfig, dump_config, load_config, parse_config
 from striate.demo.places import quickstart_config
@@ -132,6 +133,37 @@ def test_the_hidden_state_cache_of_older_configs() -> None:
         )
 
 
+def numbers(section: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[tuple[str, set[str]]]:
+    """Every setting that is a number, with its bounds."""
+    for name, field in section.model_fields.items():
+        kinds = {kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type)}
+        for inner in kinds:
+            if issubclass(inner, BaseModel):
+                yield from numbers(inner, f"{prefix}{name}.")
+        if kinds & {int, float}:
+            bounds = ("ge", "gt", "le", "lt")
+            yield f"{prefix}{name}", {bound for rule in field.metadata for bound in bounds if hasattr(rule, bound)}
+
+
+def test_every_number_has_a_least_and_a_most() -> None:
+    found = dict(numbers())
+    assert len(found) > 30
+    assert [name for name, bounds in found.items() if not bounds & {"ge", "gt"} or not bounds & {"le", "lt"}] == []
+
+
+@pytest.mark.parametrize("name", [name for name, _ in numbers()])
+@pytest.mark.parametrize("value", ["-1", "1e300", "1000000000000000000000000000000", ".nan", ".inf"])
+def test_a_number_beyond_any_use_is_refused(name: str, value: str) -> None:
+    assert f"run.yaml: {name}: Input should be" in refusal(RAW, f"{name}={value}")
+
+
+@pytest.mark.parametrize(
+    "override", ["seed=-1", "seed=4294967296", "evaluate.bootstrap=200000000", "evaluate.max_new_tokens=100000"]
+)
+def test_values_that_runs_died_of(override: str) -> None:
+    assert f"{override.partition('=')[0]}: Input should be" in refusal(RAW, override)
+
+
 def test_lr_that_is_no_number() -> None:
     assert "train.lr" in refusal(RAW, "train.lr=.nan")
     assert "train.lr" in refusal(RAW, "train.lr=.inf")
@@ -157,6 +189,12 @@ def test_all_problems_at_once() -> None:
         ),
         (["evaluate.packs=[p]", "evaluate.models=[tuned]"], "evaluate.baseline 'start' is not among evaluate.models"),
         (["evaluate.packs=[p]", "evaluate.baseline=pruned"], "baseline is 'pruned', but prune.remove is 0"),
+        (["evaluate.packs=[p]", "evaluate.gate=text>=9", "evaluate.models=[start]"], "the gate would hold always"),
+        (["evaluate.packs=[p]", "evaluate.gate=text>=9", "evaluate.models=[start, pruned]"], "the gate would hold"),
+        (["machine.memory_budget=9", "train.gradient_checkpointing=true"], "are both set"),
+        (["machine.device=gpu"], "'gpu' is no device: auto, cpu, cuda, cuda:N or mps"),
+        (["machine.device=cuda:x"], "'cuda:x' is no device"),
+        (["analyze.scorers=[]"], "analyze.scorers: Tuple should have at least 1 item"),
     ],
 )
 def test_contradictions(overrides: list[str], text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +11,8 @@ from striate.artifacts import EvalRecord, Prediction
 from striate.cli.views.evaluation_tables import failing_lines, gate_table
 from striate.errors import ConfigError
 from striate.reporting.sections.gate_table import draw_gate
-from striate.tasks.scoring.gate import Condition, check_scopes, hold_against, parse_gate
+from striate.tasks.packs.items import Item, Pack
+from striate.tasks.scoring.gate import Condition, check_gate, check_scopes, hold_against, parse_gate
 
 ALLOWED = (
     "  allowed: SCOPE>=PERCENT or SCOPE>=PERCENT:MODEL, with commas between; SCOPE is visual, text, PACK or PACK/TASK\n"
@@ -71,6 +73,22 @@ def test_what_is_no_gate_is_refused_with_an_example(text: str, given: str) -> No
     with pytest.raises(ConfigError) as caught:
         parse_gate(text)
     assert str(caught.value) == f"{given}\n{ALLOWED}"
+
+
+@pytest.mark.parametrize(
+    ("least", "holds"), [("0", "always"), ("0.0", "always"), ("1001", "never"), ("9" * 400, "never")]
+)
+def test_a_gate_that_can_not_fail_or_never_holds_is_refused(least: str, holds: str) -> None:
+    with pytest.raises(ConfigError, match=f"holds {holds}\n  allowed: a share from over 0 to 1000 %"):
+        parse_gate(f"visual>={least}")
+
+
+def test_the_baseline_is_not_held_against_itself() -> None:
+    item = Item(id="1", pack="p", task="t", metric="exact", question="?", answers=("x",))
+    pack = Pack("p", Path("p"), (item,))
+    check_gate("text>=99:tuned", [pack], ["start", "tuned"], "start")
+    with pytest.raises(ConfigError, match="'text>=99:start' holds the baseline against itself\n  allowed: tuned"):
+        check_gate("text>=99:start", [pack], ["start", "tuned"], "start")
 
 
 def test_a_scope_twice_is_refused() -> None:

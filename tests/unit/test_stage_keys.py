@@ -133,6 +133,7 @@ def root(tmp_path: Path) -> Path:
         samples = [{"image": "1.png", "conversations": turns}]
         (tmp_path / name / "train.json").write_text(json.dumps(samples))
         (tmp_path / name / "1.png").write_bytes(b"any")
+        (tmp_path / name / "config.json").write_text("{}")
     for name in ("pack", "pack2"):
         (tmp_path / name).mkdir()
         row = {"id": name, "task": "t", "metric": "exact", "kind": "text", "question": "?", "answers": ["x"]}

@@ -43,13 +43,18 @@ def read_pack(path: Path, limit: int | None = None) -> Pack:
         DataError: no such folder or file, a line that is not such an object, an id twice, a missing image, no items.
     """
     file = path / FILE_NAME
-    name = path.name if path.name not in ("", "..") else path.resolve().name
+    name = pack_name(path)
     pictures = ImageFolder(path)
     items = [_item(row, name, pictures) for row in _rows(file)]
     if not items:
         raise DataError(f"{file} has no items", "at least one JSON object, one a line", "check how the pack was made")
     _refuse_repeats(items, file)
     return Pack(name, path, tuple(items if limit is None else spread(items, limit)))
+
+
+def pack_name(folder: Path) -> str:
+    """Return the name of the pack in a folder: that of the folder, whatever path leads there."""
+    return folder.name if folder.name not in ("", "..") else folder.resolve().name
 
 
 def spread(items: Sequence[Item], limit: int) -> list[Item]:

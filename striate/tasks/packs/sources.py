@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from striate.errors import DataError, SpecError, did_you_mean
+from striate.printable import shown
 from striate.storage.fingerprints import EARLIER_LENGTH, earlier_fingerprint, fingerprint_of, visible_files
 from striate.storage.inside import inside
 from striate.storage.read_files import user_path
@@ -13,7 +14,7 @@ from striate.tasks.benchmarks import BENCHMARKS
 from striate.tasks.benchmarks.formats.release import Release
 from striate.tasks.metrics import METRICS
 from striate.tasks.packs.items import Item, Pack
-from striate.tasks.packs.reader import FILE_NAME, read_pack, spread
+from striate.tasks.packs.reader import FILE_NAME, pack_name, read_pack, spread
 
 PICTURES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".webp", ""})
 PREFIX = re.compile(r"([a-z][a-z0-9+_-]+)(?:@(\d+))?:(.+)", re.DOTALL)
@@ -26,6 +27,11 @@ class Source:
     folder: Path
     benchmark: str = ""
     shots: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of its pack."""
+        return self.benchmark or pack_name(self.folder)
 
 
 def parse_source(text: str) -> Source:
@@ -54,6 +60,21 @@ def parse_source(text: str) -> Source:
             f"write {name}:{match[3]}",
         )
     return Source(folder, name, None if shots is None else int(shots))
+
+
+def check_pack_names(names: Sequence[str]) -> None:
+    """Check that test packs have different names, since predictions are told apart by them.
+
+    Raises:
+        DataError: two are called the same.
+    """
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise DataError(
+            f"two test packs are called {shown(repeated[0])}",
+            "folders of different names",
+            "rename or drop one of them",
+        )
 
 
 def read_source(source: Source, limit: int | None = None, pictures: Path | None = None) -> Pack:

@@ -13,6 +13,8 @@ from striate.tasks.scoring.compare import KINDS, MACRO, compare_scope, in_scope,
 Results = Mapping[str, tuple[EvalRecord, Sequence[Prediction]]]
 FORM = re.compile(r"\s*(?P<scope>[^<>=]+?)\s*>=\s*(?P<least>\d+(?:\.\d+)?)\s*%?\s*(?::\s*(?P<label>[^,]+?)\s*)?")
 ALLOWED = "SCOPE>=PERCENT or SCOPE>=PERCENT:MODEL, with commas between; SCOPE is visual, text, PACK or PACK/TASK"
+# A baseline that is right in a tenth of its answers can be surpassed so far, and no further.
+MOST_PERCENT = 1000
 EXAMPLE = "for example --gate 'visual>=99,text>=99.5'"
 
 
@@ -67,7 +69,7 @@ def check_scopes(conditions: Sequence[Condition], tasks: Sequence[tuple[str, str
             raise ConfigError(given, ", ".join(labels), hint)
 
 
-def check_gate(gate: str, packs: Iterable[Pack], labels: Sequence[str]) -> None:
+def check_gate(gate: str, packs: Iterable[Pack], labels: Sequence[str], baseline: str) -> None:
     """Return if every condition of `gate` can be held against what will be asked: before anything is.
 
     Raises:
@@ -78,6 +80,10 @@ def check_gate(gate: str, packs: Iterable[Pack], labels: Sequence[str]) -> None:
     tasks = [(pack, task) for pack, task, *_ in keys]
     check_scopes(conditions, tasks, labels)
     for condition in conditions:
+        if condition.label == baseline:
+            others = ", ".join(label for label in labels if label != baseline)
+            given = f"gate {condition.text!r} holds the baseline against itself"
+            raise ConfigError(given, others, "name another model")
         if not in_scope(keys, condition.place):
             raise _no_shares(condition, tasks)
 
@@ -132,7 +138,11 @@ def _condition(part: str, text: str) -> Condition:
             f"gate {text!r}: {part.strip()!r} is no condition" if part.strip() else f"gate {text!r} has an empty part"
         )
         raise ConfigError(given, ALLOWED, EXAMPLE)
-    return Condition(part.strip(), match["scope"], float(match["least"]), match["label"])
+    least = float(match["least"])
+    if not 0 < least <= MOST_PERCENT:
+        given = f"gate {text!r}: {part.strip()!r} holds {'always' if least <= 0 else 'never'}"
+        raise ConfigError(given, f"a share from over 0 to {MOST_PERCENT} %", EXAMPLE)
+    return Condition(part.strip(), match["scope"], least, match["label"])
 
 
 def _row(condition: Condition, difference: Difference) -> GateRow:

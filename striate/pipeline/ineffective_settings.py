@@ -1,0 +1,81 @@
+"""Settings that were changed and that nothing reads, the others being as they are: said, as a person counts on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from striate.config import RunConfig, is_builtin
+
+Rule = tuple[str, Callable[[RunConfig], bool], str]
+RULES: tuple[Rule, ...] = (
+    (
+        "train.lora.r train.lora.alpha train.lora.dropout",
+        lambda run: run.train.method == "full",
+        "train.method is full",
+    ),
+    ("train.projector_lr", lambda run: not run.train.train_projector, "train.train_projector is false"),
+    ("train.epochs", lambda run: run.train.max_steps is not None, "train.max_steps is set"),
+    ("train.image_shift", lambda run: run.train.image_tokens != "region", "train.image_tokens is not region"),
+    ("train.frozen", lambda run: run.select.region == "all", "select.region is all"),
+    ("analyze.pairs", lambda run: "token-swap" not in run.analyze.scorers, "only the scorer token-swap draws pairs"),
+    ("analyze.base", lambda run: not _needing_base(run), "no scorer of analyze.scorers compares with a checkpoint"),
+    (
+        "analyze.samples analyze.by data.calibration",
+        lambda run: not _reading_samples(run),
+        "no scorer of analyze.scorers reads samples",
+    ),
+    ("prune.scorer", lambda run: not run.prune.remove, "prune.remove is 0"),
+    (
+        "evaluate.max_new_tokens evaluate.bootstrap evaluate.baseline machine.eval_tokens report.examples",
+        lambda run: not run.evaluate.packs,
+        "evaluate.packs is empty",
+    ),
+    (
+        "evaluate.limit evaluate.models evaluate.others machine.eval_batch",
+        lambda run: not run.evaluate.packs and not run.evaluate.suites,
+        "evaluate.packs and evaluate.suites are empty",
+    ),
+    ("machine.pack_tokens", lambda run: not run.train.packing, "train.packing is false"),
+    ("machine.cache_folder", lambda run: run.machine.cache_vision != "disk", "machine.cache_vision is not disk"),
+    ("model.revision", lambda run: _is_local(run.model.path), "model.path is no id of the hub"),
+)
+
+
+def ineffective_settings(config: RunConfig) -> Iterator[str]:
+    """Yield a line for every reason why settings that differ from their defaults have no effect."""
+    for names, holds, why in RULES:
+        changed = [name for name in names.split() if _value(config, name) != _default(name)]
+        if changed and holds(config):
+            yield f"no effect: {', '.join(changed)} ({why})"
+
+
+def _value(config: Any, name: str) -> Any:
+    for part in name.split("."):
+        config = getattr(config, part)
+    return config
+
+
+def _default(name: str) -> Any:
+    section: Any = RunConfig
+    *sections, last = name.split(".")
+    for part in sections:
+        section = section.model_fields[part].annotation
+    return section.model_fields[last].get_default(call_default_factory=True)
+
+
+def _needing_base(run: RunConfig) -> Sequence[str]:
+    from striate.scorers import SCORERS
+
+    return [name for name in run.analyze.scorers if SCORERS.get(name).needs_base]
+
+
+def _reading_samples(run: RunConfig) -> bool:
+    from striate.scorers import SCORERS, runner_of
+
+    return any(runner_of(SCORERS.get(name)).by_sample for name in run.analyze.scorers)
+
+
+def _is_local(path: str) -> bool:
+    return is_builtin(path) or Path(path).expanduser().is_dir()

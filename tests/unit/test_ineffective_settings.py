@@ -1,0 +1,117 @@
+"""Settings that have no effect are said, by `check` and by a run; every rule, and that defaults are silent."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from striate.cli import app
+from striate.config import parse_config
+from striate.pipeline.ineffective_settings import RULES, ineffective_settings
+
+RAW: dict[str, Any] = {"model": {"path": "owner/m"}, "data": {"train": ["d"]}}
+# Settings of each line, and what makes them count.
+SAID: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "no effect: train.lora.r, train.lora.alpha, train.lora.dropout (train.method is full)": (
+        ("train.method=full", "train.lora={r: 3, alpha: 4, dropout: 0}"),
+        ("train.method=lora",),
+    ),
+    "no effect: train.projector_lr (train.train_projector is false)": (
+        ("train.train_projector=false", "train.projector_lr=1"),
+        ("train.train_projector=true",),
+    ),
+    "no effect: train.epochs (train.max_steps is set)": (
+        ("train.max_steps=3", "train.epochs=2"),
+        ("train.max_steps=null",),
+    ),
+    "no effect: train.image_shift (train.image_tokens is not region)": (
+        ("train.image_shift=false",),
+        ("train.image_tokens=region",),
+    ),
+    "no effect: train.frozen (select.region is all)": (
+        ("select.region=all", "train.frozen=fp8"),
+        ("select.region=top:1",),
+    ),
+    "no effect: analyze.pairs (only the scorer token-swap draws pairs)": (
+        ("analyze.pairs=9",),
+        ("analyze.scorers=[token-swap]",),
+    ),
+    "no effect: analyze.base (no scorer of analyze.scorers compares with a checkpoint)": (
+        ("analyze.base=b",),
+        ("analyze.scorers=[parameter-change]",),
+    ),
+    "no effect: analyze.samples, analyze.by, data.calibration (no scorer of analyze.scorers reads samples)": (
+        ("analyze={scorers: [token-swap], samples: 3, by: task}", "data.calibration=[d]"),
+        ("analyze.scorers=[token-swap, block-influence]",),
+    ),
+    "no effect: prune.scorer (prune.remove is 0)": (("prune.scorer=block-influence",), ("prune.remove=1",)),
+    "no effect: evaluate.max_new_tokens, evaluate.bootstrap, evaluate.baseline, machine.eval_tokens, report.examples"
+    " (evaluate.packs is empty)": (
+        (
+            "evaluate={max_new_tokens: 3, bootstrap: 200, baseline: tuned}",
+            "machine.eval_tokens=99",
+            "report.examples=3",
+        ),
+        ("evaluate.packs=[p]",),
+    ),
+    "no effect: evaluate.limit, evaluate.models, evaluate.others, machine.eval_batch"
+    " (evaluate.packs and evaluate.suites are empty)": (
+        ("evaluate={limit: 3, models: [start], others: {x: a/b}}", "machine.eval_batch=3"),
+        ("evaluate.suites=[lm-eval:boolq]",),
+    ),
+    "no effect: machine.pack_tokens (train.packing is false)": (("machine.pack_tokens=99",), ("train.packing=true",)),
+    "no effect: machine.cache_folder (machine.cache_vision is not disk)": (
+        ("machine.cache_folder=c",),
+        ("machine.cache_vision=disk",),
+    ),
+    "no effect: model.revision (model.path is no id of the hub)": (
+        ("model.path=builtin", "model.revision=v1"),
+        ("model.path=a/b",),
+    ),
+}
+
+
+def said(*overrides: str) -> list[str]:
+    return list(ineffective_settings(parse_config(RAW, overrides)))
+
+
+def test_defaults_are_silent_and_every_rule_is_tried() -> None:
+    assert said() == []
+    assert len(SAID) == len(RULES)
+
+
+@pytest.mark.parametrize("line", SAID)
+def test_a_setting_without_effect_is_said(line: str) -> None:
+    without, with_effect = SAID[line]
+    assert said(*without) == [line]
+    assert line not in said(*without, *with_effect)
+
+
+def test_check_says_them_and_refuses_what_a_run_would_die_of(pack_dir: Path, tmp_path: Path) -> None:
+    raw = {"model": {"path": "a/b"}, "data": {"train": [str(pack_dir)]}, "prune": {"scorer": "block-influence"}}
+    config = tmp_path / "RUN.yaml"
+    config.write_text(json.dumps(raw), encoding="utf-8")
+
+    def check(*settings: str) -> tuple[int, str]:
+        shown = CliRunner().invoke(
+            app, ["check", str(config), *(part for text in settings for part in ("--set", text))]
+        )
+        return shown.exit_code, shown.output
+
+    code, printed = check()
+    assert (code, printed.splitlines()[-1]) == (0, "no effect: prune.scorer (prune.remove is 0)")
+    twin = tmp_path / "twin" / pack_dir.name
+    (tmp_path / "empty").mkdir()
+    for settings, text in (
+        ([f"evaluate.packs=[{pack_dir}, {twin}]"], "two test packs are called 'pack'"),
+        (["analyze.base=nowhere"], "analyze.base 'nowhere' is no folder"),
+        (["evaluate.others={x: nowhere}"], "no model at 'nowhere'"),
+        ([f"evaluate.others={{x: {tmp_path / 'empty'}}}"], "has no config.json"),
+    ):
+        code, printed = check(*settings)
+        assert code == 1
+        assert text in printed
