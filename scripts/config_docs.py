@@ -16,9 +16,10 @@ PAGE = Path(__file__).parent.parent / "docs" / "config.md"
 INTRO = """# Run config
 
 One YAML document is one run: `striate run RUN.yaml --out DIR`. There is a section for each stage, and `machine:`, which
-is apart from the science: changing it never makes a stage stale. Unknown keys are errors; a setting without effect is said. `--set section.key=value`
-overrides one value (in YAML). Paths are relative to the working folder; the run folder keeps the config with absolute
-paths, ready to run again. `configs/` has complete examples; the [glossary](glossary.md) explains the words.
+is apart from the science: changing it never makes a stage stale. Unknown keys are errors, and changed settings that
+have no effect beside the others are said, by `check` and by every run. `--set section.key=value` overrides one value
+(in YAML). Paths are relative to the working folder; the run folder keeps the config with absolute paths, ready to run
+again. `configs/` has complete examples; the [glossary](glossary.md) explains the words.
 
 This page is written by `python scripts/config_docs.py`.
 """

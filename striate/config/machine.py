@@ -55,7 +55,7 @@ class MachineSection(Section):
     @classmethod
     def _known_device(cls, value: str) -> str:
         if not DEVICE.fullmatch(value):
-            raise ValueError(f"{value!r} is no device: auto, cpu, cuda, cuda:N or mps")
+            raise ValueError(f"unknown device {value!r}: auto, cpu, cuda, cuda:N or mps")
         return value
 
     @field_validator("compile", "graphs", "cache_vision", mode="before")

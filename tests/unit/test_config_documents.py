@@ -192,8 +192,8 @@ def test_all_problems_at_once() -> None:
         (["evaluate.packs=[p]", "evaluate.gate=text>=9", "evaluate.models=[start]"], "the gate would hold always"),
         (["evaluate.packs=[p]", "evaluate.gate=text>=9", "evaluate.models=[start, pruned]"], "the gate would hold"),
         (["machine.memory_budget=9", "train.gradient_checkpointing=true"], "are both set"),
-        (["machine.device=gpu"], "'gpu' is no device: auto, cpu, cuda, cuda:N or mps"),
-        (["machine.device=cuda:x"], "'cuda:x' is no device"),
+        (["machine.device=gpu"], "unknown device 'gpu': auto, cpu, cuda, cuda:N or mps"),
+        (["machine.device=cuda:x"], "unknown device 'cuda:x'"),
         (["analyze.scorers=[]"], "analyze.scorers: Tuple should have at least 1 item"),
     ],
 )
