@@ -83,6 +83,15 @@ class Collator:
         """
         return [self._conversation(*item) for item in self._with_images(samples)]
 
+    def text_length(self, sample: Sample) -> int:
+        """Return the tokens of a conversation with one for each picture, whatever its pictures hold.
+
+        Raises:
+            DataError: the chat template refuses it.
+        """
+        text = self._renderer.conversation(self._special.marked(sample)).text
+        return len(self._encoder.tokenizer(text, add_special_tokens=self._encoder.adds_special_tokens(text)).input_ids)
+
     def join(self, items: Sequence[Encoded]) -> Batch:
         """Return conversations as one batch, padded on the right."""
         return self._join(items, left=False)

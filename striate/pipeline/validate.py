@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from striate.config import RunConfig, is_builtin
 from striate.data.pictures import PictureLimits, check_pictures
 from striate.demo.places import check_pack
+from striate.errors import DataError
 from striate.pipeline.ineffective_settings import ineffective_settings
 from striate.pipeline.preflight import labels_of
 from striate.pipeline.run_inputs import check_model_path, locate_base
@@ -41,7 +42,9 @@ def check_run(config: RunConfig) -> Iterator[str]:
         yield f"optimizer {_optimizer(config)}"
     limits = PictureLimits.of(config.machine)
     for name in dict.fromkeys((*config.data.train, *config.data.calibration)):
-        yield f"data      {_data(name, limits)}"
+        yield f"data      {_data(name, limits, config.data.broken == 'skip')}"
+    if user_path(config.model.path).is_dir() and not any(map(is_builtin, config.data.train)):
+        yield f"lengths   {_lengths(config, limits)}"
     check_pack_names([_pack_name(name) for name in config.evaluate.packs])
     packs: list[Pack] = []
     for name in config.evaluate.packs:
@@ -84,7 +87,7 @@ def _optimizer(config: RunConfig) -> str:
     return f"{config.train.optimizer} on {place}"
 
 
-def _data(name: str, limits: PictureLimits) -> str:
+def _data(name: str, limits: PictureLimits, skips: bool) -> str:
     from striate.data.reading import read_samples
 
     if is_builtin(name):
@@ -92,7 +95,32 @@ def _data(name: str, limits: PictureLimits) -> str:
         return name
     samples = read_samples(user_path(name))
     owners = {image: sample.id for sample in reversed(samples) for image in sample.images}
-    return f"{name}: {len(samples)} samples, {check_pictures(owners, limits)}"
+    try:
+        pictures = check_pictures(owners, limits)
+    except DataError as error:
+        if not skips:
+            raise
+        pictures = f"{len(owners)} pictures, some broken: {error.given}"
+    return f"{name}: {len(samples)} samples, {pictures}"
+
+
+def _lengths(config: RunConfig, limits: PictureLimits) -> str:
+    """Return that every training sample fits into `train.max_length`, or which are left out."""
+    from striate.data.length_check import oversized
+    from striate.data.reading import read_many
+    from striate.models.io.load import load_processor
+
+    section, most = config.data, config.train.max_length
+    samples = read_many([user_path(name) for name in section.train], section.max_train_samples, config.seed)
+    wrong = oversized(load_processor(user_path(config.model.path)), samples, most, limits)
+    if wrong and section.broken == "refuse":
+        raise DataError(
+            "\n".join(wrong.values()),
+            f"pictures, question and the start of the answer within train.max_length {most}",
+            "raise train.max_length, make pictures smaller, shorten or remove these samples, or use data.broken=skip",
+        )
+    left_out = f"; left out: {len(wrong)} ({', '.join(list(wrong)[:5])}{', ...' if len(wrong) > 5 else ''})"
+    return f"{len(samples) - len(wrong)} samples fit into {most} tokens{left_out if wrong else ''}"
 
 
 def _pack_name(name: str) -> str:

@@ -13,7 +13,7 @@ from torch import nn
 from striate.errors import TrainingError
 from striate.training.distributed.full_parameters import copy_into, gathered
 from striate.training.distributed.ranks import Ranks
-from striate.training.metrics.metrics_log import START_ANEW
+from striate.training.metrics.metrics_log import AFTER_DIVERGING
 
 WEIGHTS = "trainable.safetensors"
 GROWTH = 1000.0
@@ -61,7 +61,7 @@ def check_sane(norm: float, start_norm: float, folder: Path) -> None:
         f"training diverged before {folder.name}: the norm of the trained weights went from {start_norm:.3g} to"
         f" {norm:.3g}; that checkpoint is not kept",
         f"finite weights, of at most {GROWTH:g} times the norm that they began with",
-        START_ANEW,
+        AFTER_DIVERGING,
     )
 
 

@@ -13,7 +13,10 @@ from typing import Any, TextIO
 from striate.errors import ArtifactError, TrainingError
 from striate.storage.atomic import cannot_write, write_text
 
-START_ANEW = "lower train.lr or raise train.warmup_ratio, with --overwrite, which begins the training anew"
+AFTER_DIVERGING = (
+    "the last good checkpoint is kept, where there is one: the same command goes on from it. If it diverges again,"
+    " lower train.lr or raise train.warmup_ratio with --overwrite, which begins the training anew"
+)
 
 
 class MetricsLog:
@@ -132,5 +135,5 @@ def _lacks(path: Path, step: int, done: int) -> ArtifactError:
 def _diverged(step: int, loss: float, grad_norm: float | None) -> TrainingError:
     """Return the error for a loss or gradient that is no longer a number."""
     return TrainingError(
-        f"training diverged at step {step}: loss {loss}, gradient norm {grad_norm}", "a finite loss", START_ANEW
+        f"training diverged at step {step}: loss {loss}, gradient norm {grad_norm}", "a finite loss", AFTER_DIVERGING
     )

@@ -1,0 +1,72 @@
+"""Which samples do not fit into the length limit of training: looked up beforehand, most without their pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from PIL import Image
+
+from striate.data.collate import Collator
+from striate.data.pictures import FORMATS, PictureLimits
+from striate.data.samples import Sample
+from striate.errors import DataError
+
+_UNLIMITED = 2**40
+Size = tuple[int, int]
+
+
+def oversized(processor: Any, samples: Sequence[Sample], max_length: int, limits: PictureLimits) -> dict[str, str]:
+    """Return what is wrong with each sample that can't be learned from within `max_length` tokens, by its id.
+
+    A sample is encoded only if its text and the most image tokens that a picture takes are more than that.
+    """
+    collator = Collator(processor, max_length, train=True, limits=limits)
+    most = _most_image_tokens(Collator(processor, _UNLIMITED, train=True, limits=limits), samples)
+    wrong: dict[str, str] = {}
+    for sample in samples:
+        try:
+            if collator.text_length(sample) + most * len(sample.images) > max_length:
+                collator.encode_each([sample])
+        except DataError as error:
+            wrong[sample.id] = error.given
+    return wrong
+
+
+def _most_image_tokens(collator: Collator, samples: Sequence[Sample]) -> int:
+    """Return the most tokens that a picture takes: of the largest, the widest and the tallest that can be used."""
+    sizes = {sample: _size(sample) for sample in samples if sample.images}
+    most = 0
+    for rank in (_area, _width, _height):
+        for sample in sorted(sizes, key=lambda one, rank=rank: -rank(sizes[one])):  # type: ignore[misc]
+            try:
+                [encoded] = collator.encode_each([sample])
+                most = max(most, -(-(encoded.length - collator.text_length(sample)) // len(sample.images)))
+                break
+            except DataError:
+                continue
+    return most
+
+
+def _size(sample: Sample) -> Size:
+    """Return the size of the sample's largest picture; of one that can't be read, the smallest there is."""
+    sizes = [(1, 1)]
+    for path in sample.images:
+        try:
+            with Image.open(path, formats=FORMATS) as picture:
+                sizes.append(picture.size)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            continue
+    return max(sizes, key=_area)
+
+
+def _area(size: Size) -> float:
+    return size[0] * size[1]
+
+
+def _width(size: Size) -> float:
+    return size[0] / size[1]
+
+
+def _height(size: Size) -> float:
+    return size[1] / size[0]
