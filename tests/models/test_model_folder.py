@@ -114,6 +114,8 @@ def test_modules_that_an_adapter_names_are_not_imported(tmp_path: Path) -> None:
         ("config.json", {"text_config": {"num_local_experts": 10**6}}),
         ("config.json", {"text_config": {"num_hidden_layers": 1e300}}),
         ("processor_config.json", {"num_additional_image_tokens": 10**9}),
+        ("preprocessor_config.json", {"crop_size": 10**6}),
+        ("config.json", {"vision_config": {"image_size": 10**8}}),
         ("adapter_config.json", {"r": 10**9}),
         ("preprocessor_config.json", {"size": {"height": 10**6, "width": 336}}),
     ],

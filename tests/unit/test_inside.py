@@ -269,7 +269,7 @@ def test_a_strangers_run_shows_no_picture_of_elsewhere(way: str, tmp_path: Path,
     image = NAMES[way].replace("ROOT", str(tmp_path))
     assert not shows(image, [])
     assert not shows("secret.jpg", [str(tmp_path)]), "a pack that the stranger names"
-    assert not shows("secret.jpg", [f"pope:{tmp_path}"], content="0" * 16)
+    assert not shows("secret.jpg", [f"pope:{tmp_path}", "a" * 5000, "a\0b:c"], content="0" * 16)
 
 
 def test_a_run_shows_its_own_pictures_and_those_that_were_asked(tmp_path: Path, shows: Callable[..., bool]) -> None:

@@ -30,7 +30,7 @@ CODE_FILES = (
 _MOST = (
     (re.compile(r"(?:^|_)(?:layers?|blocks|depths?|stages)$"), 1024),
     (re.compile(r"(?:^|_)(?:experts|heads)$"), 16_384),
-    (re.compile(r"^(?:height|width)$"), 16_384),
+    (re.compile(r"^(?:height|width|(?:image_|crop_)?size)$"), 16_384),
     (re.compile(r"^r$"), 65_536),
     (re.compile(r"image_(?:seq_len(?:gth)?|tokens)$"), 1_000_000),
 )

@@ -32,7 +32,9 @@ def find_picture(image: str, pack: str, run: Path, packs: tuple[str, ...], conte
     nobody knows who has not seen the picture.
     """
     own = run, cache_folder()
-    named = sorted((_folder_of(text) for text in packs), key=lambda folder: folder.name != pack)
+    # A benchmark is written NAME:FOLDER.
+    places = (Path(place) for text in packs for place in dict.fromkeys((text, text.rpartition(":")[2])))
+    named = sorted(places, key=lambda folder: folder.name != pack)
     for folder in (*own, run / pack, *named):
         try:
             path = inside(folder, image, what="picture")
@@ -43,11 +45,6 @@ def find_picture(image: str, pack: str, run: Path, packs: tuple[str, ...], conte
         except StriateError:
             continue
     return None
-
-
-def _folder_of(pack: str) -> Path:
-    """Return the folder of a test pack or of NAME:FOLDER, a benchmark."""
-    return Path(pack if Path(pack).exists() else pack.rpartition(":")[2])
 
 
 def thumbnail(path: Path, longest: int, limits: PictureLimits = ORDINARY) -> Thumbnail | None:
