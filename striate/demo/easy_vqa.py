@@ -6,11 +6,13 @@ import json
 import random
 import shutil
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from striate.errors import DataError
-from striate.storage.atomic import new_folder
+from striate.progress import Progress, Silent
+from striate.storage.made_once import made_once
 
 TRAIN_SAMPLES, TURNS, TEST_PER_TASK = 300, 3, 100
 TASKS = ("shape", "colour", "presence")
@@ -18,7 +20,7 @@ SHAPES = ("circle", "rectangle", "triangle")
 Row = tuple[str, str, int]
 
 
-def prepare_easy_vqa(source: Path, target: Path, seed: int = 0) -> Path:
+def prepare_easy_vqa(source: Path, target: Path, seed: int = 0, progress: Progress | None = None) -> Path:
     """Return `target`, filled with train.json, test.jsonl and their pictures from the package's folder `source`.
 
     300 conversations of three questions train; 300 questions about pictures of the test split are held out, 100 a task.
@@ -26,17 +28,17 @@ def prepare_easy_vqa(source: Path, target: Path, seed: int = 0) -> Path:
     Raises:
         DataError: a file of the package is missing or damaged.
     """
-    if (target / "test.jsonl").is_file():
-        return target
-    with new_folder(target) as folder:
-        (folder / "images").mkdir()
-        train = _conversations(_rows(source / "train"), random.Random(seed))
-        (folder / "train.json").write_text(json.dumps(train, indent=1))
-        test = _questions(_rows(source / "test"), random.Random(seed))
-        (folder / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in test))
-        for split, samples in (("train", train), ("test", test)):
-            _copy_pictures(source / split / "images", folder, samples)
-    return target
+    return made_once(target, partial(_convert, source, seed), progress or Silent())
+
+
+def _convert(source: Path, seed: int, folder: Path) -> None:
+    (folder / "images").mkdir()
+    train = _conversations(_rows(source / "train"), random.Random(seed))
+    (folder / "train.json").write_text(json.dumps(train, indent=1))
+    test = _questions(_rows(source / "test"), random.Random(seed))
+    (folder / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in test))
+    for split, samples in (("train", train), ("test", test)):
+        _copy_pictures(source / split / "images", folder, samples)
 
 
 def task_of(answer: str) -> str:

