@@ -14,6 +14,7 @@ import torch
 from safetensors import safe_open
 
 from striate.errors import ModelError
+from striate.models.convert.legacy.importing import import_checkpoint
 from striate.models.convert.legacy.legacy_sources import shard_files
 from striate.models.io.components import load_encoder, load_llm
 from striate.models.io.load import load_model, load_processor, read_config
@@ -125,6 +126,12 @@ def test_settings_that_build_for_ever_are_refused(name: str, settings: dict[str,
     spoil(tiny_llava_dir, name, **settings)
     with pytest.raises(ModelError, match=rf"{name} has \w+ [\d.e+]+\n  allowed: at most \d+\n"):
         blueprint(str(tiny_llava_dir))
+
+
+def test_originals_are_checked_too(tmp_path: Path) -> None:
+    spoil(tmp_path, "config.json", model_type="llava_llama", mm_vision_tower="x", num_hidden_layers=100_000)
+    with pytest.raises(ModelError, match=r"config.json has num_hidden_layers 100000"):
+        import_checkpoint(tmp_path, tmp_path / "out")
 
 
 def test_the_largest_models_there_are_pass(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from striate.errors import ModelError, first_line
 from striate.models.convert.legacy.legacy_sources import folder_of
-from striate.models.io.model_folder import check_source
 from striate.models.structure.vision_encoders import encoder_config, patches
 from striate.storage.read_files import user_path
 
@@ -56,7 +55,6 @@ def load_llm(path: Path | str, *, dtype: torch.dtype | str = torch.float32) -> t
         folder = folder_of(path, "LLM")
         if not (folder / "config.json").is_file():
             raise ModelError(f"{folder} holds no LLM", "a .gguf file, or a folder with config.json", "check --llm")
-        check_source(str(folder))
     try:
         model, info = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, output_loading_info=True, **options)
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)

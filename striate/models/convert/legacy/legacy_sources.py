@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from striate.config import looks_like_hub_id
 from striate.errors import ModelError, first_line
-from striate.models.io.model_folder import model_file, weight_map
+from striate.models.io.model_folder import check_source, model_file, weight_map
 from striate.models.io.safetensors_shards import AGAIN, INDEX, WHOLE, read_shards
 from striate.storage.read_files import user_path
 
@@ -25,12 +25,15 @@ def folder_of(path: str | Path, what: str) -> Path:
     """Return the folder `path`, or that of the hub id `path`, which is fetched.
 
     Raises:
-        ModelError: neither; `what` names the thing for people.
+        ModelError: neither, or a folder that may not be loaded; `what` names the thing for people.
     """
     folder = user_path(path)
-    if folder.is_dir():
-        return folder
-    text = str(path)
+    folder = folder if folder.is_dir() else _fetched(str(path), what)
+    check_source(str(folder))
+    return folder
+
+
+def _fetched(text: str, what: str) -> Path:
     if not looks_like_hub_id(text):
         raise ModelError(f"no {what} at {text!r}: there is no such folder", "a folder or a hub id", "check the path")
     try:

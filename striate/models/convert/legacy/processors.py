@@ -15,7 +15,6 @@ from striate.models.convert.legacy.configs import CLIP
 from striate.models.convert.legacy.layouts import Layout
 from striate.models.convert.legacy.tower import Tower
 from striate.models.io.json_files import read_json
-from striate.models.io.model_folder import check_source
 from striate.models.structure.vision_encoders import Fit, image_processor
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
@@ -30,7 +29,6 @@ def read_tokenizer(text_config: Any, *folders: Path) -> Any:
     for folder in folders:
         if not any((folder / name).is_file() for name in _TOKENIZER_FILES[:2]):
             continue
-        check_source(str(folder))
         try:
             return AutoTokenizer.from_pretrained(folder, config=text_config, trust_remote_code=False)
         except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError) as error:
