@@ -84,10 +84,11 @@ def check_held(path: Path) -> None:
         ArtifactError: it was moved or removed, or another folder took its place.
     """
     whole = path.absolute()
-    for place, held in list(_held.items()):
-        if whole.is_relative_to(held.path) and _place(held.path) != place:
+    around = {held.path for held in list(_held.values()) if whole.is_relative_to(held.path)}
+    for folder in around:
+        if _place(folder) not in _held:
             raise ArtifactError(
-                f"{held.path} was moved or removed while striate worked in it",
+                f"{folder} was moved or removed while striate worked in it",
                 "a run folder that stays where it is until striate has ended",
                 "move it back and start the same command again, which goes on from the last checkpoint",
             )

@@ -18,6 +18,7 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_N
 
 from striate.errors import ArtifactError, StriateError, TrainingError, first_line
 from striate.storage.atomic import cannot_write, write_text
+from striate.storage.held_folders import check_held
 from striate.storage.manifest import read_manifest, write_manifest
 from striate.training.metrics.metrics_log import dump_rows, parse_rows, read_rows
 from striate.training.resume_identity import Identity, Progressed
@@ -103,9 +104,10 @@ class CheckpointStore:
         """Context in which the checkpoint after `step` steps is written; after an error nothing of it is left.
 
         Raises:
-            ArtifactError: it can't be written: the disk is full, or a file may not be as large.
+            ArtifactError: it can't be written: the disk is full, a file may not be as large, or the run folder is gone.
         """
         folder = self.folder(step)
+        check_held(folder)
         try:
             yield
         except (OSError, SafetensorError, RuntimeError) as error:

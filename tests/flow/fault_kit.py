@@ -11,6 +11,7 @@ import builtins
 import errno
 import io
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -29,13 +30,13 @@ WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
 
 class FileOperations:
-    """The file operations below `root`, in order; the one numbered `at` (from 0) meets `fault`.
+    """The file operations below `root`, in order; the one numbered `at` (from 0), or the first like it, meets `fault`.
 
     `kill` ends the process before the operation; `torn` does so too, but half of what a write writes is on the disk;
     `full` is a disk without room from then on; `interrupt` is Ctrl-C. Without `at` they are only noted, in `seen`.
     """
 
-    def __init__(self, root: Path, at: int | None = None, fault: Fault = "kill") -> None:
+    def __init__(self, root: Path, at: int | str | None = None, fault: Fault = "kill") -> None:
         self.root, self.at, self.fault = str(Path(root).absolute()), at, fault
         self.seen: list[str] = []
 
@@ -46,7 +47,9 @@ class FileOperations:
             return
         number = len(self.seen)
         self.seen.append(f"{name} {os.path.relpath(place, self.root)}")
-        if self.at is None or number < self.at:
+        if isinstance(self.at, str) and re.search(self.at, self.seen[-1]):
+            self.at = number
+        if isinstance(self.at, str) or self.at is None or number < self.at:
             return
         if self.fault == "full" and name in GROWING:
             if number == self.at and torn:

@@ -7,6 +7,7 @@ from typing import Any
 
 from striate.errors import ArtifactError
 from striate.storage.atomic import cannot_write
+from striate.storage.held_folders import check_held
 from striate.tasks.packs.items import Item, Reply
 
 Key = tuple[str, str]
@@ -32,6 +33,7 @@ class Journal:
             if lines[:1] != [self._header]:
                 lines = [self._header]
             self._known = dict(_entry(line, path) for line in lines[1:])
+            check_held(path)
             path.parent.mkdir(parents=True, exist_ok=True)
             # Drop the cut line before anything is appended after it.
             path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
