@@ -3,6 +3,7 @@
 from striate.artifacts.base import Document, read_document, read_if_there, read_lines, write_document, write_lines
 from striate.artifacts.eval_records import (
     AskingFacts,
+    DataNotes,
     Difference,
     EvalRecord,
     GateResult,
@@ -21,6 +22,7 @@ from striate.artifacts.train_record import ComponentCount, Resampled, Trainable,
 __all__ = [
     "AskingFacts",
     "ComponentCount",
+    "DataNotes",
     "Difference",
     "Document",
     "EvalRecord",

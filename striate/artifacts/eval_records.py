@@ -208,6 +208,13 @@ class GateResult(Document):
         return all(row.passed for row in self.rows)
 
 
+class DataNotes(Document):
+    """What is odd about an evaluation's data (`eval/data_notes.json`), a line each."""
+
+    version: Literal[1] = 1
+    lines: tuple[str, ...] = ()
+
+
 class SuiteRecord(Document):
     """What a harness measured on one model (`eval/suites/LABEL.SUITE.json`).
 

@@ -65,6 +65,7 @@ class Flow:
         adopt_earlier_stages(self.keys)
         for line in ineffective_settings(self.config):
             self.progress.say(line)
+        self._noted = False
 
     def everything(self) -> Path:
         """Run all stages in order; return the path of the report."""
@@ -201,7 +202,7 @@ class Flow:
                 label,
                 model=self._path_of(label),
                 key=self.keys.evaluate(label),
-                packs=self.read_packs,
+                packs=self._noted_packs,
                 load=partial(self._models.load, label),
             )
             self._models.drop()
@@ -253,6 +254,17 @@ class Flow:
             limit = self.config.evaluate.limit
             self._packs = [read_source(source, limit, pictures) for source in self.inputs.packs]
         return self._packs
+
+    def _noted_packs(self) -> list[Pack]:
+        """Return the test packs, after what is odd about them and the training data was said and written, once."""
+        from striate.data.reading import read_many
+        from striate.pipeline.model_evaluation import write_data_notes
+
+        if not self._noted:
+            trained = partial(read_many, self.inputs.train, self.config.data.max_train_samples, self.config.seed)
+            write_data_notes(self.run, self.read_packs(), trained)
+            self._noted = True
+        return self.read_packs()
 
     def _look_ahead(self) -> None:
         """Raise now for a base model, SPEC or test pack that would otherwise be refused only after hours."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from striate.artifacts import (
+    DataNotes,
     EvalRecord,
     GateResult,
     Prediction,
@@ -17,6 +18,7 @@ from striate.artifacts import (
     write_lines,
 )
 from striate.config import EvaluateSection
+from striate.errors import StriateError, first_line
 from striate.runs.folder import RunFolder
 from striate.storage.atomic import cannot_write
 from striate.storage.fingerprints import weight_bytes
@@ -25,11 +27,12 @@ from striate.tasks.scoring.gate import hold_against
 from striate.tasks.scoring.intervals import METHOD
 
 if TYPE_CHECKING:
+    from striate.data.samples import Sample
     from striate.models.io.load import Loaded
     from striate.tasks.packs.items import Pack
 
 Results = dict[str, tuple[EvalRecord, list[Prediction]]]
-FOLDER, RETENTION_FILE, GATE_FILE = "eval", "retention.json", "gate.json"
+FOLDER, RETENTION_FILE, GATE_FILE, NOTES_FILE = "eval", "retention.json", "gate.json", "data_notes.json"
 
 
 def _evaluation_files(label: str) -> list[str]:
@@ -110,6 +113,22 @@ def read_results(run: Path, labels: Sequence[str]) -> Results:
         label: (read_document(run / record, EvalRecord), read_lines(run / answers, Prediction))
         for label, (record, answers) in places.items()
     }
+
+
+def write_data_notes(run: RunFolder, packs: Sequence[Pack], trained: Callable[[], list[Sample]]) -> None:
+    """Say what is odd about test packs and training data, and write eval/data_notes.json.
+
+    Without the training data, which an evaluation may outlive, the notes say so.
+    """
+    from striate.tasks.packs.findings import findings
+
+    try:
+        lines = findings(trained(), packs)
+    except StriateError as error:
+        lines = [*findings([], packs), f"training data: not compared with the packs: {first_line(error)}"]
+    write_document(run.path / FOLDER / NOTES_FILE, DataNotes(lines=tuple(lines)))
+    for line in lines:
+        run.progress.say(f"note: {line}")
 
 
 def write_retention(run: Path, results: Results, section: EvaluateSection, seed: int) -> Retention:

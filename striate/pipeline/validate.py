@@ -16,9 +16,11 @@ from striate.progress import Silent
 from striate.selectors.spec.grammar import parse_spec
 from striate.selectors.spec.required_scores import check_specs
 from striate.storage.read_files import user_path
+from striate.tasks.packs.findings import findings
 from striate.tasks.packs.sources import check_pack_names, parse_source, read_source
 
 if TYPE_CHECKING:
+    from striate.data.samples import Sample
     from striate.tasks.packs.items import Pack
 
 
@@ -41,14 +43,18 @@ def check_run(config: RunConfig) -> Iterator[str]:
     if config.train.optimizer != "adamw":
         yield f"optimizer {_optimizer(config)}"
     limits = PictureLimits.of(config.machine)
+    samples: list[Sample] = []
     for name in dict.fromkeys((*config.data.train, *config.data.calibration)):
-        yield f"data      {_data(name, limits, config.data.broken == 'skip')}"
+        read = samples if name in config.data.train else []
+        yield f"data      {_data(name, limits, config.data.broken == 'skip', read)}"
     if user_path(config.model.path).is_dir() and not any(map(is_builtin, config.data.train)):
         yield f"lengths   {_lengths(config, limits)}"
     check_pack_names([_pack_name(name) for name in config.evaluate.packs])
     packs: list[Pack] = []
     for name in config.evaluate.packs:
         yield f"pack      {_pack(name, config.evaluate.limit, packs, limits)}"
+    for line in findings(samples, packs):
+        yield f"note      {line}"
     if config.evaluate.gate:
         yield f"gate      {_gate(config, packs)}"
     for text in config.evaluate.suites:
@@ -87,13 +93,14 @@ def _optimizer(config: RunConfig) -> str:
     return f"{config.train.optimizer} on {place}"
 
 
-def _data(name: str, limits: PictureLimits, skips: bool) -> str:
+def _data(name: str, limits: PictureLimits, skips: bool, read: list[Sample]) -> str:
     from striate.data.reading import read_samples
 
     if is_builtin(name):
         check_pack(name)
         return name
     samples = read_samples(user_path(name))
+    read += samples
     owners = {image: sample.id for sample in reversed(samples) for image in sample.images}
     try:
         pictures = check_pictures(owners, limits)

@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from striate.artifacts import (
+    DataNotes,
     EvalRecord,
     GateResult,
     LayerScores,
@@ -58,6 +59,7 @@ class RunArtifacts:
     predictions: dict[str, list[Prediction]] = field(default_factory=dict)
     retention: Retention | None = None
     gate: GateResult | None = None
+    notes: DataNotes | None = None
     suites: tuple[SuiteRecord, ...] = ()
 
     @property
@@ -144,6 +146,7 @@ def _read(run: Path) -> RunArtifacts:
         predictions={label: read_lines(path, Prediction) for label, path in answers.items() if path.exists()},
         retention=retention,
         gate=read_if_there(evals / "gate.json", GateResult),
+        notes=read_if_there(evals / "data_notes.json", DataNotes),
         suites=tuple(read_document(path, SuiteRecord) for path in sorted((evals / "suites").glob("*.json"))),
     )
 

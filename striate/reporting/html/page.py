@@ -14,7 +14,7 @@ from striate.reporting.html.markup import Html, tag
 from striate.reporting.html.model_names import others_css
 from striate.reporting.sections.gate_table import draw_gate
 from striate.reporting.sections.page_sections import draw_sections
-from striate.reporting.sections.summary import draw_tiles, headline
+from striate.reporting.sections.summary import draw_notes, draw_tiles, headline
 
 POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {scripts}; "
@@ -68,6 +68,7 @@ def _header(artifacts: RunArtifacts, title: str) -> Html:
         _stripes(artifacts),
         tag("h1", title),
         headline(artifacts),
+        draw_notes(artifacts),
         draw_gate(artifacts.gate),
         draw_tiles(artifacts),
     )

@@ -109,6 +109,12 @@ def _peaks(artifacts: RunArtifacts) -> str:
     return f"{told}{entry.peak.high}, {amount(entry.samples, 'sample')})."
 
 
+def draw_notes(artifacts: RunArtifacts) -> Html | None:
+    """Return what is odd about the data that the figures rest on, a line each."""
+    lines = artifacts.notes.lines if artifacts.notes else ()
+    return tag("ul", [tag("li", line) for line in lines], class_="missing notes") if lines else None
+
+
 def draw_tiles(artifacts: RunArtifacts) -> Html | None:
     """Return the few figures that people quote: a row for the tuned model, and one for the pruned model."""
     tuned = [*_trained_tiles(artifacts), *_score_tiles(artifacts, "tuned")]
