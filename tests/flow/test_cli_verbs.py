@@ -51,8 +51,10 @@ def test_verbs_say_what_they_did(verbs: tuple[Path, dict[str, str]]) -> None:
     out, said = verbs
     lines = said["analyze"].splitlines()
     assert any(re.match(r"layer +block-influence +modality-block-influence", line) for line in lines)
-    row = r" *[0-3]  [█▏▎▍▌▋▊▉ ]{8} +\d\.\d{4} +\d\.\d{4} to +\d\.\d{4} "
-    assert sum(bool(re.match(row, line)) for line in lines) == 4
+    assert any(re.match(r"\d samples: score and 95% interval \(of fewer than 10 none holds\)", line) for line in lines)
+    row = r" *[0-3]  [█▏▎▍▌▋▊▉ ]{8} +\d\.\d{4}  "
+    # Three tables of four layers.
+    assert sum(bool(re.match(row, line)) for line in lines) == 12
     assert "█░█░  2 of 4 layers" in said["select"]
     assert re.search(r"4 steps in \d+ s, loss \d\.\d{3} -> \d\.\d{3}", said["train"])
     removed = json.loads((out / "prune.json").read_text())["removed"]

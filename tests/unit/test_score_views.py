@@ -63,6 +63,13 @@ def test_the_stack_shows_layer_region_bar_value_and_interval() -> None:
     assert "░" not in drawn(*stack_tables(scores(ONE), None, 80))
 
 
+def test_too_few_samples_for_an_interval_are_told() -> None:
+    few = entry("block-influence", (0.1, 0.4, 0.8, 0.2)).model_copy(update={"low": (), "high": (), "peak": None})
+    lines = drawn(*stack_tables(scores(few), None, 200)).splitlines()
+    assert lines[0] == "8 samples: score and 95% interval (of fewer than 10 none holds)"
+    assert lines[3].split()[-1] == "0.4000"
+
+
 def test_scores_below_zero_and_large_ones_and_none_of_samples() -> None:
     text = drawn(*stack_tables(scores(TWO, WEIGHTS), None, 80))
     assert "    0           -0.5000  -0.5100 to -0.4900  ██████▋  1.50e+03" in text.splitlines()

@@ -11,6 +11,7 @@ from rich.text import Text
 from striate.artifacts import LayerScores, Region, Scores
 from striate.scores.comparison import ScorerComparison
 from striate.scores.ranking import Agreement, agreement
+from striate.scores.student_t import FEWEST
 
 BAR_CELLS = 8
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
@@ -36,7 +37,10 @@ def stack_tables(scores: Scores, region: Region | None, width: int) -> Iterator[
         TableColumn(entry.scorer, entry.values, *((entry.low, entry.high) if entry.samples else ()))
         for entry in scores.scorers
     ]
-    yield from _tables(f"{scores.samples} samples: score and 95% interval", columns, region, width)
+    title = f"{scores.samples} samples: score and 95% interval"
+    if any(entry.samples and not entry.low for entry in scores.scorers):
+        title += f" (of fewer than {FEWEST} none holds)"
+    yield from _tables(title, columns, region, width)
     for entry in scores.scorers:
         parts = [TableColumn(part, values) for part, values in entry.parts.items()]
         tasks = [
