@@ -2,18 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from torch import nn
 
 from striate.artifacts import Region, Scores
+from striate.data.collate import Collator
+from striate.data.samples import Sample
+from striate.errors import ConfigError
+from striate.pruning.greedy_ranking import MEASURES, Question, calibration, rank_greedily
 from striate.stages import prune as stage
+
+_MAX_LENGTH, _BATCH = 2048, 8
 
 
 def prune(
-    model: nn.Module, region: Region, *, remove: int, scores: Scores | None = None, scorer: str | None = None
+    model: nn.Module,
+    region: Region,
+    *,
+    remove: int,
+    scores: Scores | None = None,
+    scorer: str | None = None,
+    samples: Sequence[Sample] | None = None,
+    processor: Any = None,
 ) -> nn.Module:
     """Return `model`, in place, without its `remove` least important decoder layers outside `region`.
 
-    The result is an ordinary model: `save_pretrained` writes a checkpoint that loads without striate. See
-    `striate.stages.prune.prune` for arguments and errors.
+    With `samples`, layers go one after the other by what the model's own answers lose, each candidate asked again after
+    every cut (`answer-loss`, or `scorer="answer-accuracy"`); else `scores` rank them. The result is an ordinary model:
+    `save_pretrained` writes a checkpoint that loads without striate. See `striate.stages.prune.prune` for errors.
+
+    Args:
+        model: an LVLM without adapters (merge them first).
+        region: layers that stay.
+        remove: how many of the others go.
+        scores: of `striate.analyze`.
+        scorer: which of `scores`, or what is asked of `samples`.
+        samples: calibration samples with answers, best held out from training.
+        processor: the model's, needed with `samples`.
     """
-    return stage.prune(model, region, remove, scores, scorer)[0]
+    if samples is None:
+        return stage.prune(model, region, remove, scores, scorer)[0]
+    name = scorer or "answer-loss"
+    if scores is not None or name not in MEASURES or processor is None:
+        given = "scores beside samples" if scores is not None else f"scorer {name!r} and processor {processor!r}"
+        raise ConfigError(
+            f"samples to rank layers by, with {given}",
+            f"samples with a processor and scorer {' or '.join(MEASURES)}, or scores",
+            "pass processor=..., and leave scores out",
+        )
+    stage.check_removal(region, remove)
+    gone = region.removable[:remove]
+    batches = calibration(samples, Collator(processor, _MAX_LENGTH, train=True), _BATCH)
+    question = Question(name)
+    candidates = set(region.outside) - set(gone)
+    cuts = rank_greedily(model, batches, candidates, remove - len(gone), question, gone=gone)
+    return stage.prune(model, region, remove, None, name, cuts=cuts)[0]

@@ -15,13 +15,14 @@ from striate.artifacts.eval_records import (
     TaskScore,
 )
 from striate.artifacts.layer_scores import LayerScores, Peak, Scores, SplitHalf
-from striate.artifacts.prune_record import PruneRecord, SelfTest
+from striate.artifacts.prune_record import Cut, PruneRecord, SelfTest, UnfinishedRanking
 from striate.artifacts.region import Region
 from striate.artifacts.train_record import ComponentCount, Resampled, Trainable, TrainRecord
 
 __all__ = [
     "AskingFacts",
     "ComponentCount",
+    "Cut",
     "DataNotes",
     "Difference",
     "Document",
@@ -43,6 +44,7 @@ __all__ = [
     "TaskScore",
     "TrainRecord",
     "Trainable",
+    "UnfinishedRanking",
     "read_document",
     "read_if_there",
     "read_lines",

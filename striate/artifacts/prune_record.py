@@ -14,6 +14,34 @@ class SelfTest(Document):
     cached_equals_uncached: bool
 
 
+class Cut(Document):
+    """One round of a greedy ranking: the layer that went, and what that costs.
+
+    Attributes:
+        layer: which.
+        before: mean cost of an answer token with all layers that were left, of `visual` and `text` samples.
+        after: the same without the layer.
+        candidates: the weighed cost without each layer that could have gone.
+    """
+
+    layer: int
+    before: dict[str, float]
+    after: dict[str, float]
+    candidates: dict[int, float]
+
+
+class UnfinishedRanking(Document):
+    """The first cuts of a ranking, for one that was interrupted to go on from.
+
+    Attributes:
+        key: hash of what they follow from.
+        cuts: so far.
+    """
+
+    key: str
+    cuts: tuple[Cut, ...]
+
+
 class PruneRecord(Document):
     """Removed layers, the new index of each kept one, and the check that the saved model reloads (`prune.json`)."""
 
@@ -25,5 +53,6 @@ class PruneRecord(Document):
     old_to_new: dict[int, int]
     parameters_before: int
     parameters_after: int
+    cuts: tuple[Cut, ...] = ()
     self_test: SelfTest | None = None
     seconds: float = 0.0

@@ -27,8 +27,23 @@ class SelectSection(Section):
     region: LayerSpec = "uniform:25%"
 
 
+GREEDY = ("answer-loss", "answer-accuracy")
+
+
 class PruneSection(Section):
-    """How many layers outside the region are removed, and the scorer that ranks them."""
+    """How many layers outside the region are removed, and the scorer that ranks them.
+
+    `scorer` is one of `analyze.scorers`, whose scores rank all layers at once, or `answer-loss` or `answer-accuracy`,
+    which score every candidate again after each cut, by the tuned model's answers on `samples` of the calibration set.
+    Of these, samples without a picture count `text_weight`, those with one the rest.
+    """
 
     remove: int = Field(default=0, ge=0, le=10_000)
     scorer: str = "modality-block-influence"
+    samples: int = Field(default=128, ge=1)
+    text_weight: float = Field(default=0.5, ge=0, le=1)
+
+    @property
+    def greedy(self) -> bool:
+        """Whether candidates are scored again after each cut."""
+        return self.scorer in GREEDY

@@ -165,6 +165,7 @@ class Flow:
         from striate.data.collate import Collator
         from striate.data.pictures import PictureLimits
         from striate.data.reading import read_many
+        from striate.pipeline.layer_ranking import UNFINISHED, LayerRanking
         from striate.stages.prune import prune
 
         section = self.config.prune
@@ -174,21 +175,27 @@ class Flow:
                 samples = read_many(self.inputs.train, 2, self.config.seed)
                 limits = PictureLimits.of(self.config.machine)
                 collator = Collator(tuned.processor, self.config.train.max_length, train=False, limits=limits)
+                region = read_document(self.out / "region.json", Region)
+                scored = section.remove and not section.greedy
+                data, unfinished = self.inputs.calibration or self.inputs.train, self.out / UNFINISHED
+                ranking = LayerRanking(self.config, data, unfinished, stage.key, self.progress)
                 _, record = prune(
                     tuned.model,
-                    read_document(self.out / "region.json", Region),
+                    region,
                     section.remove,
-                    read_document(self.out / "scores.json", Scores) if section.remove else None,
+                    read_document(self.out / "scores.json", Scores) if scored else None,
                     section.scorer,
+                    cuts=ranking.cuts(tuned, region),
                     processor=tuned.processor,
                     out=self.out / "pruned",
                     test_inputs=collator.encode_prompts(samples),
                 )
                 write_document(self.out / "prune.json", record)
+                unfinished.unlink(missing_ok=True)
                 self._write_card("pruned")
                 removed = ", ".join(map(str, record.removed)) or "none"
-                ranking = f", ranked by {record.scorer}" if record.scorer else ""
-                self.progress.say(f"prune: removed layers {removed}{ranking}")
+                by = f", ranked by {record.scorer}" if record.scorer else ""
+                self.progress.say(f"prune: removed layers {removed}{by}")
         return read_document(self.out / "prune.json", PruneRecord)
 
     def evaluate(self) -> Retention:

@@ -76,13 +76,18 @@ class StageKeys:
 
     def prune(self) -> dict[str, Any]:
         """Return what the pruned model follows from."""
-        section = self.run.config.prune
-        return {
+        config, section = self.run.config, self.run.config.prune
+        greedy = bool(section.remove) and section.greedy
+        follows: dict[str, Any] = {
             "checkpoint": self.model("tuned"),
             "region": self._region(),
-            "scores": self._scores() if section.remove else "",
-            "section": section.model_dump(),
+            "scores": self._scores() if section.remove and not greedy else "",
+            "section": section.model_dump(exclude=set() if greedy else {"samples", "text_weight"}),
         }
+        if greedy:
+            follows["data"] = self._data(self.inputs.calibration or self.inputs.train)
+            follows |= {"max_length": config.train.max_length, "seed": config.seed}
+        return follows
 
     def evaluate(self, label: str) -> dict[str, Any]:
         """Return what the answers of the model called `label` follow from."""

@@ -3,14 +3,14 @@
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 from torch import Tensor, nn
 
-from striate.artifacts import PruneRecord, Region, Scores, SelfTest
+from striate.artifacts import Cut, PruneRecord, Region, Scores, SelfTest
 from striate.data.collate import Collator
 from striate.data.samples import PLACEHOLDER, Message, Sample
 from striate.errors import ConfigError, ModelError, SpecError
@@ -33,6 +33,7 @@ def prune(
     scores: Scores | None = None,
     scorer: str | None = None,
     *,
+    cuts: Sequence[Cut] = (),
     processor: Any = None,
     out: Path | None = None,
     test_inputs: Mapping[str, Tensor] | None = None,
@@ -49,6 +50,7 @@ def prune(
         remove: number of layers to remove; 0 leaves the model as it is.
         scores: importance of each layer, higher = keep; not needed where nothing is removed.
         scorer: which of `scores` ranks the layers; may be left out where there is only one.
+        cuts: those of a greedy ranking (`striate.pruning`), which take the place of scores; `scorer` names it.
         processor: saved beside the model; needed with `out`.
         out: folder to save to. The saved model is then loaded again and compared with the one in memory.
         test_inputs: left-padded prompts for that comparison; by default one question about a made-up picture.
@@ -64,7 +66,7 @@ def prune(
     _check_layers(region, num_layers)
     check_removal(region, remove)
     _check_out(out, processor)
-    name, removed = _least_important(region, remove, scores, scorer)
+    name, removed = _by_cuts(region, remove, cuts, scorer) if cuts else _least_important(region, remove, scores, scorer)
     before = _parameters(model)
     old_to_new = remove_layers(model, removed)
     record = PruneRecord(
@@ -75,6 +77,7 @@ def prune(
         old_to_new=old_to_new,
         parameters_before=before,
         parameters_after=_parameters(model),
+        cuts=tuple(cuts),
     )
     test = None if out is None else _save(model, processor, out, record, test_inputs)
     return model, record.model_copy(update={"self_test": test, "seconds": time.perf_counter() - started})
@@ -115,6 +118,19 @@ def _check_out(out: Path | None, processor: Any) -> None:
         )
     if out is not None:
         check_new_folder(out)
+
+
+def _by_cuts(region: Region, remove: int, cuts: Sequence[Cut], scorer: str | None) -> tuple[str, tuple[int, ...]]:
+    """Return what ranked the layers and those that go, in rising order: what the region gives up, then the cuts."""
+    named = region.removable[: remove - len(cuts)]
+    removed = sorted({*named, *(cut.layer for cut in cuts)})
+    if len(removed) != remove or not set(removed) <= set(region.outside):
+        raise SpecError(
+            f"cuts of layers {', '.join(str(cut.layer) for cut in cuts)} were given, and {remove} layers are to go",
+            "as many different layers outside the region as are removed",
+            "rank the layers again for this region",
+        )
+    return (f"{region.selector}, then {scorer}" if named else str(scorer)), tuple(removed)
 
 
 def _least_important(

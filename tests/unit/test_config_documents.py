@@ -185,7 +185,7 @@ def test_all_problems_at_once() -> None:
     [
         (
             ["prune.remove=1", "prune.scorer=angular-distance"],
-            "prune.scorer 'angular-distance' is not among analyze.scorers ['block-influence', 'modality-",
+            "prune.scorer 'angular-distance' is not answer-loss or answer-accuracy, nor among analyze.scorers ['block-",
         ),
         (["evaluate.packs=[p]", "evaluate.models=[tuned]"], "evaluate.baseline 'start' is not among evaluate.models"),
         (["evaluate.packs=[p]", "evaluate.baseline=pruned"], "baseline is 'pruned', but prune.remove is 0"),

@@ -41,11 +41,11 @@ STALE: dict[str, tuple[Any, set[str]]] = {
     # What is learned is the same where nothing is broken, and recorded where something is.
     "data.broken": ("skip", NONE),
     "data.calibration": (["ROOT/more"], {"analyze", *PRUNED}),
-    "analyze.scorers": (["modality-block-influence"], {"analyze", *PRUNED}),
-    "analyze.samples": (5, {"analyze", *PRUNED}),
-    "analyze.by": ("task", {"analyze", *PRUNED}),
-    "analyze.base": ("ROOT/base", {"analyze", *PRUNED}),
-    "analyze.pairs": (7, {"analyze", *PRUNED}),
+    "analyze.scorers": (["modality-block-influence"], {"analyze"}),
+    "analyze.samples": (5, {"analyze"}),
+    "analyze.by": ("task", {"analyze"}),
+    "analyze.base": ("ROOT/base", {"analyze"}),
+    "analyze.pairs": (7, {"analyze"}),
     "select.region": ("uniform:3", {"select", *TRAINED}),
     "train.method": ("full", TRAINED),
     "train.lora.r": (3, TRAINED),
@@ -74,7 +74,9 @@ STALE: dict[str, tuple[Any, set[str]]] = {
     "train.frozen": ("fp8", TRAINED),
     "train.save_steps": (7, TRAINED),
     "prune.remove": (2, PRUNED),
-    "prune.scorer": ("block-influence", PRUNED),
+    "prune.scorer": ("answer-accuracy", PRUNED),
+    "prune.samples": (7, PRUNED),
+    "prune.text_weight": (0.1, PRUNED),
     "evaluate.packs": (["ROOT/pack", "ROOT/pack2"], ASKED),
     "evaluate.limit": (3, {*ASKED, *SUITES}),
     "evaluate.max_new_tokens": (3, ASKED),
@@ -120,7 +122,7 @@ def base_config(root: Path) -> dict[str, Any]:
             "image_also": "bottom:1",
             "resample": {"active": 1},
         },
-        "prune": {"remove": 1},
+        "prune": {"remove": 1, "scorer": "answer-loss"},
         "evaluate": {"packs": [str(root / "pack")], "suites": ["lm-eval:arc_easy"]},
     }
 
@@ -164,6 +166,21 @@ def keys_of(config: RunConfig) -> dict[str, str]:
     suite = parse_suite(config.evaluate.suites[0])
     stages |= {f"suite:{label}": keys.suite(label, suite) for label in labels_of(config)}
     return {stage: fingerprint_of(inputs) for stage, inputs in stages.items()}
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("analyze.samples=7", {"analyze", *PRUNED}),
+        ("prune.scorer=modality-block-influence", PRUNED),
+        ("prune.samples=7", NONE),
+        ("prune.text_weight=0.1", NONE),
+    ],
+)
+def test_what_layers_ranked_by_scores_follow_from(root: Path, change: str, expected: set[str]) -> None:
+    by_scores = "prune.scorer=block-influence"
+    old, new = (keys_of(parse_config(base_config(root), [by_scores, *more])) for more in ((), (change,)))
+    assert {stage for stage in old if old[stage] != new[stage]} == expected
 
 
 def settings_of(section: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[str]:

@@ -9,7 +9,7 @@ the vision encoder, the projector, and the decoder layers before the patched one
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from copy import copy
 from dataclasses import dataclass, field
@@ -97,6 +97,7 @@ class LayerReplay:
         names = dict.fromkeys((*anatomy.vision_names, *anatomy.projector_names))
         self._vision_modules = {name: core.get_submodule(name) for name in names}
         self._forwards = ExitStack()
+        self._skipped: dict[int, LayerCall | None] = {}
         self._recording: Recording | None = None
         self._patch: _Patch | None = None
         self._checked = False
@@ -112,6 +113,10 @@ class LayerReplay:
 
     def __exit__(self, *_: object) -> None:
         self._forwards.close()
+
+    def skip(self, layers: Iterable[int]) -> None:
+        """Let `layers` pass on what they get from now on, as if they were removed."""
+        self._skipped |= dict.fromkeys(layers)
 
     def record(self, inputs: Mapping[str, Any], rows_N: Tensor, columns_N: Tensor) -> Recording:
         """Return a plain forward pass with logits at the positions (`rows_N`, `columns_N`).
@@ -156,12 +161,20 @@ class LayerReplay:
         def forward(*args: Any, **kwargs: Any) -> Any:
             if self._patch is not None and index <= self._patch.layer:
                 return self._recorded(self._patch, index, original, args, kwargs)
-            output = original(*args, **kwargs)
+            output = self._skip(index, original, args, kwargs) if index in self._skipped else original(*args, **kwargs)
             if self._recording is not None:
                 self._record(self._recording, index, LayerCall(args, kwargs, output))
             return output
 
         return forward
+
+    def _skip(self, index: int, original: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Return what layer `index` was given, in the form of its own output, which its first call tells."""
+        form = self._skipped[index]
+        if form is None:
+            output = original(*args, **kwargs)
+            form = self._skipped[index] = LayerCall((), {}, (None, *output[1:]) if isinstance(output, tuple) else None)
+        return form.returning(LayerCall(args, kwargs, None).x_in)
 
     def _record(self, recording: Recording, index: int, call: LayerCall) -> None:
         """Record one call of layer `index`, which must be its first, on hidden states (B, T, D)."""
@@ -178,7 +191,7 @@ class LayerReplay:
     ) -> Any:
         """Return what a layer up to the patched one gives: nothing that counts before it, the new output at it."""
         call = patch.recording.calls[index]
-        output = None if self.reuse else original(*args, **kwargs)
+        output = None if self.reuse or index in self._skipped else original(*args, **kwargs)
         if index == patch.layer:
             return call.returning(patch.output)
         return output if output is not None else call.returning(LayerCall(args, kwargs, None).x_in)

@@ -1,0 +1,73 @@
+"""Rank the layers that `prune` removes by the tuned model's answers, and go on where that was interrupted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from striate.artifacts import Cut, Region, UnfinishedRanking, read_document, write_document
+from striate.config import RunConfig
+from striate.data.collate import Collator
+from striate.data.pictures import PictureLimits
+from striate.data.reading import read_many
+from striate.errors import ArtifactError
+from striate.progress import Progress
+from striate.pruning.greedy_ranking import Question, calibration, rank_greedily
+
+if TYPE_CHECKING:
+    from striate.models.io.load import Loaded
+
+UNFINISHED = ".ranking.json"
+
+
+@dataclass(frozen=True)
+class LayerRanking:
+    """A greedy ranking within a run.
+
+    Attributes:
+        config: of the run.
+        data: the calibration set's paths.
+        file: where the cuts so far are kept until all are made.
+        key: hash of what the cuts follow from; those of another key are not gone on with.
+        progress: where to say how far it is.
+    """
+
+    config: RunConfig
+    data: Sequence[Path]
+    file: Path
+    key: str
+    progress: Progress
+
+    def cuts(self, tuned: Loaded, region: Region) -> tuple[Cut, ...]:
+        """Return the cuts beside those layers that the region itself gives up; none where no answers are asked."""
+        section = self.config.prune
+        gone = region.removable[: section.remove]
+        if not section.greedy or len(gone) == section.remove:
+            return ()
+        machine = self.config.machine
+        collator = Collator(tuned.processor, self.config.train.max_length, True, PictureLimits.of(machine))
+        samples = read_many(self.data, section.samples, self.config.seed)
+        known = self._known()
+        if known:
+            self.progress.say(f"prune: goes on after cut {len(known)} of {section.remove - len(gone)}")
+        return rank_greedily(
+            tuned.model,
+            calibration(samples, collator, machine.micro_batch),
+            set(region.outside) - set(gone),
+            section.remove - len(gone),
+            Question(section.scorer, section.text_weight),
+            gone=gone,
+            known=known,
+            keep=lambda cuts: write_document(self.file, UnfinishedRanking(key=self.key, cuts=tuple(cuts))),
+            progress=self.progress,
+        )
+
+    def _known(self) -> tuple[Cut, ...]:
+        """Return the first cuts of the same ranking, if it was interrupted; what can't be read is ranked again."""
+        try:
+            kept = read_document(self.file, UnfinishedRanking)
+        except ArtifactError:
+            return ()
+        return kept.cuts if kept.key == self.key else ()

@@ -1,0 +1,1 @@
+"""Decide which decoder layers leave a tuned model."""
