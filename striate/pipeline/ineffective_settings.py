@@ -22,11 +22,21 @@ RULES: tuple[Rule, ...] = (
     ("analyze.pairs", lambda run: "token-swap" not in run.analyze.scorers, "only the scorer token-swap draws pairs"),
     ("analyze.base", lambda run: not _needing_base(run), "no scorer of analyze.scorers compares with a checkpoint"),
     (
-        "analyze.samples analyze.by data.calibration",
+        "analyze.samples analyze.by",
         lambda run: not _reading_samples(run),
         "no scorer of analyze.scorers reads samples",
     ),
+    (
+        "data.calibration",
+        lambda run: not _reading_samples(run) and not (run.prune.remove and run.prune.greedy),
+        "no scorer reads samples",
+    ),
     ("prune.scorer", lambda run: not run.prune.remove, "prune.remove is 0"),
+    (
+        "prune.samples prune.text_weight",
+        lambda run: not (run.prune.remove and run.prune.greedy),
+        "no layers are ranked by answers",
+    ),
     (
         "evaluate.max_new_tokens evaluate.bootstrap evaluate.baseline machine.eval_tokens report.examples",
         lambda run: not run.evaluate.packs,

@@ -44,9 +44,17 @@ SAID: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("analyze.base=b",),
         ("analyze.scorers=[parameter-change]",),
     ),
-    "no effect: analyze.samples, analyze.by, data.calibration (no scorer of analyze.scorers reads samples)": (
-        ("analyze={scorers: [token-swap], samples: 3, by: task}", "data.calibration=[d]"),
+    "no effect: analyze.samples, analyze.by (no scorer of analyze.scorers reads samples)": (
+        ("analyze={scorers: [token-swap], samples: 3, by: task}",),
         ("analyze.scorers=[token-swap, block-influence]",),
+    ),
+    "no effect: data.calibration (no scorer reads samples)": (
+        ("analyze.scorers=[token-swap]", "data.calibration=[d]"),
+        ("prune={remove: 1, scorer: answer-loss}",),
+    ),
+    "no effect: prune.samples, prune.text_weight (no layers are ranked by answers)": (
+        ("prune={samples: 3, text_weight: 0}",),
+        ("prune={remove: 1, scorer: answer-loss, samples: 3, text_weight: 0}",),
     ),
     "no effect: prune.scorer (prune.remove is 0)": (("prune.scorer=block-influence",), ("prune.remove=1",)),
     "no effect: evaluate.max_new_tokens, evaluate.bootstrap, evaluate.baseline, machine.eval_tokens, report.examples"
