@@ -40,7 +40,7 @@ class PruneSection(Section):
 
     remove: int = Field(default=0, ge=0, le=10_000)
     scorer: str = "modality-block-influence"
-    samples: int = Field(default=128, ge=1)
+    samples: int = Field(default=128, ge=1, le=MOST)
     text_weight: float = Field(default=0.5, ge=0, le=1)
 
     @property
