@@ -58,8 +58,9 @@ class TrainingError(StriateError):
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what another library's `error` says; its class where it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """Return the first line of what another library's `error` says, two if it ends in a colon; else its class."""
+    lines = (str(error).strip() or type(error).__name__).splitlines()
+    return " ".join(line.strip() for line in lines[: 1 + lines[0].endswith(":")])
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -7,7 +7,8 @@ from typing import Any
 
 LONGEST_LINE = 300
 LONGEST_VALUE = 80
-_LONG_WORD = re.compile(rf"\S{{{LONGEST_VALUE + 1},}}")
+LONGEST_WORD = 140
+_LONG_WORD = re.compile(rf"\S{{{LONGEST_WORD + 1},}}")
 _JOINERS = "\u200c\u200d"  # Persian, Indic scripts and emoji are written with these two.
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
@@ -26,7 +27,7 @@ def clipped(text: str, longest: int = LONGEST_LINE) -> str:
     """Return `text` in at most `longest` characters: long words lose their middles first, and then the whole does."""
     if len(text) <= longest:
         return text
-    words = _LONG_WORD.sub(lambda word: _without_middle(word[0], LONGEST_VALUE), text)
+    words = _LONG_WORD.sub(lambda word: _without_middle(word[0], LONGEST_WORD), text)
     return _without_middle(words, longest)
 
 

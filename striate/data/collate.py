@@ -131,7 +131,7 @@ class Collator:
     def _conversation(self, sample: Sample, images: list[Image.Image]) -> Encoded:
         conversation = self._renderer.conversation(self._special.marked(sample))
         encoder = self._special.encoder(conversation.text) or self._encoder
-        encoded = encoder.encode(sample.id, conversation.text, images)
+        encoded = self._pictured(sample, encoder.encode(sample.id, conversation.text, images))
         labels = LabelMask(encoder).labels(sample.id, conversation, images, encoded)
         labelled = Encoded({**encoded.tokens, "labels": labels}, encoded.pictures)
         encoded = self._special.restored(sample.id, conversation.text, labelled)
@@ -147,9 +147,20 @@ class Collator:
         """Return one prompt; a cut one would ask something else, so none is cut."""
         text = self._renderer.prompt(self._special.marked(sample))
         encoder = self._special.encoder(text) or self._encoder
-        encoded = self._special.restored(sample.id, text, encoder.encode(sample.id, text, images))
+        encoded = self._pictured(sample, encoder.encode(sample.id, text, images))
+        encoded = self._special.restored(sample.id, text, encoded)
         if encoded.length > self.max_length:
             raise self._too_long(sample, encoded)
+        return encoded
+
+    def _pictured(self, sample: Sample, encoded: Encoded) -> Encoded:
+        """Return `encoded`, the tokens of `sample`; raise where the chat template left its pictures out."""
+        if sample.images and self._encoder.image_token_id is not None and not self.image_mask(encoded.tokens).any():
+            raise DataError(
+                f"sample {sample.id!r}: the model's chat template leaves its pictures out",
+                "a chat template that writes an image token for every picture",
+                "put the chat template of a vision-language model beside the model's processor",
+            )
         return encoded
 
     def _too_long(self, sample: Sample, encoded: Encoded) -> DataError:

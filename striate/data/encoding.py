@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from striate.errors import DataError
+from striate.errors import DataError, StriateError, first_line
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,11 @@ class SampleEncoder:
             output = self._processor(
                 text=[text], return_tensors="pt", add_special_tokens=self.adds_special_tokens(text), **pictures
             )
-        except ValueError as error:
+        except (StriateError, MemoryError):
+            raise
+        except Exception as error:  # Its settings come from a file and can be anything.
             raise DataError(
-                f"sample {owner!r}: {type(self._processor).__name__} refuses it: {error}",
+                f"sample {owner!r}: {type(self._processor).__name__} refuses it: {first_line(error)}",
                 "text without the model's own image tokens, and pictures that its processor can read",
                 "fix or remove the sample",
             ) from error

@@ -8,7 +8,7 @@ from typing import Any
 
 from striate.data.samples import Sample
 from striate.data.template_limits import bounded_time, check_template
-from striate.errors import DataError, ModelError
+from striate.errors import DataError, ModelError, first_line
 
 
 @dataclass(frozen=True)
@@ -101,9 +101,18 @@ class Renderer:
         return start, words_start + len(words)
 
     def _render(self, sample: Sample, generation: bool = False) -> str:
-        return self._processor.apply_chat_template(
-            sample.chat(), chat_template=self._template, add_generation_prompt=generation, tokenize=False
-        )
+        try:
+            return self._processor.apply_chat_template(
+                sample.chat(), chat_template=self._template, add_generation_prompt=generation, tokenize=False
+            )
+        except MemoryError:
+            raise
+        except Exception as error:  # A template is a program of the model's authors.
+            raise DataError(
+                f"sample {sample.id!r}: the model's chat template refuses it: {first_line(error)}",
+                "roles, turns and pictures that the chat template knows",
+                "change the sample, or put another chat template beside the model's processor",
+            ) from error
 
 
 def _shared_length(text: str, other: str) -> int:

@@ -153,9 +153,7 @@ def _tied(loaded: Loaded) -> Any:
 def test_an_adapter_whose_base_is_gone(adapter_dir: Path, tiny_llava_dir: Path) -> None:
     shutil.rmtree(tiny_llava_dir)
     text = _refused(adapter_dir)
-    assert (
-        f"the adapter in {adapter_dir} needs its base model '{tiny_llava_dir}', which can't be used: no model" in text
-    )
+    assert f"the adapter in {adapter_dir} needs its base model, which can't be used: no model at '/" in text
     assert f"fix base_model_name_or_path in {adapter_dir}/adapter_config.json" in text
 
 
@@ -163,7 +161,7 @@ def test_an_adapter_that_names_no_base(adapter_dir: Path) -> None:
     _edit(adapter_dir / "adapter_config.json", base_model_name_or_path=None)
     assert "adapter_config.json names no base model" in _refused(adapter_dir)
     (adapter_dir / "adapter_config.json").write_text("{")
-    assert "adapter_config.json can't be read" in _refused(adapter_dir)
+    assert "adapter_config.json is not JSON: line 1: the text stops" in _refused(adapter_dir)
 
 
 def test_an_adapter_of_unknown_kind(adapter_dir: Path) -> None:

@@ -179,7 +179,7 @@ BROKEN: dict[str, tuple[Callable[[Path, Path], None], str]] = {
     "a tower without weights": (_no_tower_weights, "clip has no weights"),
     "a .bin file with code": (_code, "was not read: it is damaged, or holds more than tensors"),
     "a .bin file without names": (_list_of_tensors, "holds no table of tensors"),
-    "no config": (_no_config, "config.json can't be read"),
+    "no config": (_no_config, "can't read .*config.json: No such file"),
     "a model of transformers": (_hf_config, "is no original checkpoint.*use it as it is"),
     "a config without vision": (_llama_config, "is no original checkpoint: its config names no mm_vision_tower"),
     "an unknown model type": (_setting(model_type="bunny-phi"), "it has model type 'bunny-phi'.*did you mean"),

@@ -219,8 +219,8 @@ def test_adapters_that_are_no_plain_difference_are_refused(
 
 def test_a_damaged_adapter_config_is_named(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{")
-    with pytest.raises(ModelError, match=r"adapter_config\.json can't be read"):
+    with pytest.raises(ModelError, match=r"adapter_config\.json is not JSON"):
         StoredMatrices(tmp_path)
     (tmp_path / "adapter_config.json").write_text("[]")
-    with pytest.raises(ModelError, match=r"adapter_config\.json holds no JSON object"):
+    with pytest.raises(ModelError, match=r"adapter_config\.json holds list, not an object"):
         StoredMatrices(tmp_path)

@@ -10,7 +10,8 @@ from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from striate.errors import ModelError, first_line
+from striate.errors import ModelError
+from striate.models.io.foreign import reading_model
 from striate.models.io.json_files import read_json
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -31,7 +32,7 @@ def base_of(path: Path) -> str:
         ModelError: `adapter_config.json` can't be read or names no base model.
     """
     name = _config(path).get("base_model_name_or_path")
-    if not name:
+    if not (isinstance(name, str) and name):
         raise ModelError(
             f"{path / ADAPTER_CONFIG} names no base model",
             "a folder or hub id as base_model_name_or_path",
@@ -43,7 +44,8 @@ def base_of(path: Path) -> str:
 
 def base_revision_of(path: Path) -> str | None:
     """Return the branch, tag or commit of the base model that the adapter in `path` was trained on, if it names one."""
-    return _config(path).get("revision")
+    revision = _config(path).get("revision")
+    return None if revision is None else str(revision)
 
 
 def add_adapter(model: Any, path: Path) -> PeftModel:
@@ -55,15 +57,13 @@ def add_adapter(model: Any, path: Path) -> PeftModel:
     stored = _stored(path)
     _check_modules(stored, path)
     dtype = next(model.parameters()).dtype
-    try:
+    with reading_model(
+        f"the adapter in {path} does not fit its base model",
+        "the base model that the adapter was trained on",
+        f"check base_model_name_or_path in {path / ADAPTER_CONFIG}",
+    ):
         # Adapters in the model's own type: outside autocast a float32 projector can't follow a bfloat16 encoder.
         wrapped = PeftModel.from_pretrained(model, str(path), autocast_adapter_dtype=False)
-    except (ValueError, RuntimeError, KeyError, TypeError, OSError) as error:
-        raise ModelError(
-            f"the adapter in {path} does not fit its base model: {first_line(error)}",
-            "the base model that the adapter was trained on",
-            f"check base_model_name_or_path in {path / ADAPTER_CONFIG}",
-        ) from error
     _check_match(stored, get_peft_model_state_dict(wrapped), path)
     for name, parameter in wrapped.named_parameters():
         if parameter.is_floating_point() and (".lora_" in name or ".modules_to_save." in name):

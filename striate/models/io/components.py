@@ -7,17 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from striate.errors import ModelError, first_line
 from striate.models.convert.legacy.legacy_sources import folder_of
+from striate.models.io.foreign import reading_model
 from striate.models.structure.vision_encoders import encoder_config, patches
 from striate.storage.read_files import user_path
 
 # Parts of an encoder that no feature map goes through: checkpoints of classifiers lack them.
 _BEYOND_FEATURES = ("pooler.", "head.", "vision_model.head.")
-_LOAD_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, AttributeError, SafetensorError)
 
 
 @dataclass(frozen=True)
@@ -55,15 +54,13 @@ def load_llm(path: Path | str, *, dtype: torch.dtype | str = torch.float32) -> t
         folder = folder_of(path, "LLM")
         if not (folder / "config.json").is_file():
             raise ModelError(f"{folder} holds no LLM", "a .gguf file, or a folder with config.json", "check --llm")
-    try:
+    with reading_model(
+        f"{path} can't be used as the LLM",
+        "a causal language model of transformers, with its tokenizer",
+        "check --llm; a vision-language model needs no composing",
+    ):
         model, info = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, output_loading_info=True, **options)
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-    except _LOAD_ERRORS as error:
-        raise ModelError(
-            f"{path} can't be used as the LLM: {first_line(error)}",
-            "a causal language model of transformers, with its tokenizer",
-            "check --llm; a vision-language model needs no composing",
-        ) from error
     _check_whole(str(path), sorted(info["missing_keys"]), "--llm")
     return model.eval(), tokenizer
 
@@ -76,16 +73,12 @@ def load_encoder(path: Path | str, *, dtype: torch.dtype) -> tuple[Any, Path]:
     """
     folder = folder_of(path, "vision encoder")
     config = encoder_config(folder)
-    try:
+    with reading_model(
+        f"{path} can't be used as the vision encoder", "config.json and weights of one vision encoder", "check --vision"
+    ):
         encoder, info = AutoModel.from_pretrained(
             folder, config=config, dtype=dtype, output_loading_info=True, trust_remote_code=False
         )
-    except _LOAD_ERRORS as error:
-        raise ModelError(
-            f"{path} can't be used as the vision encoder: {first_line(error)}",
-            "config.json and weights of one vision encoder",
-            "check --vision",
-        ) from error
     missing = [name for name in sorted(info["missing_keys"]) if not name.startswith(_BEYOND_FEATURES)]
     _check_whole(str(path), missing, "--vision")
     return encoder.eval(), folder
@@ -105,7 +98,7 @@ def sight_of(encoder: Any, layer: int | None) -> Sight:
             states = encoder(pixel_values=black, output_hidden_states=True).hidden_states
         count = len(states)
         shape = tuple(states[-1].shape)
-    except _LOAD_ERRORS as error:
+    except Exception as error:
         raise _unfit(f"{name} gives no hidden states for a picture: {first_line(error)}") from error
     chosen = layer if layer is not None else -min(2, count)
     if not -count <= chosen < count:

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import cached_file
 
@@ -17,12 +16,21 @@ from striate.errors import ModelError, first_line
 from striate.models.convert.legacy.layouts import is_original, original_error
 from striate.models.io.adapters import ADAPTER_CONFIG, add_adapter, base_of, base_revision_of, is_adapter, merged
 from striate.models.io.devices import resolve_device, resolve_dtype
+from striate.models.io.foreign import reading_model
 from striate.models.io.model_folder import check_source, object_of
 from striate.models.io.quiet import quietly
+from striate.models.io.sane_model import check_finite, check_image_token, check_size
 from striate.models.structure.anatomy import find_anatomy
 from striate.models.structure.vision_modules import text_only
 from striate.models.visual_token_skipping.rule import load_rule
 from striate.storage.read_files import user_path
+
+NO_MODEL = (
+    "a folder with config.json or adapter_config.json, or a hub id such as llava-hf/llava-1.5-7b-hf",
+    "check the path; for a hub id, check the network and `hf auth login`",
+)
+A_CONFIG = ("a model type of transformers, with the values that it takes", "check the file, or upgrade transformers")
+DESCRIBED = ("whole weights of the model that config.json describes", "download or save the model again")
 
 
 @dataclass
@@ -63,7 +71,9 @@ def load_model(
         source = _source(str(path), revision)
         model = _read_model(source, place, kind, revision, merge)
         load_rule(model, Path(source))
-        return Loaded(model, _read_processor(source, revision))
+        processor = _read_processor(source, revision)
+        check_image_token(model, processor, source)
+        return Loaded(model, processor)
 
 
 def load_weights(
@@ -135,12 +145,19 @@ def _refuse_original(file: Path, source: str) -> None:
 def _no_such(path: str, reason: str) -> ModelError:
     return ModelError(
         f"no model at {path!r}: {reason}",
-        "a folder with config.json or adapter_config.json, or a hub id such as llava-hf/llava-1.5-7b-hf",
-        "check the path; for a hub id, check the network and `hf auth login`",
+        *NO_MODEL,
     )
 
 
 def _read_model(
+    source: str, device: torch.device, dtype: torch.dtype, revision: str | None, merge: bool, **options: Any
+) -> Any:
+    model = _read_unchecked(source, device, dtype, revision, merge, **options)
+    check_finite(model, source)
+    return model
+
+
+def _read_unchecked(
     source: str, device: torch.device, dtype: torch.dtype, revision: str | None, merge: bool, **options: Any
 ) -> Any:
     folder = Path(source)
@@ -150,7 +167,7 @@ def _read_model(
     try:
         plain = _read_plain(_source(base, pinned), dtype, pinned, **options)
     except ModelError as error:
-        given = f"the adapter in {source} needs its base model {base!r}, which can't be used: {error.given}"
+        given = f"the adapter in {source} needs its base model, which can't be used: {error.given}"
         hint = f"fix base_model_name_or_path in {folder / ADAPTER_CONFIG}"
         raise ModelError(given, error.allowed, hint) from error
     wrapped = add_adapter(plain.to(device), folder)
@@ -160,7 +177,8 @@ def _read_model(
 def _read_plain(source: str, dtype: torch.dtype, revision: str | None, **options: Any) -> Any:
     config = _lvlm_config(source, revision)
     _check_weight_files(source)
-    try:
+    with reading_model(f"the weights in {source} can't be loaded", *DESCRIBED):
+        check_size(config, Path(source))
         model, info = AutoModelForImageTextToText.from_pretrained(
             source,
             config=config,
@@ -170,13 +188,7 @@ def _read_plain(source: str, dtype: torch.dtype, revision: str | None, **options
             trust_remote_code=False,
             **options,
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ModelError(
-            f"the weights in {source} can't be loaded: {first_line(error)}",
-            "whole weights of the model that config.json describes",
-            "download or save the model again",
-        ) from error
-    _check_complete(source, model, info)
+        _check_complete(source, model, info)
     return model
 
 
@@ -194,15 +206,11 @@ def _read_config(source: str, revision: str | None) -> Any:
             "a folder with config.json or adapter_config.json",
             "give the folder that `save_pretrained` wrote",
         )
-    try:
-        return AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        if Path(source).is_dir():
-            given = f"{source}/config.json can't be used: {first_line(error)}"
-            raise ModelError(
-                given, "a model type of transformers", "check the file, or upgrade transformers"
-            ) from error
-        raise _no_such(source, first_line(error)) from error
+    if not Path(source).is_dir():
+        with reading_model(f"no model at {source!r}", *NO_MODEL):
+            return AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+    with reading_model(f"{source}/config.json can't be used", *A_CONFIG):
+        return AutoConfig.from_pretrained(source, trust_remote_code=False)
 
 
 def _not_lvlm(source: str, config: Any) -> ModelError:
@@ -253,7 +261,7 @@ def _read_processor(source: str, revision: str | None) -> Any:
     for place, commit in places:
         try:
             processor = AutoProcessor.from_pretrained(place, revision=commit, trust_remote_code=False)
-        except (OSError, ValueError, ImportError, TypeError, KeyError) as error:
+        except Exception as error:  # Its files can hold anything, and classes of theirs raise as many kinds.
             reason = first_line(error)
             continue
         if hasattr(processor, "image_processor") and hasattr(processor, "tokenizer"):

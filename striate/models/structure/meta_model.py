@@ -9,7 +9,8 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 from striate.artifacts import Region
-from striate.models.io.load import read_config
+from striate.models.io.foreign import reading_model
+from striate.models.io.load import A_CONFIG, read_config
 from striate.models.io.quiet import quietly
 from striate.models.structure.anatomy import COMPONENTS, Anatomy, component_of, find_anatomy
 from striate.models.trainable.apply import apply_region, lora_config
@@ -46,10 +47,11 @@ def blueprint(path: str, revision: str | None = None) -> Blueprint:
     """
     with quietly(True):
         config = read_config(path, revision)
-        with torch.device("meta"):
-            model = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
-        model.tie_weights()
-    return Blueprint(model, find_anatomy(model))
+        with reading_model(f"no model can be built from the config of {path}", *A_CONFIG):
+            with torch.device("meta"):
+                model = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
+            model.tie_weights()
+            return Blueprint(model, find_anatomy(model))
 
 
 def trained_counts(plan: Blueprint, region: Region, *, r: int = 128) -> dict[str, int]:

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from transformers import AutoConfig
 
-from striate.errors import ModelError, first_line
+from striate.errors import ModelError
+from striate.models.io.foreign import reading_model
 from striate.models.io.model_folder import check_source, object_of
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -49,16 +50,15 @@ def encoder_config(folder: Path) -> Any:
             "check --vision",
         )
     check_source(str(folder))
-    try:
+    with reading_model(
+        f"{folder / 'config.json'} can't be used",
+        "a model type of transformers",
+        "check the file, or upgrade transformers",
+    ):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(
-            f"{folder / 'config.json'} can't be used: {first_line(error)}",
-            "a model type of transformers",
-            "check the file, or upgrade transformers",
-        ) from error
     config = getattr(config, "vision_config", config)
-    if isinstance(getattr(config, "image_size", None), int) and isinstance(getattr(config, "patch_size", None), int):
+    sizes = getattr(config, "image_size", None), getattr(config, "patch_size", None)
+    if all(isinstance(size, int) and size > 0 for size in sizes):
         return config
     raise ModelError(
         f"{folder} ({config.model_type}) is no vision encoder of square pictures cut into patches",
@@ -99,15 +99,11 @@ def image_processor(config: Any, folder: Path | None, *, fit: Fit) -> Any:
 def _normalization(config: Any, folder: Path | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
     file = folder / PREPROCESSOR if folder else None
     if file and file.is_file():
-        try:
+        named = ", ".join(row.title for row in ENCODERS)
+        advice = "the file that belongs to the vision encoder", f"copy it again, or remove it if the encoder is {named}"
+        with reading_model(f"{file} can't be used: it holds no image_mean and image_std", *advice):
             stored = object_of(file)
             return tuple(map(float, stored["image_mean"])), tuple(map(float, stored["image_std"]))
-        except (ValueError, KeyError, TypeError) as error:
-            raise ModelError(
-                f"{file} can't be used: it holds no image_mean and image_std",
-                "the file that belongs to the vision encoder",
-                "copy it again, or remove it if the encoder is " + ", ".join(row.title for row in ENCODERS),
-            ) from error
     for row in ENCODERS:
         if row.model_type == config.model_type:
             return row.image_mean, row.image_std
