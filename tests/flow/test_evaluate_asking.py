@@ -17,6 +17,7 @@ from striate.tasks.inference import token_batches as batches
 from striate.tasks.inference.ask import ask
 from striate.tasks.inference.generate import WORD_AND_SPACE, end_ids, word_replies
 from striate.tasks.inference.prompts import chat_sample, joined, plain_context
+from striate.tasks.inference.reply_journal import Journal
 from striate.tasks.inference.run_state import AskState, Budget
 from striate.tasks.inference.text_tokens import encode
 from striate.tasks.inference.token_batches import run_in_batches
@@ -238,6 +239,24 @@ def test_training_mode_comes_back_also_after_an_error(tiny_llava: Loaded, tmp_pa
     with pytest.raises(DataError, match="can't read picture"):
         asked(model, tiny_llava.processor, [question("q", "What?", tmp_path / "x.png")])
     assert [module.training for module in model.modules()] == before
+
+
+@pytest.mark.parametrize("metric", ["exact", "choice_logprob", "last_word", "perplexity"])
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_model_of_nan_has_no_answers(
+    tiny_llava: Loaded, mixed: list[Item], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, metric: str, shared: bool
+) -> None:
+    if not shared:
+        monkeypatch.setattr("striate.tasks.inference.prefix_sharing.SharedPrefixes.prefill", lambda *_: None)
+    journal = Journal(tmp_path / "replies.jsonl", "key")
+    with torch.no_grad():
+        tiny_llava.model.get_output_embeddings().weight[0] = torch.nan
+    items = [item for item in mixed if item.metric == metric]
+    assert items
+    with pytest.raises(ModelError, match="the model computes NaN or infinity in place of logits: it has no answers"):
+        ask(tiny_llava.model, tiny_llava.processor, items, max_new_tokens=3, journal=journal)
+    assert (tmp_path / "replies.jsonl").read_text().count("\n") == 1
+    assert not tiny_llava.model._forward_hooks
 
 
 def test_an_adapter_answers_through_its_wrapper(tiny_llava: Loaded, mixed: list[Item]) -> None:

@@ -42,10 +42,20 @@ def test_replies_of_other_inputs_are_not_taken_over(tmp_path: Path) -> None:
     assert Journal(path, "k").replies(ITEMS) == {}
 
 
-def test_a_damaged_journal_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('{"pack": "p"', '{"pakc": "p"'),
+        ('{"pack": "p"', '{"pack": ["p"]'),
+        ('"text": ', '"text": null, "was": '),
+        ('"logprobs": [', '"logprobs": ["x", '),
+        ('"tokens": [', '"tokens": [Infinity, '),
+    ],
+)
+def test_a_damaged_journal_is_named(tmp_path: Path, old: str, new: str) -> None:
     path = tmp_path / "replies.jsonl"
     Journal(path, "k").add(ITEMS, REPLIES)
-    path.write_text(path.read_text().replace('{"pack": "p"', '{"pakc": "p"', 1))
+    path.write_text(path.read_text().replace(old, new, 1))
     with pytest.raises(ArtifactError) as caught:
         Journal(path, "k")
     assert f"{path} is damaged: " in str(caught.value)

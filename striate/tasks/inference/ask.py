@@ -10,6 +10,7 @@ from striate.data.pictures import ORDINARY, PictureLimits
 from striate.models.structure.anatomy import check_decoder_only, find_anatomy
 from striate.tasks.inference.batch_budget import budget_for
 from striate.tasks.inference.causality import check_causal
+from striate.tasks.inference.finite_logits import finite_logits
 from striate.tasks.inference.generate import answer_replies, word_replies
 from striate.tasks.inference.likelihood import choice_replies, text_replies
 from striate.tasks.inference.reply_journal import Journal
@@ -59,7 +60,7 @@ def ask(
 
     Raises:
         DataError: a picture that can't be read, or an item that is longer than the model's context.
-        ModelError: not an LVLM, or an encoder-decoder; or plain text is to be scored, but the model does not read it
+        ModelError: not an LVLM, or an encoder-decoder; or its logits are NaN or infinite; or plain text is to be scored, but the model does not read it
             from left to right.
         ArtifactError: the journal can't be written.
     """
@@ -68,18 +69,20 @@ def ask(
     known = journal.replies(items) if journal else {}
     advance(len(known))
 
-    def keep(done: Sequence[Item], replies: Sequence[Reply]) -> None:
-        if journal:
-            journal.add(done, replies)
-        advance(len(done))
-
-    state = AskState(budget_for(model, batch_size, token_budget), keep=keep, limits=limits)
     places: dict[AskingMode, list[int]] = {}
     for index, item in enumerate(items):
         if index not in known:
             places.setdefault(METRICS.get(item.metric).mode, []).append(index)
     replies = dict(known)
-    with asking_mode(model):
+    with asking_mode(model), finite_logits(model) as check_logits:
+
+        def keep(done: Sequence[Item], replies: Sequence[Reply]) -> None:
+            check_logits()
+            if journal:
+                journal.add(done, replies)
+            advance(len(done))
+
+        state = AskState(budget_for(model, batch_size, token_budget), keep=keep, limits=limits)
         for mode, indices in places.items():
             group = [items[index] for index in indices]
             new_replies = _ask_in_mode(mode, model, processor, group, max_new_tokens, state)

@@ -73,8 +73,11 @@ def _line(item: Item, reply: Reply) -> str:
 def _entry(line: str, path: Path) -> tuple[Key, Reply]:
     try:
         row = json.loads(line)
-        return (row["pack"], row["id"]), Reply(row["text"], tuple(row["logprobs"]), tuple(row["tokens"]))
-    except (ValueError, KeyError, TypeError) as error:
+        reply = Reply(row["text"], tuple(map(float, row["logprobs"])), tuple(map(int, row["tokens"])))
+        if not all(isinstance(text, str) for text in (row["pack"], row["id"], reply.text)):
+            raise TypeError("a text is something else")
+        return (row["pack"], row["id"]), reply
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ArtifactError(
             f"{path} is damaged: {line!r:.60} is no reply", "replies as striate kept them", "delete that file"
         ) from error
