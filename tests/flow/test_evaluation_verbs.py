@@ -42,7 +42,7 @@ def test_other_checkpoints_a_gate_and_where_answers_differ(run_yaml: Path, other
     assert not (out / "eval" / "gate.json").exists()
 
     # The run folder keeps its config: only what is new runs, and the gate is said of every model.
-    gated = call("evaluate", "--out", out, "--gate", "pack/colour>=0:same,visual>=1000:second")
+    gated = call("evaluate", "--out", out, "--gate", "pack/colour>=0.1:same,visual>=1000:second")
     assert gated.exit_code == 1, gated.output
     assert "evaluate:second: up to date" in gated.stdout
     assert "can the sample tell" in gated.stdout
