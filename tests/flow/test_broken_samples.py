@@ -68,13 +68,12 @@ def case(run_config: Callable[..., RunConfig], listener: Any, saved_pack: Path, 
     return Case(run_config, listener, saved_pack, tmp_path)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_mended_picture_goes_on_from_the_step_before_to_the_same_bits(case: Case, workers: int) -> None:
+def test_a_mended_picture_goes_on_from_the_step_before_to_the_same_bits(case: Case) -> None:
     case.train(name="whole")
     steps = case.record("whole").steps
     case.cut()
     with pytest.raises(DataError, match=f"training stopped at step {steps}: sample .*can't read picture") as error:
-        case.train(f"machine.workers={workers}")
+        case.train("machine.workers=1")
     assert f"the same command then goes on from step {steps - 1}" in error.value.next_step
     assert "Traceback" not in str(error.value)
     case.picture.write_bytes(case.whole)
@@ -95,12 +94,10 @@ def test_a_broken_sample_is_left_out_and_recorded(case: Case) -> None:
     rows = [json.loads(line) for line in (case.folder / "run/train_log.jsonl").read_text().splitlines()]
     assert [list(row.get("skipped", {})) for row in rows] == [[]] * (record.steps - 1) + [[case.sample["id"]]]
     assert not (case.folder / "run/.training").exists()
-    # Skipping it from the start gives the same.
-    case.train("data.broken=skip", name="from the start")
-    assert case.same("run", "from the start")
     assert case.train() == ["select: up to date", "train: up to date"]
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize("setting", ["train.packing=true", "machine.cache_vision=memory", "train.image_tokens=region"])
 def test_everything_that_looks_at_samples_beforehand_skips_too(case: Case, setting: str) -> None:
     for row in case.rows[:2]:
@@ -109,6 +106,7 @@ def test_everything_that_looks_at_samples_beforehand_skips_too(case: Case, setti
     assert sorted(case.record().skipped) == sorted(row["id"] for row in case.rows[:2])
 
 
+@pytest.mark.attack
 def test_a_step_of_broken_samples_alone_teaches_nothing(case: Case) -> None:
     chosen = list(SeededOrder(read_samples(case.pack), 0, 4))[4:8]
     for row in (case.rows[index] for index in chosen):
@@ -131,6 +129,7 @@ def test_a_sample_too_long_goes_on_with_a_larger_max_length_where_no_step_saw_th
     assert case.same("whole", "run")
 
 
+@pytest.mark.attack
 def test_where_a_sample_was_cut_another_max_length_begins_anew(case: Case) -> None:
     first = next(iter(SeededOrder(read_samples(case.pack), 0, 4)))
     case.rows[first]["conversations"][-1]["value"] = "a very long answer " * 40
@@ -142,6 +141,7 @@ def test_where_a_sample_was_cut_another_max_length_begins_anew(case: Case) -> No
     assert not any(line.startswith("going on") for line in said)
 
 
+@pytest.mark.attack
 def test_a_sample_that_was_learned_from_may_not_change(case: Case) -> None:
     case.cut()
     with pytest.raises(DataError):
@@ -154,6 +154,7 @@ def test_a_sample_that_was_learned_from_may_not_change(case: Case) -> None:
         case.train()
 
 
+@pytest.mark.attack
 def test_a_removed_sample_is_another_order(case: Case) -> None:
     case.cut()
     with pytest.raises(DataError):
