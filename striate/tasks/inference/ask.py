@@ -60,8 +60,8 @@ def ask(
 
     Raises:
         DataError: a picture that can't be read, or an item that is longer than the model's context.
-        ModelError: not an LVLM, or an encoder-decoder; or its logits are NaN or infinite; or plain text is to be scored, but the model does not read it
-            from left to right.
+        ModelError: not an LVLM, or an encoder-decoder; its logits are NaN or infinite; or plain text is to be scored,
+            but the model does not read it from left to right.
         ArtifactError: the journal can't be written.
     """
     begin = time.perf_counter()
