@@ -79,7 +79,14 @@ def test_ids_and_samples_that_repeat() -> None:
 def test_tasks_that_a_constant_answers_and_tasks_of_one_item() -> None:
     yes = [item(str(number), f"{number}?", answer, metric="yes_no") for number, answer in enumerate(("Yes", "yes."))]
     letters = [
-        item(f"l{number}", f"Pick {number}.", choices=(f"{number}", "x"), answer_index=0, metric="letter", task="l")
+        item(
+            f"l{number}",
+            f"Pick {number}: A or B.",
+            choices=(f"{number}", "x"),
+            answer_index=0,
+            metric="letter",
+            task="l",
+        )
         for number in range(3)
     ]
     shared = [item("u", "U?", "big", "red", task="w"), item("v", "V?", "RED", "wee", task="w")]
@@ -99,6 +106,19 @@ def test_tasks_that_a_constant_answers_and_tasks_of_one_item() -> None:
         told([], fair[0], yes[0])[0]
         == "pack p: 2 tasks, such as 'fair', have one item only: such a score says next to nothing"
     )
+
+
+def test_choices_that_are_there_twice_and_letters_that_are_not_shown() -> None:
+    rows = [
+        item("a", "A. x B. y", choices=("x", "x"), answer_index=1, metric="letter"),
+        item("b", "Which?", choices=("x", "y"), answer_index=0, metric="letter"),
+        item("c", "Which one?", choices=("p", "p", "q"), answer_index=2, metric="choice_logprob", task="c"),
+        item("d", "Which other?", choices=("r", "s"), answer_index=1, metric="choice_logprob", task="c"),
+    ]
+    assert told([], *rows) == [
+        "pack p: 1 items offer their right choice twice, such as 'a'",
+        "pack p: 1 questions ask for a letter and show none, such as 'b'",
+    ]
 
 
 def test_large_data_take_seconds(pictures: list[Path]) -> None:

@@ -1,5 +1,6 @@
 """What makes training data and test packs that can be read mislead all the same: one line each. No torch."""
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -12,16 +13,19 @@ from striate.storage.fingerprints import fingerprint
 from striate.tasks.metrics.choices.yes_no import said
 from striate.tasks.packs.items import Item, Pack
 
+LETTERED = re.compile(r"\bB\b")
+
 
 def findings(samples: Sequence[Sample], packs: Sequence[Pack]) -> list[str]:
     """Return a line for everything odd about training samples and the packs that test what they taught.
 
-    Test items of which picture and question are trained on; items and samples that occur again; ids that repeat; tasks
-    of one item; tasks in which one answer is right for every item. Pictures are the same when their files are.
+    Test items of which picture and question are trained on; items and samples that occur again; ids that repeat; right
+    choices that are there twice, letters that no question shows; tasks of one item; tasks in which one answer is right
+    for every item. Pictures are the same when their files are.
     """
     lines = [*_training_lines(samples), *_overlaps(samples, packs)]
     for pack in packs:
-        lines += [*_repeated_items(pack), *_task_lines(pack)]
+        lines += [*_repeated_items(pack), *_choice_lines(pack), *_task_lines(pack)]
     return lines
 
 
@@ -72,6 +76,16 @@ def _repeated_items(pack: Pack) -> Iterator[str]:
     renamed = {item.id.rpartition("#")[0] for item in pack.items} & {item.id for item in pack.items}
     if renamed:
         yield f"pack {pack.name}: {len(renamed)} ids repeat, such as {shown(min(renamed))}: the second is ID#2"
+
+
+def _choice_lines(pack: Pack) -> Iterator[str]:
+    chosen = [(item, item.choices[item.answer_index]) for item in pack.items if item.answer_index is not None]
+    twice = [item.id for item, right in chosen if item.choices.count(right) > 1]
+    if twice:
+        yield f"pack {pack.name}: {len(twice)} items offer their right choice twice, such as {shown(twice[0])}"
+    hidden = [item.id for item, _ in chosen if item.metric == "letter" and not LETTERED.search(item.question)]
+    if hidden:
+        yield f"pack {pack.name}: {len(hidden)} questions ask for a letter and show none, such as {shown(hidden[0])}"
 
 
 def _task_lines(pack: Pack) -> Iterator[str]:
