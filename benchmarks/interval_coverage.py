@@ -189,7 +189,7 @@ def _fate(low: float | None, high: float | None, truth: float) -> NDArray[np.int
 
 def table_row(line: dict[str, Any]) -> str:
     """Return one setting as a row of the table in docs/evaluation.md."""
-    cells = [line["what"], str(line["pictures"])]
+    cells = [f"`{line['setting']}`", line["what"], str(line["items"]), str(line["pictures"])]
     for what in ("score", "difference", "retention"):
         found = line[what]
         if found["coverage"] is None:
