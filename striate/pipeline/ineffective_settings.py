@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from striate.config import RunConfig, is_builtin
+
+# Kept here by name, as looking them up imports torch; a test compares them with the scorers.
+OF_PAIRS = frozenset({"token-swap", "token-swap-flips", "token-swap-onward"})
+OF_CHANGE = frozenset({"parameter-change", "angular-change"})
+OF_NO_SAMPLES = OF_PAIRS | OF_CHANGE | {"spectrum-snr"}
 
 Rule = tuple[str, Callable[[RunConfig], bool], str]
 RULES: tuple[Rule, ...] = (
@@ -19,16 +24,24 @@ RULES: tuple[Rule, ...] = (
     ("train.epochs", lambda run: run.train.max_steps is not None, "train.max_steps is set"),
     ("train.image_shift", lambda run: run.train.image_tokens != "region", "train.image_tokens is not region"),
     ("train.frozen", lambda run: run.select.region == "all", "select.region is all"),
-    ("analyze.pairs", lambda run: "token-swap" not in run.analyze.scorers, "only the scorer token-swap draws pairs"),
-    ("analyze.base", lambda run: not _needing_base(run), "no scorer of analyze.scorers compares with a checkpoint"),
+    (
+        "analyze.pairs",
+        lambda run: OF_PAIRS.isdisjoint(run.analyze.scorers),
+        "only the scorers token-swap... draw pairs",
+    ),
+    (
+        "analyze.base",
+        lambda run: OF_CHANGE.isdisjoint(run.analyze.scorers),
+        "no scorer of analyze.scorers compares with a checkpoint",
+    ),
     (
         "analyze.samples analyze.by",
-        lambda run: not _reading_samples(run),
+        lambda run: OF_NO_SAMPLES.issuperset(run.analyze.scorers),
         "no scorer of analyze.scorers reads samples",
     ),
     (
         "data.calibration",
-        lambda run: not _reading_samples(run) and not (run.prune.remove and run.prune.greedy),
+        lambda run: OF_NO_SAMPLES.issuperset(run.analyze.scorers) and not (run.prune.remove and run.prune.greedy),
         "no scorer reads samples",
     ),
     ("prune.scorer", lambda run: not run.prune.remove, "prune.remove is 0"),
@@ -73,18 +86,6 @@ def _default(name: str) -> Any:
     for part in sections:
         section = section.model_fields[part].annotation
     return section.model_fields[last].get_default(call_default_factory=True)
-
-
-def _needing_base(run: RunConfig) -> Sequence[str]:
-    from striate.scorers import SCORERS
-
-    return [name for name in run.analyze.scorers if SCORERS.get(name).needs_base]
-
-
-def _reading_samples(run: RunConfig) -> bool:
-    from striate.scorers import SCORERS, runner_of
-
-    return any(runner_of(SCORERS.get(name)).by_sample for name in run.analyze.scorers)
 
 
 def _is_local(path: str) -> bool:

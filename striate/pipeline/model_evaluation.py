@@ -63,13 +63,14 @@ def evaluate_model(
     Raises:
         StriateError: see `striate.stages.evaluate.evaluate`.
     """
-    from striate.stages.evaluate import evaluate
-
     record_file, answers_file = files = _evaluation_files(label)
     journal = f"{FOLDER}/{label}.replies.jsonl"
     with run.stage(f"evaluate:{label}", key, files, unfinished=[journal]) as stage:
         if not stage.stale:
             return
+        # With it comes transformers, which an evaluation that is up to date need not wait for.
+        from striate.stages.evaluate import evaluate
+
         loaded = load()
         record, predictions = evaluate(
             loaded.model,

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from striate.cli import app
 from striate.config import parse_config
-from striate.pipeline.ineffective_settings import RULES, ineffective_settings
+from striate.pipeline.ineffective_settings import OF_CHANGE, OF_NO_SAMPLES, OF_PAIRS, RULES, ineffective_settings
 
 RAW: dict[str, Any] = {"model": {"path": "owner/m"}, "data": {"train": ["d"]}}
 # Settings of each line, and what makes them count.
@@ -36,9 +36,9 @@ SAID: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("select.region=all", "train.frozen=fp8"),
         ("select.region=top:1",),
     ),
-    "no effect: analyze.pairs (only the scorer token-swap draws pairs)": (
+    "no effect: analyze.pairs (only the scorers token-swap... draw pairs)": (
         ("analyze.pairs=9",),
-        ("analyze.scorers=[token-swap]",),
+        ("analyze.scorers=[token-swap-flips]",),
     ),
     "no effect: analyze.base (no scorer of analyze.scorers compares with a checkpoint)": (
         ("analyze.base=b",),
@@ -85,6 +85,15 @@ SAID: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 def said(*overrides: str) -> list[str]:
     return list(ineffective_settings(parse_config(RAW, overrides)))
+
+
+def test_scorers_are_named_by_what_they_read() -> None:
+    from striate.scorers import SCORERS, runner_of
+
+    scorers = [SCORERS.get(name) for name in SCORERS.names()]
+    assert {scorer.name for scorer in scorers if scorer.needs_base} == OF_CHANGE
+    assert {scorer.name for scorer in scorers if not runner_of(scorer).by_sample} == OF_NO_SAMPLES
+    assert {scorer.name for scorer in scorers if scorer.name.startswith("token-swap")} == OF_PAIRS
 
 
 def test_defaults_are_silent_and_every_rule_is_tried() -> None:
