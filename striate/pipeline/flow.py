@@ -20,7 +20,7 @@ from striate.config import RunConfig, anchored
 from striate.errors import ArtifactError
 from striate.pipeline.earlier_keys import adopt_earlier_stages
 from striate.pipeline.ineffective_settings import ineffective_settings
-from striate.pipeline.preflight import check_base, check_region, labels_of
+from striate.pipeline.preflight import check_adapter, check_base, check_region, labels_of
 from striate.pipeline.resident_model import BASE_LABEL, QUANTIZED, ResidentModel
 from striate.pipeline.run_inputs import locate_inputs
 from striate.pipeline.stage_keys import StageKeys
@@ -60,7 +60,7 @@ class Flow:
             out, self.config, self.progress, command=command, device=str(self.device), overwrite=overwrite
         )
         self.keys = StageKeys(self.run, self.inputs, self.read_packs)
-        self._models = ResidentModel(self.config, self._path_of)
+        self._models = ResidentModel(self.config, self._checked_path_of)
         self._packs: list[Pack] = []
         adopt_earlier_stages(self.keys)
         for line in ineffective_settings(self.config):
@@ -298,6 +298,12 @@ class Flow:
     def _path_of(self, label: str) -> str:
         places = {"tuned": self.out / "checkpoint", "pruned": self.out / "pruned", **self.config.evaluate.others}
         return str(places.get(label, self.inputs.model))
+
+    def _checked_path_of(self, label: str) -> str:
+        path = self._path_of(label)
+        if label not in (BASE_LABEL, QUANTIZED):
+            check_adapter(Path(path), self.inputs.model)
+        return path
 
     def _num_layers(self) -> int:
         """Return the number of decoder layers: from the scores if there are some, else from the model's config."""

@@ -5,6 +5,9 @@ from pathlib import Path
 from striate.artifacts import Region
 from striate.config import RunConfig
 from striate.errors import ModelError
+from striate.printable import shown
+from striate.storage.fingerprints import fingerprint
+from striate.storage.read_files import user_path
 
 
 def labels_of(config: RunConfig) -> list[str]:
@@ -27,6 +30,33 @@ def check_base(config: RunConfig, model_path: str) -> None:
             "a model with weights of its own, or train.method=full",
             "merge the adapter into its base first (PEFT's merge_and_unload)",
         )
+
+
+def check_adapter(folder: Path, model_path: str) -> None:
+    """Raise if `folder` holds an adapter of another base than the run's model: no comparison with that would hold.
+
+    The same weights in another place are no other base.
+
+    Raises:
+        ModelError: it does.
+    """
+    from striate.models.io.adapters import ADAPTER_CONFIG, base_of, is_adapter
+
+    if not is_adapter(folder):
+        return
+    named, own = base_of(folder), model_path
+    places = [user_path(named), user_path(own)]
+    if named == own or (all(place.exists() for place in places) and _same(*places)):
+        return
+    raise ModelError(
+        f"the adapter in {folder} names the base model {shown(named)}, and the run's model is {shown(own)}",
+        "an adapter of the run's own model, or a whole model",
+        f"check base_model_name_or_path in {folder / ADAPTER_CONFIG}, or merge the adapter into its base and give that",
+    )
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.resolve() == other.resolve() or fingerprint(one) == fingerprint(other)
 
 
 def check_region(config: RunConfig, region: Region) -> None:

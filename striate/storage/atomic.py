@@ -46,8 +46,14 @@ def sync(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Return once the disk holds everything below `folder`."""
+    """Return once the disk holds everything below `folder`, each file with the rights that the umask asks for.
+
+    Libraries of weights write files that their owner alone may read. The umask is that of `folder`, which is our own.
+    """
+    rights = folder.stat().st_mode & 0o666
     for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(rights)
         sync(path)
     sync(folder)
 

@@ -24,7 +24,7 @@ from striate.artifacts import (
     write_document,
 )
 from striate.config import RunConfig, load_config
-from striate.errors import ArtifactError, SpecError, StriateError
+from striate.errors import ArtifactError, ModelError, SpecError, StriateError
 from striate.models.visual_token_skipping.visual_compute import VisualCompute
 from striate.pipeline import Flow
 from striate.pipeline.resident_model import ResidentModel
@@ -247,6 +247,30 @@ def test_artifact_changed_by_hand_is_refused(
     assert f"{changed} was changed after" in str(caught.value)
     Flow(run_config(), own, progress=listener(), overwrite=True).everything()
     read_document(own / "region.json", Region)
+
+
+def test_an_adapter_of_another_base_is_not_scored(
+    own: Path, run_config: Callable[..., RunConfig], listener: Any, tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(own / "checkpoint", tmp_path / "other"))
+    described = json.loads((other / "adapter_config.json").read_text())
+    base = Path(described["base_model_name_or_path"])
+    config = run_config(f"evaluate.others={{other: {other}}}", "evaluate.models=[start]", "train.method=lora")
+    for place, changed in ((tmp_path / "copy", False), (tmp_path / "changed", True)):
+        shutil.copytree(base, place)
+        if changed:
+            weights = place / "model.safetensors"
+            weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
+        (other / "adapter_config.json").write_text(json.dumps(described | {"base_model_name_or_path": str(place)}))
+        flow = Flow(config, tmp_path / f"run-{place.name}", progress=listener())
+        if not changed:
+            flow.evaluate()
+            continue
+        with pytest.raises(ModelError) as caught:
+            flow.evaluate()
+        assert f"the adapter in {other} names the base model " in str(caught.value)
+        assert "check base_model_name_or_path in " in str(caught.value)
+        assert not (flow.out / "eval" / "other.json").exists()
 
 
 def test_changed_data_is_seen(

@@ -107,3 +107,18 @@ def test_file_in_the_way_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="file exists already"), new_folder(tmp_path / "file"):
         pytest.fail("the folder must not be opened")
     assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_the_umask_decides_for_what_libraries_write_into_a_folder(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        with new_folder(tmp_path / "new") as folder:
+            (folder / "in").mkdir()
+            for name, rights in {"weights": 0o600, "in/run": 0o755, "plain": 0o666}.items():
+                (folder / name).write_bytes(b"x")
+                (folder / name).chmod(rights)
+    finally:
+        os.umask(before)
+    for name in ("weights", "in/run", "plain"):
+        assert (tmp_path / "new" / name).stat().st_mode & 0o777 == 0o666 & ~umask
