@@ -37,7 +37,7 @@ def check_run(config: RunConfig) -> Iterator[str]:
     yield f"model     {config.model.path}"
     for path in config.evaluate.others.values():
         check_model_path(path, "evaluate.others")
-    locate_base(config, Silent())
+    _check_base(config)
     if config.train.method == "qlora":
         yield f"qlora     {_quantization(config.machine.device)}"
     if config.train.optimizer != "adamw":
@@ -67,6 +67,13 @@ def _suite(text: str) -> str:
 
     suite = parse_suite(text)
     return f"{text}: {suite.harness} {require(suite)}"
+
+
+def _check_base(config: RunConfig) -> None:
+    from striate.scorers import SCORERS
+    from striate.scorers.base import check_base_named
+
+    check_base_named([SCORERS.get(name) for name in config.analyze.scorers], locate_base(config, Silent()))
 
 
 def _scorers(config: RunConfig) -> str:

@@ -1,9 +1,13 @@
 """The base class of scorers: metadata that says what a scorer reads and which runner serves it."""
 
-from collections.abc import Callable
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
+from striate.errors import ConfigError
 from striate.registry import Strategy
 
 Source = Literal[
@@ -34,3 +38,18 @@ class LayerScorer(Strategy[Callable[..., Any]]):
     def needs_base(self) -> bool:
         """Whether it compares with the untuned checkpoint."""
         return self.source == "weight change"
+
+
+def check_base_named(scorers: Sequence[LayerScorer], base: Path | str | None) -> None:
+    """Check that there is an untuned checkpoint, `base`, where one of the scorers compares with it.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    needing = [scorer.name for scorer in scorers if scorer.needs_base]
+    if needing and base is None:
+        raise ConfigError(
+            f"{', '.join(needing)} compares with the untuned checkpoint, and none is named",
+            "the folder of the checkpoint from which the model was tuned",
+            "set analyze.base to it",
+        )

@@ -17,7 +17,7 @@ from striate.models.interventions.eval_mode import evaluating
 from striate.models.structure.anatomy import check_decoder_only, find_anatomy, unwrap
 from striate.progress import Progress, Silent
 from striate.scorers import SCORERS, measure, runner_of
-from striate.scorers.base import LayerScorer
+from striate.scorers.base import LayerScorer, check_base_named
 from striate.scorers.runners.runner import Calibration
 from striate.scorers.statistics.measurement import Measurement
 from striate.scorers.streaming.batches import Batches
@@ -118,13 +118,7 @@ def _check(
         raise ConfigError(f"a batch of {batch_size} samples can't run", "1 or more", "set the batch size to 1 or more")
     if pairs < 2:
         raise ConfigError(f"{pairs} pairs of pictures have no interval", "2 or more", "set analyze.pairs to 2 or more")
-    needing = [scorer.name for scorer in chosen if scorer.needs_base]
-    if needing and base is None:
-        raise ConfigError(
-            f"{', '.join(needing)} compares with the untuned checkpoint, and none is named",
-            "the folder of the checkpoint from which the model was tuned",
-            "set analyze.base to it",
-        )
+    check_base_named(chosen, base)
 
 
 def _longest_first(samples: Sequence[Sample]) -> list[int]:

@@ -125,6 +125,7 @@ def test_check_says_them_and_refuses_what_a_run_would_die_of(pack_dir: Path, tmp
     (tmp_path / "empty").mkdir()
     for settings, text in (
         ([f"evaluate.packs=[{pack_dir}, {twin}]"], "two test packs are called 'pack'"),
+        (["analyze.scorers=[parameter-change]"], "parameter-change compares with the untuned checkpoint"),
         (["analyze.base=nowhere"], "analyze.base 'nowhere' is no folder"),
         (["evaluate.others={x: nowhere}"], "no model at 'nowhere'"),
         ([f"evaluate.others={{x: {tmp_path / 'empty'}}}"], "has no config.json"),
