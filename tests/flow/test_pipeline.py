@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import yaml
 
 from striate.artifacts import (
+    DataNotes,
     EvalRecord,
     Prediction,
     PruneRecord,
@@ -96,7 +98,11 @@ def test_every_artifact_is_there_and_whole(
     retention = read_document(run / "eval" / "retention.json", Retention)
     assert retention.baseline == "start"
     assert {row.label for row in retention.rows} == {"tuned", "pruned"}
-    assert "</html>" in (run / "report.html").read_text(encoding="utf-8")
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "</html>" in page
+    notes = read_document(run / "eval" / "data_notes.json", DataNotes).lines
+    assert "items are in the training data, same picture and question" in notes[0]
+    assert all(line in unescape(page) for line in notes)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -6,12 +6,16 @@ import dataclasses
 import shutil
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from PIL import Image
 
-from striate.artifacts import DataNotes
+from striate.artifacts import DataNotes, read_document
 from striate.data.samples import Message, Sample
+from striate.errors import DataError
+from striate.pipeline.model_evaluation import write_data_notes
 from striate.reporting.data.run_artifacts import RunArtifacts
 from striate.reporting.sections.summary import draw_notes
 from striate.tasks.packs.findings import findings
@@ -135,3 +139,16 @@ def test_the_report_lists_them() -> None:
     shown = draw_notes(RunArtifacts(Path("run"), notes=DataNotes(lines=("a <b>", "c"))))
     assert str(shown) == '<ul class="missing notes"><li>a &lt;b&gt;</li><li>c</li></ul>'
     assert draw_notes(RunArtifacts(Path("run"))) is None
+
+
+def test_an_evaluation_outlives_its_training_data(tmp_path: Path) -> None:
+    def gone() -> list[Sample]:
+        raise DataError("no such file: train.json")
+
+    heard: list[str] = []
+    run: Any = SimpleNamespace(path=tmp_path, progress=SimpleNamespace(say=heard.append))
+    (tmp_path / "eval").mkdir()
+    write_data_notes(run, [Pack("p", Path("p"), (item("a", "One?", "1"),))], gone)
+    notes = read_document(tmp_path / "eval" / "data_notes.json", DataNotes)
+    assert notes.lines[-1] == "training data: not compared with the packs: no such file: train.json"
+    assert heard == [f"note: {line}" for line in notes.lines]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from striate.printable import shown
 from striate.tasks.benchmarks.formats.benchmark import Benchmark
 from striate.tasks.benchmarks.formats.prompt_wording import by_letter
 from striate.tasks.benchmarks.formats.release import Release
@@ -18,7 +19,10 @@ def read_scienceqa(release: Release) -> Iterator[Item]:
     splits_file = release.find("pid_splits.json", "data/scienceqa/pid_splits.json")
     problems = release.document(problems_file)
     pictures = release.place("images/test", "test", "data/scienceqa/images/test")
-    for name in release.document(splits_file).texts("test"):
+    splits = release.document(splits_file)
+    for name in splits.texts("test"):
+        if name not in problems:
+            raise splits.refuse(f"'test' names {shown(name)}, but {problems_file} has no such question")
         row = problems.row(name)
         if not row.fields.get("image"):
             continue
