@@ -53,7 +53,7 @@ def _rows(split: Path) -> list[Row]:
     file = split / "questions.json"
     try:
         rows = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _damaged(file) from error
     return [(question[0].upper() + question[1:], answer, picture) for question, answer, picture in rows]
 

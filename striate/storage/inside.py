@@ -43,7 +43,7 @@ def inside(
     if not problem and any(real.is_relative_to(_real(place.absolute())) for place in (folder, *also)):
         return path
     raise error_class(
-        f"{what} {shown(parts[-1])} {problem or f'leaves the {kind}'}",
+        f"{what} {shown(parts[-1], 60)} {problem or f'leaves the {kind}'}",
         f"a path inside {folder}, and no link out of it",
         "check the name, or copy the file into the folder",
     )

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from striate.artifacts import (
     DataNotes,
@@ -173,7 +173,7 @@ def read_log(path: Path) -> tuple[LogStep, ...]:
     for place, line in enumerate(lines, start=1):
         try:
             steps.append(LogStep.model_validate(json.loads(line)))
-        except (ValueError, ValidationError) as error:
+        except (ValueError, RecursionError) as error:
             if place == len(lines):
                 break
             raise ArtifactError(
