@@ -20,6 +20,7 @@ from striate.errors import ArtifactError, StriateError, TrainingError, first_lin
 from striate.storage.atomic import cannot_write, write_text
 from striate.storage.held_folders import check_held
 from striate.storage.manifest import read_manifest, write_manifest
+from striate.training.distributed.ranks import Ranks
 from striate.training.metrics.metrics_log import dump_rows, parse_rows, read_rows
 from striate.training.resume_identity import Identity, Progressed
 from striate.training.trained_weights import WEIGHTS
@@ -95,6 +96,9 @@ class CheckpointStore:
         for folder, reason in damaged.items():
             say(f"{reason}: that checkpoint is left out, {found.folder.name} is taken")
             shutil.rmtree(folder, ignore_errors=True)
+        processes = len(list(found.folder.glob("rng_state*")))
+        if processes != Ranks.launched().world_size:
+            say(f"{found.folder.name} was written by {processes} processes: dropout goes on with other random numbers")
         if changes := self.identity.later_changes(found.progressed):
             say(f"{changes} samples changed that no step has learned from yet")
         return found

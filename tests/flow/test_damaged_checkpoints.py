@@ -186,6 +186,13 @@ def test_going_on_from_the_one_before_gives_the_same_bits(
     assert (again.tokens, again.first_loss, again.last_loss) == (record.tokens, record.first_loss, record.last_loss)
 
 
+def test_another_number_of_processes_is_said(stopped: Stopped, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    said: list[str] = []
+    assert stopped.find(said)
+    assert said == ["checkpoint-2 was written by 1 processes: dropout goes on with other random numbers"]
+
+
 def test_checkpoints_are_kept_by_number_whatever_the_clock_says(stopped: Stopped) -> None:
     work, store = stopped.folder / "work", stopped.store()
     shutil.copytree(work / "checkpoint-2", work / "checkpoint-10")
