@@ -16,6 +16,7 @@ from striate.data.collate import Collator
 from striate.data.reading import read_samples
 from striate.errors import DataError, ModelError
 from striate.models.io.load import load_model
+from striate.models.structure.image_tokens import image_tokens
 from striate.models.structure.meta_model import blueprint
 
 if TYPE_CHECKING:
@@ -232,3 +233,12 @@ def test_settings_of_a_processor_that_raise_name_the_sample(
     with pytest.raises(DataError, match=r"sample 's7': LlavaProcessor refuses it: integer division or modulo by zero"):
         Collator(tiny_llava.processor, 512, train=True)([replace(read_samples(saved_pack)[0], id="s7")])
     assert torch.is_grad_enabled()
+
+
+def test_image_tokens_that_can_not_be_counted(tiny_llava_dir: Path) -> None:
+    plan = blueprint(str(tiny_llava_dir))
+    plan.model.config.vision_config.spatial_merge_size = 2
+    plan.model.config.vision_config.patch_size = 0
+    assert "the image tokens of a picture can't be counted from the config of this llava" in refused(
+        lambda: image_tokens(plan.model)
+    )

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from striate.models.io.foreign import reading_model
 from striate.models.structure.anatomy import unwrap
 
 PICTURE_PX = 672
@@ -28,16 +29,24 @@ def image_tokens(model: Any) -> ImageTokens:
 
     Families that resize every picture to one size have one number. Where the number grows with the picture, it is
     that of 672 x 672 px; where pictures are cut into tiles, that of one tile. Separators count as text.
+
+    Raises:
+        ModelError: its config has no sizes that can be counted with.
     """
     config = unwrap(model).config
     vision = getattr(config, "vision_config", config)
-    return (
-        _fixed(config, vision)
-        or _grown(config, vision)
-        or _shuffled(config, vision)
-        or _run(unwrap(model), vision)
-        or _patches(config, vision)
-    )
+    with reading_model(
+        f"the image tokens of a picture can't be counted from the config of this {config.model_type}",
+        "sizes of pictures and patches of 1 or more",
+        "check vision_config in config.json",
+    ):
+        return (
+            _fixed(config, vision)
+            or _grown(config, vision)
+            or _shuffled(config, vision)
+            or _run(unwrap(model), vision)
+            or _patches(config, vision)
+        )
 
 
 def _fixed(config: Any, vision: Any) -> ImageTokens | None:
