@@ -70,7 +70,7 @@ class Release:
         Raises:
             DataError: it lies outside that folder.
         """
-        return inside(folder, *parts, what=f"{row.place}: picture", kind=f"folder {folder}")
+        return inside(folder, *parts, what=f"{row.place}: picture", kind=f"folder {folder.name}")
 
     def read(self, file: Path) -> str:
         """Return the text of `file`.
