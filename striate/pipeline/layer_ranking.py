@@ -9,12 +9,8 @@ from typing import TYPE_CHECKING
 
 from striate.artifacts import Cut, Region, UnfinishedRanking, read_document, write_document
 from striate.config import RunConfig
-from striate.data.collate import Collator
-from striate.data.pictures import PictureLimits
-from striate.data.reading import read_many
 from striate.errors import ArtifactError
 from striate.progress import Progress
-from striate.pruning.greedy_ranking import Question, calibration, rank_greedily
 
 if TYPE_CHECKING:
     from striate.models.io.load import Loaded
@@ -42,6 +38,11 @@ class LayerRanking:
 
     def cuts(self, tuned: Loaded, region: Region) -> tuple[Cut, ...]:
         """Return the cuts beside those layers that the region itself gives up; none where no answers are asked."""
+        from striate.data.collate import Collator
+        from striate.data.pictures import PictureLimits
+        from striate.data.reading import read_many
+        from striate.pruning.greedy_ranking import Question, calibration, rank_greedily
+
         section = self.config.prune
         gone = region.removable[: section.remove]
         if not section.greedy or len(gone) == section.remove:

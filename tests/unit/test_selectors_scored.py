@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from itertools import combinations, pairwise
 from pathlib import Path
@@ -251,7 +252,9 @@ class FakeRun:
 @pytest.mark.parametrize("spec", [*NEEDY, "uniform:2", "all", "random:2"])
 def test_a_region_from_scores_follows_from_them(spec: str, tmp_path: Path) -> None:
     run: Any = FakeRun(spec)
-    keys = StageKeys(run, RunInputs("m", (tmp_path,)))
+    turns = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "This."}]
+    (tmp_path / "train.json").write_text(json.dumps([{"conversations": turns}]))
+    keys = StageKeys(run, RunInputs("m", (tmp_path,)), list)
     assert keys.select()["scores"] == ("hash of scores.json" if spec in NEEDY else "")
 
 
