@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import json
 import subprocess
@@ -155,6 +156,8 @@ def test_the_command_line_under_torchrun(run_yaml: Path, tmp_path: Path) -> None
 
     out = tmp_path / "run"
     assert CliRunner().invoke(app, ["select", str(run_yaml), "--out", str(out)]).exit_code == 0
+    # This process holds the folder as long as the run lives.
+    gc.collect()
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
     command = [*launch, "--rdzv-endpoint", "localhost:0", "-m", "striate", "train", "--out", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
