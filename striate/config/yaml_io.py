@@ -14,6 +14,8 @@ from striate.storage.read_files import Form, parse_yaml, read_yaml
 
 CONFIG_FILE = Form(ConfigError, "a YAML mapping", most_bytes=2**20)
 CONFIG_VALUE = Form(ConfigError, "a number, word or list", "quote it")
+# More than any key has.
+MOST_PARTS = 8
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -55,7 +57,10 @@ def _with_override(raw: dict[str, Any], override: str) -> dict[str, Any]:
             f"--set {shown(override)} has no '='", "--set section.key=value", "for example --set train.lr=1e-4"
         )
     value = parse_yaml(text, f"--set {shown(override)}: the value", CONFIG_VALUE)
-    return _put(raw, key.strip().split("."), value, override)
+    parts = key.strip().split(".")
+    if len(parts) > MOST_PARTS:
+        raise ConfigError(f"--set {shown(override)} has {len(parts)} parts", "--set section.key=value", "check the key")
+    return _put(raw, parts, value, override)
 
 
 def _put(raw: dict[str, Any], keys: list[str], value: Any, override: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import time
@@ -36,7 +37,7 @@ def file_digests(folder: Path, files: Iterable[Path]) -> dict[str, str]:
         entry = known.get(name)
         if entry is None or entry[:4] != state:
             begin = time.time_ns()
-            entry = (*state, _digest(file))
+            entry = (*state, digest_of(file))
             if _settled(state, begin) and _state(file) == state:
                 known[name] = entry
                 changed = True
@@ -46,6 +47,18 @@ def file_digests(folder: Path, files: Iterable[Path]) -> dict[str, str]:
         with suppress(StriateError):
             _write(root, known)
     return {name: entry[4] for name, entry in found.items()}
+
+
+def digest_of(file: Path) -> str:
+    """Return the SHA-256 of `file`.
+
+    Raises:
+        OSError: it can't be read, or is a pipe or a device, which may have no end.
+    """
+    if file.exists() and not file.is_file():
+        raise OSError(errno.EINVAL, "it is no ordinary file", str(file))
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _state(file: Path) -> tuple[int, int, int, int]:
@@ -58,11 +71,6 @@ def _settled(state: tuple[int, int, int, int], begin: int) -> bool:
     times = state[1:3]
     tick = 2 * 10**9 if all(moment % 10**9 == 0 for moment in times) else 10**8
     return max(times) < begin - tick
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _place(root: Path) -> Path:

@@ -10,6 +10,7 @@ from typing import Any
 
 from striate.errors import ArtifactError
 from striate.storage.atomic import sync_folder, write_text
+from striate.storage.file_digests import digest_of
 from striate.storage.fingerprints import CARD_FILE
 from striate.storage.read_files import Form, read_object
 
@@ -29,7 +30,7 @@ def write_manifest(path: Path, about: Mapping[str, Any]) -> None:
     """
     folder = path.parent
     sync_folder(folder)
-    content = {**about, FILES: {name: _digest(folder / name) for name in _names(folder, path)}}
+    content = {**about, FILES: {name: digest_of(folder / name) for name in _names(folder, path)}}
     write_text(path, json.dumps({**content, SELF: _own_digest(content)}, indent=2) + "\n")
 
 
@@ -48,7 +49,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     for name, expected in content.pop(FILES, {}).items():
         file = path.parent / name
         try:
-            found = _digest(file)
+            found = digest_of(file)
         except OSError as error:
             raise _damaged(file, "is missing" if isinstance(error, FileNotFoundError) else "can't be read") from error
         if found != expected:
@@ -64,11 +65,6 @@ def _names(folder: Path, manifest: Path) -> list[str]:
 
 def _own_digest(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _damaged(file: Path, how: str) -> ArtifactError:

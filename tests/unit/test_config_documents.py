@@ -93,6 +93,7 @@ def test_later_override_wins_and_source_is_untouched() -> None:
     [
         ("train.lr", "--set 'train.lr' has no '='\n  allowed: --set section.key=value"),
         ("=3", "--set '=3' has no '='"),
+        ("x." * 3000 + "x=1", "has 3001 parts"),
         ("model.path.deep=3", "--set 'model.path.deep=3': 'path' is not a section"),
         ("train.lr=[1", "--set 'train.lr=[1': the value is not YAML"),
         ("train.lr=fast", "run.yaml: train.lr: Input should be a valid number, unable to parse string as a number"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from striate.errors import ArtifactError
+from striate.storage.fingerprints import fingerprint
 from striate.storage.manifest import read_manifest, write_manifest
 
 FILES = {"weights.bin": bytes(range(256)) * 5, "deep/state.json": b'{"a": 1}', "empty": b""}
@@ -61,3 +63,13 @@ def test_any_damage_is_named(folder: Path, name: str, damage: str, data: st.Data
 def test_a_manifest_of_earlier_versions_has_no_digests(tmp_path: Path) -> None:
     (tmp_path / "complete.json").write_text('{"seed": 0}')
     assert read_manifest(tmp_path / "complete.json") == {"seed": 0}
+
+
+def test_a_pipe_in_place_of_a_file_is_named_and_not_waited_for(folder: Path) -> None:
+    name = next(iter(FILES))
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(ArtifactError, match=f"{re.escape(name)} can't be read"):
+        read_manifest(folder / "manifest.json")
+    with pytest.raises(ArtifactError, match="it is no ordinary file"):
+        fingerprint(folder / name)
