@@ -92,6 +92,9 @@ def test_a_run_folder_is_held_by_one_process(tmp_path: Path) -> None:
         ({"WORLD_SIZE": "2", "RANK": "x\x1b[1m"}, r"the environment has RANK='x\x1b[1m'"),
         ({"WORLD_SIZE": "2", "RANK": "2"}, "the environment has RANK='2'\n  allowed: a whole number from 0 to 1\n"),
         ({"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "one"}, "the environment has LOCAL_RANK='one'"),
+        ({"LOCAL_RANK": "one"}, "the environment has LOCAL_RANK='one'"),
+        ({"LOCAL_RANK": "0"}, "the environment has LOCAL_RANK='0'\n  allowed: no such variable where there"),
+        ({"ACCELERATE_USE_FSDP": "abc"}, "the environment has ACCELERATE_USE_FSDP='abc'\n  allowed: true, false, 1, 0"),
     ],
 )
 def test_what_a_launcher_says_is_read_or_refused(
