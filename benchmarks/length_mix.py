@@ -17,8 +17,8 @@ from typing import Any
 
 from transformers import AutoProcessor
 
+from striate.data.chat_template.rendering import Renderer
 from striate.data.reading import read_many
-from striate.data.rendering import Renderer
 from striate.data.samples import Sample
 
 KEPT = 4096

@@ -10,13 +10,13 @@ import torch
 from PIL import Image
 from torch.nn.functional import pad
 
+from striate.data.chat_template.rendering import Renderer
+from striate.data.chat_template.special_text import SpecialText
 from striate.data.encoding import Encoded, SampleEncoder
 from striate.data.label_mask import IGNORED, LabelMask
 from striate.data.packing import filled_row, join_row
 from striate.data.pictures import ORDINARY, PictureLimits, open_image
-from striate.data.rendering import Renderer
 from striate.data.samples import PLACEHOLDER, Sample
-from striate.data.special_text import SpecialText
 from striate.errors import DataError
 
 Batch = dict[str, torch.Tensor]

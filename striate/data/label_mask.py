@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from PIL import Image
 
+from striate.data.chat_template.rendering import Answer, Conversation
 from striate.data.encoding import Encoded, SampleEncoder
-from striate.data.rendering import Answer, Conversation
 from striate.errors import DataError
 
 IGNORED = -100

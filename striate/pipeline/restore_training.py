@@ -10,7 +10,7 @@ from striate.pipeline.distributed_job import WORK_FOLDER
 from striate.storage.atomic import write_text
 from striate.storage.fingerprints import RECORD_FILE
 from striate.storage.manifest import read_manifest
-from striate.training.checkpoints import remove_checkpoints
+from striate.training.checkpointing.checkpoints import remove_checkpoints
 from striate.training.metrics.metrics_log import dump_rows
 
 

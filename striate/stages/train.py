@@ -16,14 +16,14 @@ from striate.models.io.save import save_model
 from striate.progress import Progress, Silent
 from striate.runs.peak_memory import peak_memory_gib
 from striate.training.caching.vision_features import cached_features
-from striate.training.checkpoints import Checkpoint, CheckpointStore
+from striate.training.checkpointing.checkpoints import Checkpoint, CheckpointStore
+from striate.training.checkpointing.resume_identity import identity
 from striate.training.compile.policy import choose_execution
 from striate.training.distributed.full_parameters import unshard
 from striate.training.distributed.ranks import Ranks
 from striate.training.job import TrainingJob
 from striate.training.lisa import lisa_record
 from striate.training.preflight_checks import check_broken, check_training, warn_of_lisa
-from striate.training.resume_identity import identity
 from striate.training.schedule import Plan
 from striate.training.session import TrainingResult, TrainingSession
 from striate.training.setup import PreparedModel, prepared_for_training

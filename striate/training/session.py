@@ -19,7 +19,8 @@ from striate.training.batching.micro_batches import StepCollator, StepSampler, s
 from striate.training.batching.order import SeededOrder
 from striate.training.caching.vision_features import CachedFeatures
 from striate.training.callbacks import Proof
-from striate.training.checkpoints import Checkpoint, CheckpointStore
+from striate.training.checkpointing.checkpoints import Checkpoint, CheckpointStore
+from striate.training.checkpointing.trained_weights import load_trainable
 from striate.training.compile.cuda_graphs import GRAPH_OPTIONS, GraphedSteps
 from striate.training.compile.policy import LayerExecution
 from striate.training.compile.regional import CompiledLayers, compiled_layers, frozen_encoders
@@ -34,7 +35,6 @@ from striate.training.packing.packing_check import check_packing
 from striate.training.precision import checkpointed
 from striate.training.schedule import training_arguments
 from striate.training.setup import PreparedModel
-from striate.training.trained_weights import load_trainable
 from striate.training.trainer import RegionTrainer
 
 

@@ -21,7 +21,8 @@ from striate.errors import DataError
 from striate.models.structure.anatomy import PROJECTOR, component_of, find_anatomy
 from striate.training.batching.micro_batches import StepCollator, StepSampler, broken_of
 from striate.training.callbacks import LisaCallback, MetricsCallback, Proof, ProofCallback
-from striate.training.checkpoints import COMPLETE, CheckpointStore
+from striate.training.checkpointing.checkpoints import COMPLETE, CheckpointStore
+from striate.training.checkpointing.trained_weights import load_trainable, norm_of, save_trainable
 from striate.training.distributed.gradient_sync import GradientSync
 from striate.training.distributed.ranks import Ranks
 from striate.training.distributed.sharding import may_lack_gradients, prefetch_whole_layers
@@ -30,7 +31,6 @@ from striate.training.lisa import LisaSchedule
 from striate.training.loss import answer_loss
 from striate.training.metrics.metrics_log import MetricsLog
 from striate.training.precision import FrozenModules
-from striate.training.trained_weights import load_trainable, norm_of, save_trainable
 
 
 class StepLoader(DataLoader[Any]):

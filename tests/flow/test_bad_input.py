@@ -17,7 +17,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from striate.cli import app
-from striate.training.checkpoints import COMPLETE, WEIGHTS
+from striate.training.checkpointing.checkpoints import COMPLETE, WEIGHTS
 from striate.training.trainer import RegionTrainer
 
 Prepare = Callable[["Place"], Any]
@@ -201,8 +201,8 @@ CASES = [
     Case("--set without =", "--set 'train.lr' has no '='", ("train.lr",), left=NOTHING),
     Case("--set of a wrong kind", "train.lr: Input should be a valid number", ("train.lr=fast",), left=NOTHING),
     Case("--set below a value", "--set 'model.path.x=1': 'path' is not a section", ("model.path.x=1",), left=NOTHING),
-    Case("pruning by a scorer that won't run", "prune.scorer 'x' is not among analyze.scorers", ("prune.scorer=x",),
-         left=NOTHING),
+    Case("pruning by a scorer that won't run", "prune.scorer 'x' is not answer-loss or answer-accuracy, nor",
+         ("prune.scorer=x",), left=NOTHING),
     Case("no config", "can't read ROOT/none.yaml: No such file or directory", left=NOTHING,
          command=("run", "ROOT/none.yaml", "--out", "OUT")),
     Case("config that is no YAML", "RUN.yaml is not YAML", left=NOTHING,

@@ -22,8 +22,8 @@ from striate.data.reading import read_samples
 from striate.data.samples import Sample
 from striate.errors import ArtifactError, TrainingError
 from striate.stages.train import train
-from striate.training.checkpoints import Checkpoint, CheckpointStore
-from striate.training.resume_identity import identity
+from striate.training.checkpointing.checkpoints import Checkpoint, CheckpointStore
+from striate.training.checkpointing.resume_identity import identity
 
 if TYPE_CHECKING:
     from striate.models.io.load import Loaded
@@ -215,7 +215,7 @@ def test_all_of_a_checkpoint_is_on_the_disk_before_its_manifest_is(
 
 ERRORS: dict[str, tuple[str, Exception]] = {
     "safetensors": (
-        "striate.training.trained_weights.save_file",
+        "striate.training.checkpointing.trained_weights.save_file",
         SafetensorError("No space left on device"),
     ),
     "torch": ("torch.save", RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0")),

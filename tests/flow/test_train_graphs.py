@@ -25,7 +25,7 @@ from striate.models.io.load import Loaded
 from striate.stages.train import train
 from striate.training import callbacks, session
 from striate.training import trainer as engine
-from striate.training.checkpoints import COMPLETE
+from striate.training.checkpointing.checkpoints import COMPLETE
 from striate.training.compile.cuda_graphs import GraphedSteps
 from striate.training.compile.policy import ANSWERS_TOGETHER, LayerExecution, with_graphs
 from striate.training.inputs.wait_free import WaitFreeInputs

@@ -17,7 +17,7 @@ from striate.config import LoraSection, MachineSection, TrainSection
 from striate.data.reading import read_samples
 from striate.errors import ArtifactError, TrainingError
 from striate.stages.train import train
-from striate.training.checkpoints import COMPLETE
+from striate.training.checkpointing.checkpoints import COMPLETE
 from striate.training.trainer import RegionTrainer
 
 if TYPE_CHECKING:

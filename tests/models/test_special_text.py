@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from striate.data.chat_template.special_text import SpecialText, special_words
 from striate.data.collate import Collator
 from striate.data.label_mask import IGNORED
 from striate.data.samples import Message, Sample
-from striate.data.special_text import SpecialText, special_words
 from striate.errors import DataError
 from striate.tasks.inference.text_tokens import encode
 

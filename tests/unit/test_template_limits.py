@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from striate.data import template_limits
-from striate.data.rendering import Renderer
+from striate.data.chat_template import template_limits
+from striate.data.chat_template.rendering import Renderer
+from striate.data.chat_template.template_limits import bounded_time, check_template
 from striate.data.samples import Message, Sample
-from striate.data.template_limits import bounded_time, check_template
 from striate.errors import ModelError
 
 ENDLESS = "".join(f"{{% for {name} in range(99999) %}}" for name in "ijk") + "{% endfor %}" * 3

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
+from striate.data.chat_template.rendering import Renderer
 from striate.data.collate import Collator
-from striate.data.rendering import Renderer
 from striate.data.samples import Message, Sample
 from striate.errors import DataError
 from striate.models.interventions.image_feature_cache import cached_image_features

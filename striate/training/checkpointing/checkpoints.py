@@ -20,10 +20,10 @@ from striate.errors import ArtifactError, StriateError, TrainingError, first_lin
 from striate.storage.atomic import cannot_write, write_text
 from striate.storage.held_folders import check_held
 from striate.storage.manifest import read_manifest, write_manifest
+from striate.training.checkpointing.resume_identity import Identity, Progressed
+from striate.training.checkpointing.trained_weights import WEIGHTS
 from striate.training.distributed.ranks import Ranks
 from striate.training.metrics.metrics_log import dump_rows, parse_rows, read_rows
-from striate.training.resume_identity import Identity, Progressed
-from striate.training.trained_weights import WEIGHTS
 
 COMPLETE = "complete.json"
 LOG, SAMPLES, LONGEST = "train_log.jsonl", "samples.txt", "longest"

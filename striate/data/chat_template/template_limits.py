@@ -81,7 +81,7 @@ def bounded_time() -> Iterator[None]:
 @lru_cache(maxsize=64)
 def _tried(template: str) -> str:
     """Return what a template takes too much of for three short turns; empty if all is well."""
-    code = resources.files("striate.data").joinpath(_TRIED).read_text(encoding="utf-8")
+    code = resources.files("striate.data.chat_template").joinpath(_TRIED).read_text(encoding="utf-8")
     task = json.dumps({"template": template, "messages": _TRIAL, "seconds": SECONDS, "most": MOST_CHARACTERS})
     try:
         done = subprocess.run(

@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any
 
+from striate.data.chat_template.template_limits import bounded_time, check_template
 from striate.data.samples import Sample
-from striate.data.template_limits import bounded_time, check_template
 from striate.errors import DataError, ModelError, first_line
 
 

@@ -1,0 +1,1 @@
+"""Chat templates: text of a conversation as a model reads it, and what a template may cost."""
