@@ -83,7 +83,7 @@ def test_code_that_the_config_names_is_never_run(model_type: str, tiny_llava_dir
     if model_type == "llava":
         assert type(load_model(str(tiny_llava_dir), device="cpu").model).__module__.startswith("transformers.")
     else:
-        with pytest.raises(ModelError, match=r"config.json can't be used: The repository .* contains custo"):
+        with pytest.raises(ModelError, match=r"config\.json can't be used: The repository "):
             load_model(str(tiny_llava_dir), device="cpu")
     assert not (tiny_llava_dir / "ran").exists()
 

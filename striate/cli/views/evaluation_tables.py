@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from striate.artifacts import (
     Difference,
@@ -22,7 +24,7 @@ TASK_WIDTH, MODEL_WIDTH = 34, 24
 Key = tuple[str, str, str, str]
 
 
-def retention_tables(records: Mapping[str, EvalRecord], retention: Retention, width: int) -> Iterator[Table]:
+def retention_tables(records: Mapping[str, EvalRecord], retention: Retention, width: int) -> Iterator[Group]:
     """Yield tables of tasks by models: each score with its interval, and under it the retention with its own.
 
     The baseline comes first; models that don't fit into `width` characters follow in further tables. The two averages,
@@ -33,7 +35,9 @@ def retention_tables(records: Mapping[str, EvalRecord], retention: Retention, wi
     rows: dict[tuple[str, ...], Difference] = {(row.label, *_key(row)): row for row in retention.rows}
     for begin in range(0, max(len(others), 1), at_once):
         labels = [retention.baseline, *others[begin : begin + at_once]]
-        yield _table(records, retention.baseline, labels, rows)
+        # A title within a narrow table is broken over lines.
+        title = f"score and 95% interval; below, % kept of {retention.baseline}"
+        yield Group(Text(title, style="italic"), _table(records, retention.baseline, labels, rows))
 
 
 def gate_table(gate: GateResult) -> Table:
@@ -99,9 +103,7 @@ def _telling(row: GateRow) -> str:
 def _table(
     records: Mapping[str, EvalRecord], baseline: str, labels: Sequence[str], rows: Mapping[tuple[str, ...], Difference]
 ) -> Table:
-    table = Table(
-        title=f"score and 95% interval; below, % kept of {baseline}", title_justify="left", box=None, pad_edge=False
-    )
+    table = Table(box=None, pad_edge=False)
     table.add_column("task", overflow="fold")
     table.add_column("n", justify="right")
     for label in labels:
