@@ -72,14 +72,12 @@ def analyze(
     core, anatomy = unwrap(model), find_anatomy(model)
     check_decoder_only(anatomy)
     progress = progress or Silent()
-    order = _longest_first(samples)
-    ordered = [samples[index] for index in order]
+    ordered = [samples[index] for index in (order := _longest_first(samples))]
     batches = Batches(ordered, Collator(processor, max_length, True, limits), batch_size)
     calibration = Calibration(core, processor, anatomy, batches, Path(base) if base else None, pairs, seed)
     with evaluating(core):
         measured = measure(calibration, chosen, progress)
-    # Resamples go through the rows in this order, so that intervals don't depend on the input's order.
-    rows = np.array(sorted(range(len(order)), key=lambda row: (ordered[row].id, order[row])), dtype=np.intp)
+    rows = _rows_by_id(ordered, order)
     tasks = _rows_by_task(ordered, rows) if by == "task" else {}
     return Scores(
         num_layers=anatomy.num_layers,
@@ -87,6 +85,11 @@ def analyze(
         scorers=tuple(entry.summary(rows, seed) for entry in measured),
         tasks={task: _task_scores(task, measured, rows, seed, progress) for task, rows in tasks.items()},
     )
+
+
+def _rows_by_id(ordered: Sequence[Sample], order: Sequence[int]) -> NDArray[np.intp]:
+    """Return the order in which resamples go through the rows, so that intervals don't depend on the input's order."""
+    return np.array(sorted(range(len(order)), key=lambda row: (ordered[row].id, order[row])), dtype=np.intp)
 
 
 def _rows_by_task(samples: Sequence[Sample], rows: NDArray[np.intp]) -> dict[str, NDArray[np.intp]]:

@@ -54,9 +54,6 @@ def train(
     tuned in place and left in eval mode; with LoRA its region gets adapters. `out` becomes a PEFT adapter folder
     (LoRA) or an ordinary checkpoint (full), with the processor and region.json, and loads without striate.
 
-    An interrupted training goes on from `work_dir` when called again with the same arguments and a fresh model, and
-    gives the same weights as one without interruption.
-
     Args:
         model: a plain LVLM on the device to train on.
         processor: its processor.
@@ -66,7 +63,8 @@ def train(
         machine: micro-batch and workers.
         seed: of the order of samples, of first values and of dropout.
         out: the checkpoint folder, written whole or not at all; must be new or empty.
-        work_dir: where unfinished training keeps its checkpoints, which are removed at the end.
+        work_dir: where unfinished training keeps its checkpoints, which are removed at the end. Called again with the
+            same arguments and a fresh model it goes on from them, to the same weights as without interruption.
         log: `train_log.jsonl`, one line a step.
         base_path: where the base model is, as the adapter names it.
         broken: whether a sample that can't be used stops the training, or is left out.
@@ -83,23 +81,22 @@ def train(
         ArtifactError: a folder that can't be written, or `out` is not empty.
     """
     check_training(model, region, samples, config, out)
+    ranks = _joined(model, broken)
+    progress = progress if progress and ranks.is_main else Silent()
+    store = CheckpointStore(work_dir, identity(region, config, samples, seed, base_path, base_weights))
+    checkpoint = ranks.on_main(lambda: store.find(log, overwrite, progress.say))
+    collator = Collator(processor, config.max_length, True, PictureLimits.of(machine), broken == "skip")
+    plan = Plan.of(len(samples), config, machine, ranks.world_size)
+    job = TrainingJob(region, samples, collator, config, machine, seed, base_path, plan)
+    return _train(model, processor, job, progress, store, checkpoint, out=out, log=log, key=key)
+
+
+def _joined(model: Any, broken: str) -> Ranks:
+    """Return the processes of this training, which from now on exchange gradients."""
     ranks = Ranks.launched()
     check_broken(broken, ranks.world_size)
     ranks.join(next(model.parameters()).device)
-    progress = progress if progress and ranks.is_main else Silent()
-    plan = Plan.of(len(samples), config, machine, ranks.world_size)
-    warn_of_lisa(region, config.resample, plan.steps, seed, progress)
-    store = CheckpointStore(work_dir, identity(region, config, samples, seed, base_path, base_weights))
-    checkpoint = ranks.on_main(lambda: store.find(log, overwrite, progress.say))
-    limits, skips = PictureLimits.of(machine), broken == "skip"
-    collator = Collator(processor, config.max_length, train=True, limits=limits, skips_broken=skips)
-    job = TrainingJob(region, samples, collator, config, machine, seed, base_path, plan)
-    record = _train(model, processor, job, progress, store, checkpoint, out=out, log=log, key=key)
-    ranks.on_main(store.remove)
-    progress.say(record.proof)
-    if record.skipped:
-        progress.say(f"{len(record.skipped)} broken samples were left out, which train.json names")
-    return record
+    return ranks
 
 
 def _train(
@@ -116,6 +113,7 @@ def _train(
 ) -> TrainRecord:
     """Return how the training went, after writing the result, whole or not at all, with its card."""
     ranks, machine = Ranks.launched(), job.machine
+    warn_of_lisa(job.region, job.config.resample, job.plan.steps, job.seed, progress)
     execution = choose_execution(model, job)
     with prepared_for_training(model, job) as prepared:
         cached = cached_features(
@@ -127,6 +125,10 @@ def _train(
     record, card = _record(job, prepared, result, ranks), _card(job, prepared)
     kept = {"key": key, "record": record.model_dump(mode="json"), "log": result.rows}
     ranks.on_main(lambda: save_model(prepared.model, processor, out, prepared.region, card, kept))
+    ranks.on_main(store.remove)
+    progress.say(record.proof)
+    if record.skipped:
+        progress.say(f"{len(record.skipped)} broken samples were left out, which train.json names")
     return record
 
 
