@@ -71,8 +71,8 @@ def analyze(
     _check(chosen, samples, base, pairs, batch_size)
     core, anatomy = unwrap(model), find_anatomy(model)
     check_decoder_only(anatomy)
-    progress = progress or Silent()
-    ordered = [samples[index] for index in (order := _longest_first(samples))]
+    order, progress = _longest_first(samples), progress or Silent()
+    ordered = [samples[index] for index in order]
     batches = Batches(ordered, Collator(processor, max_length, True, limits), batch_size)
     calibration = Calibration(core, processor, anatomy, batches, Path(base) if base else None, pairs, seed)
     with evaluating(core):
