@@ -173,6 +173,8 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     Raises:
         ValueError: what its numbers mean is not known.
     """
+    if image.mode in ("P", "PA") and image.palette is None:
+        raise ValueError("its palette is missing")
     if image.mode in _EIGHT_BITS:
         return image
     values = np.asarray(image)

@@ -203,6 +203,15 @@ def test_the_first_sample_with_a_damaged_picture_is_named(tmp_path: Path) -> Non
         check_pictures({good: "s0", tmp_path / "gone.png": "s9"})
 
 
+def test_a_palette_that_is_missing_is_found_by_check_too(tmp_path: Path) -> None:
+    content = saved(tmp_path / "a.png", Image.new("P", (4, 4))).read_bytes()
+    place = content.index(b"PLTE") - 4
+    length = int.from_bytes(content[place : place + 4], "big")
+    (tmp_path / "a.png").write_bytes(content[:place] + content[place + length + 12 :])
+    with pytest.raises(DataError, match="its palette is missing"):
+        check_pictures({tmp_path / "a.png": "s1"})
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 def test_mutated_pictures_open_or_are_refused(tmp_path: Path) -> None:
     """Decoders raise errors of every kind for damaged files: all of them name the sample."""
