@@ -103,6 +103,8 @@ ANEW = re.compile(r"(^|/)(run\.json|config\.yaml|report\.html|README\.md|retenti
 MEASURED = re.compile(
     rb'"(seconds|peak_memory_gib|finished|command|model|digest|[a-z_]*per_second)": ?("[^"]*"|[-+.\de]+)'
 )
+# What one session asked, and what it took over from one that was stopped.
+ASKING = re.compile(rb'"asking": ?\{[^}]*\}')
 
 
 def damages(name: str) -> dict[str, Damage]:
@@ -114,8 +116,11 @@ def contents(folder: Path) -> dict[str, bytes]:
     """Return the content of every file of a run folder that a run does not write anew."""
     names = {path: str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file()}
     kept = {name: path.read_bytes() for path, name in names.items() if not ANEW.search(name)}
-    texts = (".json", ".jsonl")
-    return {name: MEASURED.sub(rb'"\1": 0', text) if name.endswith(texts) else text for name, text in kept.items()}
+    return {name: _unmeasured(text) if name.endswith((".json", ".jsonl")) else text for name, text in kept.items()}
+
+
+def _unmeasured(text: bytes) -> bytes:
+    return ASKING.sub(b"", MEASURED.sub(rb'"\1": 0', text))
 
 
 def written(run: Path) -> tuple[int, int] | None:

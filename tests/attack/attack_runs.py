@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from attack_engine import CLEAN, FAILED, Case, Place, Verdict, judge, tail, worst
+from attack_engine import CLEAN, FAILED, Case, Place, Shown, Verdict, judge, tail, worst
 from attack_files import contents, same_as_pristine, written
 from attack_ground import raw_config
 from fault_kit import FAULTS, KILLED, Fault, FileOperations, faulty, operations_of
@@ -183,12 +183,12 @@ CHANGES: dict[str, tuple[Callable[[Place], Any], str]] = {
     "a file beside the artifacts": (lambda place: (place.root / "done/notes.txt").write_text("x"), ""),
     "machine settings": (lambda place: _config(place, "machine", eval_batch=2), ""),
     "the title": (lambda place: _config(place, "report", title="another"), ""),
-    "the gate": (lambda place: _config(place, "evaluate", gate="visual>=1"), ""),
+    "the gate": (lambda place: _config(place, "evaluate", gate="visual>=0.1"), ""),
     "the number of answers": (lambda place: _config(place, "evaluate", limit=3), "evaluate"),
     "a word in train.json": (lambda place: _edit(place.pack / "train.json", '"red"', '"rot"'), "all"),
     "a picture": (lambda place: _flip(place.pack / "images/square_00.png"), "all"),
     "a weight": (lambda place: _flip(place.model / "model.safetensors"), "all"),
-    "the template": (lambda place: _edit(place.model / "chat_template.jinja", "user", "user "), "all"),
+    "the template": (lambda place: _edit(place.model / "chat_template.jinja", "assistant", "assistant:"), "all"),
     "the processor": (lambda place: _edit(place.model / "processor_config.json", "0.48", "0.49"), "all"),
     "the learning rate": (lambda place: _config(place, "train", lr=0.02), "train"),
     "the seed": (lambda place: _config(place, "", seed=1), "all"),
@@ -225,10 +225,14 @@ def _changed(change: Callable[[Place], Any], again: str) -> Callable[[Place], Ve
         if not kept:
             return Verdict(FAILED, "a checkpoint is replaced without --overwrite")
         trained = "train: up to date" in shown.text
-        if again in ("", "evaluate") and not trained:
+        refused = again == "evaluate" and "holds a run of another config: evaluate." in shown.text
+        if again in ("", "evaluate") and not trained and not refused:
             return Verdict(FAILED, f"the training is out of date for nothing: {tail(shown.text)}")
         if not again:
-            return judge(shown, lambda: "" if shown.text.count("up to date") == 7 else "a stage was done for nothing")
+            # A gate that does not hold has exit code 1.
+            nothing = shown.text.count("up to date") == 7
+            held = Shown(0, shown.text, shown.words) if "gate" in shown.text and nothing else shown
+            return judge(held, lambda: "" if nothing else "a stage was done for nothing")
         return judge(shown, refused=True, names=("--overwrite",))
 
     return play

@@ -48,7 +48,7 @@ def test_there_are_enough() -> None:
         (Shown(1, ERROR), CLEAN),
         (Shown(2, "Usage: striate"), CLEAN),
         (Shown(1, "error: a\n  allowed: b\n"), WEAK),
-        (Shown(1, ERROR + "x" * 3000), WEAK),
+        (Shown(1, ERROR + "x" * 5000), WEAK),
         (Shown(1, "no word"), FAILED),
         (Shown(1, "Traceback (most recent call last):\n" + ERROR), FAILED),
         (Shown(1, "\x1b[31m" + ERROR), FAILED),
