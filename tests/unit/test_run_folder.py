@@ -299,7 +299,7 @@ def test_a_fault_at_any_operation_costs_nothing(tmp_path: Path, fault: Fault) ->
     operations = operations_of(lambda: a_run(path), path, log)
     whole = whole_run(path)
     assert len(operations) > 30
-    for at in range(0, len(operations), 2 if fault == "kill" else 5):
+    for at in range(0, len(operations), 5 if fault == "kill" else 11):
         shutil.rmtree(path)
         code = faulty(lambda: a_run(path), FileOperations(path, at, fault), log)
         if code == 1:
@@ -340,8 +340,8 @@ def reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The files that are read for their digests."""
     monkeypatch.setenv("STRIATE_CACHE", str(tmp_path / "cache"))
     seen: list[str] = []
-    digest = file_digests._digest
-    monkeypatch.setattr(file_digests, "_digest", lambda file: (seen.append(file.name), digest(file))[1])
+    digest = file_digests.digest_of
+    monkeypatch.setattr(file_digests, "digest_of", lambda file: (seen.append(file.name), digest(file))[1])
     return seen
 
 
