@@ -71,7 +71,7 @@ def analyze(
     _check(chosen, samples, base, pairs, batch_size)
     core, anatomy = unwrap(model), find_anatomy(model)
     check_decoder_only(anatomy)
-    order, progress = _longest_first(samples), progress or Silent()
+    progress, order = progress or Silent(), _longest_first(samples)
     ordered = [samples[index] for index in order]
     batches = Batches(ordered, Collator(processor, max_length, True, limits), batch_size)
     calibration = Calibration(core, processor, anatomy, batches, Path(base) if base else None, pairs, seed)
