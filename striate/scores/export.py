@@ -8,7 +8,7 @@ from pathlib import Path
 from striate.artifacts import LayerScores, Scores
 from striate.errors import ConfigError
 from striate.storage.atomic import write_text
-from striate.storage.tables import check_new_file, csv_text
+from striate.storage.csv_export import check_new_file, csv_text
 
 ALL = "all"
 """The task of scores on all samples, and the part of scores on all kinds of tokens."""

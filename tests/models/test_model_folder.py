@@ -19,8 +19,8 @@ from striate.models.convert.legacy.legacy_sources import shard_files
 from striate.models.io.components import load_encoder, load_llm
 from striate.models.io.load import load_model, load_processor, read_config
 from striate.models.io.model_folder import check_source
-from striate.models.io.safetensors_shards import INDEX, WHOLE, read_shards
-from striate.models.io.stored_matrices import StoredMatrices
+from striate.models.io.weights.safetensors_shards import INDEX, WHOLE, read_shards
+from striate.models.io.weights.stored_matrices import StoredMatrices
 from striate.models.structure.meta_model import blueprint
 from striate.models.surgery.prune_checkpoint import prune_checkpoint
 

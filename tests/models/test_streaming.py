@@ -20,8 +20,8 @@ from shards_kit import Built, as_bytes, assert_same_weights, config_of, sharded,
 from striate.artifacts import Region, read_document, write_document
 from striate.errors import ModelError
 from striate.models.io.load import Loaded, load_model, load_weights
-from striate.models.io.safetensors_shards import INDEX, WHOLE, by_file, read_file, read_shards, write_shards
 from striate.models.io.save import save_model
+from striate.models.io.weights.safetensors_shards import INDEX, WHOLE, by_file, read_file, read_shards, write_shards
 from striate.models.surgery.prune_checkpoint import prune_checkpoint
 from striate.models.surgery.remove_layers import remove_layers
 from striate.models.surgery.roundtrip_check import self_test

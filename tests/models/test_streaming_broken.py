@@ -15,7 +15,7 @@ from shards_kit import Built, config_of, sharded
 from striate.artifacts import Region, write_document
 from striate.errors import ArtifactError, ModelError
 from striate.models.io.load import Loaded
-from striate.models.io.safetensors_shards import INDEX
+from striate.models.io.weights.safetensors_shards import INDEX
 from striate.models.surgery.prune_checkpoint import prune_checkpoint
 
 # Bad input: each row breaks a good checkpoint in one way, and names what the error must say.

@@ -11,8 +11,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from striate.errors import ModelError
-from striate.models.io.layer_weights import layer_matrices
-from striate.models.io.stored_matrices import StoredMatrices
+from striate.models.io.weights.layer_weights import layer_matrices
+from striate.models.io.weights.stored_matrices import StoredMatrices
 from striate.models.structure.anatomy import find_anatomy, layer_of, unwrap
 from striate.scorers.runners.weights import run_stored_weights, run_weights
 from striate.scorers.spectrum import SPECTRUM_SNR, signal_to_noise, singular_values

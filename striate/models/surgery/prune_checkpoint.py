@@ -14,9 +14,9 @@ from striate.models.interventions.model_rule import save_rule
 from striate.models.io.adapters import is_adapter
 from striate.models.io.model_folder import model_file
 from striate.models.io.quiet import quietly
-from striate.models.io.safetensors_shards import AGAIN, Stored, by_file, read_shards, write_shards
 from striate.models.io.save import REGION_FILE
-from striate.models.io.stored_names import StoredNames, Target
+from striate.models.io.weights.safetensors_shards import AGAIN, Stored, by_file, read_shards, write_shards
+from striate.models.io.weights.stored_names import StoredNames, Target
 from striate.models.structure.anatomy import Anatomy, layer_of
 from striate.models.structure.meta_model import blueprint
 from striate.models.surgery.config_edits import cannot_remove

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from striate.models.interventions.selected_logits import answer_logits
-from striate.models.io.layer_weights import layer_parameters
 from striate.models.io.placing import on_device
+from striate.models.io.weights.layer_weights import layer_parameters
 from striate.models.structure.anatomy import Anatomy
 from striate.progress import Advance
 from striate.scorers.base import LayerScorer

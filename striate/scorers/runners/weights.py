@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from striate.errors import ModelError
-from striate.models.io.layer_weights import layer_matrices
-from striate.models.io.stored_matrices import StoredMatrices
+from striate.models.io.weights.layer_weights import layer_matrices
+from striate.models.io.weights.stored_matrices import StoredMatrices
 from striate.models.structure.anatomy import Anatomy
 from striate.progress import Advance
 from striate.scorers.base import LayerScorer

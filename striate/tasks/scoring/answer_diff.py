@@ -8,7 +8,7 @@ from typing import Any
 from striate.artifacts import EvalRecord, Prediction
 from striate.errors import ArtifactError, ConfigError
 from striate.storage.atomic import write_text
-from striate.storage.tables import check_new_file, csv_text
+from striate.storage.csv_export import check_new_file, csv_text
 
 Results = Mapping[str, tuple[EvalRecord, Sequence[Prediction]]]
 FORMATS = (".csv", ".jsonl")

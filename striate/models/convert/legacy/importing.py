@@ -22,7 +22,7 @@ from striate.models.convert.legacy.tower import Tower, find_tower
 from striate.models.convert.legacy.write_checkpoint import ShardWriter
 from striate.models.io.adapters import base_of, is_adapter
 from striate.models.io.quiet import quietly
-from striate.models.io.safetensors_shards import AGAIN, read_file
+from striate.models.io.weights.safetensors_shards import AGAIN, read_file
 from striate.storage.atomic import new_folder
 
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from striate.config import looks_like_hub_id
 from striate.errors import ModelError, first_line
 from striate.models.io.model_folder import check_source, model_file, weight_map
-from striate.models.io.safetensors_shards import AGAIN, INDEX, WHOLE, read_shards
+from striate.models.io.weights.safetensors_shards import AGAIN, INDEX, WHOLE, read_shards
 from striate.storage.read_files import user_path
 
 BIN, BIN_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"

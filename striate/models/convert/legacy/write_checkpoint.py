@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 
 from striate.errors import ModelError
 from striate.models.convert.legacy.legacy_sources import Tensors
-from striate.models.io.safetensors_shards import AGAIN, shard_names, write_index
-from striate.models.io.stored_names import StoredNames
+from striate.models.io.weights.safetensors_shards import AGAIN, shard_names, write_index
+from striate.models.io.weights.stored_names import StoredNames
 
 
 class ShardWriter:

@@ -15,8 +15,8 @@ from striate.models.io.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, base_of,
 from striate.models.io.json_files import read_json
 from striate.models.io.load import load_weights
 from striate.models.io.quiet import quietly
-from striate.models.io.safetensors_shards import Stored, read_shards
-from striate.models.io.stored_names import StoredNames
+from striate.models.io.weights.safetensors_shards import Stored, read_shards
+from striate.models.io.weights.stored_names import StoredNames
 from striate.models.structure.anatomy import Anatomy, layer_of, plain_name
 from striate.models.structure.meta_model import blueprint
 from striate.storage.read_files import user_path

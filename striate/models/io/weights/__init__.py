@@ -1,0 +1,1 @@
+"""Weights of a checkpoint on disk: where each tensor lies, what it is called, and matrices one at a time."""
