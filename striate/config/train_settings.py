@@ -8,6 +8,9 @@ from pydantic import Field, model_validator
 
 from striate.config.section import MOST, LayerSpec, Section
 
+# Weights in float32 can't take a step beyond this.
+FLOAT32 = 1e38
+
 
 class LoraSection(Section):
     """LoRA of all projection matrices of the region's layers; defaults are the paper's."""
@@ -50,8 +53,8 @@ class TrainSection(Section):
     lora: LoraSection = LoraSection()
     resample: ResampleSection = ResampleSection()
     train_projector: bool = True
-    lr: float = Field(default=2e-4, gt=0, le=1000)
-    projector_lr: float = Field(default=2e-5, gt=0, le=1000)
+    lr: float = Field(default=2e-4, gt=0, le=FLOAT32)
+    projector_lr: float = Field(default=2e-5, gt=0, le=FLOAT32)
     optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
     batch_size: int = Field(default=128, ge=1, le=1_000_000)
     epochs: float = Field(default=1.0, gt=0, le=100_000)
@@ -59,7 +62,7 @@ class TrainSection(Section):
     warmup_ratio: float = Field(default=0.03, ge=0, lt=1)
     scheduler: Literal["cosine", "linear", "constant"] = "cosine"
     weight_decay: float = Field(default=0.0, ge=0, le=1000)
-    max_grad_norm: float = Field(default=1.0, gt=0, le=1e12)
+    max_grad_norm: float = Field(default=1.0, gt=0, le=FLOAT32)
     max_length: int = Field(default=2048, ge=16, le=10_000_000)
     gradient_checkpointing: bool = False
     packing: bool = False

@@ -153,7 +153,7 @@ def test_every_number_has_a_least_and_a_most() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, _ in numbers()])
-@pytest.mark.parametrize("value", ["-1", "1e300", "1000000000000000000000000000000", ".nan", ".inf"])
+@pytest.mark.parametrize("value", ["-1", "1e300", "1" + "0" * 40, ".nan", ".inf"])
 def test_a_number_beyond_any_use_is_refused(name: str, value: str) -> None:
     assert f"run.yaml: {name}: Input should be" in refusal(RAW, f"{name}={value}")
 
