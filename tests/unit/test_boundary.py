@@ -104,10 +104,11 @@ def test_an_argument_that_is_no_text(monkeypatch: pytest.MonkeyPatch, capsys: py
         (RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"), "No space left on"),
         (MemoryError(), "not enough memory: MemoryError"),
         (OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "not enough memory: CUDA out of memory"),
+        (ValueError("Image features and image tokens do not match, tokens: 5"), "the processor and the model do not"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"), "not enough memory: Default"),
     ],
 )  # fmt: skip
-def test_a_machine_that_lacks_something(
+def test_what_is_no_bug_of_striate_is_an_error(
     error: Exception, said: str, state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown = ended(error, monkeypatch)
