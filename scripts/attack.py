@@ -1,6 +1,6 @@
 """Attack striate: faults, damaged files and bad inputs of every kind; print how the cases came out, kind by kind.
 
-    python scripts/attack.py                                  # some of each kind, about ten minutes on 2 cores
+    python scripts/attack.py                                  # some of each kind, about a quarter of an hour on 2 cores
     python scripts/attack.py --n 0                            # every case there is
     python scripts/attack.py --kinds pictures "model cards"   # these kinds only
 
@@ -35,7 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kinds", nargs="+", help="kinds of cases; all of them when none is named")
     parser.add_argument("--seed", type=int, default=0, help="which cases are drawn")
-    parser.add_argument("--n", type=int, default=120, help="the most cases of a kind; 0: all")
+    parser.add_argument("--n", type=int, default=66, help="the most cases of a kind; 0: all")
     parser.add_argument("--workers", type=int, default=2, help="processes")
     parser.add_argument("--out", type=Path, help="write the figures there")
     asked = parser.parse_args()

@@ -37,6 +37,8 @@ def sampled(cases: Sequence[Case], most: int, seed: int) -> list[Case]:
     kinds: dict[str, list[int]] = {}
     for index, case in enumerate(cases):
         kinds.setdefault(case.kind, []).append(index)
-    rng = random.Random(seed)
-    drawn = (rng.sample(places, most) if 0 < most < len(places) else places for places in kinds.values())
+    drawn = [
+        random.Random(f"{seed} {kind}").sample(places, most) if 0 < most < len(places) else places
+        for kind, places in kinds.items()
+    ]
     return [cases[index] for index in sorted(index for places in drawn for index in places)]
