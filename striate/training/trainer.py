@@ -19,7 +19,7 @@ from striate.data.label_mask import IGNORED
 from striate.data.packing import FILLER, SEGMENTS, Batch
 from striate.errors import DataError
 from striate.models.structure.anatomy import PROJECTOR, component_of, find_anatomy
-from striate.training.batching.micro_batches import StepCollator, StepSampler, broken_of
+from striate.training.batching.micro_batches import BROKEN, StepCollator, StepSampler, broken_of
 from striate.training.callbacks import LisaCallback, MetricsCallback, Proof, ProofCallback
 from striate.training.checkpointing.checkpoints import COMPLETE, CheckpointStore
 from striate.training.checkpointing.trained_weights import load_trainable, norm_of, save_trainable
@@ -239,7 +239,8 @@ class RegionTrainer(Trainer):
         self._slots += slots
         self._tokens += int(batch["attention_mask"].sum()) if "attention_mask" in batch else slots
         self._tokens -= int(batch.get(FILLER, 0))
-        self._skipped |= broken_of(batch)
+        if BROKEN in batch:
+            self._skipped |= broken_of(batch)
 
     def _counted(self) -> tuple[int, int] | torch.Tensor:
         """Return tokens and slots since the last call; an unread tensor (2,) where several processes count."""

@@ -227,7 +227,7 @@ def test_a_card_does_not_change_the_fingerprint(tmp_path: Path) -> None:
     assert (folder / CARD_FILE).is_file()
     assert fingerprint(folder) == before
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["README.md", "checkpoint", "config.json"]
-    write_text(folder / "notes" / CARD_FILE, "inner")
+    write_text(folder / "generation_config.json", "{}")
     assert fingerprint(folder) != before
 
 

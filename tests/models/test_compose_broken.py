@@ -60,7 +60,7 @@ LLM_ROWS: dict[str, tuple[str, Callable[[Path], None] | dict[str, Any], str]] = 
     "code of its own": (
         "llama",
         _spoil("config.json", model_type="mine", auto_map={"AutoConfig": "mine.Mine"}),
-        "can't be used as the LLM: .*custom code",
+        "can't be used as the LLM: The repository",
     ),
     "an encoder-decoder": ("t5", {"d_model": 32, "d_ff": 32, "num_layers": 1}, "can't be used as the LLM"),
 }
