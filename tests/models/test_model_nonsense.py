@@ -242,3 +242,10 @@ def test_image_tokens_that_can_not_be_counted(tiny_llava_dir: Path) -> None:
     assert "the image tokens of a picture can't be counted from the config of this llava" in refused(
         lambda: image_tokens(plan.model)
     )
+
+
+def test_a_padding_token_without_an_embedding_is_refused(tiny_llava_dir: Path) -> None:
+    file = tiny_llava_dir / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "pad_token": "<nobody knows>"}))
+    said = refused(lambda: load_model(str(tiny_llava_dir), device="cpu"))
+    assert "the tokenizer's pad_token '<nobody knows>' is token 360, and the model has embeddings of 360 tokens" in said

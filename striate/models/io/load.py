@@ -19,7 +19,7 @@ from striate.models.io.devices import resolve_device, resolve_dtype
 from striate.models.io.foreign import reading_model
 from striate.models.io.model_folder import check_source, object_of
 from striate.models.io.quiet import quietly
-from striate.models.io.sane_model import check_finite, check_image_token, check_size
+from striate.models.io.sane_model import check_finite, check_image_token, check_size, check_special_tokens
 from striate.models.structure.anatomy import find_anatomy
 from striate.models.structure.vision_modules import text_only
 from striate.models.visual_token_skipping.rule import load_rule
@@ -73,6 +73,7 @@ def load_model(
         load_rule(model, Path(source))
         processor = _read_processor(source, revision)
         check_image_token(model, processor, source)
+        check_special_tokens(model, processor, source)
         return Loaded(model, processor)
 
 

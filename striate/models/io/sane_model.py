@@ -58,3 +58,17 @@ def check_image_token(model: Any, processor: Any, source: str) -> None:
             "a config and a processor that belong together",
             "copy config.json and the processor's files from one model",
         )
+
+
+def check_special_tokens(model: Any, processor: Any, source: str) -> None:
+    """Raise a ModelError where the token that pads, begins or ends a sample has no embedding."""
+    rows, tokenizer = model.get_input_embeddings().weight.shape[0], processor.tokenizer
+    for name in ("pad_token", "bos_token", "eos_token"):
+        token = getattr(tokenizer, f"{name}_id", None)
+        if isinstance(token, int) and token >= rows:
+            raise ModelError(
+                f"{source}: the tokenizer's {name} {getattr(tokenizer, name)!r} is token {token}, and the model has "
+                f"embeddings of {rows} tokens",
+                "a tokenizer and a model that belong together",
+                f"name another {name} in tokenizer_config.json, or copy the tokenizer's files from the model",
+            )
