@@ -124,6 +124,7 @@ def test_tied_embeddings_survive_merging_pruning_and_saving(
     base = load_model(tmp_path / "base", device="cpu").model
     assert base.lm_head.weight is base.model.language_model.embed_tokens.weight
     assert torch.equal(_logits(base, question), _logits(model, question))
+    torch.manual_seed(0)
     wrapped = peft.get_peft_model(base, lora_config(base, REGION, r=4))
     wrapped.peft_config["default"].base_model_name_or_path = "../base"
     with torch.no_grad():
@@ -133,7 +134,8 @@ def test_tied_embeddings_survive_merging_pruning_and_saving(
     wrapped.eval()
     save_model(wrapped, tiny_llava.processor, tmp_path / "adapter")
     merged = load_model(tmp_path / "adapter", device="cpu", merge=True)
-    assert torch.allclose(_logits(merged.model, question), _logits(wrapped, question), atol=1e-4)
+    # Merging rounds each product once more; what is wrong differs in the first digits.
+    assert torch.allclose(_logits(merged.model, question), _logits(wrapped, question), atol=1e-3)
     remove_layers(merged.model, [3])
     save_model(merged.model, merged.processor, tmp_path / "small")
     assert self_test(merged.model, tmp_path / "small", question).max_logit_difference == 0
