@@ -53,9 +53,6 @@ def prune(
             "pass processor=..., and leave scores out",
         )
     stage.check_removal(region, remove)
-    gone = region.removable[:remove]
     batches = calibration(samples, Collator(processor, _MAX_LENGTH, train=True), _BATCH)
-    question = Question(name)
-    candidates = set(region.outside) - set(gone)
-    cuts = rank_greedily(model, batches, candidates, remove - len(gone), question, gone=gone)
+    cuts = rank_greedily(model, batches, region, remove, Question(name))
     return stage.prune(model, region, remove, None, name, cuts=cuts)[0]

@@ -93,7 +93,7 @@ class Flow:
         section = self.config.analyze
         with self.run.stage("analyze", self.keys.analyze(), ["scores.json"]) as stage:
             if stage.stale:
-                samples = read_many(self.inputs.calibration or self.inputs.train, section.samples, self.config.seed)
+                samples = read_many(self.inputs.calibrating, section.samples, self.config.seed)
                 base_model = self._models.load(BASE_LABEL)
                 scores = analyze(
                     base_model.model,
@@ -177,7 +177,7 @@ class Flow:
                 collator = Collator(tuned.processor, self.config.train.max_length, train=False, limits=limits)
                 region = read_document(self.out / "region.json", Region)
                 scored = section.remove and not section.greedy
-                data, unfinished = self.inputs.calibration or self.inputs.train, self.out / UNFINISHED
+                data, unfinished = self.inputs.calibrating, self.out / UNFINISHED
                 ranking = LayerRanking(self.config, data, unfinished, stage.key, self.progress)
                 _, record = prune(
                     tuned.model,

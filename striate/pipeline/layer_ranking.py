@@ -44,22 +44,20 @@ class LayerRanking:
         from striate.pruning.greedy_ranking import Question, calibration, rank_greedily
 
         section = self.config.prune
-        gone = region.removable[: section.remove]
-        if not section.greedy or len(gone) == section.remove:
+        if not section.greedy or len(region.removable) >= section.remove:
             return ()
         machine = self.config.machine
         collator = Collator(tuned.processor, self.config.train.max_length, True, PictureLimits.of(machine))
         samples = read_many(self.data, section.samples, self.config.seed)
         known = self._known()
         if known:
-            self.progress.say(f"prune: goes on after cut {len(known)} of {section.remove - len(gone)}")
+            self.progress.say(f"prune: goes on after cut {len(known)} of {section.remove - len(region.removable)}")
         return rank_greedily(
             tuned.model,
             calibration(samples, collator, machine.micro_batch),
-            set(region.outside) - set(gone),
-            section.remove - len(gone),
+            region,
+            section.remove,
             Question(section.scorer, section.text_weight),
-            gone=gone,
             known=known,
             keep=lambda cuts: write_document(self.file, UnfinishedRanking(key=self.key, cuts=tuple(cuts))),
             progress=self.progress,

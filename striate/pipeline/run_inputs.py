@@ -37,6 +37,11 @@ class RunInputs:
     packs: tuple[Source, ...] = ()
     base: str | None = None
 
+    @property
+    def calibrating(self) -> tuple[Path, ...]:
+        """The calibration set's files or folders: the training data where none are named."""
+        return self.calibration or self.train
+
 
 def locate_inputs(config: RunConfig, progress: Progress) -> RunInputs:
     """Return where the inputs of `config` are; a gate is held against the test items.

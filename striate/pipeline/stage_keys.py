@@ -45,7 +45,7 @@ class StageKeys:
         config = self.run.config
         return {
             "model": self.model(),
-            "data": self._data(self.inputs.calibration or self.inputs.train),
+            "data": self._data(self.inputs.calibrating),
             "section": config.analyze.model_dump(),
             "base": self._noted("base", self.inputs.base, self._of_model) if self.inputs.base else "",
             "max_length": config.train.max_length,
@@ -85,7 +85,7 @@ class StageKeys:
             "section": section.model_dump(exclude=set() if greedy else {"samples", "text_weight"}),
         }
         if greedy:
-            follows["data"] = self._data(self.inputs.calibration or self.inputs.train)
+            follows["data"] = self._data(self.inputs.calibrating)
             follows |= {"max_length": config.train.max_length, "seed": config.seed}
         return follows
 

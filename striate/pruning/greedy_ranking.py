@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from striate.artifacts import Cut
+from striate.artifacts import Cut, Region
 from striate.data.collate import Collator
 from striate.data.samples import Sample
 from striate.errors import DataError, ModelError
@@ -21,7 +21,7 @@ from striate.models.io.placing import on_device
 from striate.models.structure.anatomy import Anatomy, check_decoder_only, find_anatomy, unwrap
 from striate.progress import Advance, Progress, Silent
 from striate.scorers.streaming.answers import Answers, answer_hits, answer_losses
-from striate.scorers.streaming.batches import Batches
+from striate.scorers.streaming.batches import Batches, longest_first
 
 # What an answer token costs, from logits (N, V) and targets (N,): the lower, the better.
 MEASURES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -106,25 +106,23 @@ def calibration(samples: Sequence[Sample], collator: Collator, batch_size: int) 
     """
     if not samples:
         raise DataError("there are no samples to rank layers by", "one sample or more", "give calibration samples")
-    ordered = sorted(
-        samples, key=lambda sample: (-len(sample.images), -sum(len(turn.text) for turn in sample.messages))
-    )
-    return Batches(ordered, collator, batch_size)
+    return Batches([samples[index] for index in longest_first(samples)], collator, batch_size)
 
 
 def rank_greedily(
     model: nn.Module,
     batches: Batches[Any, dict[str, Tensor]],
-    candidates: Collection[int],
-    count: int,
+    region: Region,
+    remove: int,
     question: Question = Question(),
     *,
-    gone: Collection[int] = (),
     known: Sequence[Cut] = (),
     keep: Callable[[Sequence[Cut]], None] = lambda cuts: None,
     progress: Progress | None = None,
 ) -> tuple[Cut, ...]:
-    """Return `count` cuts among `candidates`, in order: in each round the layer whose absence costs the answers least.
+    """Return the cuts outside `region`, in order: in each round the layer whose absence costs the answers least.
+
+    Layers that the region gives up (`Region.removable`) go before all others, and are no cuts.
 
     A round is one pass of the calibration set through the layers that are left, and for each candidate the layers
     behind it, which makes about half a pass a candidate; the vision encoder runs once a batch and round. Papers: SLEB,
@@ -133,10 +131,9 @@ def rank_greedily(
     Args:
         model: an LVLM without adapters; left as it was.
         batches: the calibration set (`calibration`).
-        candidates: layers that may go.
-        count: how many do.
+        region: layers that stay.
+        remove: how many of the others go.
         question: what is asked of each candidate.
-        gone: layers that go in any case, before all others.
         known: the first cuts, from an earlier call that was interrupted.
         keep: told of all cuts so far after each one.
         progress: where to say how far it is.
@@ -145,9 +142,11 @@ def rank_greedily(
         ModelError: layers that can't be skipped one by one, a device with too little memory, or costs that are no
             numbers.
     """
+    given_up = region.removable[:remove]
+    count = remove - len(given_up)
     cuts = list(known[:count])
     ranking = _Ranking(model, batches, question, progress or Silent())
-    for cut in ranking.cuts(candidates, count - len(cuts), [*gone, *(cut.layer for cut in cuts)]):
+    for cut in ranking.cuts(region.outside, count - len(cuts), [*given_up, *(cut.layer for cut in cuts)]):
         cuts.append(cut)
         keep(cuts)
     return tuple(cuts)

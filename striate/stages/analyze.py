@@ -20,7 +20,7 @@ from striate.scorers import SCORERS, measure, runner_of
 from striate.scorers.base import LayerScorer, check_base_named
 from striate.scorers.runners.runner import Calibration
 from striate.scorers.statistics.measurement import Measurement
-from striate.scorers.streaming.batches import Batches
+from striate.scorers.streaming.batches import Batches, longest_first
 
 NO_TASK = "other"
 
@@ -71,7 +71,7 @@ def analyze(
     _check(chosen, samples, base, pairs, batch_size)
     core, anatomy = unwrap(model), find_anatomy(model)
     check_decoder_only(anatomy)
-    progress, order = progress or Silent(), _longest_first(samples)
+    progress, order = progress or Silent(), longest_first(samples)
     ordered = [samples[index] for index in order]
     batches = Batches(ordered, Collator(processor, max_length, True, limits), batch_size)
     calibration = Calibration(core, processor, anatomy, batches, Path(base) if base else None, pairs, seed)
@@ -122,12 +122,3 @@ def _check(
     if pairs < 2:
         raise ConfigError(f"{pairs} pairs of pictures have no interval", "2 or more", "set analyze.pairs to 2 or more")
     check_base_named(chosen, base)
-
-
-def _longest_first(samples: Sequence[Sample]) -> list[int]:
-    """Return an order with little padding, in which a lack of memory shows at once."""
-    return sorted(
-        range(len(samples)),
-        key=lambda index: (len(samples[index].images), sum(len(turn.text) for turn in samples[index].messages)),
-        reverse=True,
-    )

@@ -22,6 +22,7 @@ from striate.models.surgery.remove_layers import remove_layers
 from striate.pruning.greedy_ranking import Question, calibration, rank_greedily
 
 LAYERS = 4
+NONE = Region(layers=(), num_layers=LAYERS, spec="none")
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ def test_each_cut_is_the_best_of_models_that_lack_the_layer(
 ) -> None:
     model = tiny_llava.model
     assert {bool(sample.images) for sample in samples} == {True, False}
-    cuts = rank_greedily(model, batches_of(tiny_llava, samples), range(LAYERS), 2, Question(measure, text_weight))
+    cuts = rank_greedily(model, batches_of(tiny_llava, samples), NONE, 2, Question(measure, text_weight))
     gone: list[int] = []
     for cut in cuts:
         truth = {}
@@ -92,7 +93,7 @@ def test_the_model_is_left_as_it_was(tiny_llava: Loaded, samples: list[Sample]) 
     with torch.no_grad():
         before = model.eval()(**batch).logits
         model.train()
-        rank_greedily(model, batches_of(tiny_llava, samples), range(LAYERS), 2)
+        rank_greedily(model, batches_of(tiny_llava, samples), NONE, 2)
         assert model.training
         assert torch.equal(model.eval()(**batch).logits, before)
 
@@ -101,25 +102,23 @@ def test_the_model_is_left_as_it_was(tiny_llava: Loaded, samples: list[Sample]) 
 def test_an_interrupted_ranking_goes_on_to_the_same_cuts(tiny_llava: Loaded, samples: list[Sample], done: int) -> None:
     kept: list[tuple[Cut, ...]] = []
     whole = rank_greedily(
-        tiny_llava.model, batches_of(tiny_llava, samples), range(LAYERS), 3, keep=lambda cuts: kept.append(tuple(cuts))
+        tiny_llava.model, batches_of(tiny_llava, samples), NONE, 3, keep=lambda cuts: kept.append(tuple(cuts))
     )
     assert [len(cuts) for cuts in kept] == [1, 2, 3]
-    again = rank_greedily(tiny_llava.model, batches_of(tiny_llava, samples), range(LAYERS), 3, known=kept[done - 1])
+    again = rank_greedily(tiny_llava.model, batches_of(tiny_llava, samples), NONE, 3, known=kept[done - 1])
     assert [cut.layer for cut in again] == [cut.layer for cut in whole]
     for one, other in zip(again, whole, strict=True):
         assert one.candidates == pytest.approx(other.candidates, abs=1e-6)
 
 
 def test_batch_size_changes_nothing(tiny_llava: Loaded, samples: list[Sample]) -> None:
-    one, four = (
-        rank_greedily(tiny_llava.model, batches_of(tiny_llava, samples, size), range(LAYERS), 1) for size in (1, 4)
-    )
+    one, four = (rank_greedily(tiny_llava.model, batches_of(tiny_llava, samples, size), NONE, 1) for size in (1, 4))
     assert one[0].candidates == pytest.approx(four[0].candidates, abs=2e-5)
 
 
 def test_python_call(tiny_llava: Loaded, samples: list[Sample]) -> None:
     region = Region(layers=(1,), num_layers=LAYERS, spec="ids:1")
-    cuts = rank_greedily(tiny_llava.model, batches_of(tiny_llava, samples, 8), region.outside, 2)
+    cuts = rank_greedily(tiny_llava.model, batches_of(tiny_llava, samples, 8), region, 2)
     expected = copy.deepcopy(tiny_llava.model)
     remove_layers(expected, sorted(cut.layer for cut in cuts))
     smaller = copy.deepcopy(tiny_llava.model)
@@ -146,4 +145,4 @@ def test_losses_that_are_no_numbers_are_refused(tiny_llava: Loaded, samples: lis
     with torch.no_grad():
         model.get_output_embeddings().weight.fill_(float("nan"))
     with pytest.raises(ModelError, match="is not a number"):
-        rank_greedily(model, batches_of(tiny_llava, samples), range(LAYERS), 1)
+        rank_greedily(model, batches_of(tiny_llava, samples), NONE, 1)

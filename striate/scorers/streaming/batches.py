@@ -6,6 +6,7 @@ from typing import Generic, Protocol, TypeVar
 
 import torch
 
+from striate.data.samples import Sample
 from striate.errors import ModelError
 from striate.progress import Advance
 
@@ -74,3 +75,12 @@ class Batches(Generic[Item, Batch]):
         self.size = -(-tried // 2)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def longest_first(samples: Sequence[Sample]) -> list[int]:
+    """Return an order of samples with little padding, in which a lack of memory shows at once."""
+    return sorted(
+        range(len(samples)),
+        key=lambda index: (len(samples[index].images), sum(len(turn.text) for turn in samples[index].messages)),
+        reverse=True,
+    )
