@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from striate.errors import StriateError
 from striate.printable import shown
-from striate.storage.read_files import Form
+from striate.storage.read_files import HALF, Form
 
 SCALARS = (str, int, float)
-HALF = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from striate.config import RunConfig, is_builtin
+from striate.storage.read_files import user_path
 
 # Kept here by name, as looking them up imports torch; a test compares them with the scorers.
 OF_PAIRS = frozenset({"token-swap", "token-swap-flips", "token-swap-onward"})
@@ -89,4 +89,4 @@ def _default(name: str) -> Any:
 
 
 def _is_local(path: str) -> bool:
-    return is_builtin(path) or Path(path).expanduser().is_dir()
+    return is_builtin(path) or user_path(path).is_dir()

@@ -17,7 +17,7 @@ from striate.printable import shown
 MOST_VALUES = 100_000
 _UTF16_OR_32 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
 _HALF_ESCAPED = re.compile(r"\\(?:u|U0000)[dD][89a-fA-F]")
-_HALF = re.compile("[\ud800-\udfff]")
+HALF = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def _no_json(text: str, error: json.JSONDecodeError, place: str, form: Form, lin
 def _whole_characters(value: Any, text: str, place: str, form: Form) -> Any:
     """Return `value`, read from `text`; raise if a text in it holds half of a surrogate pair, which no file can."""
     for where, part in _texts_in(value) if _HALF_ESCAPED.search(text) else ():
-        if half := _HALF.search(part):
+        if half := HALF.search(part):
             raise form.refuse(
                 f"{place}: {where}: character {half.start() + 1} is half of a surrogate pair, {shown(half[0])}",
                 "write whole characters: the text was cut in the middle of one",

@@ -154,9 +154,8 @@ class StepCollator:
 
 
 def broken_of(batch: Batch) -> dict[str, str]:
-    """Return which samples of a batch's step were left out, and why, by their ids."""
-    content = batch.get(BROKEN)
-    broken: dict[str, str] = {} if content is None else json.loads(content.numpy().tobytes())
+    """Return which samples were left out of the step of a batch that tells (`BROKEN`), and why, by their ids."""
+    broken: dict[str, str] = json.loads(batch[BROKEN].numpy().tobytes())
     return broken
 
 

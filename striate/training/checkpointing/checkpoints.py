@@ -130,8 +130,8 @@ class CheckpointStore:
         write_text(folder / LOG, dump_rows(rows))
         write_text(folder / SAMPLES, "".join(f"{digest}\n" for digest in self.identity.samples))
         write_manifest(folder / COMPLETE, {**self.identity.facts, "proof": proof, LONGEST: longest})
-        for earlier in sorted(self._folders().items(), reverse=True)[KEPT:]:
-            shutil.rmtree(earlier[1], ignore_errors=True)
+        for earlier in list(self._folders().values())[KEPT:]:
+            shutil.rmtree(earlier, ignore_errors=True)
 
     def remove(self) -> None:
         """Remove all checkpoints, and the work folder itself if nothing else is in it."""
