@@ -28,6 +28,7 @@ class SelectSection(Section):
 
 
 GREEDY = ("answer-loss", "answer-accuracy")
+BY_PLACE = ("top", "spaced")
 
 
 class PruneSection(Section):
@@ -35,7 +36,8 @@ class PruneSection(Section):
 
     `scorer` is one of `analyze.scorers`, whose scores rank all layers at once, or `answer-loss` or `answer-accuracy`,
     which score every candidate again after each cut, by the tuned model's answers on `samples` of the calibration set.
-    Of these, samples without a picture count `text_weight`, those with one the rest.
+    Of these, samples without a picture count `text_weight`, those with one the rest. `top` and `spaced` go by place
+    alone: the last layers, or evenly spaced ones.
     """
 
     remove: int = Field(default=0, ge=0, le=10_000)
@@ -47,3 +49,8 @@ class PruneSection(Section):
     def greedy(self) -> bool:
         """Whether candidates are scored again after each cut."""
         return self.scorer in GREEDY
+
+    @property
+    def needs_scores(self) -> bool:
+        """Whether one of `analyze.scorers` ranks the layers that are removed."""
+        return bool(self.remove) and self.scorer not in GREEDY + BY_PLACE

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from striate.config.evaluate_settings import EvaluateSection, ReportSection
 from striate.config.inputs import DataSection, ModelSection
-from striate.config.layer_settings import GREEDY, AnalyzeSection, PruneSection, SelectSection
+from striate.config.layer_settings import BY_PLACE, GREEDY, AnalyzeSection, PruneSection, SelectSection
 from striate.config.machine import MachineSection
 from striate.config.section import Section
 from striate.config.train_settings import TrainSection
@@ -42,10 +42,10 @@ class RunConfig(Section):
             )
         if self.train.method == "qlora" and self.machine.dtype not in ("auto", "bfloat16"):
             raise ValueError(f"train.method qlora computes in bfloat16, not in machine.dtype {self.machine.dtype}")
-        if self.prune.remove and not self.prune.greedy and self.prune.scorer not in self.analyze.scorers:
+        if self.prune.needs_scores and self.prune.scorer not in self.analyze.scorers:
             raise ValueError(
-                f"prune.scorer {self.prune.scorer!r} is not {' or '.join(GREEDY)}, nor among analyze.scorers"
-                f" {list(self.analyze.scorers)}"
+                f"prune.scorer {self.prune.scorer!r} is none of {', '.join(GREEDY + BY_PLACE)}, nor among"
+                f" analyze.scorers {list(self.analyze.scorers)}"
             )
         evaluated = (*self.evaluate.models, *self.evaluate.others)
         if self.evaluate.packs and self.evaluate.baseline not in evaluated:

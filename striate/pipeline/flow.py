@@ -176,14 +176,13 @@ class Flow:
                 limits = PictureLimits.of(self.config.machine)
                 collator = Collator(tuned.processor, self.config.train.max_length, train=False, limits=limits)
                 region = read_document(self.out / "region.json", Region)
-                scored = section.remove and not section.greedy
                 data, unfinished = self.inputs.calibrating, self.out / UNFINISHED
                 ranking = LayerRanking(self.config, data, unfinished, stage.key, self.progress)
                 _, record = prune(
                     tuned.model,
                     region,
                     section.remove,
-                    read_document(self.out / "scores.json", Scores) if scored else None,
+                    read_document(self.out / "scores.json", Scores) if section.needs_scores else None,
                     section.scorer,
                     cuts=ranking.cuts(tuned, region),
                     processor=tuned.processor,

@@ -81,7 +81,7 @@ class StageKeys:
         follows: dict[str, Any] = {
             "checkpoint": self.model("tuned"),
             "region": self._region(),
-            "scores": self._scores() if section.remove and not greedy else "",
+            "scores": self._scores() if section.needs_scores else "",
             "section": section.model_dump(exclude=set() if greedy else {"samples", "text_weight"}),
         }
         if greedy:

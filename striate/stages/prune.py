@@ -20,6 +20,7 @@ from striate.models.structure.anatomy import find_anatomy
 from striate.models.surgery.remove_layers import remove_layers
 from striate.models.surgery.renumber import renumbered
 from striate.models.surgery.roundtrip_check import self_test
+from striate.pruning.position_order import ORDERS
 from striate.storage.atomic import check_new_folder
 
 TEST_TEXT = "Please describe this image in detail."
@@ -49,7 +50,7 @@ def prune(
         region: the layers to keep in any case.
         remove: number of layers to remove; 0 leaves the model as it is.
         scores: importance of each layer, higher = keep; not needed where nothing is removed.
-        scorer: which of `scores` ranks the layers; may be left out where there is only one.
+        scorer: which of `scores` ranks the layers, which may be left out where there is only one; or `top` or `spaced`.
         cuts: those of a greedy ranking (`striate.pruning`), which take the place of scores; `scorer` names it.
         processor: saved beside the model; needed with `out`.
         out: folder to save to. The saved model is then loaded again and compared with the one in memory.
@@ -140,6 +141,10 @@ def _least_important(
     named = region.removable[:remove]
     if len(named) == remove:
         return (region.selector if remove else scorer or ""), tuple(sorted(named))
+    others = [layer for layer in region.outside if layer not in named]
+    if scorer is not None and scorer in ORDERS:
+        placed = ORDERS[scorer](others, remove - len(named))
+        return (f"{region.selector}, then {scorer}" if named else scorer), tuple(sorted((*named, *placed)))
     if scores is None:
         raise SpecError(
             "removing layers needs scores, and there are none",
@@ -156,7 +161,6 @@ def _least_important(
             "scores of the same model",
             "run `striate analyze` on this model",
         )
-    others = [layer for layer in region.outside if layer not in named]
     ranked = sorted(others, key=lambda layer: (entry.values[layer], -layer))
     name = f"{region.selector}, then {entry.scorer}" if named else entry.scorer
     return name, tuple(sorted((*named, *ranked[: remove - len(named)])))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from striate.artifacts import PruneRecord, UnfinishedRanking, read_document
+from striate.artifacts import PruneRecord, Region, UnfinishedRanking, read_document
 from striate.config import RunConfig
 from striate.errors import ConfigError
 from striate.pipeline import Flow, layer_ranking
@@ -72,6 +72,21 @@ def test_a_ranking_of_other_settings_is_not_gone_on_with(
 
 def test_a_scorer_that_nobody_knows_is_refused(run_config: Callable[..., RunConfig]) -> None:
     with pytest.raises(
-        ConfigError, match=r"'answerloss' is not answer-loss or answer-accuracy, nor among analyze.scorers"
+        ConfigError,
+        match=r"'answerloss' is none of answer-loss, answer-accuracy, top, spaced, nor among analyze.scorers",
     ):
         run_config("prune.scorer=answerloss", "prune.remove=1")
+
+
+def test_layers_can_go_by_their_place_without_scores(
+    run_config: Callable[..., RunConfig], listener: Any, tmp_path: Path
+) -> None:
+    config = run_config("prune.scorer=top", "prune.remove=1", "train.max_steps=1")
+    flow = Flow(config, tmp_path / "run", progress=listener())
+    flow.select()
+    flow.train()
+    record = flow.prune()
+    region = read_document(tmp_path / "run" / "region.json", Region)
+    assert record.removed == (max(region.outside),)
+    assert record.scorer == "top"
+    assert not (tmp_path / "run" / "scores.json").exists()

@@ -186,7 +186,7 @@ def test_all_problems_at_once() -> None:
     [
         (
             ["prune.remove=1", "prune.scorer=angular-distance"],
-            "prune.scorer 'angular-distance' is not answer-loss or answer-accuracy, nor among analyze.scorers ['block-",
+            "is none of answer-loss, answer-accuracy, top, spaced, nor among analyze.scorers",
         ),
         (["evaluate.packs=[p]", "evaluate.models=[tuned]"], "evaluate.baseline 'start' is not among evaluate.models"),
         (["evaluate.packs=[p]", "evaluate.baseline=pruned"], "baseline is 'pruned', but prune.remove is 0"),

@@ -199,7 +199,7 @@ def _moves(prune: PruneRecord | None) -> str:
         return ""
     moved = ", ".join(f"{old}→{new}" for old, new in sorted(prune.old_to_new.items()))
     gone = ", ".join(map(str, prune.removed))
-    return f"\n\nRemoved: layers {gone} (lowest {_plain(prune.scorer)} outside the region). Old→new: {moved}."
+    return f"\n\nRemoved: layers {gone} (by {_plain(prune.scorer)}, of those outside the region). Old→new: {moved}."
 
 
 def _figures(facts: CardFacts) -> str:
