@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import types
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -30,6 +30,9 @@ def kind(annotation: Any) -> str:
     if annotation is None or annotation is type(None):
         return "none"
     origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        named = [rule for rule in arguments[1:] if isinstance(rule, str)]
+        return named[0] if named else kind(arguments[0]) + bounds(FieldInfo.from_annotation(annotation))
     if origin is Literal:
         return ", ".join(f"`{value}`" for value in arguments)
     if origin in (Union, types.UnionType):

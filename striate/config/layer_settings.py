@@ -1,10 +1,12 @@
 """Settings of analyze, select and prune: scorers, the region, and how many layers are removed."""
 
-from typing import Literal
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from striate.config.section import MOST, LayerSpec, Section
+from striate.printable import shown
 
 
 class AnalyzeSection(Section):
@@ -29,18 +31,23 @@ class SelectSection(Section):
 
 GREEDY = ("answer-loss", "answer-accuracy")
 BY_PLACE = ("top", "spaced")
+MOST_LAYERS = 10_000
+Percentage = Annotated[str, "a percentage such as `25%`"]
+_PERCENTAGE = re.compile(r"(100|[0-9]{1,2}(\.[0-9]{1,9})?) *%")
 
 
 class PruneSection(Section):
     """How many layers outside the region are removed, and the scorer that ranks them.
 
+    `remove` is their number, or a percentage of the model's layers: of 30, `25%` is 8 (`floor(0.25 * 30 + 0.5)`), and
+    every percentage over 0 is one layer or more.
     `scorer` is one of `analyze.scorers`, whose scores rank all layers at once, or `answer-loss` or `answer-accuracy`,
     which score every candidate again after each cut, by the tuned model's answers on `samples` of the calibration set.
     Of these, samples without a picture count `text_weight`, those with one the rest. `top` and `spaced` go by place
     alone: the last layers, or evenly spaced ones.
     """
 
-    remove: int = Field(default=0, ge=0, le=10_000)
+    remove: Annotated[int, Field(ge=0, le=MOST_LAYERS)] | Percentage = 0
     scorer: str = "modality-block-influence"
     samples: int = Field(default=128, ge=1, le=MOST)
     text_weight: float = Field(default=0.5, ge=0, le=1)
@@ -54,3 +61,18 @@ class PruneSection(Section):
     def needs_scores(self) -> bool:
         """Whether one of `analyze.scorers` ranks the layers that are removed."""
         return bool(self.remove) and self.scorer not in GREEDY + BY_PLACE
+
+    @field_validator("remove", mode="before")
+    @classmethod
+    def _number_or_percentage(cls, value: Any) -> int | str:
+        """Return the number, or the percentage as it was written; no percent is the number 0."""
+        text = value.strip() if isinstance(value, str) else ""
+        if _PERCENTAGE.fullmatch(text):
+            return text if text.strip("0.% ") else 0
+        number = int(text) if re.fullmatch(r"[0-9]{1,9}", text) else value
+        if isinstance(number, float) and number.is_integer():
+            number = int(number)
+        if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= MOST_LAYERS:
+            allowed = f"a number of layers from 0 to {MOST_LAYERS:,}, or a percentage of them up to 100%, such as 25%"
+            raise ValueError(f"{shown(value)} is not {allowed}")
+        return number

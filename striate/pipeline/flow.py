@@ -20,11 +20,12 @@ from striate.config import RunConfig, anchored
 from striate.errors import ArtifactError
 from striate.pipeline.earlier_keys import adopt_earlier_stages
 from striate.pipeline.ineffective_settings import ineffective_settings
-from striate.pipeline.preflight import check_adapter, check_base, check_region, labels_of
+from striate.pipeline.preflight import check_adapter, check_base, check_region, labels_of, num_layers_of
 from striate.pipeline.resident_model import BASE_LABEL, QUANTIZED, ResidentModel
 from striate.pipeline.run_inputs import locate_inputs
 from striate.pipeline.stage_keys import StageKeys
 from striate.progress import Progress, Silent
+from striate.pruning.removal import layers_to_remove
 from striate.runs.folder import open_run
 from striate.storage.inside import inside
 
@@ -176,15 +177,16 @@ class Flow:
                 limits = PictureLimits.of(self.config.machine)
                 collator = Collator(tuned.processor, self.config.train.max_length, train=False, limits=limits)
                 region = read_document(self.out / "region.json", Region)
+                remove = layers_to_remove(section.remove, region.num_layers)
                 data, unfinished = self.inputs.calibrating, self.out / UNFINISHED
                 ranking = LayerRanking(self.config, data, unfinished, stage.key, self.progress)
                 _, record = prune(
                     tuned.model,
                     region,
-                    section.remove,
+                    remove,
                     read_document(self.out / "scores.json", Scores) if section.needs_scores else None,
                     section.scorer,
-                    cuts=ranking.cuts(tuned, region),
+                    cuts=ranking.cuts(tuned, region, remove),
                     processor=tuned.processor,
                     out=self.out / "pruned",
                     test_inputs=collator.encode_prompts(samples),
@@ -307,10 +309,4 @@ class Flow:
     def _num_layers(self) -> int:
         """Return the number of decoder layers: from the scores if there are some, else from the model's config."""
         scores = self.scores_if_any()
-        if scores:
-            return scores.num_layers
-        from striate.models.io.adapters import base_of, is_adapter
-        from striate.models.structure.meta_model import blueprint
-
-        folder = Path(self.inputs.model)
-        return blueprint(base_of(folder) if is_adapter(folder) else self.inputs.model).anatomy.num_layers
+        return scores.num_layers if scores else num_layers_of(self.inputs.model)

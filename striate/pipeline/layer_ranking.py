@@ -36,27 +36,33 @@ class LayerRanking:
     key: str
     progress: Progress
 
-    def cuts(self, tuned: Loaded, region: Region) -> tuple[Cut, ...]:
-        """Return the cuts beside those layers that the region itself gives up; none where no answers are asked."""
+    def cuts(self, tuned: Loaded, region: Region, remove: int) -> tuple[Cut, ...]:
+        """Return the cuts beside those layers that the region itself gives up; none where no answers are asked.
+
+        Args:
+            tuned: the model whose answers are asked.
+            region: layers that stay.
+            remove: how many of the others go.
+        """
         from striate.data.collate import Collator
         from striate.data.pictures import PictureLimits
         from striate.data.reading import read_many
         from striate.pruning.greedy_ranking import Question, calibration, rank_greedily
 
         section = self.config.prune
-        if not section.greedy or len(region.removable) >= section.remove:
+        if not section.greedy or len(region.removable) >= remove:
             return ()
         machine = self.config.machine
         collator = Collator(tuned.processor, self.config.train.max_length, True, PictureLimits.of(machine))
         samples = read_many(self.data, section.samples, self.config.seed)
         known = self._known()
         if known:
-            self.progress.say(f"prune: goes on after cut {len(known)} of {section.remove - len(region.removable)}")
+            self.progress.say(f"prune: goes on after cut {len(known)} of {remove - len(region.removable)}")
         return rank_greedily(
             tuned.model,
             calibration(samples, collator, machine.micro_batch),
             region,
-            section.remove,
+            remove,
             Question(section.scorer, section.text_weight),
             known=known,
             keep=lambda cuts: write_document(self.file, UnfinishedRanking(key=self.key, cuts=tuple(cuts))),

@@ -6,6 +6,7 @@ from striate.artifacts import Region
 from striate.config import RunConfig
 from striate.errors import ModelError
 from striate.printable import shown
+from striate.pruning.removal import layers_to_remove
 from striate.storage.fingerprints import fingerprint
 from striate.storage.read_files import user_path
 
@@ -69,4 +70,17 @@ def check_region(config: RunConfig, region: Region) -> None:
     from striate.training.preflight_checks import check_layers
 
     check_layers(region, config.train)
-    check_removal(region, config.prune.remove)
+    check_removal(region, layers_to_remove(config.prune.remove, region.num_layers))
+
+
+def num_layers_of(model_path: str) -> int:
+    """Return how many decoder layers the model at `model_path`, a folder or hub id, has: from its config alone.
+
+    Raises:
+        ModelError: no such model, or not an LVLM.
+    """
+    from striate.models.io.adapters import base_of, is_adapter
+    from striate.models.structure.meta_model import blueprint
+
+    folder = Path(model_path)
+    return blueprint(base_of(folder) if is_adapter(folder) else model_path).anatomy.num_layers

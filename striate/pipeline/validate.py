@@ -10,10 +10,11 @@ from striate.data.pictures import PictureLimits, check_pictures
 from striate.demo.places import check_pack
 from striate.errors import DataError
 from striate.pipeline.ineffective_settings import ineffective_settings
-from striate.pipeline.preflight import labels_of
+from striate.pipeline.preflight import check_region, labels_of, num_layers_of
 from striate.pipeline.run_inputs import check_model_path, locate_base
 from striate.progress import Silent
-from striate.selectors.spec.grammar import parse_spec
+from striate.pruning.removal import layers_to_remove
+from striate.selectors.spec.grammar import parse_spec, resolve
 from striate.selectors.spec.required_scores import check_specs
 from striate.storage.read_files import user_path
 from striate.tasks.packs.findings import findings
@@ -49,6 +50,8 @@ def check_run(config: RunConfig) -> Iterator[str]:
         yield f"data      {_data(name, limits, config.data.broken == 'skip', read)}"
     if user_path(config.model.path).is_dir() and not any(map(is_builtin, config.data.train)):
         yield f"lengths   {_lengths(config, limits)}"
+    if config.prune.remove:
+        yield f"prune     {_removal(config)}"
     check_pack_names([_pack_name(name) for name in config.evaluate.packs])
     packs: list[Pack] = []
     for name in config.evaluate.packs:
@@ -74,6 +77,18 @@ def _check_base(config: RunConfig) -> None:
     from striate.scorers.base import check_base_named
 
     check_base_named([SCORERS.get(name) for name in config.analyze.scorers], locate_base(config, Silent()))
+
+
+def _removal(config: RunConfig) -> str:
+    """Return how many layers go; of a model on this disk, also of how many, and whether so many may."""
+    remove, folder = config.prune.remove, user_path(config.model.path)
+    spec, ranked = parse_spec(config.select.region), f"ranked by {config.prune.scorer}"
+    if not folder.is_dir():
+        return f"{remove}{' of the' if isinstance(remove, str) else ''} layers, {ranked}"
+    num_layers = num_layers_of(str(folder))
+    if not spec.needs_scores:
+        check_region(config, resolve(spec, num_layers))
+    return f"{layers_to_remove(remove, num_layers)} of {num_layers} layers, {ranked}"
 
 
 def _scorers(config: RunConfig) -> str:

@@ -225,6 +225,10 @@ CASES = [
          prepare=lambda place: (place.model / "adapter_config.json").write_text('{"base_model_name_or_path": "x"}')),
     Case("too many layers to remove", "3 layers to remove, but 2 of 4 lie outside region 'uniform:50%'",
          ("prune.remove=3",), **REGION),
+    Case("too many layers to remove, in percent", "3 layers to remove, but 2 of 4 lie outside region 'uniform:50%'",
+         ("prune.remove=75%",), **REGION),
+    Case("too many layers to remove, checked", "3 layers to remove, but 2 of 4 lie outside region 'uniform:50%'",
+         ("prune.remove=3",), command=CHECK, left=NOTHING),
     Case("too many layers to remove, by scores", "4 layers to remove, but 1 of 4 lie outside region 'scores:",
          ("prune.remove=4", "select.region=scores:block-influence:3"), left=SELECTED),
     # training data

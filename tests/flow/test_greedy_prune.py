@@ -13,7 +13,7 @@ from striate.config import RunConfig
 from striate.errors import ConfigError
 from striate.pipeline import Flow, layer_ranking
 
-GREEDY = ("prune.scorer=answer-loss", "prune.remove=2", "prune.samples=6", "evaluate.packs=[]", "select.region=ids:1")
+GREEDY = ("prune.scorer=answer-loss", "prune.remove=50%", "prune.samples=6", "evaluate.packs=[]", "select.region=ids:1")
 
 
 def pruned(flow: Flow) -> PruneRecord:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import striate
-from striate.artifacts import Cut, Region
+from striate.artifacts import Cut, LayerScores, Region, Scores
 from striate.data.collate import Collator
 from striate.data.reading import read_samples
 from striate.data.samples import PLACEHOLDER, Sample
@@ -126,6 +126,21 @@ def test_python_call(tiny_llava: Loaded, samples: list[Sample]) -> None:
     batch = Collator(tiny_llava.processor, 128, False).encode_prompts(samples[:1])
     with torch.no_grad():
         assert torch.equal(small(**batch).logits, expected(**batch).logits)
+
+
+def test_python_call_with_a_percentage(tiny_llava: Loaded) -> None:
+    region = striate.select(tiny_llava.model, "ids:1")
+    values = (4.0, 3.0, 1.0, 2.0)
+    scores = Scores(
+        num_layers=4, samples=0, scorers=(LayerScores(scorer="s", values=values, low=values, high=values, samples=0),)
+    )
+    # 1.5 of 4 layers, rounded up.
+    small = striate.prune(copy.deepcopy(tiny_llava.model), region, remove="37.5%", scores=scores)
+    assert small.config.text_config.num_hidden_layers == 2
+    with pytest.raises(ConfigError, match=r"4 layers to remove, but 3 of 4 lie outside region 'ids:1'"):
+        striate.prune(tiny_llava.model, region, remove="100%", scores=scores)
+    with pytest.raises(ConfigError, match=r"'37\.5' layers to remove\n.*a percentage of them such as '25%'"):
+        striate.prune(tiny_llava.model, region, remove="37.5", scores=scores)
 
 
 def test_samples_without_a_processor_are_refused(tiny_llava: Loaded, samples: list[Sample]) -> None:

@@ -190,6 +190,7 @@ def test_all_problems_at_once() -> None:
         ),
         (["evaluate.packs=[p]", "evaluate.models=[tuned]"], "evaluate.baseline 'start' is not among evaluate.models"),
         (["evaluate.packs=[p]", "evaluate.baseline=pruned"], "baseline is 'pruned', but prune.remove is 0"),
+        (["evaluate.packs=[p]", "evaluate.baseline=pruned", "prune.remove=0%"], "but prune.remove is 0"),
         (["evaluate.packs=[p]", "evaluate.gate=text>=9", "evaluate.models=[start]"], "the gate would hold always"),
         (["evaluate.packs=[p]", "evaluate.gate=text>=9", "evaluate.models=[start, pruned]"], "the gate would hold"),
         (["machine.memory_budget=9", "train.gradient_checkpointing=true"], "are both set"),
@@ -200,6 +201,30 @@ def test_all_problems_at_once() -> None:
 )
 def test_contradictions(overrides: list[str], text: str) -> None:
     assert text in refusal(RAW, *overrides)
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [("4", 4), ("'4'", 4), ("4.0", 4), ("25%", "25%"), ("0.5%", "0.5%"), ("100%", "100%"), ("0%", 0), ("0.00 %", 0)],
+)
+def test_layers_to_remove_are_a_number_or_a_percentage(written: str, read: int | str) -> None:
+    assert parse_config(RAW, [f"prune.remove={written}"]).prune.remove == read
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        *[(text, text) for text in ("-1", "0.25", "10001", "[1]")],
+        *[(text, f"'{text.strip(chr(39))}'") for text in ("101%", "-5%", "'%'", "quarter", "25%%", "1e1%")],
+        (".inf", "inf"),
+        ("true", "True"),
+        ("null", "None"),
+    ],
+)
+def test_no_number_of_layers_and_no_percentage(written: str, shown: str) -> None:
+    assert refusal(RAW, f"prune.remove={written}").startswith(
+        f"run.yaml: prune.remove: {shown} is not a number of layers from 0 to 10,000, or a percentage of them"
+    )
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from striate.config.layer_settings import GREEDY
 from striate.errors import SpecError
+from striate.pruning.greedy_ranking import MEASURES
 from striate.registry import NoParams, Registry, Strategy
 from striate.scorers import SCORERS
 from striate.selectors import SELECTORS
@@ -96,3 +98,7 @@ def test_families_are_rows_of_a_table() -> None:
     assert all(family.title and "\n" not in family.title for family in FAMILIES)
     with pytest.raises(dataclasses.FrozenInstanceError):
         FAMILIES[0].title = "other"  # type: ignore[misc]
+
+
+def test_what_layers_may_be_ranked_by_is_the_same_in_the_config_and_where_they_are_ranked() -> None:
+    assert tuple(MEASURES) == GREEDY

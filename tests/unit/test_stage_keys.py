@@ -183,6 +183,11 @@ def test_what_layers_ranked_by_scores_follow_from(root: Path, change: str, expec
     assert {stage for stage in old if old[stage] != new[stage]} == expected
 
 
+def test_a_percentage_of_layers_is_what_the_pruned_model_follows_from(root: Path) -> None:
+    old, new = (keys_of(parse_config(base_config(root), more)) for more in ([], ["prune.remove=25%"]))
+    assert {stage for stage in old if old[stage] != new[stage]} == PRUNED
+
+
 def settings_of(section: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[str]:
     """The dotted name of every setting, sections within sections included."""
     for name, field in section.model_fields.items():

@@ -1,0 +1,26 @@
+"""How many decoder layers are removed: a number, or a percentage of those that a model has."""
+
+from __future__ import annotations
+
+from striate.errors import ConfigError
+from striate.printable import shown
+from striate.selectors.spec.size import read_size
+
+
+def layers_to_remove(remove: int | str, num_layers: int) -> int:
+    """Return how many of `num_layers` decoder layers `remove` means: `4` is that many, `25%` a share of them.
+
+    A share r of L layers means `floor(r * L + 0.5)` layers, at least one; `0%` is none.
+
+    Raises:
+        ConfigError: a text that is no percentage from 0% to 100%.
+    """
+    if isinstance(remove, int):
+        return remove
+    if not remove.endswith("%"):
+        raise ConfigError(
+            f"{shown(remove)} layers to remove",
+            "a number of layers such as 4, or a percentage of them such as '25%'",
+            "write a share of the layers with %",
+        )
+    return 0 if not remove.strip("0.% ") else read_size(remove).of(num_layers)
