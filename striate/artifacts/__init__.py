@@ -17,6 +17,7 @@ from striate.artifacts.eval_records import (
 from striate.artifacts.layer_scores import LayerScores, Peak, Scores, SplitHalf
 from striate.artifacts.prune_record import Cut, PruneRecord, SelfTest, UnfinishedRanking
 from striate.artifacts.region import Region
+from striate.artifacts.speed_record import SpeedRecord, Spread
 from striate.artifacts.train_record import ComponentCount, Resampled, Trainable, TrainRecord
 
 __all__ = [
@@ -39,7 +40,9 @@ __all__ = [
     "Retention",
     "Scores",
     "SelfTest",
+    "SpeedRecord",
     "SplitHalf",
+    "Spread",
     "SuiteRecord",
     "TaskScore",
     "TrainRecord",
