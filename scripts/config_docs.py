@@ -37,6 +37,8 @@ def kind(annotation: Any) -> str:
         return ", ".join(f"`{value}`" for value in arguments)
     if origin in (Union, types.UnionType):
         return " or ".join(kind(argument) for argument in arguments)
+    if origin is Annotated:
+        return f"{kind(arguments[0])}{bounds(arguments[1])}"
     if origin is tuple:
         return f"list of {kind(arguments[0])}"
     if origin is dict:

@@ -1,6 +1,6 @@
 """The base of all sections of a run config."""
 
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -11,9 +11,25 @@ LayerSpec = Annotated[str, _SPEC]
 
 
 class Section(BaseModel):
-    """Base of all sections: unknown keys and numbers without a value are errors, instances are immutable."""
+    """Base of all sections: unknown keys and numbers without a value are errors, instances are immutable.
+
+    `later` names the settings that earlier versions did not have.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    later: ClassVar[frozenset[str]] = frozenset()
+
+    def noted(self) -> dict[str, Any]:
+        """Return the settings by name as keys of stages hold them: those that came later only where they were changed.
+
+        So what an earlier version noted of the same settings is still the same.
+        """
+        found: dict[str, Any] = {}
+        for name, value in self.model_dump(mode="json").items():
+            own, field = getattr(self, name), type(self).model_fields[name]
+            if name not in self.later or own != field.get_default(call_default_factory=True):
+                found[name] = own.noted() if isinstance(own, Section) else value
+        return found
 
 
 def specs_of(section: Section) -> dict[str, str]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from striate.config.section import MOST, LayerSpec, Section
 
@@ -12,12 +12,39 @@ from striate.config.section import MOST, LayerSpec, Section
 FLOAT32 = 1e38
 
 
+Rank = Annotated[int, Field(ge=1, le=65_536)]
+Alpha = Annotated[int, Field(ge=1, le=1_000_000)]
+
+
 class LoraSection(Section):
-    """LoRA of all projection matrices of the region's layers; defaults are the paper's."""
+    """LoRA of the projection matrices of the region's layers; defaults are the paper's.
+
+    `modules` says which of them get adapters: `all`, `attention`, `mlp`, names such as `q_proj`, or several joined by
+    `+`, such as `gate+up`. `use_rslora` scales by alpha / sqrt(r), `use_dora` trains the size of each output apart from
+    its direction, and `rank_pattern` and `alpha_pattern` give modules of a name their own rank and alpha; all four are
+    PEFT's, as it has them.
+    """
+
+    later: ClassVar[frozenset[str]] = frozenset({"modules", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern"})
 
     r: int = Field(default=128, ge=1, le=65_536)
     alpha: int = Field(default=256, ge=1, le=1_000_000)
     dropout: float = Field(default=0.05, ge=0, lt=1)
+    modules: str = Field(default="all", min_length=1, max_length=1000)
+    use_rslora: bool = False
+    use_dora: bool = False
+    rank_pattern: dict[str, Rank] = Field(default_factory=dict, max_length=1000)
+    alpha_pattern: dict[str, Alpha] = Field(default_factory=dict, max_length=1000)
+
+    @field_validator("modules", mode="before")
+    @classmethod
+    def _joined(cls, value: Any) -> Any:
+        """Return a list of names as one text."""
+        return "+".join(map(str, value)) if isinstance(value, list | tuple) else value
+
+    def __hash__(self) -> int:
+        """Return a hash of all settings, mappings included."""
+        return hash(self.model_dump_json())
 
 
 class ResampleSection(Section):

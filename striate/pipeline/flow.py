@@ -20,7 +20,14 @@ from striate.config import RunConfig, anchored
 from striate.errors import ArtifactError
 from striate.pipeline.earlier_keys import adopt_earlier_stages
 from striate.pipeline.ineffective_settings import ineffective_settings
-from striate.pipeline.preflight import check_adapter, check_base, check_region, labels_of, num_layers_of
+from striate.pipeline.preflight import (
+    check_adapter,
+    check_base,
+    check_parts,
+    check_region,
+    labels_of,
+    num_layers_of,
+)
 from striate.pipeline.resident_model import BASE_LABEL, QUANTIZED, ResidentModel
 from striate.pipeline.run_inputs import locate_inputs
 from striate.pipeline.stage_keys import StageKeys
@@ -281,6 +288,7 @@ class Flow:
         from striate.stages.select import select
 
         check_base(self.config, self.inputs.model)
+        check_parts(self.config, self.inputs.model)
         spec = self.keys.region_spec
         check_specs(self.config, spec)
         if not spec.needs_scores:

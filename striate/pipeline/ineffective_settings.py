@@ -16,7 +16,8 @@ OF_NO_SAMPLES = OF_PAIRS | OF_CHANGE | {"spectrum-snr"}
 Rule = tuple[str, Callable[[RunConfig], bool], str]
 RULES: tuple[Rule, ...] = (
     (
-        "train.lora.r train.lora.alpha train.lora.dropout",
+        "train.lora.r train.lora.alpha train.lora.dropout train.lora.modules train.lora.use_rslora train.lora.use_dora"
+        " train.lora.rank_pattern train.lora.alpha_pattern",
         lambda run: run.train.method == "full",
         "train.method is full",
     ),

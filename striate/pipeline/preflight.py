@@ -84,3 +84,21 @@ def num_layers_of(model_path: str) -> int:
 
     folder = Path(model_path)
     return blueprint(base_of(folder) if is_adapter(folder) else model_path).anatomy.num_layers
+
+
+def check_parts(config: RunConfig, model_path: str) -> None:
+    """Raise if what shall train, by name, is no part of the model; its weights are not read.
+
+    Raises:
+        StriateError: it is not.
+    """
+    section = config.train
+    named = (section.lora.modules, section.lora.rank_pattern, section.lora.alpha_pattern)
+    if section.method == "full" or named == ("all", {}, {}):
+        return
+    from striate.models.structure.meta_model import blueprint
+    from striate.training.setup import adapters_of
+
+    plan = blueprint(model_path, config.model.revision)
+    depth = plan.anatomy.num_layers
+    adapters_of(plan.model, Region(layers=tuple(range(depth)), num_layers=depth, spec="all"), section)

@@ -69,7 +69,7 @@ class StageKeys:
             "data": self._data(self.inputs.train),
             "limit": config.data.max_train_samples,
             "region": self._region(),
-            "section": config.train.model_dump(),
+            "section": config.train.noted(),
             **{name: file for name, spec in specs_of(config.train).items() if (file := _file(parse_spec(spec)))},
             "seed": config.seed,
         }

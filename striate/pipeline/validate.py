@@ -10,7 +10,7 @@ from striate.data.pictures import PictureLimits, check_pictures
 from striate.demo.places import check_pack
 from striate.errors import DataError
 from striate.pipeline.ineffective_settings import ineffective_settings
-from striate.pipeline.preflight import check_region, labels_of, num_layers_of
+from striate.pipeline.preflight import check_parts, check_region, labels_of, num_layers_of
 from striate.pipeline.run_inputs import check_model_path, locate_base
 from striate.progress import Silent
 from striate.pruning.removal import layers_to_remove
@@ -36,6 +36,8 @@ def check_run(config: RunConfig) -> Iterator[str]:
     yield f"scorers   {_scorers(config)}"
     check_model_path(config.model.path, "model.path")
     yield f"model     {config.model.path}"
+    if user_path(config.model.path).is_dir():
+        check_parts(config, str(user_path(config.model.path)))
     for path in config.evaluate.others.values():
         check_model_path(path, "evaluate.others")
     _check_base(config)

@@ -28,10 +28,12 @@ def check_same_config(path: Path, old: RunConfig, new: RunConfig, overwrite: boo
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    for key in old:
+    # Settings that are mappings have other keys.
+    for key in {**old, **new}:
         if f"{prefix}{key}" in FREE:
             continue
-        if isinstance(old[key], dict) and isinstance(new[key], dict):
-            yield from _differences(old[key], new[key], f"{prefix}{key}.")
-        elif old[key] != new[key]:
-            yield f"{prefix}{key}: {old[key]} -> {new[key]}"
+        one, other = old.get(key), new.get(key)
+        if isinstance(one, dict) and isinstance(other, dict):
+            yield from _differences(one, other, f"{prefix}{key}.")
+        elif one != other:
+            yield f"{prefix}{key}: {one} -> {other}"

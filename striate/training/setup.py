@@ -10,6 +10,7 @@ from typing import Any
 
 import peft
 import torch
+from peft import LoraConfig
 from torch import nn
 
 from striate.artifacts import Region, Trainable
@@ -117,17 +118,31 @@ def _open(model: Any, region: Region, config: TrainSection, base_path: str) -> t
     """Return the model with exactly the chosen parameters open, wrapped by PEFT for LoRA, and what they are."""
     if config.method == "full":
         return model, apply_region(model, region, "full", config.train_projector)
-    lora = lora_config(
-        model,
-        region,
-        r=config.lora.r,
-        alpha=config.lora.alpha,
-        dropout=config.lora.dropout,
-        train_projector=config.train_projector,
-    )
+    lora = adapters_of(model, region, config)
     with warnings.catch_warnings():
         # peft asks transformers 5.2x for a property that it renames.
         warnings.simplefilter("ignore", FutureWarning)
         tuned = peft.get_peft_model(model, lora)
     tuned.peft_config["default"].base_model_name_or_path = base_path
     return tuned, apply_region(tuned, region, config.method, config.train_projector)
+
+
+def adapters_of(model: Any, region: Region, config: TrainSection) -> LoraConfig:
+    """Return PEFT's config of the adapters that `config` asks for; `model` may lie on the meta device.
+
+    Raises:
+        TrainingError: as `lora_config`.
+    """
+    return lora_config(
+        model,
+        region,
+        r=config.lora.r,
+        alpha=config.lora.alpha,
+        dropout=config.lora.dropout,
+        modules=config.lora.modules,
+        use_rslora=config.lora.use_rslora,
+        use_dora=config.lora.use_dora,
+        rank_pattern=config.lora.rank_pattern,
+        alpha_pattern=config.lora.alpha_pattern,
+        train_projector=config.train_projector,
+    )

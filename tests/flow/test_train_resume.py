@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from training_kit import weights
+from training_kit import Killed, weights
 
 from striate.artifacts import Region
 from striate.config import LoraSection, MachineSection, TrainSection
@@ -27,27 +27,6 @@ REGION = Region(layers=(1, 3), num_layers=4, spec="ids:1,3")
 LORA = TrainSection(
     batch_size=4, epochs=2, lr=1e-2, max_length=96, save_steps=1, lora=LoraSection(r=4, alpha=8, dropout=0.3)
 )
-
-
-class Killed:
-    """A progress that interrupts after some steps."""
-
-    def __init__(self, after: int) -> None:
-        self.left = after
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-    def track(self, label: str, total: int) -> Any:
-        from contextlib import nullcontext
-
-        return nullcontext(self._advance)
-
-    def _advance(self, count: int) -> None:
-        self.left -= 1
-        if self.left == 0:
-            raise KeyboardInterrupt
 
 
 @pytest.fixture

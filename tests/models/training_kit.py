@@ -34,6 +34,22 @@ class Said:
         return nullcontext(lambda count: None)
 
 
+class Killed(Said):
+    """A progress that interrupts a training as its step number `after` ends."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self.left = after
+
+    def track(self, label: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+        return nullcontext(self._advance)
+
+    def _advance(self, count: int) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
 def runner(folder: Path, samples: Sequence[Sample], region: Region, machine: MachineSection) -> Run:
     """Return a function that trains a model, with what it leaves in `folder / name`."""
 
@@ -50,7 +66,7 @@ def runner(folder: Path, samples: Sequence[Sample], region: Region, machine: Mac
             out=place / "checkpoint",
             work_dir=place / "work",
             log=place / "log.jsonl",
-            base_path="base",
+            base_path=more.pop("base_path", "base"),
             **more,
         )
 

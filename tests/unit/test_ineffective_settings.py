@@ -16,8 +16,14 @@ from striate.pipeline.ineffective_settings import OF_CHANGE, OF_NO_SAMPLES, OF_P
 RAW: dict[str, Any] = {"model": {"path": "owner/m"}, "data": {"train": ["d"]}}
 # Settings of each line, and what makes them count.
 SAID: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "no effect: train.lora.r, train.lora.alpha, train.lora.dropout (train.method is full)": (
-        ("train.method=full", "train.lora={r: 3, alpha: 4, dropout: 0}"),
+    "no effect: train.lora.r, train.lora.alpha, train.lora.dropout, train.lora.modules, train.lora.use_rslora,"
+    " train.lora.use_dora, train.lora.rank_pattern, train.lora.alpha_pattern (train.method is full)": (
+        (
+            "train.method=full",
+            "train.lora={r: 3, alpha: 4, dropout: 0, modules: mlp, use_rslora: true, use_dora: true}",
+            "train.lora.rank_pattern={q_proj: 2}",
+            "train.lora.alpha_pattern={q_proj: 2}",
+        ),
         ("train.method=lora",),
     ),
     "no effect: train.projector_lr (train.train_projector is false)": (

@@ -30,6 +30,8 @@ class LayerShape:
         routes: experts that a token goes through; 0 without a mixture.
         norms: the sum of what the layer's norms see.
         linears: (in, out) of each linear layer: what LoRA adapts.
+        names: their names within the layer.
+        place: the layer's name in the model.
         experts: matrix weights of a mixture's experts, which are no linear layers.
         active_experts: how many of those a token goes through.
         parameters: all parameters.
@@ -45,6 +47,8 @@ class LayerShape:
     routes: int
     norms: int
     linears: tuple[tuple[int, int], ...]
+    names: tuple[str, ...]
+    place: str
     experts: int
     active_experts: int
     parameters: int
@@ -58,10 +62,6 @@ class LayerShape:
     def weights(self) -> int:
         """Matrix weights that one token is multiplied by."""
         return self.linear_weights + self.active_experts
-
-    def lora_parameters(self, r: int) -> int:
-        """Return the parameters of a LoRA pair on every linear layer."""
-        return sum(r * (inside + outside) for inside, outside in self.linears)
 
 
 @dataclass(frozen=True)
@@ -98,8 +98,9 @@ class ModelShape:
 def model_shape(plan: Blueprint, tokens: int | None = None) -> ModelShape:
     """Return the shape of the LVLM in `plan`; `tokens` overrides its image tokens a picture."""
     text = plan.model.config.get_text_config(decoder=True)
-    layers = tuple(_layer_shape(layer, text) for layer in decoder_layers(plan.model))
     modules = dict(plan.model.named_modules())
+    names = {id(module): name for name, module in modules.items()}
+    layers = tuple(_layer_shape(layer, text, names[id(layer)]) for layer in decoder_layers(plan.model))
     projector = [module for name in plan.anatomy.projector_names for module in modules[name].modules()]
     vision = [m for name, m in modules.items() if component_of(plan.anatomy, f"{name}.weight") == VISION]
     encoder = plan.model.config.vision_config
@@ -120,9 +121,10 @@ def model_shape(plan: Blueprint, tokens: int | None = None) -> ModelShape:
     )
 
 
-def _layer_shape(layer: nn.Module, text: Any) -> LayerShape:
-    """Return the widths of one decoder layer."""
-    linears = tuple((m.in_features, m.out_features) for m in layer.modules() if isinstance(m, nn.Linear))
+def _layer_shape(layer: nn.Module, text: Any, place: str = "") -> LayerShape:
+    """Return the widths of one decoder layer, the module `place` of its model."""
+    named = {name: m for name, m in layer.named_modules() if isinstance(m, nn.Linear)}
+    linears = tuple((m.in_features, m.out_features) for m in named.values())
     hidden = text.hidden_size
     heads = text.num_attention_heads
     size = getattr(text, "head_dim", None) or hidden // heads
@@ -141,6 +143,8 @@ def _layer_shape(layer: nn.Module, text: Any) -> LayerShape:
         routes=_first(text, _ROUTES, 1) if experts else 0,
         norms=sum(_norm_width(name, m, heads * size, keys) for name, m in layer.named_modules()),
         linears=linears,
+        names=tuple(named),
+        place=place,
         experts=experts,
         active_experts=int(active),
         parameters=sum(parameter.numel() for parameter in layer.parameters()),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from striate.artifacts import Region
+from striate.models.forecast.adapters import Adapters, adapters_of
 from striate.models.forecast.layer_shapes import LayerShape, ModelShape
 from striate.models.forecast.settings import GIB, Settings
 from striate.models.forecast.token_skipping import kept_by_image_tokens, kept_by_text_tokens, tokens_of
@@ -120,7 +121,7 @@ def _trained_bytes(layer: LayerShape, chosen: bool, settings: Settings) -> float
     if not chosen:
         return 0.0
     if settings.adapted:
-        return 4.0 * layer.lora_parameters(settings.r)
+        return 4.0 * adapters_of(layer, settings).parameters
     return layer.parameters * (4.0 if settings.masters else 2.0)
 
 
@@ -128,7 +129,7 @@ def _half_copies(shape: ModelShape, region: Region, settings: Settings) -> float
     """Return the bytes of the bfloat16 copies that autocast makes of float32 weights."""
     chosen = [layer for index, layer in enumerate(shape.layers) if index in region.layers]
     if settings.adapted:
-        return 2.0 * sum(layer.lora_parameters(settings.r) for layer in chosen)
+        return 2.0 * sum(adapters_of(layer, settings).pairs for layer in chosen)
     return 2.0 * sum(layer.linear_weights for layer in chosen) if settings.masters else 0.0
 
 
@@ -178,9 +179,10 @@ def _own_bytes(layer: LayerShape, chosen: bool, settings: Settings) -> float:
     saved += 2.0 * (layer.queries + layer.keys) * layer.fused + 6.0 * layer.hidden * layer.routes
     if not chosen:
         return saved
-    inputs = sum(inside for inside, _ in layer.linears)
     if settings.adapted:
-        return saved + 3.0 * inputs + 2.0 * settings.r * len(layer.linears)
+        adapters = adapters_of(layer, settings)
+        return saved + 3.0 * adapters.inputs + 2.0 * sum(adapters.ranks) + _dora_bytes(adapters)
+    inputs = sum(inside for inside, _ in layer.linears)
     if settings.masters:
         return saved + 2.0 * layer.norms + 2.0 * (inputs - layer.queries)
     return saved + 2.0 * layer.norms + 2.0 * (2 * layer.hidden + layer.inner)
@@ -199,8 +201,14 @@ def _fused_bytes(layer: LayerShape, chosen: bool, settings: Settings) -> float:
     if not chosen:
         return saved
     if settings.adapted:
-        return saved + (2.0 * settings.r + 4.0) * len(layer.linears)
+        adapters = adapters_of(layer, settings)
+        return saved + 2.0 * sum(adapters.ranks) + 4.0 * len(adapters.ranks) + _dora_bytes(adapters)
     return saved + 2.0 * (layer.norms + layer.inner)
+
+
+def _dora_bytes(adapters: Adapters) -> float:
+    """Return the bytes a token that DoRA keeps more: what the matrix and what the pair gave, for the outputs' norms."""
+    return 4.0 * adapters.outputs * adapters.dora
 
 
 def _passing_bytes(layer: LayerShape, settings: Settings) -> float:

@@ -19,6 +19,9 @@ class Settings:
         answer_tokens: how many of them are answers.
         checkpointing: whether decoder layers are run again in the backward pass.
         r: LoRA rank.
+        modules: which linear layers of a trained layer have adapters, as `train.lora.modules` says it.
+        rank_pattern: modules of another rank, as PEFT reads it.
+        use_dora: whether adapters are DoRA's.
         train_projector: whether the projector trains too.
         masters: whether trained weights are float32 and run in bfloat16; else they are bfloat16 all through.
         answers_only: whether the LM head sees answer positions only; else all of them.
@@ -36,6 +39,9 @@ class Settings:
     answer_tokens: int = 100
     checkpointing: bool = False
     r: int = 128
+    modules: str = "all"
+    rank_pattern: tuple[tuple[str, int], ...] = ()
+    use_dora: bool = False
     train_projector: bool = True
     masters: bool = True
     answers_only: bool = True

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from striate.artifacts import Region
+from striate.models.forecast.adapters import adapters_of
 from striate.models.forecast.layer_shapes import LayerShape, ModelShape
 from striate.models.forecast.memory import NF4_BYTES
 from striate.models.forecast.settings import Accelerator, Settings
@@ -20,6 +21,8 @@ TRAFFIC_SHARE = 0.645
 ATTENTION_SHARE = 0.45
 # Small models wait for their kernels to be launched: about so many of a layer's forward pass, at so many seconds.
 LAUNCHES, LORA_LAUNCHES, LAUNCH_SECONDS = 45, 8, 7e-6
+# DoRA makes every adapted matrix with its pair whole in each pass, for the norms of its rows: bytes a weight.
+DORA_BYTES = 18.0
 
 
 @dataclass(frozen=True)
@@ -85,16 +88,19 @@ def _forward(layer: LayerShape, chosen: bool, settings: Settings, tokens: int, l
 
     Bytes a token between the products: norms 32 a value (to float32, square, mean, scale, back, weight), rotary
     positions 20 a value of queries and keys, the gated MLP 10 a value (read gate, write; read both, write), residuals
-    12. LoRA adds 17 a value in (to float32, dropout, back) and 12 a value out (B's result, scaled, added).
+    12. LoRA adds 17 a value in (to float32, dropout, back) and 12 a value out (B's result, scaled, added). DoRA runs
+    the matrix again on the dropped input.
     """
     traffic = 32.0 * layer.norms + 20.0 * (layer.queries + layer.keys) + 12.0 * layer.hidden
     traffic += layer.inner * (10.0 if layer.gated else 4.0)
     weights, launches = layer.weights, LAUNCHES
     per_step = _unpacking(layer, chosen, settings)
     if chosen and settings.adapted:
-        traffic += sum(17.0 * inside + 12.0 * outside for inside, outside in layer.linears)
-        weights += layer.lora_parameters(settings.r)
-        launches += LORA_LAUNCHES * len(layer.linears)
+        adapters = adapters_of(layer, settings)
+        traffic += 17.0 * adapters.inputs + 12.0 * adapters.outputs
+        weights += adapters.pairs + adapters.dora * adapters.weights
+        launches += LORA_LAUNCHES * len(adapters.linears)
+        per_step += adapters.dora * DORA_BYTES * adapters.weights
     elif chosen and settings.masters:
         # float32 to bfloat16, every pass.
         per_step += 6.0 * layer.parameters
@@ -115,10 +121,11 @@ def _backward(layer: LayerShape, chosen: bool, settings: Settings, tokens: int, 
     weights, own, launches = layer.weights, 0, LAUNCHES * 1.5
     per_step = _unpacking(layer, chosen, settings)
     if chosen and settings.adapted:
-        traffic += sum(29.0 * inside + 4.0 * outside for inside, outside in layer.linears)
-        own = layer.lora_parameters(settings.r)
-        weights += own
-        launches += LORA_LAUNCHES * 1.5 * len(layer.linears)
+        adapters = adapters_of(layer, settings)
+        traffic += 29.0 * adapters.inputs + 4.0 * adapters.outputs
+        own = adapters.pairs
+        weights += own + adapters.dora * adapters.weights
+        launches += LORA_LAUNCHES * 1.5 * len(adapters.linears)
     elif chosen:
         traffic += 12.0 * layer.norms
         own = layer.weights
@@ -156,6 +163,6 @@ def _update(shape: ModelShape, region: Region, settings: Settings) -> Work:
     """Return AdamW's update: reads weight, gradient, two moments, writes three of them; clipping reads and scales."""
     layers = [layer for index, layer in enumerate(shape.layers) if index in region.layers]
     width = 4 if settings.masters or settings.adapted else 2
-    count = sum(layer.lora_parameters(settings.r) if settings.adapted else layer.parameters for layer in layers)
+    count = sum(adapters_of(layer, settings).parameters if settings.adapted else layer.parameters for layer in layers)
     count += shape.projector_parameters if settings.train_projector else 0
     return Work(traffic=(7.0 + (3.0 if settings.masters else 0.0)) * width * count)

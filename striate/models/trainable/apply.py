@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from peft import LoraConfig
@@ -14,6 +15,7 @@ from striate.errors import TrainingError
 from striate.models.structure.anatomy import COMPONENTS, DECODER_LAYER, Anatomy, component_of, layer_of, unwrap
 from striate.models.structure.decoder_stack import name_of
 from striate.models.structure.vision_modules import part_of
+from striate.models.trainable.lora_modules import ALL, check_patterns, chosen_modules, inner_name
 from striate.models.trainable.parameter_selection import can_train, checked_anatomy, chosen_parameters, is_adapted
 from striate.models.trainable.peft_names import not_rewritten
 
@@ -54,19 +56,39 @@ def lora_config(
     r: int = 128,
     alpha: int = 256,
     dropout: float = 0.05,
+    modules: str | Sequence[str] = ALL,
+    use_rslora: bool = False,
+    use_dora: bool = False,
+    rank_pattern: Mapping[str, int] | None = None,
+    alpha_pattern: Mapping[str, int] | None = None,
     train_projector: bool = True,
 ) -> LoraConfig:
-    """Return a LoraConfig for every linear layer of the region, and the projector as a fully trained module.
+    """Return a LoraConfig for the linear layers of the region, and the projector as a fully trained module.
 
     LoRA (Hu et al., 2106.09685): W' = W + alpha / r * B A. Targets are full module names, so that no block of the
     vision encoder gets an adapter because it has the same number or name. Left out are linear layers that the loss
     never reaches, and those whose names PEFT takes for experts of every layer on some mixture-of-experts models.
 
+    Args:
+        model: a plain LVLM.
+        region: which decoder layers get adapters.
+        r: the rank.
+        alpha: of the scale alpha / r.
+        dropout: of the adapters' inputs.
+        modules: which linear layers: `all`, `attention`, `mlp`, or names, one or several (`gate+up`).
+        use_rslora: scale by alpha / sqrt(r) (rsLoRA, Kalajdzievski, 2312.03732).
+        use_dora: train the norm of each output's weights apart from their direction (DoRA, Liu et al., 2402.09353).
+        rank_pattern: another rank for modules of a name, as PEFT reads it.
+        alpha_pattern: another alpha.
+        train_projector: whether the projector trains.
+
     Raises:
-        TrainingError: a region of another depth, an empty one, no linear layer in it, or settings out of range.
+        TrainingError: a region of another depth, an empty one, no linear layer in it, a name that fits none, or
+            settings out of range.
     """
     anatomy = checked_anatomy(model, region)
-    _check_lora(r, alpha, dropout)
+    patterns = {"rank_pattern": dict(rank_pattern or {}), "alpha_pattern": dict(alpha_pattern or {})}
+    _check_lora((r, *patterns["rank_pattern"].values()), (alpha, *patterns["alpha_pattern"].values()), dropout)
     if is_adapted(model):
         raise TrainingError(
             "the model has adapters already", "a plain model", "load it with merge=True, or unload the adapters"
@@ -78,6 +100,11 @@ def lora_config(
         if _is_linear(module) and layer_of(anatomy, name) in region.layers and can_train(name)
     ]
     targets = not_rewritten(unwrap(model), targets)
+    if targets:
+        words = modules if isinstance(modules, str) else "+".join(modules)
+        targets = chosen_modules({name: inner_name(anatomy, name) for name in targets}, words)
+    for setting, pattern in patterns.items():
+        check_patterns(setting, pattern, targets)
     if not targets:
         raise TrainingError(
             f"region {region.spec!r} gives LoRA no linear layer to adapt",
@@ -88,6 +115,9 @@ def lora_config(
         r=r,
         lora_alpha=alpha,
         lora_dropout=dropout,
+        use_rslora=use_rslora,
+        use_dora=use_dora,
+        **patterns,
         bias="none",
         task_type=_task_type(model),
         target_modules=targets,
@@ -215,10 +245,10 @@ def _check_method(model: nn.Module, method: Any) -> None:
         )
 
 
-def _check_lora(r: int, alpha: int, dropout: float) -> None:
-    if r < 1 or alpha < 1 or not 0 <= dropout < 1:
+def _check_lora(ranks: Sequence[int], alphas: Sequence[int], dropout: float) -> None:
+    if min(*ranks, *alphas) < 1 or not 0 <= dropout < 1:
         raise TrainingError(
-            f"LoRA settings r={r}, alpha={alpha}, dropout={dropout}",
+            f"LoRA settings r={min(ranks)}, alpha={min(alphas)}, dropout={dropout}",
             "r >= 1, alpha >= 1, 0 <= dropout < 1",
             "the paper's are r=128, alpha=256, dropout=0.05",
         )

@@ -68,7 +68,9 @@ class Identity:
         """
         facts = json.loads(json.dumps(self.facts))
         own_rule = {_MAX_LENGTH, _DATA, "samples"} | ({_WEIGHTS} if _WEIGHTS not in done.facts else set())
-        changed = [key for key in facts if key not in own_rule and done.facts.get(key) != facts[key]]
+        # Settings of today's that stand at their defaults are left out of the facts.
+        keys = [*facts, *(key for key in done.facts if key.startswith("train.") and key not in facts)]
+        changed = [key for key in keys if key not in own_rule and done.facts.get(key) != facts.get(key)]
         if not self._same_length(done):
             changed.append(_MAX_LENGTH)
         return [*changed, *self._changed_data(done)]
@@ -105,7 +107,7 @@ def identity(
     digest = hashlib.sha256()
     for sample in samples:
         digest.update(repr((sample.id, sample.messages, [path.name for path in sample.images])).encode())
-    settings = {f"train.{key}": value for key, value in config.model_dump(mode="json", exclude=_FREE_SETTINGS).items()}
+    settings = {f"train.{key}": value for key, value in config.noted().items() if key not in _FREE_SETTINGS}
     facts = {
         **settings,
         "region": list(region.layers),

@@ -19,6 +19,7 @@ from striate.models.io.weights.safetensors_shards import Stored, read_shards
 from striate.models.io.weights.stored_names import StoredNames
 from striate.models.structure.anatomy import Anatomy, layer_of, plain_name
 from striate.models.structure.meta_model import blueprint
+from striate.models.trainable.lora_modules import value_of
 from striate.storage.read_files import user_path
 
 _FACTORS = (".lora_A.weight", ".lora_B.weight")
@@ -100,8 +101,7 @@ class _Adapter:
 
     def _scale(self, module: str, rank: int) -> float:
         """Return alpha / r of one module, or alpha / sqrt(r) of rank-stabilised LoRA."""
-        patterns = self._config.get("alpha_pattern") or {}
-        alpha = next((value for key, value in patterns.items() if module.endswith(key)), self._config["lora_alpha"])
+        alpha = value_of(self._config.get("alpha_pattern") or {}, module, self._config["lora_alpha"])
         return float(alpha) / (rank**0.5 if self._config.get("use_rslora") else rank)
 
 

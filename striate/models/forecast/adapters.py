@@ -1,0 +1,67 @@
+"""Forecast of adapters: which linear layers of a layer have one, of which rank, and what DoRA adds to them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from striate.models.forecast.layer_shapes import LayerShape
+from striate.models.forecast.settings import Settings
+from striate.models.trainable.lora_modules import is_chosen, value_of
+
+
+@dataclass(frozen=True)
+class Adapters:
+    """The adapters of one layer.
+
+    Attributes:
+        linears: (in, out) of each linear layer that has one.
+        ranks: theirs.
+        dora: whether each has the norms of its outputs' weights too.
+    """
+
+    linears: tuple[tuple[int, int], ...]
+    ranks: tuple[int, ...]
+    dora: bool
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of all pairs, r x (in + out), and of DoRA's norms, one an output."""
+        return self.pairs + self.dora * self.outputs
+
+    @property
+    def pairs(self) -> int:
+        """Parameters of all pairs: what a token is multiplied by."""
+        return sum(r * (inside + outside) for r, (inside, outside) in zip(self.ranks, self.linears, strict=True))
+
+    @property
+    def inputs(self) -> int:
+        """Values of all inputs."""
+        return sum(inside for inside, _ in self.linears)
+
+    @property
+    def outputs(self) -> int:
+        """Values of all outputs."""
+        return sum(outside for _, outside in self.linears)
+
+    @property
+    def weights(self) -> int:
+        """Weights of the matrices under the adapters."""
+        return sum(inside * outside for inside, outside in self.linears)
+
+
+def adapters_of(layer: LayerShape, settings: Settings) -> Adapters:
+    """Return the adapters that a trained layer gets; none with full weights."""
+    if not settings.adapted:
+        return Adapters((), (), False)
+    return _adapters(layer, settings.modules, settings.r, settings.rank_pattern, settings.use_dora)
+
+
+@lru_cache(maxsize=1024)
+def _adapters(
+    layer: LayerShape, modules: str, r: int, rank_pattern: tuple[tuple[str, int], ...], dora: bool
+) -> Adapters:
+    named = zip(layer.names, layer.linears, strict=True)
+    chosen = [(f"{layer.place}.{name}", size) for name, size in named if is_chosen(name, modules)]
+    ranks = tuple(value_of(dict(rank_pattern), name, r) for name, _ in chosen)
+    return Adapters(tuple(size for _, size in chosen), ranks, dora)
