@@ -21,6 +21,7 @@ ROLES: dict[str, Role] = {
     "system": "system",
 }
 TURNS = ("conversations", "messages")
+IMAGES_FOLDER = "images"
 SAMPLE = Form(DataError, "a sample with `conversations` (LLaVA) or `messages` (chat)", "fix it")
 
 
@@ -42,7 +43,7 @@ class ImageFolder:
         return self._found[name]
 
     def _look(self, name: str, place: str) -> Path:
-        for parts in ((name,), ("images", name)):
+        for parts in ((name,), (IMAGES_FOLDER, name)):
             candidate = inside(self.folder, *parts, what=f"{place}: picture", kind="data folder")
             if candidate.is_file():
                 return candidate

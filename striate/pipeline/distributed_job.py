@@ -15,7 +15,6 @@ from striate.config import RunConfig
 from striate.data.reading import read_many
 from striate.pipeline.resident_model import load_for
 from striate.progress import Progress, Silent
-from striate.stages.train import train
 from striate.training.distributed.ranks import Ranks
 
 if TYPE_CHECKING:
@@ -42,6 +41,9 @@ class TrainingRequest:
         Raises:
             StriateError: as `striate.stages.train.train`.
         """
+        # Only a training that is out of date needs the libraries of training.
+        from striate.stages.train import train
+
         config = self.config
         model: Any = loaded.model
         return train(

@@ -23,7 +23,7 @@ def check_base(config: RunConfig, model_path: str) -> None:
     Raises:
         ModelError: it would.
     """
-    from striate.models.io.adapters import is_adapter
+    from striate.models.io.adapter_folder import is_adapter
 
     if config.train.method != "full" and is_adapter(Path(model_path)):
         raise ModelError(
@@ -41,7 +41,7 @@ def check_adapter(folder: Path, model_path: str) -> None:
     Raises:
         ModelError: it does.
     """
-    from striate.models.io.adapters import ADAPTER_CONFIG, base_of, is_adapter
+    from striate.models.io.adapter_folder import ADAPTER_CONFIG, base_of, is_adapter
 
     if not is_adapter(folder):
         return

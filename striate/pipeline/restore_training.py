@@ -10,7 +10,6 @@ from striate.pipeline.distributed_job import WORK_FOLDER
 from striate.storage.atomic import write_text
 from striate.storage.fingerprints import RECORD_FILE
 from striate.storage.manifest import read_manifest
-from striate.training.checkpointing.checkpoints import remove_checkpoints
 from striate.training.metrics.metrics_log import dump_rows
 
 
@@ -27,6 +26,9 @@ def restore_training(run: Path, key: str) -> float | None:
         record = TrainRecord.model_validate(kept["record"])
     except (ArtifactError, ValidationError, KeyError):
         return None
+    # Imports the libraries of training, which an up-to-date one does without.
+    from striate.training.checkpointing.checkpoints import remove_checkpoints
+
     write_document(run / "train.json", record)
     write_text(run / "train_log.jsonl", dump_rows(kept["log"]))
     remove_checkpoints(run / WORK_FOLDER)

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from striate.config import specs_of
-from striate.data.reading import read_samples, training_file
+from striate.data.named_pictures import named_pictures
+from striate.data.reading import training_file
 from striate.harness.suites import Suite
 from striate.pipeline.run_inputs import RunInputs
 from striate.runs.folder import RunFolder
@@ -140,15 +141,14 @@ class StageKeys:
         """Return the fingerprint of a model's folder; of an adapter, with that of its base."""
         if not (path / "adapter_config.json").is_file():
             return fingerprint(path)
-        from striate.models.io.adapters import base_of
+        from striate.models.io.adapter_folder import base_of
 
         base = Path(base_of(path))
         return f"{fingerprint(path)}+{self._of_model(base) if base.is_dir() else base}"
 
     def _of_data(self, path: Path) -> str:
         file = training_file(path)
-        pictures = [picture for sample in read_samples(path) for picture in sample.images]
-        return fingerprint_files(file.parent, [file, *pictures])
+        return fingerprint_files(file.parent, [file, *named_pictures(path)])
 
     def _of_pack(self, number: int, source: Source, folder: Path) -> str:
         return fingerprint_files(folder, read_of(source, self.read_packs()[number]))

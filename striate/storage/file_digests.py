@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import time
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 
-from striate.errors import StriateError
-from striate.storage.atomic import cache_folder, write_text
+from striate.storage.atomic import cache_folder
+from striate.storage.noted import read_note, write_note
 
 WORTH_BYTES, WORTH_FILES = 8 * 2**20, 1000
 """Folders of less are read again by the next process."""
@@ -43,9 +41,7 @@ def file_digests(folder: Path, files: Iterable[Path]) -> dict[str, str]:
                 changed = True
         found[name] = entry
     if changed and (len(found) > WORTH_FILES or sum(entry[0] for entry in found.values()) > WORTH_BYTES):
-        # Without it the files are read once more, no worse.
-        with suppress(StriateError):
-            _write(root, known)
+        write_note(_place(root), known)
     return {name: entry[4] for name, entry in found.items()}
 
 
@@ -78,14 +74,5 @@ def _place(root: Path) -> Path:
 
 
 def _read(root: Path) -> dict[str, Entry]:
-    """Return what earlier processes noted of a folder; nothing where that is missing or damaged."""
-    with suppress(StriateError, OSError, ValueError):
-        checksum, text = _place(root).read_text(encoding="utf-8").split("\n", 1)
-        if checksum == hashlib.sha256(text.encode()).hexdigest():
-            return {name: tuple(entry) for name, entry in json.loads(text).items()}
-    return {}
-
-
-def _write(root: Path, known: dict[str, Entry]) -> None:
-    text = json.dumps(known)
-    write_text(_place(root), f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}")
+    """Return what earlier processes noted of a folder."""
+    return {name: tuple(entry) for name, entry in (read_note(_place(root)) or {}).items()}

@@ -21,7 +21,7 @@ from striate.config import LoraSection, MachineSection, TrainSection
 from striate.data.collate import Collator
 from striate.data.reading import read_samples
 from striate.errors import ModelError
-from striate.models.io.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from striate.models.io.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from striate.models.io.load import load_model
 from striate.models.io.save import save_model
 from striate.models.surgery.remove_layers import remove_layers

@@ -81,6 +81,12 @@ def test_exceptions_are_needed(name: str) -> None:
     assert "halted" in python(code)
 
 
+def test_a_training_that_is_up_to_date_needs_torch_alone() -> None:
+    """Besides these, `striate train` imports nothing of models and training before it knows that a stage is stale."""
+    names = ["striate.pipeline.flow", *sorted(EXCEPT), "striate.models.io.adapter_folder", "striate.models.io.devices"]
+    assert heavy_after(names)[names[-1]] == ["torch"]
+
+
 @pytest.mark.parametrize(
     "arguments", [["--help"], ["version"], ["run", "--help"], ["ls", "selectors"], ["ls", "tasks"]], ids=" ".join
 )

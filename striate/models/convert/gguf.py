@@ -13,7 +13,7 @@ import torch
 
 from striate.errors import ArtifactError, ModelError
 from striate.models.convert.gguf_tokenizer import write_vocabulary
-from striate.models.io.adapters import is_adapter
+from striate.models.io.adapter_folder import is_adapter
 from striate.models.io.load import load_model, read_config
 from striate.models.structure.anatomy import unwrap
 from striate.models.structure.decoder_stack import find_decoder

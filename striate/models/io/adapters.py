@@ -11,41 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from striate.errors import ModelError
+from striate.models.io.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_config
 from striate.models.io.foreign import reading_model
-from striate.models.io.json_files import read_json
-
-ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
-
-
-def is_adapter(path: Path) -> bool:
-    """Return whether `path` is a PEFT adapter folder."""
-    return (path / ADAPTER_CONFIG).is_file()
-
-
-def base_of(path: Path) -> str:
-    """Return the base model that the adapter in `path` was trained on: a folder or a hub id.
-
-    A relative `base_model_name_or_path` is looked for from the adapter folder, then from the working folder.
-
-    Raises:
-        ModelError: `adapter_config.json` can't be read or names no base model.
-    """
-    name = _config(path).get("base_model_name_or_path")
-    if not (isinstance(name, str) and name):
-        raise ModelError(
-            f"{path / ADAPTER_CONFIG} names no base model",
-            "a folder or hub id as base_model_name_or_path",
-            "add the base model's path to that file",
-        )
-    beside = path / name
-    return str(beside.resolve()) if beside.is_dir() else str(name)
-
-
-def base_revision_of(path: Path) -> str | None:
-    """Return the branch, tag or commit of the base model that the adapter in `path` was trained on, if it names one."""
-    revision = _config(path).get("revision")
-    return None if revision is None else str(revision)
 
 
 def add_adapter(model: Any, path: Path) -> PeftModel:
@@ -76,10 +43,6 @@ def merged(model: PeftModel) -> Any:
     return model.merge_and_unload(safe_merge=True).eval()
 
 
-def _config(path: Path) -> dict[str, Any]:
-    return read_json(path / ADAPTER_CONFIG, "the JSON that PEFT writes", "save the adapter again")
-
-
 def _stored(path: Path) -> dict[str, torch.Tensor]:
     file = path / ADAPTER_WEIGHTS
     try:
@@ -92,7 +55,7 @@ def _stored(path: Path) -> dict[str, torch.Tensor]:
 
 def _check_modules(stored: dict[str, torch.Tensor], path: Path) -> None:
     """Raise when a module that was trained in full, such as the projector, is missing from the weight file."""
-    modules = _config(path).get("modules_to_save") or []
+    modules = adapter_config(path).get("modules_to_save") or []
     lost = [module for module in modules if not any(f"{module}." in name for name in stored)]
     if lost:
         raise ModelError(

@@ -14,7 +14,8 @@ from transformers.utils import cached_file
 from striate.config import looks_like_hub_id
 from striate.errors import ModelError, first_line
 from striate.models.convert.legacy.layouts import is_original, original_error
-from striate.models.io.adapters import ADAPTER_CONFIG, add_adapter, base_of, base_revision_of, is_adapter, merged
+from striate.models.io.adapter_folder import ADAPTER_CONFIG, base_of, base_revision_of, is_adapter
+from striate.models.io.adapters import add_adapter, merged
 from striate.models.io.devices import resolve_device, resolve_dtype
 from striate.models.io.foreign import reading_model
 from striate.models.io.model_folder import check_source, object_of

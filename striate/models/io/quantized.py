@@ -10,7 +10,7 @@ from torch import nn
 from transformers import BitsAndBytesConfig
 
 from striate.errors import ModelError
-from striate.models.io.adapters import is_adapter
+from striate.models.io.adapter_folder import is_adapter
 from striate.models.io.devices import resolve_device
 from striate.models.io.load import Loaded, load_processor, load_weights
 from striate.models.structure.anatomy import layer_of

@@ -11,7 +11,7 @@ from typing import Any
 from striate.artifacts import Region, read_document, write_document
 from striate.errors import ModelError
 from striate.models.interventions.model_rule import save_rule
-from striate.models.io.adapters import is_adapter
+from striate.models.io.adapter_folder import is_adapter
 from striate.models.io.model_folder import model_file
 from striate.models.io.quiet import quietly
 from striate.models.io.save import REGION_FILE

@@ -20,7 +20,7 @@ from striate.models.convert.legacy.names import EMBEDDINGS, HEAD, TOWER, llava_n
 from striate.models.convert.legacy.processors import build_processor, generation_config, read_tokenizer
 from striate.models.convert.legacy.tower import Tower, find_tower
 from striate.models.convert.legacy.write_checkpoint import ShardWriter
-from striate.models.io.adapters import base_of, is_adapter
+from striate.models.io.adapter_folder import base_of, is_adapter
 from striate.models.io.quiet import quietly
 from striate.models.io.weights.safetensors_shards import AGAIN, read_file
 from striate.storage.atomic import new_folder

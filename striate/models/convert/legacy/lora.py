@@ -12,7 +12,7 @@ import torch
 from striate.errors import ModelError
 from striate.models.convert.legacy.legacy_sources import Tensors, load_shard
 from striate.models.convert.legacy.names import plain_name
-from striate.models.io.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from striate.models.io.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from striate.models.io.json_files import read_json
 
 NON_LORA = "non_lora_trainables.bin"

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from striate.errors import ModelError
-from striate.models.io.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, base_of, is_adapter
+from striate.models.io.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, base_of, is_adapter
 from striate.models.io.json_files import read_json
 from striate.models.io.load import load_weights
 from striate.models.io.quiet import quietly
