@@ -20,7 +20,8 @@ from pathlib import Path
 import typer
 
 from striate.cli.console import ERR
-from striate.errors import ModelError, StriateError, first_line
+from striate.errors import StriateError, first_line
+from striate.models.io.image_token_count import other_count
 from striate.printable import clipped, printable
 from striate.version import __version__
 
@@ -34,8 +35,6 @@ _PACKAGES = ("torch", "transformers", "peft", "accelerate", "safetensors", "toke
 _PLACES = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.EIO, errno.ENOTDIR}
 _ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _HANDLES = {errno.EMFILE, errno.ENFILE}
-# How transformers begins where a processor writes more or fewer image tokens than the model makes of a picture.
-_OTHER_COUNT = "Image features and image tokens do not match"
 _NO_MEMORY = ("OutOfMemoryError", "MemoryError")
 _ADVICE = {
     **dict.fromkeys(_PLACES, "check that path and its permissions"),
@@ -67,7 +66,7 @@ def _tell(error: Exception) -> int:
     """Print what `error` says and return its exit code."""
     if DEBUG.get():
         ERR.print("".join(traceback.format_exception(error)), soft_wrap=True)
-    said = error if isinstance(error, StriateError) else _of_the_machine(error) or _of_the_processor(error)
+    said = error if isinstance(error, StriateError) else _of_the_machine(error) or other_count(error)
     if said is not None:
         ERR.print("error:", style="bold red", end=" ")
         ERR.print(str(said), soft_wrap=True)
@@ -97,17 +96,6 @@ def _of_the_machine(error: BaseException) -> StriateError | None:
         given = f"{reason}: {place}" if place else f"{reason}: {first_line(error)}"
         return StriateError(given, "files and folders that the system lets striate read and write", _ADVICE[number])
     return _of_the_machine(error.__cause__) if error.__cause__ else None
-
-
-def _of_the_processor(error: Exception) -> StriateError | None:
-    """Return the error of a processor that counts image tokens otherwise than the model; None if it is none of that."""
-    if not str(error).startswith(_OTHER_COUNT):
-        return None
-    return ModelError(
-        f"the processor and the model do not belong together: {first_line(error)}",
-        "a processor that writes as many image tokens as the model makes of a picture",
-        "copy processor_config.json and the image processor's files from the model that config.json is of",
-    )
 
 
 def _report(error: Exception) -> str:

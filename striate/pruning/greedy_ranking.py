@@ -17,6 +17,7 @@ from striate.data.samples import Sample
 from striate.errors import DataError, ModelError
 from striate.models.interventions.eval_mode import evaluating
 from striate.models.interventions.layer_replay import LayerReplay
+from striate.models.io.image_token_count import image_tokens_counted
 from striate.models.io.placing import on_device
 from striate.models.structure.anatomy import Anatomy, check_decoder_only, find_anatomy, unwrap
 from striate.progress import Advance, Progress, Silent
@@ -109,6 +110,7 @@ def calibration(samples: Sequence[Sample], collator: Collator, batch_size: int) 
     return Batches([samples[index] for index in longest_first(samples)], collator, batch_size)
 
 
+@image_tokens_counted()
 def rank_greedily(
     model: nn.Module,
     batches: Batches[Any, dict[str, Tensor]],

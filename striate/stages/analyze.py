@@ -14,6 +14,8 @@ from striate.data.pictures import ORDINARY, PictureLimits
 from striate.data.samples import Sample
 from striate.errors import ConfigError, DataError, SpecError
 from striate.models.interventions.eval_mode import evaluating
+from striate.models.io.image_token_count import image_tokens_counted
+from striate.models.io.sane_model import check_finite
 from striate.models.structure.anatomy import check_decoder_only, find_anatomy, unwrap
 from striate.progress import Progress, Silent
 from striate.scorers import SCORERS, measure, runner_of
@@ -25,6 +27,7 @@ from striate.scorers.streaming.batches import Batches, longest_first
 NO_TASK = "other"
 
 
+@image_tokens_counted()
 def analyze(
     model: nn.Module,
     processor: Any,
@@ -65,12 +68,14 @@ def analyze(
         SpecError: unknown scorer, or none.
         DataError: no samples, or none with tokens that a scorer needs.
         ConfigError: a scorer needs `base` and there is none, or a number that is too small.
-        ModelError: not an LVLM, an encoder-decoder, one whose layers can't be scored, or too little memory.
+        ModelError: not an LVLM, an encoder-decoder, one whose layers can't be scored, weights that are not finite, a
+            processor that is not the model's, or too little memory.
     """
     chosen = [SCORERS.get(name) for name in dict.fromkeys(scorers)]
     _check(chosen, samples, base, pairs, batch_size)
     core, anatomy = unwrap(model), find_anatomy(model)
     check_decoder_only(anatomy)
+    check_finite(core)
     progress, order = progress or Silent(), longest_first(samples)
     ordered = [samples[index] for index in order]
     batches = Batches(ordered, Collator(processor, max_length, True, limits), batch_size)

@@ -8,6 +8,8 @@ from striate.artifacts import AskingFacts, EvalRecord, Prediction, TaskScore
 from striate.config import EvaluateSection, MachineSection
 from striate.data.pictures import PictureLimits
 from striate.errors import DataError
+from striate.models.io.image_token_count import image_tokens_counted
+from striate.models.io.sane_model import check_finite
 from striate.models.structure.anatomy import decoder_layers, unwrap
 from striate.progress import Progress, Silent
 from striate.runs.peak_memory import peak_memory_gib, reset_peak_memory
@@ -20,6 +22,7 @@ from striate.tasks.scoring.compare import macro_average, macro_intervals, task_s
 from striate.tasks.scoring.mark import check_corpora, mark_all
 
 
+@image_tokens_counted()
 def evaluate(
     model: Any,
     processor: Any,
@@ -57,10 +60,12 @@ def evaluate(
 
     Raises:
         DataError: no packs, two packs of one name, a picture that can't be read, or an item that is too long.
+        ModelError: weights or logits that are not finite, or a processor that is not the model's.
         ArtifactError: the journal can't be written.
     """
     items = _all_items(packs)
     check_corpora(items)
+    check_finite(unwrap(model))
     reset_peak_memory(unwrap(model).device)
     replies_file = Journal(journal, journal_key) if journal else None
     with (progress or Silent()).track(f"evaluate {label}", len(items)) as advance:

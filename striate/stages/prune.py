@@ -14,7 +14,9 @@ from striate.artifacts import Cut, PruneRecord, Region, Scores, SelfTest
 from striate.data.collate import Collator
 from striate.data.samples import PLACEHOLDER, Message, Sample
 from striate.errors import ConfigError, ModelError, SpecError
+from striate.models.io.image_token_count import image_tokens_counted
 from striate.models.io.model_card import CardFacts
+from striate.models.io.sane_model import check_finite
 from striate.models.io.save import save_model
 from striate.models.structure.anatomy import find_anatomy
 from striate.models.surgery.remove_layers import remove_layers
@@ -27,6 +29,7 @@ TEST_TEXT = "Please describe this image in detail."
 TEST_LENGTH = 32768
 
 
+@image_tokens_counted()
 def prune(
     model: nn.Module,
     region: Region,
@@ -60,10 +63,12 @@ def prune(
         ConfigError: more layers than lie outside the region, or fewer than none.
         SpecError: region or scores are of a model with another number of layers, or no scorer is named.
         ArtifactError: that scorer was not run, or `out` holds files already or can't be written.
-        ModelError: a layer can't be removed, or the saved model does not match the one in memory.
+        ModelError: weights that are not finite, a layer that can't be removed, or a saved model that does not match the
+            one in memory.
     """
     started = time.perf_counter()
     num_layers = find_anatomy(model).num_layers
+    check_finite(model)
     _check_layers(region, num_layers)
     check_removal(region, remove)
     _check_out(out, processor)

@@ -11,6 +11,7 @@ from striate.config import MachineSection, TrainSection
 from striate.data.collate import Collator
 from striate.data.pictures import PictureLimits
 from striate.data.samples import Sample
+from striate.models.io.image_token_count import image_tokens_counted
 from striate.models.io.model_card import CardFacts
 from striate.models.io.save import save_model
 from striate.progress import Progress, Silent
@@ -29,6 +30,7 @@ from striate.training.session import TrainingResult, TrainingSession
 from striate.training.setup import PreparedModel, prepared_for_training
 
 
+@image_tokens_counted()
 def train(
     model: Any,
     processor: Any,
@@ -75,7 +77,7 @@ def train(
 
     Raises:
         SpecError: `image_also` of `config` can't be read, or has no effect.
-        ModelError: not an LVLM, or an encoder-decoder.
+        ModelError: not an LVLM, an encoder-decoder, or a processor that is not the model's.
         TrainingError: nothing to train, a failed proof, a loss that is not finite, or a work folder of another run.
         DataError: a sample that can't be used, or none that can.
         ArtifactError: a folder that can't be written, or `out` is not empty.

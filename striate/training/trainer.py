@@ -309,11 +309,12 @@ class RegionTrainer(Trainer):
         """Write a checkpoint, and last of all the manifest that makes it count."""
         step, ranks = self.state.global_step, Ranks.launched()
         with self._store.writing(step):
-            super()._save_checkpoint(model, trial)
+            with ranks.together():
+                super()._save_checkpoint(model, trial)
             longest = None if self._longest is None else int(ranks.maximum(self._longest, self.args.device))
-            self.accelerator.wait_for_everyone()
-            if self.args.should_save:
-                self._store.complete(step, self._log.rows, self.proof, longest)
+            with ranks.together():
+                if self.args.should_save:
+                    self._store.complete(step, self._log.rows, self.proof, longest)
 
     def _stopped_by(self, error: DataError) -> DataError:
         """Return the error for a sample that can't be used, after writing a checkpoint of the steps before it."""

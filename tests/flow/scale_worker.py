@@ -6,6 +6,7 @@ Run by test_scale_out.py with the environment of a launcher: `python scale_worke
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import sys
@@ -116,6 +117,21 @@ def interrupted_after(step: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def without_room(rank: int) -> Iterator[None]:
+    """Let one process's disk be full when it writes its random state into the second checkpoint."""
+    plain, name = torch.save, f"rng_state_{rank}.pth"
+
+    def save(value: Any, path: Any, *args: Any, **more: Any) -> None:
+        if Path(path).name == name and "checkpoint-2" in str(path):
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        plain(value, path, *args, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "save", save)
+        yield
+
+
+@contextlib.contextmanager
 def sharded() -> Iterator[None]:
     """Shard weights with FSDP2: Accelerate does so on accelerators alone, so its state is told after it was made."""
     from accelerate.utils import DistributedType
@@ -218,6 +234,12 @@ def scenario(folder: Path, name: str) -> dict[str, Any]:
             return run(folder, name, config)
     if name == "exchange":
         return exchanged()
+    if name.startswith("full-disk"):
+        try:
+            with without_room(int(name[-1])):
+                return run(folder, name, FULL)
+        except StriateError as error:
+            return {"error": str(error)}
     if name == "bad-batch":
         try:
             return run(folder, name, FULL.model_copy(update={"batch_size": 3}))

@@ -20,6 +20,7 @@ WORKER = Path(__file__).with_name("scale_worker.py")
 ALONE = ("lora", "int8", "full-small", "packed", "turns", "turns-lora")
 TOGETHER = (*ALONE, "lora-compiled", "resumed", "bad-batch", "exchange")
 SHARDED = ("sharded-full", "sharded-int8", "sharded-packed", "sharded-compiled", "sharded-resumed")
+FULL_DISKS = ("full-disk-0", "full-disk-1")
 SECONDS = 300
 
 
@@ -36,7 +37,7 @@ def load_worker() -> ModuleType:
 def two(tmp_path_factory: pytest.TempPathFactory, two_processes: Callable[..., None]) -> Path:
     """The folder in which two processes trained."""
     folder = tmp_path_factory.mktemp("two")
-    two_processes(WORKER, folder, (*TOGETHER, *SHARDED))
+    two_processes(WORKER, folder, (*TOGETHER, *FULL_DISKS, *SHARDED))
     return folder
 
 
@@ -128,6 +129,19 @@ def test_errors_and_records_are_on_every_process(two: Path) -> None:
         assert first == second
     refused = json.loads((two / "bad-batch.0.json").read_text(encoding="utf-8"))["error"]
     assert "train.batch_size 3 is not a multiple of machine.micro_batch 1 x 2 processes" in refused
+
+
+@pytest.mark.parametrize("name", FULL_DISKS)
+def test_a_full_disk_of_one_process_ends_all_and_keeps_the_checkpoint_before(two: Path, name: str) -> None:
+    failed = int(name[-1])
+    own, other = (
+        json.loads((two / f"{name}.{index}.json").read_text(encoding="utf-8"))["error"]
+        for index in (failed, 1 - failed)
+    )
+    assert "No space left on device" in own
+    assert "goes on from checkpoint-1" in own
+    assert f"another process of this training failed, process {failed}: " in other
+    assert [path.name for path in (two / name / "work").iterdir()] == ["checkpoint-1"]
 
 
 def test_exchanged_gradients_are_means(two: Path) -> None:

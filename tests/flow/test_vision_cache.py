@@ -276,25 +276,28 @@ def test_tensors_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
         assert torch.equal(stored[name], tensor)
 
 
-@pytest.mark.parametrize("damage", ["cut", "index", "missing"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "index", "missing"])
 def test_damaged_folders_are_refused(run: Run, tiny_llava: Loaded, tmp_path: Path, damage: str) -> None:
     disk = {"machine": {"cache_vision": "disk"}}
     run(copy.deepcopy(tiny_llava), "first", **disk)
     [place] = (tmp_path / "cache").iterdir()
     [tokens] = [path for path in place.iterdir() if path.is_dir()]
     for folder in (tokens, place):
-        index, data = (folder / "index.json").read_bytes(), (folder / "tensors.bin").read_bytes()
+        index, data = (folder / "index.txt").read_bytes(), (folder / "tensors.bin").read_bytes()
         if damage == "cut":
             (folder / "tensors.bin").write_bytes(data[:-1])
+        elif damage == "flipped":
+            middle = len(data) // 2
+            (folder / "tensors.bin").write_bytes(data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :])
         elif damage == "index":
-            (folder / "index.json").write_bytes(b"[]")
+            (folder / "index.txt").write_bytes(index.replace(b"float32", b"float64").replace(b"int64", b"int32"))
         else:
             (folder / "tensors.bin").unlink()
         with pytest.raises(
             ArtifactError, match=rf"{folder.name} holds no whole tensors: .*\n.*machine.cache_vision=disk"
         ):
             run(copy.deepcopy(tiny_llava), "second", **disk)
-        (folder / "index.json").write_bytes(index)
+        (folder / "index.txt").write_bytes(index)
         (folder / "tensors.bin").write_bytes(data)
 
 

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 from striate.errors import ArtifactError, ModelError
 from striate.models.convert.gguf import export_language_model, write_language_model
 from striate.models.convert.gguf_tokenizer import _pretokenizer
+from striate.models.io.components import load_llm
 from striate.models.io.save import save_model
 from striate.models.surgery.remove_layers import remove_layers
 
@@ -144,6 +145,24 @@ def test_what_the_file_holds(tiny_llava: Loaded, pruned: Path, tmp_path: Path) -
     assert len(fields["tokenizer.ggml.tokens"].contents()) == len(tiny_llava.processor.tokenizer)
     assert "<|im_start|>" in fields["tokenizer.chat_template"].contents()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["language.gguf", "pruned"]
+
+
+@pytest.mark.parametrize(("name", "value"), [("block_count", 10**9), ("block_count", 4), ("vocab_size", 2**31 - 1)])
+def test_sizes_that_no_tensor_has_are_refused_before_anything_is_built(
+    pruned: Path, tmp_path: Path, name: str, value: int
+) -> None:
+    file = export_language_model(pruned, tmp_path / "language.gguf", dtype="float32")
+    field = gguf.GGUFReader(file, "r+").fields[f"llama.{name}"]
+    field.parts[field.data[0]][0] = value
+    with pytest.raises(ModelError, match=rf"has llama\.{name} {value}, and tensors of 3 layers"):
+        load_llm(file)
+
+
+@pytest.mark.parametrize("damage", [b"", b"GGUF", b"x" * 64])
+def test_a_file_that_is_no_gguf_is_named(tmp_path: Path, damage: bytes) -> None:
+    (tmp_path / "language.gguf").write_bytes(damage)
+    with pytest.raises(ModelError, match=r"language\.gguf can't be read"):
+        load_llm(tmp_path / "language.gguf")
 
 
 def test_tied_heads_are_written_once(tiny_llava: Loaded, llava_builder: Any, tmp_path: Path) -> None:

@@ -7,14 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from gguf import GGUFReader
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from striate.errors import ModelError, first_line
 from striate.models.convert.legacy.legacy_sources import folder_of
 from striate.models.io.foreign import reading_model
 from striate.models.structure.vision_encoders import encoder_config, patches
+from striate.printable import shown
 from striate.storage.read_files import user_path
 
+# Sizes of a GGUF file's model, and how many times the largest of its tensors they may be: most are one of those.
+_GGUF_SIZES = ("embedding_length", "feed_forward_length", "vocab_size", "expert_count")
+_GGUF_ROOM = 8
 # Parts of an encoder that no feature map goes through: checkpoints of classifiers lack them.
 _BEYOND_FEATURES = ("pooler.", "head.", "vision_model.head.")
 
@@ -47,6 +52,7 @@ def load_llm(path: Path | str, *, dtype: torch.dtype | str = torch.float32) -> t
     file = user_path(path)
     options: dict[str, Any] = {"trust_remote_code": False}
     if file.is_file() and file.suffix == ".gguf":
+        _check_gguf(file)
         folder, options = file.parent, {**options, "gguf_file": file.name}
     elif file.is_file():
         raise ModelError(f"{file} holds no LLM", "a .gguf file, or a folder with config.json", "check --llm")
@@ -63,6 +69,31 @@ def load_llm(path: Path | str, *, dtype: torch.dtype | str = torch.float32) -> t
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
     _check_whole(str(path), sorted(info["missing_keys"]), "--llm")
     return model.eval(), tokenizer
+
+
+def _check_gguf(file: Path) -> None:
+    """Raise for a GGUF file that is no whole one, or claims layers or sizes far beyond those of its tensors.
+
+    transformers builds what the file claims before it looks at the tensors: layers without end, say.
+
+    Raises:
+        ModelError: it is.
+    """
+    with reading_model(f"{file} can't be read", "a whole GGUF file of a language model", "download it again"):
+        reader = GGUFReader(file)
+        kind = reader.fields["general.architecture"].contents()
+        fields = {name: reader.fields.get(f"{kind}.{name}") for name in ("block_count", *_GGUF_SIZES)}
+        claimed = {name: field.contents() for name, field in fields.items() if field is not None}
+        layers = len({tensor.name.split(".")[1] for tensor in reader.tensors if tensor.name.startswith("blk.")})
+        largest = max(int(size) for tensor in reader.tensors for size in tensor.shape)
+    for name, value in claimed.items():
+        most = layers if name == "block_count" else _GGUF_ROOM * largest
+        if isinstance(value, int) and value > most:
+            raise ModelError(
+                f"{file} has {kind}.{name} {shown(value)}, and tensors of {layers} layers, {largest} wide at most",
+                "a GGUF file whose tensors are those that it describes",
+                "download it again, or choose another file",
+            )
 
 
 def load_encoder(path: Path | str, *, dtype: torch.dtype) -> tuple[Any, Path]:

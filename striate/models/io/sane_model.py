@@ -34,7 +34,7 @@ def check_size(config: Any, folder: Path) -> None:
         )
 
 
-def check_finite(model: Any, source: str) -> None:
+def check_finite(model: Any, source: str = "memory") -> None:
     """Raise a ModelError where a weight of `model` is infinite or no number: its answers would be noise that scores."""
     for name, weight in model.named_parameters():
         # A sum takes one pass and no memory, and one bad value makes it bad.

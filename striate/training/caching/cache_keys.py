@@ -18,7 +18,7 @@ from striate.data.samples import Sample
 from striate.models.structure.anatomy import find_anatomy, unwrap
 
 # Of a folder's layout: another number gives other names.
-_LAYOUT = 2
+_LAYOUT = 3
 
 
 def picture_keys(samples: Sequence[Sample]) -> dict[Sample, str]:

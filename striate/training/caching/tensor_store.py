@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -14,31 +16,35 @@ import torch
 from striate.errors import ArtifactError
 from striate.storage.atomic import new_folder
 
-DATA, INDEX = "tensors.bin", "index.json"
+DATA, INDEX = "tensors.bin", "index.txt"
 
 
 class TensorWriter:
     """Appends tensors to a file, one after another.
 
     Attributes:
-        index: number format, first byte, byte after the last one, and shape of each tensor, by name.
+        index: number format, first byte, byte after the last one, shape and checksum of each tensor, by name.
     """
 
     def __init__(self, stream: BinaryIO) -> None:
         """Write to `stream`, which is empty."""
         self._stream = stream
-        self.index: dict[str, tuple[str, int, int, list[int]]] = {}
+        self.index: dict[str, tuple[str, int, int, list[int], int]] = {}
 
     def add(self, name: str, tensor: torch.Tensor) -> None:
         """Append one tensor of any shape and number format."""
         start = self._stream.tell()
-        self._stream.write(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+        content = tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data
+        self._stream.write(content)
         number_format = str(tensor.dtype).removeprefix("torch.")
-        self.index[name] = (number_format, start, self._stream.tell(), list(tensor.shape))
+        self.index[name] = (number_format, start, self._stream.tell(), list(tensor.shape), zlib.crc32(content))
 
 
 class StoredTensors(Mapping[str, torch.Tensor]):
-    """The tensors of a folder that `write_once` made; each is read from the mapped file when it is asked for."""
+    """The tensors of a folder that `write_once` made; each is read from the mapped file when it is asked for.
+
+    A tensor whose bytes have changed since raises ArtifactError.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Map the file.
@@ -48,24 +54,30 @@ class StoredTensors(Mapping[str, torch.Tensor]):
         """
         self._folder = folder
         try:
-            self._index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+            self._index = _checked_index((folder / INDEX).read_bytes())
             # A plain view: the slices of `memmap` itself are slow.
             self._bytes = np.memmap(folder / DATA, dtype=np.uint8, mode="r").view(np.ndarray)
-            wanted = max(end for _, _, end, _ in self._index.values())
+            wanted = max(end for _, _, end, _, _ in self._index.values())
             if len(self._bytes) != wanted:
                 raise ValueError(f"{DATA} has {len(self._bytes)} bytes of {wanted}")
         except (OSError, ValueError, TypeError, AttributeError) as error:
-            raise ArtifactError(
-                f"{folder} holds no whole tensors: {error}",
-                "a folder that machine.cache_vision=disk wrote",
-                "remove that folder: it is written again",
-            ) from error
+            raise self._damaged(str(error)) from error
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        number_format, start, end, shape = self._index[name]
+        number_format, start, end, shape, checksum = self._index[name]
         tensor = torch.empty(shape, dtype=getattr(torch, number_format))
-        tensor.reshape(-1).view(torch.uint8).numpy()[:] = self._bytes[start:end]
+        content = tensor.reshape(-1).view(torch.uint8).numpy()
+        content[:] = self._bytes[start:end]
+        if zlib.crc32(content.data) != checksum:
+            raise self._damaged(f"bytes {start} to {end} of {DATA} were changed or damaged")
         return tensor
+
+    def _damaged(self, reason: str) -> ArtifactError:
+        return ArtifactError(
+            f"{self._folder} holds no whole tensors: {reason}",
+            "a folder as machine.cache_vision=disk wrote it",
+            "remove that folder: it is written again",
+        )
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._index)
@@ -91,13 +103,22 @@ def write_once(folder: Path, work: Callable[[TensorWriter], object]) -> bool:
             with (place / DATA).open("wb") as stream:
                 writer = TensorWriter(stream)
                 work(writer)
-            (place / INDEX).write_text(json.dumps(writer.index), encoding="utf-8")
+            index = json.dumps(writer.index).encode()
+            (place / INDEX).write_bytes(hashlib.sha256(index).hexdigest().encode() + b"\n" + index)
     except ArtifactError:
         # Another run of the same sweep may have written the same meanwhile.
         if not folder.exists():
             raise
         return False
     return True
+
+
+def _checked_index(content: bytes) -> dict[str, list[Any]]:
+    digest, _, text = content.partition(b"\n")
+    if hashlib.sha256(text).hexdigest().encode() != digest:
+        raise ValueError(f"{INDEX} was changed or damaged")
+    index: dict[str, list[Any]] = json.loads(text)
+    return index
 
 
 def check_room(bytes_needed: int, folder: Path | None) -> None:

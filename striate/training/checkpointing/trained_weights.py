@@ -33,9 +33,12 @@ def save_trainable(model: nn.Module, folder: Path, names: Container[str], start_
                 tensors[name] = tensor.detach().contiguous()
                 norm = math.hypot(norm, _norm(tensor))
     check_sane(norm, start_norm, folder)
-    if Ranks.launched().is_main:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, str(folder / WEIGHTS))
+    ranks = Ranks.launched()
+    # Where weights are sharded, what follows on the other processes waits for this one.
+    with ranks.together():
+        if ranks.is_main:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file(tensors, str(folder / WEIGHTS))
 
 
 def norm_of(model: nn.Module, names: Container[str]) -> float:

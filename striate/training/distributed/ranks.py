@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 
-from striate.errors import StriateError
+from striate.errors import StriateError, TrainingError, first_line
 from striate.storage.launcher import launch
 
 Value = TypeVar("Value")
@@ -70,6 +71,31 @@ class Ranks:
         largest = torch.tensor(value, device=device if device.type == "cuda" else "cpu")
         torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
         return float(largest)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Context whose end all processes reach together, also those with an error: one's error ends all of them.
+
+        Raises:
+            TrainingError: another process had an error; this one raises its own as it is.
+        """
+        own: Exception | None = None
+        try:
+            yield
+        except Exception as error:
+            own = error
+        texts: list[str | None] = [f"process {self.rank}: {first_line(own)}" if own else None]
+        if self.world_size > 1:
+            mine, texts = texts[0], [None] * self.world_size
+            torch.distributed.all_gather_object(texts, mine)
+        if own:
+            raise own
+        if others := [text for text in texts if text]:
+            raise TrainingError(
+                f"another process of this training failed, {others[0]}",
+                "processes that all do their part",
+                "see what that process says; the same command goes on from the last whole checkpoint",
+            )
 
     def on_main(self, work: Callable[[], Value]) -> Value:
         """Return what `work` returns on the main process, which alone does it, on every process.
