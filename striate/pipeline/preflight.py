@@ -79,7 +79,7 @@ def num_layers_of(model_path: str) -> int:
     Raises:
         ModelError: no such model, or not an LVLM.
     """
-    from striate.models.io.adapters import base_of, is_adapter
+    from striate.models.io.adapter_folder import base_of, is_adapter
     from striate.models.structure.meta_model import blueprint
 
     folder = Path(model_path)
