@@ -1,6 +1,7 @@
 """The documents that stages hand to each other through the run folder: one module a stage, all of them found here."""
 
 from striate.artifacts.base import Document, read_document, read_if_there, read_lines, write_document, write_lines
+from striate.artifacts.compensation_record import CompensatedGap, Compensation, CompensationMethod
 from striate.artifacts.eval_records import (
     AskingFacts,
     DataNotes,
@@ -22,6 +23,9 @@ from striate.artifacts.train_record import ComponentCount, Resampled, Trainable,
 
 __all__ = [
     "AskingFacts",
+    "CompensatedGap",
+    "Compensation",
+    "CompensationMethod",
     "ComponentCount",
     "Cut",
     "DataNotes",
