@@ -3,6 +3,7 @@
 from typing import Literal
 
 from striate.artifacts.base import Document
+from striate.artifacts.compensation_record import Compensation
 from striate.artifacts.region import Region
 
 
@@ -54,5 +55,6 @@ class PruneRecord(Document):
     parameters_before: int
     parameters_after: int
     cuts: tuple[Cut, ...] = ()
+    compensation: Compensation | None = None
     self_test: SelfTest | None = None
     seconds: float = 0.0

@@ -45,17 +45,25 @@ class PruneSection(Section):
     which score every candidate again after each cut, by the tuned model's answers on `samples` of the calibration set.
     Of these, samples without a picture count `text_weight`, those with one the rest. `top` and `spaced` go by place
     alone: the last layers, or evenly spaced ones.
+    `compensate` changes kept layers in closed form, on the same `samples`, to stand in for removed ones: `refit` of the
+    weight before each gap, or `scale` of what is written behind it (docs/pruning.md).
     """
 
     remove: Annotated[int, Field(ge=0, le=MOST_LAYERS)] | Percentage = 0
     scorer: str = "modality-block-influence"
     samples: int = Field(default=128, ge=1, le=MOST)
     text_weight: float = Field(default=0.5, ge=0, le=1)
+    compensate: Literal["none", "refit", "scale"] = "none"
 
     @property
     def greedy(self) -> bool:
         """Whether candidates are scored again after each cut."""
         return self.scorer in GREEDY
+
+    @property
+    def reads_samples(self) -> bool:
+        """Whether calibration samples say which layers go, or how others stand in for them."""
+        return bool(self.remove) and (self.greedy or self.compensate != "none")
 
     @property
     def needs_scores(self) -> bool:

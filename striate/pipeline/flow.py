@@ -194,6 +194,7 @@ class Flow:
                     read_document(self.out / "scores.json", Scores) if section.needs_scores else None,
                     section.scorer,
                     cuts=ranking.cuts(tuned, region, remove),
+                    compensate=ranking.compensation(tuned),
                     processor=tuned.processor,
                     out=self.out / "pruned",
                     test_inputs=collator.encode_prompts(samples),

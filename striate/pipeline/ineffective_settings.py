@@ -42,12 +42,17 @@ RULES: tuple[Rule, ...] = (
     ),
     (
         "data.calibration",
-        lambda run: OF_NO_SAMPLES.issuperset(run.analyze.scorers) and not (run.prune.remove and run.prune.greedy),
+        lambda run: OF_NO_SAMPLES.issuperset(run.analyze.scorers) and not run.prune.reads_samples,
         "no scorer reads samples",
     ),
-    ("prune.scorer", lambda run: not run.prune.remove, "prune.remove is 0"),
+    ("prune.scorer prune.compensate", lambda run: not run.prune.remove, "prune.remove is 0"),
     (
-        "prune.samples prune.text_weight",
+        "prune.samples",
+        lambda run: not run.prune.reads_samples,
+        "no layers are ranked by answers or compensated for",
+    ),
+    (
+        "prune.text_weight",
         lambda run: not (run.prune.remove and run.prune.greedy),
         "no layers are ranked by answers",
     ),

@@ -1,13 +1,14 @@
-"""Rank the layers that `prune` removes by the tuned model's answers, and go on where that was interrupted."""
+"""What `prune` reads calibration samples for: ranking layers by the tuned model's answers, and compensation."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from striate.artifacts import Cut, Region, UnfinishedRanking, read_document, write_document
+from striate.artifacts import Compensation, Cut, Region, UnfinishedRanking, read_document, write_document
 from striate.config import RunConfig
 from striate.errors import ArtifactError
 from striate.progress import Progress
@@ -44,23 +45,17 @@ class LayerRanking:
             region: layers that stay.
             remove: how many of the others go.
         """
-        from striate.data.collate import Collator
-        from striate.data.pictures import PictureLimits
-        from striate.data.reading import read_many
-        from striate.pruning.greedy_ranking import Question, calibration, rank_greedily
+        from striate.pruning.greedy_ranking import Question, rank_greedily
 
         section = self.config.prune
         if not section.greedy or len(region.removable) >= remove:
             return ()
-        machine = self.config.machine
-        collator = Collator(tuned.processor, self.config.train.max_length, True, PictureLimits.of(machine))
-        samples = read_many(self.data, section.samples, self.config.seed)
         known = self._known()
         if known:
             self.progress.say(f"prune: goes on after cut {len(known)} of {remove - len(region.removable)}")
         return rank_greedily(
             tuned.model,
-            calibration(samples, collator, machine.micro_batch),
+            self._batches(tuned),
             region,
             remove,
             Question(section.scorer, section.text_weight),
@@ -68,6 +63,27 @@ class LayerRanking:
             keep=lambda cuts: write_document(self.file, UnfinishedRanking(key=self.key, cuts=tuple(cuts))),
             progress=self.progress,
         )
+
+    def compensation(self, tuned: Loaded) -> Callable[[tuple[int, ...]], Compensation] | None:
+        """Return what changes `tuned` so that the layers it is called with are missed less; None without a method."""
+        from striate.pruning.compensation.compensate import compensate
+
+        how = self.config.prune.compensate
+        if how == "none" or not self.config.prune.remove:
+            return None
+        return partial(compensate, tuned.model, self._batches(tuned), how=how, progress=self.progress)
+
+    def _batches(self, tuned: Loaded) -> Any:
+        """Return the calibration set as training batches."""
+        from striate.data.collate import Collator
+        from striate.data.pictures import PictureLimits
+        from striate.data.reading import read_many
+        from striate.pruning.greedy_ranking import calibration
+
+        machine = self.config.machine
+        collator = Collator(tuned.processor, self.config.train.max_length, True, PictureLimits.of(machine))
+        samples = read_many(self.data, self.config.prune.samples, self.config.seed)
+        return calibration(samples, collator, machine.micro_batch)
 
     def _known(self) -> tuple[Cut, ...]:
         """Return the first cuts of the same ranking, if it was interrupted; what can't be read is ranked again."""

@@ -79,13 +79,17 @@ class StageKeys:
         """Return what the pruned model follows from."""
         config, section = self.run.config, self.run.config.prune
         greedy = bool(section.remove) and section.greedy
+        # What has no effect is left out, and so is a setting that earlier runs did not have.
+        unread = {"samples"} if not section.reads_samples else set()
+        unread |= {"text_weight"} if not greedy else set()
+        unread |= {"compensate"} if section.compensate == "none" or not section.remove else set()
         follows: dict[str, Any] = {
             "checkpoint": self.model("tuned"),
             "region": self._region(),
             "scores": self._scores() if section.needs_scores else "",
-            "section": section.model_dump(exclude=set() if greedy else {"samples", "text_weight"}),
+            "section": section.model_dump(exclude=unread),
         }
-        if greedy:
+        if section.reads_samples:
             follows["data"] = self._data(self.inputs.calibrating)
             follows |= {"max_length": config.train.max_length, "seed": config.seed}
         return follows

@@ -3,14 +3,14 @@
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 from torch import Tensor, nn
 
-from striate.artifacts import Cut, PruneRecord, Region, Scores, SelfTest
+from striate.artifacts import Compensation, Cut, PruneRecord, Region, Scores, SelfTest
 from striate.data.collate import Collator
 from striate.data.samples import PLACEHOLDER, Message, Sample
 from striate.errors import ConfigError, ModelError, SpecError
@@ -19,7 +19,7 @@ from striate.models.io.model_card import CardFacts
 from striate.models.io.sane_model import check_finite
 from striate.models.io.save import save_model
 from striate.models.structure.anatomy import find_anatomy
-from striate.models.surgery.remove_layers import remove_layers
+from striate.models.surgery.remove_layers import check_removable, remove_layers
 from striate.models.surgery.renumber import renumbered
 from striate.models.surgery.roundtrip_check import self_test
 from striate.pruning.position_order import ORDERS
@@ -38,6 +38,7 @@ def prune(
     scorer: str | None = None,
     *,
     cuts: Sequence[Cut] = (),
+    compensate: Callable[[tuple[int, ...]], Compensation] | None = None,
     processor: Any = None,
     out: Path | None = None,
     test_inputs: Mapping[str, Tensor] | None = None,
@@ -55,6 +56,8 @@ def prune(
         scores: importance of each layer, higher = keep; not needed where nothing is removed.
         scorer: which of `scores` ranks the layers, which may be left out where there is only one; or `top` or `spaced`.
         cuts: those of a greedy ranking (`striate.pruning`), which take the place of scores; `scorer` names it.
+        compensate: called with the layers that go, before they do, to change weights of others so that they are missed
+            less (`striate.pruning.compensation`); not where nothing is removed.
         processor: saved beside the model; needed with `out`.
         out: folder to save to. The saved model is then loaded again and compared with the one in memory.
         test_inputs: left-padded prompts for that comparison; by default one question about a made-up picture.
@@ -73,7 +76,10 @@ def prune(
     check_removal(region, remove)
     _check_out(out, processor)
     name, removed = _by_cuts(region, remove, cuts, scorer) if cuts else _least_important(region, remove, scores, scorer)
-    before = _parameters(model)
+    before, compensation = _parameters(model), None
+    if compensate is not None and removed:
+        check_removable(model, removed)
+        compensation = compensate(removed)
     old_to_new = remove_layers(model, removed)
     record = PruneRecord(
         region=region,
@@ -84,6 +90,7 @@ def prune(
         parameters_before=before,
         parameters_after=_parameters(model),
         cuts=tuple(cuts),
+        compensation=compensation,
     )
     test = None if out is None else _save(model, processor, out, record, test_inputs)
     return model, record.model_copy(update={"self_test": test, "seconds": time.perf_counter() - started})

@@ -58,11 +58,18 @@ SAID: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("analyze.scorers=[token-swap]", "data.calibration=[d]"),
         ("prune={remove: 1, scorer: answer-loss}",),
     ),
-    "no effect: prune.samples, prune.text_weight (no layers are ranked by answers)": (
-        ("prune={samples: 3, text_weight: 0}",),
-        ("prune={remove: 1, scorer: answer-loss, samples: 3, text_weight: 0}",),
+    "no effect: prune.samples (no layers are ranked by answers or compensated for)": (
+        ("prune={samples: 3}",),
+        ("prune={remove: 1, compensate: refit, samples: 3}",),
     ),
-    "no effect: prune.scorer (prune.remove is 0)": (("prune.scorer=block-influence",), ("prune.remove=1",)),
+    "no effect: prune.text_weight (no layers are ranked by answers)": (
+        ("prune={text_weight: 0}",),
+        ("prune={remove: 1, scorer: answer-loss, text_weight: 0}",),
+    ),
+    "no effect: prune.scorer, prune.compensate (prune.remove is 0)": (
+        ("prune={scorer: block-influence, compensate: scale}",),
+        ("prune.remove=1",),
+    ),
     "no effect: evaluate.max_new_tokens, evaluate.bootstrap, evaluate.baseline, machine.eval_tokens, report.examples"
     " (evaluate.packs is empty)": (
         (

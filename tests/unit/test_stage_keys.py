@@ -82,6 +82,7 @@ STALE: dict[str, tuple[Any, set[str]]] = {
     "prune.scorer": ("answer-accuracy", PRUNED),
     "prune.samples": (7, PRUNED),
     "prune.text_weight": (0.1, PRUNED),
+    "prune.compensate": ("refit", PRUNED),
     "evaluate.packs": (["ROOT/pack", "ROOT/pack2"], ASKED),
     "evaluate.limit": (3, {*ASKED, *SUITES}),
     "evaluate.max_new_tokens": (3, ASKED),
@@ -180,6 +181,7 @@ def keys_of(config: RunConfig) -> dict[str, str]:
         ("prune.scorer=modality-block-influence", PRUNED),
         ("prune.samples=7", NONE),
         ("prune.text_weight=0.1", NONE),
+        ("prune.compensate=scale", PRUNED),
     ],
 )
 def test_what_layers_ranked_by_scores_follow_from(root: Path, change: str, expected: set[str]) -> None:
@@ -191,6 +193,28 @@ def test_what_layers_ranked_by_scores_follow_from(root: Path, change: str, expec
 def test_a_percentage_of_layers_is_what_the_pruned_model_follows_from(root: Path) -> None:
     old, new = (keys_of(parse_config(base_config(root), more)) for more in ([], ["prune.remove=25%"]))
     assert {stage for stage in old if old[stage] != new[stage]} == PRUNED
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("prune.samples=7", PRUNED),
+        ("prune.text_weight=0.1", NONE),
+        ("data.calibration=[ROOT/more]", {"analyze", *PRUNED}),
+        ("train.max_length=99", {"analyze", *TRAINED}),
+    ],
+)
+def test_what_compensation_follows_from(root: Path, change: str, expected: set[str]) -> None:
+    settings = ["prune.scorer=block-influence", "prune.compensate=refit"]
+    changed = [*settings, change.replace("ROOT", str(root))]
+    old, new = (keys_of(parse_config(base_config(root), more)) for more in (settings, changed))
+    assert {stage for stage in old if old[stage] != new[stage]} == expected
+
+
+def test_a_setting_that_earlier_runs_lacked_is_no_part_of_their_keys(root: Path) -> None:
+    run: Any = FinishedRun(parse_config(base_config(root)))
+    keys = StageKeys(run, locate_inputs(run.config, Silent()), list)
+    assert set(keys.prune()["section"]) == {"remove", "scorer", "samples", "text_weight"}
 
 
 def settings_of(section: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[str]:

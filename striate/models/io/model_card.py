@@ -199,7 +199,21 @@ def _moves(prune: PruneRecord | None) -> str:
         return ""
     moved = ", ".join(f"{old}→{new}" for old, new in sorted(prune.old_to_new.items()))
     gone = ", ".join(map(str, prune.removed))
-    return f"\n\nRemoved: layers {gone} (by {_plain(prune.scorer)}, of those outside the region). Old→new: {moved}."
+    told = f"\n\nRemoved: layers {gone} (by {_plain(prune.scorer)}, of those outside the region). Old→new: {moved}."
+    return f"{told}{_stand_ins(prune)}"
+
+
+def _stand_ins(prune: PruneRecord) -> str:
+    """Return which kept layers were changed to stand in for removed ones."""
+    done = prune.compensation
+    if done is None:
+        return ""
+    told = [
+        f"layer {gap.layer} for {', '.join(map(str, gap.removed))} (held-out error {gap.before:.3g} → {gap.after:.3g})"
+        for gap in done.gaps
+        if gap.changed and gap.before is not None and gap.after is not None
+    ]
+    return f"\n\nCompensated by {done.method} on {done.samples} samples: {'; '.join(told) or 'no layer changed'}."
 
 
 def _figures(facts: CardFacts) -> str:

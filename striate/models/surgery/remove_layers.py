@@ -56,6 +56,18 @@ def remove_layers(model: nn.Module, remove: Sequence[int]) -> dict[int, int]:
     return old_to_new
 
 
+def check_removable(model: nn.Module, remove: Sequence[int]) -> None:
+    """Raise what `remove_layers` would raise; nothing is changed.
+
+    Raises:
+        ModelError: as `remove_layers`.
+    """
+    anatomy = find_anatomy(model)
+    _check_choice(model, anatomy, remove)
+    if remove:
+        _plan(model, anatomy, remove)
+
+
 def _check_choice(model: Any, anatomy: Anatomy, remove: Sequence[int]) -> None:
     allowed = f"different layers from 0 to {anatomy.num_layers - 1}, not all of them"
     hint = "layers are counted from 0; `striate inspect MODEL` shows them"
