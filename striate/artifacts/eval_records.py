@@ -155,13 +155,44 @@ class Difference(Document):
 
 
 class Retention(Document):
-    """All paired comparisons with the baseline (`eval/retention.json`); `interval` says how intervals were made."""
+    """All paired comparisons with the baseline (`eval/retention.json`); `interval` says how intervals were made.
+
+    Attributes:
+        baseline: what `rows` compare every other model with.
+        against: by label, the model that another is held against: a pruned model against the tuned one, a tuned model
+            against the baseline. It may have been left out of the evaluation.
+        held: comparisons of models that are held against another than the baseline.
+    """
 
     version: Literal[1] = 1
     baseline: str
     repetitions: int
     rows: tuple[Difference, ...]
     interval: str = ""
+    against: dict[str, str] = Field(default_factory=dict)
+    held: tuple[Difference, ...] = ()
+
+    @property
+    def labels(self) -> list[str]:
+        """Every model but the baseline, in the order of evaluation."""
+        return list(dict.fromkeys(row.label for row in self.rows))
+
+    def reference(self, label: str) -> str:
+        """Return what the model called `label` is held against; earlier versions did not note it."""
+        return self.against.get(label, "tuned" if label == "pruned" else self.baseline)
+
+    def of(self, label: str) -> tuple[Difference, ...]:
+        """Return the comparisons of a model with what it is held against; none where that was not evaluated."""
+        reference = self.reference(label)
+        return tuple(row for row in (*self.rows, *self.held) if (row.label, row.baseline) == (label, reference))
+
+    def not_held(self) -> dict[str, str]:
+        """Return the models that lack a comparison, by label, each with the model that was not evaluated."""
+        return {label: self.reference(label) for label in self.labels if not self.of(label)}
+
+    def held_rows(self) -> list[Difference]:
+        """Return every model's comparisons with what it is held against, in the order of evaluation."""
+        return [row for label in self.labels for row in self.of(label)]
 
 
 class GateRow(Document):
@@ -177,6 +208,7 @@ class GateRow(Document):
         resolvable: whether the whole interval lies on one side of the threshold: the sample is large enough to tell.
         needed_n: items of this kind that would make it so; None where that can't be forecast.
         no_interval: why there is no interval, where there is none.
+        against: the model that it is held against; empty in earlier versions, which took the baseline.
     """
 
     condition: str
@@ -192,6 +224,7 @@ class GateRow(Document):
     resolvable: bool
     needed_n: int | None = None
     no_interval: str = ""
+    against: str = ""
 
 
 class GateResult(Document):
@@ -206,6 +239,10 @@ class GateResult(Document):
     def passed(self) -> bool:
         """Whether every model meets every condition."""
         return all(row.passed for row in self.rows)
+
+    def reference(self, row: GateRow) -> str:
+        """Return what the model of a row was held against."""
+        return row.against or self.baseline
 
 
 class DataNotes(Document):

@@ -44,7 +44,10 @@ class UnfinishedRanking(Document):
 
 
 class PruneRecord(Document):
-    """Removed layers, the new index of each kept one, and the check that the saved model reloads (`prune.json`)."""
+    """Removed layers, the new index of each kept one, and the check that the saved model reloads (`prune.json`).
+
+    Bytes are those of the weights in memory; earlier versions did not record them.
+    """
 
     version: Literal[1] = 1
     region: Region
@@ -54,6 +57,8 @@ class PruneRecord(Document):
     old_to_new: dict[int, int]
     parameters_before: int
     parameters_after: int
+    bytes_before: int = 0
+    bytes_after: int = 0
     cuts: tuple[Cut, ...] = ()
     compensation: Compensation | None = None
     self_test: SelfTest | None = None

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.segment import Segment
 from rich.table import Table
 
-from striate.artifacts import Difference, Region, Retention
+from striate.artifacts import Difference, PruneRecord, Region, Retention
 from striate.printable import printable
 from striate.progress import Advance
 
@@ -77,10 +77,27 @@ def draw_stack(region: Region, removed: tuple[int, ...] = ()) -> str:
 
 
 def result_lines(retention: Retention) -> list[str]:
-    """Return the run's result, a line a comparison: visual score, text, and the same for other models."""
-    rows = [row for row in retention.rows if row.pack == "*" or row.metric == "perplexity"]
+    """Return the run's result, a line a comparison: each model's visual score and text, with what it is held against.
+
+    A model whose comparison is not there has a line that says so.
+    """
+    rows = [row for row in retention.held_rows() if row.pack == "*" or row.metric == "perplexity"]
     labels = list(dict.fromkeys(row.label for row in rows))
-    return [_line(row) for row in sorted(rows, key=lambda row: (labels.index(row.label), row.kind == "text"))]
+    lines = [_line(row) for row in sorted(rows, key=lambda row: (labels.index(row.label), row.kind == "text"))]
+    return lines + [
+        f"{label:<7} not compared with {reference}, which was not evaluated: add {reference} to evaluate.models"
+        for label, reference in retention.not_held().items()
+    ]
+
+
+def saved_line(prune: PruneRecord) -> str:
+    """Return what pruning saved: parameters, and bytes where they are recorded."""
+    before, after = prune.parameters_before, prune.parameters_after
+    share = 100 * (before - after) / (before or 1)
+    told = f"saved   {before - after:,} of {before:,} parameters ({share:.1f}%)"
+    if not prune.bytes_before:
+        return told
+    return f"{told}, {(prune.bytes_before - prune.bytes_after) / 1e6:,.1f} of {prune.bytes_before / 1e6:,.1f} MB"
 
 
 def _line(row: Difference) -> str:

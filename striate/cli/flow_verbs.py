@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from striate.cli.boundary import guard
-from striate.cli.console import OUT, RichProgress, quiet_libraries, result_lines
+from striate.cli.console import OUT, RichProgress, quiet_libraries, result_lines, saved_line
 from striate.cli.evaluation_verbs import show_gate
 from striate.cli.options import Out, Overwrite, Settings, open_flow
 
@@ -72,7 +72,7 @@ def check(config: RunFile, settings: Settings = None) -> None:
 
 
 def _everything(config: RunConfig, out: Path, overwrite: bool) -> None:
-    from striate.artifacts import Retention, read_document
+    from striate.artifacts import PruneRecord, Retention, read_document
 
     begin = time.perf_counter()
     page = open_flow(config, out, overwrite).everything()
@@ -80,6 +80,8 @@ def _everything(config: RunConfig, out: Path, overwrite: bool) -> None:
     if (out / "eval" / "retention.json").is_file():
         for line in result_lines(read_document(out / "eval" / "retention.json", Retention)):
             OUT.print(line, soft_wrap=True)
+    if config.prune.remove and (out / "prune.json").is_file():
+        OUT.print(saved_line(read_document(out / "prune.json", PruneRecord)), soft_wrap=True)
     OUT.print(f"report  {page.resolve()}  ({time.perf_counter() - begin:.0f} s)", soft_wrap=True)
     show_gate(out)
 

@@ -28,6 +28,7 @@ from striate.pipeline.preflight import (
     labels_of,
     num_layers_of,
 )
+from striate.pipeline.references import references_of
 from striate.pipeline.resident_model import BASE_LABEL, QUANTIZED, ResidentModel
 from striate.pipeline.run_inputs import locate_inputs
 from striate.pipeline.stage_keys import StageKeys
@@ -222,9 +223,9 @@ class Flow:
                 load=partial(self._models.load, label),
             )
             self._models.drop()
-        results = read_results(self.out, self.labels)
-        retention = write_retention(self.out, results, section, self.config.seed)
-        write_gate(self.out, results, section, self.config.seed)
+        results, references = read_results(self.out, self.labels), references_of(self.config)
+        retention = write_retention(self.out, results, section, self.config.seed, references)
+        write_gate(self.out, results, section, self.config.seed, references)
         for label in self.labels:
             self._write_card(label, figures=True)
         return retention

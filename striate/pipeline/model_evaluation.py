@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from striate.artifacts import (
     DataNotes,
+    Difference,
     EvalRecord,
     GateResult,
     Prediction,
@@ -132,26 +133,45 @@ def write_data_notes(run: RunFolder, packs: Sequence[Pack], trained: Callable[[]
         run.progress.say(f"note: {line}")
 
 
-def write_retention(run: Path, results: Results, section: EvaluateSection, seed: int) -> Retention:
-    """Return every model's comparison with the baseline; write eval/retention.json.
+def write_retention(
+    run: Path, results: Results, section: EvaluateSection, seed: int, references: Mapping[str, str]
+) -> Retention:
+    """Return every model's comparison with the baseline, and with what it is held against; write eval/retention.json.
+
+    Args:
+        run: the run folder.
+        results: each model's record and predictions, by label.
+        section: settings of the evaluation.
+        seed: of the draws behind perplexity's intervals.
+        references: by label, the model that another is held against (`references_of`).
 
     Raises:
         ArtifactError: two models did not answer the same items.
     """
-    baseline = results[section.baseline]
-    rows = [
-        row
-        for label, other in results.items()
-        if label != section.baseline
-        for row in compare_predictions(baseline, other, section.bootstrap, seed)
-    ]
-    retention = Retention(baseline=section.baseline, repetitions=section.bootstrap, rows=tuple(rows), interval=METHOD)
+    others = [label for label in results if label != section.baseline]
+
+    def compared(label: str, reference: str) -> list[Difference]:
+        return compare_predictions(results[reference], results[label], section.bootstrap, seed)
+
+    apart = {label: references[label] for label in others if references[label] in {*results} - {section.baseline}}
+    retention = Retention(
+        baseline=section.baseline,
+        repetitions=section.bootstrap,
+        rows=tuple(row for label in others for row in compared(label, section.baseline)),
+        interval=METHOD,
+        against={label: references[label] for label in others},
+        held=tuple(row for label, reference in apart.items() for row in compared(label, reference)),
+    )
     write_document(run / FOLDER / RETENTION_FILE, retention)
     return retention
 
 
-def write_gate(run: Path, results: Results, section: EvaluateSection, seed: int) -> GateResult | None:
+def write_gate(
+    run: Path, results: Results, section: EvaluateSection, seed: int, references: Mapping[str, str]
+) -> GateResult | None:
     """Return what the gate says of every model, and write eval/gate.json; without a gate, None and no such file.
+
+    Each model is held against that of `references`.
 
     Raises:
         ConfigError: the gate can't be read, or names something that was not measured.
@@ -160,6 +180,7 @@ def write_gate(run: Path, results: Results, section: EvaluateSection, seed: int)
     if not section.gate:
         remove(path)
         return None
-    result = hold_against(section.gate, section.baseline, results, section.bootstrap, seed)
+    repetitions = section.bootstrap
+    result = hold_against(section.gate, section.baseline, results, repetitions, seed, references=references)
     write_document(path, result)
     return result

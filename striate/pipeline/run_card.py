@@ -36,6 +36,6 @@ def _card_facts(run: Path, label: str, config: RunConfig, base: str, figures: bo
         adapter=label == "tuned" and config.train.method != "full",
         prune=prune,
         evaluation=read_if_there(run / "eval" / f"{label}.json", EvalRecord) if figures else None,
-        differences=tuple(row for row in retention.rows if row.label == label) if retention else (),
+        differences=retention.of(label) if retention else (),
         config=config,
     )

@@ -88,10 +88,11 @@ def _locate_packs(config: RunConfig, progress: Progress) -> list[Source]:
     sources = [locate_pack(name, progress) for name in section.packs]
     check_pack_names([source.name for source in sources])
     if section.gate:
+        from striate.pipeline.references import check_references
         from striate.tasks.packs.sources import read_source
-        from striate.tasks.scoring.gate import check_gate, parse_gate
+        from striate.tasks.scoring.gate import check_gate
 
-        parse_gate(section.gate)
+        check_references(config)
         check_gate(
             section.gate,
             [read_source(source, section.limit) for source in sources],

@@ -174,10 +174,11 @@ def _pack(name: str, limit: int | None, read: list[Pack], limits: PictureLimits)
 
 def _gate(config: RunConfig, packs: list[Pack]) -> str:
     """Return the gate; what it names is looked up where every pack has been read, which built-in ones are not."""
-    from striate.tasks.scoring.gate import check_gate, parse_gate
+    from striate.pipeline.references import check_references
+    from striate.tasks.scoring.gate import check_gate
 
     gate = config.evaluate.gate or ""
-    parse_gate(gate)
+    check_references(config)
     if len(packs) == len(config.evaluate.packs):
         check_gate(gate, packs, labels_of(config), config.evaluate.baseline)
     return gate

@@ -76,7 +76,8 @@ def prune(
     check_removal(region, remove)
     _check_out(out, processor)
     name, removed = _by_cuts(region, remove, cuts, scorer) if cuts else _least_important(region, remove, scores, scorer)
-    before, compensation = _parameters(model), None
+    before, bytes_before = _parameters(model), _bytes(model)
+    compensation = None
     if compensate is not None and removed:
         check_removable(model, removed)
         compensation = compensate(removed)
@@ -89,6 +90,8 @@ def prune(
         old_to_new=old_to_new,
         parameters_before=before,
         parameters_after=_parameters(model),
+        bytes_before=bytes_before,
+        bytes_after=_bytes(model),
         cuts=tuple(cuts),
         compensation=compensation,
     )
@@ -202,3 +205,7 @@ def _test_inputs(processor: Any) -> dict[str, Tensor]:
 
 def _parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _bytes(model: nn.Module) -> int:
+    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from html import unescape
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -88,6 +89,7 @@ def test_every_artifact_is_there_and_whole(
     pruned = read_document(run / "prune.json", PruneRecord)
     assert len(pruned.removed) == 1
     assert set(pruned.removed) <= set(region.outside)
+    assert pruned.bytes_before - pruned.bytes_after == 4 * (pruned.parameters_before - pruned.parameters_after) > 0
     assert pruned.self_test is not None
     assert pruned.self_test.cached_equals_uncached
     for label, layers in (("start", 4), ("tuned", 4), ("pruned", 3)):
@@ -98,6 +100,14 @@ def test_every_artifact_is_there_and_whole(
     retention = read_document(run / "eval" / "retention.json", Retention)
     assert retention.baseline == "start"
     assert {row.label for row in retention.rows} == {"tuned", "pruned"}
+    assert retention.against == {"tuned": "start", "pruned": "tuned"}
+    answers = {name: read_lines(run / "eval" / f"{name}.predictions.jsonl", Prediction) for name in retention.against}
+    for row in retention.held:
+        assert (row.label, row.baseline) == ("pruned", "tuned")
+        if row.pack != "*":
+            means = {name: fmean(item.score for item in items if (item.task, item.metric) == (row.task, row.metric))
+                     for name, items in answers.items()}  # fmt: skip
+            assert (row.baseline_score, row.score) == pytest.approx((means["tuned"], means["pruned"]))
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "</html>" in page
     notes = read_document(run / "eval" / "data_notes.json", DataNotes).lines

@@ -195,12 +195,12 @@ def fake_answers(label: str, folder: Path) -> list[Prediction]:
 
 
 def difference(
-    label: str, pack: str, task: str, kind: str, metric: str, base: float, score: float, n: int
+    label: str, pack: str, task: str, kind: str, metric: str, base: float, score: float, n: int, baseline: str = "start"
 ) -> Difference:
     kept = 100 * math.exp(base - score) if metric == "perplexity" else 100 * score / base
     return Difference(
         label=label,
-        baseline="start",
+        baseline=baseline,
         pack=pack,
         task=task,
         kind=kind,
@@ -221,30 +221,41 @@ def difference(
     )
 
 
+def fake_rows(label: str, base: str) -> list[Difference]:
+    """Return the comparison of two models: every task, then all visual and all text tasks."""
+    rows = [
+        difference(label, one.pack, one.task, one.kind, one.metric, one.score, other.score, one.n, base)
+        for one, other in zip(fake_eval(base).tasks, fake_eval(label).tasks, strict=True)
+    ]
+    rows.append(difference(label, "*", "visual", "visual", "*", SCORES[base], SCORES[label], 723, base))
+    return [*rows, difference(label, "*", "text", "text", "*", 0.512, 0.509, 243, base)]
+
+
 def fake_retention() -> Retention:
-    base = fake_eval("start")
-    rows = []
-    for label in ("tuned", "pruned"):
-        for one, other in zip(base.tasks, fake_eval(label).tasks, strict=True):
-            rows.append(difference(label, one.pack, one.task, one.kind, one.metric, one.score, other.score, one.n))
-        rows.append(difference(label, "*", "visual", "visual", "*", SCORES["start"], SCORES[label], 723))
-        rows.append(difference(label, "*", "text", "text", "*", 0.512, 0.509, 243))
-    return Retention(baseline="start", repetitions=2000, rows=tuple(rows), interval="Pictures are drawn whole.")
+    return Retention(
+        baseline="start",
+        repetitions=2000,
+        rows=(*fake_rows("tuned", "start"), *fake_rows("pruned", "start")),
+        interval="Pictures are drawn whole.",
+        against={"tuned": "start", "pruned": "tuned"},
+        held=tuple(fake_rows("pruned", "tuned")),
+    )
 
 
 def fake_gate() -> GateResult:
     rows = (
         GateRow(
-            condition="visual>=99",
+            condition="visual>=90",
             label="pruned",
             scope="visual",
-            threshold=99,
-            retention=191.4,
-            low=180.2,
-            high=201.5,
+            threshold=90,
+            retention=92.9,
+            low=90.2,
+            high=95.5,
             n=723,
             passed=True,
             resolvable=True,
+            against="tuned",
         ),
         GateRow(
             condition="text>=99.5",
@@ -258,9 +269,10 @@ def fake_gate() -> GateResult:
             passed=False,
             resolvable=False,
             needed_n=41_000,
+            against="tuned",
         ),
     )
-    return GateResult(gate="visual>=99,text>=99.5", baseline="start", rows=rows)
+    return GateResult(gate="visual>=90,text>=99.5", baseline="start", rows=rows)
 
 
 def build_run(folder: Path) -> Path:
@@ -304,6 +316,8 @@ def build_run(folder: Path) -> Path:
         old_to_new={old: new for new, old in enumerate(kept)},
         parameters_before=255_123_456,
         parameters_after=244_503_456,
+        bytes_before=1_020_493_824,
+        bytes_after=978_013_824,
         self_test=SelfTest(prompts=3, max_logit_difference=0.0, cached_equals_uncached=True),
     )
     write_document(folder / "prune.json", pruned)

@@ -147,6 +147,23 @@ def test_every_model_is_held_against_it_unless_one_is_named() -> None:
     ]
 
 
+def test_a_model_is_held_against_the_one_that_it_was_made_from() -> None:
+    right = {"start": 40, "tuned": 80, "pruned": 60}
+    results = {label: (record(label), answers([1] * n + [0] * (100 - n))) for label, n in right.items()}
+    gate = hold_against("visual>=90", "start", results, 200, 0, references={"tuned": "start", "pruned": "tuned"})
+    assert [(row.label, row.against, row.retention) for row in gate.rows] == [
+        ("tuned", "start", pytest.approx(200)),
+        ("pruned", "tuned", pytest.approx(75)),
+    ]
+    assert [row.passed for row in gate.rows] == [True, False]
+    (line,) = failing_lines(gate)
+    assert line.startswith("gate: pruned keeps 75.0% of tuned in visual, 90% is asked; ")
+    assert [list(column.cells) for column in gate_table(gate).columns][1:3] == [["tuned", "pruned"], ["start", "tuned"]]
+    # What earlier versions wrote was held against the baseline.
+    earlier = gate.model_copy(update={"rows": tuple(row.model_copy(update={"against": ""}) for row in gate.rows)})
+    assert [earlier.reference(row) for row in earlier.rows] == ["start", "start"]
+
+
 def test_a_pack_is_the_mean_of_its_tasks() -> None:
     start = answers([1, 1]) + answers([1, 1, 1, 1], task="read") + answers([1], pack="other")
     tuned = answers([1, 0]) + answers([1, 1, 1, 1], task="read") + answers([0], pack="other")
@@ -183,6 +200,6 @@ def test_two_pictures_with_many_questions_pass_but_never_for_sure() -> None:
         "gate: tuned keeps 200.0% of start in visual, 300% is asked; no: 2 independent pictures are too few"
     ]
     assert second.no_interval in str(draw_gate(gate))
-    assert "keeps 200.0%, no 95% interval: 2 independent pictures are too few" in str(draw_gate(gate))
+    assert "keeps 200.0% of start, no 95% interval: 2 independent pictures are too few" in str(draw_gate(gate))
     table = gate_table(gate)
     assert "no: 2 independent pictures are too few" in list(table.columns[-1].cells)

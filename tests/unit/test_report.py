@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from striate.artifacts import EvalRecord, Region, Retention, Scores, read_document, write_document
+from striate.artifacts import AskingFacts, EvalRecord, Region, Retention, Scores, read_document, write_document
 from striate.errors import ArtifactError
 from striate.stages.report import report
 from striate.storage.atomic import write_text
@@ -87,9 +87,61 @@ def test_same_artifacts_give_the_same_bytes(run: Path, tmp_path: Path) -> None:
 
 def test_headline_tells_scores_difference_interval_and_count(page: Page) -> None:
     assert "Tuning 8 of 30 layers takes the visual score from 31.2% to 64.4%" in page.text
-    assert "(+33.1 points, 95% interval +30.0 to +37.3, n = 723)" in page.text
-    assert "text shows no measurable change (−0.3 points, 95% interval −3.4 to +3.9, n = 243)" in page.text
-    assert "with 3 layers removed the visual score is 59.8% (+28.6 points against start" in page.text
+    assert "(+33.1 points against start, 95% interval +30.0 to +37.3, n = 723)" in page.text
+    unchanged = "text shows no measurable change (−0.3 points against {}, 95% interval −3.4 to +3.9, n = 243)"
+    assert unchanged.format("start") in page.text
+
+
+def test_headline_holds_the_pruned_model_against_the_tuned_one(page: Page, html: str) -> None:
+    cost = "Removing 3 layers takes the visual score from 64.4% to 59.8% "
+    assert cost + "(−4.6 points against tuned, 95% interval −7.7 to −0.4, n = 723)" in page.text
+    assert "text shows no measurable change (−0.3 points against tuned, 95% interval −3.4 to +3.9" in page.text
+    top = html.partition("<main>")[0]
+    assert top.index("Tuning 8 of 30") < top.index("Removing 3 layers takes") < top.index("It saves ")
+    assert "59.8%" in top
+    assert "+28.6 points" not in top
+
+
+def test_headline_tells_what_pruning_saved(page: Page) -> None:
+    saved = "It saves 4.2% of the parameters (255\u202f123\u202f456 to 244\u202f503\u202f456) and 42.5 MB of 1.0 GB"
+    assert saved in page.text.replace("  ", " ")
+
+
+def timed(run: Path, **seconds: float) -> str:
+    for label, taken in seconds.items():
+        path = run / f"eval/{label}.json"
+        asked = AskingFacts(items=720, seconds=taken)
+        write_document(path, read_document(path, EvalRecord).model_copy(update={"asking": asked}))
+    return Page(report(run).read_text(encoding="utf-8")).text
+
+
+def test_headline_tells_speed_where_both_models_were_timed(make_run: MakeRun, tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    assert "test items a second (" not in timed(folder, tuned=72.0)
+    told = timed(folder, tuned=72.0, pruned=60.0)
+    assert ", and answers 12.0 instead of 10.0 test items a second (+20%, measured once)." in told
+
+
+def test_a_pruned_model_is_not_held_against_the_start_in_place_of_the_tuned_one(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    path = make_run(tmp_path / "run") / "eval/retention.json"
+    whole = read_document(path, Retention)
+    rows = tuple(row for row in whole.rows if row.label == "pruned")
+    without = Retention(baseline="start", repetitions=2000, rows=rows, against={"pruned": "tuned"})
+    write_document(path, without)
+    (path.parent / "tuned.json").unlink()
+    (path.parent / "gate.json").unlink()
+    page = Page(report(tmp_path / "run").read_text(encoding="utf-8"))
+    assert "What removing 3 layers cost is not known: tuned was not evaluated (evaluate.models)" in page.text
+    assert "pruned is not compared with tuned, which was not evaluated: add tuned to evaluate.models" in page.text
+    assert "Removing 3 layers takes" not in page.text
+    # Beside the start it is shown too, folded, as what it is.
+    assert "pruned beside start, which is not what pruning cost" in page.text
+    # What an earlier version wrote does not say what a model is held against.
+    write_document(path, without.model_copy(update={"against": {}}))
+    again = Page(report(tmp_path / "run").read_text(encoding="utf-8"))
+    assert again.text == page.text
 
 
 def test_every_cell_of_the_stack_tells_its_score(html: str, run: Path) -> None:
@@ -121,7 +173,8 @@ def test_bars_tell_score_interval_and_count(html: str, run: Path) -> None:
 
 
 def test_retention_table_holds_every_row(page: Page, run: Path) -> None:
-    for row in read_document(run / "eval/retention.json", Retention).rows:
+    retention = read_document(run / "eval/retention.json", Retention)
+    for row in (*retention.rows, *retention.held):
         if row.retention is not None:
             assert f"{row.retention:.1f}% ({row.retention_low:.1f} to {row.retention_high:.1f})" in page.text
     assert "+33.1 points" in page.text
@@ -209,7 +262,7 @@ def test_headline_compares_with_another_baseline(make_run: MakeRun, tmp_path: Pa
     rows = [row.model_copy(update={"baseline": "tuned"}) for row in whole.rows if row.label == "pruned"]
     write_document(path, Retention(baseline="tuned", repetitions=2000, rows=tuple(rows)))
     page = Page(report(tmp_path / "run").read_text(encoding="utf-8"))
-    assert "with 3 layers removed the visual score is 59.8% (+28.6 points against tuned" in page.text
+    assert "Removing 3 layers takes the visual score from 31.2% to 59.8% (+28.6 points against tuned" in page.text
     assert "Tuning 8 of 30" not in page.text
 
 

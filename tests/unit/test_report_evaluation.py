@@ -68,11 +68,12 @@ def pictures(html: str) -> list[list[Any]]:
 
 
 def test_every_model_and_task_has_its_bar_of_retention(html: str, run: Path) -> None:
-    rows = read_document(run / "eval/retention.json", Retention).rows
-    assert len(rows) == 14
+    retention = read_document(run / "eval/retention.json", Retention)
+    rows = [row for row in (*retention.rows, *retention.held) if (row.label, row.baseline) != ("pruned", "start")]
+    assert [row.baseline for row in rows] == 7 * ["start"] + 7 * ["tuned"]
     for row in rows:
         assert row.retention is not None
-        tip = f"{row.label} keeps {row.retention:.1f}% of start, 95% interval "
+        tip = f"{row.label} keeps {row.retention:.1f}% of {row.baseline}, 95% interval "
         tip += f"{row.retention_low:.1f} to {row.retention_high:.1f}, n = {row.n}"
         assert html.count(tip) >= 2
 
@@ -199,8 +200,8 @@ def test_changes_come_with_mcnemars_p(html: str) -> None:
 def test_the_gate_stands_at_the_top(html: str) -> None:
     top = html.partition("<main>")[0]
     assert "Gate failed" in top
-    assert "✓</span><span> pruned: visual&gt;=99, keeps 191.4%, 95% interval 180.2 to 201.5, n = 723." in top
-    assert "keeps 99.4%, 95% interval 95.2 to 104.5, n = 243. The sample is too small to tell" in top
+    assert "✓</span><span> pruned: visual&gt;=90, keeps 92.9% of tuned, 95% interval 90.2 to 95.5, n = 723." in top
+    assert "keeps 99.4% of tuned, 95% interval 95.2 to 104.5, n = 243. The sample is too small to tell" in top
     assert "about 41\u202f000 items would do" in top
 
 
@@ -216,7 +217,7 @@ def test_a_gate_without_a_figure_says_so() -> None:
         resolvable=False,
     )
     drawn = str(draw_gate(GateResult(gate="text>=99", baseline="start", rows=(row,))))
-    assert "no retention: the baseline scores nothing" in drawn
+    assert "no retention: start scores nothing" in drawn
     assert draw_gate(None) is None
 
 

@@ -27,27 +27,37 @@ Key = tuple[str, str, str, str]
 def retention_tables(records: Mapping[str, EvalRecord], retention: Retention, width: int) -> Iterator[Group]:
     """Yield tables of tasks by models: each score with its interval, and under it the retention with its own.
 
-    The baseline comes first; models that don't fit into `width` characters follow in further tables. The two averages,
-    of visual and of textual tasks, come last.
+    Each model's retention is that of the model that it is held against. The baseline comes first; models that don't fit
+    into `width` characters follow in further tables. The two averages, of visual and of textual tasks, come last.
     """
     others = [label for label in records if label != retention.baseline]
     at_once = max(1, (width - TASK_WIDTH) // MODEL_WIDTH - 1)
-    rows: dict[tuple[str, ...], Difference] = {(row.label, *_key(row)): row for row in retention.rows}
+    rows: dict[tuple[str, ...], Difference] = {(row.label, *_key(row)): row for row in retention.held_rows()}
+    averages = sorted({(row.kind, row.n) for row in retention.rows if row.pack == MACRO}, reverse=True)
     for begin in range(0, max(len(others), 1), at_once):
         labels = [retention.baseline, *others[begin : begin + at_once]]
         # A title within a narrow table is broken over lines.
-        title = f"score and 95% interval; below, % kept of {retention.baseline}"
-        yield Group(Text(title, style="italic"), _table(records, retention.baseline, labels, rows))
+        yield Group(Text(_title(retention, labels[1:]), style="italic"), _table(records, labels, rows, averages))
+
+
+def _title(retention: Retention, labels: Sequence[str]) -> str:
+    """Return what the cells hold: under each score what is kept of it, and of which model's."""
+    against = {label: retention.reference(label) for label in labels if retention.of(label)}
+    kept = next(iter(against.values()), "") if len({*against.values()}) == 1 else ""
+    pairs = ", ".join(f"{label} of {reference}" for label, reference in against.items())
+    told = f"; below, % kept{f' of {kept}' if kept else f': {pairs}'}" if against else ""
+    return f"score and 95% interval{told}"
 
 
 def gate_table(gate: GateResult) -> Table:
     """Return the gate's rows: what was asked, what was kept, whether it passed, and whether the sample can tell."""
-    table = Table(title=f"gate, against {gate.baseline}", title_justify="left", box=None, pad_edge=False)
-    for name in ("condition", "model", "retention", "n", "passed", "can the sample tell"):
+    table = Table(title="gate", title_justify="left", box=None, pad_edge=False)
+    for name in ("condition", "model", "held against", "retention", "n", "passed", "can the sample tell"):
         table.add_column(name, justify="right" if name in ("retention", "n") else "left", overflow="fold")
     for row in gate.rows:
         retention = "-" if row.retention is None else f"{row.retention:.1f}%{_span(row.low, row.high, 1)}"
-        table.add_row(row.condition, row.label, retention, f"{row.n:,}", "yes" if row.passed else "NO", _telling(row))
+        passed, against = "yes" if row.passed else "NO", gate.reference(row)
+        table.add_row(row.condition, row.label, against, retention, f"{row.n:,}", passed, _telling(row))
     return table
 
 
@@ -79,7 +89,7 @@ def failing_lines(gate: GateResult) -> list[str]:
     """Return a sentence for each row of the gate that did not pass."""
     return [
         f"gate: {row.label} keeps {'no measurable share' if row.retention is None else f'{row.retention:.1f}%'}"
-        f" of {gate.baseline} in {row.scope}, {row.threshold:g}% is asked; {_telling(row)}"
+        f" of {gate.reference(row)} in {row.scope}, {row.threshold:g}% is asked; {_telling(row)}"
         for row in gate.rows
         if not row.passed
     ]
@@ -101,18 +111,20 @@ def _telling(row: GateRow) -> str:
 
 
 def _table(
-    records: Mapping[str, EvalRecord], baseline: str, labels: Sequence[str], rows: Mapping[tuple[str, ...], Difference]
+    records: Mapping[str, EvalRecord],
+    labels: Sequence[str],
+    rows: Mapping[tuple[str, ...], Difference],
+    averages: Sequence[tuple[Kind, int]],
 ) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("task", overflow="fold")
     table.add_column("n", justify="right")
     for label in labels:
         table.add_column(label, justify="right", overflow="fold")
-    for score in records[baseline].tasks:
+    for score in records[labels[0]].tasks:
         cells = [_cell(_task(records[label], score), rows.get((label, *_key(score)))) for label in labels]
         table.add_row(f"{score.pack}/{score.task} ({score.metric})", f"{score.n:,}", *cells)
-    averages = {(row.kind, row.n) for row in rows.values() if row.pack == MACRO}
-    for kind, n in sorted(averages, reverse=True):
+    for kind, n in averages:
         cells = [_average(records[label], kind, rows) for label in labels]
         table.add_row(f"{kind}, mean of tasks", f"{n:,}", *cells, style="bold")
     return table
@@ -153,7 +165,7 @@ def missing_interval_lines(records: Mapping[str, EvalRecord], retention: Retenti
     """Return why intervals are missing, a line a reason, with the tasks that lack one."""
     rows: list[TaskScore | Difference] = [score for record in records.values() for score in record.tasks]
     tasks: dict[str, dict[str, None]] = {}
-    for row in [*rows, *retention.rows]:
+    for row in [*rows, *retention.held_rows()]:
         if row.no_interval:
             name = row.kind if row.pack == MACRO else f"{row.pack}/{row.task}"
             tasks.setdefault(row.no_interval, {})[name] = None

@@ -224,7 +224,7 @@ def _figures(facts: CardFacts) -> str:
         "## Evaluation",
         "",
         "Scores in % with 95% intervals (perplexity: nats a token, lower is better); retention against "
-        f"{_plain(facts.differences[0].baseline) if facts.differences else 'a baseline'} on the same items.",
+        f"{_reference(facts)} on the same items.",
         "",
         "| task | metric | n | score | 95% interval | retention | 95% interval |",
         "|---|---|---|---|---|---|---|",
@@ -232,6 +232,14 @@ def _figures(facts: CardFacts) -> str:
         *(_row(task, rows.get((task.pack, task.task, task.metric))) for task in facts.evaluation.tasks),
     ]
     return "\n".join(lines)
+
+
+def _reference(facts: CardFacts) -> str:
+    """Return what the model is held against, by its name in the run."""
+    names = {"start": "the model before tuning (start)", "tuned": "the tuned model before layers were removed (tuned)"}
+    if not facts.differences:
+        return "no other model" if facts.prune is None else "no other model: the tuned one was not evaluated"
+    return names.get(facts.differences[0].baseline, _plain(facts.differences[0].baseline))
 
 
 def _row(task: TaskScore, row: Difference | None) -> str:

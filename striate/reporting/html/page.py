@@ -13,8 +13,9 @@ from striate.reporting.data.run_artifacts import RunArtifacts
 from striate.reporting.html.markup import Html, tag
 from striate.reporting.html.model_names import others_css
 from striate.reporting.sections.gate_table import draw_gate
+from striate.reporting.sections.headline import headline
 from striate.reporting.sections.page_sections import draw_sections
-from striate.reporting.sections.summary import draw_notes, draw_tiles, headline
+from striate.reporting.sections.summary import draw_notes, draw_tiles
 
 POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {scripts}; "

@@ -1,4 +1,4 @@
-"""Tables of answers that changed against the baseline, with McNemar's test, and of further figures."""
+"""Tables of answers that changed against another model, with McNemar's test, and of further figures."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,8 @@ def draw_changes(rows: Sequence[Difference]) -> Html | None:
     counted = [row for row in rows if row.right_to_wrong is not None or row.mcnemar_p is not None]
     if not counted:
         return None
-    heads = ["task", "model", "n", "wrong to right", "right to wrong", "McNemar's p", "difference", "could tell from"]
+    counts = ["n", "wrong to right", "right to wrong"]
+    heads = ["task", "model", "against", *counts, "McNemar's p", "difference", "could tell from"]
     return table(heads, [_cells(row) for row in counted])
 
 
@@ -35,6 +36,7 @@ def _cells(row: Difference) -> list[Cell]:
     return [
         Cell(name, head=True),
         Cell(model_name(row.label)),
+        Cell(model_name(row.baseline)),
         *figures(count(row.n), _counted(row.wrong_to_right), _counted(row.right_to_wrong)),
         *figures(p_value(row.mcnemar_p), points(row.difference, row.metric), resolvable),
     ]

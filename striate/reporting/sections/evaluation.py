@@ -46,26 +46,45 @@ def perplexity_bars(artifacts: RunArtifacts, legend: bool) -> Child:
 
 
 def comparison(artifacts: RunArtifacts, retention: Retention) -> Child:
-    """Return what each model keeps of the baseline: bars, what changed, and the table."""
-    base, rows = retention.baseline, retained_rows(retention.rows)
+    """Return what each model keeps of the one that it is held against: bars, what changed, and the table."""
+    held = retention.held_rows()
+    rows, labels = retained_rows(held), list(dict.fromkeys(row.label for row in held))
+    pairs = ", ".join(f"{label} against {retention.reference(label)}" for label in labels)
     about = (
-        f"Every model against {base} on the same items, paired, a picture with all of its questions. "
+        f"{pairs}: on the same items, paired, a picture with all of its questions. "
         "Rows over all tasks are unweighted means of the task scores; n counts test items. "
-        f"Retention is the score over that of {base}; for perplexity, e to the power of nats saved. "
+        "Retention is the score over that of the other model; for perplexity, e to the power of nats saved. "
     )
-    shown: list[Child] = [tag("p", about + retention.interval, class_="caption")]
+    shown: list[Child] = [tag("p", about + retention.interval, class_="caption"), not_compared(retention)]
     if rows:
-        label = f"Retention of {base} by task"
-        note = f"Score in % of {base}, whiskers are 95% intervals; the strong line is 100%. Long bars are cut."
-        shown.append(_labels_key([name for name in artifacts.labels if name != base]))
+        label = f"Retention by task, {pairs}"
+        note = "In % of the other model's score, whiskers are 95% intervals. Long bars are cut."
+        shown.append(_labels_key(labels))
         shown.append(picture("retention-bars", label, lambda width: draw_retention_bars(rows, width), note))
-    changes = draw_changes(retention.rows)
+    changes = draw_changes(held)
     if changes:
         note = "An answer is right or wrong here; the p is McNemar's, exact and two-sided. The last column is the "
         note += "smallest difference that as many items tell from none in 80% of repetitions."
         summary = tag("summary", "Answers that changed")
         shown.append(tag("details", summary, tag("p", note, class_="caption"), changes))
-    return [*shown, draw_retention(retention.rows), draw_details(artifacts)]
+    return [*shown, draw_retention(held), _with_baseline(retention), draw_details(artifacts)]
+
+
+def not_compared(retention: Retention) -> Html | None:
+    """Return which models lack the comparison with what they are held against, or None where none does."""
+    missing = [
+        f"{label} is not compared with {reference}, which was not evaluated: add {reference} to evaluate.models. "
+        for label, reference in retention.not_held().items()
+    ]
+    return tag("p", missing, class_="missing") if missing else None
+
+
+def _with_baseline(retention: Retention) -> Html | None:
+    """Return the comparisons with the baseline of models that are held against another, folded."""
+    rows = [row for row in retention.rows if retention.reference(row.label) != retention.baseline]
+    labels = ", ".join(dict.fromkeys(row.label for row in rows))
+    summary = tag("summary", f"{labels} beside {retention.baseline}, which is not what pruning cost")
+    return tag("details", summary, draw_retention(rows)) if rows else None
 
 
 def trade_off(artifacts: RunArtifacts) -> Html | None:

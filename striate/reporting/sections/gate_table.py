@@ -11,21 +11,24 @@ def draw_gate(gate: GateResult | None) -> Html | None:
         return None
     verdict = "Gate passed" if gate.passed else "Gate failed"
     heading = tag(
-        "p", tag("b", verdict, class_="right" if gate.passed else "wrong"), f": {gate.gate}, in % of {gate.baseline}"
+        "p",
+        tag("b", verdict, class_="right" if gate.passed else "wrong"),
+        f": {gate.gate}, in % of the model that each is held against",
     )
-    return tag("div", heading, tag("ul", [tag("li", _row(row)) for row in gate.rows]), class_="gate", id="gate")
+    rows = [tag("li", _row(row, gate.reference(row))) for row in gate.rows]
+    return tag("div", heading, tag("ul", rows), class_="gate", id="gate")
 
 
-def _row(row: GateRow) -> list[Html]:
+def _row(row: GateRow, against: str) -> list[Html]:
     mark = tag("span", "✓" if row.passed else "✗", class_="right" if row.passed else "wrong")
-    return [mark, tag("span", f" {row.label}: {row.condition}, {_kept(row)}. {_told(row)}")]
+    return [mark, tag("span", f" {row.label}: {row.condition}, {_kept(row, against)}. {_told(row)}")]
 
 
-def _kept(row: GateRow) -> str:
+def _kept(row: GateRow, against: str) -> str:
     if row.retention is None:
-        return "no retention: the baseline scores nothing"
+        return f"no retention: {against} scores nothing"
     ends = f"{row.low:.1f} to {row.high:.1f}" if row.low is not None and row.high is not None else ""
-    return f"keeps {row.retention:.1f}%, {interval(ends, row.no_interval)}, {sample(row.n)}"
+    return f"keeps {row.retention:.1f}% of {against}, {interval(ends, row.no_interval)}, {sample(row.n)}"
 
 
 def _told(row: GateRow) -> str:

@@ -48,7 +48,7 @@ def draw_sections(artifacts: RunArtifacts, regions: Sequence[Region] = ()) -> li
         ("tasks", "Visual tasks", _tasks(artifacts, "visual"), aside),
         ("text", "Text tasks", _text_tasks(artifacts), ""),
         ("harnesses", "Harnesses", draw_harnesses(artifacts.suites), ""),
-        ("retention", "Change from the baseline", _retention(artifacts), ""),
+        ("retention", "What changed", _retention(artifacts), ""),
         ("trade", "Size, speed and quality", trade_off(artifacts), ""),
         ("answers", "Questions and answers", _answers(artifacts), ""),
         ("trained", "What trained", _trained(artifacts), ""),

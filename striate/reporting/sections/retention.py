@@ -1,4 +1,4 @@
-"""Table of paired differences from the baseline, with retention and a forest plot, task by task."""
+"""Table of paired differences from what models are held against, with retention and a forest plot, task by task."""
 
 from collections.abc import Sequence
 
@@ -16,9 +16,9 @@ MOST_OPEN = 16
 
 
 def overall(artifacts: RunArtifacts, label: str, kind: str) -> Difference | None:
-    """Return the row over all tasks of one kind, for one model."""
-    rows = artifacts.retention.rows if artifacts.retention else ()
-    matches = [row for row in rows if row.pack == "*" and row.task == kind and row.label == label]
+    """Return the row over all tasks of one kind: one model against what it is held against."""
+    rows = artifacts.retention.of(label) if artifacts.retention else ()
+    matches = [row for row in rows if row.pack == "*" and row.task == kind]
     return matches[0] if matches else None
 
 
@@ -42,7 +42,7 @@ def _table(rows: Sequence[Difference]) -> Html:
     shares = [row for row in rows if row.metric != "perplexity"]
     ends = [end for row in shares for end in (row.low, row.difference, row.high) if end is not None]
     widest = max(map(abs, ends), default=0.0)
-    heads = ["task", "model", "n", "baseline", "score", "difference", "95% interval", "", "retention"]
+    heads = ["task", "model", "against", "n", "its score", "score", "difference", "95% interval", "", "retention"]
     return table(heads, [_cells(row, widest) for row in rows])
 
 
@@ -52,6 +52,7 @@ def _cells(row: Difference, widest: float) -> list[Cell]:
     return [
         Cell(name + lower, head=True),
         Cell(model_name(row.label)),
+        Cell(model_name(row.baseline)),
         *figures(count(row.n), score(row.baseline_score, row.metric), score(row.score, row.metric)),
         *figures(points(row.difference, row.metric), span(row.low, row.high, row.metric) or f"none: {row.no_interval}"),
         Cell(forest(row, widest) if row.metric != "perplexity" else None, wide_only=True),

@@ -89,7 +89,14 @@ def check_gate(gate: str, packs: Iterable[Pack], labels: Sequence[str], baseline
 
 
 def hold_against(
-    gate: str, baseline: str, results: Results, repetitions: int, seed: int, *, only: Sequence[str] | None = None
+    gate: str,
+    baseline: str,
+    results: Results,
+    repetitions: int,
+    seed: int,
+    *,
+    only: Sequence[str] | None = None,
+    references: Mapping[str, str] | None = None,
 ) -> GateResult:
     """Return what the gate says of every model but the baseline, a row a condition and model.
 
@@ -104,6 +111,7 @@ def hold_against(
         repetitions: draws of the bootstrap, of perplexity's interval.
         seed: of the draws.
         only: labels to hold against the conditions that name no model; all but the baseline if left out.
+        references: by label, the model that another is held against in place of the baseline.
 
     Raises:
         ConfigError: a condition names something that was not measured.
@@ -116,7 +124,8 @@ def hold_against(
     rows = []
     for condition in conditions:
         for label in others if condition.label is None else [condition.label]:
-            difference = compare_scope(results[baseline], results[label], condition.place, repetitions, seed)
+            reference = (references or {}).get(label, baseline)
+            difference = compare_scope(results[reference], results[label], condition.place, repetitions, seed)
             if difference is None:
                 raise _no_shares(condition, tasks)
             rows.append(_row(condition, difference))
@@ -163,6 +172,7 @@ def _row(condition: Condition, difference: Difference) -> GateRow:
         resolvable=resolvable,
         needed_n=_needed(least, difference),
         no_interval=difference.no_interval,
+        against=difference.baseline,
     )
 
 

@@ -1,0 +1,155 @@
+"""The result in up to three sentences: what tuning gained, what pruning cost, and what it saved."""
+
+from collections.abc import Sequence
+
+from striate.artifacts import Difference, EvalRecord
+from striate.reporting.data.run_artifacts import RunArtifacts
+from striate.reporting.html.markup import Child, Html, tag
+from striate.reporting.html.wording import (
+    amount,
+    count,
+    interval,
+    percent,
+    points,
+    sample,
+    score,
+    signed,
+    size,
+    span,
+    words,
+)
+from striate.reporting.sections.retention import overall
+
+ITEMS_TO_TIME = 30
+
+
+def headline(artifacts: RunArtifacts) -> Html:
+    """Return the result, a sentence each, with n and 95% intervals; of a run without comparisons how far it is."""
+    sentences = [_gained(artifacts), *_cost(artifacts), _saved(artifacts)]
+    told = [tag("p", sentence, ".") for sentence in sentences if sentence]
+    compared = any(sentences[:-1])
+    return tag("div", [] if compared else tag("p", _unfinished(artifacts)), told, class_="headline")
+
+
+def _gained(artifacts: RunArtifacts) -> Child:
+    """Return what tuning did to the visual score and to text, against the start or what the user named."""
+    subject = "Tuning"
+    if artifacts.region:
+        subject = f"Tuning {len(artifacts.region)} of {amount(artifacts.region.num_layers, 'layer')}"
+    return _told(artifacts, "tuned", subject)
+
+
+def _cost(artifacts: RunArtifacts) -> list[Child]:
+    """Return what pruning did to the tuned model's scores, a sentence a model that lacks layers, or that it is open."""
+    retention = artifacts.retention
+    if not retention:
+        return []
+    named = f"Removing {amount(len(artifacts.removed), 'layer')}" if artifacts.prune else "Pruning"
+    missing = retention.not_held().get("pruned")
+    if missing:
+        return [tag("b", f"What {named.lower()} cost is not known: {missing} was not evaluated (evaluate.models)")]
+    return [_told(artifacts, "pruned", named)]
+
+
+def _told(artifacts: RunArtifacts, label: str, subject: str) -> Child:
+    """Return what became of the visual score and of text in one model, as a sentence about `subject`."""
+    row = overall(artifacts, label, "visual")
+    parts = [_visual(subject, row) if row else None, _text(artifacts, label)]
+    shown = [part for part in parts if part]
+    if not row and shown:
+        shown[0] = [f"{subject}: ", shown[0]]
+    return [shown[0], *(piece for part in shown[1:] for piece in ("; ", part))] if shown else None
+
+
+def _visual(subject: str, row: Difference) -> Child:
+    verb = "leaves the visual score at" if _unchanged(row) else "takes the visual score from"
+    values = f"{score(row.baseline_score)} to {score(row.score)}"
+    if _unchanged(row):
+        values = f"{score(row.score)}, {row.baseline} {score(row.baseline_score)}"
+    return [f"{subject} {verb} ", tag("b", values), _change(row)]
+
+
+def _text(artifacts: RunArtifacts, label: str) -> Child:
+    row = overall(artifacts, label, "text")
+    if not row:
+        return _perplexity(artifacts, label)
+    verdict = f"text {'gains' if row.difference > 0 else 'loses'}"
+    if row.low is None:
+        verdict = f"text goes from {score(row.baseline_score)} to {score(row.score)}"
+    elif _unchanged(row):
+        verdict = "text shows no measurable change"
+    return [tag("b", verdict), _change(row)]
+
+
+def _perplexity(artifacts: RunArtifacts, label: str) -> Child:
+    """Return what became of the perplexity of text, where that is the only text measure."""
+    held = artifacts.retention.of(label) if artifacts.retention else ()
+    rows = [row for row in held if row.metric == "perplexity"]
+    if len(rows) != 1:
+        return None
+    (row,) = rows
+    values = tag("b", f"{row.baseline_score:.3f} to {row.score:.3f} nats a token")
+    return ["text goes from ", values, _change(row, "lower is better, ")]
+
+
+def _change(row: Difference, note: str = "") -> Html:
+    told = interval(span(row.low, row.high, row.metric), row.no_interval)
+    change = f" ({points(row.difference, row.metric)} against {row.baseline}, {note}{told}, {sample(row.n)})"
+    return tag("span", change, class_="interval")
+
+
+def _unchanged(row: Difference) -> bool:
+    """Return whether the interval of the difference holds nought."""
+    return row.low is not None and row.high is not None and row.low <= 0 <= row.high
+
+
+def _saved(artifacts: RunArtifacts) -> Child:
+    """Return how much smaller the pruned model is than the one that was pruned, and how much sooner it answers."""
+    record = artifacts.prune
+    if not record or not record.removed or not record.parameters_before:
+        return None
+    gone = record.parameters_before - record.parameters_after
+    saved: list[Child] = [
+        "It saves ",
+        tag("b", f"{percent(gone / record.parameters_before)} of the parameters"),
+        f" ({count(record.parameters_before)} to {count(record.parameters_after)})",
+    ]
+    if record.bytes_before:
+        saved.append(f" and {size(record.bytes_before - record.bytes_after)} of {size(record.bytes_before)}")
+    return [saved, _sooner(artifacts.evals.get("tuned"), artifacts.evals.get("pruned"))]
+
+
+def _sooner(tuned: EvalRecord | None, pruned: EvalRecord | None) -> Child:
+    """Return how many items a second both answered, where both were asked all of them, enough, in one sitting."""
+    asked: Sequence[EvalRecord] = [record for record in (tuned, pruned) if record]
+    speeds = [
+        record.asking.items_per_second
+        for record in asked
+        if record.asking and not record.asking.resumed and record.asking.items >= ITEMS_TO_TIME
+    ]
+    if len(speeds) < 2 or not min(speeds):
+        return None
+    told = f"{signed(100 * (speeds[1] / speeds[0] - 1), 0)}%, measured once"
+    return [f", and answers {speeds[1]:.1f} instead of {speeds[0]:.1f} test items a second ({told})"]
+
+
+def _unfinished(artifacts: RunArtifacts) -> str:
+    done = [
+        ("scored its layers", artifacts.scores),
+        ("chosen a region", artifacts.region),
+        ("trained", artifacts.train),
+        ("pruned", artifacts.prune),
+        ("evaluated models", artifacts.evals),
+    ]
+    stages = [name for name, artifact in done if artifact]
+    state = f"This run has {', '.join(stages)}" if stages else "This run has a config and no result yet"
+    return f"{state}; models have not been compared yet.{_peaks(artifacts)}"
+
+
+def _peaks(artifacts: RunArtifacts) -> str:
+    """Return where the first scorer peaks, with its interval, or nothing where that was not measured."""
+    entry = next((entry for entry in artifacts.scores.scorers if entry.peak), None) if artifacts.scores else None
+    if entry is None or entry.peak is None:
+        return ""
+    told = f" By {words(entry.scorer)} layer {entry.peak.layer} matters most (95% interval {entry.peak.low} to "
+    return f"{told}{entry.peak.high}, {amount(entry.samples, 'sample')})."
