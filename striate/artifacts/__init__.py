@@ -19,7 +19,7 @@ from striate.artifacts.layer_scores import LayerScores, Peak, Scores, SplitHalf
 from striate.artifacts.prune_record import Cut, PruneRecord, SelfTest, UnfinishedRanking
 from striate.artifacts.region import Region
 from striate.artifacts.speed_record import SpeedRecord, Spread
-from striate.artifacts.train_record import ComponentCount, Resampled, Trainable, TrainRecord
+from striate.artifacts.train_record import ComponentCount, Resampled, Trainable, TrainRecord, ValidationRecord
 
 __all__ = [
     "AskingFacts",
@@ -52,6 +52,7 @@ __all__ = [
     "TrainRecord",
     "Trainable",
     "UnfinishedRanking",
+    "ValidationRecord",
     "read_document",
     "read_if_there",
     "read_lines",

@@ -48,6 +48,24 @@ class Resampled(Document):
     steps_open: dict[int, int]
 
 
+class ValidationRecord(Document):
+    """What training measured on held-out samples: answer losses in nats a token, by name, and which step was best.
+
+    `kept_step` is the step whose weights were kept; `seconds` are those of all measurements, apart from training's.
+    """
+
+    visual_samples: int
+    text_samples: int
+    metric: str
+    first: dict[str, float]
+    last: dict[str, float]
+    best: dict[str, float]
+    best_step: int
+    kept_step: int
+    stopped_early: bool
+    seconds: float
+
+
 class TrainRecord(Document):
     """How a training run went (`train.json`); `tokens` are those of its samples, `padding` is a share of all slots.
 
@@ -68,3 +86,4 @@ class TrainRecord(Document):
     padding: float = 0.0
     resampled: Resampled | None = None
     skipped: dict[str, str] = Field(default_factory=dict)
+    validation: ValidationRecord | None = None

@@ -30,6 +30,10 @@ def train(
         OUT.print(
             f"{record.steps} steps in {record.seconds:.0f} s, loss {record.first_loss:.3f} -> {record.last_loss:.3f}"
         )
+        if held_out := record.validation:
+            samples, kept = held_out.visual_samples + held_out.text_samples, held_out.kept_step
+            losses = f"{held_out.first['loss']:.3f} -> {held_out.last['loss']:.3f}"
+            OUT.print(f"held out: loss {losses} on {samples} samples; the weights of step {kept} are kept")
 
     run_stage(config, out, settings, overwrite, stage, together=True)
 

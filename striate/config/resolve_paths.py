@@ -1,6 +1,6 @@
 """Make a config's paths absolute, so that it means the same from any folder."""
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from striate.config.inputs import is_builtin
 from striate.config.run_config import RunConfig
@@ -37,7 +37,9 @@ def anchored(config: RunConfig) -> RunConfig:
     def fix_all(places: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(fix(place) for place in places)
 
-    data = {"train": fix_all(config.data.train), "calibration": fix_all(config.data.calibration)}
+    data: dict[str, Any] = {"train": fix_all(config.data.train), "calibration": fix_all(config.data.calibration)}
+    if config.data.validate and config.data.validation_share is None:
+        data["validate"] = fix(config.data.validate)
     base = config.analyze.base
     return config.model_copy(
         update={

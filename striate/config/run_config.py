@@ -42,6 +42,12 @@ class RunConfig(Section):
             )
         if self.train.method == "qlora" and self.machine.dtype not in ("auto", "bfloat16"):
             raise ValueError(f"train.method qlora computes in bfloat16, not in machine.dtype {self.machine.dtype}")
+        watched = [name for name, holds in self.train.on_validation.items() if holds]
+        if watched and not self.data.validate:
+            raise ValueError(
+                f"train.{watched[0]} follows from held-out samples, and data.validate is not set: give a share of the"
+                " training data such as 2%, or a file of samples"
+            )
         if self.prune.needs_scores and self.prune.scorer not in self.analyze.scorers:
             raise ValueError(
                 f"prune.scorer {self.prune.scorer!r} is none of {', '.join(GREEDY + BY_PLACE)}, nor among"

@@ -12,7 +12,7 @@ import torch
 
 from striate.artifacts import Region, TrainRecord, read_document
 from striate.config import RunConfig
-from striate.data.reading import read_many
+from striate.data.held_out import training_data
 from striate.pipeline.resident_model import load_for
 from striate.progress import Progress, Silent
 from striate.training.distributed.ranks import Ranks
@@ -31,6 +31,7 @@ class TrainingRequest:
     out: Path
     model_path: str
     train_paths: tuple[Path, ...]
+    validate: Path | None
     base_weights: str
     key: str
     overwrite: bool
@@ -46,11 +47,12 @@ class TrainingRequest:
 
         config = self.config
         model: Any = loaded.model
+        data = training_data(config.data, self.train_paths, self.validate, config.seed)
         return train(
             model,
             loaded.processor,
             read_document(self.out / "region.json", Region),
-            read_many(self.train_paths, config.data.max_train_samples, config.seed),
+            data.samples,
             config.train,
             config.machine,
             seed=config.seed,
@@ -61,6 +63,7 @@ class TrainingRequest:
             broken=config.data.broken,
             base_weights=self.base_weights,
             key=self.key,
+            held_out=data.held_out,
             overwrite=self.overwrite,
             progress=progress,
         )

@@ -155,6 +155,7 @@ class Flow:
                         self.out,
                         self.inputs.model,
                         self.inputs.train,
+                        self.inputs.validate,
                         self.keys.model(),
                         stage.key,
                         self.run.overwrite,

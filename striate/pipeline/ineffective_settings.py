@@ -23,6 +23,21 @@ RULES: tuple[Rule, ...] = (
     ),
     ("train.projector_lr", lambda run: not run.train.train_projector, "train.train_projector is false"),
     ("train.epochs", lambda run: run.train.max_steps is not None, "train.max_steps is set"),
+    (
+        "train.validate_every train.metric_for_best_model train.early_stopping_threshold",
+        lambda run: not run.data.validate,
+        "data.validate is not set",
+    ),
+    (
+        "train.metric_for_best_model",
+        lambda run: bool(run.data.validate) and not any(run.train.on_validation.values()),
+        "train.keep is last, and train.early_stopping_patience is not set",
+    ),
+    (
+        "train.early_stopping_threshold",
+        lambda run: bool(run.data.validate) and run.train.early_stopping_patience is None,
+        "train.early_stopping_patience is not set",
+    ),
     ("train.image_shift", lambda run: run.train.image_tokens != "region", "train.image_tokens is not region"),
     ("train.frozen", lambda run: run.select.region == "all", "select.region is all"),
     (

@@ -29,6 +29,7 @@ class RunInputs:
         calibration: what scorers read; empty for the training data.
         packs: where test items come from.
         base: folder of the untuned checkpoint that scorers compare with, if there is one.
+        validate: file or folder of held-out samples, where the config names one.
     """
 
     model: str
@@ -36,6 +37,7 @@ class RunInputs:
     calibration: tuple[Path, ...] = ()
     packs: tuple[Source, ...] = ()
     base: str | None = None
+    validate: Path | None = None
 
     @property
     def calibrating(self) -> tuple[Path, ...]:
@@ -53,12 +55,14 @@ def locate_inputs(config: RunConfig, progress: Progress) -> RunInputs:
     """
     for path in config.evaluate.others.values():
         check_model_path(path, "evaluate.others")
+    validate = None if config.data.validation_share else config.data.validate
     return RunInputs(
         model=locate_model(config.model.path, progress),
         train=tuple(locate_data(name, progress) for name in config.data.train),
         calibration=tuple(locate_data(name, progress) for name in config.data.calibration),
         packs=tuple(_locate_packs(config, progress)),
         base=locate_base(config, progress),
+        validate=locate_data(validate, progress) if validate else None,
     )
 
 

@@ -65,9 +65,11 @@ class StageKeys:
     def train(self) -> dict[str, Any]:
         """Return what the tuned model follows from."""
         config = self.run.config
+        validate = self._data([self.inputs.validate]) if self.inputs.validate else config.data.validate
         return {
             "model": self.model(),
             "data": self._data(self.inputs.train),
+            **({"validate": validate} if validate else {}),
             "limit": config.data.max_train_samples,
             "region": self._region(),
             "section": config.train.noted(),

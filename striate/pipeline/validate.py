@@ -50,6 +50,8 @@ def check_run(config: RunConfig) -> Iterator[str]:
     for name in dict.fromkeys((*config.data.train, *config.data.calibration)):
         read = samples if name in config.data.train else []
         yield f"data      {_data(name, limits, config.data.broken == 'skip', read)}"
+    if config.data.validate:
+        yield f"validate  {_held_out(config, limits)}"
     if user_path(config.model.path).is_dir() and not any(map(is_builtin, config.data.train)):
         yield f"lengths   {_lengths(config, limits)}"
     if config.prune.remove:
@@ -133,6 +135,20 @@ def _data(name: str, limits: PictureLimits, skips: bool, read: list[Sample]) -> 
             raise
         pictures = f"{len(owners)} pictures, some broken: {error.given}"
     return f"{name}: {len(samples)} samples, {pictures}"
+
+
+def _held_out(config: RunConfig, limits: PictureLimits) -> str:
+    """Return what is held out of training, and measured; built-in data stays where it is."""
+    from striate.data.held_out import training_data
+
+    section, share = config.data, config.data.validation_share
+    names = [*section.train, *([] if share or section.validate is None else [section.validate])]
+    if any(map(is_builtin, names)):
+        return f"{section.validate}{' of the training data' if share else ''}"
+    place = None if share or section.validate is None else user_path(section.validate)
+    data = training_data(section, [user_path(name) for name in section.train], place, config.seed)
+    check_pictures({image: sample.id for sample in reversed(data.held_out) for image in sample.images}, limits)
+    return f"{section.validate}: {len(data.held_out)} samples are measured, {len(data.samples)} train"
 
 
 def _lengths(config: RunConfig, limits: PictureLimits) -> str:

@@ -24,10 +24,11 @@ from striate.training.distributed.full_parameters import unshard
 from striate.training.distributed.ranks import Ranks
 from striate.training.job import TrainingJob
 from striate.training.lisa import lisa_record
-from striate.training.preflight_checks import check_broken, check_training, warn_of_lisa
+from striate.training.preflight_checks import check_broken, check_training, check_validation, warn_of_lisa
 from striate.training.schedule import Plan
 from striate.training.session import TrainingResult, TrainingSession
 from striate.training.setup import PreparedModel, prepared_for_training
+from striate.training.validation.watch import validation_record
 
 
 @image_tokens_counted()
@@ -47,6 +48,7 @@ def train(
     broken: Literal["refuse", "skip"] = "refuse",
     base_weights: str = "",
     key: str = "",
+    held_out: Sequence[Sample] = (),
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> TrainRecord:
@@ -72,6 +74,7 @@ def train(
         broken: whether a sample that can't be used stops the training, or is left out.
         base_weights: a fingerprint of it; unfinished training does not go on with another.
         key: a fingerprint of all that the result follows from, which is kept with it.
+        held_out: samples whose answer loss is measured while training, none of them among `samples`.
         overwrite: whether unfinished training that can't be gone on with is removed.
         progress: where to show it.
 
@@ -83,13 +86,15 @@ def train(
         ArtifactError: a folder that can't be written, or `out` is not empty.
     """
     check_training(model, region, samples, config, out)
+    check_validation(config, held_out)
     ranks = _joined(model, broken)
     progress = progress if progress and ranks.is_main else Silent()
-    store = CheckpointStore(work_dir, identity(region, config, samples, seed, base_path, base_weights))
+    facts = identity(region, config, samples, seed, base_path, base_weights, held_out=held_out)
+    store = CheckpointStore(work_dir, facts)
     checkpoint = ranks.on_main(lambda: store.find(log, overwrite, progress.say))
     collator = Collator(processor, config.max_length, True, PictureLimits.of(machine), broken == "skip")
     plan = Plan.of(len(samples), config, machine, ranks.world_size)
-    job = TrainingJob(region, samples, collator, config, machine, seed, base_path, plan)
+    job = TrainingJob(region, samples, collator, config, machine, seed, base_path, plan, held_out)
     return _train(model, processor, job, progress, store, checkpoint, out=out, log=log, key=key)
 
 
@@ -154,8 +159,8 @@ def _record(job: TrainingJob, prepared: PreparedModel, result: TrainingResult, r
         trainable=prepared.trainable,
         proof=result.proof,
         samples=job.plan.samples,
-        steps=job.plan.steps,
-        epochs=job.plan.steps / job.plan.steps_per_epoch,
+        steps=len(result.rows),
+        epochs=len(result.rows) / job.plan.steps_per_epoch,
         first_loss=first,
         last_loss=last,
         seconds=result.seconds,
@@ -164,4 +169,5 @@ def _record(job: TrainingJob, prepared: PreparedModel, result: TrainingResult, r
         padding=1 - result.tokens / max(1, result.slots),
         skipped=result.skipped,
         resampled=lisa_record(job.config.resample, job.region.layers, result.rows) if prepared.lisa else None,
+        validation=validation_record(job, result.rows) if job.held_out else None,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -93,17 +93,18 @@ class MetricsCallback(TrainerCallback):
         loss: torch.Tensor,
         norm: Any,
         tokens: tuple[int, int] | torch.Tensor,
-        skipped: dict[str, str] | None = None,
+        more: Mapping[str, Any] | None = None,
+        at: float | None = None,
     ) -> None:
-        """Take the numbers of a step whose work has just been handed out, unread, and why samples were `skipped`."""
+        """Take the numbers of a step whose work was handed out now or `at` a time, unread, and `more` of its line."""
         rates = self._rates.get("region", 0.0), self._rates.get("projector", 0.0)
-        more: dict[str, Any] = {OPEN_LAYERS: list(self._schedule.open_layers)} if self._schedule else {}
-        more |= {"skipped": skipped} if skipped else {}
-        self._metrics.add(Facts(step, *rates, more, time.perf_counter(), tokens), loss, norm)
+        keys: dict[str, Any] = {OPEN_LAYERS: list(self._schedule.open_layers)} if self._schedule else {}
+        facts = Facts(step, *rates, keys | {**(more or {})}, at or time.perf_counter(), tokens)
+        self._metrics.add(facts, loss, norm)
 
-    def flush(self) -> None:
-        """Wait for all steps and log them."""
-        self._metrics.flush()
+    def flush(self, ended: float | None = None) -> None:
+        """Wait for all steps and log them; the last one ended now, if not when `ended` says."""
+        self._metrics.flush(ended)
 
     def _write(self, facts: Facts, loss: float, norm: float | None) -> None:
         """Write one step to the log.

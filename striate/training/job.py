@@ -25,6 +25,7 @@ class TrainingJob:
         seed: of the order of samples, of the adapters' first values and of dropout.
         base_path: where the base model is, as the adapter names it.
         plan: how many steps of how many samples.
+        held_out: what validation measures.
     """
 
     region: Region
@@ -35,3 +36,4 @@ class TrainingJob:
     seed: int
     base_path: str
     plan: Plan
+    held_out: Sequence[Sample] = ()

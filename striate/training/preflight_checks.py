@@ -16,7 +16,7 @@ from striate.models.structure.anatomy import check_decoder_only, find_anatomy
 from striate.models.trainable.apply import is_quantized
 from striate.progress import Progress
 from striate.training.approximations import visual_compute
-from striate.training.distributed.sharding import check_sharding
+from striate.training.distributed.sharding import check_sharding, sharding
 from striate.training.lisa import check_lisa, never_sampled
 from striate.training.optimizers import check_optimizer
 
@@ -46,6 +46,28 @@ def check_training(
     check_layers(region, config)
     check_sharding(config)
     check_optimizer(config, next(model.parameters()).device)
+
+
+def check_validation(config: TrainSection, held_out: Sequence[Sample]) -> None:
+    """Return if held-out samples can be measured, where that is wanted, and are there where something follows from it.
+
+    Raises:
+        TrainingError: they can't, or are not.
+    """
+    wanted = [f"train.{name}" for name, holds in config.on_validation.items() if holds]
+    if wanted and not held_out:
+        raise TrainingError(
+            f"{wanted[0]} follows from held-out samples, and there are none",
+            "held-out samples, or neither train.keep=best nor train.early_stopping_patience",
+            "set data.validate to a share of the training data such as 2%, or to a file of samples",
+        )
+    if held_out and sharding() == "deepspeed":
+        raise TrainingError(
+            "data.validate is set, and weights are sharded by deepspeed: a forward pass without a backward pass is not"
+            " tried with its engine",
+            "validation on one process, or with configs/accelerate/ddp.yaml or fsdp2.yaml",
+            "use one of these, or leave out data.validate",
+        )
 
 
 def check_broken(broken: str, processes: int) -> None:

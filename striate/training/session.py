@@ -36,6 +36,9 @@ from striate.training.precision import checkpointed
 from striate.training.schedule import training_arguments
 from striate.training.setup import PreparedModel
 from striate.training.trainer import RegionTrainer
+from striate.training.validation.held_out_loss import HeldOutLoss
+from striate.training.validation.validation import Validation
+from striate.training.validation.watch import Watch
 
 
 @dataclass(frozen=True)
@@ -98,18 +101,25 @@ class TrainingSession:
             ArtifactError: log or checkpoints can't be written.
         """
         steps, rows = self._job.plan.steps, checkpoint.rows if checkpoint else ()
+        watch = Watch(self._job.config, steps, rows)
+        self._ranks.on_main(lambda: self._store.restore_best(checkpoint))
         with MetricsLog(log, rows, self._ranks.is_main) as metrics, self._progress.track("train", steps) as advance:
             if checkpoint:
                 self._progress.say(f"going on from step {checkpoint.step} of {steps}")
                 advance(checkpoint.step)
-            if checkpoint and checkpoint.step >= steps:
+            if checkpoint and (checkpoint.step >= steps or watch.stops):
                 load_trainable(self._model, checkpoint.folder)
                 proof = checkpoint.proof
             else:
-                proof = self._train(metrics, advance, checkpoint)
+                proof = self._train(metrics, advance, checkpoint, watch)
+            if watch.keeps_best:
+                load_trainable(self._model, self._store.best)
+                self._progress.say(f"the weights of step {watch.best} are kept, whose {watch.metric} is best")
         return TrainingResult(proof, self._ranks.broadcast(metrics.rows))
 
-    def _train(self, metrics: MetricsLog, advance: Callable[[int], None], checkpoint: Checkpoint | None) -> str:
+    def _train(
+        self, metrics: MetricsLog, advance: Callable[[int], None], checkpoint: Checkpoint | None, watch: Watch
+    ) -> str:
         """Return the proof of what trained, after the steps that are left."""
         gather_whole_layers(self._model, chain(*frozen_encoders(self._model)))
         with ExitStack() as stack:
@@ -124,7 +134,7 @@ class TrainingSession:
                 stack.enter_context(part.installed())
             stack.enter_context(self._restored())
             longest = checkpoint.progressed.longest if checkpoint else 0
-            trainer = self._trainer(metrics, advance, layers, inputs, longest)
+            trainer = self._trainer(metrics, advance, layers, inputs, longest, watch)
             trainer.train(resume_from_checkpoint=str(checkpoint.folder) if checkpoint else None)
             if self._execution.compiled:
                 self._progress.say(layers.describe())
@@ -137,6 +147,7 @@ class TrainingSession:
         layers: CompiledLayers,
         inputs: list[StepInput],
         longest: int | None,
+        watch: Watch,
     ) -> RegionTrainer:
         """Return Hugging Face's Trainer for the session."""
         job, config = self._job, self._job.config
@@ -175,7 +186,24 @@ class TrainingSession:
             longest=longest,
             lisa=self._prepared.lisa,
             on_turn=layers.recheck,
+            validation=self._validation(watch),
         )
+
+    def _validation(self, watch: Watch) -> Validation | None:
+        """Return what measures held-out samples, if there are any."""
+        job = self._job
+        if not job.held_out:
+            return None
+        held_out = HeldOutLoss(
+            job.held_out,
+            job.collator,
+            batch_size=job.plan.micro_batch,
+            workers=job.machine.workers,
+            ranks=self._ranks,
+        )
+        validation = Validation(held_out, watch, self._progress.say)
+        validation.check()
+        return validation
 
     def _inputs(self) -> list[StepInput]:
         """Return what happens to a micro-batch before the model takes it, in order."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,8 @@ from striate.training.lisa import LisaSchedule
 from striate.training.loss import answer_loss
 from striate.training.metrics.metrics_log import MetricsLog
 from striate.training.precision import FrozenModules
+from striate.training.validation.validation import Validation
+from striate.training.validation.watch import VALIDATION, Watch
 
 
 class StepLoader(DataLoader[Any]):
@@ -71,6 +74,7 @@ class RegionTrainer(Trainer):
         longest: int | None = 0,
         lisa: LisaSchedule | None = None,
         on_turn: Callable[[], None] = lambda: None,
+        validation: Validation | None = None,
     ) -> None:
         """Take a model whose chosen parameters are open already.
 
@@ -89,6 +93,7 @@ class RegionTrainer(Trainer):
             longest: tokens of the longest sample that earlier sessions learned from; None where that is not known.
             lisa: which layers are open in each step; None leaves the whole region open.
             on_turn: called when other layers are open than before.
+            validation: what is measured beside the steps, and when.
         """
         # The devices are looked up before the parent is built: it may take the model's device and wrap it.
         _use_one_device(args)
@@ -101,7 +106,7 @@ class RegionTrainer(Trainer):
         self.sampler, self.collator = sampler, collator
         self.inputs = StepInputs(inputs, self._prepare_inputs)
         self._projector_lr, self._checkpointing = projector_lr, checkpointing
-        self._log, self._store, self._longest = log, store, longest
+        self._log, self._store, self._longest, self._validation = log, store, longest, validation
         self._trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
         self._start_norm = norm_of(model, self._trained)
         self._tokens = self._slots = 0
@@ -295,8 +300,7 @@ class RegionTrainer(Trainer):
         if self.control.should_log and self.state.global_step > self._globalstep_last_logged:
             one = self.accelerator.num_processes == 1
             loss = tr_loss if one else self.accelerator.reduce(tr_loss, "mean")
-            self._metrics.add(self.state.global_step, loss, grad_norm, self._counted(), self._skipped)
-            self._skipped = {}
+            self._log_step(loss, grad_norm)
             # Not by subtraction, which leaves what is no number as it is.
             tr_loss.zero_()
             self._globalstep_last_logged = self.state.global_step
@@ -304,6 +308,32 @@ class RegionTrainer(Trainer):
         if self.control.should_save:
             self._metrics.flush()
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
+
+    def _log_step(self, loss: torch.Tensor, grad_norm: Any) -> None:
+        """Hand the numbers of the step on, unread where nothing is measured after it."""
+        step, tokens = self.state.global_step, self._counted()
+        more: dict[str, Any] = {"skipped": self._skipped} if self._skipped else {}
+        self._skipped = {}
+        if self._validation is None or not self._validation.watch.due(step):
+            self._metrics.add(step, loss, grad_norm, tokens, more)
+            return
+        self._metrics.flush()
+        loss.item()
+        ended = time.perf_counter()
+        measured = self._validation.after(step, self.model_wrapped, self.inputs, self.compute_loss_context_manager())
+        self._metrics.add(step, loss, grad_norm, tokens, {**more, VALIDATION: measured}, ended)
+        self._metrics.flush(ended)
+        self._follow(self._validation.watch, step, measured)
+        # What was measured is no part of the next step's time.
+        self._log.start()
+
+    def _follow(self, watch: Watch, step: int, measured: Mapping[str, float]) -> None:
+        """Keep the weights if they are the best so far and these are wanted; stop if that is due."""
+        if watch.add(step, measured) and watch.keeps_best:
+            with self._store.writing(step), Ranks.launched().together():
+                self.save_model(str(self._store.emptied_best()))
+        if watch.stops:
+            self.control.should_training_stop = True
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Write a checkpoint, and last of all the manifest that makes it count."""
@@ -314,6 +344,7 @@ class RegionTrainer(Trainer):
             longest = None if self._longest is None else int(ranks.maximum(self._longest, self.args.device))
             with ranks.together():
                 if self.args.should_save:
+                    self._store.add_best(step)
                     self._store.complete(step, self._log.rows, self.proof, longest)
 
     def _stopped_by(self, error: DataError) -> DataError:

@@ -40,6 +40,8 @@ FULL = TrainSection(
     method="full", batch_size=4, lr=1e-2, projector_lr=5e-3, warmup_ratio=0, max_length=96, save_steps=1
 )
 LORA = FULL.model_copy(update={"method": "lora", "lora": LoraSection(r=4, alpha=8, dropout=0.0)})
+# Answers like none in training: their loss goes up and down.
+LR_UP_AND_DOWN = 0.1
 MACHINE = MachineSection(micro_batch=1, pack_tokens=120)
 
 
@@ -58,14 +60,14 @@ def run(folder: Path, name: str, config: TrainSection, **more: Any) -> dict[str,
     """Return the log and the weights' digest of one training."""
     loaded = build_loaded()
     loaded.model.to(more.get("dtype", torch.float32))
-    samples = mixed_samples(folder / "pack")
+    samples, held_out = mixed_samples(folder / "pack"), more.get("held_out", [])
     place = folder / name
     with compiled_for_cpu() as lines:
         record = train(
             loaded.model,
             loaded.processor,
             REGION,
-            samples,
+            [sample for sample in samples if sample not in held_out],
             config,
             more.get("machine", MACHINE),
             seed=0,
@@ -73,6 +75,7 @@ def run(folder: Path, name: str, config: TrainSection, **more: Any) -> dict[str,
             work_dir=place / "work",
             log=place / "log.jsonl",
             base_path="base",
+            held_out=held_out,
         )
     state = {key: value for key, value in loaded.model.state_dict().items() if not hasattr(value, "full_tensor")}
     if Ranks.launched().is_main:
@@ -232,6 +235,9 @@ def scenario(folder: Path, name: str) -> dict[str, Any]:
                 run(folder, name, config)
         with never_wrapped():
             return run(folder, name, config)
+    if "validated" in name:
+        with sharded() if name.startswith("sharded") else contextlib.nullcontext():
+            return validated(folder, name)
     if name == "exchange":
         return exchanged()
     if name.startswith("full-disk"):
@@ -255,6 +261,18 @@ def scenario(folder: Path, name: str) -> dict[str, Any]:
         if name == "sharded-packed":
             return run(folder, name, FULL.model_copy(update={"packing": True}))
         return run(folder, name, FULL if name == "sharded-full" else LORA)
+
+
+def validated(folder: Path, name: str) -> dict[str, Any]:
+    """Return what a training gives that measures an odd number of batches, and keeps its best weights."""
+    watched = {"validate_every": 1, "keep": "best", "metric_for_best_model": "text_loss", "lr": LR_UP_AND_DOWN}
+    config = LORA.model_copy(update=watched)
+    texts = [Sample(f"odd-{n}", (Message("user", f"{n}?"), Message("assistant", "STRIPE 9,7"))) for n in range(5)]
+    held_out = [*mixed_samples(folder / "pack")[:3], *texts]
+    if Ranks.launched().world_size > 1:
+        with interrupted_after(4):
+            run(folder, name, config, held_out=held_out)
+    return run(folder, name, config, held_out=held_out)
 
 
 def main(chosen: Callable[[Path, str], dict[str, Any]] = scenario) -> None:

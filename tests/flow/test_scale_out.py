@@ -17,9 +17,9 @@ import torch
 from safetensors.torch import load_file
 
 WORKER = Path(__file__).with_name("scale_worker.py")
-ALONE = ("lora", "int8", "full-small", "packed", "turns", "turns-lora")
+ALONE = ("lora", "int8", "full-small", "packed", "turns", "turns-lora", "validated")
 TOGETHER = (*ALONE, "lora-compiled", "resumed", "bad-batch", "exchange")
-SHARDED = ("sharded-full", "sharded-int8", "sharded-packed", "sharded-compiled", "sharded-resumed")
+SHARDED = ("sharded-full", "sharded-int8", "sharded-packed", "sharded-compiled", "sharded-resumed", "sharded-validated")
 FULL_DISKS = ("full-disk-0", "full-disk-1")
 SECONDS = 300
 
@@ -76,6 +76,8 @@ PAIRS = [
     ("sharded-int8", "int8"),
     ("sharded-compiled", "lora"),
     ("sharded-resumed", "lora"),
+    ("validated", "validated"),
+    ("sharded-validated", "validated"),
 ]
 
 
@@ -106,6 +108,15 @@ def test_steps_without_pictures_on_a_process_were_among_them(one: Path) -> None:
     shares = [list(StepSampler(SeededOrder(samples, 0, 4), Share(1, None, process, 2))) for process in (0, 1)]
     pictured = [[any(samples[index].images for index in step) for step in share] for share in shares]
     assert any(first != second for first, second in zip(*pictured, strict=True))
+
+
+@pytest.mark.parametrize("name", ["validated", "sharded-validated"])
+def test_two_processes_measure_as_one(two: Path, one: Path, name: str) -> None:
+    mine, wanted = ([row["validation"] for row in rows(folder)] for folder in (two / name, one / "validated"))
+    for key in ("loss", "visual_loss", "text_loss"):
+        assert [row[key] for row in mine] == pytest.approx([row[key] for row in wanted], rel=1e-4)
+    # Else the best weights, which are compared too, would be the last ones.
+    assert min(wanted, key=lambda row: row["text_loss"]) is not wanted[-1]
 
 
 @pytest.mark.parametrize("name", ["lora-compiled", "sharded-compiled"])

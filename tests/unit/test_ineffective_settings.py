@@ -34,6 +34,19 @@ SAID: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("train.max_steps=3", "train.epochs=2"),
         ("train.max_steps=null",),
     ),
+    "no effect: train.validate_every, train.metric_for_best_model, train.early_stopping_threshold"
+    " (data.validate is not set)": (
+        ("train={validate_every: 3, metric_for_best_model: text_loss, early_stopping_threshold: 1}",),
+        ("data.validate=2%", "train.early_stopping_patience=3"),
+    ),
+    "no effect: train.metric_for_best_model (train.keep is last, and train.early_stopping_patience is not set)": (
+        ("data.validate=2%", "train.metric_for_best_model=text_loss"),
+        ("train.keep=best",),
+    ),
+    "no effect: train.early_stopping_threshold (train.early_stopping_patience is not set)": (
+        ("data.validate=2%", "train.early_stopping_threshold=1"),
+        ("train.early_stopping_patience=3",),
+    ),
     "no effect: train.image_shift (train.image_tokens is not region)": (
         ("train.image_shift=false",),
         ("train.image_tokens=region",),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from striate.reporting.charts.drawing.axes import nice_step
 from striate.reporting.charts.drawing.colours import DARK, LIGHT, STEPS, step_of, theme_css
 from striate.reporting.charts.drawing.layout import columns_of, lay_out, scale_of
 from striate.reporting.charts.drawing.svg import NARROW, WIDE
-from striate.reporting.charts.loss_curve import points_of, smooth
+from striate.reporting.charts.loss_curve import TOP, draw_loss, points_of, smooth
 from striate.reporting.data.run_artifacts import LogStep, gather, read_log
 from striate.reporting.html import wording
 from striate.reporting.html.box_overlay import read_box
@@ -115,6 +116,20 @@ def test_long_logs_are_averaged_and_keep_their_mean() -> None:
     assert sum(point.value for point in points) / 250 == pytest.approx(500.5)
     assert [point.value for point in smooth(points_of(log[:3], lambda step: step.loss))] == [1.5, 2.0, 2.5]
     assert points_of([LogStep(step=1, loss=math.nan)], lambda step: step.loss) == []
+
+
+def test_held_out_samples_have_a_curve_of_their_own() -> None:
+    log = [LogStep(step=step, loss=3.0, validation={"loss": 6.0} if step % 5 == 0 else None) for step in range(1, 21)]
+    _, shapes = draw_loss(log, 600.0)
+    drawn = "".join(map(str, shapes))
+    assert drawn.count("held-out loss 6") == drawn.count("<circle") == 4
+    assert [drawn.count(word) for word in (">training<", ">held out<")] == [1, 1]
+    # The larger loss lies inside the picture too, in its upper half.
+    tops = {float(y) for y in re.findall(r'<circle cx="[^"]*" cy="([^"]*)"', drawn)}
+    assert len(tops) == 1
+    assert TOP <= tops.pop() < TOP + 230 / 2
+    plain = "".join(map(str, draw_loss([step.model_copy(update={"validation": None}) for step in log], 600.0)[1]))
+    assert "held" not in plain
 
 
 @pytest.mark.parametrize(("highest", "step"), [(1.0, 0.25), (3.0, 1.0), (0.0002, 5e-5), (870.0, 250.0)])

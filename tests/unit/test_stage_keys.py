@@ -40,6 +40,7 @@ STALE: dict[str, tuple[Any, set[str]]] = {
     "data.max_train_samples": (3, TRAINED),
     # What is learned is the same where nothing is broken, and recorded where something is.
     "data.broken": ("skip", NONE),
+    "data.validate": ("ROOT/more", TRAINED),
     "data.calibration": (["ROOT/more"], {"analyze", *PRUNED}),
     "analyze.scorers": (["modality-block-influence"], {"analyze"}),
     "analyze.samples": (5, {"analyze"}),
@@ -78,6 +79,11 @@ STALE: dict[str, tuple[Any, set[str]]] = {
     "train.image_shift": (False, TRAINED),
     "train.frozen": ("fp8", TRAINED),
     "train.save_steps": (7, TRAINED),
+    "train.validate_every": (7, TRAINED),
+    "train.keep": ("best", TRAINED),
+    "train.metric_for_best_model": ("text_loss", TRAINED),
+    "train.early_stopping_patience": (3, TRAINED),
+    "train.early_stopping_threshold": (0.1, TRAINED),
     "prune.remove": (2, PRUNED),
     "prune.scorer": ("answer-accuracy", PRUNED),
     "prune.samples": (7, PRUNED),
@@ -120,7 +126,7 @@ NO_EFFECT: dict[str, str] = {}
 def base_config(root: Path) -> dict[str, Any]:
     return {
         "model": {"path": "owner/model"},
-        "data": {"train": [str(root / "data")]},
+        "data": {"train": [str(root / "data")], "validate": str(root / "base")},
         "select": {"region": "uniform:2"},
         "train": {
             "batch_size": 8,
@@ -252,6 +258,20 @@ def test_a_run_folder_goes_on_with_another_value_only_where_nothing_goes_stale(s
         with pytest.raises(ArtifactError, match=f"holds a run of another config: .*{re.escape(setting)}"):
             check_same_config(root, before, after, overwrite=False)
     check_same_config(root, before, after, overwrite=bool(stale))
+
+
+def test_settings_that_came_later_are_noted_only_where_they_differ(root: Path) -> None:
+    raw = base_config(root)
+    del raw["data"]["validate"]
+    config = parse_config(raw)
+    new = {"validate_every", "keep", "metric_for_best_model", "early_stopping_patience", "early_stopping_threshold"}
+    assert set(config.train.model_dump()) - set(config.train.noted()) == new
+    assert config.train.model_copy(update={"validate_every": 5}).noted()["validate_every"] == 5
+    run: Any = FinishedRun(config)
+    assert "validate" not in StageKeys(run, locate_inputs(config, Silent()), list).train()
+    share = parse_config(raw, ["data.validate=2%"])
+    run = FinishedRun(share)
+    assert StageKeys(run, locate_inputs(share, Silent()), list).train()["validate"] == "2%"
 
 
 def test_a_region_from_scores_goes_stale_with_them(root: Path) -> None:

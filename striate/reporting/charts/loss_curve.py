@@ -66,13 +66,21 @@ def smooth(points: Sequence[CurvePoint]) -> list[CurvePoint]:
 def draw_loss(log: Sequence[LogStep], width: float) -> tuple[float, list[Html]]:
     """Return height and shapes of the training curves at `width`."""
     losses = points_of(log, lambda step: step.loss)
-    panel = _panel(log, [losses], TOP, 230.0, width)
+    held_out = points_of(log, lambda step: (step.validation or {}).get("loss"))
+    panel = _panel(log, [losses, held_out], TOP, 230.0, width)
     shapes: list[Html | None] = [
         *_axes(panel),
         _path(losses, panel, "loss faint"),
         _path(smooth(losses), panel, "loss"),
+        _path(held_out, panel, "second"),
     ]
     shapes += _hovers(losses, panel, "loss")
+    if held_out:
+        shapes += [_dot(point, panel) for point in held_out]
+        shapes += [
+            text(width - RIGHT - 70, TOP - 1, "training", class_="note first end"),
+            text(width - RIGHT, TOP - 1, "held out", class_="note second end"),
+        ]
     bottom = panel.top + panel.height
     rates = points_of(log, lambda step: step.lr), points_of(log, lambda step: step.projector_lr)
     norms = points_of(log, lambda step: step.grad_norm)
@@ -110,6 +118,12 @@ def _path(points: Sequence[CurvePoint], panel: _Panel, kind: str) -> Html | None
     if len(places) == 1:
         return tag("circle", cx=places[0][0], cy=places[0][1], r=3, class_=f"dot {kind}")
     return tag("path", d="M" + "L".join(f"{number(x)} {number(y)}" for x, y in places), class_=f"curve {kind}")
+
+
+def _dot(point: CurvePoint, panel: _Panel) -> Html:
+    """Return a measurement on held-out samples, with its tip."""
+    x, y = panel.x((point.first + point.last) / 2), panel.y(point.value)
+    return tag("circle", tag("title", _point_tip(point, "held-out loss")), cx=x, cy=y, r=3, class_="dot second")
 
 
 def _hovers(points: Sequence[CurvePoint], panel: _Panel, name: str) -> list[Html]:

@@ -41,6 +41,7 @@ class LogStep(BaseModel):
     projector_lr: float | None = None
     grad_norm: float | None = None
     seconds: float | None = None
+    validation: dict[str, float] | None = None
 
 
 @dataclass(frozen=True)

@@ -157,6 +157,8 @@ def _loss(artifacts: RunArtifacts) -> Child:
     caption = f"Loss on answer tokens: {each} faint, the running mean over a tenth of the run strong."
     gone = sum(not math.isfinite(step.loss) for step in artifacts.log)
     caption += f" {amount(gone, 'step')} without a finite loss left out." if gone else ""
+    if any(step.validation for step in artifacts.log):
+        caption += " Held-out samples, which nothing was learned from: a dot each measurement."
     label = f"Training loss over {amount(len(artifacts.log), 'step')}"
     return [facts_of_run, picture("loss", label, lambda width: draw_loss(artifacts.log, width), caption)]
 

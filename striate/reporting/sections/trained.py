@@ -1,6 +1,6 @@
 """What trained: parameters by component and by layer, and how the training went."""
 
-from striate.artifacts import ComponentCount, TrainRecord
+from striate.artifacts import ComponentCount, TrainRecord, ValidationRecord
 from striate.reporting.html.markup import Html, tag
 from striate.reporting.html.tables import Cell, facts, figures, share_bar, table
 from striate.reporting.html.wording import amount, count, duration, gibibytes, percent, plain_number
@@ -34,10 +34,22 @@ def draw_course(record: TrainRecord) -> Html:
             *([("skipped as broken", count(len(record.skipped)))] if record.skipped else []),
             ("steps", f"{count(record.steps)} ({_amount_of_epochs(record.epochs)})"),
             ("loss, first to last", f"{plain_number(record.first_loss)} → {plain_number(record.last_loss)}"),
+            *(_held_out(record.validation) if record.validation else []),
             ("time", duration(record.seconds)),
             ("peak memory", gibibytes(record.peak_memory_gib)),
         ]
     )
+
+
+def _held_out(record: ValidationRecord) -> list[tuple[str, str]]:
+    """Return the figures of held-out samples."""
+    samples = count(record.visual_samples + record.text_samples)
+    losses = f"{plain_number(record.first['loss'])} → {plain_number(record.last['loss'])}"
+    kept = f"step {count(record.kept_step)}, best at step {count(record.best_step)}"
+    return [
+        ("held-out loss", f"{losses} (n = {samples})"),
+        ("weights of", kept + (", stopped early" if record.stopped_early else "")),
+    ]
 
 
 def _amount_of_epochs(epochs: float) -> str:

@@ -41,6 +41,10 @@ class SeededOrder(Sampler[int]):
     def __len__(self) -> int:
         return len(self.lengths)
 
+    def by_size(self) -> list[int]:
+        """Return all samples from short to long."""
+        return sorted(range(len(self)), key=self._size)
+
     def learned(self, steps: int) -> list[int]:
         """Return the samples that the first `steps` steps learn from."""
         if steps * self.batch_size >= len(self):

@@ -26,7 +26,7 @@ from striate.training.distributed.ranks import Ranks
 from striate.training.metrics.metrics_log import dump_rows, parse_rows, read_rows
 
 COMPLETE = "complete.json"
-LOG, SAMPLES, LONGEST = "train_log.jsonl", "samples.txt", "longest"
+LOG, SAMPLES, LONGEST, BEST = "train_log.jsonl", "samples.txt", "longest", "best.safetensors"
 KEPT = 2
 
 
@@ -133,6 +133,29 @@ class CheckpointStore:
         for earlier in list(self._folders().values())[KEPT:]:
             shutil.rmtree(earlier, ignore_errors=True)
 
+    @property
+    def best(self) -> Path:
+        """Where the weights of the best measurement so far lie, between checkpoints."""
+        return self.work_dir / "best"
+
+    def emptied_best(self) -> Path:
+        """Return the folder `best` with nothing in it: what was there may be part of checkpoints."""
+        if Ranks.launched().is_main:
+            shutil.rmtree(self.best, ignore_errors=True)
+        return self.best
+
+    def add_best(self, step: int) -> None:
+        """Add the best weights so far, if any, to the checkpoint after `step` steps."""
+        if (self.best / WEIGHTS).is_file():
+            _link(self.best / WEIGHTS, self.folder(step) / BEST)
+
+    def restore_best(self, checkpoint: Checkpoint | None) -> None:
+        """Put into `best` what the checkpoint holds, or nothing: steps after it will be made again."""
+        best = self.emptied_best()
+        if checkpoint and (checkpoint.folder / BEST).is_file():
+            best.mkdir(parents=True)
+            _link(checkpoint.folder / BEST, best / WEIGHTS)
+
     def remove(self) -> None:
         """Remove all checkpoints, and the work folder itself if nothing else is in it."""
         remove_checkpoints(self.work_dir)
@@ -159,10 +182,18 @@ class CheckpointStore:
 
 def remove_checkpoints(work_dir: Path) -> None:
     """Remove all checkpoints in `work_dir`, and the folder itself if nothing else is in it."""
-    for folder in work_dir.glob("checkpoint-*"):
+    for folder in (*work_dir.glob("checkpoint-*"), work_dir / "best"):
         shutil.rmtree(folder, ignore_errors=True)
     if work_dir.is_dir() and not any(work_dir.iterdir()):
         work_dir.rmdir()
+
+
+def _link(source: Path, target: Path) -> None:
+    """Let `target` be `source`'s content: a second name of it where the file system has such, else a copy."""
+    try:
+        target.hardlink_to(source)
+    except (OSError, NotImplementedError):
+        shutil.copyfile(source, target)
 
 
 def _newest_whole(folders: dict[int, Path], log: Path) -> tuple[Checkpoint | None, dict[Path, str]]:

@@ -69,7 +69,7 @@ class Identity:
         facts = json.loads(json.dumps(self.facts))
         own_rule = {_MAX_LENGTH, _DATA, "samples"} | ({_WEIGHTS} if _WEIGHTS not in done.facts else set())
         # Settings of today's that stand at their defaults are left out of the facts.
-        keys = [*facts, *(key for key in done.facts if key.startswith("train.") and key not in facts)]
+        keys = [*facts, *(key for key in done.facts if key.startswith(("train.", "data.")) and key not in facts)]
         changed = [key for key in keys if key not in own_rule and done.facts.get(key) != facts.get(key)]
         if not self._same_length(done):
             changed.append(_MAX_LENGTH)
@@ -101,13 +101,22 @@ class Identity:
 
 
 def identity(
-    region: Region, config: TrainSection, samples: Sequence[Sample], seed: int, base_path: str, base_weights: str = ""
+    region: Region,
+    config: TrainSection,
+    samples: Sequence[Sample],
+    seed: int,
+    base_path: str,
+    base_weights: str = "",
+    *,
+    held_out: Sequence[Sample] = (),
 ) -> Identity:
     """Return what two sessions of one training must share; `base_weights` is a fingerprint of model and processor."""
     digest = hashlib.sha256()
     for sample in samples:
         digest.update(repr((sample.id, sample.messages, [path.name for path in sample.images])).encode())
     settings = {f"train.{key}": value for key, value in config.noted().items() if key not in _FREE_SETTINGS}
+    if held_out:
+        settings["data.validate"] = hashlib.sha256("".join(_sample_digests(held_out)).encode()).hexdigest()
     facts = {
         **settings,
         "region": list(region.layers),

@@ -97,6 +97,12 @@ class Ranks:
                 "see what that process says; the same command goes on from the last whole checkpoint",
             )
 
+    def total(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the sum of all processes' `values`, a tensor of one shape on each."""
+        if self.world_size > 1:
+            torch.distributed.all_reduce(values)
+        return values
+
     def on_main(self, work: Callable[[], Value]) -> Value:
         """Return what `work` returns on the main process, which alone does it, on every process.
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 
 from striate.config import TrainSection
 from striate.errors import TrainingError
@@ -26,6 +27,13 @@ def sharding() -> str:
         if os.environ.get(f"ACCELERATE_USE_{name.upper()}", "false").lower() == "true":
             return name
     return ""
+
+
+def reshard(model: nn.Module) -> None:
+    """Let every process keep its shards alone again, after a forward pass without a backward pass (FSDP2)."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def check_sharding(config: TrainSection) -> None:

@@ -60,10 +60,10 @@ class DeferredMetrics:
         while len(self._waiting) > self._late:
             self._read(None)
 
-    def flush(self) -> None:
-        """Wait for all steps and hand their numbers on."""
+    def flush(self, ended: float | None = None) -> None:
+        """Wait for all steps and hand their numbers on; the last one ended now, if not when `ended` says."""
         while self._waiting:
-            self._read(time.perf_counter() if len(self._waiting) == 1 else None)
+            self._read((ended or time.perf_counter()) if len(self._waiting) == 1 else None)
 
     def _read(self, now: float | None) -> None:
         """Hand the oldest step's numbers on; it ended `now`, or when its work had been handed out."""

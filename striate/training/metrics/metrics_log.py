@@ -24,7 +24,8 @@ class MetricsLog:
 
     Keys of a line: `step` (from 1), `loss` (nats a token), `lr`, `projector_lr` (those used in this step),
     `grad_norm` (before clipping), `seconds` (of this step), `tokens` (of its samples) and `slots` (the same with
-    padding); with LISA also `open_layers`, and `skipped` where broken samples were left out: why, by their ids.
+    padding); with LISA also `open_layers`, `skipped` where broken samples were left out: why, by their ids, and
+    `validation` where held-out samples were measured after the step: losses in nats a token, and its own `seconds`.
     """
 
     def __init__(self, path: Path, rows: Sequence[dict[str, Any]] = (), writes: bool = True) -> None:
@@ -42,7 +43,7 @@ class MetricsLog:
         self._since = time.perf_counter()
 
     def start(self) -> None:
-        """Start the clock of the first step."""
+        """Start the clock of the coming step."""
         self._since = time.perf_counter()
 
     def write(

@@ -1,0 +1,109 @@
+"""Samples that training is measured on and never learns from: a share of the training data, or a file of their own."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from striate.config import DataSection
+from striate.data.reading import read_many
+from striate.data.samples import Sample
+from striate.errors import DataError
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The samples to train on, and those that are held out; none of these is among the first."""
+
+    samples: list[Sample]
+    held_out: list[Sample]
+
+
+def training_data(
+    section: DataSection, paths: Sequence[Path], validate: Path | None = None, seed: int = 0
+) -> TrainingData:
+    """Return the samples of the files or folders at `paths`, apart from those that `data.validate` holds out.
+
+    Args:
+        section: says how many samples, and which share of them is held out.
+        paths: the training data.
+        validate: file or folder of held-out samples, where `data.validate` names one.
+        seed: of what is drawn.
+
+    Raises:
+        DataError: a sample can't be read, nothing is left to train on, or a sample of `validate` is trained on.
+    """
+    samples = read_many(paths, section.max_train_samples, seed)
+    if share := section.validation_share:
+        return split(samples, share, seed)
+    held_out = read_many([validate]) if validate else []
+    _check_apart(samples, held_out)
+    return TrainingData(samples, held_out)
+
+
+def split(samples: Sequence[Sample], share: float, seed: int) -> TrainingData:
+    """Return `samples` in their order, about a `share` of them held out, at least one: drawn with `seed`.
+
+    Samples that share a picture stay together. Of those with pictures and of those without the share is alike.
+
+    Raises:
+        DataError: nothing is left to train on.
+    """
+    chance, chosen = random.Random(seed), set[int]()
+    pictured, texts = _groups(samples)
+    for groups in (pictured, texts):
+        chance.shuffle(groups)
+        wanted, taken = int(share * sum(map(len, groups)) + 0.5), 0
+        for group in groups:
+            if taken + len(group) <= wanted:
+                taken += len(group)
+                chosen |= set(group)
+    # Of few samples the share may be less than one, or less than the samples about one picture.
+    smallest = min([*pictured, *texts], key=len)
+    chosen = chosen or set(smallest)
+    left = [sample for index, sample in enumerate(samples) if index not in chosen]
+    if not left:
+        raise DataError(
+            f"data.validate would hold out all of {len(samples)} samples, as those that share a picture stay together",
+            "a share that leaves samples to train on",
+            "choose a smaller share, add samples, or name a file with data.validate=PATH",
+        )
+    return TrainingData(left, [samples[index] for index in sorted(chosen)])
+
+
+def _groups(samples: Sequence[Sample]) -> tuple[list[list[int]], list[list[int]]]:
+    """Return the numbers of the samples with pictures, those that share one together, and of those without."""
+    parent: dict[Path, Path] = {}
+
+    def root(image: Path) -> Path:
+        while parent[image] != image:
+            parent[image] = image = parent[parent[image]]
+        return image
+
+    for sample in samples:
+        for image in sample.images:
+            parent.setdefault(image, image)
+            parent[root(image)] = root(sample.images[0])
+    pictured: dict[Path, list[int]] = {}
+    for index, sample in enumerate(samples):
+        if sample.images:
+            pictured.setdefault(root(sample.images[0]), []).append(index)
+    return list(pictured.values()), [[index] for index, sample in enumerate(samples) if not sample.images]
+
+
+def _check_apart(samples: Sequence[Sample], held_out: Sequence[Sample]) -> None:
+    """Raise if a held-out sample is among those to train on."""
+    trained = {_content(sample) for sample in samples} if held_out else set()
+    both = [sample for sample in held_out if _content(sample) in trained]
+    if both:
+        raise DataError(
+            f"{len(both)} of {len(held_out)} samples of data.validate are trained on, such as {both[0].id!r}",
+            "samples that are not among those of data.train",
+            "remove them from one of the two, or hold out a share of the training data with data.validate=2%",
+        )
+
+
+def _content(sample: Sample) -> object:
+    return sample.messages, tuple(image.resolve() for image in sample.images)

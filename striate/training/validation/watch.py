@@ -1,0 +1,81 @@
+"""What follows from validation: which step was best so far, and whether training stops early."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from striate.artifacts import ValidationRecord
+from striate.config import TrainSection
+from striate.training.job import TrainingJob
+
+VALIDATION = "validation"
+"""The key of a log's row under which the measurements after its step are."""
+TIMES = 10
+
+
+class Watch:
+    """The measurements of a training so far, and what they say; it follows from the log alone.
+
+    Attributes:
+        metric: what is compared.
+        keeps_best: whether the weights of the best measurement are kept, not those of the last step.
+        best: the step of the best measurement, or None.
+    """
+
+    best: int | None
+
+    def __init__(self, config: TrainSection, steps: int, rows: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Take the settings, the steps of the whole training, and the log of those that are done."""
+        self.metric = config.metric_for_best_model
+        self._patience, self._threshold = config.early_stopping_patience, config.early_stopping_threshold
+        self.keeps_best = config.keep == "best"
+        self._steps, self._every = steps, config.validate_every or math.ceil(steps / TIMES)
+        self.best, self._least, self._waited = None, math.inf, 0
+        for row in rows:
+            if VALIDATION in row:
+                self.add(row["step"], row[VALIDATION])
+
+    def due(self, step: int) -> bool:
+        """Return whether there is a measurement after this step."""
+        return step % self._every == 0 or step == self._steps
+
+    def add(self, step: int, measured: Mapping[str, float]) -> bool:
+        """Take the measurement after a step; return whether it is the best one so far."""
+        value = measured[self.metric]
+        # As in transformers: what is better by less than the threshold is kept as best, and training may stop for it.
+        self._waited = 0 if self._least - value > self._threshold else self._waited + 1
+        if not value < self._least:
+            return False
+        self.best, self._least = step, value
+        return True
+
+    @property
+    def stops(self) -> bool:
+        """Whether as many measurements in a row as `early_stopping_patience` says were not better."""
+        return self._patience is not None and self._waited >= self._patience
+
+
+def validation_record(job: TrainingJob, rows: Sequence[Mapping[str, Any]]) -> ValidationRecord:
+    """Return what train.json holds of the validation of a training, whose log the `rows` are."""
+    measured = [(row["step"], row[VALIDATION]) for row in rows if VALIDATION in row]
+    watch = Watch(job.config, job.plan.steps, rows)
+    kept = watch.best if watch.keeps_best and watch.best else len(rows)
+    pictured = sum(bool(sample.images) for sample in job.held_out)
+    return ValidationRecord(
+        visual_samples=pictured,
+        text_samples=len(job.held_out) - pictured,
+        metric=watch.metric,
+        first=_losses(measured[0][1]),
+        last=_losses(measured[-1][1]),
+        best=_losses(dict(measured)[watch.best or measured[-1][0]]),
+        best_step=watch.best or measured[-1][0],
+        kept_step=kept,
+        stopped_early=len(rows) < job.plan.steps,
+        seconds=sum(one["seconds"] for _, one in measured),
+    )
+
+
+def _losses(measured: Mapping[str, float]) -> dict[str, float]:
+    return {name: value for name, value in measured.items() if name != "seconds"}
