@@ -36,6 +36,7 @@ class Collator:
         train: bool,
         limits: PictureLimits = ORDINARY,
         skips_broken: bool = False,
+        shorten: str = "raise train.max_length, make the picture smaller, or remove the sample",
     ) -> None:
         """Keep the settings.
 
@@ -45,6 +46,7 @@ class Collator:
             train: whether calling the collator gives training batches with labels, or prompts.
             limits: the largest picture that is decoded.
             skips_broken: whether `broken_samples` leaves out what can't be encoded.
+            shorten: what to do about a sample that is too long, for errors.
 
         Raises:
             ModelError: the processor has no chat template.
@@ -52,6 +54,7 @@ class Collator:
         self.max_length = max_length
         self.train = train
         self.skips_broken = skips_broken
+        self._shorten = shorten
         self._limits = limits
         self._renderer = Renderer(processor)
         self._encoder = SampleEncoder(processor)
@@ -83,13 +86,18 @@ class Collator:
         """
         return [self._conversation(*item) for item in self._with_images(samples)]
 
+    def encode(self, samples: Sequence[Sample]) -> list[Encoded]:
+        """Return what `__call__` joins: conversations, or prompts if `train` is off; raises as those."""
+        return self.encode_each(samples) if self.train else self.prompts(samples)
+
     def text_length(self, sample: Sample) -> int:
-        """Return the tokens of a conversation with one for each picture, whatever its pictures hold.
+        """Return the tokens of a conversation, or prompt, with one for each picture, whatever its pictures hold.
 
         Raises:
             DataError: the chat template refuses it.
         """
-        text = self._renderer.conversation(self._special.marked(sample)).text
+        marked = self._special.marked(sample)
+        text = self._renderer.conversation(marked).text if self.train else self._renderer.prompt(marked)
         return len(self._encoder.tokenizer(text, add_special_tokens=self._encoder.adds_special_tokens(text)).input_ids)
 
     def join(self, items: Sequence[Encoded]) -> Batch:
@@ -167,8 +175,10 @@ class Collator:
         pictured = int(self.image_mask(encoded.tokens).sum())
         return DataError(
             f"sample {sample.id!r} does not fit: {encoded.length} tokens, {pictured} of them image tokens",
-            f"pictures, question and the start of the answer within max_length {self.max_length}",
-            "raise train.max_length, make the picture smaller, or remove the sample",
+            f"pictures, question and the start of the answer within max_length {self.max_length}"
+            if self.train
+            else f"pictures and question within {self.max_length} tokens",
+            self._shorten,
         )
 
     def _with_images(self, samples: Sequence[Sample]) -> Iterator[tuple[Sample, list[Image.Image]]]:

@@ -1,4 +1,4 @@
-"""Which samples do not fit into the length limit of training: looked up beforehand, most without their pictures."""
+"""Which samples do not fit into a length limit: looked up beforehand, most without their pictures."""
 
 from __future__ import annotations
 
@@ -16,18 +16,21 @@ _UNLIMITED = 2**40
 Size = tuple[int, int]
 
 
-def oversized(processor: Any, samples: Sequence[Sample], max_length: int, limits: PictureLimits) -> dict[str, str]:
-    """Return what is wrong with each sample that can't be learned from within `max_length` tokens, by its id.
+def oversized(
+    processor: Any, samples: Sequence[Sample], max_length: int, limits: PictureLimits, *, train: bool = True
+) -> dict[str, str]:
+    """Return what is wrong with each sample that does not fit into `max_length` tokens, by its id.
 
-    A sample is encoded only if its text and the most image tokens that a picture takes are more than that.
+    A sample is encoded only if its text and the most image tokens that a picture takes are more than that. With `train`
+    off samples are prompts, of which nothing is cut.
     """
-    collator = Collator(processor, max_length, train=True, limits=limits)
-    most = _most_image_tokens(Collator(processor, _UNLIMITED, train=True, limits=limits), samples)
+    collator = Collator(processor, max_length, train, limits)
+    most = _most_image_tokens(Collator(processor, _UNLIMITED, train, limits), samples)
     wrong: dict[str, str] = {}
     for sample in samples:
         try:
             if collator.text_length(sample) + most * len(sample.images) > max_length:
-                collator.encode_each([sample])
+                collator.encode([sample])
         except DataError as error:
             wrong[sample.id] = error.given
     return wrong
@@ -40,7 +43,7 @@ def _most_image_tokens(collator: Collator, samples: Sequence[Sample]) -> int:
     for rank in (_area, _width, _height):
         for sample in sorted(sizes, key=lambda one, rank=rank: -rank(sizes[one])):  # type: ignore[misc]
             try:
-                [encoded] = collator.encode_each([sample])
+                [encoded] = collator.encode([sample])
                 most = max(most, -(-(encoded.length - collator.text_length(sample)) // len(sample.images)))
                 break
             except DataError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ from striate.pipeline.preflight import (
     check_region,
     labels_of,
     num_layers_of,
+    prompts_fit,
 )
 from striate.pipeline.references import references_of
 from striate.pipeline.resident_model import BASE_LABEL, QUANTIZED, ResidentModel
@@ -296,9 +298,19 @@ class Flow:
         check_specs(self.config, spec)
         if not spec.needs_scores:
             check_region(self.config, select(self._num_layers(), spec))
-        self.read_packs()
+        if self.read_packs() and self.labels and not self._were_asked():
+            list(prompts_fit(self.config, self.inputs.model, self.read_packs()))
         for text in self.config.evaluate.suites:
             require(parse_suite(text))
+
+    def _were_asked(self) -> bool:
+        """Return whether a model of the run has answered these very items, which then fit."""
+        for label in self.labels:
+            # Of a model that is not there yet.
+            with suppress(ArtifactError):
+                if self.run.is_done(f"evaluate:{label}", self.keys.evaluate(label)):
+                    return True
+        return False
 
     def _write_card(self, label: str, figures: bool = False) -> None:
         """Write README.md of the checkpoint called `label`; the model that the run began with keeps its own."""

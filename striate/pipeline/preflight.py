@@ -1,6 +1,10 @@
 """Pre-flight checks: what a run is refused for before a stage computes for hours."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from striate.artifacts import Region
 from striate.config import RunConfig
@@ -9,6 +13,9 @@ from striate.printable import shown
 from striate.pruning.removal import layers_to_remove
 from striate.storage.fingerprints import fingerprint
 from striate.storage.read_files import user_path
+
+if TYPE_CHECKING:
+    from striate.tasks.packs.items import Pack
 
 
 def labels_of(config: RunConfig) -> list[str]:
@@ -102,3 +109,24 @@ def check_parts(config: RunConfig, model_path: str) -> None:
     plan = blueprint(model_path, config.model.revision)
     depth = plan.anatomy.num_layers
     adapters_of(plan.model, Region(layers=tuple(range(depth)), num_layers=depth, spec="all"), section)
+
+
+def prompts_fit(config: RunConfig, model_path: str, packs: Sequence[Pack]) -> Iterator[str]:
+    """Yield, of each model in a folder that is asked the packs, into how many tokens their items fit.
+
+    Raises:
+        StriateError: an item is too long for one of them, or its config or processor can't be used.
+    """
+    from striate.data.pictures import PictureLimits
+    from striate.models.io.adapter_folder import base_of, is_adapter
+    from striate.models.io.load import load_processor, read_config
+    from striate.tasks.inference.item_lengths import check_items
+
+    items, section = [item for pack in packs for item in pack.items], config.evaluate
+    for path in dict.fromkeys((model_path, *section.others.values())):
+        folder = user_path(path)
+        if folder.is_dir():
+            described = read_config(base_of(folder) if is_adapter(folder) else folder)
+            limits = PictureLimits.of(config.machine)
+            most = check_items(load_processor(folder), described, items, section.max_new_tokens, limits)
+            yield f"{len(items)} items fit into the {most} tokens of {path}"

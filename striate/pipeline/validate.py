@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from striate.config import RunConfig, is_builtin
@@ -10,7 +12,7 @@ from striate.data.pictures import PictureLimits, check_pictures
 from striate.demo.places import check_pack
 from striate.errors import DataError
 from striate.pipeline.ineffective_settings import ineffective_settings
-from striate.pipeline.preflight import check_parts, check_region, labels_of, num_layers_of
+from striate.pipeline.preflight import check_parts, check_region, labels_of, num_layers_of, prompts_fit
 from striate.pipeline.run_inputs import check_model_path, locate_base
 from striate.progress import Silent
 from striate.pruning.removal import layers_to_remove
@@ -58,10 +60,15 @@ def check_run(config: RunConfig) -> Iterator[str]:
         yield f"prune     {_removal(config)}"
     check_pack_names([_pack_name(name) for name in config.evaluate.packs])
     packs: list[Pack] = []
-    for name in config.evaluate.packs:
-        yield f"pack      {_pack(name, config.evaluate.limit, packs, limits)}"
-    for line in findings(samples, packs):
-        yield f"note      {line}"
+    # Pictures inside other files are unpacked to be decoded, and gone afterwards.
+    with TemporaryDirectory(prefix="striate-check-") as unpacked:
+        for name in config.evaluate.packs:
+            yield f"pack      {_pack(name, config.evaluate.limit, packs, limits, Path(unpacked))}"
+        if packs:
+            for line in prompts_fit(config, config.model.path, packs):
+                yield f"prompts   {line}"
+        for line in findings(samples, packs):
+            yield f"note      {line}"
     if config.evaluate.gate:
         yield f"gate      {_gate(config, packs)}"
     for text in config.evaluate.suites:
@@ -174,14 +181,14 @@ def _pack_name(name: str) -> str:
     return name.partition(":")[2] if is_builtin(name) else parse_source(name).name
 
 
-def _pack(name: str, limit: int | None, read: list[Pack], limits: PictureLimits) -> str:
-    """Return what a test pack or a benchmark holds, added to `read`; pictures inside other files stay there."""
+def _pack(name: str, limit: int | None, read: list[Pack], limits: PictureLimits, unpacked: Path) -> str:
+    """Return what a test pack or a benchmark holds, added to `read`; pictures inside other files go to `unpacked`."""
     if is_builtin(name):
         check_pack(name)
         return name
-    pack = read_source(parse_source(name), limit)
+    pack = read_source(parse_source(name), limit, unpacked)
     read.append(pack)
-    owners = {image: item.id for item in reversed(pack.items) for image in item.images if image.is_file()}
+    owners = {image: item.id for item in reversed(pack.items) for image in item.images}
     tasks = len({item.task for item in pack.items})
     return f"{name}: {len(pack.items)} items of {tasks} tasks" + (
         f", {check_pictures(owners, limits)}" if owners else ""

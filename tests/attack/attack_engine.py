@@ -20,7 +20,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-CPU_SECONDS, WALL_SECONDS, IDLE_SECONDS, MEMORY_BYTES = 25, 240, 12, 24 * 2**30
+CPU_SECONDS, WALL_SECONDS, IDLE_SECONDS, MEMORY_BYTES = 25, 240, 12, 8 * 2**30
 TRACEBACK = "Traceback (most recent call last)"
 # Escape, 8-bit control characters and all of C0 but tab and line ends; a progress bar may return the carriage.
 CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")

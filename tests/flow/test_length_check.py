@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from published_kit import mmbench
 
 from striate.data.collate import Collator
 from striate.data.length_check import oversized
@@ -17,7 +20,10 @@ from striate.data.pictures import ORDINARY
 from striate.data.reading import read_samples
 from striate.data.samples import Message, Sample
 from striate.errors import DataError
+from striate.pipeline import Flow
 from striate.pipeline.validate import check_run
+from striate.tasks.inference.ask import ask
+from striate.tasks.packs.reader import read_pack
 
 if TYPE_CHECKING:
     from striate.models.io.load import Loaded
@@ -61,15 +67,78 @@ def test_check_says_that_all_fit(run_config: Any, saved_pack: Path) -> None:
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text("ab é漢<|im_end|>\n", min_size=1, max_size=60), st.integers(1, 3), st.booleans(), st.integers(16, 90))
-def test_it_names_exactly_what_training_refuses(
+def test_it_names_exactly_what_training_and_asking_refuse(
     tiny_llava: Loaded, saved_pack: Path, text: str, times: int, shown: bool, most: int
 ) -> None:
     picture = next(sample.images[0] for sample in read_samples(saved_pack) if sample.images)
     question = ("<image>\n" if shown else "") + text * times + "?"
     sample = Sample("s", (Message("user", question), Message("assistant", "red")), (picture,) if shown else ())
-    try:
-        Collator(tiny_llava.processor, most, train=True).encode_each([sample])
-        refused = False
-    except DataError:
-        refused = True
-    assert bool(oversized(tiny_llava.processor, [sample], most, ORDINARY)) == refused
+    for train, one in ((True, sample), (False, sample.prompt())):
+        try:
+            Collator(tiny_llava.processor, most, train).encode([one])
+            refused = False
+        except DataError:
+            refused = True
+        assert bool(oversized(tiny_llava.processor, [one], most, ORDINARY, train=train)) == refused
+
+
+LONG = "Look closely. " * 400
+TOO_LONG = {
+    "exact": {"question": LONG, "answers": ["red"]},
+    "choice_logprob": {"context": LONG, "choices": ["red", "blue"], "answer_index": 0},
+    "last_word": {"context": LONG, "continuation": "red"},
+}
+
+
+def with_item(saved_pack: Path, folder: Path, metric: str) -> Path:
+    pack = Path(shutil.copytree(saved_pack, folder / "tests"))
+    row = {"id": "long one", "metric": metric, "task": "t", **TOO_LONG[metric]}
+    with (pack / "test.jsonl").open("a") as stream:
+        stream.write(json.dumps(row) + "\n")
+    return pack
+
+
+@pytest.mark.parametrize("metric", TOO_LONG)
+def test_items_longer_than_the_context_are_named_before_a_run_computes(
+    run_config: Any, listener: Any, saved_pack: Path, tmp_path: Path, metric: str
+) -> None:
+    pack = with_item(saved_pack, tmp_path, metric)
+    config = run_config(f'evaluate.packs=["{pack}"]', "evaluate.limit=null")
+    heard = listener()
+    flow = Flow(config, tmp_path / "run", progress=heard)
+    for work in (lambda: list(check_run(config)), flow.everything):
+        with pytest.raises(DataError, match=r"^(sample|item) 'long one' .*\d{4} tokens") as error:
+            work()
+        assert "evaluate.max_new_tokens" in error.value.next_step
+    assert heard.said == []
+
+
+def test_a_prompt_that_leaves_no_room_for_its_answer_is_named_with_the_right_advice(
+    run_config: Any, saved_pack: Path, tiny_llava: Loaded
+) -> None:
+    context = tiny_llava.model.config.text_config.max_position_embeddings
+    assert any("items fit into the" in line for line in check_run(run_config()))
+    with pytest.raises(DataError, match=r"^sample '.*' does not fit: "):
+        list(check_run(run_config(f"evaluate.max_new_tokens={context - 8}")))
+    item = next(item for item in read_pack(saved_pack).items if item.images)
+    with pytest.raises(DataError, match=r"within 8 tokens\n  next: .*lower evaluate\.max_new_tokens"):
+        ask(tiny_llava.model, tiny_llava.processor, [item], max_new_tokens=context - 8)
+
+
+def test_pictures_inside_other_files_are_decoded(
+    run_config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    mmbench(tmp_path / "bench")
+    [file] = (tmp_path / "bench").iterdir()
+    config = run_config(f'evaluate.packs=["mmbench:{tmp_path / "bench"}"]')
+    [told] = [line for line in check_run(config) if line.startswith("pack ")]
+    assert told.endswith("items of 1 tasks, 1 pictures")
+    lines = file.read_text().split("\n")
+    cells = lines[1].split("\t")
+    cells[9] = base64.b64encode(base64.b64decode(cells[9])[:200]).decode()
+    file.write_text("\n".join([lines[0], "\t".join(cells), *lines[2:]]))
+    with pytest.raises(DataError, match=r"sample '241': can't read picture"):
+        list(check_run(config))
+    assert not list((tmp_path / "temporary").iterdir())

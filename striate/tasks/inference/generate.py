@@ -30,6 +30,7 @@ WORD_TOKENS = 12
 WORD_AND_SPACE = re.compile(r"\s*\S+\s")
 PROBE = "ANSWER"
 WINDOW = 4
+SHORTEN = "shorten or remove that item, or lower evaluate.max_new_tokens"
 
 
 def answer_replies(
@@ -44,8 +45,8 @@ def answer_replies(
     Raises:
         DataError: a picture that can't be read, or a prompt that leaves no room for the answer.
     """
-    room = max(context_limit(unwrap(model)) - max_new_tokens, 1)
-    collator = Collator(processor, room, train=False, limits=state.limits)
+    room = room_for_prompts(context_limit(unwrap(model)), max_new_tokens)
+    collator = Collator(processor, room, train=False, limits=state.limits, shorten=SHORTEN)
     replies: dict[int, Reply] = {}
     with cached_image_features(model) as feature_cache:
         prefixes = SharedPrefixes(model, collator, state.counts, feature_cache)
@@ -68,6 +69,11 @@ def answer_replies(
                 )
                 replies.update({places[prompt.place]: reply for prompt, reply in zip(window, answers, strict=True)})
     return [replies[index] for index in range(len(items))]
+
+
+def room_for_prompts(context: int, max_new_tokens: int) -> int:
+    """Return the most tokens of a prompt that leaves room for its answer in a context of `context` tokens."""
+    return max(context - max_new_tokens, 1)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ def choice_replies(model: Any, tokenizer: Any, items: Sequence[Item], state: Ask
         DataError: an item that is longer than the model's context.
     """
     limit = context_limit(unwrap(model))
-    options = [_options(tokenizer, item, limit) for item in items]
+    options = [choice_texts(tokenizer, item, limit) for item in items]
 
     def choose(batch: list[list[ScoredText]]) -> list[Reply]:
         state.counts.prompt_tokens += sum(len(option.tokens) for group in batch for option in group)
@@ -56,7 +56,7 @@ def text_replies(model: Any, tokenizer: Any, items: Sequence[Item], state: AskSt
         DataError: a text with no token to score.
     """
     limit = context_limit(unwrap(model))
-    pieces = [(index, piece) for index, item in enumerate(items) for piece in _pieces(tokenizer, item, limit)]
+    pieces = [(index, piece) for index, item in enumerate(items) for piece in text_pieces(tokenizer, item, limit)]
     finish = state.finisher(items)
     pending = [0] * len(items)
     for index, _ in pieces:
@@ -92,7 +92,12 @@ def text_replies(model: Any, tokenizer: Any, items: Sequence[Item], state: AskSt
     return [reply(index) for index in range(len(items))]
 
 
-def _options(tokenizer: Any, item: Item, limit: int) -> list[ScoredText]:
+def choice_texts(tokenizer: Any, item: Item, limit: int) -> list[ScoredText]:
+    """Return the item's context with each of its choices, as tokens.
+
+    Raises:
+        DataError: one of them is longer than `limit` tokens, or has none of its own.
+    """
     context = plain_context(item)
     options = [encode(tokenizer, joined(context, choice), len(context)) for choice in item.choices]
     for option, choice in zip(options, item.choices, strict=True):
@@ -106,8 +111,12 @@ def _options(tokenizer: Any, item: Item, limit: int) -> list[ScoredText]:
     return options
 
 
-def _pieces(tokenizer: Any, item: Item, limit: int) -> list[ScoredText]:
-    """Return the item's text in pieces of at most `limit` tokens that have something to score."""
+def text_pieces(tokenizer: Any, item: Item, limit: int) -> list[ScoredText]:
+    """Return the item's text in pieces of at most `limit` tokens that have something to score.
+
+    Raises:
+        DataError: it has no token to score.
+    """
     whole = encode(tokenizer, item.text, 0)
     pieces = [
         ScoredText(whole.tokens[begin : begin + limit], max(whole.start - begin, 1))

@@ -44,7 +44,12 @@ def encode(tokenizer: Any, text: str, scored_from: int) -> ScoredText:
 
 def context_limit(model: Any) -> int:
     """Return how many tokens the language model takes at most, or a very large number where its config has no limit."""
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return context_of(model.config)
+
+
+def context_of(config: Any) -> int:
+    """Return what `context_limit` does, from a model's config alone."""
+    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
     return int(limit) if limit else 2**31 - 1
 
 
