@@ -201,7 +201,7 @@ CASES = [
     Case("--set without =", "--set 'train.lr' has no '='", ("train.lr",), left=NOTHING),
     Case("--set of a wrong kind", "train.lr: Input should be a valid number", ("train.lr=fast",), left=NOTHING),
     Case("--set below a value", "--set 'model.path.x=1': 'path' is not a section", ("model.path.x=1",), left=NOTHING),
-    Case("pruning by a scorer that won't run", "prune.scorer 'x' is not answer-loss or answer-accuracy, nor",
+    Case("pruning by a scorer that won't run", "prune.scorer 'x' is none of answer-los",
          ("prune.scorer=x",), left=NOTHING),
     Case("no config", "can't read ROOT/none.yaml: No such file or directory", left=NOTHING,
          command=("run", "ROOT/none.yaml", "--out", "OUT")),
