@@ -67,6 +67,7 @@ class ResampleSection(Section):
 class TrainSection(Section):
     """Visual instruction tuning of the region and the projector; defaults are the paper's.
 
+    `projector` trains in full, by adapters, or not at all; older configs say so by `train_projector`.
     `resample` trains a few layers of the region at a time (LISA). `gradient_checkpointing` recomputes every layer's
     activations in the backward pass (activation checkpointing). `packing` puts several samples into one row.
     `image_tokens` says which layers compute image tokens: all; those of the region only, in training and from then on
@@ -93,7 +94,8 @@ class TrainSection(Section):
     method: Literal["lora", "qlora", "full"] = "lora"
     lora: LoraSection = LoraSection()
     resample: ResampleSection = ResampleSection()
-    train_projector: bool = True
+    projector: Literal["frozen", "full", "lora"] = "full"
+    train_projector: bool | None = Field(default=None, exclude=True, strict=True)
     lr: float = Field(default=2e-4, gt=0, le=FLOAT32)
     projector_lr: float = Field(default=2e-5, gt=0, le=FLOAT32)
     optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
@@ -126,10 +128,35 @@ class TrainSection(Section):
             "early_stopping_patience": self.early_stopping_patience is not None,
         }
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_train_projector(cls, values: Any) -> Any:
+        """Return the values with `projector` as `train_projector` says it, which older configs have."""
+        if not isinstance(values, dict) or not isinstance(values.get("train_projector"), bool):
+            return values
+        wanted = "full" if values["train_projector"] else "frozen"
+        if values.get("projector", wanted) != wanted:
+            raise ValueError(
+                f"train_projector means projector {wanted!r}, and projector is {values['projector']!r}:"
+                " leave out train_projector, whose place projector has taken"
+            )
+        return {**values, "projector": wanted}
+
+    def noted(self) -> dict[str, Any]:
+        """Return the settings as keys of stages hold them, `projector` in the words that it had before."""
+        found = super().noted()
+        before = {"train_projector": self.projector != "frozen"}
+        more = {"projector": self.projector} if self.projector == "lora" else {}
+        return {name: value for name, value in found.items() if name != "projector"} | before | more
+
     @model_validator(mode="after")
     def _check_modes(self) -> TrainSection:
         if self.image_also != "none" and self.image_tokens == "all":
             raise ValueError("image_also has no effect with image_tokens 'all', which computes them in every layer")
+        if self.method == "full" and self.projector == "lora":
+            raise ValueError(
+                "projector lora goes with method lora or qlora: full weights and adapters are no one checkpoint"
+            )
         if self.method == "qlora" and self.frozen != "exact":
             raise ValueError("frozen has no effect on method qlora, whose frozen layers are in 4 bits")
         return self

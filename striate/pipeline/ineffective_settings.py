@@ -21,7 +21,7 @@ RULES: tuple[Rule, ...] = (
         lambda run: run.train.method == "full",
         "train.method is full",
     ),
-    ("train.projector_lr", lambda run: not run.train.train_projector, "train.train_projector is false"),
+    ("train.projector_lr", lambda run: run.train.projector == "frozen", "train.projector is frozen"),
     ("train.epochs", lambda run: run.train.max_steps is not None, "train.max_steps is set"),
     (
         "train.validate_every train.metric_for_best_model train.early_stopping_threshold",
@@ -88,7 +88,12 @@ RULES: tuple[Rule, ...] = (
 
 
 def ineffective_settings(config: RunConfig) -> Iterator[str]:
-    """Yield a line for every reason why settings that differ from their defaults have no effect."""
+    """Yield a line for every reason why settings that differ from their defaults have no effect.
+
+    Settings under an earlier name are said too.
+    """
+    if config.train.train_projector is not None:
+        yield f"train.train_projector is read as train.projector: {config.train.projector}, which has taken its place"
     for names, holds, why in RULES:
         changed = [name for name in names.split() if _value(config, name) != _default(name)]
         if changed and holds(config):

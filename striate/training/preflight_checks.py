@@ -34,11 +34,11 @@ def check_training(
     check_decoder_only(find_anatomy(model))
     if not samples:
         raise TrainingError("there are no training samples", "at least one sample", "check data.train")
-    if config.train_projector and not any(sample.images for sample in samples):
+    if config.projector != "frozen" and not any(sample.images for sample in samples):
         raise TrainingError(
             "the projector can't train: no training sample has a picture",
-            "samples with pictures, or train.train_projector=false",
-            "add pictures to data.train, or use --set train.train_projector=false",
+            "samples with pictures, or train.projector=frozen",
+            "add pictures to data.train, or use --set train.projector=frozen",
         )
     _check_weights(model, config)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):

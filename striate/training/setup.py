@@ -18,6 +18,7 @@ from striate.config import TrainSection
 from striate.data.broken_samples import usable
 from striate.data.packing import Batch
 from striate.models.trainable.apply import apply_region, lora_config
+from striate.models.trainable.beside import Beside
 from striate.models.trainable.gradient_proof import prove_trainable
 from striate.training.approximations import begin_skipping, end_skipping
 from striate.training.job import TrainingJob
@@ -40,7 +41,7 @@ class PreparedModel:
         weights: the float32 masters of half-precision weights.
         lisa: which layers are open in each step; None leaves the whole region open.
         batch: makes the batch of the proof.
-        train_projector: whether the projector is among what trains.
+        beside: what trains beside the region.
     """
 
     model: Any
@@ -50,7 +51,7 @@ class PreparedModel:
     weights: MasterWeights
     lisa: LisaSchedule | None
     batch: Callable[[], Batch]
-    train_projector: bool
+    beside: Beside
 
     @property
     def half(self) -> torch.dtype | None:
@@ -70,11 +71,9 @@ class PreparedModel:
         """
         batch = self.batch()
         if self.lisa is None:
-            return prove_trainable(model, self.region, batch, train_projector=self.train_projector)
+            return prove_trainable(model, self.region, batch, self.beside)
         proofs = [
-            prove_trainable(
-                model, self.region.model_copy(update={"layers": layers}), batch, train_projector=self.train_projector
-            )
+            prove_trainable(model, self.region.model_copy(update={"layers": layers}), batch, self.beside)
             for layers in self.lisa.open_each_set()
         ]
         sets = f"{len(self.region)} layers, proved in {len(proofs)} sets that were open one after another"
@@ -102,7 +101,7 @@ def prepared_for_training(model: Any, job: TrainingJob) -> Iterator[PreparedMode
         weights=MasterWeights(tuned),
         lisa=LisaSchedule(tuned, region, config.resample, job.seed) if config.resample.active else None,
         batch=lambda: job.collator([example]),
-        train_projector=config.train_projector,
+        beside=beside_of(config),
     )
     try:
         with prepared.autocast():
@@ -117,14 +116,19 @@ def prepared_for_training(model: Any, job: TrainingJob) -> Iterator[PreparedMode
 def _open(model: Any, region: Region, config: TrainSection, base_path: str) -> tuple[Any, Trainable]:
     """Return the model with exactly the chosen parameters open, wrapped by PEFT for LoRA, and what they are."""
     if config.method == "full":
-        return model, apply_region(model, region, "full", config.train_projector)
+        return model, apply_region(model, region, "full", config.projector)
     lora = adapters_of(model, region, config)
     with warnings.catch_warnings():
         # peft asks transformers 5.2x for a property that it renames.
         warnings.simplefilter("ignore", FutureWarning)
         tuned = peft.get_peft_model(model, lora)
     tuned.peft_config["default"].base_model_name_or_path = base_path
-    return tuned, apply_region(tuned, region, config.method, config.train_projector)
+    return tuned, apply_region(tuned, region, config.method, config.projector)
+
+
+def beside_of(config: TrainSection) -> Beside:
+    """Return what trains beside the region."""
+    return Beside(config.projector)
 
 
 def adapters_of(model: Any, region: Region, config: TrainSection) -> LoraConfig:
@@ -144,5 +148,5 @@ def adapters_of(model: Any, region: Region, config: TrainSection) -> LoraConfig:
         use_dora=config.lora.use_dora,
         rank_pattern=config.lora.rank_pattern,
         alpha_pattern=config.lora.alpha_pattern,
-        train_projector=config.train_projector,
+        projector=config.projector,
     )

@@ -177,7 +177,7 @@ CASES = [
     Case("empty region, no adapter", "region 'none' gives LoRA no linear layer to adapt", ("select.region=none",),
          left=SELECTED, more=("the projector alone trains with train.method=full and region none",)),
     Case("empty region, nothing to train", "nothing to train",
-         ("select.region=none", "train.train_projector=false", "train.method=full"), left=SELECTED),
+         ("select.region=none", "train.projector=frozen", "train.method=full"), left=SELECTED),
     # names
     Case("unknown scorer", "unknown scorer 'block-influense'\n  allowed: block-influence, ",
          ("analyze.scorers=[block-influense]", "prune.remove=0"),

@@ -61,7 +61,7 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
     worker.run(folder, "zero3-resumed", worker.LORA)
     worker.run(folder, "zero3-clipped", worker.LORA.model_copy(update={"max_grad_norm": 0.5}))
     worker.run(folder, "zero3-compiled", worker.LORA)
-    worker.run(folder, "zero3-layers-alone", worker.LORA.model_copy(update={"train_projector": False}))
+    worker.run(folder, "zero3-layers-alone", worker.LORA.model_copy(update={"projector": "frozen"}))
     worker.run(folder, "zero3-half", worker.LORA, dtype=torch.bfloat16)
     return folder
 

@@ -334,7 +334,7 @@ def test_errors(run: Run, tiny_llava: Loaded, samples: list[Sample], tmp_path: P
         run(tiny_llava, FULL.model_copy(update={"max_length": 16}), "short")
     nothing = Region(layers=(), num_layers=4, spec="none")
     with pytest.raises(TrainingError):
-        run(tiny_llava, FULL.model_copy(update={"train_projector": False}), "nothing", region=nothing)
+        run(tiny_llava, FULL.model_copy(update={"projector": "frozen"}), "nothing", region=nothing)
     with pytest.raises(TrainingError, match=r"batch_size 4 is not a multiple of machine\.micro_batch 3"):
         run(tiny_llava, FULL, machine=MachineSection(micro_batch=3))
     with pytest.raises(TrainingError, match="float16 does not train on the CPU"):
@@ -347,7 +347,7 @@ def test_errors(run: Run, tiny_llava: Loaded, samples: list[Sample], tmp_path: P
 
 
 def test_text_only_data_without_the_projector(run: Run, tiny_llava: Loaded, samples: list[Sample]) -> None:
-    config = FULL.model_copy(update={"train_projector": False})
+    config = FULL.model_copy(update={"projector": "frozen"})
     projector = state(tiny_llava.model.model.multi_modal_projector)
     record = run(tiny_llava, config, samples=samples[-1:] * 4)
     assert record.steps == 1

@@ -204,7 +204,7 @@ def test_without_pictures_there_are_no_steps(start: Loaded, tmp_path: Path) -> N
     turns = [{"from": "human", "value": "What is it?"}, {"from": "gpt", "value": "a box"}]
     (tmp_path / "text").mkdir()
     (tmp_path / "text/train.json").write_text(json.dumps([{"id": str(n), "conversations": turns} for n in range(4)]))
-    folder = tuned(start, tmp_path / "text", tmp_path / "out", train_projector=False)
+    folder = tuned(start, tmp_path / "text", tmp_path / "out", projector="frozen")
     compute = read_document(folder / VISUAL_COMPUTE_FILE, VisualCompute)
     assert (compute.layers, compute.shift) == (REGION.layers, False)
     assert "keep their state" in (folder / "README.md").read_text(encoding="utf-8")

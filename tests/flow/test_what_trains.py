@@ -11,6 +11,7 @@ import peft
 import pytest
 import torch
 import yaml
+from test_projector_lora import check_as_vllm_does
 from training_kit import Killed, Run, Said, losses, runner, weights
 from transformers import LlavaForConditionalGeneration
 from typer.testing import CliRunner
@@ -52,8 +53,11 @@ def reloads_with_plain_peft(folder: Path, base: Path, tuned: Loaded, samples: li
     plain = peft.PeftModel.from_pretrained(LlavaForConditionalGeneration.from_pretrained(base), folder).eval()
     with torch.no_grad():
         expected = tuned.model(**batch).logits
-        assert torch.equal(plain(**batch).logits, expected)
-        assert torch.equal(load_model(folder, device="cpu").model(**batch).logits, expected)
+        for model in (plain, load_model(folder, device="cpu").model):
+            stored = model.get_base_model().state_dict()
+            assert stored.keys() == tuned.model.state_dict().keys()
+            assert all(torch.equal(stored[name], tensor) for name, tensor in tuned.model.state_dict().items())
+            torch.testing.assert_close(model(**batch).logits, expected, rtol=1e-5, atol=1e-4)
         merged = load_model(folder, device="cpu", merge=True).model
         torch.testing.assert_close(merged(**batch).logits, expected, rtol=1e-3, atol=1e-4)
     assert not torch.allclose(LlavaForConditionalGeneration.from_pretrained(base)(**batch).logits, expected)
@@ -122,3 +126,18 @@ def test_an_unknown_module_is_found_before_anything_is_computed(
     assert "train.lora.modules: 'q_prj' is no linear layer of the region" in shown.output
     assert "did you mean 'q_proj'?" in shown.output
     assert not (tmp_path / "run" / "scores.json").exists()
+
+
+def test_a_projector_with_adapters(
+    run: Run, tiny_llava: Loaded, tiny_llava_dir: Path, samples: list[Sample], tmp_path: Path
+) -> None:
+    config = LORA.model_copy(update={"projector": "lora", "lora": LoraSection(r=4, alpha=8), "projector_lr": 1e-2})
+    untouched = copy.deepcopy(tiny_llava.model)
+    record = run(tiny_llava, "run", config)
+    assert "and 4 tensors of the projector received finite gradients" in record.proof
+    folder = tmp_path / "run" / "checkpoint"
+    check_as_vllm_does(folder, untouched)
+    reloads_with_plain_peft(folder, tiny_llava_dir, tiny_llava, samples)
+    trained = {name for name, tensor in tiny_llava.model.named_parameters() if "projector" in name and "lora_B" in name}
+    assert len(trained) == 2
+    assert all(dict(tiny_llava.model.named_parameters())[name].abs().max() > 0 for name in trained)

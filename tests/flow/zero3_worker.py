@@ -60,7 +60,7 @@ def scenario(folder: Path, name: str) -> dict[str, Any]:
     more: dict[str, Any] = {"dtype": torch.bfloat16} if name == "zero3-half" else {}
     if name == "zero3-layers-alone":
         # The lowest trained layer's input then needs no gradient of itself.
-        config = config.model_copy(update={"train_projector": False})
+        config = config.model_copy(update={"projector": "frozen"})
     if name == "zero3-compiled":
         more["machine"] = scale_worker.MACHINE.model_copy(update={"compile": "on"})
     with zero3():

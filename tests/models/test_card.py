@@ -263,7 +263,7 @@ def test_the_example_loads_the_checkpoint_without_striate(
     assert tiny_llava_dir.parent == tmp_path
     model = tiny_llava.model
     if method == "lora":
-        model = peft.get_peft_model(model, lora_config(model, REGION, r=2, alpha=4, dropout=0.0, train_projector=True))
+        model = peft.get_peft_model(model, lora_config(model, REGION, r=2, alpha=4, dropout=0.0))
         model.peft_config["default"].base_model_name_or_path = str(tiny_llava_dir)
         with torch.no_grad():
             for name, weight in model.named_parameters():

@@ -27,8 +27,8 @@ def loss_and_gradients(model: Any, ids: torch.Tensor) -> tuple[float, list[torch
 def test_compiled_and_plain_agree(tiny_llava: Any) -> None:
     torch.manual_seed(0)
     base = tiny_llava.model.to(torch.bfloat16)
-    model: Any = peft.get_peft_model(base, lora_config(base, REGION, r=4, alpha=8, dropout=0.0, train_projector=False))
-    apply_region(model, REGION, "lora", train_projector=False)
+    model: Any = peft.get_peft_model(base, lora_config(base, REGION, r=4, alpha=8, dropout=0.0, projector="frozen"))
+    apply_region(model, REGION, "lora", projector="frozen")
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)

@@ -28,8 +28,8 @@ logging.getLogger("torch.__trace").propagate = False
 def adapted(model: Any) -> Any:
     """Return the model with adapters that do something."""
     torch.manual_seed(0)
-    found = peft.get_peft_model(model, lora_config(model, REGION, r=4, alpha=8, dropout=0.0, train_projector=False))
-    apply_region(found, REGION, "lora", train_projector=False)
+    found = peft.get_peft_model(model, lora_config(model, REGION, r=4, alpha=8, dropout=0.0, projector="frozen"))
+    apply_region(found, REGION, "lora", projector="frozen")
     for name, parameter in found.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)

@@ -115,7 +115,7 @@ def test_orders(llava_7b: ModelShape) -> None:
 
 def test_nothing_is_kept_below_the_region_without_projector(llava_7b: ModelShape) -> None:
     top = Region(layers=tuple(range(24, 32)), num_layers=32, spec="top:8")
-    settings = Settings(train_projector=False)
+    settings = Settings(projector="frozen")
     low, high = forecast(llava_7b, top, settings), forecast(llava_7b, top, Settings())
     assert low.memory.activations < 0.5 * high.memory.activations
     assert low.milliseconds < 0.75 * high.milliseconds

@@ -9,7 +9,7 @@ import peft
 import pytest
 import torch
 from family_zoo import build
-from test_trainability import Batch, Built, _batch, _region
+from test_trainability import FROZEN, Batch, Built, _batch, _region
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from striate.errors import TrainingError
@@ -137,11 +137,11 @@ def test_dora_is_proved_and_merged(family_builder: Callable[[str], Built]) -> No
     model, inputs = family_builder("qwen2_5_vl")
     region = _region(1, 4, num_layers=6)
     wrapped = peft.get_peft_model(model, lora_config(model, region, r=2, dropout=0.0, use_dora=True, modules="mlp"))
-    trainable = apply_region(wrapped, region, "lora", False)
+    trainable = apply_region(wrapped, region, "lora", "frozen")
     norms = [name for name, tensor in wrapped.named_parameters() if "magnitude" in name and tensor.requires_grad]
     assert len(norms) == 2 * 3
     assert {row.component for row in trainable.components if row.trainable} == {"decoder layer"}
-    assert prove_trainable(wrapped, region, _batch(inputs), train_projector=False).startswith("18 tensors in 2 of 6")
+    assert prove_trainable(wrapped, region, _batch(inputs), FROZEN).startswith("18 tensors in 2 of 6")
     with torch.no_grad():
         for name, tensor in wrapped.named_parameters():
             if "lora_B" in name or "magnitude" in name:

@@ -19,7 +19,8 @@ from striate.models.io import quantized
 from striate.models.io.load import Loaded, load_model
 from striate.models.structure.anatomy import find_anatomy, layer_of
 from striate.models.structure.meta_model import Blueprint
-from striate.models.trainable.apply import apply_region, count_trainable, is_quantized, lora_config
+from striate.models.trainable.apply import apply_region, is_quantized, lora_config
+from striate.models.trainable.counts import count_trainable
 from striate.pipeline import Flow
 from striate.pipeline.validate import check_run
 from striate.stages.train import train

@@ -14,9 +14,12 @@ from striate.artifacts import Region
 from striate.errors import TrainingError
 from striate.models.io.load import Loaded
 from striate.models.structure.anatomy import component_of, find_anatomy, layer_of
-from striate.models.trainable.apply import apply_region, chosen_parameters, count_trainable, describe, lora_config
+from striate.models.trainable.apply import apply_region, chosen_parameters, lora_config
+from striate.models.trainable.beside import Beside
+from striate.models.trainable.counts import count_trainable, describe
 from striate.models.trainable.gradient_proof import prove_trainable
 
+FROZEN = Beside("frozen")
 Batch = dict[str, Any]
 Built = tuple[Any, Batch]
 
@@ -44,7 +47,7 @@ def batch(tiny_llava: Loaded) -> Batch:
 
 def _lora(model: Any, region: Region, **options: Any) -> PeftModel:
     wrapped = peft.get_peft_model(model, lora_config(model, region, r=4, alpha=8, dropout=0.0, **options))
-    apply_region(wrapped, region, "lora", options.get("train_projector", True))
+    apply_region(wrapped, region, "lora", options.get("projector", "full"))
     return wrapped
 
 
@@ -94,7 +97,7 @@ def test_lora_config_is_the_papers_by_default(tiny_llava: Loaded) -> None:
     assert len(config.target_modules) == 7
     assert all(name.startswith("model.language_model.layers.2.") for name in config.target_modules)
     assert config.modules_to_save == ["model.multi_modal_projector"]
-    assert lora_config(tiny_llava.model, _region(2), train_projector=False).modules_to_save is None
+    assert lora_config(tiny_llava.model, _region(2), projector="frozen").modules_to_save is None
 
 
 def test_many_targets_stay_exact(family_builder: Callable[[str], Built]) -> None:
@@ -136,12 +139,12 @@ def test_lora_counts_the_projector_once(tiny_llava: Loaded) -> None:
 
 
 def test_projector_may_stay_frozen(tiny_llava: Loaded, batch: Batch) -> None:
-    trainable = apply_region(tiny_llava.model, _region(1), train_projector=False)
+    trainable = apply_region(tiny_llava.model, _region(1), projector="frozen")
     assert {row.component for row in trainable.components if row.trainable} == {"decoder layer"}
-    proof = prove_trainable(tiny_llava.model, _region(1), batch, train_projector=False)
+    proof = prove_trainable(tiny_llava.model, _region(1), batch, FROZEN)
     assert proof.startswith("9 tensors in 1 of 4 decoder layers received finite gradients; the other ")
-    wrapped = _lora(tiny_llava.model, _region(1), train_projector=False)
-    assert prove_trainable(wrapped, _region(1), batch, train_projector=False).startswith("14 tensors in 1 of 4")
+    wrapped = _lora(tiny_llava.model, _region(1), projector="frozen")
+    assert prove_trainable(wrapped, _region(1), batch, FROZEN).startswith("14 tensors in 1 of 4")
 
 
 def test_the_projector_alone_trains_in_full(tiny_llava: Loaded, batch: Batch) -> None:
@@ -170,11 +173,11 @@ def test_the_proof_leaves_no_trace(tiny_llava: Loaded, batch: Batch) -> None:
 @pytest.mark.parametrize("layers", [(3,), (0,)])
 def test_reentrant_checkpointing_is_caught(tiny_llava: Loaded, batch: Batch, layers: Sequence[int]) -> None:
     model = tiny_llava.model.train()
-    apply_region(model, _region(*layers), train_projector=False)
+    apply_region(model, _region(*layers), projector="frozen")
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
     model.disable_input_require_grads()
     with pytest.raises(TrainingError) as caught:
-        prove_trainable(model, _region(*layers), batch, train_projector=False)
+        prove_trainable(model, _region(*layers), batch, FROZEN)
     assert "non-reentrant" in str(caught.value)
     assert all(parameter.grad is None for parameter in model.parameters())
 
@@ -182,9 +185,9 @@ def test_reentrant_checkpointing_is_caught(tiny_llava: Loaded, batch: Batch, lay
 @pytest.mark.parametrize("layers", [(3,), (0,), (1, 2)])
 def test_non_reentrant_checkpointing_passes(tiny_llava: Loaded, batch: Batch, layers: Sequence[int]) -> None:
     model = tiny_llava.model.train()
-    apply_region(model, _region(*layers), train_projector=False)
+    apply_region(model, _region(*layers), projector="frozen")
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    assert "finite gradients" in prove_trainable(model, _region(*layers), batch, train_projector=False)
+    assert "finite gradients" in prove_trainable(model, _region(*layers), batch, FROZEN)
 
 
 def test_a_text_only_batch_does_not_train_the_projector(tiny_llava: Loaded) -> None:
@@ -238,11 +241,11 @@ def test_a_batch_without_answers_is_refused(tiny_llava: Loaded, batch: Batch) ->
 def test_nothing_to_train_is_refused(tiny_llava: Loaded) -> None:
     none = Region(layers=(), num_layers=4, spec="none")
     with pytest.raises(TrainingError) as caught:
-        apply_region(tiny_llava.model, none, train_projector=False)
+        apply_region(tiny_llava.model, none, projector="frozen")
     assert str(caught.value) == (
-        "region 'none' with train_projector=False leaves nothing to train\n"
-        "  allowed: a region of at least one layer, or train_projector=true\n"
-        "  next:    choose a larger region or open the projector"
+        "region 'none' with projector frozen leaves nothing to train\n"
+        "  allowed: a region of at least one layer, or a projector that trains\n"
+        "  next:    choose a larger region, or use train.projector=full"
     )
     with pytest.raises(TrainingError, match="region 'none' gives LoRA no linear layer to adapt"):
         lora_config(tiny_llava.model, none)

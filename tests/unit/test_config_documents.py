@@ -71,7 +71,9 @@ def test_example_configs_are_valid(path: Path) -> None:
         ("select.region=ids:0,4", ("select", "region"), "ids:0,4"),
         ("select.region=uniform:25%", ("select", "region"), "uniform:25%"),
         ("report.title=a=b", ("report", "title"), "a=b"),
-        ("train.train_projector=false", ("train", "train_projector"), False),
+        ("train.projector=frozen", ("train", "projector"), "frozen"),
+        ("train.train_projector=false", ("train", "projector"), "frozen"),
+        ("train.train_projector=true", ("train", "projector"), "full"),
     ],
 )
 def test_override(override: str, place: tuple[str, ...], value: Any) -> None:
@@ -168,6 +170,24 @@ def test_values_that_runs_died_of(override: str) -> None:
 def test_lr_that_is_no_number() -> None:
     assert "train.lr" in refusal(RAW, "train.lr=.nan")
     assert "train.lr" in refusal(RAW, "train.lr=.inf")
+
+
+def test_the_projector_of_older_configs() -> None:
+    for before, now in ((True, "full"), (False, "frozen")):
+        config = parse_config({**RAW, "train": {"train_projector": before}})
+        assert config.train.projector == now
+        assert "train_projector" not in dump_config(config)
+        assert config.train.noted() == parse_config({**RAW, "train": {"projector": now}}).train.noted()
+        # What stage keys of earlier versions hold.
+        assert config.train.noted()["train_projector"] is before
+        assert "projector" not in config.train.noted()
+    assert refusal({**RAW, "train": {"projector": "lora"}}, "train.train_projector=false").startswith(
+        "run.yaml: train: train_projector means projector 'frozen', and projector is 'lora': leave out train_projector"
+    )
+    assert "train.train_projector: Input should be a valid boolean" in refusal(RAW, "train.train_projector=maybe")
+    assert refusal({**RAW, "train": {"method": "full"}}, "train.projector=lora").startswith(
+        "run.yaml: train: projector lora goes with method lora or qlora"
+    )
 
 
 def test_all_problems_at_once() -> None:

@@ -26,9 +26,9 @@ SAID: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ),
         ("train.method=lora",),
     ),
-    "no effect: train.projector_lr (train.train_projector is false)": (
-        ("train.train_projector=false", "train.projector_lr=1"),
-        ("train.train_projector=true",),
+    "no effect: train.projector_lr (train.projector is frozen)": (
+        ("train.projector=frozen", "train.projector_lr=1"),
+        ("train.projector=lora",),
     ),
     "no effect: train.epochs (train.max_steps is set)": (
         ("train.max_steps=3", "train.epochs=2"),
@@ -125,6 +125,12 @@ def test_scorers_are_named_by_what_they_read() -> None:
 def test_defaults_are_silent_and_every_rule_is_tried() -> None:
     assert said() == []
     assert len(SAID) == len(RULES)
+
+
+def test_an_earlier_name_is_said() -> None:
+    for value, now in (("false", "frozen"), ("true", "full")):
+        line = f"train.train_projector is read as train.projector: {now}, which has taken its place"
+        assert said(f"train.train_projector={value}") == [line]
 
 
 @pytest.mark.parametrize("line", SAID)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from striate.models.forecast.layer_shapes import LayerShape
+from striate.models.forecast.layer_shapes import LayerShape, ModelShape
 from striate.models.forecast.settings import Settings
 from striate.models.trainable.lora_modules import is_chosen, value_of
 
@@ -55,6 +55,21 @@ def adapters_of(layer: LayerShape, settings: Settings) -> Adapters:
     if not settings.adapted:
         return Adapters((), (), False)
     return _adapters(layer, settings.modules, settings.r, settings.rank_pattern, settings.use_dora)
+
+
+def projector_adapters(shape: ModelShape, settings: Settings) -> Adapters:
+    """Return the adapters on the projector; none where it trains in full or is frozen."""
+    if settings.projector != "lora":
+        return Adapters((), (), False)
+    ranks = tuple(value_of(dict(settings.rank_pattern), name, settings.r) for name in shape.projector_names)
+    return Adapters(shape.projector, ranks, settings.use_dora)
+
+
+def projector_trained(shape: ModelShape, settings: Settings) -> int:
+    """Return how many parameters of the projector train."""
+    return (
+        shape.projector_parameters if settings.projector == "full" else projector_adapters(shape, settings).parameters
+    )
 
 
 @lru_cache(maxsize=1024)

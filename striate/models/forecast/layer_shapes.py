@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from striate.models.structure.anatomy import VISION, component_of, decoder_layers
+from striate.models.structure.anatomy import PROJECTOR, VISION, component_of, decoder_layers
 from striate.models.structure.image_tokens import image_tokens
 from striate.models.structure.meta_model import Blueprint
 
@@ -78,6 +78,7 @@ class ModelShape:
         vision_width: its width.
         vision_layers: its number of blocks.
         projector: (in, out) of the projector's linear layers.
+        projector_names: their names in the model.
         projector_parameters: parameters of the projector.
         other_parameters: parameters outside decoder layers and projector.
     """
@@ -91,6 +92,7 @@ class ModelShape:
     vision_width: int
     vision_layers: int
     projector: tuple[tuple[int, int], ...]
+    projector_names: tuple[str, ...]
     projector_parameters: int
     other_parameters: int
 
@@ -101,7 +103,11 @@ def model_shape(plan: Blueprint, tokens: int | None = None) -> ModelShape:
     modules = dict(plan.model.named_modules())
     names = {id(module): name for name, module in modules.items()}
     layers = tuple(_layer_shape(layer, text, names[id(layer)]) for layer in decoder_layers(plan.model))
-    projector = [module for name in plan.anatomy.projector_names for module in modules[name].modules()]
+    projector = {
+        name: module
+        for name, module in modules.items()
+        if isinstance(module, nn.Linear) and component_of(plan.anatomy, f"{name}.weight") == PROJECTOR
+    }
     vision = [m for name, m in modules.items() if component_of(plan.anatomy, f"{name}.weight") == VISION]
     encoder = plan.model.config.vision_config
     count = tokens or image_tokens(plan.model).count
@@ -115,7 +121,8 @@ def model_shape(plan: Blueprint, tokens: int | None = None) -> ModelShape:
         vision_weights=sum(module.weight.numel() for module in vision if isinstance(module, nn.Linear)),
         vision_width=_first(encoder, ("hidden_size", "embed_dim", "width"), text.hidden_size),
         vision_layers=_first(encoder, ("num_hidden_layers", "depth"), 0),
-        projector=tuple((m.in_features, m.out_features) for m in projector if isinstance(m, nn.Linear)),
+        projector=tuple((m.in_features, m.out_features) for m in projector.values()),
+        projector_names=tuple(projector),
         projector_parameters=projector_parameters,
         other_parameters=plan.total - projector_parameters - sum(layer.parameters for layer in layers),
     )

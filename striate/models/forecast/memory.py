@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from striate.artifacts import Region
-from striate.models.forecast.adapters import Adapters, adapters_of
+from striate.models.forecast.adapters import Adapters, adapters_of, projector_trained
 from striate.models.forecast.layer_shapes import LayerShape, ModelShape
 from striate.models.forecast.settings import GIB, Settings
 from striate.models.forecast.token_skipping import kept_by_image_tokens, kept_by_text_tokens, tokens_of
@@ -63,10 +63,11 @@ def forecast_memory(shape: ModelShape, region: Region, settings: Settings) -> Me
     """
     tokens = settings.batch * (shape.image_tokens + settings.text_tokens)
     trained = [_trained_bytes(layer, index in region.layers, settings) for index, layer in enumerate(shape.layers)]
-    projector = shape.projector_parameters if settings.train_projector else 0
+    projector = projector_trained(shape, settings)
     width = 4 if settings.masters else 2
-    weights = _weight_bytes(shape, region, settings) + sum(trained) + projector * width
-    gradients = sum(trained) + projector * width
+    aside = projector * (width if settings.projector == "full" else 4)
+    weights = _weight_bytes(shape, region, settings) + sum(trained) + aside
+    gradients = sum(trained) + aside
     states = 2 * gradients
     if settings.optimizer == "adamw-8bit":
         states = 2 * SMALL_STATE_BYTES * (sum(trained) / (4 if settings.adapted else width) + projector)
@@ -96,7 +97,7 @@ def forecast_memory(shape: ModelShape, region: Region, settings: Settings) -> Me
 def _weight_bytes(shape: ModelShape, region: Region, settings: Settings) -> float:
     """Return the bytes of everything that does not train."""
     frozen = shape.other_parameters * 2.0
-    if settings.adapted or not settings.train_projector:
+    if settings.adapted or settings.projector == "frozen":
         frozen += shape.projector_parameters * 2
     for index, layer in enumerate(shape.layers):
         if settings.method == "qlora":
@@ -138,7 +139,7 @@ def _saved_bytes(shape: ModelShape, index: int, region: Region, settings: Settin
 
     Below the first trained part nothing needs a gradient. A checkpointed layer keeps its input only.
     """
-    first = 0 if settings.train_projector else min(region.layers, default=len(region))
+    first = 0 if settings.before_decoder else min(region.layers, default=len(region))
     if index < first:
         return 0.0
     if settings.recomputes(index):
@@ -229,9 +230,9 @@ def _outside_bytes(shape: ModelShape, region: Region, settings: Settings, tokens
     The projector's inputs and activations (2 a value of each linear layer's in and out, of image tokens), the mask that
     puts them in place (1 x hidden), and the final norm's float32 input (4 x hidden).
     """
-    if not settings.train_projector and not region.layers:
+    if not settings.before_decoder and not region.layers:
         return 0.0
     kept = tokens * 5.0 * shape.hidden
-    if settings.train_projector:
+    if settings.projector != "frozen":
         kept += settings.batch * shape.image_tokens * 2.0 * sum(inside + outside for inside, outside in shape.projector)
     return kept

@@ -22,7 +22,7 @@ class Settings:
         modules: which linear layers of a trained layer have adapters, as `train.lora.modules` says it.
         rank_pattern: modules of another rank, as PEFT reads it.
         use_dora: whether adapters are DoRA's.
-        train_projector: whether the projector trains too.
+        projector: how the projector trains.
         masters: whether trained weights are float32 and run in bfloat16; else they are bfloat16 all through.
         answers_only: whether the LM head sees answer positions only; else all of them.
         accumulated: whether gradients of earlier micro-batches are kept while one runs.
@@ -42,7 +42,7 @@ class Settings:
     modules: str = "all"
     rank_pattern: tuple[tuple[str, int], ...] = ()
     use_dora: bool = False
-    train_projector: bool = True
+    projector: Literal["frozen", "full", "lora"] = "full"
     masters: bool = True
     answers_only: bool = True
     accumulated: bool = False
@@ -55,6 +55,11 @@ class Settings:
     def recomputes(self, layer: int) -> bool:
         """Return whether the decoder layer is run again in the backward pass."""
         return self.checkpointing or layer in self.recomputed
+
+    @property
+    def before_decoder(self) -> bool:
+        """Whether something trains that comes before the first decoder layer: gradients then cross all of them."""
+        return self.projector != "frozen"
 
     @property
     def adapted(self) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from striate.artifacts import Region
-from striate.models.forecast.adapters import adapters_of
+from striate.models.forecast.adapters import adapters_of, projector_trained
 from striate.models.forecast.layer_shapes import LayerShape, ModelShape
 from striate.models.forecast.memory import NF4_BYTES
 from striate.models.forecast.settings import Accelerator, Settings
@@ -59,7 +59,7 @@ def forecast_work(shape: ModelShape, region: Region, settings: Settings) -> Work
     """
     length = shape.image_tokens + settings.text_tokens
     text, image = tokens_of(shape, settings)
-    first = 0 if settings.train_projector else min(region.layers, default=len(shape.layers))
+    first = 0 if settings.before_decoder else min(region.layers, default=len(shape.layers))
     total = Work()
     for index, layer in enumerate(shape.layers):
         chosen, passed = index in region.layers, index in settings.skipped
@@ -147,7 +147,8 @@ def _vision(shape: ModelShape, settings: Settings) -> Work:
     attention = 4.0 * shape.vision_width * shape.vision_positions * positions * shape.vision_layers
     projector = sum(inside * outside for inside, outside in shape.projector) * settings.batch * shape.image_tokens
     traffic = 80.0 * shape.vision_width * positions * shape.vision_layers
-    passes = 3 if settings.train_projector else 1
+    # Forward, the gradient of its input, and that of its weights.
+    passes = {"frozen": 1, "lora": 2, "full": 3}[settings.projector]
     return Work(
         2.0 * shape.vision_weights * positions + 2.0 * passes * projector, attention, traffic, 20 * shape.vision_layers
     )
@@ -164,5 +165,5 @@ def _update(shape: ModelShape, region: Region, settings: Settings) -> Work:
     layers = [layer for index, layer in enumerate(shape.layers) if index in region.layers]
     width = 4 if settings.masters or settings.adapted else 2
     count = sum(adapters_of(layer, settings).parameters if settings.adapted else layer.parameters for layer in layers)
-    count += shape.projector_parameters if settings.train_projector else 0
+    count += projector_trained(shape, settings)
     return Work(traffic=(7.0 + (3.0 if settings.masters else 0.0)) * width * count)

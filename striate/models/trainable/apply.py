@@ -3,39 +3,67 @@
 from __future__ import annotations
 
 import inspect
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from peft import LoraConfig
 from torch import nn
 
-from striate.artifacts import ComponentCount, Region, Trainable
+from striate.artifacts import Region, Trainable
 from striate.errors import TrainingError
-from striate.models.structure.anatomy import COMPONENTS, DECODER_LAYER, Anatomy, component_of, layer_of, unwrap
+from striate.models.structure.anatomy import (
+    DECODER_LAYER,
+    PROJECTOR,
+    VISION,
+    Anatomy,
+    component_of,
+    find_anatomy,
+    layer_of,
+    unwrap,
+)
 from striate.models.structure.decoder_stack import name_of
 from striate.models.structure.vision_modules import part_of
+from striate.models.trainable.beside import Beside, Part
+from striate.models.trainable.counts import count_trainable
 from striate.models.trainable.lora_modules import ALL, check_patterns, chosen_modules, inner_name
-from striate.models.trainable.parameter_selection import can_train, checked_anatomy, chosen_parameters, is_adapted
+from striate.models.trainable.parameter_selection import (
+    can_train,
+    checked_anatomy,
+    chosen_parameters,
+    is_adapted,
+    vision_layers,
+)
 from striate.models.trainable.peft_names import not_rewritten
 
 METHODS = ("full", "lora", "qlora")
+_ADAPTED = (DECODER_LAYER, PROJECTOR, VISION)
 
 
-def apply_region(model: nn.Module, region: Region, method: str = "full", train_projector: bool = True) -> Trainable:
+def apply_region(
+    model: nn.Module,
+    region: Region,
+    method: str = "full",
+    projector: Part = "full",
+    *,
+    vision: Part = "frozen",
+    vision_region: Region | None = None,
+) -> Trainable:
     """Return what trains after freezing all of `model` and opening the region's layers and the projector.
 
     `full` opens the weights themselves. `lora` opens the adapters of a model that PEFT has wrapped with `lora_config`,
-    and so does `qlora`, on weights in 4 bits.
+    and so does `qlora`, on weights in 4 bits. `projector`, `vision` and `vision_region` are those of `lora_config`.
 
     Raises:
         TrainingError: an unknown method, a region of another depth, nothing to train, weights that can't train,
             or a method that does not fit the model.
+        ModelError: layers of the vision encoder shall train, and it has none.
     """
+    beside = Beside(projector, vision, vision_region)
     _check_method(model, method)
-    chosen = chosen_parameters(model, region, train_projector=train_projector)
+    chosen = chosen_parameters(model, region, beside)
     if not chosen:
-        raise _nothing_trains(region, train_projector)
+        raise _nothing_trains(region, beside)
+    _check_parts(model, chosen, beside)
     parameters = dict(model.named_parameters())
     fixed = [name for name in chosen if not parameters[name].is_floating_point()]
     if fixed:
@@ -61,7 +89,9 @@ def lora_config(
     use_dora: bool = False,
     rank_pattern: Mapping[str, int] | None = None,
     alpha_pattern: Mapping[str, int] | None = None,
-    train_projector: bool = True,
+    projector: Part = "full",
+    vision: Part = "frozen",
+    vision_region: Region | None = None,
 ) -> LoraConfig:
     """Return a LoraConfig for the linear layers of the region, and the projector as a fully trained module.
 
@@ -80,11 +110,15 @@ def lora_config(
         use_dora: train the norm of each output's weights apart from their direction (DoRA, Liu et al., 2402.09353).
         rank_pattern: another rank for modules of a name, as PEFT reads it.
         alpha_pattern: another alpha.
-        train_projector: whether the projector trains.
+        projector: `full` trains a copy of it (PEFT's `modules_to_save`), `lora` adapters on its linear layers, so that
+            the adapter is plain LoRA as vLLM serves it, `frozen` nothing of it.
+        vision: the same of the vision encoder's layers.
+        vision_region: which of these train; None for all that features pass.
 
     Raises:
         TrainingError: a region of another depth, an empty one, no linear layer in it, a name that fits none, or
             settings out of range.
+        ModelError: layers of the vision encoder shall train, and it has none.
     """
     anatomy = checked_anatomy(model, region)
     patterns = {"rank_pattern": dict(rank_pattern or {}), "alpha_pattern": dict(alpha_pattern or {})}
@@ -94,23 +128,11 @@ def lora_config(
             "the model has adapters already", "a plain model", "load it with merge=True, or unload the adapters"
         )
     _check_embeddings(model)
-    targets = [
-        name
-        for name, module in unwrap(model).named_modules()
-        if _is_linear(module) and layer_of(anatomy, name) in region.layers and can_train(name)
-    ]
-    targets = not_rewritten(unwrap(model), targets)
-    if targets:
-        words = modules if isinstance(modules, str) else "+".join(modules)
-        targets = chosen_modules({name: inner_name(anatomy, name) for name in targets}, words)
+    beside = Beside(projector, vision, vision_region)
+    words = modules if isinstance(modules, str) else "+".join(modules)
+    targets = _targets(model, anatomy, region, beside, words)
     for setting, pattern in patterns.items():
         check_patterns(setting, pattern, targets)
-    if not targets:
-        raise TrainingError(
-            f"region {region.spec!r} gives LoRA no linear layer to adapt",
-            "a region of at least one decoder layer",
-            "choose a larger region; the projector alone trains with train.method=full and region none",
-        )
     return LoraConfig(
         r=r,
         lora_alpha=alpha,
@@ -121,7 +143,41 @@ def lora_config(
         bias="none",
         task_type=_task_type(model),
         target_modules=targets,
-        modules_to_save=_trained_modules(model, anatomy) if train_projector else None,
+        modules_to_save=_trained_modules(model, anatomy, beside) or None,
+    )
+
+
+def _targets(model: nn.Module, anatomy: Anatomy, region: Region, beside: Beside, modules: str) -> list[str]:
+    """Return the names of the linear layers that get adapters: of the region, the projector and the vision encoder."""
+    core, vision = unwrap(model), vision_layers(model, beside)
+    linears = [name for name, module in core.named_modules() if _is_linear(module) and can_train(name)]
+    linears = not_rewritten(core, [name for name in linears if component_of(anatomy, f"{name}.weight") in _ADAPTED])
+    inner = {name: inner_name(anatomy, name) for name in linears if layer_of(anatomy, name) in region.layers}
+    chosen = {DECODER_LAYER: chosen_modules(inner, modules) if inner else []}
+    if beside.projector == "lora":
+        chosen[PROJECTOR] = [name for name in linears if component_of(anatomy, f"{name}.weight") == PROJECTOR]
+    if vision and beside.vision == "lora":
+        chosen[VISION] = [name for name in linears if vision.layer_of(name) is not None]
+    for component, names in chosen.items():
+        if not names and (component != DECODER_LAYER or region.layers or len(chosen) == 1):
+            raise _no_linear(component, region)
+    kept = {name for names in chosen.values() for name in names}
+    return [name for name in linears if name in kept]
+
+
+def _no_linear(component: str, region: Region) -> TrainingError:
+    """Return the error for a part that shall have adapters and has no linear layer for them."""
+    if component == DECODER_LAYER:
+        return TrainingError(
+            f"region {region.spec!r} gives LoRA no linear layer to adapt",
+            "a region of at least one decoder layer",
+            "choose a larger region; the projector alone trains with train.projector=lora, or train.method=full",
+        )
+    setting = component.partition(" ")[0]
+    return TrainingError(
+        f"the {component} has no linear layer that LoRA could adapt",
+        f"train.{setting} frozen or full",
+        f"use --set train.{setting}=full",
     )
 
 
@@ -138,6 +194,9 @@ def _check_embeddings(model: nn.Module) -> None:
 
 def _is_linear(module: nn.Module) -> bool:
     """Return whether a module maps one tensor to one tensor: some routers are linear layers that return more."""
+    # Attention of torch's own reads the weight of its output layer, past any adapter.
+    if type(module).__name__ == "NonDynamicallyQuantizableLinear":
+        return False
     # Linear layers in 4 bits bring their own forward pass, and still map one tensor to one.
     plain = type(module).forward is nn.Linear.forward or hasattr(getattr(module, "weight", None), "quant_state")
     return isinstance(module, nn.Linear) and plain
@@ -148,77 +207,21 @@ def _task_type(model: nn.Module) -> str | None:
     return "CAUSAL_LM" if "inputs_embeds" in inspect.signature(unwrap(model).forward).parameters else None
 
 
-def _trained_modules(model: nn.Module, anatomy: Anatomy) -> list[str]:
-    """Return the projector's modules for PEFT to copy and train; of a list of modules, its items."""
+def _trained_modules(model: nn.Module, anatomy: Anatomy, beside: Beside) -> list[str]:
+    """Return the modules for PEFT to copy and train: the projector's, of a list its items, and the encoder's layers."""
     modules = dict(unwrap(model).named_modules())
     names = []
-    for name in anatomy.projector_names:
+    for name in anatomy.projector_names if beside.projector == "full" else ():
         module = modules[name]
         is_list = isinstance(module, nn.ModuleList)
         names.extend([f"{name}.{child}" for child, _ in module.named_children()] if is_list else [name])
-    return names
-
-
-def count_trainable(model: nn.Module, region: Region, method: str) -> Trainable:
-    """Return the parameters of `model`, and those with `requires_grad`, by component and by decoder layer.
-
-    `tensors` counts the tensors that train. PEFT's frozen original of the projector is not counted twice.
-    """
-    anatomy = checked_anatomy(model, region)
-    components = {component: _Count() for component in COMPONENTS}
-    layers: defaultdict[int, _Count] = defaultdict(_Count)
-    for name, parameter in model.named_parameters():
-        if ".original_module." in name:
-            continue
-        components[component_of(anatomy, name)].add(parameter)
-        layer = layer_of(anatomy, name)
-        if layer is not None:
-            layers[layer].add(parameter)
-    return Trainable(
-        method=method,
-        region=region,
-        components=tuple(count.row(component) for component, count in components.items()),
-        layers=tuple(layers[index].row(f"{DECODER_LAYER} {index}") for index in range(anatomy.num_layers)),
-    )
-
-
-def describe(trainable: Trainable) -> str:
-    """Return in words and counts what trains and what stays frozen."""
-    region = trainable.region
-    share = trainable.trainable / max(1, trainable.total)
-    parts = [
-        f"{row.component}{'s' if row.component == DECODER_LAYER else ''} {row.trainable:,} of {row.total:,}"
-        for row in trainable.components
-        if row.trainable
-    ]
-    layers = ", ".join(map(str, region.layers)) or "none"
-    return (
-        f"{trainable.trainable:,} of {trainable.total:,} parameters train ({share:.1%}, method {trainable.method}):"
-        f" {'; '.join(parts) or 'nothing'}. {len(region)} of {region.num_layers} decoder layers: {layers}."
-        " All else is frozen."
-    )
+    vision = vision_layers(model, beside) if beside.vision == "full" else None
+    return [*names, *(vision.names if vision else ())]
 
 
 def is_quantized(model: nn.Module) -> bool:
     """Return whether `model` holds weights in 4 bits."""
     return any(getattr(parameter, "quant_state", None) is not None for parameter in model.parameters())
-
-
-class _Count:
-    def __init__(self) -> None:
-        self.total = self.trainable = self.tensors = 0
-
-    def add(self, parameter: nn.Parameter) -> None:
-        """Count one tensor; 4-bit weights hold two values a byte and say how many they stand for."""
-        state = getattr(parameter, "quant_state", None)
-        size = state.shape.numel() if state is not None else parameter.numel()
-        self.total += size
-        if parameter.requires_grad:
-            self.trainable += size
-            self.tensors += 1
-
-    def row(self, component: str) -> ComponentCount:
-        return ComponentCount(component=component, total=self.total, trainable=self.trainable, tensors=self.tensors)
 
 
 def _check_method(model: nn.Module, method: Any) -> None:
@@ -254,9 +257,23 @@ def _check_lora(ranks: Sequence[int], alphas: Sequence[int], dropout: float) -> 
         )
 
 
-def _nothing_trains(region: Region, train_projector: bool) -> TrainingError:
+def _nothing_trains(region: Region, beside: Beside) -> TrainingError:
     return TrainingError(
-        f"region {region.spec!r} with train_projector={train_projector} leaves nothing to train",
-        "a region of at least one layer, or train_projector=true",
-        "choose a larger region or open the projector",
+        f"region {region.spec!r} with {beside.words} leaves nothing to train",
+        "a region of at least one layer, or a projector that trains",
+        "choose a larger region, or use train.projector=full",
     )
+
+
+def _check_parts(model: nn.Module, chosen: set[str], beside: Beside) -> None:
+    """Raise where the projector or the vision encoder shall train, and the model was not wrapped so."""
+    anatomy = find_anatomy(model)
+    reached = {component_of(anatomy, name) for name in chosen}
+    for component, part in ((PROJECTOR, beside.projector), (VISION, beside.vision)):
+        there = component != PROJECTOR or anatomy.projector_names
+        if part != "frozen" and there and component not in reached:
+            raise TrainingError(
+                f"{component.partition(' ')[0]}={part!r}, and the model has nothing to train so in its {component}",
+                "a model that PEFT has wrapped with the same projector and vision; lora with method lora or qlora",
+                "pass the same projector and vision to lora_config and to apply_region",
+            )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,16 +13,24 @@ from torch import nn
 
 from striate.artifacts import Region
 from striate.errors import TrainingError
-from striate.models.structure.anatomy import DECODER_LAYER, PROJECTOR, Anatomy, component_of, layer_of
+from striate.models.structure.anatomy import DECODER_LAYER, PROJECTOR, VISION, Anatomy, component_of, layer_of
 from striate.models.structure.families import family_of
-from striate.models.trainable.parameter_selection import checked_anatomy, chosen_parameters, is_adapted
+from striate.models.structure.vision_stack import VisionStack, find_vision_stack
+from striate.models.trainable.beside import Beside
+from striate.models.trainable.parameter_selection import (
+    ALONE,
+    checked_anatomy,
+    chosen_parameters,
+    is_adapted,
+)
 
 
-def prove_trainable(model: nn.Module, region: Region, batch: Mapping[str, Any], *, train_projector: bool = True) -> str:
+def prove_trainable(model: nn.Module, region: Region, batch: Mapping[str, Any], beside: Beside = ALONE) -> str:
     """Return one sentence that says which tensors received gradients in one forward and backward pass on `batch`.
 
-    Every chosen tensor must get a finite gradient, every other tensor none. Each layer of the region and the
-    projector must get one that is not zero; of LoRA's factors every B must, while A's is zero as long as B is.
+    Every chosen tensor must get a finite gradient, every other tensor none. Each layer of the region, the projector and
+    each layer of the vision encoder that trains must get one that is not zero; of LoRA's factors every B must, while
+    A's is zero as long as B is.
     Random states are set back and gradients dropped: training is the same to the bit with or without the proof.
 
     Raises:
@@ -28,21 +38,34 @@ def prove_trainable(model: nn.Module, region: Region, batch: Mapping[str, Any], 
             zero or where none belongs; the text names tensors.
     """
     anatomy = checked_anatomy(model, region)
-    chosen = chosen_parameters(model, region, train_projector=train_projector)
+    chosen = chosen_parameters(model, region, beside)
+    vision = VisionStack(()) if beside.vision == "frozen" else find_vision_stack(model, anatomy)
     _check_open(model, chosen, region)
     with _side_effect_free(model):
         _backward(model, batch)
         gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
-        _check_gradients(anatomy, gradients, chosen, adapted=is_adapted(model))
-    return _sentence(anatomy, chosen, frozen=len(gradients) - len(chosen))
+        _check_gradients(_Places(anatomy, vision), gradients, chosen, adapted=is_adapted(model))
+    return _sentence(_Places(anatomy, vision), chosen, frozen=len(gradients) - len(chosen))
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where a parameter is: its component, and its layer in the decoder or the vision encoder."""
+
+    anatomy: Anatomy
+    vision: VisionStack
+
+    def of(self, name: str) -> tuple[str, int | None]:
+        component = component_of(self.anatomy, name)
+        return component, layer_of(self.anatomy, name) if component != VISION else self.vision.layer_of(name)
 
 
 def _check_open(model: nn.Module, chosen: set[str], region: Region) -> None:
     if not chosen:
         raise TrainingError(
             f"region {region.spec!r} leaves nothing to train",
-            "a region of at least one layer, or train_projector=true",
-            "choose a larger region or open the projector",
+            "a region of at least one layer, or a projector that trains",
+            "choose a larger region, or use train.projector=full",
         )
     opened = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     closed, extra = sorted(chosen - opened), sorted(opened - chosen)
@@ -77,38 +100,35 @@ def _backward(model: nn.Module, batch: Mapping[str, Any]) -> None:
 
 
 def _check_gradients(
-    anatomy: Anatomy, gradients: Mapping[str, torch.Tensor | None], chosen: set[str], *, adapted: bool
+    places: _Places, gradients: Mapping[str, torch.Tensor | None], chosen: set[str], *, adapted: bool
 ) -> None:
     stray = sorted(name for name, gradient in gradients.items() if gradient is not None and name not in chosen)
     if stray:
         raise _disproved(stray, "tensors outside the choice received gradients", "this is a fault: please report it")
-    without = sorted(name for name in chosen if gradients[name] is None and not _is_route(anatomy, name))
+    without = sorted(name for name in chosen if gradients[name] is None and not _is_route(places.anatomy, name))
     if without:
-        raise _disproved(without, "chosen tensors received no gradient", _hint(anatomy, without))
+        raise _disproved(without, "chosen tensors received no gradient", _hint(places, without))
     received = {name: gradient for name in sorted(chosen) if (gradient := gradients[name]) is not None}
     wild = [name for name, gradient in received.items() if not bool(torch.isfinite(gradient).all())]
     if wild:
         raise _disproved(wild, "chosen tensors received gradients that are not finite", "use dtype bfloat16 or float32")
-    zero = _all_zero(anatomy, received, adapted)
+    zero = _all_zero(places, received, adapted)
     if zero:
-        raise _disproved(zero, "chosen tensors received only zeros as gradients", _hint(anatomy, zero))
+        raise _disproved(zero, "chosen tensors received only zeros as gradients", _hint(places, zero))
 
 
-def _all_zero(anatomy: Anatomy, gradients: Mapping[str, torch.Tensor], adapted: bool) -> list[str]:
+def _all_zero(places: _Places, gradients: Mapping[str, torch.Tensor], adapted: bool) -> list[str]:
     """Return the chosen tensors that no training signal reaches.
 
     Single tensors of a whole layer may rightly get zeros (a key bias, an expert that no token visits), so with full
     weights a layer fails only when all its tensors do; a LoRA B is judged alone, an expert's again with its layer.
     """
-    groups: dict[str, list[str]] = {}
+    groups: dict[str | tuple[str, int | None], list[str]] = {}
     for name in gradients:
         if ".lora_A." in name:
             continue
         single = adapted and ".lora_B." in name and ".experts." not in name
-        layer = layer_of(anatomy, name)
-        groups.setdefault(name if single else PROJECTOR if layer is None else f"{DECODER_LAYER} {layer}", []).append(
-            name
-        )
+        groups.setdefault(name if single else places.of(name), []).append(name)
     reached = {key: any(bool(gradients[name].any()) for name in names) for key, names in groups.items()}
     return [name for key, names in groups.items() if not reached[key] for name in names]
 
@@ -119,9 +139,16 @@ def _is_route(anatomy: Anatomy, name: str) -> bool:
     return any(part in plain for part in family_of(anatomy.model_type).routes)
 
 
-def _hint(anatomy: Anatomy, names: Sequence[str]) -> str:
-    if all(component_of(anatomy, name) == PROJECTOR for name in names):
-        return "use a batch with a picture in it; on text-only data set train.train_projector=false"
+def _hint(places: _Places, names: Sequence[str]) -> str:
+    parts = {places.of(name) for name in names}
+    if {component for component, _ in parts} == {VISION} and len(parts) < len(places.vision.names):
+        layers = sorted(layer for _, layer in parts if layer is not None)
+        return f"nothing in this batch depends on layers {', '.join(map(str, layers))} of the vision encoder: leave" + (
+            " them out of train.vision_layers"
+        )
+    if {component for component, _ in parts} <= {PROJECTOR, VISION}:
+        settings = [f"train.{name.partition(' ')[0]}=frozen" for name in sorted({component for component, _ in parts})]
+        return f"use a batch with a picture in it; on text-only data set {' and '.join(settings)}"
     return "use gradient checkpointing in its non-reentrant form (use_reentrant=False), and labels on answer tokens"
 
 
@@ -129,19 +156,23 @@ def _disproved(names: Sequence[str], what: str, hint: str) -> TrainingError:
     shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
     return TrainingError(
         f"the training proof failed: {len(names)} {what}: {shown}",
-        "gradients in the region's layers and the projector, and nowhere else",
+        "gradients in what shall train, and nowhere else",
         hint,
     )
 
 
-def _sentence(anatomy: Anatomy, chosen: set[str], frozen: int) -> str:
-    layers = {layer for name in chosen if (layer := layer_of(anatomy, name)) is not None}
-    projector = sum(component_of(anatomy, name) == PROJECTOR for name in chosen)
+def _sentence(places: _Places, chosen: set[str], frozen: int) -> str:
+    found = Counter(places.of(name)[0] for name in chosen)
+    layers = {component: {places.of(name) for name in chosen if places.of(name)[0] == component} for component in found}
     parts = []
-    if layers:
-        parts.append(f"{len(chosen) - projector} tensors in {len(layers)} of {anatomy.num_layers} decoder layers")
-    if projector:
-        parts.append(f"{projector} tensors of the projector")
+    if found[DECODER_LAYER]:
+        depth = places.anatomy.num_layers
+        parts.append(f"{found[DECODER_LAYER]} tensors in {len(layers[DECODER_LAYER])} of {depth} decoder layers")
+    if found[PROJECTOR]:
+        parts.append(f"{found[PROJECTOR]} tensors of the projector")
+    if found[VISION]:
+        depth = len(places.vision.names)
+        parts.append(f"{found[VISION]} tensors in {len(layers[VISION])} of {depth} layers of the vision encoder")
     return f"{' and '.join(parts)} received finite gradients; the other {frozen} tensors received none."
 
 

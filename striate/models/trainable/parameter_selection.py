@@ -1,4 +1,4 @@
-"""Selects the parameters of a region and the projector by name: a plain model's weights, or a PEFT model's adapters."""
+"""Selects the parameters that train by name: a plain model's weights, or a PEFT model's adapters."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from striate.artifacts import Region
 from striate.errors import TrainingError
 from striate.models.structure.anatomy import DECODER_LAYER, PROJECTOR, Anatomy, component_of, find_anatomy, layer_of
 from striate.models.structure.families import UNTRAINABLE
+from striate.models.structure.vision_stack import VisionStack, find_vision_stack
+from striate.models.trainable.beside import Beside
+
+ALONE = Beside()
+"""A region as the paper trains it: with the whole projector, and the vision encoder frozen."""
 
 
 def is_adapted(model: nn.Module) -> bool:
@@ -15,24 +20,57 @@ def is_adapted(model: nn.Module) -> bool:
     return any(is_adapter_name(name) for name, _ in model.named_parameters())
 
 
-def chosen_parameters(model: nn.Module, region: Region, *, train_projector: bool = True) -> set[str]:
-    """Return the names of the parameters that the region and the projector choose.
+def chosen_parameters(model: nn.Module, region: Region, beside: Beside = ALONE) -> set[str]:
+    """Return the names of the parameters that the region chooses, and what trains beside it.
 
-    On a model with adapters these are the adapters in the region's layers and PEFT's trained copy of the projector.
+    On a model with adapters these are the adapters in the region's layers, and of the projector and the vision encoder
+    adapters or PEFT's trained copies.
 
     Raises:
         TrainingError: a region of another depth.
+        ModelError: layers of the vision encoder shall train, and it has none.
     """
-    anatomy = checked_anatomy(model, region)
+    anatomy, vision = checked_anatomy(model, region), vision_layers(model, beside)
     adapted = is_adapted(model)
     chosen = set()
     for name, _ in model.named_parameters():
-        component = component_of(anatomy, name)
-        in_region = component == DECODER_LAYER and layer_of(anatomy, name) in region.layers
-        in_projector = component == PROJECTOR and train_projector
-        if (in_region or in_projector) and can_train(name) and (not adapted or is_adapter_name(name)):
+        component, part = component_of(anatomy, name), "frozen"
+        if component == DECODER_LAYER and layer_of(anatomy, name) in region.layers:
+            part = "lora" if adapted else "full"
+        elif component == PROJECTOR:
+            part = beside.projector
+        elif vision is not None and vision.layer_of(name) is not None:
+            part = beside.vision
+        if part != "frozen" and can_train(name) and (not adapted or _is_adapter_of(name, part)):
             chosen.add(name)
     return chosen
+
+
+def vision_layers(model: nn.Module, beside: Beside) -> VisionStack | None:
+    """Return the layers of the vision encoder that train; None where it is frozen.
+
+    Raises:
+        ModelError: it is no stack of layers.
+        TrainingError: `vision_region` is of another number of layers, or has none.
+    """
+    if beside.vision == "frozen":
+        return None
+    stack, region = find_vision_stack(model), beside.vision_region
+    if region is None:
+        return stack
+    if region.num_layers != len(stack.names) or not region.layers:
+        raise TrainingError(
+            f"layers {region.spec!r} of the vision encoder are {len(region)} of {region.num_layers}, and features pass"
+            f" {len(stack.names)} of its layers",
+            f"one layer or more of {len(stack.names)}",
+            "choose train.vision_layers again, or set train.vision=frozen",
+        )
+    return VisionStack(tuple(stack.names[index] for index in region.layers))
+
+
+def _is_adapter_of(name: str, part: str) -> bool:
+    """Return whether a parameter is a LoRA factor, or with `full` PEFT's trained copy."""
+    return (".modules_to_save." if part == "full" else ".lora_") in name
 
 
 def can_train(name: str) -> bool:

@@ -180,4 +180,4 @@ def touch_of(ranks: Ranks, config: TrainSection, samples: Sequence[Sample]) -> T
         return ""
     if sharding():
         return "all"
-    return "last" if config.train_projector else ""
+    return "last" if config.projector != "frozen" else ""

@@ -86,7 +86,7 @@ def largest_micro_batch(shape: ModelShape, job: TrainingJob) -> Settings:
         modules=config.lora.modules,
         rank_pattern=tuple(config.lora.rank_pattern.items()),
         use_dora=config.lora.use_dora,
-        train_projector=config.train_projector,
+        projector=config.projector,
         accumulated=plan.accumulation > 1,
         frozen=config.frozen,
         optimizer=config.optimizer,
