@@ -19,6 +19,14 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     later: ClassVar[frozenset[str]] = frozenset()
 
+    def __eq__(self, other: object) -> bool:
+        """Return whether `other` says the same; under which name an older config said it counts for nothing."""
+        return type(self) is type(other) and self.model_dump() == other.model_dump()
+
+    def __hash__(self) -> int:
+        """Return a hash of all settings, mappings included."""
+        return hash(self.model_dump_json())
+
     def noted(self) -> dict[str, Any]:
         """Return the settings by name as keys of stages hold them: those that came later only where they were changed.
 

@@ -42,10 +42,6 @@ class LoraSection(Section):
         """Return a list of names as one text."""
         return "+".join(map(str, value)) if isinstance(value, list | tuple) else value
 
-    def __hash__(self) -> int:
-        """Return a hash of all settings, mappings included."""
-        return hash(self.model_dump_json())
-
 
 class ResampleSection(Section):
     """LISA: `active` layers of the region train at a time, others are sampled every `every` steps; none: all train.
