@@ -50,7 +50,7 @@ def test_a_run_compensates_and_tells_it(
     assert gap.after is not None
     assert gap.before is not None
     assert gap.after < gap.before
-    told = f"prune: layer {gap.layer} stands in for layer {gap.removed[0]}, held-out error"
+    told = f"prune: layer {gap.layer} stands in for layer {gap.removed[0]}: held-out error"
     assert any(said.startswith(told) for said in heard.said)
     assert weights_of(tmp_path / "refit") != weights_of(tmp_path / "plain")
     card = (tmp_path / "refit" / "pruned" / "README.md").read_text()

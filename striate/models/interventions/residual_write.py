@@ -115,7 +115,9 @@ def _gain(layer: nn.Module, call: LayerCall, linear: _Linear, before_ND: Tensor,
     weight = linear.module.weight
     draw = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)).to(weight.device)
     inputs_NF = linear.inputs[places_N].float()
-    size = before_ND.square().mean().sqrt() / inputs_NF.square().sum(-1).mean().sqrt().clamp_min(1e-30)
+    # As large as what is there at most tokens; a few have states many times longer.
+    width = before_ND.shape[-1] ** 0.5
+    size = before_ND.norm(dim=-1).median() / width / inputs_NF.norm(dim=-1).median().clamp_min(1e-30)
     changed = (weight.data.float() + draw * size).to(weight.dtype)
     change = changed.float() - weight.data.float()
     with _weight(linear.module, changed):

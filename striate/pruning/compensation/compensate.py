@@ -102,7 +102,12 @@ def told(gap: CompensatedGap) -> str:
     layers = f"layer{'s' if len(gap.removed) > 1 else ''} {', '.join(map(str, gap.removed))}"
     if not gap.changed or gap.before is None or gap.after is None:
         return f"prune: nothing stands in for {layers}: {gap.note}"
-    return f"prune: layer {gap.layer} stands in for {layers}, held-out error {gap.before:.3g} -> {gap.after:.3g}"
+    error = f"held-out error {gap.before:.3g} -> {gap.after:.3g}"
+    if gap.scale is not None:
+        return (
+            f"prune: without {layers} the state is {gap.scale:.3g} times too short, what follows as much less: {error}"
+        )
+    return f"prune: layer {gap.layer} stands in for {layers}: {error}"
 
 
 def _first_gap(gap: Gap) -> CompensatedGap:

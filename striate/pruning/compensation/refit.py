@@ -52,13 +52,15 @@ class RefitSums:
         Args:
             ridge: as a share of the mean of the diagonal of sum w a a'.
         """
-        damped_FF = self.gram_FF.clone()
-        damped_FF.diagonal().add_(ridge * self.gram_FF.diagonal().mean())
-        factor_FF, failed = torch.linalg.cholesky_ex(damped_FF)
-        del damped_FF
+        former_F = self.gram_FF.diagonal().clone()
+        # In place, and two triangular solves: at 7B each further copy of the matrix would be 1 GB.
+        self.gram_FF.diagonal().add_(ridge * former_F.mean())
+        factor_FF, failed = torch.linalg.cholesky_ex(self.gram_FF)
+        self.gram_FF.diagonal().copy_(former_F)
         if int(failed):
             return None
-        change_DF: Tensor = torch.cholesky_solve(self.cross_DF.T, factor_FF).T
+        half_DF = torch.linalg.solve_triangular(factor_FF.T, self.cross_DF, upper=True, left=False)
+        change_DF: Tensor = torch.linalg.solve_triangular(factor_FF, half_DF, upper=False, left=False)
         return change_DF if bool(torch.isfinite(change_DF).all()) else None
 
 
