@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 Advance = Callable[[int], None]
 
@@ -17,6 +17,14 @@ class Progress(Protocol):
 
     def say(self, text: str) -> None:
         """Print one line of what is happening."""
+
+
+@runtime_checkable
+class Noting(Protocol):
+    """A `Progress` that can also show a few words beside its bar."""
+
+    def note(self, text: str) -> None:
+        """Show `text` beside the bar, in place of what was there."""
 
 
 class Silent:

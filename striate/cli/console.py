@@ -1,7 +1,7 @@
 """Terminal output: progress bars with time left, short lines, and tables."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -32,7 +32,10 @@ ERR = SafeConsole(stderr=True)
 
 
 class RichProgress:
-    """A `Progress` that draws one bar at a time, with the time left."""
+    """A `Progress` that draws one bar at a time, with the time left and what it is told to note."""
+
+    def __init__(self) -> None:
+        self._note: Callable[[str], None] = lambda text: None
 
     @contextmanager
     def track(self, label: str, total: int) -> Iterator[Advance]:
@@ -44,10 +47,16 @@ class RichProgress:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}", markup=False),
         )
         with Progress(*columns, console=OUT) as bars:
-            task = bars.add_task(label, total=total)
+            task = bars.add_task(label, total=total, note="")
+            self._note = lambda text: bars.update(task, note=text)
             yield lambda count: bars.advance(task, count)
+
+    def note(self, text: str) -> None:
+        """Show `text` beside the bar."""
+        self._note(text)
 
     def say(self, text: str) -> None:
         """Print one line of what is happening."""

@@ -20,7 +20,8 @@ class MachineSection(Section):
     checkpointing) that keep it. `graphs` launches the kernels of compiled layers as CUDA graphs: for small models with
     `train.packing`. `cache_vision` caches the frozen vision encoder's features of each training picture, in memory, or
     on disk in `cache_folder` for all runs of a sweep. `max_pixels` and `max_ratio`, of the longer side to the shorter,
-    bound the pictures that are decoded at all: a picture beyond them is an error.
+    bound the pictures that are decoded at all: a picture beyond them is an error. `log_to` names loggers that get the
+    numbers of training, through Hugging Face's callbacks.
     """
 
     device: str = "auto"
@@ -37,6 +38,7 @@ class MachineSection(Section):
     cache_folder: str | None = None
     max_pixels: int = Field(default=64_000_000, ge=1, le=178_000_000)
     max_ratio: float = Field(default=50, ge=1, le=1_000_000)
+    log_to: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ()
 
     @model_validator(mode="before")
     @classmethod

@@ -24,6 +24,7 @@ from striate.pipeline.ineffective_settings import ineffective_settings
 from striate.pipeline.preflight import (
     check_adapter,
     check_base,
+    check_loggers,
     check_parts,
     check_region,
     labels_of,
@@ -150,6 +151,7 @@ class Flow:
         outputs, restore = ["checkpoint", "train.json", "train_log.jsonl"], partial(restore_training, self.out)
         with rank_zero_session(self.device) as start:
             check_base(self.config, self.inputs.model)
+            check_loggers(self.config)
             with self.run.stage("train", self.keys.train(), outputs, ["train_log.jsonl"], restore) as stage:
                 if stage.stale:
                     job = TrainingRequest(
@@ -293,6 +295,7 @@ class Flow:
         from striate.stages.select import select
 
         check_base(self.config, self.inputs.model)
+        check_loggers(self.config)
         check_parts(self.config, self.inputs.model)
         spec = self.keys.region_spec
         check_specs(self.config, spec)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from striate.artifacts import Region
 from striate.config import RunConfig
-from striate.errors import ModelError
+from striate.errors import ConfigError, ModelError
 from striate.printable import shown
 from striate.pruning.removal import layers_to_remove
 from striate.storage.fingerprints import fingerprint
@@ -16,6 +17,9 @@ from striate.storage.read_files import user_path
 
 if TYPE_CHECKING:
     from striate.tasks.packs.items import Pack
+
+LOGGERS = {"tensorboard": ("tensorboard", "tensorboardX")}
+"""The packages of loggers, any of which is enough, where their names are others."""
 
 
 def labels_of(config: RunConfig) -> list[str]:
@@ -38,6 +42,21 @@ def check_base(config: RunConfig, model_path: str) -> None:
             "a model with weights of its own, or train.method=full",
             "merge the adapter into its base first (PEFT's merge_and_unload)",
         )
+
+
+def check_loggers(config: RunConfig) -> None:
+    """Raise if a logger of `machine.log_to` is not installed.
+
+    Raises:
+        ConfigError: one is not.
+    """
+    for name in config.machine.log_to:
+        if not any(find_spec(package) for package in LOGGERS.get(name, (name,))):
+            raise ConfigError(
+                f"machine.log_to names {name}, which is not installed",
+                "loggers whose packages are there",
+                f"pip install {name}, or leave it out of machine.log_to",
+            )
 
 
 def check_adapter(folder: Path, model_path: str) -> None:

@@ -12,7 +12,7 @@ from striate.data.pictures import PictureLimits, check_pictures
 from striate.demo.places import check_pack
 from striate.errors import DataError
 from striate.pipeline.ineffective_settings import ineffective_settings
-from striate.pipeline.preflight import check_parts, check_region, labels_of, num_layers_of, prompts_fit
+from striate.pipeline.preflight import check_loggers, check_parts, check_region, labels_of, num_layers_of, prompts_fit
 from striate.pipeline.run_inputs import check_model_path, locate_base
 from striate.progress import Silent
 from striate.pruning.removal import layers_to_remove
@@ -43,6 +43,7 @@ def check_run(config: RunConfig) -> Iterator[str]:
     for path in config.evaluate.others.values():
         check_model_path(path, "evaluate.others")
     _check_base(config)
+    check_loggers(config)
     if config.train.method == "qlora":
         yield f"qlora     {_quantization(config.machine.device)}"
     if config.train.optimizer != "adamw":

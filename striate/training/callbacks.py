@@ -68,9 +68,17 @@ class MetricsCallback(TrainerCallback):
     """Notes the learning rates of each step, and logs its numbers once they are there."""
 
     def __init__(
-        self, log: MetricsLog, schedule: LisaSchedule | None, advance: Callable[[int], None], *, late: int, fp16: bool
+        self,
+        log: MetricsLog,
+        schedule: LisaSchedule | None,
+        advance: Callable[[int], None],
+        *,
+        late: int,
+        fp16: bool,
+        report: Callable[[Mapping[str, Any]], None] = lambda row: None,
     ) -> None:
-        """Write to `log`, `late` steps late; `advance` is called with 1 after every step."""
+        """Write to `log`, `late` steps late; `advance` is called with 1 after every step, `report` with its row."""
+        self._report = report
         self._log, self._schedule, self._advance, self._fp16 = log, schedule, advance, fp16
         self._metrics = DeferredMetrics(self._write, late)
         self._rates: dict[str, float] = {}
@@ -116,4 +124,5 @@ class MetricsCallback(TrainerCallback):
         # The gradient scaler of float16 skips a step that overflows, and halves its scale.
         norm = None if self._fp16 and not math.isfinite(norm) else norm
         self._log.write(facts.step, loss, norm, facts.lr, facts.projector_lr, now=facts.at, **facts.more)
+        self._report(self._log.rows[-1])
         self._advance(1)

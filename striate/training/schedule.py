@@ -92,7 +92,8 @@ def training_arguments(
         dataloader_num_workers=machine.workers,
         dataloader_pin_memory=not on_cpu,
         remove_unused_columns=False,
-        report_to="none",
+        report_to=list(machine.log_to) or "none",
+        run_name=work_dir.absolute().parent.name,
         disable_tqdm=True,
         ddp_find_unused_parameters=uneven,
         # What they hold is frozen, and the same on all processes.

@@ -13,7 +13,8 @@ from typing import Any
 from torch import nn
 
 from striate.data.broken_samples import usable
-from striate.progress import Progress
+from striate.progress import Advance, Noting, Progress
+from striate.runs.peak_memory import peak_memory_gib
 from striate.training.approximations import frozen_format
 from striate.training.batching.micro_batches import StepCollator, StepSampler, share_of, stand_ins, touch_of
 from striate.training.batching.order import SeededOrder
@@ -111,11 +112,23 @@ class TrainingSession:
                 load_trainable(self._model, checkpoint.folder)
                 proof = checkpoint.proof
             else:
-                proof = self._train(metrics, advance, checkpoint, watch)
+                proof = self._train(metrics, self._noted(advance, metrics), checkpoint, watch)
             if watch.keeps_best:
                 load_trainable(self._model, self._store.best)
                 self._progress.say(f"the weights of step {watch.best} are kept, whose {watch.metric} is best")
         return TrainingResult(proof, self._ranks.broadcast(metrics.rows))
+
+    def _noted(self, advance: Advance, metrics: MetricsLog) -> Advance:
+        """Return what moves the bar on and shows loss, speed and memory beside it, where these can be shown."""
+        if not isinstance(self._progress, Noting):
+            return advance
+        note, device = self._progress.note, next(self._model.parameters()).device
+
+        def step(count: int) -> None:
+            note(f"{metrics.figures()}, {peak_memory_gib(device):.1f} GiB")
+            advance(count)
+
+        return step
 
     def _train(
         self, metrics: MetricsLog, advance: Callable[[int], None], checkpoint: Checkpoint | None, watch: Watch

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from copy import copy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from accelerate.utils import DistributedType, save_fsdp_optimizer
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers.integrations import TensorBoardCallback
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from striate.data.label_mask import IGNORED
@@ -30,7 +32,7 @@ from striate.training.distributed.sharding import may_lack_gradients, prefetch_w
 from striate.training.inputs.step_inputs import StepInput, StepInputs
 from striate.training.lisa import LisaSchedule
 from striate.training.loss import answer_loss
-from striate.training.metrics.metrics_log import MetricsLog
+from striate.training.metrics.metrics_log import MetricsLog, reported
 from striate.training.precision import FrozenModules
 from striate.training.validation.validation import Validation
 from striate.training.validation.watch import VALIDATION, Watch
@@ -100,6 +102,10 @@ class RegionTrainer(Trainer):
         samples = sampler.order.samples
         super().__init__(model=model, args=args, train_dataset=list(samples), data_collator=collator)
         self.remove_callback(PrinterCallback)
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:
+                # The folder of checkpoints, its default, does not stay.
+                callback.logging_dir = str(log.path.absolute().parent / "tensorboard")
         if self.is_deepspeed_enabled:
             prefetch_whole_layers(model, self.accelerator.state.deepspeed_plugin.deepspeed_config)
         self.model_accepts_loss_kwargs = True
@@ -113,7 +119,9 @@ class RegionTrainer(Trainer):
         self._skipped: dict[str, str] = {}
         self._find_frozen()
         self._proofs = ProofCallback(proofs, self._enter_modes)
-        self._metrics = MetricsCallback(log, lisa, advance, late=int(args.device.type == "cuda"), fp16=args.fp16)
+        self._metrics = MetricsCallback(
+            log, lisa, advance, late=int(args.device.type == "cuda"), fp16=args.fp16, report=self._report
+        )
         self._lisa = LisaCallback(lisa, self._own_sync(), partial(self._turn, on_turn)) if lisa else None
         for callback in (self._proofs, self._metrics, self._lisa):
             if callback:
@@ -188,6 +196,13 @@ class RegionTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Do nothing: a callback logs steps, and summaries of Hugging Face's own are left out."""
+
+    def _report(self, row: Mapping[str, Any]) -> None:
+        """Hand a row of the log to the loggers of `machine.log_to`, by Hugging Face's names."""
+        if self.args.report_to:
+            state = copy(self.state)
+            state.global_step = row["step"]
+            self.callback_handler.on_log(self.args, state, self.control, reported(row))
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Return 0: counting would walk over all parameters in every step."""

@@ -118,6 +118,7 @@ STALE: dict[str, tuple[Any, set[str]]] = {
     "machine.cache_folder": ("ROOT/cache", NONE),
     "machine.max_pixels": (10**6, NONE),
     "machine.max_ratio": (200, NONE),
+    "machine.log_to": (["wandb"], NONE),
 }
 # Settings that have another name today.
 RENAMED = {"train.train_projector": "train.projector"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -17,6 +17,8 @@ AFTER_DIVERGING = (
     "the last good checkpoint is kept, where there is one: the same command goes on from it. If it diverges again,"
     " lower train.lr or raise train.warmup_ratio with --overwrite, which begins the training anew"
 )
+# As many steps as the speed beside the bar is a mean of.
+RECENT = 10
 
 
 class MetricsLog:
@@ -77,6 +79,12 @@ class MetricsLog:
         except OSError as error:
             raise cannot_write(self.path, error) from error
 
+    def figures(self) -> str:
+        """Return what is shown beside the bar: the last loss, and tokens a second over the last steps."""
+        last = self.rows[-RECENT:]
+        tokens, seconds = (sum(row.get(key, 0) for row in last) for key in ("tokens", "seconds"))
+        return f"loss {last[-1]['loss']:.4f}, {tokens / max(seconds, 1e-9):,.0f} tokens/s"
+
     def __enter__(self) -> MetricsLog:
         return self
 
@@ -85,6 +93,14 @@ class MetricsLog:
     ) -> None:
         if self._stream:
             self._stream.close()
+
+
+def reported(row: Mapping[str, Any]) -> dict[str, float]:
+    """Return the numbers of a log's row, by the names that Hugging Face's loggers have for them."""
+    names = {"lr": "learning_rate", "projector_lr": "projector_learning_rate"}
+    held_out = {f"eval_{name}": value for name, value in row.get("validation", {}).items()}
+    found = {names.get(name, name): value for name, value in {**row, **held_out}.items() if name != "step"}
+    return {name: value for name, value in found.items() if isinstance(value, int | float)}
 
 
 def dump_rows(rows: Sequence[dict[str, Any]]) -> str:
