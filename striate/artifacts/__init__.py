@@ -15,6 +15,7 @@ from striate.artifacts.eval_records import (
     SuiteRecord,
     TaskScore,
 )
+from striate.artifacts.heal_record import HealRecord
 from striate.artifacts.layer_scores import LayerScores, Peak, Scores, SplitHalf
 from striate.artifacts.prune_record import Cut, PruneRecord, SelfTest, UnfinishedRanking
 from striate.artifacts.region import Region
@@ -34,6 +35,7 @@ __all__ = [
     "EvalRecord",
     "GateResult",
     "GateRow",
+    "HealRecord",
     "Kind",
     "LayerScores",
     "Peak",

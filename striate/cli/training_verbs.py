@@ -41,11 +41,16 @@ def train(
 def prune(
     config: Config = None, out: Out = Path("run"), settings: Settings = None, overwrite: Overwrite = False
 ) -> None:
-    """Remove layers outside the region: pruned/."""
+    """Remove layers outside the region, and heal where the config asks for it: pruned/."""
+    from striate.artifacts import HealRecord, read_document
 
     def stage(flow: Flow) -> None:
         record = flow.prune()
         OUT.print(f"{draw_stack(record.region, record.removed)}  {len(record.removed)} layers removed")
         OUT.print(f"{record.parameters_before:,} -> {record.parameters_after:,} parameters; reloaded and compared")
+        if flow.config.heals:
+            healed = read_document(flow.out / "heal.json", HealRecord)
+            losses = f"loss {healed.first['loss']:.3f} -> {healed.last['loss']:.3f}"
+            OUT.print(f"healed: {healed.steps} steps in {healed.seconds:.0f} s, {losses}; reloaded and compared")
 
     run_stage(config, out, settings, overwrite, stage)

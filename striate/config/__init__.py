@@ -1,6 +1,7 @@
 """The run config: one strict, frozen document a run, one section a stage, machine settings apart."""
 
 from striate.config.evaluate_settings import EvaluateSection, ReportSection
+from striate.config.heal_settings import BESIDE, REGION, HealSection
 from striate.config.inputs import BUILTIN, DataSection, ModelSection, is_builtin, looks_like_hub_id
 from striate.config.layer_settings import AnalyzeSection, PruneSection, SelectSection
 from striate.config.machine import MachineSection
@@ -11,11 +12,14 @@ from striate.config.train_settings import LoraSection, ResampleSection, TrainSec
 from striate.config.yaml_io import dump_config, load_config, parse_config
 
 __all__ = [
+    "BESIDE",
     "BUILTIN",
     "OWN_MODELS",
+    "REGION",
     "AnalyzeSection",
     "DataSection",
     "EvaluateSection",
+    "HealSection",
     "LoraSection",
     "MachineSection",
     "ModelSection",

@@ -21,7 +21,7 @@ class EvaluateSection(Section):
 
     packs: tuple[str, ...] = ()
     suites: tuple[str, ...] = ()
-    models: tuple[Literal["start", "tuned", "pruned"], ...] = ("start", "tuned", "pruned")
+    models: tuple[Literal["start", "tuned", "unhealed", "pruned"], ...] = ("start", "tuned", "pruned")
     others: dict[str, str] = Field(default_factory=dict)
     baseline: str = "start"
     gate: str | None = None

@@ -48,6 +48,7 @@ def anchored(config: RunConfig) -> RunConfig:
             "data": config.data.model_copy(update=data),
             "select": fix_specs(config.select),
             "train": fix_specs(config.train),
+            "heal": fix_specs(config.heal).model_copy(update={"text_data": fix_all(config.heal.text_data)}),
             "evaluate": config.evaluate.model_copy(
                 update={
                     "packs": tuple(fix_named(place) for place in config.evaluate.packs),

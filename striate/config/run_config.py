@@ -8,13 +8,14 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from striate.config.evaluate_settings import EvaluateSection, ReportSection
+from striate.config.heal_settings import HealSection
 from striate.config.inputs import DataSection, ModelSection
 from striate.config.layer_settings import BY_PLACE, GREEDY, AnalyzeSection, PruneSection, SelectSection
 from striate.config.machine import MachineSection
 from striate.config.section import Section
 from striate.config.train_settings import TrainSection
 
-OWN_MODELS = ("start", "tuned", "pruned")
+OWN_MODELS = ("start", "tuned", "unhealed", "pruned")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._%:+@-]{0,63}")
 
 
@@ -29,6 +30,7 @@ class RunConfig(Section):
     select: SelectSection = SelectSection()
     train: TrainSection = TrainSection()
     prune: PruneSection = PruneSection()
+    heal: HealSection = HealSection()
     evaluate: EvaluateSection = EvaluateSection()
     report: ReportSection = ReportSection()
     machine: MachineSection = MachineSection()
@@ -75,4 +77,11 @@ class RunConfig(Section):
             )
         if self.evaluate.baseline == "pruned" and not self.prune.remove:
             raise ValueError("evaluate.baseline is 'pruned', but prune.remove is 0: there is no pruned model")
+        if self.evaluate.baseline == "unhealed" and not self.heals:
+            raise ValueError("evaluate.baseline is 'unhealed', but nothing is healed: set heal.share or heal.steps")
         return self
+
+    @property
+    def heals(self) -> bool:
+        """Whether the run has a pruned model that is healed."""
+        return bool(self.prune.remove) and self.heal.on

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from contextlib import suppress
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from striate.artifacts import (
+    HealRecord,
     PruneRecord,
     Region,
     Retention,
@@ -41,6 +43,7 @@ from striate.runs.folder import open_run
 from striate.storage.inside import inside
 
 if TYPE_CHECKING:
+    from striate.pipeline.healing_run import HealingRun
     from striate.tasks.packs.items import Pack
 
 
@@ -175,17 +178,22 @@ class Flow:
         return read_document(self.out / "train.json", TrainRecord)
 
     def prune(self) -> PruneRecord:
-        """Remove layers outside the region; write pruned/ and prune.json."""
+        """Remove layers outside the region; write pruned/ and prune.json, or unhealed/ where a healed one follows."""
         from striate.data.collate import Collator
         from striate.data.pictures import PictureLimits
         from striate.data.reading import read_many
         from striate.pipeline.layer_ranking import UNFINISHED, LayerRanking
+        from striate.pipeline.pruned_places import settle_pruned
         from striate.stages.prune import prune
 
-        section = self.config.prune
-        with self.run.stage("prune", self.keys.prune(), ["pruned", "prune.json"]) as stage:
+        section, label = self.config.prune, "unhealed" if self.config.heals else "pruned"
+        settle_pruned(self.keys)
+        with self.run.stage("prune", self.keys.prune(), [label, "prune.json"]) as stage:
             if stage.stale:
                 tuned = self._models.take("tuned")
+                if self.config.heals:
+                    # Now, as long as all layers are there; healing finds it on the disk.
+                    self._healing.take_rows(tuned)
                 samples = read_many(self.inputs.train, 2, self.config.seed)
                 limits = PictureLimits.of(self.config.machine)
                 collator = Collator(tuned.processor, self.config.train.max_length, train=False, limits=limits)
@@ -202,16 +210,36 @@ class Flow:
                     cuts=ranking.cuts(tuned, region, remove),
                     compensate=ranking.compensation(tuned),
                     processor=tuned.processor,
-                    out=self.out / "pruned",
+                    out=self.out / label,
                     test_inputs=collator.encode_prompts(samples),
                 )
                 write_document(self.out / "prune.json", record)
                 unfinished.unlink(missing_ok=True)
-                self._write_card("pruned")
+                self._write_card(label)
                 removed = ", ".join(map(str, record.removed)) or "none"
                 by = f", ranked by {record.scorer}" if record.scorer else ""
                 self.progress.say(f"prune: removed layers {removed}{by}")
+        if self.config.heals:
+            self.heal()
         return read_document(self.out / "prune.json", PruneRecord)
+
+    def heal(self) -> HealRecord:
+        """Train the pruned model a little; write pruned/, heal.json and heal_log.jsonl."""
+        from striate.pipeline.healing_run import LOG, OUTPUTS, WORK
+
+        with self.run.stage("heal", self.keys.heal(), OUTPUTS, [LOG]) as stage:
+            if stage.stale:
+                self._healing.heal(self._models)
+                self._write_card("pruned")
+        shutil.rmtree(self.out / WORK, ignore_errors=True)
+        return read_document(self.out / "heal.json", HealRecord)
+
+    @cached_property
+    def _healing(self) -> HealingRun:
+        """The healing of this run."""
+        from striate.pipeline.healing_run import HealingRun
+
+        return HealingRun(self.run, self.inputs, self.keys)
 
     def evaluate(self) -> Retention:
         """Ask every model the test packs; write eval/LABEL.json, its predictions, retention.json and gate.json."""
@@ -319,11 +347,12 @@ class Flow:
         """Write README.md of the checkpoint called `label`; the model that the run began with keeps its own."""
         from striate.pipeline.run_card import write_run_card
 
-        if label in ("tuned", "pruned"):
+        if label in ("tuned", "unhealed", "pruned"):
             write_run_card(self.out, label, self.config, self.inputs.model, figures)
 
     def _path_of(self, label: str) -> str:
-        places = {"tuned": self.out / "checkpoint", "pruned": self.out / "pruned", **self.config.evaluate.others}
+        own = {"tuned": "checkpoint", "unhealed": "unhealed", "pruned": "pruned"}
+        places = {**{name: self.out / folder for name, folder in own.items()}, **self.config.evaluate.others}
         return str(places.get(label, self.inputs.model))
 
     def _checked_path_of(self, label: str) -> str:

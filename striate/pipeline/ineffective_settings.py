@@ -72,6 +72,18 @@ RULES: tuple[Rule, ...] = (
         "no layers are ranked by answers",
     ),
     (
+        "heal.steps heal.share",
+        lambda run: not run.prune.remove,
+        "prune.remove is 0",
+    ),
+    (
+        "heal.region heal.method heal.lr heal.ce heal.kl heal.hidden heal.top_k heal.text heal.text_data",
+        lambda run: not run.heals,
+        "nothing is healed: that takes prune.remove, and heal.steps or heal.share",
+    ),
+    ("heal.top_k", lambda run: run.heals and not run.heal.kl, "heal.kl is 0"),
+    ("heal.text_data", lambda run: run.heals and not run.heal.text, "heal.text is 0"),
+    (
         "evaluate.max_new_tokens evaluate.bootstrap evaluate.baseline machine.eval_tokens report.examples",
         lambda run: not run.evaluate.packs,
         "evaluate.packs is empty",

@@ -24,7 +24,8 @@ LOGGERS = {"tensorboard": ("tensorboard", "tensorboardX")}
 
 def labels_of(config: RunConfig) -> list[str]:
     """Return the names of the models that are evaluated: the run's own, then others."""
-    own = [label for label in config.evaluate.models if label != "pruned" or config.prune.remove]
+    there = {"pruned": bool(config.prune.remove), "unhealed": config.heals}
+    own = [label for label in config.evaluate.models if there.get(label, True)]
     return [*own, *config.evaluate.others]
 
 

@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-from striate.artifacts import EvalRecord, PruneRecord, Retention, TrainRecord, read_if_there
+from striate.artifacts import EvalRecord, HealRecord, PruneRecord, Retention, TrainRecord, read_if_there
 from striate.config import RunConfig
 from striate.models.io.model_card import CardFacts, write_card
 
-FOLDERS = {"tuned": "checkpoint", "pruned": "pruned"}
+FOLDERS = {"tuned": "checkpoint", "unhealed": "unhealed", "pruned": "pruned"}
 
 
 def write_run_card(run: Path, label: str, config: RunConfig, base: str, figures: bool = False) -> None:
-    """Write the card of a run's tuned or pruned model, with its test scores where `figures` is true.
+    """Write the card of a run's tuned, pruned or healed model, with its test scores where `figures` is true.
 
     Does nothing where the run has no such model. `figures` is for after its evaluation: before, scores in the folder
     may be those of an earlier model.
@@ -25,7 +25,8 @@ def write_run_card(run: Path, label: str, config: RunConfig, base: str, figures:
 
 def _card_facts(run: Path, label: str, config: RunConfig, base: str, figures: bool) -> CardFacts:
     train = read_if_there(run / "train.json", TrainRecord)
-    prune = read_if_there(run / "prune.json", PruneRecord) if label == "pruned" else None
+    prune = read_if_there(run / "prune.json", PruneRecord) if label != "tuned" else None
+    heal = read_if_there(run / "heal.json", HealRecord) if label == "pruned" and config.heals else None
     retention = read_if_there(run / "eval" / "retention.json", Retention) if figures else None
     return CardFacts(
         base=base,
@@ -35,6 +36,7 @@ def _card_facts(run: Path, label: str, config: RunConfig, base: str, figures: bo
         samples=train.samples if train else None,
         adapter=label == "tuned" and config.train.method != "full",
         prune=prune,
+        heal=heal,
         evaluation=read_if_there(run / "eval" / f"{label}.json", EvalRecord) if figures else None,
         differences=retention.of(label) if retention else (),
         config=config,

@@ -28,6 +28,7 @@ class RunInputs:
         train: training files or folders.
         calibration: what scorers read; empty for the training data.
         packs: where test items come from.
+        heal_text: more samples without pictures that heal.
         base: folder of the untuned checkpoint that scorers compare with, if there is one.
         validate: file or folder of held-out samples, where the config names one.
     """
@@ -38,6 +39,7 @@ class RunInputs:
     packs: tuple[Source, ...] = ()
     base: str | None = None
     validate: Path | None = None
+    heal_text: tuple[Path, ...] = ()
 
     @property
     def calibrating(self) -> tuple[Path, ...]:
@@ -63,6 +65,7 @@ def locate_inputs(config: RunConfig, progress: Progress) -> RunInputs:
         packs=tuple(_locate_packs(config, progress)),
         base=locate_base(config, progress),
         validate=locate_data(validate, progress) if validate else None,
+        heal_text=tuple(locate_data(name, progress) for name in config.heal.text_data) if config.heals else (),
     )
 
 

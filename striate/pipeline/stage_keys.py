@@ -6,7 +6,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from striate.config import specs_of
+from striate.config import BESIDE, REGION, specs_of
 from striate.data.named_pictures import named_pictures
 from striate.data.reading import training_file
 from striate.harness.suites import Suite
@@ -65,11 +65,10 @@ class StageKeys:
     def train(self) -> dict[str, Any]:
         """Return what the tuned model follows from."""
         config = self.run.config
-        validate = self._data([self.inputs.validate]) if self.inputs.validate else config.data.validate
         return {
             "model": self.model(),
             "data": self._data(self.inputs.train),
-            **({"validate": validate} if validate else {}),
+            **self._held_out(),
             "limit": config.data.max_train_samples,
             "region": self._region(),
             "section": config.train.noted(),
@@ -96,6 +95,35 @@ class StageKeys:
             follows |= {"max_length": config.train.max_length, "seed": config.seed}
         return follows
 
+    def teacher(self) -> dict[str, Any]:
+        """Return what the tuned model's answers on the samples that heal follow from."""
+        config = self.run.config
+        section = config.heal
+        return {
+            "checkpoint": self.model("tuned"),
+            "data": self._data(self.inputs.train),
+            "text": self._data(self.inputs.heal_text),
+            **self._held_out(),
+            "limit": config.data.max_train_samples,
+            "drawn": section.model_dump(include={"steps", "share", "text"}),
+            "kept": [section.top_k if section.kl else 0, section.hidden > 0],
+            "batch_size": config.train.batch_size,
+            "max_length": config.train.max_length,
+            "seed": config.seed,
+        }
+
+    def heal(self) -> dict[str, Any]:
+        """Return what the healed model follows from."""
+        section, train = self.run.config.heal, self.run.config.train
+        settings = section.training(train).noted()
+        return {
+            "model": self.model("unhealed"),
+            "teacher": self.teacher(),
+            "section": section.model_dump(exclude={"text_data", "method", "lr"}),
+            "train": {name: value for name, value in settings.items() if name != "save_steps"},
+            "file": "" if section.region in (REGION, BESIDE) else _file(parse_spec(section.region)),
+        }
+
     def evaluate(self, label: str) -> dict[str, Any]:
         """Return what the answers of the model called `label` follow from."""
         config = self.run.config
@@ -119,11 +147,20 @@ class StageKeys:
         """Return the fingerprint of the model called `label`."""
         if label == "tuned":
             return self._output("train", "checkpoint", self.train)
+        heals = self.run.config.heals
+        if label == "unhealed" or (label == "pruned" and not heals):
+            return self._output("prune", label, self.prune)
         if label == "pruned":
-            return self._output("prune", "pruned", self.prune)
+            return self._output("heal", label, self.heal)
         if label in self.run.config.evaluate.others:
             return self._noted(f"model:{label}", self.run.config.evaluate.others[label], self._of_model)
         return self._noted("model", self.inputs.model, self._of_model)
+
+    def _held_out(self) -> dict[str, Any]:
+        """Return what samples are held out by, if any are."""
+        place = self.inputs.validate
+        validate = self._data([place]) if place else self.run.config.data.validate
+        return {"validate": validate} if validate else {}
 
     def _scores(self) -> str:
         return self._output("analyze", "scores.json", self.analyze)

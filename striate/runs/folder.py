@@ -136,12 +136,37 @@ class RunFolder:
             name: fingerprint(self.path / name) if self._is_earlier(name, noted) else noted
             for name, noted in old.outputs.items()
         }
-        new = old.model_copy(update={"key": fingerprint_of(inputs), "outputs": outputs})
-        self.record = self.record.model_copy(update={"stages": {**self.record.stages, stage: new}})
-        self._save()
+        self._put(stage, old.model_copy(update={"key": fingerprint_of(inputs), "outputs": outputs}))
 
     def _is_earlier(self, output: str, noted: str) -> bool:
         return (self.path / output).exists() and earlier_fingerprint(self.path / output) == noted
+
+    def rename_output(self, stage: str, old: str, new: str) -> None:
+        """Let an output of `stage`, which is done, have another name; what has that name is removed.
+
+        Raises:
+            ArtifactError: it can't be moved.
+        """
+        if (self.path / old).exists():
+            self._remove([new])
+            try:
+                (self.path / old).rename(self.path / new)
+            except OSError as error:
+                raise cannot_write(self.path / new, error) from error
+        record = self.record.stages[stage]
+        outputs = {new if name == old else name: digest for name, digest in record.outputs.items()}
+        self._put(stage, record.model_copy(update={"outputs": outputs}))
+
+    def forget(self, stage: str, outputs: Sequence[str]) -> None:
+        """Remove the `outputs` of `stage`, and that it ever ran.
+
+        Raises:
+            ArtifactError: one can't be removed.
+        """
+        self._remove(outputs)
+        stages = {name: record for name, record in self.record.stages.items() if name != stage}
+        self.record = self.record.model_copy(update={"stages": stages})
+        self._save()
 
     def note_fingerprint(self, name: str, value: str) -> None:
         """Keep the fingerprint of a model or data set in the record."""
@@ -194,7 +219,11 @@ class RunFolder:
             outputs=outputs,
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-        self.record = self.record.model_copy(update={"stages": {**self.record.stages, name: stage}})
+        self._put(name, stage)
+
+    def _put(self, stage: str, record: StageRecord) -> None:
+        """Keep the record of a stage."""
+        self.record = self.record.model_copy(update={"stages": {**self.record.stages, stage: record}})
         self._save()
 
     def _save(self) -> None:

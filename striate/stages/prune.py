@@ -1,32 +1,23 @@
 """Prune: remove the least important decoder layers outside the region."""
 
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from torch import Tensor, nn
 
 from striate.artifacts import Compensation, Cut, PruneRecord, Region, Scores, SelfTest
-from striate.data.collate import Collator
-from striate.data.samples import PLACEHOLDER, Message, Sample
 from striate.errors import ConfigError, ModelError, SpecError
 from striate.models.io.image_token_count import image_tokens_counted
 from striate.models.io.model_card import CardFacts
 from striate.models.io.sane_model import check_finite
-from striate.models.io.save import save_model
 from striate.models.structure.anatomy import find_anatomy
 from striate.models.surgery.remove_layers import check_removable, remove_layers
 from striate.models.surgery.renumber import renumbered
-from striate.models.surgery.roundtrip_check import self_test
 from striate.pruning.position_order import ORDERS
+from striate.pruning.tested_save import save_tested
 from striate.storage.atomic import check_new_folder
-
-TEST_TEXT = "Please describe this image in detail."
-TEST_LENGTH = 32768
 
 
 @image_tokens_counted()
@@ -184,23 +175,10 @@ def _least_important(
 def _save(
     model: Any, processor: Any, out: Path, record: PruneRecord, test_inputs: Mapping[str, Tensor] | None
 ) -> SelfTest:
-    """Save the model, load it again and compare the two; a saved model without that proof is removed."""
-    inputs = dict(test_inputs) if test_inputs is not None else _test_inputs(processor)
+    """Save the model with its region and card, load it again and compare the two."""
     card = CardFacts(base=str(model.name_or_path), method="", region=record.region, prune=record)
-    save_model(model, processor, out, region=renumbered(record.region, record.old_to_new), card=card)
-    try:
-        return self_test(model, out, inputs, processor)
-    except BaseException:
-        shutil.rmtree(out, ignore_errors=True)
-        raise
-
-
-def _test_inputs(processor: Any) -> dict[str, Tensor]:
-    with tempfile.TemporaryDirectory() as folder:
-        picture = Path(folder) / "gradient.png"
-        Image.linear_gradient("L").convert("RGB").save(picture)
-        sample = Sample("self-test", (Message("user", f"{PLACEHOLDER}\n{TEST_TEXT}"),), (picture,))
-        return Collator(processor, TEST_LENGTH, train=False).encode_prompts([sample])
+    region = renumbered(record.region, record.old_to_new)
+    return save_tested(model, processor, out, region=region, card=card, test_inputs=test_inputs)
 
 
 def _parameters(model: nn.Module) -> int:

@@ -16,18 +16,15 @@ from striate.models.io.model_card import CardFacts
 from striate.models.io.save import save_model
 from striate.progress import Progress, Silent
 from striate.runs.peak_memory import peak_memory_gib
-from striate.training.caching.vision_features import cached_features
 from striate.training.checkpointing.checkpoints import Checkpoint, CheckpointStore
 from striate.training.checkpointing.resume_identity import identity
-from striate.training.compile.policy import choose_execution
-from striate.training.distributed.full_parameters import unshard
 from striate.training.distributed.ranks import Ranks
 from striate.training.job import TrainingJob
 from striate.training.lisa import lisa_record
 from striate.training.preflight_checks import check_broken, check_training, check_validation, warn_of_lisa
 from striate.training.schedule import Plan
-from striate.training.session import TrainingResult, TrainingSession
-from striate.training.setup import PreparedModel, prepared_for_training
+from striate.training.session import TrainingResult, train_in_place
+from striate.training.setup import PreparedModel
 from striate.training.validation.watch import validation_record
 
 
@@ -119,16 +116,9 @@ def _train(
     key: str,
 ) -> TrainRecord:
     """Return how the training went, after writing the result, whole or not at all, with its card."""
-    ranks, machine = Ranks.launched(), job.machine
+    ranks = Ranks.launched()
     warn_of_lisa(job.region, job.config.resample, job.plan.steps, job.seed, progress)
-    execution = choose_execution(model, job)
-    with prepared_for_training(model, job) as prepared:
-        cached = cached_features(
-            prepared.model, processor, job.samples, job.collator, machine, half=prepared.half, progress=progress
-        )
-        session = TrainingSession(job, prepared, execution, store, cached, progress)
-        result = session.run(log, checkpoint)
-    unshard(prepared.model, prepared.weights.dtypes, prepared.names)
+    prepared, result = train_in_place(model, processor, job, progress, store, log, checkpoint)
     record, card = _record(job, prepared, result, ranks), _card(job, prepared)
     kept = {"key": key, "record": record.model_dump(mode="json"), "log": result.rows}
     ranks.on_main(lambda: save_model(prepared.model, processor, out, prepared.region, card, kept))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from striate.artifacts import Region
 from striate.config import MachineSection, TrainSection
 from striate.data.collate import Collator
 from striate.data.samples import Sample
+from striate.training.loss import Objective
 from striate.training.schedule import Plan
 
 
@@ -26,6 +27,7 @@ class TrainingJob:
         base_path: where the base model is, as the adapter names it.
         plan: how many steps of how many samples.
         held_out: what validation measures.
+        objective: what is minimised; the answer loss where nothing is given.
     """
 
     region: Region
@@ -37,3 +39,4 @@ class TrainingJob:
     base_path: str
     plan: Plan
     held_out: Sequence[Sample] = ()
+    objective: Objective = field(default_factory=Objective)

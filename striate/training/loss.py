@@ -1,4 +1,4 @@
-"""The language-model loss, computed only where there is an answer."""
+"""What training minimises: the language-model loss, computed only where there is an answer, or another objective."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from striate.data.collate import Collator
 from striate.data.label_mask import IGNORED
 from striate.models.interventions.selected_logits import answer_logits
 from striate.training.batching.label_positions import ANSWERS, label_positions
+from striate.training.inputs.step_inputs import StepInput
 
 
 def answer_loss(
@@ -34,9 +36,38 @@ def answer_loss(
 
 def answer_total(model: nn.Module, inputs: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the summed cross entropy of a batch's answer tokens, in nats, and how many these are."""
-    answers = inputs[ANSWERS] if ANSWERS in inputs else label_positions(inputs["labels"])
+    answers, rest = answers_of(inputs)
     rows_N, columns_N, labels_N = answers
-    rest = {name: value for name, value in inputs.items() if name not in ("labels", ANSWERS)}
     logits_NV = answer_logits(model, rest, rows_N, columns_N)
     total = cross_entropy(logits_NV.float(), labels_N, reduction="sum", ignore_index=IGNORED)
     return total, (labels_N != IGNORED).sum()
+
+
+def answers_of(inputs: Mapping[str, Any]) -> tuple[torch.Tensor, dict[str, Any]]:
+    """Return the answers (3, N) of a training batch, as `label_positions` gives them, and what the model takes."""
+    answers = inputs[ANSWERS] if ANSWERS in inputs else label_positions(inputs["labels"])
+    return answers, {name: value for name, value in inputs.items() if name not in ("labels", ANSWERS)}
+
+
+class Objective(StepInput):
+    """What training minimises: the answer loss. A step input, so that another objective can add to micro-batches.
+
+    Attributes:
+        label: what progress calls the training.
+    """
+
+    label = "train"
+
+    def collator(self, collator: Collator) -> Collator:
+        """Return what encodes the samples of steps in place of `collator`."""
+        return collator
+
+    def loss(
+        self, model: nn.Module, inputs: Mapping[str, Any], answer_tokens: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        """Return the loss of a micro-batch, normalised as that of `answer_loss`."""
+        return answer_loss(model, inputs, answer_tokens)
+
+    def take_parts(self) -> dict[str, torch.Tensor]:
+        """Return what the loss of the micro-batches since the last call is made of, by name, unread on the device."""
+        return {}

@@ -22,9 +22,9 @@ from striate.training.optimizers import check_optimizer
 
 
 def check_training(
-    model: nn.Module, region: Region, samples: Sequence[Sample], config: TrainSection, out: Path
+    model: nn.Module, region: Region, samples: Sequence[Sample], config: TrainSection, out: Path | None
 ) -> None:
-    """Return if `model` can be trained as `config` says, and written to `out`.
+    """Return if `model` can be trained as `config` says, and written to `out`, if that is given.
 
     Raises:
         ModelError: not an LVLM, or an encoder-decoder.
@@ -41,7 +41,7 @@ def check_training(
             "add pictures to data.train, or use --set train.projector=frozen",
         )
     _check_weights(model, config)
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+    if out is not None and out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ArtifactError(f"{out} exists already", "a new or empty folder", "remove it, or choose another folder")
     check_layers(region, config)
     check_sharding(config)

@@ -62,11 +62,13 @@ def training_arguments(
     seed: int,
     work_dir: Path,
     uneven: bool = False,
+    saves: bool = True,
 ) -> TrainingArguments:
     """Return Hugging Face's settings for the config.
 
     `half` is the model's half-precision type, if it has one. `uneven` is true when some tensors that train take part in
-    some steps or batches only: several processes then look for those that did not.
+    some steps or batches only: several processes then look for those that did not. With `saves` off no
+    checkpoints are written.
     """
     on_cpu = next(model.parameters()).device.type == "cpu"
     scheduler = "constant_with_warmup" if config.scheduler == "constant" and plan.warmup_steps else config.scheduler
@@ -83,6 +85,7 @@ def training_arguments(
         warmup_steps=plan.warmup_steps,
         logging_steps=1,
         logging_nan_inf_filter=False,
+        save_strategy="steps" if saves else "no",
         save_steps=config.save_steps,
         seed=seed,
         data_seed=seed,

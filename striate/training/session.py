@@ -18,13 +18,14 @@ from striate.runs.peak_memory import peak_memory_gib
 from striate.training.approximations import frozen_format
 from striate.training.batching.micro_batches import StepCollator, StepSampler, share_of, stand_ins, touch_of
 from striate.training.batching.order import SeededOrder
-from striate.training.caching.vision_features import CachedFeatures
+from striate.training.caching.vision_features import CachedFeatures, cached_features
 from striate.training.callbacks import Proof
 from striate.training.checkpointing.checkpoints import Checkpoint, CheckpointStore
 from striate.training.checkpointing.trained_weights import load_trainable
 from striate.training.compile.cuda_graphs import GRAPH_OPTIONS, GraphedSteps
-from striate.training.compile.policy import LayerExecution
+from striate.training.compile.policy import LayerExecution, choose_execution
 from striate.training.compile.regional import CompiledLayers, compiled_layers, frozen_encoders
+from striate.training.distributed.full_parameters import unshard
 from striate.training.distributed.ranks import Ranks
 from striate.training.distributed.sharding import gather_whole_layers, may_lack_gradients, sharding
 from striate.training.inputs.step_inputs import LabelPositions, SkippingInput, StepInput
@@ -35,7 +36,7 @@ from striate.training.packing.packed_rows import Packing
 from striate.training.packing.packing_check import check_packing
 from striate.training.precision import checkpointed
 from striate.training.schedule import training_arguments
-from striate.training.setup import PreparedModel
+from striate.training.setup import PreparedModel, prepared_for_training
 from striate.training.trainer import RegionTrainer
 from striate.training.validation.held_out_loss import HeldOutLoss
 from striate.training.validation.validation import Validation
@@ -104,7 +105,8 @@ class TrainingSession:
         steps, rows = self._job.plan.steps, checkpoint.rows if checkpoint else ()
         watch = Watch(self._job.config, steps, rows)
         self._ranks.on_main(lambda: self._store.restore_best(checkpoint))
-        with MetricsLog(log, rows, self._ranks.is_main) as metrics, self._progress.track("train", steps) as advance:
+        track = self._progress.track(self._job.objective.label, steps)
+        with MetricsLog(log, rows, self._ranks.is_main) as metrics, track as advance:
             if checkpoint:
                 self._progress.say(f"going on from step {checkpoint.step} of {steps}")
                 advance(checkpoint.step)
@@ -166,7 +168,7 @@ class TrainingSession:
         job, config = self._job, self._job.config
         share = share_of(self._ranks, job.plan.micro_batch, config, job.machine)
         touch = touch_of(self._ranks, config, job.samples)
-        collator = self._cached.collator if self._cached else job.collator
+        collator = job.objective.collator(self._cached.collator if self._cached else job.collator)
         proofs: list[Proof] = [partial(self._prove, layers)]
         if sharding() == "deepspeed":
             # Its engine keeps gradients to itself, so the proof is made while each process has the whole model, with
@@ -186,6 +188,7 @@ class TrainingSession:
                 seed=job.seed,
                 work_dir=self._store.work_dir,
                 uneven=may_lack_gradients(self._model),
+                saves=self._store.saves,
             ),
             StepSampler(SeededOrder(job.samples, job.seed, job.plan.batch_size), share),
             StepCollator(collator, share, stand_ins(job.samples), touch, fill=self._execution.fill),
@@ -196,6 +199,7 @@ class TrainingSession:
             projector_lr=config.projector_lr,
             checkpointing=config.gradient_checkpointing,
             store=self._store,
+            objective=job.objective,
             longest=longest,
             lisa=self._prepared.lisa,
             on_turn=layers.recheck,
@@ -220,7 +224,7 @@ class TrainingSession:
 
     def _inputs(self) -> list[StepInput]:
         """Return what happens to a micro-batch before the model takes it, in order."""
-        inputs: list[StepInput] = [LabelPositions(self._execution.answers)]
+        inputs: list[StepInput] = [LabelPositions(self._execution.answers), self._job.objective]
         if self._packing:
             inputs.append(self._packing)
         inputs.append(SkippingInput(self._model))
@@ -289,3 +293,36 @@ class TrainingSession:
             model.zero_grad(set_to_none=True)
             if self._prepared.lisa:
                 self._prepared.lisa.open_all()
+
+
+def train_in_place(
+    model: Any,
+    processor: Any,
+    job: TrainingJob,
+    progress: Progress,
+    store: CheckpointStore,
+    log: Path,
+    checkpoint: Checkpoint | None,
+) -> tuple[PreparedModel, TrainingResult]:
+    """Return the trained model, its weights whole and in their own formats, and how the training went.
+
+    Args:
+        model: plain, on the device to train on; with LoRA its region gets adapters.
+        processor: its processor.
+        job: what is trained, on what.
+        progress: where to show it.
+        store: where checkpoints go.
+        log: the file that gets a line a step.
+        checkpoint: to go on from; None begins.
+
+    Raises:
+        StriateError: as `TrainingSession.run`, or the model can't be prepared as the job says.
+    """
+    execution = choose_execution(model, job)
+    with prepared_for_training(model, job) as prepared:
+        cached = cached_features(
+            prepared.model, processor, job.samples, job.collator, job.machine, half=prepared.half, progress=progress
+        )
+        result = TrainingSession(job, prepared, execution, store, cached, progress).run(log, checkpoint)
+    unshard(prepared.model, prepared.weights.dtypes, prepared.names)
+    return prepared, result

@@ -31,7 +31,7 @@ from striate.training.distributed.ranks import Ranks
 from striate.training.distributed.sharding import may_lack_gradients, prefetch_whole_layers
 from striate.training.inputs.step_inputs import StepInput, StepInputs
 from striate.training.lisa import LisaSchedule
-from striate.training.loss import answer_loss
+from striate.training.loss import Objective
 from striate.training.metrics.metrics_log import MetricsLog, reported
 from striate.training.precision import FrozenModules
 from striate.training.validation.validation import Validation
@@ -73,6 +73,7 @@ class RegionTrainer(Trainer):
         projector_lr: float,
         checkpointing: bool,
         store: CheckpointStore,
+        objective: Objective,
         longest: int | None = 0,
         lisa: LisaSchedule | None = None,
         on_turn: Callable[[], None] = lambda: None,
@@ -92,6 +93,7 @@ class RegionTrainer(Trainer):
             projector_lr: the learning rate of the projector.
             checkpointing: whether the model's decoder layers are set to recompute activations.
             store: where checkpoints go.
+            objective: what is minimised.
             longest: tokens of the longest sample that earlier sessions learned from; None where that is not known.
             lisa: which layers are open in each step; None leaves the whole region open.
             on_turn: called when other layers are open than before.
@@ -113,6 +115,7 @@ class RegionTrainer(Trainer):
         self.inputs = StepInputs(inputs, self._prepare_inputs)
         self._projector_lr, self._checkpointing = projector_lr, checkpointing
         self._log, self._store, self._longest, self._validation = log, store, longest, validation
+        self._objective = objective
         self._trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
         self._start_norm = norm_of(model, self._trained)
         self._tokens = self._slots = 0
@@ -180,9 +183,9 @@ class RegionTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
-        """Return the answer loss, normalised over the answer tokens of the whole accumulated batch."""
+        """Return the loss of the objective, normalised over the answer tokens of the whole accumulated batch."""
         self._frozen.set_eval()
-        loss = answer_loss(model, inputs, num_items_in_batch)
+        loss = self._objective.loss(model, inputs, num_items_in_batch)
         processes = self.accelerator.num_processes
         # The processes' gradients are averaged; the tokens were counted over all of them.
         return loss * processes if processes > 1 and num_items_in_batch is not None else loss
@@ -273,6 +276,12 @@ class RegionTrainer(Trainer):
         )
         return summed
 
+    def _parts(self) -> dict[str, torch.Tensor]:
+        """Return what the loss since the last call is made of, by name, unread."""
+        parts = self._objective.take_parts()
+        one = self.accelerator.num_processes == 1
+        return parts if one else {name: self.accelerator.reduce(part, "sum") for name, part in parts.items()}
+
     def _levelled(self, batches: list[Batch]) -> list[Batch]:
         """Return as many batches as every other process has, where they must run alike."""
         if not self.sharded or self.accelerator.num_processes == 1:
@@ -327,7 +336,7 @@ class RegionTrainer(Trainer):
     def _log_step(self, loss: torch.Tensor, grad_norm: Any) -> None:
         """Hand the numbers of the step on, unread where nothing is measured after it."""
         step, tokens = self.state.global_step, self._counted()
-        more: dict[str, Any] = {"skipped": self._skipped} if self._skipped else {}
+        more: dict[str, Any] = {**self._parts(), **({"skipped": self._skipped} if self._skipped else {})}
         self._skipped = {}
         if self._validation is None or not self._validation.watch.due(step):
             self._metrics.add(step, loss, grad_norm, tokens, more)

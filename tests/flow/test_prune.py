@@ -13,8 +13,8 @@ from striate.data.reading import read_samples
 from striate.errors import ArtifactError, ConfigError, ModelError, SpecError
 from striate.models.io.load import load_model
 from striate.models.structure.anatomy import decoder_layers
+from striate.pruning import tested_save
 from striate.selectors.spec.grammar import resolve
-from striate.stages import prune as prune_stage
 from striate.stages.analyze import analyze
 from striate.stages.prune import prune
 
@@ -125,7 +125,7 @@ def test_a_saved_model_that_fails_its_test_is_removed(
         assert (path / "config.json").exists()
         raise ModelError("logits differ by 3.85")
 
-    monkeypatch.setattr(prune_stage, "self_test", fail)
+    monkeypatch.setattr(tested_save, "self_test", fail)
     out = tmp_path / "pruned"
     with pytest.raises(ModelError, match=r"logits differ by 3\.85"):
         prune(tiny_llava.model, resolve("none", 4), 1, scores_of(1, 2, 3, 4), processor=tiny_llava.processor, out=out)

@@ -113,8 +113,13 @@ def test_later_override_wins_and_source_is_untouched() -> None:
         ("version=2", "run.yaml: version: Input should be 1 (given: 2)"),
         (
             "evaluate.models=[start, tunned]",
-            "run.yaml: evaluate.models.1: Input should be 'start', 'tuned' or 'pruned'",
+            "run.yaml: evaluate.models.1: Input should be 'start', 'tuned', 'unhealed' or 'pruned'",
         ),
+        ("heal.share=150%", "run.yaml: heal.share: Input should be less than or equal to 1 (given: 1.5)"),
+        ("heal.share=some%", "run.yaml: heal.share: Input should be a valid number"),
+        ("heal={steps: 3, share: 5%}", "run.yaml: heal: steps and share are both set, and each says how long"),
+        ("heal={ce: 0, kl: 0}", "run.yaml: heal: ce, kl and hidden are all 0: there is nothing to learn"),
+        ("evaluate={packs: [p], baseline: unhealed, models: [unhealed]}", "'unhealed', but nothing is healed"),
         ("train.batch_size=12", "run.yaml: train.batch_size 12 is not a multiple of machine.micro_batch 8"),
     ],
 )

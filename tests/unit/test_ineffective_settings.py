@@ -83,6 +83,23 @@ SAID: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("prune={scorer: block-influence, compensate: scale}",),
         ("prune.remove=1",),
     ),
+    "no effect: heal.share (prune.remove is 0)": (("heal.share=5%",), ("prune.remove=1",)),
+    "no effect: heal.region, heal.method, heal.lr, heal.ce, heal.kl, heal.hidden, heal.top_k, heal.text, heal.text_data"
+    " (nothing is healed: that takes prune.remove, and heal.steps or heal.share)": (
+        (
+            "prune={remove: 1, scorer: spaced}",
+            "heal={region: all, method: full, lr: 1, ce: 2, kl: 0, hidden: 2, top_k: 3, text: 0, text_data: [d]}",
+        ),
+        ("heal.steps=1",),
+    ),
+    "no effect: heal.top_k (heal.kl is 0)": (
+        ("prune={remove: 1, scorer: spaced}", "heal={steps: 1, kl: 0, top_k: 3}"),
+        ("heal.kl=1",),
+    ),
+    "no effect: heal.text_data (heal.text is 0)": (
+        ("prune={remove: 1, scorer: spaced}", "heal={steps: 1, text: 0, text_data: [d]}"),
+        ("heal.text=0.1",),
+    ),
     "no effect: evaluate.max_new_tokens, evaluate.bootstrap, evaluate.baseline, machine.eval_tokens, report.examples"
     " (evaluate.packs is empty)": (
         (

@@ -24,8 +24,9 @@ from striate.runs.config_changes import check_same_config
 from striate.storage.fingerprints import fingerprint_of
 from striate.tasks.packs.sources import read_source
 
-TRAINED = {"train", "prune", "evaluate:tuned", "evaluate:pruned", "suite:tuned", "suite:pruned"}
-PRUNED = {"prune", "evaluate:pruned", "suite:pruned"}
+HEALED = {"heal", "evaluate:pruned", "suite:pruned"}
+PRUNED = {"prune", *HEALED}
+TRAINED = {"train", "evaluate:tuned", "suite:tuned", *PRUNED}
 ASKED = {"evaluate:start", "evaluate:tuned", "evaluate:pruned"}
 SUITES = {"suite:start", "suite:tuned", "suite:pruned"}
 EVERY = {"analyze", "select", *TRAINED, *ASKED, *SUITES}
@@ -90,6 +91,16 @@ STALE: dict[str, tuple[Any, set[str]]] = {
     "prune.samples": (7, PRUNED),
     "prune.text_weight": (0.1, PRUNED),
     "prune.compensate": ("refit", PRUNED),
+    "heal.steps": (3, HEALED),
+    "heal.region": ("beside", HEALED),
+    "heal.method": ("full", HEALED),
+    "heal.lr": (0.3, HEALED),
+    "heal.ce": (0.5, HEALED),
+    "heal.kl": (0.5, HEALED),
+    "heal.hidden": (0.5, HEALED),
+    "heal.top_k": (7, HEALED),
+    "heal.text": (0.5, HEALED),
+    "heal.text_data": (["ROOT/more"], HEALED),
     "evaluate.packs": (["ROOT/pack", "ROOT/pack2"], ASKED),
     "evaluate.limit": (3, {*ASKED, *SUITES}),
     "evaluate.max_new_tokens": (3, ASKED),
@@ -122,7 +133,10 @@ STALE: dict[str, tuple[Any, set[str]]] = {
 }
 # Settings that have another name today.
 RENAMED = {"train.train_projector": "train.projector"}
-FIXED = {"version": "the only form of a run config so far"}
+FIXED = {
+    "version": "the only form of a run config so far",
+    "heal.share": "beside heal.steps, which the base has, it can't be set: it has a test of its own",
+}
 NO_EFFECT: dict[str, str] = {}
 """Settings that nothing reads, each with the reason why it is still there."""
 
@@ -139,6 +153,7 @@ def base_config(root: Path) -> dict[str, Any]:
             "resample": {"active": 1},
         },
         "prune": {"remove": 1, "scorer": "answer-loss"},
+        "heal": {"steps": 2},
         "evaluate": {"packs": [str(root / "pack")], "suites": ["lm-eval:arc_easy"]},
     }
 
@@ -178,6 +193,7 @@ def keys_of(config: RunConfig) -> dict[str, str]:
     inputs = locate_inputs(config, Silent())
     keys = StageKeys(run, inputs, lambda: [read_source(source, config.evaluate.limit) for source in inputs.packs])
     stages = {"analyze": keys.analyze(), "select": keys.select(), "train": keys.train(), "prune": keys.prune()}
+    stages |= {"heal": keys.heal()} if config.heals else {}
     stages |= {f"evaluate:{label}": keys.evaluate(label) for label in labels_of(config)}
     suite = parse_suite(config.evaluate.suites[0])
     stages |= {f"suite:{label}": keys.suite(label, suite) for label in labels_of(config)}
@@ -236,6 +252,15 @@ def settings_of(section: type[BaseModel] = RunConfig, prefix: str = "") -> Itera
             yield from settings_of(sections[0], f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}"
+
+
+def test_healing_goes_stale_with_how_much_is_learned_and_alone(root: Path) -> None:
+    shares = ([], ["heal={share: 5%}"], ["heal={share: 6%}"])
+    keys = [keys_of(parse_config(base_config(root), share)) for share in shares]
+    for old, new in ((keys[0], keys[1]), (keys[1], keys[2])):
+        assert {stage for stage in old if old[stage] != new[stage]} == HEALED
+    unhealed = keys_of(parse_config(base_config(root), ["heal={}"]))
+    assert {stage for stage in unhealed if unhealed[stage] != keys[0][stage]} == HEALED - {"heal"}
 
 
 def test_every_setting_is_in_the_table() -> None:

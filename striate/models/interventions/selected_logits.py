@@ -23,25 +23,37 @@ def answer_logits(model: nn.Module, inputs: Mapping[str, Any], rows_N: Tensor, c
         rows_N: the sample of each position.
         columns_N: the place of each position in its sample.
     """
+    return answer_outputs(model, inputs, rows_N, columns_N)[0]
+
+
+def answer_outputs(
+    model: nn.Module, inputs: Mapping[str, Any], rows_N: Tensor, columns_N: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """Return what `answer_logits` does, and the hidden states (N, D) that the LM head makes the logits of.
+
+    These are the last ones, after the final norm; None where the model's LM head is no module of its own.
+    """
     shape = inputs["input_ids"].shape
-    with _only_positions(part_of(unwrap(model).get_output_embeddings), rows_N, columns_N):
+    states: list[Tensor] = []
+    with _only_positions(part_of(unwrap(model).get_output_embeddings), rows_N, columns_N, states):
         logits = model(**inputs, use_cache=False).logits
     # A model without a separate LM head module gives logits for every position.
-    return logits[rows_N, columns_N] if logits.shape[:2] == shape else logits[0]
+    logits_NV = logits[rows_N, columns_N] if logits.shape[:2] == shape else logits[0]
+    return logits_NV, states[0][0] if states else None
 
 
 @contextmanager
-def _only_positions(head: nn.Module | None, rows_N: Tensor, columns_N: Tensor) -> Iterator[None]:
-    """Let the LM head see only the hidden states (1, N, D) of the given positions."""
+def _only_positions(head: nn.Module | None, rows_N: Tensor, columns_N: Tensor, states: list[Tensor]) -> Iterator[None]:
+    """Let the LM head see only the hidden states (1, N, D) of the given positions, and add them to `states`."""
     if head is None:
         yield
         return
 
     def keep(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         # The last layer may have left the others out already.
-        if args[0].shape[:2] == (1, len(rows_N)):
-            return args
-        return (args[0][rows_N, columns_N].unsqueeze(0), *args[1:])
+        kept = args[0] if args[0].shape[:2] == (1, len(rows_N)) else args[0][rows_N, columns_N].unsqueeze(0)
+        states.append(kept)
+        return (kept, *args[1:])
 
     handle = head.register_forward_pre_hook(keep)
     try:

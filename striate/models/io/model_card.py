@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from striate.artifacts import CompensatedGap, Difference, EvalRecord, PruneRecord, Region, TaskScore
+from striate.artifacts import CompensatedGap, Difference, EvalRecord, HealRecord, PruneRecord, Region, TaskScore
 from striate.config import RunConfig, looks_like_hub_id
 from striate.errors import ModelError
 from striate.models.visual_token_skipping.visual_compute import (
@@ -47,6 +47,7 @@ class CardFacts:
         samples: how many samples it was trained on.
         adapter: whether the folder holds an adapter, which needs its base.
         prune: which layers are gone.
+        heal: how the pruned model was trained since.
         evaluation: scores of this model.
         differences: paired comparisons of this model with a baseline.
         config: of the run.
@@ -59,6 +60,7 @@ class CardFacts:
     samples: int | None = None
     adapter: bool = False
     prune: PruneRecord | None = None
+    heal: HealRecord | None = None
     evaluation: EvalRecord | None = None
     differences: tuple[Difference, ...] = ()
     config: RunConfig | None = None
@@ -177,7 +179,19 @@ def _summary(facts: CardFacts) -> str:
         told.append(
             f"Parameters: {facts.prune.parameters_before:,} before pruning, {facts.prune.parameters_after:,} now."
         )
+    if facts.heal:
+        told.append(_healing(facts.heal))
     return " ".join(told)
+
+
+def _healing(heal: HealRecord) -> str:
+    layers = ", ".join(map(str, heal.trainable.region.layers)) or "none"
+    text = f", {heal.text_samples:,} of them without a picture" if heal.text_samples else ""
+    towards = ", towards the tuned model's own predictions" if heal.weights["kl"] or heal.weights["hidden"] else ""
+    return (
+        f"Healed after pruning: {heal.steps:,} steps on {heal.samples:,} samples{text}, with"
+        f" {METHODS.get(heal.method, heal.method)} of layers {layers} (new numbers){towards}."
+    )
 
 
 def _region(facts: CardFacts) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from striate.config import AnalyzeSection, RunConfig, specs_of
+from striate.config import BESIDE, REGION, AnalyzeSection, RunConfig, specs_of
 from striate.errors import SpecError, did_you_mean
 from striate.selectors.spec.grammar import Spec, parse_spec
 
@@ -16,6 +16,8 @@ def check_specs(config: RunConfig, region: Spec) -> None:
     check_needs(region, config.analyze)
     for name, spec in specs_of(config.train).items():
         parse_unscored(f"train.{name}", spec)
+    if config.heals and config.heal.region not in (REGION, BESIDE):
+        parse_unscored("heal.region", config.heal.region)
 
 
 def parse_unscored(name: str, spec: str) -> Spec:

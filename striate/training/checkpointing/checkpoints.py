@@ -59,10 +59,12 @@ class CheckpointStore:
     Attributes:
         work_dir: where they lie, in folders called checkpoint-STEP.
         identity: what the training follows from.
+        saves: whether any are written.
     """
 
     work_dir: Path
     identity: Identity
+    saves: bool = True
 
     def folder(self, step: int) -> Path:
         """Return the folder of the checkpoint after `step` steps."""

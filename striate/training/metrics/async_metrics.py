@@ -16,7 +16,7 @@ class Facts:
     """What is known of a step when its work has been handed out: its number, learning rates, other keys of its line.
 
     `tokens`, those of samples and those with padding, are put among the other keys when the loss is read: counted over
-    several processes they are not known before.
+    several processes they are not known before. Tensors among the other keys are read then too.
     """
 
     step: int
@@ -47,7 +47,8 @@ class DeferredMetrics:
         # With sharded weights the norm lies on all ranks, each of which comes here.
         norm = norm.full_tensor() if isinstance(norm, torch.Tensor) and hasattr(norm, "full_tensor") else norm
         known_norm = None if norm is None or isinstance(norm, torch.Tensor) else float(norm)
-        tensors = [value for value in (loss, facts.tokens, norm) if isinstance(value, torch.Tensor)]
+        numbers = (loss, facts.tokens, *facts.more.values(), norm)
+        tensors = [value for value in numbers if isinstance(value, torch.Tensor)]
         doubles = [tensor.detach().double().flatten() for tensor in tensors]
         values = torch.cat([part.to(loss.device, non_blocking=True) for part in doubles])
         event = None
@@ -76,6 +77,7 @@ class DeferredMetrics:
             tokens, rest = [int(count) for count in rest[:2]], rest[2:]
         if tokens is not None:
             facts = replace(facts, more={**facts.more, **dict(zip(("tokens", "slots"), tokens, strict=True))})
-        if now is not None:
-            facts = replace(facts, at=now)
+        unread = [name for name, value in facts.more.items() if isinstance(value, torch.Tensor)]
+        read, rest = dict(zip(unread, rest, strict=False)), rest[len(unread) :]
+        facts = replace(facts, more={**facts.more, **read}, at=facts.at if now is None else now)
         self._write(facts, loss, rest[0] if rest else known_norm)

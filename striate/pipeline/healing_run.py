@@ -1,0 +1,122 @@
+"""Healing within a run: its samples, what the tuned model says of them, and its training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from striate.artifacts import PruneRecord, read_document, write_document
+from striate.pipeline.resident_model import ResidentModel
+from striate.pipeline.run_inputs import RunInputs
+from striate.pipeline.stage_keys import StageKeys
+from striate.runs.folder import RunFolder
+from striate.storage.fingerprints import fingerprint_of
+
+if TYPE_CHECKING:
+    from striate.data.samples import Sample
+    from striate.healing.teacher_rows import TeacherRows
+    from striate.models.io.load import Loaded
+
+TEACHER, WORK = ".teacher", ".healing"
+PRUNED, UNHEALED = "pruned", "unhealed"
+LOG, RECORD = "heal_log.jsonl", "heal.json"
+OUTPUTS = (PRUNED, RECORD, LOG)
+
+
+@dataclass
+class HealingRun:
+    """The healing of one run.
+
+    Attributes:
+        run: its folder.
+        inputs: where its data is.
+        keys: what its stages follow from.
+    """
+
+    run: RunFolder
+    inputs: RunInputs
+    keys: StageKeys
+
+    @cached_property
+    def samples(self) -> list[Sample]:
+        """The samples that heal; where fewer than wanted have no picture, that is said."""
+        from striate.data.held_out import training_data
+        from striate.data.reading import read_many
+        from striate.healing.sample_mix import healing_samples
+
+        section, data, seed = self.run.config.heal, self.run.config.data, self.run.config.seed
+        pool = training_data(data, self.inputs.train, self.inputs.validate, seed).samples
+        more = read_many(self.inputs.heal_text) if self.inputs.heal_text else []
+        samples = healing_samples(pool, section, self.run.config.train.batch_size, seed, more)
+        text, wanted = sum(not sample.images for sample in samples), int(section.text * len(samples) + 0.5)
+        if text < wanted:
+            self.run.progress.say(
+                f"heal: {text} of {len(samples)} samples have no picture, and heal.text asks for {wanted}: text is what"
+                " pruning loses first, so name some in heal.text_data"
+            )
+        return samples
+
+    def take_rows(self, tuned: Loaded) -> TeacherRows | None:
+        """Return what the tuned model says of the samples' answers, asked unless that is stored; None if not needed."""
+        from striate.data.collate import Collator
+        from striate.data.pictures import PictureLimits
+        from striate.healing.teacher_pass import teacher_rows
+
+        config = self.run.config
+        machine, limits = config.machine, PictureLimits.of(config.machine)
+        return teacher_rows(
+            tuned.model,
+            self.samples,
+            Collator(tuned.processor, config.train.max_length, True, limits, config.data.broken == "skip"),
+            config.heal,
+            batch_size=machine.micro_batch,
+            workers=machine.workers,
+            folder=self.run.path / TEACHER,
+            key=self._teacher_key,
+            progress=self.run.progress,
+        )
+
+    def heal(self, models: ResidentModel) -> None:
+        """Heal the pruned model; write pruned/, heal.json and heal_log.jsonl."""
+        from striate.data.collate import Collator
+        from striate.data.pictures import PictureLimits
+        from striate.data.reading import read_many
+        from striate.stages.heal import Healing, heal
+
+        config, out = self.run.config, self.run.path
+        rows = self._rows(models)
+        unhealed = models.take(UNHEALED)
+        limits = PictureLimits.of(config.machine)
+        prompts = Collator(unhealed.processor, config.train.max_length, train=False, limits=limits)
+        pruned = read_document(out / "prune.json", PruneRecord)
+        _, record = heal(
+            unhealed.model,
+            unhealed.processor,
+            Healing(pruned, self.samples, rows, config.heal, config.train, config.machine, config.seed),
+            out=out / PRUNED,
+            work_dir=out / WORK,
+            log=out / LOG,
+            base_path=str(out / UNHEALED),
+            base_weights=self.keys.model(UNHEALED),
+            broken=config.data.broken,
+            overwrite=self.run.overwrite,
+            test_inputs=prompts.encode_prompts(read_many(self.inputs.train, 2, config.seed)),
+            progress=self.run.progress,
+        )
+        write_document(out / RECORD, record)
+        losses = f"loss {record.first['loss']:.3f} -> {record.last['loss']:.3f}"
+        self.run.progress.say(f"heal: {record.steps} steps on {record.samples} samples, {losses}")
+
+    def _rows(self, models: ResidentModel) -> TeacherRows | None:
+        """Return what `take_rows` does; the tuned model is loaded only where its rows are not stored."""
+        from striate.healing.teacher_pass import stored_rows
+
+        if not self.run.config.heal.needs_teacher:
+            return None
+        stored = stored_rows(self.run.path / TEACHER, self._teacher_key, self.samples)
+        return stored if stored is not None else self.take_rows(models.load("tuned"))
+
+    @cached_property
+    def _teacher_key(self) -> str:
+        return fingerprint_of(self.keys.teacher())
