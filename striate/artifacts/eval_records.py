@@ -179,7 +179,7 @@ class Retention(Document):
 
     def reference(self, label: str) -> str:
         """Return what the model called `label` is held against; earlier versions did not note it."""
-        return self.against.get(label, "tuned" if label == "pruned" else self.baseline)
+        return self.against.get(label, "tuned" if label in ("pruned", "unhealed") else self.baseline)
 
     def of(self, label: str) -> tuple[Difference, ...]:
         """Return the comparisons of a model with what it is held against; none where that was not evaluated."""

@@ -47,6 +47,8 @@ class PruneSection(Section):
     alone: the last layers, or evenly spaced ones.
     `compensate` changes kept layers in closed form, on the same `samples`, to stand in for removed ones: `refit` of the
     weight before each gap, or `scale` of what is written behind it (docs/pruning.md).
+    `when` says whether layers leave the tuned model, or the start model before it is tuned: then the start model's
+    answers or scores rank them, and `checkpoint/` is the tuned smaller model.
     """
 
     remove: Annotated[int, Field(ge=0, le=MOST_LAYERS)] | Percentage = 0
@@ -54,6 +56,12 @@ class PruneSection(Section):
     samples: int = Field(default=128, ge=1, le=MOST)
     text_weight: float = Field(default=0.5, ge=0, le=1)
     compensate: Literal["none", "refit", "scale"] = "none"
+    when: Literal["after", "before"] = "after"
+
+    @property
+    def first(self) -> bool:
+        """Whether layers go before the tuning."""
+        return bool(self.remove) and self.when == "before"
 
     @property
     def greedy(self) -> bool:

@@ -77,6 +77,11 @@ class RunConfig(Section):
             )
         if self.evaluate.baseline == "pruned" and not self.prune.remove:
             raise ValueError("evaluate.baseline is 'pruned', but prune.remove is 0: there is no pruned model")
+        if self.prune.first and self.heal.on:
+            raise ValueError(
+                "heal is set, and prune.when is before: the tuning that follows is the healing; leave out heal.steps"
+                " and heal.share, or use prune.when: after"
+            )
         if self.evaluate.baseline == "unhealed" and not self.heals:
             raise ValueError("evaluate.baseline is 'unhealed', but nothing is healed: set heal.share or heal.steps")
         return self

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from striate.artifacts import Region, TrainRecord, read_document
+from striate.artifacts import PruneRecord, Region, TrainRecord, read_document
 from striate.config import RunConfig
 from striate.data.held_out import training_data
+from striate.models.surgery.renumber import renumbered
 from striate.pipeline.resident_model import load_for
 from striate.progress import Progress, Silent
 from striate.training.distributed.ranks import Ranks
@@ -51,7 +52,7 @@ class TrainingRequest:
         return train(
             model,
             loaded.processor,
-            read_document(self.out / "region.json", Region),
+            self._region(),
             data.samples,
             config.train,
             config.machine,
@@ -67,6 +68,13 @@ class TrainingRequest:
             overwrite=self.overwrite,
             progress=progress,
         )
+
+    def _region(self) -> Region:
+        """Return the region in the layer numbers of the model that is tuned."""
+        region = read_document(self.out / "region.json", Region)
+        if not self.config.prune.first:
+            return region
+        return renumbered(region, read_document(self.out / "prune.json", PruneRecord).old_to_new)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The whole flow: analyze -> select -> train -> prune -> evaluate -> report, in one run folder."""
+"""The whole flow: analyze -> select -> train -> prune (or prune -> train) -> evaluate -> report, in one run folder."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from striate.config import RunConfig, anchored
 from striate.errors import ArtifactError
 from striate.pipeline.earlier_keys import adopt_earlier_stages
 from striate.pipeline.ineffective_settings import ineffective_settings
+from striate.pipeline.model_origins import origin_of
 from striate.pipeline.preflight import (
     check_adapter,
     check_base,
@@ -91,8 +92,10 @@ class Flow:
         self._look_ahead()
         self.analyze()
         check_region(self.config, self.select())
+        if self.config.prune.first:
+            self.prune()
         self.train()
-        if self.config.prune.remove:
+        if self.config.prune.remove and not self.config.prune.first:
             self.prune()
         if self.config.evaluate.packs:
             self.evaluate()
@@ -157,18 +160,19 @@ class Flow:
             check_loggers(self.config)
             with self.run.stage("train", self.keys.train(), outputs, ["train_log.jsonl"], restore) as stage:
                 if stage.stale:
+                    origin = origin_of(self.config, "tuned")
                     job = TrainingRequest(
                         self.config,
                         self.out,
-                        self.inputs.model,
+                        self._path_of(origin),
                         self.inputs.train,
                         self.inputs.validate,
-                        self.keys.model(),
+                        self.keys.model(origin),
                         stage.key,
                         self.run.overwrite,
                     )
                     start(job)
-                    label = QUANTIZED if self.config.train.method == "qlora" else BASE_LABEL
+                    label = QUANTIZED if self.config.train.method == "qlora" else origin
                     record = job.run(self._models.take(label), self.progress)
                     write_document(self.out / "train.json", record)
                     self._write_card("tuned")
@@ -190,26 +194,26 @@ class Flow:
         settle_pruned(self.keys)
         with self.run.stage("prune", self.keys.prune(), [label, "prune.json"]) as stage:
             if stage.stale:
-                tuned = self._models.take("tuned")
+                whole = self._models.take(origin_of(self.config, "pruned"))
                 if self.config.heals:
                     # Now, as long as all layers are there; healing finds it on the disk.
-                    self._healing.take_rows(tuned)
+                    self._healing.take_rows(whole)
                 samples = read_many(self.inputs.train, 2, self.config.seed)
                 limits = PictureLimits.of(self.config.machine)
-                collator = Collator(tuned.processor, self.config.train.max_length, train=False, limits=limits)
+                collator = Collator(whole.processor, self.config.train.max_length, train=False, limits=limits)
                 region = read_document(self.out / "region.json", Region)
                 remove = layers_to_remove(section.remove, region.num_layers)
                 data, unfinished = self.inputs.calibrating, self.out / UNFINISHED
                 ranking = LayerRanking(self.config, data, unfinished, stage.key, self.progress)
                 _, record = prune(
-                    tuned.model,
+                    whole.model,
                     region,
                     remove,
                     read_document(self.out / "scores.json", Scores) if section.needs_scores else None,
                     section.scorer,
-                    cuts=ranking.cuts(tuned, region, remove),
-                    compensate=ranking.compensation(tuned),
-                    processor=tuned.processor,
+                    cuts=ranking.cuts(whole, region, remove),
+                    compensate=ranking.compensation(whole),
+                    processor=whole.processor,
                     out=self.out / label,
                     test_inputs=collator.encode_prompts(samples),
                 )
@@ -351,6 +355,8 @@ class Flow:
             write_run_card(self.out, label, self.config, self.inputs.model, figures)
 
     def _path_of(self, label: str) -> str:
+        if label == QUANTIZED:
+            return self._path_of(origin_of(self.config, "tuned"))
         own = {"tuned": "checkpoint", "unhealed": "unhealed", "pruned": "pruned"}
         places = {**{name: self.out / folder for name, folder in own.items()}, **self.config.evaluate.others}
         return str(places.get(label, self.inputs.model))
@@ -358,7 +364,8 @@ class Flow:
     def _checked_path_of(self, label: str) -> str:
         path = self._path_of(label)
         if label not in (BASE_LABEL, QUANTIZED):
-            check_adapter(Path(path), self.inputs.model)
+            base = self._path_of(origin_of(self.config, "tuned")) if label == "tuned" else self.inputs.model
+            check_adapter(Path(path), base)
         return path
 
     def _num_layers(self) -> int:

@@ -60,7 +60,7 @@ RULES: tuple[Rule, ...] = (
         lambda run: OF_NO_SAMPLES.issuperset(run.analyze.scorers) and not run.prune.reads_samples,
         "no scorer reads samples",
     ),
-    ("prune.scorer prune.compensate", lambda run: not run.prune.remove, "prune.remove is 0"),
+    ("prune.scorer prune.compensate prune.when", lambda run: not run.prune.remove, "prune.remove is 0"),
     (
         "prune.samples",
         lambda run: not run.prune.reads_samples,

@@ -32,12 +32,14 @@ def labels_of(config: RunConfig) -> list[str]:
 def check_base(config: RunConfig, model_path: str) -> None:
     """Raise if the tuned adapter's base would be an adapter itself: nothing could load the two.
 
+    A model that layers left before the tuning is a whole one.
+
     Raises:
         ModelError: it would.
     """
     from striate.models.io.adapter_folder import is_adapter
 
-    if config.train.method != "full" and is_adapter(Path(model_path)):
+    if config.train.method != "full" and not config.prune.first and is_adapter(Path(model_path)):
         raise ModelError(
             f"{model_path} is an adapter: {config.train.method} can't train on top of it",
             "a model with weights of its own, or train.method=full",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from striate.config import RunConfig
 from striate.errors import ConfigError
+from striate.pipeline.model_origins import origin_of
 from striate.pipeline.preflight import labels_of
 from striate.tasks.scoring.gate import parse_gate
 
-# The run's own models that lack layers of the one that they were made from.
-MADE_FROM = {"pruned": "tuned"}
+# The run's own models that lack layers, healed or not.
+CUT = ("pruned", "unhealed")
 
 
 def references_of(config: RunConfig) -> dict[str, str]:
@@ -17,7 +18,8 @@ def references_of(config: RunConfig) -> dict[str, str]:
     A pruned model tells what pruning cost when it is held against the model that was pruned, whatever the baseline is.
     """
     baseline = config.evaluate.baseline
-    return {label: MADE_FROM.get(label, baseline) for label in labels_of(config) if label != baseline}
+    others = [label for label in labels_of(config) if label != baseline]
+    return {label: origin_of(config, "pruned") if label in CUT else baseline for label in others}
 
 
 def check_references(config: RunConfig) -> None:

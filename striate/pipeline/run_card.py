@@ -27,6 +27,9 @@ def _card_facts(run: Path, label: str, config: RunConfig, base: str, figures: bo
     train = read_if_there(run / "train.json", TrainRecord)
     prune = read_if_there(run / "prune.json", PruneRecord) if label != "tuned" else None
     heal = read_if_there(run / "heal.json", HealRecord) if label == "pruned" and config.heals else None
+    if config.prune.first:
+        # The pruned model was not tuned yet, and the tuned one is counted in layers of the pruned one.
+        train, base = (None, base) if label == "pruned" else (train, str(run / FOLDERS["pruned"]))
     retention = read_if_there(run / "eval" / "retention.json", Retention) if figures else None
     return CardFacts(
         base=base,

@@ -10,6 +10,7 @@ from striate.config import BESIDE, REGION, specs_of
 from striate.data.named_pictures import named_pictures
 from striate.data.reading import training_file
 from striate.harness.suites import Suite
+from striate.pipeline.model_origins import origin_of
 from striate.pipeline.run_inputs import RunInputs
 from striate.runs.folder import RunFolder
 from striate.selectors.spec.grammar import Spec, parse_spec
@@ -66,7 +67,7 @@ class StageKeys:
         """Return what the tuned model follows from."""
         config = self.run.config
         return {
-            "model": self.model(),
+            "model": self.model(origin_of(config, "tuned")),
             "data": self._data(self.inputs.train),
             **self._held_out(),
             "limit": config.data.max_train_samples,
@@ -84,8 +85,9 @@ class StageKeys:
         unread = {"samples"} if not section.reads_samples else set()
         unread |= {"text_weight"} if not greedy else set()
         unread |= {"compensate"} if section.compensate == "none" or not section.remove else set()
+        unread |= set() if section.first else {"when"}
         follows: dict[str, Any] = {
-            "checkpoint": self.model("tuned"),
+            "checkpoint": self.model(origin_of(config, "pruned")),
             "region": self._region(),
             "scores": self._scores() if section.needs_scores else "",
             "section": section.model_dump(exclude=unread),

@@ -96,6 +96,7 @@ def _removal(config: RunConfig) -> str:
     remove, folder = config.prune.remove, user_path(config.model.path)
     spec, ranked = parse_spec(config.select.region), f"ranked by {config.prune.scorer}"
     ranked += "" if config.prune.compensate == "none" else f", compensated by {config.prune.compensate}"
+    ranked += f", {config.prune.when} tuning"
     if not folder.is_dir():
         return f"{remove}{' of the' if isinstance(remove, str) else ''} layers, {ranked}"
     num_layers = num_layers_of(str(folder))

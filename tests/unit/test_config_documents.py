@@ -215,6 +215,10 @@ def test_all_problems_at_once() -> None:
         ),
         (["evaluate.packs=[p]", "evaluate.models=[tuned]"], "evaluate.baseline 'start' is not among evaluate.models"),
         (["evaluate.packs=[p]", "evaluate.baseline=pruned"], "baseline is 'pruned', but prune.remove is 0"),
+        (
+            ["prune={remove: 1, scorer: answer-loss, when: before}", "heal.steps=3"],
+            "heal is set, and prune.when is before: the tuning that follows is the healing; leave out heal.steps and",
+        ),
         (["evaluate.packs=[p]", "evaluate.baseline=pruned", "prune.remove=0%"], "but prune.remove is 0"),
         (["evaluate.packs=[p]", "evaluate.gate=text>=9", "evaluate.models=[start]"], "the gate would hold always"),
         (["evaluate.packs=[p]", "evaluate.gate=text>=9", "evaluate.models=[start, pruned]"], "the gate would hold"),

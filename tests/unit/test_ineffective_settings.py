@@ -79,8 +79,8 @@ SAID: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("prune={text_weight: 0}",),
         ("prune={remove: 1, scorer: answer-loss, text_weight: 0}",),
     ),
-    "no effect: prune.scorer, prune.compensate (prune.remove is 0)": (
-        ("prune={scorer: block-influence, compensate: scale}",),
+    "no effect: prune.scorer, prune.compensate, prune.when (prune.remove is 0)": (
+        ("prune={scorer: block-influence, compensate: scale, when: before}",),
         ("prune.remove=1",),
     ),
     "no effect: heal.share (prune.remove is 0)": (("heal.share=5%",), ("prune.remove=1",)),

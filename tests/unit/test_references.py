@@ -27,6 +27,11 @@ RAW: dict[str, Any] = {
         (("evaluate.baseline=tuned all",), {"start": "tuned all", "tuned": "tuned all", "pruned": "tuned"}),
         (("evaluate.baseline=tuned",), {"start": "tuned", "pruned": "tuned", "tuned all": "tuned"}),
         (("evaluate.baseline=pruned",), {"start": "pruned", "tuned": "pruned", "tuned all": "pruned"}),
+        (("prune.when=before",), {"tuned": "start", "pruned": "start", "tuned all": "start"}),
+        (
+            ("prune.when=before", "evaluate.baseline=tuned all"),
+            {"start": "tuned all", "tuned": "tuned all", "pruned": "start"},
+        ),
         (("prune.remove=0",), {"tuned": "start", "tuned all": "start"}),
         (("evaluate.models=[start, pruned]",), {"pruned": "tuned", "tuned all": "start"}),
     ],

@@ -91,6 +91,7 @@ STALE: dict[str, tuple[Any, set[str]]] = {
     "prune.samples": (7, PRUNED),
     "prune.text_weight": (0.1, PRUNED),
     "prune.compensate": ("refit", PRUNED),
+    "prune.when": ("before", TRAINED),
     "heal.steps": (3, HEALED),
     "heal.region": ("beside", HEALED),
     "heal.method": ("full", HEALED),
@@ -214,6 +215,21 @@ def test_what_layers_ranked_by_scores_follow_from(root: Path, change: str, expec
     by_scores = "prune.scorer=block-influence"
     old, new = (keys_of(parse_config(base_config(root), [by_scores, *more])) for more in ((), (change,)))
     assert {stage for stage in old if old[stage] != new[stage]} == expected
+
+
+def test_with_pruning_first_the_tuned_model_follows_from_the_pruned_one(root: Path) -> None:
+    first = ["prune.when=before"]
+    for change, expected in (
+        ("prune.remove=2", TRAINED),
+        ("prune.samples=7", TRAINED),
+        ("train.lr=0.1", TRAINED - PRUNED),
+        ("data.max_train_samples=3", TRAINED - PRUNED),
+    ):
+        old, new = (keys_of(parse_config(base_config(root), [*first, *more])) for more in ([], [change]))
+        assert {stage for stage in old if old[stage] != new[stage]} == expected
+    # Without removed layers it has no effect.
+    old, new = (keys_of(parse_config(base_config(root), ["prune.remove=0", *more])) for more in ([], first))
+    assert old == new
 
 
 def test_a_percentage_of_layers_is_what_the_pruned_model_follows_from(root: Path) -> None:

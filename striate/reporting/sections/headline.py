@@ -33,10 +33,15 @@ def headline(artifacts: RunArtifacts) -> Html:
 
 def _gained(artifacts: RunArtifacts) -> Child:
     """Return what tuning did to the visual score and to text, against the start or what the user named."""
-    subject = "Tuning"
-    if artifacts.region:
-        subject = f"Tuning {len(artifacts.region)} of {amount(artifacts.region.num_layers, 'layer')}"
-    return _told(artifacts, "tuned", subject)
+    subject, region = "Tuning", artifacts.train.trainable.region if artifacts.train else artifacts.region
+    if region:
+        subject = f"Tuning {len(region)} of {amount(region.num_layers, 'layer')}"
+    return _told(artifacts, "tuned", subject + (" after pruning" if _first(artifacts) else ""))
+
+
+def _first(artifacts: RunArtifacts) -> bool:
+    """Return whether the model was pruned before it was tuned."""
+    return artifacts.config is not None and artifacts.config.prune.first
 
 
 def _cost(artifacts: RunArtifacts) -> list[Child]:
@@ -45,9 +50,11 @@ def _cost(artifacts: RunArtifacts) -> list[Child]:
     if not retention:
         return []
     named = f"Removing {amount(len(artifacts.removed), 'layer')}" if artifacts.prune else "Pruning"
+    named += " before tuning" if _first(artifacts) else ""
     missing = retention.not_held().get("pruned")
     if missing:
-        return [tag("b", f"What {named.lower()} cost is not known: {missing} was not evaluated (evaluate.models)")]
+        cut = named[0].lower() + named[1:]
+        return [tag("b", f"What {cut} cost is not known: {missing} was not evaluated (evaluate.models)")]
     return [_told(artifacts, "pruned", named)]
 
 
@@ -116,12 +123,13 @@ def _saved(artifacts: RunArtifacts) -> Child:
     ]
     if record.bytes_before:
         saved.append(f" and {size(record.bytes_before - record.bytes_after)} of {size(record.bytes_before)}")
-    return [saved, _sooner(artifacts.evals.get("tuned"), artifacts.evals.get("pruned"))]
+    whole = "start" if _first(artifacts) else "tuned"
+    return [saved, _sooner(artifacts.evals.get(whole), artifacts.evals.get("pruned"))]
 
 
-def _sooner(tuned: EvalRecord | None, pruned: EvalRecord | None) -> Child:
+def _sooner(whole: EvalRecord | None, pruned: EvalRecord | None) -> Child:
     """Return how many items a second both answered, where both were asked all of them, enough, in one sitting."""
-    asked: Sequence[EvalRecord] = [record for record in (tuned, pruned) if record]
+    asked: Sequence[EvalRecord] = [record for record in (whole, pruned) if record]
     speeds = [
         record.asking.items_per_second
         for record in asked

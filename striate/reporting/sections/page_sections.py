@@ -144,7 +144,11 @@ def _answers(artifacts: RunArtifacts) -> Child:
 
 
 def _trained(artifacts: RunArtifacts) -> Child:
-    return draw_trained(artifacts.train) if artifacts.train else _missing("train", "Nothing has been trained")
+    if not artifacts.train:
+        return _missing("train", "Nothing has been trained")
+    first = artifacts.config is not None and artifacts.config.prune.first
+    note = "The pruned model was tuned: layers are counted as they are in it." if first else None
+    return [tag("p", note, class_="caption") if note else None, draw_trained(artifacts.train)]
 
 
 def _loss(artifacts: RunArtifacts) -> Child:
