@@ -95,12 +95,12 @@ def test_check_needs_no_model_and_writes_nothing(run_yaml: Path) -> None:
     lines = done("check", run_yaml).splitlines()
     assert [line.split()[0] for line in lines][:4] == ["region", "scorers", "model", "data"]
     notes = [line for line in lines if line.startswith("note      ")]
-    assert lines[-len(notes) - 1].split()[0] == "pack"
-    assert "prune     1 of 4 layers, ranked by modality-block-influence" in lines
-    percent = done("check", run_yaml, "--set", "prune.remove=50%", "--set", "prune.scorer=answer-loss")
-    assert "prune     2 of 4 layers, ranked by answer-loss" in percent.splitlines()
+    assert [line.split()[0] for line in lines[-len(notes) - 2 : -len(notes)]] == ["pack", "prompts"]
+    assert "prune     1 of 4 layers, ranked by modality-block-influence, after tuning" in lines
+    percent = done("check", run_yaml, "--set", "prune={remove: 50%, scorer: answer-loss, when: before}")
+    assert "prune     2 of 4 layers, ranked by answer-loss, before tuning" in percent.splitlines()
     hub = ("--set", "model.path=owner/name", "--set", "prune.remove=30%")
-    assert "prune     30% of the layers, ranked by modality-block-influence" in done("check", run_yaml, *hub)
+    assert "prune     30% of the layers, ranked by modality-block-influence, after" in done("check", run_yaml, *hub)
     assert "items are in the training data, same picture and question" in notes[0]
     assert sorted(run_yaml.parent.rglob("*")) == before
 
