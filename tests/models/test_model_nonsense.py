@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from striate.data.collate import Collator
 from striate.data.reading import read_samples
 from striate.errors import DataError, ModelError
-from striate.models.io.load import load_model
+from striate.models.io.load import load_model, load_processor
+from striate.models.io.sane_model import check_image_token, check_special_tokens
 from striate.models.structure.image_tokens import image_tokens
 from striate.models.structure.meta_model import blueprint
 
@@ -178,13 +179,18 @@ CONTENTS = (
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_no_file_of_a_processor_escapes(tiny_llava_dir: Path, name: str) -> None:
-    before = (tiny_llava_dir / name).read_bytes() if (tiny_llava_dir / name).is_file() else None
+def test_no_file_of_a_processor_escapes(tiny_llava: Loaded, tiny_llava_dir: Path, name: str) -> None:
+    def read() -> None:
+        if name == "generation_config.json":
+            load_model(tiny_llava_dir, device="cpu")
+            return
+        processor = load_processor(tiny_llava_dir)
+        check_image_token(tiny_llava.model, processor, name)
+        check_special_tokens(tiny_llava.model, processor, name)
+
     for content in CONTENTS:  # Those that transformers can read are no error.
         (tiny_llava_dir / name).write_bytes(content)
-        refused(lambda: load_model(tiny_llava_dir, device="cpu"))
-    if before is not None:
-        (tiny_llava_dir / name).write_bytes(before)
+        refused(read)
 
 
 TEMPLATES = {
