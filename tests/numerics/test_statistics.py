@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import interval_coverage
@@ -120,6 +120,33 @@ def test_the_exact_coverage_of_a_score_of_20_items(right: float) -> None:
         low, high = share_of([1] * count + [0] * (20 - count))
         held += math.comb(20, count) * right**count * (1 - right) ** (20 - count) * (low <= right <= high)
     assert 0.93 <= held <= 0.985
+
+
+def mid_p(gained: int, lost: int) -> float:
+    """Return McNemar's two-sided p, the outcome itself counted half (Lancaster 1961)."""
+    changed, most = gained + lost, max(gained, lost)
+    tail = sum(math.comb(changed, count) for count in range(most + 1, changed + 1)) + math.comb(changed, most) / 2
+    return min(1.0, 2 * tail / 2**changed)
+
+
+def exact_coverage(expected: float, refuses: Callable[[float], bool]) -> float:
+    """Return how often no difference is held for possible, of 100 items of which `expected` change, each way alike."""
+    share, held = expected / 200, 0.0
+    for gained in range(31):
+        for lost in range(31):
+            ways = math.comb(100, gained) * math.comb(100 - gained, lost)
+            if not refuses(mid_p(gained, lost)):
+                held += ways * share ** (gained + lost) * (1 - 2 * share) ** (100 - gained - lost)
+    return held
+
+
+def test_where_two_answers_change_no_rule_of_their_numbers_is_nearer_to_95() -> None:
+    """Whoever refuses three changes to one side, and all that says more, is at 94%; but at 88% where four change."""
+    three = mid_p(3, 0)
+    assert exact_coverage(2, lambda p: p <= 0.05) == pytest.approx(0.997, abs=5e-4)
+    assert exact_coverage(2, lambda p: p < three) == pytest.approx(0.986, abs=1e-3)
+    assert exact_coverage(2, lambda p: p <= three) == pytest.approx(0.938, abs=1e-3)
+    assert exact_coverage(4, lambda p: p <= three) == pytest.approx(0.881, abs=1e-3)
 
 
 def test_the_same_pictures_in_every_task_count_once() -> None:
