@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
 from striate.errors import ModelError
 from striate.models.interventions.layer_replay import LayerCall
 from striate.models.structure.decoder_stack import find_stack
+
+Taken = TypeVar("Taken")
 
 
 class _ReachedError(Exception):
@@ -28,21 +30,25 @@ def layers_skipped(core: Any, layers: Collection[int]) -> Iterator[None]:
         yield
 
 
-def calls_until(core: Any, inputs: Mapping[str, Any], layers: Sequence[int]) -> dict[int, LayerCall]:
-    """Return the calls of decoder `layers` in one forward pass without a cache; nothing behind the last of them runs.
+def calls_until(
+    core: Any, inputs: Mapping[str, Any], layers: Sequence[int], take: Callable[[LayerCall], Taken]
+) -> dict[int, Taken]:
+    """Return what `take` makes of the calls of decoder `layers` in one forward pass without a cache.
+
+    Nothing behind the last of them runs, and nothing of a call is held but what was taken.
 
     Raises:
         ModelError: a layer runs twice, or its hidden states are not of shape (batch, tokens, width).
     """
-    calls: dict[int, LayerCall] = {}
+    taken: dict[int, Taken] = {}
     last, shape = max(layers), tuple(inputs["input_ids"].shape)
 
     def watch(index: int, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         call = LayerCall(args, kwargs, output)
         state = call.x_out
-        if index in calls or not isinstance(state, Tensor) or state.ndim != 3 or tuple(state.shape[:2]) != shape:
-            raise _unfit(index, "it runs twice" if index in calls else "its hidden states have another shape")
-        calls[index] = call
+        if index in taken or not isinstance(state, Tensor) or state.ndim != 3 or tuple(state.shape[:2]) != shape:
+            raise _unfit(index, "it runs twice" if index in taken else "its hidden states have another shape")
+        taken[index] = take(call)
         if index == last:
             raise _ReachedError
 
@@ -54,7 +60,7 @@ def calls_until(core: Any, inputs: Mapping[str, Any], layers: Sequence[int]) -> 
         try:
             core(**inputs, use_cache=False)
         except _ReachedError:
-            return calls
+            return taken
     raise _unfit(last, "it did not run")
 
 

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from striate.artifacts import CompensatedGap, Compensation, CompensationMethod
 from striate.errors import ConfigError, DataError, ModelError
 from striate.models.interventions.eval_mode import evaluating
-from striate.models.interventions.layer_replay import LayerCall
 from striate.models.structure.anatomy import check_decoder_only, find_anatomy, unwrap
 from striate.models.trainable.parameter_selection import is_adapted
 from striate.progress import Progress, Silent
@@ -29,9 +28,7 @@ from striate.scorers.streaming.batches import Batches
 class GapMethod(Protocol):
     """One closed form for all gaps of a model."""
 
-    def look(
-        self, gaps: Sequence[Gap], inputs: Mapping[str, Any], calls: Mapping[int, LayerCall], tokens: Tokens
-    ) -> None:
+    def look(self, gaps: Sequence[Gap], inputs: Mapping[str, Any], tokens: Tokens) -> None:
         """Find the weights to change; raises ModelError where there are none, with the reason."""
 
     def weights(self) -> list[Tensor]:

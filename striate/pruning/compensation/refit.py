@@ -124,7 +124,7 @@ def best_refit(
         change_DF = sums.change(ridge)
         if change_DF is None:
             continue
-        weight = weight_DF.double().to(change_DF.device).add_(change_DF, alpha=1 / gain).to(weight_DF.dtype)
+        weight = weight_DF.to(change_DF.device).double().add_(change_DF, alpha=1 / gain).to(weight_DF.dtype)
         weight = weight.to(weight_DF.device)
         error = held_out.error((weight.float() - weight_DF.float()) * gain)
         if error < best.after:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from striate.artifacts import CompensatedGap
 from striate.errors import ModelError
-from striate.models.interventions.layer_replay import LayerCall
+from striate.models.interventions.partial_pass import calls_until
 from striate.models.interventions.residual_write import ResidualWrite, find_write
 from striate.models.structure.decoder_stack import decoder_layers
 from striate.pruning.compensation.gaps import Gap
@@ -29,9 +29,7 @@ class RefitGaps:
         self._states = states
         self._writes: dict[int, ResidualWrite] = {}
 
-    def look(
-        self, gaps: Sequence[Gap], inputs: Mapping[str, Any], calls: Mapping[int, LayerCall], tokens: Tokens
-    ) -> None:
+    def look(self, gaps: Sequence[Gap], inputs: Mapping[str, Any], tokens: Tokens) -> None:
         """Find the weight to change in the layer before each gap.
 
         Raises:
@@ -39,9 +37,9 @@ class RefitGaps:
         """
         core = self._states.core
         for before in (gap.before for gap in gaps if gap.before is not None):
-            layer, call = decoder_layers(core)[before], calls[before]
+            call = calls_until(core, inputs, [before], lambda call: call)[before]
             places_N = tokens.places.to(call.x_out.device)
-            write = find_write(layer, call, places_N, f"decoder layer {before}")
+            write = find_write(decoder_layers(core)[before], call, places_N, f"decoder layer {before}")
             _check_own(core, write, before)
             self._writes[before] = write
 
@@ -91,16 +89,16 @@ class RefitGaps:
             seen["outputs"] = output.flatten(0, -2)
 
         def work(batch: GapStates) -> None:
-            places_N = batch.tokens.places
+            device, tokens = seen["inputs"].device, batch.tokens
+            places_N = tokens.places.to(device)
             inputs_NF, written_ND = seen["inputs"][places_N], seen["outputs"][places_N].float() * write.gain
-            lacking_ND = batch.wanted - batch.given
+            lacking_ND = (batch.wanted - batch.given).to(device)
             sizes_N = (written_ND + lacking_ND).square().sum(-1).clamp_min(_TINY).cpu().double()
-            kinds_N, held_N = batch.tokens.kinds.cpu(), batch.tokens.held_out.cpu()
-            weights_N = kind_weights(kinds_N, counts[0]) / sizes_N
-            judging_N = kind_weights(kinds_N, counts[1]) / sizes_N
-            fitted_N, judged_N = (~held_N).to(places_N.device), held_N.to(places_N.device)
-            held_out.append(HeldOut(inputs_NF[judged_N], lacking_ND[judged_N], judging_N[held_N]))
-            sums.add(inputs_NF[fitted_N], lacking_ND[fitted_N], weights_N[~held_N])
+            held_N, fitted_N = tokens.held_out.to(device), ~tokens.held_out.to(device)
+            judging_N = (kind_weights(tokens.kinds, counts[1]) / sizes_N)[tokens.held_out]
+            fitting_N = (kind_weights(tokens.kinds, counts[0]) / sizes_N)[~tokens.held_out]
+            held_out.append(HeldOut(inputs_NF[held_N], lacking_ND[held_N], judging_N))
+            sums.add(inputs_NF[fitted_N], lacking_ND[fitted_N], fitting_N)
 
         handle = write.module.register_forward_hook(watch)
         try:

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from striate.artifacts import CompensatedGap
-from striate.models.interventions.layer_replay import LayerCall
 from striate.models.interventions.write_scale import check_direction_only, scale_parameters, writing_linears
 from striate.pruning.compensation.gaps import Gap
 from striate.pruning.compensation.states import CalibrationStates, GapStates
@@ -36,9 +35,7 @@ class ScaleGaps:
         self._states = states
         self._writes: dict[int, dict[str, nn.Module]] = {}
 
-    def look(
-        self, gaps: Sequence[Gap], inputs: Mapping[str, Any], calls: Mapping[int, LayerCall], tokens: Tokens
-    ) -> None:
+    def look(self, gaps: Sequence[Gap], inputs: Mapping[str, Any], tokens: Tokens) -> None:
         """Find what is written behind the first gap.
 
         Raises:
@@ -90,8 +87,8 @@ class ScaleGaps:
         def work(batch: GapStates) -> None:
             wanted_N, given_N = (state.norm(dim=-1).clamp_min(_TINY) for state in (batch.wanted, batch.given))
             logs.append((wanted_N.log() - given_N.log()).cpu().double())
-            kinds.append(batch.tokens.kinds.cpu())
-            held.append(batch.tokens.held_out.cpu())
+            kinds.append(batch.tokens.kinds)
+            held.append(batch.tokens.held_out)
 
         self._states.each(gap, work, f"prune: scale behind layer {gap.before}")
         logs_N, kinds_N, held_N = torch.cat(logs), torch.cat(kinds), torch.cat(held)

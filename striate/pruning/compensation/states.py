@@ -18,7 +18,7 @@ from striate.pruning.compensation.gaps import Gap
 from striate.pruning.compensation.token_choice import KINDS, Tokens, choose_tokens
 from striate.scorers.streaming.batches import Batches
 
-Look = Callable[[Mapping[str, Any], Mapping[int, LayerCall], Tokens], None]
+Look = Callable[[Mapping[str, Any], Tokens], None]
 Work = Callable[["GapStates"], None]
 
 
@@ -27,7 +27,7 @@ class GapStates:
     """Chosen tokens of one batch at the end of a gap.
 
     Attributes:
-        tokens: which tokens.
+        tokens: which tokens, on the CPU.
         wanted: what leaves the gap in the whole model, float32, shape (N, D).
         given: what leaves it in the cut model, float32, shape (N, D).
     """
@@ -63,23 +63,20 @@ class CalibrationStates:
 
         Args:
             gaps: those whose end is wanted.
-            look: given the first batch's inputs, calls of the layers before and at the end of each gap, and tokens.
+            look: given the first batch's inputs and tokens, before anything else.
         """
         ends = [gap.end for gap in gaps]
         self._wanted = {end: [] for end in ends}
-        befores = [gap.before for gap in gaps if gap.before is not None]
 
         def work(batch: dict[str, Tensor], tokens: Tokens) -> None:
-            first = not self._wanted[ends[0]]
             inputs = on_device(self.core, batch)
-            calls = calls_until(self.core, inputs, [*ends, *befores] if first else ends)
-            if first:
-                look(inputs, calls, tokens)
-            rows = [len(calls[ends[0]].x_out), calls[ends[0]].x_out.shape[1]]
-            sizes = torch.bincount(tokens.places // rows[1], minlength=rows[0]).tolist()
-            states = {end: calls[end].x_out.flatten(0, 1)[tokens.places.to(calls[end].x_out.device)] for end in ends}
+            if not self._wanted[ends[0]]:
+                look(inputs, tokens)
+            states = calls_until(self.core, inputs, ends, lambda call: _chosen(call, tokens).cpu())
+            rows, width = batch["input_ids"].shape
+            sizes = torch.bincount(tokens.places // width, minlength=rows).tolist()
             for end, chosen_ND in states.items():
-                self._wanted[end] += chosen_ND.cpu().split(sizes)
+                self._wanted[end] += chosen_ND.split(sizes)
             for number, held in enumerate((~tokens.held_out, tokens.held_out)):
                 self.counts[number] += torch.bincount(tokens.kinds[held], minlength=len(KINDS))
 
@@ -91,10 +88,12 @@ class CalibrationStates:
         def visit(batch: dict[str, Tensor], tokens: Tokens) -> None:
             first, rows = self._first, len(batch["input_ids"])
             with layers_skipped(self.core, self.removed):
-                state = calls_until(self.core, on_device(self.core, batch), [gap.end])[gap.end].x_out
-            here = tokens.to(state.device)
-            wanted_ND = torch.cat(self._wanted[gap.end][first : first + rows]).to(state.device).float()
-            work(GapStates(here, wanted_ND, state.flatten(0, 1)[here.places].float()))
+                taken = calls_until(
+                    self.core, on_device(self.core, batch), [gap.end], lambda call: _chosen(call, tokens).float()
+                )
+            given_ND = taken[gap.end]
+            wanted_ND = torch.cat(self._wanted[gap.end][first : first + rows]).to(given_ND.device).float()
+            work(GapStates(tokens, wanted_ND, given_ND))
 
         self._each(label, visit)
 
@@ -108,3 +107,8 @@ class CalibrationStates:
 
         with self.progress.track(label, len(self.batches.samples)) as advance:
             self.batches.each(numbered, advance)
+
+
+def _chosen(call: LayerCall, tokens: Tokens) -> Tensor:
+    """Return what leaves a layer at the chosen tokens, shape (N, D)."""
+    return call.x_out.flatten(0, 1)[tokens.places.to(call.x_out.device)]

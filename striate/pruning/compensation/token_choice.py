@@ -31,14 +31,6 @@ class Tokens:
     kinds: Tensor
     held_out: Tensor
 
-    def to(self, device: torch.device) -> Tokens:
-        """Return them on `device`."""
-        return Tokens(self.places.to(device), self.kinds.to(device), self.held_out.to(device))
-
-    def where(self, chosen_N: Tensor) -> Tokens:
-        """Return those that `chosen_N` marks."""
-        return Tokens(self.places[chosen_N], self.kinds[chosen_N], self.held_out[chosen_N])
-
 
 def choose_tokens(batch: Mapping[str, Tensor], anatomy: Anatomy, first: int, samples: int) -> Tokens:
     """Return the tokens that stand for a batch, evenly spaced within each kind and sample.
