@@ -107,6 +107,26 @@ def test_headline_tells_what_pruning_saved(page: Page) -> None:
     assert saved in page.text.replace("  ", " ")
 
 
+def test_headline_tells_the_healed_model_and_the_one_before_it(make_run: MakeRun, tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    config = folder / "config.yaml"
+    write_text(config, config.read_text().replace("  steps: null", "  steps: 5", 1))
+    path = folder / "eval/retention.json"
+    whole = read_document(path, Retention)
+    rows, held = (
+        tuple(row.model_copy(update={"label": "unhealed"}) for row in found if row.label == "pruned")
+        for found in (whole.rows, whole.held)
+    )
+    against = {**whole.against, "unhealed": "tuned"}
+    write_document(
+        path,
+        whole.model_copy(update={"rows": whole.rows + rows, "held": whole.held + held, "against": against}),
+    )
+    text = Page(report(folder).read_text(encoding="utf-8")).text
+    assert "Removing 3 layers and healing takes the visual score from 64.4% to 59.8%" in text
+    assert "Removing 3 layers alone takes the visual score from 64.4% to 59.8%" in text
+
+
 def timed(run: Path, **seconds: float) -> str:
     for label, taken in seconds.items():
         path = run / f"eval/{label}.json"

@@ -51,11 +51,12 @@ def _cost(artifacts: RunArtifacts) -> list[Child]:
         return []
     named = f"Removing {amount(len(artifacts.removed), 'layer')}" if artifacts.prune else "Pruning"
     named += " before tuning" if _first(artifacts) else ""
+    healed = " and healing" if artifacts.config and artifacts.config.heals else ""
     missing = retention.not_held().get("pruned")
     if missing:
         cut = named[0].lower() + named[1:]
         return [tag("b", f"What {cut} cost is not known: {missing} was not evaluated (evaluate.models)")]
-    return [_told(artifacts, "pruned", named)]
+    return [_told(artifacts, "pruned", named + healed), _told(artifacts, "unhealed", f"{named} alone")]
 
 
 def _told(artifacts: RunArtifacts, label: str, subject: str) -> Child:

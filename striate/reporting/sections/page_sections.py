@@ -21,6 +21,7 @@ from striate.reporting.sections.analysis import (
     draw_stability,
 )
 from striate.reporting.sections.costs import draw_models, draw_stages, draw_surgery
+from striate.reporting.sections.cuts import draw_cuts
 from striate.reporting.sections.evaluation import comparison, key, perplexity_bars, task_bars, trade_off
 from striate.reporting.sections.harnesses import draw_harnesses
 from striate.reporting.sections.provenance import draw_provenance
@@ -45,6 +46,7 @@ def draw_sections(artifacts: RunArtifacts, regions: Sequence[Region] = ()) -> li
         ("layers", "Which layers matter", _layers(artifacts), ""),
         ("functions", "Which layers matter for which ability", _functions(artifacts), ""),
         ("strategies", "Regions of several strategies", draw_side_by_side(regions) if len(regions) > 1 else None, ""),
+        ("cuts", "Which layers went, and what each cost", draw_cuts(artifacts), ""),
         ("tasks", "Visual tasks", _tasks(artifacts, "visual"), aside),
         ("text", "Text tasks", _text_tasks(artifacts), ""),
         ("harnesses", "Harnesses", draw_harnesses(artifacts.suites), ""),
