@@ -75,6 +75,11 @@ class RunConfig(Section):
             raise ValueError(
                 "machine.memory_budget and train.gradient_checkpointing are both set, and that recomputes every layer"
             )
+        if self.train.vision != "frozen" and self.machine.cache_vision != "off":
+            raise ValueError(
+                f"machine.cache_vision is {self.machine.cache_vision} and train.vision {self.train.vision}: features of"
+                " an encoder that trains change with every step; use machine.cache_vision=off"
+            )
         if self.evaluate.baseline == "pruned" and not self.prune.remove:
             raise ValueError("evaluate.baseline is 'pruned', but prune.remove is 0: there is no pruned model")
         if self.prune.first and self.heal.on:

@@ -63,7 +63,9 @@ class ResampleSection(Section):
 class TrainSection(Section):
     """Visual instruction tuning of the region and the projector; defaults are the paper's.
 
-    `projector` trains in full, by adapters, or not at all; older configs say so by `train_projector`.
+    `projector` trains in full, by adapters, or not at all; older configs say so by `train_projector`. So do the layers
+    of the vision encoder that the SPEC `vision_layers` names by `vision`, at the learning rate `vision_lr` (none: 2e-6
+    in full, 2e-5 by adapters).
     `resample` trains a few layers of the region at a time (LISA). `gradient_checkpointing` recomputes every layer's
     activations in the backward pass (activation checkpointing). `packing` puts several samples into one row.
     `image_tokens` says which layers compute image tokens: all; those of the region only, in training and from then on
@@ -79,6 +81,9 @@ class TrainSection(Section):
 
     later: ClassVar[frozenset[str]] = frozenset(
         {
+            "vision",
+            "vision_lr",
+            "vision_layers",
             "validate_every",
             "keep",
             "metric_for_best_model",
@@ -94,6 +99,9 @@ class TrainSection(Section):
     train_projector: bool | None = Field(default=None, exclude=True, strict=True)
     lr: float = Field(default=2e-4, gt=0, le=FLOAT32)
     projector_lr: float = Field(default=2e-5, gt=0, le=FLOAT32)
+    vision: Literal["frozen", "lora", "full"] = "frozen"
+    vision_lr: float | None = Field(default=None, gt=0, le=FLOAT32)
+    vision_layers: LayerSpec = "all"
     optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
     batch_size: int = Field(default=128, ge=1, le=1_000_000)
     epochs: float = Field(default=1.0, gt=0, le=100_000)
@@ -138,6 +146,11 @@ class TrainSection(Section):
             )
         return {**values, "projector": wanted}
 
+    @property
+    def before_decoder(self) -> bool:
+        """Whether something trains that comes before the first decoder layer."""
+        return (self.projector, self.vision) != ("frozen", "frozen")
+
     def noted(self) -> dict[str, Any]:
         """Return the settings as keys of stages hold them, `projector` in the words that it had before."""
         found = super().noted()
@@ -149,10 +162,11 @@ class TrainSection(Section):
     def _check_modes(self) -> TrainSection:
         if self.image_also != "none" and self.image_tokens == "all":
             raise ValueError("image_also has no effect with image_tokens 'all', which computes them in every layer")
-        if self.method == "full" and self.projector == "lora":
-            raise ValueError(
-                "projector lora goes with method lora or qlora: full weights and adapters are no one checkpoint"
-            )
+        for name, part in (("projector", self.projector), ("vision", self.vision)):
+            if self.method == "full" and part == "lora":
+                raise ValueError(
+                    f"{name} lora goes with method lora or qlora: full weights and adapters are no one checkpoint"
+                )
         if self.method == "qlora" and self.frozen != "exact":
             raise ValueError("frozen has no effect on method qlora, whose frozen layers are in 4 bits")
         return self

@@ -22,6 +22,11 @@ RULES: tuple[Rule, ...] = (
         "train.method is full",
     ),
     ("train.projector_lr", lambda run: run.train.projector == "frozen", "train.projector is frozen"),
+    (
+        "train.vision_lr train.vision_layers",
+        lambda run: run.train.vision == "frozen",
+        "train.vision is frozen",
+    ),
     ("train.epochs", lambda run: run.train.max_steps is not None, "train.max_steps is set"),
     (
         "train.validate_every train.metric_for_best_model train.early_stopping_threshold",

@@ -122,14 +122,18 @@ def check_parts(config: RunConfig, model_path: str) -> None:
         StriateError: it is not.
     """
     section = config.train
-    named = (section.lora.modules, section.lora.rank_pattern, section.lora.alpha_pattern)
-    if section.method == "full" or named == ("all", {}, {}):
+    named = (section.lora.modules, section.lora.rank_pattern, section.lora.alpha_pattern, section.projector)
+    adapted = section.method != "full" and (named[:3] != ("all", {}, {}) or section.projector == "lora")
+    if not adapted and section.vision == "frozen":
         return
     from striate.models.structure.meta_model import blueprint
-    from striate.training.setup import adapters_of
+    from striate.training.setup import adapters_of, beside_of
 
     plan = blueprint(model_path, config.model.revision)
     depth = plan.anatomy.num_layers
+    if section.method == "full":
+        beside_of(plan.model, section)
+        return
     adapters_of(plan.model, Region(layers=tuple(range(depth)), num_layers=depth, spec="all"), section)
 
 

@@ -107,6 +107,7 @@ class MetricsCallback(TrainerCallback):
         """Take the numbers of a step whose work was handed out now or `at` a time, unread, and `more` of its line."""
         rates = self._rates.get("region", 0.0), self._rates.get("projector", 0.0)
         keys: dict[str, Any] = {OPEN_LAYERS: list(self._schedule.open_layers)} if self._schedule else {}
+        keys |= {"vision_lr": self._rates["vision"]} if "vision" in self._rates else {}
         facts = Facts(step, *rates, keys | {**(more or {})}, at or time.perf_counter(), tokens)
         self._metrics.add(facts, loss, norm)
 

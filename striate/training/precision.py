@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from striate.models.structure.anatomy import decoder_layers, unwrap
+from striate.models.structure.vision_stack import encoder_layers
 
 HALF = (torch.bfloat16, torch.float16)
 
@@ -40,10 +41,14 @@ class FrozenModules:
     def __init__(self, model: nn.Module, checkpointing: bool) -> None:
         """Find every module whose parameters are all frozen, with what lies below it.
 
-        With gradient checkpointing the decoder layers themselves keep the training flag, which it asks for.
+        With gradient checkpointing the layers of the decoder, and of a vision encoder that trains, keep the training
+        flag themselves, which it asks for.
         """
         self._evaluated: list[nn.Module] = []
         kept = {id(layer) for layer in decoder_layers(model)} if checkpointing else set()
+        encoder = encoder_layers(model) if checkpointing else []
+        if any(parameter.requires_grad for layer in encoder for parameter in layer.parameters()):
+            kept |= {id(layer) for layer in encoder}
         self._collect(model, False, kept)
 
     def set_eval(self) -> None:

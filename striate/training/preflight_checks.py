@@ -34,11 +34,12 @@ def check_training(
     check_decoder_only(find_anatomy(model))
     if not samples:
         raise TrainingError("there are no training samples", "at least one sample", "check data.train")
-    if config.projector != "frozen" and not any(sample.images for sample in samples):
+    if config.before_decoder and not any(sample.images for sample in samples):
+        part, setting = ("projector", "projector") if config.projector != "frozen" else ("vision encoder", "vision")
         raise TrainingError(
-            "the projector can't train: no training sample has a picture",
-            "samples with pictures, or train.projector=frozen",
-            "add pictures to data.train, or use --set train.projector=frozen",
+            f"the {part} can't train: no training sample has a picture",
+            f"samples with pictures, or train.{setting}=frozen",
+            f"add pictures to data.train, or use --set train.{setting}=frozen",
         )
     _check_weights(model, config)
     if out is not None and out.exists() and not (out.is_dir() and not any(out.iterdir())):

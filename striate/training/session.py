@@ -35,7 +35,7 @@ from striate.training.metrics.metrics_log import MetricsLog
 from striate.training.packing.packed_rows import Packing
 from striate.training.packing.packing_check import check_packing
 from striate.training.precision import checkpointed
-from striate.training.schedule import training_arguments
+from striate.training.schedule import training_arguments, vision_rate
 from striate.training.setup import PreparedModel, prepared_for_training
 from striate.training.trainer import RegionTrainer
 from striate.training.validation.held_out_loss import HeldOutLoss
@@ -197,6 +197,7 @@ class TrainingSession:
             advance=advance,
             proofs=proofs,
             projector_lr=config.projector_lr,
+            vision_lr=vision_rate(config),
             checkpointing=config.gradient_checkpointing,
             store=self._store,
             objective=job.objective,

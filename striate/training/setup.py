@@ -17,9 +17,13 @@ from striate.artifacts import Region, Trainable
 from striate.config import TrainSection
 from striate.data.broken_samples import usable
 from striate.data.packing import Batch
+from striate.errors import SpecError
+from striate.models.structure.vision_stack import find_vision_stack
 from striate.models.trainable.apply import apply_region, lora_config
 from striate.models.trainable.beside import Beside
 from striate.models.trainable.gradient_proof import prove_trainable
+from striate.selectors.spec.grammar import resolve
+from striate.selectors.spec.required_scores import parse_unscored
 from striate.training.approximations import begin_skipping, end_skipping
 from striate.training.job import TrainingJob
 from striate.training.lisa import LisaSchedule
@@ -90,7 +94,8 @@ def prepared_for_training(model: Any, job: TrainingJob) -> Iterator[PreparedMode
     """
     config, region, samples = job.config, job.region, job.samples
     torch.manual_seed(job.seed)
-    tuned, trainable = _open(model, region, config, job.base_path)
+    beside = beside_of(model, config)
+    tuned, trainable = _open(model, region, config, beside, job.base_path)
     pictured = [sample for sample in samples if sample.images][:_EXAMPLES]
     example = usable(job.collator, pictured or samples[:_EXAMPLES])[0]
     prepared = PreparedModel(
@@ -101,7 +106,7 @@ def prepared_for_training(model: Any, job: TrainingJob) -> Iterator[PreparedMode
         weights=MasterWeights(tuned),
         lisa=LisaSchedule(tuned, region, config.resample, job.seed) if config.resample.active else None,
         batch=lambda: job.collator([example]),
-        beside=beside_of(config),
+        beside=beside,
     )
     try:
         with prepared.autocast():
@@ -113,30 +118,51 @@ def prepared_for_training(model: Any, job: TrainingJob) -> Iterator[PreparedMode
         tuned.eval()
 
 
-def _open(model: Any, region: Region, config: TrainSection, base_path: str) -> tuple[Any, Trainable]:
+def _open(model: Any, region: Region, config: TrainSection, beside: Beside, base_path: str) -> tuple[Any, Trainable]:
     """Return the model with exactly the chosen parameters open, wrapped by PEFT for LoRA, and what they are."""
-    if config.method == "full":
-        return model, apply_region(model, region, "full", config.projector)
-    lora = adapters_of(model, region, config)
-    with warnings.catch_warnings():
-        # peft asks transformers 5.2x for a property that it renames.
-        warnings.simplefilter("ignore", FutureWarning)
-        tuned = peft.get_peft_model(model, lora)
-    tuned.peft_config["default"].base_model_name_or_path = base_path
-    return tuned, apply_region(tuned, region, config.method, config.projector)
+    tuned = model
+    if config.method != "full":
+        lora = adapters_of(model, region, config)
+        with warnings.catch_warnings():
+            # peft asks transformers 5.2x for a property that it renames.
+            warnings.simplefilter("ignore", FutureWarning)
+            tuned = peft.get_peft_model(model, lora)
+        tuned.peft_config["default"].base_model_name_or_path = base_path
+    return tuned, apply_region(
+        tuned,
+        region,
+        config.method,
+        beside.projector,
+        vision=beside.vision,
+        vision_region=beside.vision_region,
+    )
 
 
-def beside_of(config: TrainSection) -> Beside:
-    """Return what trains beside the region."""
-    return Beside(config.projector)
+def beside_of(model: nn.Module, config: TrainSection) -> Beside:
+    """Return what trains beside the region; `model` may lie on the meta device.
+
+    Raises:
+        ModelError: layers of the vision encoder shall train, and it has none.
+        SpecError: `vision_layers` can't be read, or names no layers of this encoder.
+    """
+    if config.vision == "frozen":
+        return Beside(config.projector)
+    depth = len(find_vision_stack(model).names)
+    try:
+        layers = resolve(parse_unscored("train.vision_layers", config.vision_layers), depth)
+    except SpecError as error:
+        where = f"train.vision_layers, of {depth} layers of the vision encoder: {error.given}"
+        raise SpecError(where, error.allowed, error.next_step) from error
+    return Beside(config.projector, config.vision, layers)
 
 
 def adapters_of(model: Any, region: Region, config: TrainSection) -> LoraConfig:
     """Return PEFT's config of the adapters that `config` asks for; `model` may lie on the meta device.
 
     Raises:
-        TrainingError: as `lora_config`.
+        StriateError: as `lora_config` and `beside_of`.
     """
+    beside = beside_of(model, config)
     return lora_config(
         model,
         region,
@@ -148,5 +174,7 @@ def adapters_of(model: Any, region: Region, config: TrainSection) -> LoraConfig:
         use_dora=config.lora.use_dora,
         rank_pattern=config.lora.rank_pattern,
         alpha_pattern=config.lora.alpha_pattern,
-        projector=config.projector,
+        projector=beside.projector,
+        vision=beside.vision,
+        vision_region=beside.vision_region,
     )

@@ -21,7 +21,7 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from striate.data.label_mask import IGNORED
 from striate.data.packing import FILLER, SEGMENTS, Batch
 from striate.errors import DataError
-from striate.models.structure.anatomy import PROJECTOR, component_of, find_anatomy
+from striate.models.structure.anatomy import PROJECTOR, VISION, component_of, find_anatomy
 from striate.training.batching.micro_batches import BROKEN, StepCollator, StepSampler, broken_of
 from striate.training.callbacks import LisaCallback, MetricsCallback, Proof, ProofCallback
 from striate.training.checkpointing.checkpoints import COMPLETE, CheckpointStore
@@ -36,6 +36,9 @@ from striate.training.metrics.metrics_log import MetricsLog, reported
 from striate.training.precision import FrozenModules
 from striate.training.validation.validation import Validation
 from striate.training.validation.watch import VALIDATION, Watch
+
+# Groups of the optimizer beside that of the region.
+_GROUPS = {PROJECTOR: "projector", VISION: "vision"}
 
 
 class StepLoader(DataLoader[Any]):
@@ -71,6 +74,7 @@ class RegionTrainer(Trainer):
         advance: Callable[[int], None],
         proofs: Sequence[Proof],
         projector_lr: float,
+        vision_lr: float,
         checkpointing: bool,
         store: CheckpointStore,
         objective: Objective,
@@ -91,6 +95,7 @@ class RegionTrainer(Trainer):
             advance: called with 1 after every step.
             proofs: made with the prepared model before the first step; kept in every checkpoint.
             projector_lr: the learning rate of the projector.
+            vision_lr: that of the vision encoder.
             checkpointing: whether the model's decoder layers are set to recompute activations.
             store: where checkpoints go.
             objective: what is minimised.
@@ -113,7 +118,8 @@ class RegionTrainer(Trainer):
         self.model_accepts_loss_kwargs = True
         self.sampler, self.collator = sampler, collator
         self.inputs = StepInputs(inputs, self._prepare_inputs)
-        self._projector_lr, self._checkpointing = projector_lr, checkpointing
+        self._rates = {"region": args.learning_rate, "projector": projector_lr, "vision": vision_lr}
+        self._checkpointing = checkpointing
         self._log, self._store, self._longest, self._validation = log, store, longest, validation
         self._objective = objective
         self._trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -240,17 +246,21 @@ class RegionTrainer(Trainer):
         return GradientSync(trained, may_lack_gradients(self.model))
 
     def _groups(self) -> list[dict[str, Any]]:
-        """Return the optimizer's parameter groups: region and projector, each with and without weight decay."""
+        """Return the optimizer's parameter groups: region, projector, vision; each with and without weight decay."""
         anatomy = find_anatomy(self.model)
         decayed = set(self.get_decay_parameter_names(self.model)) if self.args.weight_decay else set()
         groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad:
-                part = "projector" if component_of(anatomy, name) == PROJECTOR else "region"
+                part = _GROUPS.get(component_of(anatomy, name), "region")
                 groups.setdefault((part, name in decayed), []).append(parameter)
-        rates = {"region": self.args.learning_rate, "projector": self._projector_lr}
         return [
-            {"params": parameters, "name": part, "lr": rates[part], "weight_decay": self.args.weight_decay * decay}
+            {
+                "params": parameters,
+                "name": part,
+                "lr": self._rates[part],
+                "weight_decay": self.args.weight_decay * decay,
+            }
             for (part, decay), parameters in groups.items()
         ]
 

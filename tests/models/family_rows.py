@@ -228,7 +228,7 @@ ROWS: dict[str, Row] = {
         },
     ),
     "molmo2": Row(
-        start={"adapter_config": {"vision_feature_layer": [2, 1]}},
+        start={"adapter_config": {"vision_feature_layer": [3, 1]}},
         pixels=(2, 16, 192),
         extra={
             "image_token_pooling": [[4 * token + patch for patch in range(4)] for token in range(8)],

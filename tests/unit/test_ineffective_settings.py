@@ -30,6 +30,10 @@ SAID: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("train.projector=frozen", "train.projector_lr=1"),
         ("train.projector=lora",),
     ),
+    "no effect: train.vision_lr, train.vision_layers (train.vision is frozen)": (
+        ("train.vision_lr=1", "train.vision_layers=top:1"),
+        ("train.vision=lora",),
+    ),
     "no effect: train.epochs (train.max_steps is set)": (
         ("train.max_steps=3", "train.epochs=2"),
         ("train.max_steps=null",),

@@ -63,6 +63,9 @@ STALE: dict[str, tuple[Any, set[str]]] = {
     "train.resample.state": ("drop", TRAINED),
     "train.projector": ("lora", TRAINED),
     "train.train_projector": (False, TRAINED),
+    "train.vision": ("full", TRAINED),
+    "train.vision_lr": (0.1, TRAINED),
+    "train.vision_layers": ("top:2", TRAINED),
     "train.lr": (0.1, TRAINED),
     "train.projector_lr": (0.1, TRAINED),
     "train.optimizer": ("adamw-8bit", TRAINED),
@@ -317,6 +320,7 @@ def test_settings_that_came_later_are_noted_only_where_they_differ(root: Path) -
     del raw["data"]["validate"]
     config = parse_config(raw)
     new = {"validate_every", "keep", "metric_for_best_model", "early_stopping_patience", "early_stopping_threshold"}
+    new |= {"vision", "vision_lr", "vision_layers"}
     # The projector is noted by its earlier name.
     assert set(config.train.model_dump()) - set(config.train.noted()) == new | {"projector"}
     assert config.train.model_copy(update={"validate_every": 5}).noted()["validate_every"] == 5

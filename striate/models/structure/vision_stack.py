@@ -45,7 +45,9 @@ def find_vision_stack(model: nn.Module, anatomy: Anatomy | None = None) -> Visio
     """
     core, anatomy = unwrap(model), anatomy or find_anatomy(model)
     modules = dict(core.named_modules())
-    inside = [(name, module) for encoder in anatomy.vision_names for name, module in _below(modules, encoder, anatomy)]
+    # Beside an encoder of pictures some families have one of videos.
+    encoders = [name for name in anatomy.vision_names if "video" not in name.rpartition(".")[2]] or anatomy.vision_names
+    inside = [(name, module) for encoder in encoders for name, module in _below(modules, encoder, anatomy)]
     if any("VectorQuantizer" in type(module).__name__ for _, module in inside):
         raise _no_stack(core, "it turns pictures into tokens of a vocabulary, and no gradient passes that choice")
     lists: list[str] = []
@@ -62,6 +64,16 @@ def find_vision_stack(model: nn.Module, anatomy: Anatomy | None = None) -> Visio
     return VisionStack(tuple(f"{name}.{child}" for name, inner in reached.items() for child in inner))
 
 
+def encoder_layers(model: nn.Module) -> list[Any]:
+    """Return the layers of the model's vision encoder, of one that PEFT copied the copy; none if it is no stack."""
+    try:
+        names = find_vision_stack(model).names
+    except ModelError:
+        return []
+    modules = dict(unwrap(model).named_modules())
+    return [_copied(modules[name]) for name in names]
+
+
 def _below(modules: dict[str, nn.Module], encoder: str, anatomy: Anatomy) -> list[tuple[str, nn.Module]]:
     """Return the modules of an encoder by name, without the projector's."""
     outside = tuple(f"{name}." for name in anatomy.projector_names)
@@ -72,6 +84,11 @@ def _below(modules: dict[str, nn.Module], encoder: str, anatomy: Anatomy) -> lis
 def _kind(module: nn.Module) -> type:
     """Return the class of a layer, of one that PEFT copied too."""
     return type(getattr(module, "original_module", module))
+
+
+def _copied(module: Any) -> Any:
+    """Return PEFT's copy of a layer that trains in full, or the layer itself."""
+    return module.modules_to_save[module.active_adapters[0]] if hasattr(module, "modules_to_save") else module
 
 
 def _reached(config: Any, depth: int) -> int:

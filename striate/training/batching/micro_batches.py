@@ -173,11 +173,11 @@ def share_of(ranks: Ranks, micro_batch: int, config: TrainSection, machine: Mach
 def touch_of(ranks: Ranks, config: TrainSection, samples: Sequence[Sample]) -> Touch:
     """Return which batches must have a picture.
 
-    Ranks that average gradients (DDP) must all have one of the projector by then; those that share weights (FSDP2,
-    ZeRO-3) must run the same modules in every batch.
+    Ranks that average gradients (DDP) must all have those of projector and vision encoder by then; those that share
+    weights (FSDP2, ZeRO-3) must run the same modules in every batch.
     """
     if ranks.world_size == 1 or not any(sample.images for sample in samples):
         return ""
     if sharding():
         return "all"
-    return "last" if config.projector != "frozen" else ""
+    return "last" if config.before_decoder else ""

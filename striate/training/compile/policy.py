@@ -87,6 +87,7 @@ def with_graphs(
         "layers are run again in the backward pass": bool(execution.recomputed) or config.gradient_checkpointing,
         "layers take turns": bool(config.resample.active),
         "weights are sharded": bool(sharding()),
+        "the vision encoder trains": config.vision != "frozen",
         "image tokens skip layers": config.image_tokens != "all",
     }
     reason = next((reason for reason, holds in reasons.items() if holds), "")

@@ -1,4 +1,4 @@
-"""Regional compilation: `torch.compile` of every decoder layer, and of those of a frozen vision encoder.
+"""Regional compilation: `torch.compile` of every decoder layer, and of those of the vision encoder.
 
 Parameters are inputs of a graph, so layers that are alike share one: a model of 32 layers compiles one for those that
 train and one for those that don't. A layer's forward method is compiled, its hooks are not: those of FSDP2, DeepSpeed
@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from transformers import PretrainedConfig
 
 from striate.models.interventions.patched_forward import without_checkpointing
 from striate.models.structure.anatomy import decoder_layers, find_anatomy, unwrap
+from striate.models.structure.vision_stack import encoder_layers
 from striate.models.visual_token_skipping.skipped_layer import skipping_form
 from striate.training.compile.equivalence_check import difference
 from striate.training.compile.lora_dropout import draw_keys, keyed_dropout, keyed_dropouts
@@ -194,7 +196,7 @@ def compiled_layers(
     backend: Any = "inductor",
     options: Mapping[str, Any] | None = None,
 ) -> Iterator[CompiledLayers]:
-    """Let the decoder layers of `model`, and those of its frozen vision encoder, run compiled for a while.
+    """Let the decoder layers of `model`, and those of its vision encoder, run compiled for a while.
 
     Before a kind of layer is first used compiled, it is compared with itself uncompiled on the batch at hand. Without
     gradients every layer runs as it is.
@@ -217,10 +219,16 @@ def compiled_layers(
         for index, layer in enumerate(decoder_layers(model)):
             if compiled or index in recomputed:
                 layers.add(layer, compiled=compiled, recomputed=index in recomputed)
-        for encoder in frozen_encoders(model) if compiled else ():
-            for layer in encoder:
-                layers.add(layer)
+        encoder = (*chain(*frozen_encoders(model)), *trained_encoder(model)) if compiled else ()
+        for layer in {id(layer): layer for layer in encoder}.values():
+            layers.add(layer)
         yield layers
+
+
+def trained_encoder(model: nn.Module) -> list[Any]:
+    """Return the layers of the vision encoder if one of them trains, else none."""
+    layers = encoder_layers(model)
+    return layers if any(parameter.requires_grad for layer in layers for parameter in layer.parameters()) else []
 
 
 def frozen_encoders(model: nn.Module) -> list[nn.ModuleList]:
