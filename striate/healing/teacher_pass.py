@@ -72,7 +72,8 @@ def teacher_rows(
         in_memory: dict[str, torch.Tensor] = {}
         _run(model, distinct, collator, section, batch_size, workers, in_memory.__setitem__, progress)
         return TeacherRows(distinct, in_memory)
-    if _stored(folder, key) is None:
+    known = stored_rows(folder, key, distinct)
+    if known is None:
         # What lies there is of other samples, damaged, or the rest of a pass that was killed.
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
@@ -80,24 +81,20 @@ def teacher_rows(
             folder / key,
             lambda writer: _run(model, distinct, collator, section, batch_size, workers, writer.add, progress),
         )
-    return TeacherRows(distinct, StoredTensors(folder / key), key)
+        known = TeacherRows(distinct, StoredTensors(folder / key), key)
+    return known
 
 
 def stored_rows(folder: Path, key: str, samples: Sequence[Sample]) -> TeacherRows | None:
     """Return the rows of `key` that a teacher left in `folder`; None where there are none, or they are damaged."""
-    known = _stored(folder, key)
-    return TeacherRows(list(dict.fromkeys(samples)), known, key) if known is not None else None
-
-
-def _stored(folder: Path, key: str) -> StoredTensors | None:
-    """Return the tensors of `key` in `folder`, each read once to see that it is whole; None where they are not."""
     try:
         known = StoredTensors(folder / key)
+        # Each is compared with its checksum as it is read: once before steps rely on it.
         for _ in known.values():
             pass
+        return TeacherRows(list(dict.fromkeys(samples)), known, key)
     except ArtifactError:
         return None
-    return known
 
 
 def _run(
