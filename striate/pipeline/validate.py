@@ -50,7 +50,8 @@ def check_run(config: RunConfig) -> Iterator[str]:
         yield f"optimizer {_optimizer(config)}"
     limits = PictureLimits.of(config.machine)
     samples: list[Sample] = []
-    for name in dict.fromkeys((*config.data.train, *config.data.calibration)):
+    healing = config.heal.text_data if config.heals else ()
+    for name in dict.fromkeys((*config.data.train, *config.data.calibration, *healing)):
         read = samples if name in config.data.train else []
         yield f"data      {_data(name, limits, config.data.broken == 'skip', read)}"
     if config.data.validate:

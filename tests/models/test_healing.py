@@ -21,6 +21,8 @@ from striate.healing.healed_layers import healed_layers
 from striate.healing.teacher_pass import stored_rows, teacher_rows
 from striate.healing.teacher_rows import IDS, LOG_PROBS, STATES, TeacherRows
 from striate.models.structure.anatomy import component_of, find_anatomy, layer_of
+from striate.models.visual_token_skipping.rule import VisualTokenSkipping, skipping_of
+from striate.models.visual_token_skipping.visual_compute import VisualCompute
 from striate.stages.heal import Healing, heal
 from striate.stages.prune import prune
 from striate.stages.train import train
@@ -176,6 +178,46 @@ def test_regions_are_in_the_numbers_of_the_pruned_model() -> None:
     assert healed_layers("top:2", pruned).layers == (4, 5)
     with pytest.raises(SpecError, match=r"heal.region 'scores:block-influence:2' needs scores"):
         healed_layers("scores:block-influence:2", pruned)
+
+
+@pytest.mark.parametrize("computing", [(1, 3), (0, 1, 3)])
+def test_image_tokens_skip_layers_while_healing_as_before(
+    llava_builder: Callable[..., Loaded], samples: list[Sample], computing: tuple[int, ...]
+) -> None:
+    loaded = llava_builder()
+    VisualTokenSkipping(loaded.model, VisualCompute(layers=computing, num_layers=4), {})
+    rows = rows_of(loaded, samples)
+    pruned = cut(loaded, 2)
+    everywhere = Healing(pruned, samples, rows, HEAL.model_copy(update={"region": "all"}), TRAIN, MACHINE)
+    if len(computing) == 2:
+        with pytest.raises(TrainingError, match=r"heal.region 'all' has layers that compute no image tokens"):
+            heal(loaded.model, loaded.processor, everywhere)
+    model, record = heal(loaded.model, loaded.processor, Healing(pruned, samples, rows, HEAL, TRAIN, MACHINE))
+    rule = skipping_of(model)
+    if len(computing) == 2:
+        assert rule is not None
+        assert rule.compute.layers == (1, 2)
+    else:
+        # All layers that are left compute them: that is no rule.
+        assert rule is None
+    assert record.last["loss"] < record.first["loss"]
+
+
+def test_broken_samples_are_left_out_by_teacher_and_student(
+    llava_builder: Callable[..., Loaded], samples: list[Sample], tmp_path: Path
+) -> None:
+    loaded = llava_builder()
+    broken = Sample("broken", samples[0].messages, (tmp_path / "missing.png",))
+    both = [broken, *samples]
+    skipping = Collator(loaded.processor, 96, True, skips_broken=True)
+    rows = teacher_rows(loaded.model, both, skipping, HEAL, batch_size=4)
+    whole = rows_of(loaded, samples)
+    assert rows is not None
+    assert rows.span(broken) == (0, 0)
+    assert torch.equal(rows.at(torch.arange(len(rows)))[IDS], whole.at(torch.arange(len(whole)))[IDS])
+    healing = Healing(cut(loaded, 2), both, rows, HEAL, TRAIN, MACHINE)
+    _, record = heal(loaded.model, loaded.processor, healing, broken="skip")
+    assert list(record.skipped) == ["broken"]
 
 
 def test_what_can_not_heal_is_told(llava_builder: Callable[..., Loaded], samples: list[Sample]) -> None:
