@@ -35,6 +35,15 @@ class CompensatedGap(Document):
         """The share of the error that is left."""
         return self.after / self.before if self.before and self.after is not None else None
 
+    @property
+    def told(self) -> str:
+        """What was done, in a few words; empty where nothing changed."""
+        if not self.changed or self.before is None or self.after is None:
+            return ""
+        done = f"layer {self.layer} for" if self.scale is None else f"divided by {self.scale:.3g} behind"
+        error = f"held-out error {self.before:.3g} → {self.after:.3g}"
+        return f"{done} {', '.join(map(str, self.removed))} ({error})"
+
 
 class Compensation(Document):
     """All gaps of a pruned model, first to last.
@@ -54,3 +63,9 @@ class Compensation(Document):
     held_out: dict[str, int]
     gaps: tuple[CompensatedGap, ...]
     seconds: float = 0.0
+
+    @property
+    def told(self) -> str:
+        """One sentence: the method, how many samples it read, and each gap that changed something."""
+        gaps = "; ".join(gap.told for gap in self.gaps if gap.told) or "no layer changed"
+        return f"Compensated by {self.method} on {self.samples} samples: {gaps}."

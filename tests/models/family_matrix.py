@@ -14,6 +14,7 @@ from typing import Any
 import peft
 import torch
 import transformers
+from family_compensation import compensation
 from family_inputs import Batch, make_inputs
 from family_rows import ROWS, Row
 from family_zoo import NUM_LAYERS, NotBuiltError, build_model
@@ -38,6 +39,8 @@ from striate.models.trainable.apply import apply_region, chosen_parameters, lora
 from striate.models.trainable.gradient_proof import prove_trainable
 
 COLUMNS = ("anatomy", "full proof", "LoRA proof", "one step", "prune", "reload", "cached == uncached")
+# What a family may lack and still pass; `failed` there fails it all the same.
+EXTRAS = ("compensation",)
 REGION = Region(layers=(1, 4, 6), num_layers=NUM_LAYERS, spec="ids:1,4,6")
 # One early, one middle and one late layer: the first choice that the model allows.
 EARLY, MIDDLE, LATE = (1, 0, 2), (4, 3), (6, 5, 7)
@@ -58,6 +61,8 @@ class Result:
         removed: the decoder layers removed.
         note: the reason that other layers stay.
         parts: its anatomy.
+        uncompensated: why it can't be compensated in one way or the other.
+        whole: the model before layers were removed.
     """
 
     model_type: str
@@ -66,6 +71,8 @@ class Result:
     removed: tuple[int, ...] = ()
     note: str = ""
     parts: Anatomy | None = None
+    uncompensated: str = ""
+    whole: Any = None
 
     @property
     def state(self) -> str:
@@ -77,7 +84,9 @@ class Result:
         if (self.model_type, RELEASE) in BROKEN:
             return "broken"
         values = [self.cells.get(column, "") for column in COLUMNS]
-        return "green" if all(value == YES for value in values) else "failed" if "failed" in values else "refused"
+        if "failed" in self.cells.values():
+            return "failed"
+        return "green" if all(value == YES for value in values) else "refused"
 
 
 def check(model_type: str) -> Result:
@@ -104,7 +113,9 @@ def check(model_type: str) -> Result:
                 return Result(model_type, reason=str(error))
             result.cells[columns[0]], result.reason = "failed", f"{type(error).__name__}: {error}".replace("\n", " ")
             break
-        result.cells.update(dict.fromkeys(columns, YES))
+        for column in columns:
+            result.cells.setdefault(column, YES)
+    result.whole = None
     return result
 
 
@@ -209,6 +220,7 @@ def _prune(model: Any, inputs: Batch, result: Result) -> None:
     expected = logits_of(skipping(model, result.removed), inputs)
     before = logits_of(model, inputs)
     assert not torch.equal(before, logits_of(model, _other_pictures(inputs))), "it does not look at the picture"
+    result.whole = copy.deepcopy(model)
     remove_layers(model, result.removed)
     after = logits_of(model, inputs)
     assert torch.equal(after, expected), f"{(after - expected).abs().max():.3g} from a model that skips the layers"
@@ -222,6 +234,12 @@ def _reload(model: Any, inputs: Batch, result: Result) -> None:
     assert test.max_logit_difference == 0
 
 
+def _compensation(model: Any, inputs: Batch, result: Result) -> None:
+    labelled = with_labels(result.whole, inputs)
+    cell, result.uncompensated = compensation(result.whole, inputs, labelled, result.removed, skipping)
+    result.cells["compensation"] = cell
+
+
 _Step = Callable[[Any, Batch, Result], None]
 _STEPS: tuple[tuple[tuple[str, ...], _Step], ...] = (
     (("anatomy",), _anatomy),
@@ -230,4 +248,5 @@ _STEPS: tuple[tuple[tuple[str, ...], _Step], ...] = (
     (("one step",), _one_step),
     (("prune",), _prune),
     (("reload", "cached == uncached"), _reload),
+    (("compensation",), _compensation),
 )

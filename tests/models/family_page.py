@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import transformers
-from family_matrix import COLUMNS, YES, Result
+from family_matrix import COLUMNS, EXTRAS, YES, Result
 from family_zoo import NUM_LAYERS, model_class
 
 _HEAD = f"""# Families
@@ -25,6 +25,8 @@ What each column says:
 - **prune**: an early, a middle and a late layer are removed; the logits equal those of a model that skips them.
 - **reload**: the smaller model, saved and read back from disk, gives the same logits to the bit.
 - **cached == uncached**: its greedy answers are the same with and without the KV cache.
+- **compensation**: which values of `prune.compensate` it takes: with the same layers removed, only the weights named in
+  the record change, the error rises at no gap and falls at one or more, and the smaller model reloads to the bit.
 """
 
 
@@ -33,21 +35,27 @@ def page(results: Sequence[Result]) -> str:
     counts = Counter(result.state for result in results)
     summary = f"{counts['green']} model types pass every check, {counts['refused']} are refused in part or whole"
     summary += f", {counts['broken']} broken in this transformers itself." if counts["broken"] else "."
-    head = "| model type | class | removed | " + " | ".join(COLUMNS) + " |"
+    head = "| model type | class | removed | " + " | ".join(COLUMNS + EXTRAS) + " |"
     rows = [row_of(result) for result in results if result.state in ("green", "refused", "failed", "broken")]
-    parts = [_HEAD, summary + "\n", head, "|" + " --- |" * (len(COLUMNS) + 3), *rows, ""]
+    parts = [_HEAD, summary + "\n", head, "|" + " --- |" * (len(COLUMNS + EXTRAS) + 3), *rows, ""]
     for title, state in _SECTIONS:
         entries = [f"- `{result.model_type}`: {result.reason}" for result in results if result.state == state]
         parts += [f"## {title}\n", *entries, ""] if entries else []
     notes = [f"- `{result.model_type}`: {result.note}" for result in results if result.note and result.state == "green"]
     if notes:
         parts += ["## Layers that stay\n", _NOTES, *notes, ""]
+    lacking = [
+        f"- `{result.model_type}`: {result.uncompensated}"
+        for result in results
+        if result.uncompensated and result.state == "green"
+    ]
+    parts += ["## Not compensated, or in one way only\n", *lacking, ""] if lacking else []
     return "\n".join(parts)
 
 
 def row_of(result: Result) -> str:
     """Return the table row of one model type."""
-    cells = [result.cells.get(column, "") for column in COLUMNS]
+    cells = [result.cells.get(column, "") for column in COLUMNS + EXTRAS]
     marks = [cell if cell != YES else "✓" for cell in cells]
     removed = ", ".join(map(str, result.removed))
     return f"| `{result.model_type}` | {model_class(result.model_type).__name__} | {removed} | {' | '.join(marks)} |"

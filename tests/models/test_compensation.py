@@ -294,7 +294,7 @@ def test_what_can_not_be_compensated_is_refused_with_the_reason(tiny_llava: Load
     layers_of(tiny_llava.model)[3].mlp = Normed(mlp)
     layers_of(tiny_llava.model)[1].mlp = mlp
     text = refusal(ModelError, tiny_llava, samples, "scale")
-    assert "llava can't be compensated by a scale: logits move by" in text
+    assert "llava can't be compensated by a scale: the state's length is read, or added to in" in text
     assert "set prune.compensate to refit or none" in text
 
 

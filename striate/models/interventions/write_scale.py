@@ -74,8 +74,8 @@ def check_direction_only(
     moved, size = float((halved_NV - plain_NV).abs().max()), float(plain_NV.abs().max())
     if not moved <= _CLOSE * size:
         raise ModelError(
-            f"{anatomy.model_type} can't be compensated by a scale: logits move by {moved:.3g} on a scale of {size:.3g}"
-            " where the state behind a layer and all that is added to it are halved",
+            f"{anatomy.model_type} can't be compensated by a scale: the state's length is read, or added to in another"
+            f" way (halved, logits move by {moved:.3g} on a scale of {size:.3g})",
             "layers that read normalised states, and add to them by the last linear modules of attention and MLP",
             "set prune.compensate to refit or none",
         )

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from striate.artifacts import CompensatedGap, Difference, EvalRecord, HealRecord, PruneRecord, Region, TaskScore
+from striate.artifacts import Difference, EvalRecord, HealRecord, PruneRecord, Region, TaskScore
 from striate.config import RunConfig, looks_like_hub_id
 from striate.errors import ModelError
 from striate.models.visual_token_skipping.visual_compute import (
@@ -214,24 +214,7 @@ def _moves(prune: PruneRecord | None) -> str:
     moved = ", ".join(f"{old}→{new}" for old, new in sorted(prune.old_to_new.items()))
     gone = ", ".join(map(str, prune.removed))
     told = f"\n\nRemoved: layers {gone} (by {_plain(prune.scorer)}, of those outside the region). Old→new: {moved}."
-    return f"{told}{_stand_ins(prune)}"
-
-
-def _stand_in(gap: CompensatedGap) -> str:
-    return f"layer {gap.layer} for" if gap.scale is None else f"divided by {gap.scale:.3g} behind"
-
-
-def _stand_ins(prune: PruneRecord) -> str:
-    """Return which kept layers were changed to stand in for removed ones."""
-    done = prune.compensation
-    if done is None:
-        return ""
-    told = [
-        f"{_stand_in(gap)} {', '.join(map(str, gap.removed))} (held-out error {gap.before:.3g} → {gap.after:.3g})"
-        for gap in done.gaps
-        if gap.changed and gap.before is not None and gap.after is not None
-    ]
-    return f"\n\nCompensated by {done.method} on {done.samples} samples: {'; '.join(told) or 'no layer changed'}."
+    return told + (f"\n\n{prune.compensation.told}" if prune.compensation else "")
 
 
 def _figures(facts: CardFacts) -> str:

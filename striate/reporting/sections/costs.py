@@ -56,7 +56,8 @@ def draw_surgery(artifacts: RunArtifacts) -> Html | None:
     gone = ", ".join(map(str, record.removed)) or "none"
     text = f"Removed layers: {gone} (lowest {record.scorer} outside the region). "
     sizes = f"Parameters: {count(record.parameters_before)} → {count(record.parameters_after)}. "
-    return tag("p", text, sizes, _self_test(artifacts))
+    changed = f"{record.compensation.told} " if record.compensation else ""
+    return tag("p", text, changed, sizes, _self_test(artifacts))
 
 
 def _self_test(artifacts: RunArtifacts) -> str:
