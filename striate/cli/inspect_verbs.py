@@ -27,6 +27,9 @@ def inspect(
         typer.Option("--region", metavar="SPEC", help="What this region would train, and what a step takes."),
     ] = None,
     *,
+    remove: Annotated[
+        str | None, typer.Option(metavar="N|P%", help="What is left without so many layers outside the region.")
+    ] = None,
     batch: Annotated[int, typer.Option(help="Forecast: samples of one forward pass.")] = 8,
     text_tokens: Annotated[int, typer.Option(help="Forecast: text tokens of a sample, half of them answers.")] = 200,
     image_tokens: Annotated[
@@ -51,6 +54,25 @@ def inspect(
             _show_trained(plan, chosen)
             step = Step(batch=batch, text_tokens=text_tokens, answer_tokens=text_tokens // 2, accumulated=True)
             _show_forecast(plan, chosen, step, accelerator, image_tokens)
+        if remove is not None:
+            _show_pruned(plan, select(plan.anatomy.num_layers, region or "none"), remove)
+
+
+def _show_pruned(plan: Blueprint, region: Region, remove: str) -> None:
+    from striate.models.structure.meta_model import pruned_counts
+    from striate.pruning.removal import layers_to_remove
+    from striate.stages.prune import check_removal
+
+    count = layers_to_remove(int(remove) if remove.isdecimal() else remove, region.num_layers)
+    check_removal(region, count)
+    most, least = pruned_counts(plan, region, count)
+    left = f"{most:,}" if most == least else f"{least:,} to {most:,}"
+    share, speed = 100 * (1 - least / plan.total), region.num_layers / (region.num_layers - count)
+    OUT.print(
+        f"without {count} of {region.num_layers} layers: {plan.total:,} -> {left} parameters ({share:.1f}% fewer);"
+        f" the layers that are left take 1/{speed:.2f} of the time",
+        soft_wrap=True,
+    )
 
 
 def _show_trained(plan: Blueprint, region: Region) -> None:

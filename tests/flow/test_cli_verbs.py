@@ -105,6 +105,21 @@ def test_check_needs_no_model_and_writes_nothing(run_yaml: Path) -> None:
     assert sorted(run_yaml.parent.rglob("*")) == before
 
 
+def test_inspect_tells_what_is_left_without_layers(tiny_llava_dir: Path, tiny_llava: Any) -> None:
+    layers = tiny_llava.model.model.language_model.layers
+    total = sum(tensor.numel() for tensor in tiny_llava.model.parameters())
+    left = total - 2 * sum(tensor.numel() for tensor in layers[0].parameters())
+    share = 100 * (1 - left / total)
+    line = (
+        f"without 2 of 4 layers: {total:,} -> {left:,} parameters ({share:.1f}% fewer); the layers that are left take"
+    )
+    for remove in ("2", "50%", "37.5%"):
+        assert f"{line} 1/2.00 of the time" in done("inspect", tiny_llava_dir, "--remove", remove)
+    shown = call("inspect", tiny_llava_dir, "--region", "uniform:75%", "--remove", "50%")
+    assert "2 layers to remove, but 1 of 4 lie outside region 'uniform:75%'" in shown.stderr
+    assert "'half' layers to remove" in call("inspect", tiny_llava_dir, "--remove", "half").stderr
+
+
 def test_inspect_counts_what_would_train(tiny_llava_dir: Path, run_yaml: Path, tmp_path: Path) -> None:
     shown = done("inspect", tiny_llava_dir, "--region", "uniform:50%")
     assert "4 decoder layers at model.language_model.layers" in shown

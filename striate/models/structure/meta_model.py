@@ -13,6 +13,7 @@ from striate.models.io.foreign import reading_model
 from striate.models.io.load import A_CONFIG, read_config
 from striate.models.io.quiet import quietly
 from striate.models.structure.anatomy import COMPONENTS, Anatomy, component_of, find_anatomy
+from striate.models.structure.decoder_stack import decoder_layers
 from striate.models.trainable.apply import apply_region, lora_config
 
 
@@ -71,3 +72,13 @@ def trained_counts(plan: Blueprint, region: Region, *, r: int = 128) -> dict[str
     modules = dict(plan.model.named_modules())
     pairs = sum(r * sum(modules[name].weight.shape) for name in names)
     return {f"LoRA, r {r}": pairs + plan.count("projector"), "full": full}
+
+
+def pruned_counts(plan: Blueprint, region: Region, remove: int) -> tuple[int, int]:
+    """Return the most and the fewest parameters that are left without `remove` layers outside `region`.
+
+    The two differ where layers are not all of one size.
+    """
+    layers = decoder_layers(plan.model)
+    sizes = sorted(sum(tensor.numel() for tensor in layers[layer].parameters()) for layer in region.outside)
+    return plan.total - sum(sizes[:remove]), plan.total - sum(sizes[len(sizes) - remove :])
