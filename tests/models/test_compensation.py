@@ -19,6 +19,8 @@ from striate.data.samples import Sample
 from striate.errors import ConfigError, DataError, ModelError, StriateError
 from striate.models.io.load import Loaded
 from striate.models.surgery.remove_layers import remove_layers
+from striate.models.visual_token_skipping.rule import VisualTokenSkipping
+from striate.models.visual_token_skipping.visual_compute import VisualCompute
 from striate.progress import Silent
 from striate.pruning.compensation import compensate as module
 from striate.pruning.compensation.compensate import compensate
@@ -308,6 +310,14 @@ def test_states_that_are_no_numbers_are_refused(tiny_llava: Loaded, samples: lis
     with torch.no_grad():
         layers_of(tiny_llava.model)[2].mlp.down_proj.weight.fill_(float("nan"))
     assert "what leaves layer 2 for calibration samples is not a number" in refusal(ModelError, tiny_llava, samples)
+
+
+def test_a_layer_that_image_tokens_skip_is_refused(tiny_llava: Loaded, samples: list[Sample]) -> None:
+    VisualTokenSkipping(tiny_llava.model, VisualCompute(layers=(0,), num_layers=LAYERS))
+    text = refusal(ModelError, tiny_llava, samples)
+    assert "decoder layer 1 can't be compensated for the layers behind it: image tokens skip it" in text
+    record = compensate(tiny_llava.model, batches_of(tiny_llava, samples), [1], how="refit")
+    assert record.gaps[0].changed == (DOWN.format(0),)
 
 
 def test_adapters_are_refused(tiny_llava: Loaded, samples: list[Sample]) -> None:

@@ -13,6 +13,7 @@ from striate.errors import ModelError
 from striate.models.interventions.partial_pass import calls_until
 from striate.models.interventions.residual_write import ResidualWrite, find_write
 from striate.models.structure.decoder_stack import decoder_layers
+from striate.models.visual_token_skipping.rule import skipping_of
 from striate.pruning.compensation.gaps import Gap
 from striate.pruning.compensation.refit import HeldOut, RefitSums, best_refit, wide_device
 from striate.pruning.compensation.states import CalibrationStates, GapStates
@@ -37,6 +38,7 @@ class RefitGaps:
         """
         core = self._states.core
         for before in (gap.before for gap in gaps if gap.before is not None):
+            _check_sees_pictures(core, before)
             call = calls_until(core, inputs, [before], lambda call: call)[before]
             places_N = tokens.places.to(call.x_out.device)
             write = find_write(decoder_layers(core)[before], call, places_N, f"decoder layer {before}")
@@ -106,6 +108,17 @@ class RefitGaps:
         finally:
             handle.remove()
         return HeldOut.joined(held_out)
+
+
+def _check_sees_pictures(core: torch.nn.Module, layer: int) -> None:
+    """Raise where image tokens skip the layer: its MLP can't stand in for what they lack."""
+    rule = skipping_of(core)
+    if rule is not None and layer in rule.compute.skipped:
+        raise ModelError(
+            f"decoder layer {layer} can't be compensated for the layers behind it: image tokens skip it",
+            f"gaps behind layers that compute image tokens: {', '.join(map(str, rule.compute.layers))}",
+            "set prune.compensate to none, and heal instead",
+        )
 
 
 def _check_own(core: torch.nn.Module, write: ResidualWrite, layer: int) -> None:
