@@ -20,7 +20,8 @@ Gate = Annotated[
     typer.Option("--gate", metavar="CONDITIONS", help="Exit 1 unless kept, e.g. 'visual>=99,text>=99.5'."),
 ]
 Baseline = Annotated[
-    str | None, typer.Option("--baseline", metavar="MODEL", help="The model that all others are held against.")
+    str | None,
+    typer.Option("--baseline", metavar="MODEL", help="What models are held against; pruned: the tuned one."),
 ]
 Suites = Annotated[
     list[str] | None,

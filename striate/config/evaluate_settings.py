@@ -14,9 +14,10 @@ class EvaluateSection(Section):
     A suite is `lm-eval:TASKS` or `lmms-eval:TASKS`, tasks separated by commas, with `@FOLDER` after them for your own
     tasks.
     `others` names further checkpoints (folders or hub ids) that answer beside the run's own models, such as
-    `{tuned all: runs/all/checkpoint}`. `baseline` is the model that all others are compared with. `gate` is what
-    they must retain of it, in %: `visual>=99,text>=99.5`, also of a pack or of PACK/TASK. `bootstrap` counts the draws
-    behind the intervals of perplexity.
+    `{tuned all: runs/all/checkpoint}`. `baseline` is the model that others are held against, but for a pruned
+    one, which is held against the model that was pruned. `gate` is what each must retain, in %:
+    `visual>=99,text>=99.5`, also of a pack or of PACK/TASK. `bootstrap` counts the draws behind the intervals of
+    perplexity.
     """
 
     packs: tuple[str, ...] = ()
