@@ -2,6 +2,17 @@
 
 from striate.artifacts.base import Document, read_document, read_if_there, read_lines, write_document, write_lines
 from striate.artifacts.compensation_record import CompensatedGap, Compensation, CompensationMethod
+from striate.artifacts.curve_record import (
+    AnswerForm,
+    Curve,
+    CurvePoint,
+    CurveScore,
+    Recommendation,
+    Trial,
+    TrialSpeed,
+    UntilRecord,
+    UntilTrial,
+)
 from striate.artifacts.eval_records import (
     AskingFacts,
     DataNotes,
@@ -23,11 +34,15 @@ from striate.artifacts.speed_record import SpeedRecord, Spread
 from striate.artifacts.train_record import ComponentCount, Resampled, Trainable, TrainRecord, ValidationRecord
 
 __all__ = [
+    "AnswerForm",
     "AskingFacts",
     "CompensatedGap",
     "Compensation",
     "CompensationMethod",
     "ComponentCount",
+    "Curve",
+    "CurvePoint",
+    "CurveScore",
     "Cut",
     "DataNotes",
     "Difference",
@@ -41,6 +56,7 @@ __all__ = [
     "Peak",
     "Prediction",
     "PruneRecord",
+    "Recommendation",
     "Region",
     "Resampled",
     "Retention",
@@ -53,7 +69,11 @@ __all__ = [
     "TaskScore",
     "TrainRecord",
     "Trainable",
+    "Trial",
+    "TrialSpeed",
     "UnfinishedRanking",
+    "UntilRecord",
+    "UntilTrial",
     "ValidationRecord",
     "read_document",
     "read_if_there",

@@ -4,6 +4,7 @@ from typing import Literal
 
 from striate.artifacts.base import Document
 from striate.artifacts.compensation_record import Compensation
+from striate.artifacts.curve_record import UntilRecord
 from striate.artifacts.region import Region
 
 
@@ -61,5 +62,6 @@ class PruneRecord(Document):
     bytes_after: int = 0
     cuts: tuple[Cut, ...] = ()
     compensation: Compensation | None = None
+    until: UntilRecord | None = None
     self_test: SelfTest | None = None
     seconds: float = 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,12 @@ from striate.cli.options import Config, Out, Overwrite, Settings, run_stage
 
 if TYPE_CHECKING:
     from striate.pipeline import Flow
+
+
+Curve = Annotated[
+    str | None,
+    typer.Option("--curve", metavar="FROM:TO[:STEP]", help="Only try numbers of layers, e.g. 0:50%: curve.json."),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -39,12 +45,20 @@ def train(
 
 
 def prune(
-    config: Config = None, out: Out = Path("run"), settings: Settings = None, overwrite: Overwrite = False
+    config: Config = None,
+    out: Out = Path("run"),
+    *,
+    curve: Curve = None,
+    settings: Settings = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Remove layers outside the region, and heal where the config asks for it: pruned/."""
     from striate.artifacts import HealRecord, read_document
 
     def stage(flow: Flow) -> None:
+        if curve is not None:
+            _show_curve(flow, curve)
+            return
         record = flow.prune()
         OUT.print(f"{draw_stack(record.region, record.removed)}  {len(record.removed)} layers removed")
         OUT.print(f"{record.parameters_before:,} -> {record.parameters_after:,} parameters; reloaded and compared")
@@ -54,3 +68,13 @@ def prune(
             OUT.print(f"healed: {healed.steps} steps in {healed.seconds:.0f} s, {losses}; reloaded and compared")
 
     run_stage(config, out, settings, overwrite, stage)
+
+
+def _show_curve(flow: Flow, spec: str) -> None:
+    from striate.cli.views.curve_table import curve_table
+
+    curve = flow.curve(spec)
+    OUT.print(curve_table(curve))
+    if curve.recommendation:
+        OUT.print(curve.recommendation.text, soft_wrap=True)
+    OUT.print(f"{flow.out / 'curve.json'} and curve.csv; `striate report` draws them", soft_wrap=True)

@@ -49,6 +49,10 @@ class PruneSection(Section):
     weight before each gap, or `scale` of what is written behind it (docs/pruning.md).
     `when` says whether layers leave the tuned model, or the start model before it is tuned: then the start model's
     answers or scores rank them, and `checkpoint/` is the tuned smaller model.
+    `until` is what the smaller model must keep of the tuned one's scores, such as `visual>=99,text>=98`, healed where
+    healing is asked for: as many layers go as that bears, and `remove` is then the most that may go, which is cut to
+    those outside the region. It is asked on `until_packs`, best held out from the test; where none are named, on
+    `evaluate.packs`.
     """
 
     remove: Annotated[int, Field(ge=0, le=MOST_LAYERS)] | Percentage = 0
@@ -57,6 +61,8 @@ class PruneSection(Section):
     text_weight: float = Field(default=0.5, ge=0, le=1)
     compensate: Literal["none", "refit", "scale"] = "none"
     when: Literal["after", "before"] = "after"
+    until: str | None = None
+    until_packs: tuple[str, ...] = ()
 
     @property
     def first(self) -> bool:

@@ -49,6 +49,9 @@ def anchored(config: RunConfig) -> RunConfig:
             "select": fix_specs(config.select),
             "train": fix_specs(config.train),
             "heal": fix_specs(config.heal).model_copy(update={"text_data": fix_all(config.heal.text_data)}),
+            "prune": config.prune.model_copy(
+                update={"until_packs": tuple(fix_named(place) for place in config.prune.until_packs)}
+            ),
             "evaluate": config.evaluate.model_copy(
                 update={
                     "packs": tuple(fix_named(place) for place in config.evaluate.packs),

@@ -71,6 +71,19 @@ class RunConfig(Section):
         compared = {*evaluated} - {self.evaluate.baseline} - (set() if self.prune.remove else {"pruned"})
         if self.evaluate.gate and not compared:
             raise ValueError("evaluate.gate is set, but only the baseline is evaluated: the gate would hold always")
+        if self.prune.until and not self.prune.remove:
+            raise ValueError(
+                "prune.until is set, but prune.remove is 0: set the most layers that may go there, such as 50% or 100%"
+            )
+        if self.prune.until and self.prune.first:
+            raise ValueError(
+                "prune.until holds smaller models against the tuned one, and with prune.when before there is none: use"
+                " prune.when after"
+            )
+        if self.prune.until and not (self.prune.until_packs or self.evaluate.packs):
+            raise ValueError(
+                "prune.until is set, but prune.until_packs and evaluate.packs are empty: nothing would be measured"
+            )
         if self.machine.memory_budget is not None and self.train.gradient_checkpointing:
             raise ValueError(
                 "machine.memory_budget and train.gradient_checkpointing are both set, and that recomputes every layer"

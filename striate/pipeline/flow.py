@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from striate.artifacts import (
+    Curve,
     HealRecord,
     PruneRecord,
     Region,
@@ -16,6 +18,7 @@ from striate.artifacts import (
     Scores,
     SuiteRecord,
     TrainRecord,
+    UntilRecord,
     read_document,
     write_document,
 )
@@ -39,12 +42,14 @@ from striate.pipeline.resident_model import BASE_LABEL, QUANTIZED, ResidentModel
 from striate.pipeline.run_inputs import locate_inputs
 from striate.pipeline.stage_keys import StageKeys
 from striate.progress import Progress, Silent
-from striate.pruning.removal import layers_to_remove
+from striate.pruning.removal import removal_of
 from striate.runs.folder import open_run
 from striate.storage.inside import inside
 
 if TYPE_CHECKING:
     from striate.pipeline.healing_run import HealingRun
+    from striate.pipeline.model_evaluation import Results
+    from striate.pipeline.trials.prune_trials import PruneTrials
     from striate.tasks.packs.items import Pack
 
 
@@ -75,9 +80,10 @@ class Flow:
         self.run = open_run(
             out, self.config, self.progress, command=command, device=str(self.device), overwrite=overwrite
         )
-        self.keys = StageKeys(self.run, self.inputs, self.read_packs)
+        self.keys = StageKeys(self.run, self.inputs, self.read_packs, self.read_until_packs)
         self._models = ResidentModel(self.config, self._checked_path_of)
         self._packs: list[Pack] = []
+        self._until_packs: list[Pack] = []
         adopt_earlier_stages(self.keys)
         for line in ineffective_settings(self.config):
             self.progress.say(line)
@@ -194,6 +200,12 @@ class Flow:
         settle_pruned(self.keys)
         with self.run.stage("prune", self.keys.prune(), [label, "prune.json"]) as stage:
             if stage.stale:
+                region = read_document(self.out / "region.json", Region)
+                remove, until, trials = removal_of(section, region), None, None
+                if section.until:
+                    trials = self._trials(remove)
+                    until = self._until(trials)
+                    remove = until.count
                 whole = self._models.take(origin_of(self.config, "pruned"))
                 if self.config.heals:
                     # Now, as long as all layers are there; healing finds it on the disk.
@@ -201,10 +213,9 @@ class Flow:
                 samples = read_many(self.inputs.train, 2, self.config.seed)
                 limits = PictureLimits.of(self.config.machine)
                 collator = Collator(whole.processor, self.config.train.max_length, train=False, limits=limits)
-                region = read_document(self.out / "region.json", Region)
-                remove = layers_to_remove(section.remove, region.num_layers)
                 data, unfinished = self.inputs.calibrating, self.out / UNFINISHED
                 ranking = LayerRanking(self.config, data, unfinished, stage.key, self.progress)
+                ranking = trials.ranking if trials else ranking
                 _, record = prune(
                     whole.model,
                     region,
@@ -217,6 +228,7 @@ class Flow:
                     out=self.out / label,
                     test_inputs=collator.encode_prompts(samples),
                 )
+                record = record.model_copy(update={"until": until})
                 write_document(self.out / "prune.json", record)
                 unfinished.unlink(missing_ok=True)
                 self._write_card(label)
@@ -245,12 +257,61 @@ class Flow:
 
         return HealingRun(self.run, self.inputs, self.keys)
 
+    def curve(self, spec: str) -> Curve:
+        """Try numbers of removed layers such as `0:50%`; write curve.json and curve.csv. No other artifact changes.
+
+        Raises:
+            ConfigError: a text that is no such numbers, more layers than lie outside the region, or no test packs.
+        """
+        from striate.pipeline.trials.curve_run import CURVE_FILE, TABLE_FILE, check_curve, references, write_curve
+        from striate.pruning.curve_counts import curve_counts
+
+        region = read_document(self.out / "region.json", Region)
+        counts = curve_counts(spec, region.num_layers)
+        check_curve(self.config, region, counts)
+        trials = self._trials(counts[-1])
+        with self.run.stage("curve", trials.follows(counts), [CURVE_FILE, TABLE_FILE]) as stage:
+            if stage.stale:
+                write_curve(trials, spec, counts, self._results(references(self.config)))
+        return read_document(self.out / CURVE_FILE, Curve)
+
+    def _trials(self, most: int) -> PruneTrials:
+        """Return the models of this run that lack up to `most` layers."""
+        from striate.pipeline.trials.prune_trials import PruneTrials
+
+        section = self.config.prune.model_copy(update={"remove": most})
+        config = self.config.model_copy(update={"prune": section})
+        keys, packs, asked = self.keys, self._noted_packs, self.keys.asked()
+        healing = self._healing if self.config.heal.on else None
+        return PruneTrials(config, self.out, self.inputs, keys, self._models, packs, asked, self.progress, healing)
+
+    def _until(self, trials: PruneTrials) -> UntilRecord:
+        """Return how many layers `prune.until` bears, of as many as `trials` has."""
+        from striate.pipeline.trials.until_run import find_count
+
+        gate, held_out = self.config.prune.until or "", bool(self.inputs.until_packs)
+        if held_out:
+            trials.packs, trials.asked = self.read_until_packs, self.keys.asked(until=True)
+        whole = trials.result(0) if held_out else self._results(["tuned"])["tuned"]
+        return find_count(trials, gate, whole, held_out=held_out, healed=self.config.heals)
+
     def evaluate(self) -> Retention:
         """Ask every model the test packs; write eval/LABEL.json, its predictions, retention.json and gate.json."""
-        from striate.pipeline.model_evaluation import evaluate_model, read_results, write_gate, write_retention
+        from striate.pipeline.model_evaluation import write_gate, write_retention
 
         section = self.config.evaluate
+        results, references = self._results(self.labels), references_of(self.config)
+        retention = write_retention(self.out, results, section, self.config.seed, references)
+        write_gate(self.out, results, section, self.config.seed, references)
         for label in self.labels:
+            self._write_card(label, figures=True)
+        return retention
+
+    def _results(self, labels: Sequence[str]) -> Results:
+        """Return records and answers of models, by label, after asking those that are not up to date."""
+        from striate.pipeline.model_evaluation import evaluate_model, read_results
+
+        for label in labels:
             evaluate_model(
                 self.run,
                 label,
@@ -260,12 +321,7 @@ class Flow:
                 load=partial(self._models.load, label),
             )
             self._models.drop()
-        results, references = read_results(self.out, self.labels), references_of(self.config)
-        retention = write_retention(self.out, results, section, self.config.seed, references)
-        write_gate(self.out, results, section, self.config.seed, references)
-        for label in self.labels:
-            self._write_card(label, figures=True)
-        return retention
+        return read_results(self.out, labels)
 
     @property
     def labels(self) -> list[str]:
@@ -308,6 +364,16 @@ class Flow:
             limit = self.config.evaluate.limit
             self._packs = [read_source(source, limit, pictures) for source in self.inputs.packs]
         return self._packs
+
+    def read_until_packs(self) -> list[Pack]:
+        """Return the packs by which `prune.until` chooses, read and checked once; empty where the test packs do."""
+        from striate.tasks.packs.sources import read_source
+
+        if not self._until_packs:
+            pictures = inside(self.out, "trials", "pictures", what="run folder:", error_class=ArtifactError).resolve()
+            limit = self.config.evaluate.limit
+            self._until_packs = [read_source(source, limit, pictures) for source in self.inputs.until_packs]
+        return self._until_packs
 
     def _noted_packs(self) -> list[Pack]:
         """Return the test packs, after what is odd about them and the training data was said and written, once."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from striate.artifacts import PruneRecord, read_document, write_document
@@ -107,6 +108,34 @@ class HealingRun:
         write_document(out / RECORD, record)
         losses = f"loss {record.first['loss']:.3f} -> {record.last['loss']:.3f}"
         self.run.progress.say(f"heal: {record.steps} steps on {record.samples} samples, {losses}")
+
+    def heal_trial(self, loaded: Loaded, pruned: PruneRecord, rows: TeacherRows | None, work: Path, key: str) -> Loaded:
+        """Return a model that lacks layers, healed in place and not saved.
+
+        Args:
+            loaded: the model.
+            pruned: which layers it lacks.
+            rows: what `take_rows` returned before they went.
+            work: a folder for checkpoints, from which an interrupted healing of the same `key` goes on.
+            key: hash of what the model follows from.
+        """
+        from striate.models.io.load import Loaded
+        from striate.stages.heal import Healing, heal
+
+        config = self.run.config
+        model, _ = heal(
+            loaded.model,
+            loaded.processor,
+            Healing(pruned, self.samples, rows, config.heal, config.train, config.machine, config.seed),
+            work_dir=work,
+            log=work.with_suffix(".jsonl"),
+            base_path=str(self.run.path / "checkpoint"),
+            base_weights=key,
+            broken=config.data.broken,
+            overwrite=True,
+            progress=self.run.progress,
+        )
+        return Loaded(model, loaded.processor)
 
     def _rows(self, models: ResidentModel) -> TeacherRows | None:
         """Return what `take_rows` does; the tuned model is loaded only where its rows are not stored."""

@@ -65,6 +65,7 @@ RULES: tuple[Rule, ...] = (
         lambda run: OF_NO_SAMPLES.issuperset(run.analyze.scorers) and not run.prune.reads_samples,
         "no scorer reads samples",
     ),
+    ("prune.until_packs", lambda run: not run.prune.until, "prune.until is not set"),
     ("prune.scorer prune.compensate prune.when", lambda run: not run.prune.remove, "prune.remove is 0"),
     (
         "prune.samples",

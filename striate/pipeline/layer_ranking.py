@@ -64,6 +64,12 @@ class LayerRanking:
             progress=self.progress,
         )
 
+    def kept_cuts(self, region: Region, remove: int) -> tuple[Cut, ...] | None:
+        """Return what `cuts` does where all cuts are kept already, or no answers are asked; else None."""
+        wanted = max(0, remove - len(region.removable)) if self.config.prune.greedy else 0
+        known = self._known() if wanted else ()
+        return known[:wanted] if len(known) >= wanted else None
+
     def compensation(self, tuned: Loaded) -> Callable[[tuple[int, ...]], Compensation] | None:
         """Return what changes `tuned` so that the layers it is called with are missed less; None without a method."""
         from striate.pruning.compensation.compensate import compensate

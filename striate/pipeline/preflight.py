@@ -11,7 +11,7 @@ from striate.artifacts import Region
 from striate.config import RunConfig
 from striate.errors import ConfigError, ModelError
 from striate.printable import shown
-from striate.pruning.removal import layers_to_remove
+from striate.pruning.removal import removal_of
 from striate.storage.fingerprints import fingerprint
 from striate.storage.read_files import user_path
 
@@ -99,7 +99,7 @@ def check_region(config: RunConfig, region: Region) -> None:
     from striate.training.preflight_checks import check_layers
 
     check_layers(region, config.train)
-    check_removal(region, layers_to_remove(config.prune.remove, region.num_layers))
+    check_removal(region, removal_of(config.prune, region))
 
 
 def num_layers_of(model_path: str) -> int:

@@ -29,6 +29,7 @@ class RunInputs:
         calibration: what scorers read; empty for the training data.
         packs: where test items come from.
         heal_text: more samples without pictures that heal.
+        until_packs: where those come from by which `prune.until` chooses, if they are others.
         base: folder of the untuned checkpoint that scorers compare with, if there is one.
         validate: file or folder of held-out samples, where the config names one.
     """
@@ -37,6 +38,7 @@ class RunInputs:
     train: tuple[Path, ...]
     calibration: tuple[Path, ...] = ()
     packs: tuple[Source, ...] = ()
+    until_packs: tuple[Source, ...] = ()
     base: str | None = None
     validate: Path | None = None
     heal_text: tuple[Path, ...] = ()
@@ -63,9 +65,10 @@ def locate_inputs(config: RunConfig, progress: Progress) -> RunInputs:
         train=tuple(locate_data(name, progress) for name in config.data.train),
         calibration=tuple(locate_data(name, progress) for name in config.data.calibration),
         packs=tuple(_locate_packs(config, progress)),
+        until_packs=tuple(_locate_until(config, progress)),
         base=locate_base(config, progress),
         validate=locate_data(validate, progress) if validate else None,
-        heal_text=tuple(locate_data(name, progress) for name in config.heal.text_data) if config.heals else (),
+        heal_text=tuple(locate_data(name, progress) for name in config.heal.text_data) if config.heal.on else (),
     )
 
 
@@ -107,6 +110,21 @@ def _locate_packs(config: RunConfig, progress: Progress) -> list[Source]:
             section.baseline,
         )
     return sources
+
+
+def _locate_until(config: RunConfig, progress: Progress) -> list[Source]:
+    """Return where the items come from by which `prune.until` chooses, if they are others than those of the test."""
+    section = config.prune
+    if not section.until:
+        return []
+    from striate.pipeline.trials.until_gate import check_until
+    from striate.tasks.packs.sources import check_pack_names, read_source
+
+    names = section.until_packs or config.evaluate.packs
+    sources = [locate_pack(name, progress) for name in names]
+    check_pack_names([source.name for source in sources])
+    check_until(section.until, [read_source(source, config.evaluate.limit) for source in sources])
+    return sources if section.until_packs else []
 
 
 def locate_base(config: RunConfig, progress: Progress) -> str | None:

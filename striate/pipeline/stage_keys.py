@@ -6,7 +6,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from striate.config import BESIDE, REGION, specs_of
+from striate.config import BESIDE, REGION, PruneSection, specs_of
 from striate.data.named_pictures import named_pictures
 from striate.data.reading import training_file
 from striate.harness.suites import Suite
@@ -30,6 +30,7 @@ class StageKeys:
     run: RunFolder
     inputs: RunInputs
     read_packs: Callable[[], Sequence[Pack]]
+    read_until: Callable[[], Sequence[Pack]] = list
     _known: dict[tuple[str, str], str] = field(default_factory=dict)
     _noted_places: dict[str, str] = field(default_factory=dict)
 
@@ -77,15 +78,16 @@ class StageKeys:
             "seed": config.seed,
         }
 
-    def prune(self) -> dict[str, Any]:
-        """Return what the pruned model follows from."""
-        config, section = self.run.config, self.run.config.prune
+    def prune(self, section: PruneSection | None = None) -> dict[str, Any]:
+        """Return what the pruned model follows from, with `section` in place of the run's own."""
+        config, section = self.run.config, section or self.run.config.prune
         greedy = bool(section.remove) and section.greedy
         # What has no effect is left out, and so is a setting that earlier runs did not have.
         unread = {"samples"} if not section.reads_samples else set()
         unread |= {"text_weight"} if not greedy else set()
         unread |= {"compensate"} if section.compensate == "none" or not section.remove else set()
         unread |= set() if section.first else {"when"}
+        unread |= {"until_packs", *(() if section.until else ("until",))}
         follows: dict[str, Any] = {
             "checkpoint": self.model(origin_of(config, "pruned")),
             "region": self._region(),
@@ -95,6 +97,8 @@ class StageKeys:
         if section.reads_samples:
             follows["data"] = self._data(self.inputs.calibrating)
             follows |= {"max_length": config.train.max_length, "seed": config.seed}
+        if section.until:
+            follows["asked"] = self.asked(until=True)
         return follows
 
     def teacher(self) -> dict[str, Any]:
@@ -116,22 +120,42 @@ class StageKeys:
 
     def heal(self) -> dict[str, Any]:
         """Return what the healed model follows from."""
+        return {"model": self.model("unhealed"), **self.healing()}
+
+    def healing(self) -> dict[str, Any]:
+        """Return what healing follows from, whatever layers are gone."""
         section, train = self.run.config.heal, self.run.config.train
         settings = section.training(train).noted()
         return {
-            "model": self.model("unhealed"),
             "teacher": self.teacher(),
             "section": section.model_dump(exclude={"text_data", "method", "lr"}),
             "train": {name: value for name, value in settings.items() if name != "save_steps"},
             "file": "" if section.region in (REGION, BESIDE) else _file(parse_spec(section.region)),
         }
 
+    def ranking(self, section: PruneSection) -> dict[str, Any]:
+        """Return what the order in which layers go follows from, however many do."""
+        follows = self.prune(section.model_copy(update={"until": None}))
+        kept = {"scorer", "samples", "text_weight"}
+        return {**follows, "section": {name: value for name, value in follows["section"].items() if name in kept}}
+
+    def compensation(self, section: PruneSection) -> dict[str, Any]:
+        """Return what compensation follows from, beside the model and the layers that go; nothing without one."""
+        if section.compensate == "none":
+            return {}
+        follows = self.prune(section.model_copy(update={"until": None}))
+        read = {name: follows[name] for name in ("data", "max_length", "seed")}
+        return {**read, "section": section.model_dump(include={"compensate", "samples"})}
+
     def evaluate(self, label: str) -> dict[str, Any]:
         """Return what the answers of the model called `label` follow from."""
+        return {"model": self.model(label), **self.asked()}
+
+    def asked(self, until: bool = False) -> dict[str, Any]:
+        """Return what answers follow from besides the model: those of the test, or by which `prune.until` chooses."""
         config = self.run.config
         return {
-            "model": self.model(label),
-            "packs": self._packs(),
+            "packs": self._until_packs() if until and self.inputs.until_packs else self._packs(),
             "section": config.evaluate.model_dump(exclude={"models", "baseline", "suites", "others", "gate"}),
             "seed": config.seed,
         }
@@ -174,10 +198,13 @@ class StageKeys:
         return [self._noted(f"data:{path.name}", str(path), self._of_data) for path in paths]
 
     def _packs(self) -> list[str]:
-        return [
-            self._noted(f"pack:{source.folder.name}", str(source.folder), partial(self._of_pack, number, source))
-            for number, source in enumerate(self.inputs.packs)
-        ]
+        return [self._of_source(source, partial(self._of_pack, n)) for n, source in enumerate(self.inputs.packs)]
+
+    def _until_packs(self) -> list[str]:
+        return [self._of_source(source, partial(self._of_until, n)) for n, source in enumerate(self.inputs.until_packs)]
+
+    def _of_source(self, source: Source, read: Callable[[Source, Path], str]) -> str:
+        return self._noted(f"pack:{source.folder.name}", str(source.folder), partial(read, source))
 
     def _output(self, stage: str, name: str, inputs: Callable[[], Mapping[str, Any]]) -> str:
         return self.run.output(stage, name, inputs())
@@ -197,6 +224,9 @@ class StageKeys:
 
     def _of_pack(self, number: int, source: Source, folder: Path) -> str:
         return fingerprint_files(folder, read_of(source, self.read_packs()[number]))
+
+    def _of_until(self, number: int, source: Source, folder: Path) -> str:
+        return fingerprint_files(folder, read_of(source, self.read_until()[number]))
 
     def _of_folder(self, folder: Path) -> str:
         return fingerprint_files(folder, visible_files(folder))

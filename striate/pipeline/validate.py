@@ -71,6 +71,8 @@ def check_run(config: RunConfig) -> Iterator[str]:
                 yield f"prompts   {line}"
         for line in findings(samples, packs):
             yield f"note      {line}"
+    if config.prune.until:
+        yield f"until     {_until(config, packs)}"
     if config.evaluate.gate:
         yield f"gate      {_gate(config, packs)}"
     for text in config.evaluate.suites:
@@ -98,12 +100,13 @@ def _removal(config: RunConfig) -> str:
     spec, ranked = parse_spec(config.select.region), f"ranked by {config.prune.scorer}"
     ranked += "" if config.prune.compensate == "none" else f", compensated by {config.prune.compensate}"
     ranked += f", {config.prune.when} tuning"
+    most = "at most " if config.prune.until else ""
     if not folder.is_dir():
-        return f"{remove}{' of the' if isinstance(remove, str) else ''} layers, {ranked}"
+        return f"{most}{remove}{' of the' if isinstance(remove, str) else ''} layers, {ranked}"
     num_layers = num_layers_of(str(folder))
     if not spec.needs_scores:
         check_region(config, resolve(spec, num_layers))
-    return f"{layers_to_remove(remove, num_layers)} of {num_layers} layers, {ranked}"
+    return f"{most}{layers_to_remove(remove, num_layers)} of {num_layers} layers, {ranked}"
 
 
 def _scorers(config: RunConfig) -> str:
@@ -197,6 +200,21 @@ def _pack(name: str, limit: int | None, read: list[Pack], limits: PictureLimits,
     return f"{name}: {len(pack.items)} items of {tasks} tasks" + (
         f", {check_pictures(owners, limits)}" if owners else ""
     )
+
+
+def _until(config: RunConfig, packs: list[Pack]) -> str:
+    """Return the conditions and the packs that are asked; what they name is looked up where every pack can be read."""
+    from striate.pipeline.trials.until_gate import check_until, parse_until
+
+    names, gate = config.prune.until_packs, config.prune.until or ""
+    parse_until(gate)
+    if not names:
+        if len(packs) == len(config.evaluate.packs):
+            check_until(gate, packs)
+        return f"{gate}, on the test packs themselves"
+    if not any(map(is_builtin, names)):
+        check_until(gate, [read_source(parse_source(name), config.evaluate.limit) for name in names])
+    return f"{gate}, on {', '.join(names)}"
 
 
 def _gate(config: RunConfig, packs: list[Pack]) -> str:

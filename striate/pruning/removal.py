@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from striate.artifacts import Region
+from striate.config import PruneSection
 from striate.errors import ConfigError
 from striate.printable import shown
 from striate.selectors.spec.size import read_size
@@ -24,3 +26,13 @@ def layers_to_remove(remove: int | str, num_layers: int) -> int:
             "write a share of the layers with %",
         )
     return 0 if not remove.strip("0.% ") else read_size(remove).of(num_layers)
+
+
+def removal_of(section: PruneSection, region: Region) -> int:
+    """Return how many layers `section` removes, or with `section.until` at most: those outside `region` then bound it.
+
+    Raises:
+        ConfigError: as `layers_to_remove`.
+    """
+    asked = layers_to_remove(section.remove, region.num_layers)
+    return min(asked, len(region.outside), region.num_layers - 1) if section.until else asked

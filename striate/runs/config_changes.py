@@ -8,8 +8,8 @@ from striate.config import RunConfig
 from striate.errors import ArtifactError
 
 _COMPARED = ("models", "others", "baseline", "gate", "suites")
-FREE = {"machine", "report", "data.broken", *(f"evaluate.{key}" for key in _COMPARED)}
-"""Settings that no artifact of an earlier stage follows from."""
+FREE = {"machine", "report", "data.broken", "prune.until_packs", *(f"evaluate.{key}" for key in _COMPARED)}
+"""Settings that no artifact of an earlier stage follows from, or only one that says so itself."""
 
 
 def check_same_config(path: Path, old: RunConfig, new: RunConfig, overwrite: bool) -> None:

@@ -66,7 +66,7 @@ def prune(
     _check_layers(region, num_layers)
     check_removal(region, remove)
     _check_out(out, processor)
-    name, removed = _by_cuts(region, remove, cuts, scorer) if cuts else _least_important(region, remove, scores, scorer)
+    name, removed = chosen_layers(region, remove, scores, scorer, cuts)
     before, bytes_before = _parameters(model), _bytes(model)
     compensation = None
     if compensate is not None and removed:
@@ -88,6 +88,18 @@ def prune(
     )
     test = None if out is None else _save(model, processor, out, record, test_inputs)
     return model, record.model_copy(update={"self_test": test, "seconds": time.perf_counter() - started})
+
+
+def chosen_layers(
+    region: Region, remove: int, scores: Scores | None, scorer: str | None, cuts: Sequence[Cut] = ()
+) -> tuple[str, tuple[int, ...]]:
+    """Return what ranked the layers, and those that `prune` removes with these arguments, in rising order.
+
+    Raises:
+        SpecError: cuts that are not as many layers outside the region, or scores that are not of this model.
+        ArtifactError: the scorer was not run.
+    """
+    return _by_cuts(region, remove, cuts, scorer) if cuts else _least_important(region, remove, scores, scorer)
 
 
 def check_removal(region: Region, remove: int) -> None:

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from striate.cli import app
 from striate.errors import StriateError
+from striate.pipeline.trials import prune_trials
 
 COMMANDS = shown_commands()
 PYTHON = python_blocks()
@@ -150,6 +151,8 @@ def readers_folder(reader: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """A folder of its own, as `reader` is, which is the current one."""
     folder = Path(shutil.copytree(reader, tmp_path / "reader"))
     monkeypatch.chdir(folder)
+    for name, value in {"PROMPT_TOKENS": 24, "NEW_TOKENS": 2, "REPEATS": 1}.items():
+        monkeypatch.setattr(prune_trials, name, value)
     return folder
 
 

@@ -71,6 +71,10 @@ SAID: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("analyze={scorers: [token-swap], samples: 3, by: task}",),
         ("analyze.scorers=[token-swap, block-influence]",),
     ),
+    "no effect: prune.until_packs (prune.until is not set)": (
+        ("prune={remove: 1, until_packs: [p]}",),
+        ("prune.until=visual>=99",),
+    ),
     "no effect: data.calibration (no scorer reads samples)": (
         ("analyze.scorers=[token-swap]", "data.calibration=[d]"),
         ("prune={remove: 1, scorer: answer-loss}",),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -22,7 +23,8 @@ from striate.pipeline.stage_keys import StageKeys
 from striate.progress import Silent
 from striate.runs.config_changes import check_same_config
 from striate.storage.fingerprints import fingerprint_of
-from striate.tasks.packs.sources import read_source
+from striate.tasks.packs.items import Pack
+from striate.tasks.packs.sources import Source, read_source
 
 HEALED = {"heal", "evaluate:pruned", "suite:pruned"}
 PRUNED = {"prune", *HEALED}
@@ -104,6 +106,8 @@ STALE: dict[str, tuple[Any, set[str]]] = {
     "heal.top_k": (7, HEALED),
     "heal.text": (0.5, HEALED),
     "heal.text_data": (["ROOT/more"], HEALED),
+    "prune.until": ("pack>=99", PRUNED),
+    "prune.until_packs": (["ROOT/pack2"], NONE),
     "evaluate.packs": (["ROOT/pack", "ROOT/pack2"], ASKED),
     "evaluate.limit": (3, {*ASKED, *SUITES}),
     "evaluate.max_new_tokens": (3, ASKED),
@@ -191,11 +195,16 @@ class FinishedRun:
         pass
 
 
+def _read(sources: Sequence[Source], limit: int | None) -> list[Pack]:
+    return [read_source(source, limit) for source in sources]
+
+
 def keys_of(config: RunConfig) -> dict[str, str]:
     """The key of every stage of `config`'s run."""
     run: Any = FinishedRun(config)
     inputs = locate_inputs(config, Silent())
-    keys = StageKeys(run, inputs, lambda: [read_source(source, config.evaluate.limit) for source in inputs.packs])
+    read = [partial(_read, sources, config.evaluate.limit) for sources in (inputs.packs, inputs.until_packs)]
+    keys = StageKeys(run, inputs, *read)
     stages = {"analyze": keys.analyze(), "select": keys.select(), "train": keys.train(), "prune": keys.prune()}
     stages |= {"heal": keys.heal()} if config.heals else {}
     stages |= {f"evaluate:{label}": keys.evaluate(label) for label in labels_of(config)}
@@ -266,6 +275,24 @@ def test_a_setting_that_earlier_runs_lacked_is_no_part_of_their_keys(root: Path)
     run: Any = FinishedRun(parse_config(base_config(root)))
     keys = StageKeys(run, locate_inputs(run.config, Silent()), list)
     assert set(keys.prune()["section"]) == {"remove", "scorer", "samples", "text_weight"}
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("prune.until_packs=[ROOT/pack2]", PRUNED),
+        ("evaluate.packs=[ROOT/pack2]", {*PRUNED, *ASKED}),
+        ("evaluate.max_new_tokens=3", {*PRUNED, *ASKED}),
+        ("evaluate.gate=pack>=99", NONE),
+    ],
+)
+def test_what_the_number_of_layers_follows_from_where_a_gate_chooses_it(
+    root: Path, change: str, expected: set[str]
+) -> None:
+    settings = ["prune.until='text>=99'"]
+    changed = [*settings, change.replace("ROOT", str(root))]
+    old, new = (keys_of(parse_config(base_config(root), more)) for more in (settings, changed))
+    assert {stage for stage in old if old[stage] != new[stage]} == expected
 
 
 def settings_of(section: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from striate.artifacts import (
+    Curve,
     DataNotes,
     EvalRecord,
     GateResult,
@@ -62,6 +63,7 @@ class RunArtifacts:
     gate: GateResult | None = None
     notes: DataNotes | None = None
     suites: tuple[SuiteRecord, ...] = ()
+    curve: Curve | None = None
 
     @property
     def num_layers(self) -> int:
@@ -148,6 +150,7 @@ def _read(run: Path) -> RunArtifacts:
         retention=retention,
         gate=read_if_there(evals / "gate.json", GateResult),
         notes=read_if_there(evals / "data_notes.json", DataNotes),
+        curve=read_if_there(run / "curve.json", Curve),
         suites=tuple(read_document(path, SuiteRecord) for path in sorted((evals / "suites").glob("*.json"))),
     )
 

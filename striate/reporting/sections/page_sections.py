@@ -25,6 +25,7 @@ from striate.reporting.sections.cuts import draw_cuts
 from striate.reporting.sections.evaluation import comparison, key, perplexity_bars, task_bars, trade_off
 from striate.reporting.sections.harnesses import draw_harnesses
 from striate.reporting.sections.provenance import draw_provenance
+from striate.reporting.sections.pruning_curve import draw_curve
 from striate.reporting.sections.trained import draw_course, draw_trained
 
 HALVES = (
@@ -52,6 +53,7 @@ def draw_sections(artifacts: RunArtifacts, regions: Sequence[Region] = ()) -> li
         ("harnesses", "Harnesses", draw_harnesses(artifacts.suites), ""),
         ("retention", "What changed", _retention(artifacts), ""),
         ("trade", "Size, speed and quality", trade_off(artifacts), ""),
+        ("curve", "What more layers would cost", draw_curve(artifacts.curve) if artifacts.curve else None, ""),
         ("answers", "Questions and answers", _answers(artifacts), ""),
         ("trained", "What trained", _trained(artifacts), ""),
         ("loss", "Training", _loss(artifacts), ""),

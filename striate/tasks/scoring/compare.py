@@ -1,7 +1,7 @@
 """Compute task scores, macro averages, and paired comparisons with a baseline. No torch."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 
@@ -130,6 +130,26 @@ def compare_scope(
     labels, first = (other[0].label, baseline[0].label), next(iter(chosen))
     key = first if len(chosen) == 1 and pack != MACRO else (pack, task, MACRO_METRIC, first[3])
     return compare_pairs(labels, key, list(chosen.values()), repetitions, seed)
+
+
+def compare_tasks(
+    baseline: tuple[EvalRecord, Sequence[Prediction]],
+    other: tuple[EvalRecord, Sequence[Prediction]],
+    tasks: Collection[TaskKey],
+    name: str,
+    repetitions: int,
+    seed: int,
+) -> Difference:
+    """Return the macro row of `tasks`, one or more of one kind: pack `*`, task `name`.
+
+    Raises:
+        ArtifactError: the two did not answer the same items.
+    """
+    pairs = [pair for key, pair in _paired_tasks(baseline, other).items() if key in tasks]
+    kind = next(iter(tasks))[3]
+    return compare_pairs(
+        (other[0].label, baseline[0].label), (MACRO, name, MACRO_METRIC, kind), pairs, repetitions, seed
+    )
 
 
 def _task_score(key: TaskKey, group: Sequence[Prediction], repetitions: int, seed: int) -> TaskScore:
