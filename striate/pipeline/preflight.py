@@ -127,7 +127,7 @@ def check_parts(config: RunConfig, model_path: str) -> None:
     if not adapted and section.vision == "frozen":
         return
     from striate.models.structure.meta_model import blueprint
-    from striate.training.setup import adapters_of, beside_of
+    from striate.training.what_trains import adapters_of, beside_of
 
     plan = blueprint(model_path, config.model.revision)
     depth = plan.anatomy.num_layers

@@ -10,24 +10,20 @@ from typing import Any
 
 import peft
 import torch
-from peft import LoraConfig
 from torch import nn
 
 from striate.artifacts import Region, Trainable
 from striate.config import TrainSection
 from striate.data.broken_samples import usable
 from striate.data.packing import Batch
-from striate.errors import SpecError
-from striate.models.structure.vision_stack import find_vision_stack
-from striate.models.trainable.apply import apply_region, lora_config
+from striate.models.trainable.apply import apply_region
 from striate.models.trainable.beside import Beside
 from striate.models.trainable.gradient_proof import prove_trainable
-from striate.selectors.spec.grammar import resolve
-from striate.selectors.spec.required_scores import parse_unscored
 from striate.training.approximations import begin_skipping, end_skipping
 from striate.training.job import TrainingJob
 from striate.training.lisa import LisaSchedule
 from striate.training.precision import MasterWeights
+from striate.training.what_trains import adapters_of, beside_of
 
 # So many that one of them can be used, whatever is broken.
 _EXAMPLES = 16
@@ -133,48 +129,6 @@ def _open(model: Any, region: Region, config: TrainSection, beside: Beside, base
         region,
         config.method,
         beside.projector,
-        vision=beside.vision,
-        vision_region=beside.vision_region,
-    )
-
-
-def beside_of(model: nn.Module, config: TrainSection) -> Beside:
-    """Return what trains beside the region; `model` may lie on the meta device.
-
-    Raises:
-        ModelError: layers of the vision encoder shall train, and it has none.
-        SpecError: `vision_layers` can't be read, or names no layers of this encoder.
-    """
-    if config.vision == "frozen":
-        return Beside(config.projector)
-    depth = len(find_vision_stack(model).names)
-    try:
-        layers = resolve(parse_unscored("train.vision_layers", config.vision_layers), depth)
-    except SpecError as error:
-        where = f"train.vision_layers, of {depth} layers of the vision encoder: {error.given}"
-        raise SpecError(where, error.allowed, error.next_step) from error
-    return Beside(config.projector, config.vision, layers)
-
-
-def adapters_of(model: Any, region: Region, config: TrainSection) -> LoraConfig:
-    """Return PEFT's config of the adapters that `config` asks for; `model` may lie on the meta device.
-
-    Raises:
-        StriateError: as `lora_config` and `beside_of`.
-    """
-    beside = beside_of(model, config)
-    return lora_config(
-        model,
-        region,
-        r=config.lora.r,
-        alpha=config.lora.alpha,
-        dropout=config.lora.dropout,
-        modules=config.lora.modules,
-        use_rslora=config.lora.use_rslora,
-        use_dora=config.lora.use_dora,
-        rank_pattern=config.lora.rank_pattern,
-        alpha_pattern=config.lora.alpha_pattern,
-        projector=beside.projector,
         vision=beside.vision,
         vision_region=beside.vision_region,
     )

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 from torch import nn
 
+from striate.errors import ModelError
 from striate.models.structure.anatomy import PROJECTOR, VISION, component_of, decoder_layers
 from striate.models.structure.image_tokens import image_tokens
 from striate.models.structure.meta_model import Blueprint
+from striate.models.structure.vision_stack import find_vision_stack
 
+_WIDTHS = ("hidden_size", "embed_dim", "width")
 # Config fields that say how many experts a token goes through.
 _ROUTES = ("num_experts_per_tok", "moe_topk", "moe_k")
 
@@ -77,6 +81,7 @@ class ModelShape:
         vision_weights: matrix weights of the vision encoder.
         vision_width: its width.
         vision_layers: its number of blocks.
+        encoder: those of its layers that features pass, first to last; none where it has no list of layers.
         projector: (in, out) of the projector's linear layers.
         projector_names: their names in the model.
         projector_parameters: parameters of the projector.
@@ -91,6 +96,7 @@ class ModelShape:
     vision_weights: int
     vision_width: int
     vision_layers: int
+    encoder: tuple[LayerShape, ...]
     projector: tuple[tuple[int, int], ...]
     projector_names: tuple[str, ...]
     projector_parameters: int
@@ -119,13 +125,32 @@ def model_shape(plan: Blueprint, tokens: int | None = None) -> ModelShape:
         image_tokens=count,
         vision_positions=_vision_positions(encoder, count),
         vision_weights=sum(module.weight.numel() for module in vision if isinstance(module, nn.Linear)),
-        vision_width=_first(encoder, ("hidden_size", "embed_dim", "width"), text.hidden_size),
+        vision_width=_first(encoder, _WIDTHS, text.hidden_size),
         vision_layers=_first(encoder, ("num_hidden_layers", "depth"), 0),
+        encoder=tuple(_encoder_shape(modules[name], encoder, name) for name in _encoder_names(plan)),
         projector=tuple((m.in_features, m.out_features) for m in projector.values()),
         projector_names=tuple(projector),
         projector_parameters=projector_parameters,
         other_parameters=plan.total - projector_parameters - sum(layer.parameters for layer in layers),
     )
+
+
+def _encoder_names(plan: Blueprint) -> tuple[str, ...]:
+    """Return the names of the vision encoder's layers that features pass; none where it is no stack."""
+    try:
+        return find_vision_stack(plan.model, plan.anatomy).names
+    except ModelError:
+        return ()
+
+
+def _encoder_shape(layer: nn.Module, vision: Any, place: str) -> LayerShape:
+    """Return the widths of one layer of the vision encoder, whose attention has as many keys as queries."""
+    linears = [module for module in layer.modules() if isinstance(module, nn.Linear)]
+    hidden = linears[0].in_features if linears else _first(vision, _WIDTHS, 1)
+    heads = _first(vision, ("num_attention_heads", "num_heads", "attention_heads"), 1)
+    inner = max((module.in_features for module in linears if module.out_features == hidden), default=hidden)
+    sizes = {"hidden_size": hidden, "num_attention_heads": heads, "intermediate_size": inner}
+    return _layer_shape(layer, SimpleNamespace(**sizes), place)
 
 
 def _layer_shape(layer: nn.Module, text: Any, place: str = "") -> LayerShape:

@@ -13,6 +13,7 @@ from striate.models.forecast.adapters import Adapters, adapters_of, projector_tr
 from striate.models.forecast.layer_shapes import LayerShape, ModelShape
 from striate.models.forecast.settings import GIB, Settings
 from striate.models.forecast.token_skipping import kept_by_image_tokens, kept_by_text_tokens, tokens_of
+from striate.models.forecast.vision import crossed, encoder_settings, encoder_trained
 
 # NF4 with blocks of 64: 4 bits, one 8-bit scale a block, one float32 for every 256 scales.
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
@@ -64,18 +65,20 @@ def forecast_memory(shape: ModelShape, region: Region, settings: Settings) -> Me
     tokens = settings.batch * (shape.image_tokens + settings.text_tokens)
     trained = [_trained_bytes(layer, index in region.layers, settings) for index, layer in enumerate(shape.layers)]
     projector = projector_trained(shape, settings)
+    encoder = encoder_trained(shape, settings)
     width = 4 if settings.masters else 2
     aside = projector * (width if settings.projector == "full" else 4)
+    aside += encoder * (width if settings.vision == "full" else 4)
     weights = _weight_bytes(shape, region, settings) + sum(trained) + aside
     gradients = sum(trained) + aside
     states = 2 * gradients
     if settings.optimizer == "adamw-8bit":
-        states = 2 * SMALL_STATE_BYTES * (sum(trained) / (4 if settings.adapted else width) + projector)
+        states = 2 * SMALL_STATE_BYTES * (sum(trained) / (4 if settings.adapted else width) + projector + encoder)
     copies = _half_copies(shape, region, settings) + _whole_bytes(shape, region, settings)
     persistent = weights + states + (gradients if settings.accumulated else 0)
     saved = [_saved_bytes(shape, index, region, settings) for index in range(len(shape.layers))]
     whole = [_own(shape, index, region, settings) if saved[index] else 0.0 for index in range(len(shape.layers))]
-    outside = _outside_bytes(shape, region, settings, tokens)
+    outside = _outside_bytes(shape, region, settings, tokens) + _encoder_bytes(shape, settings)
     rows = settings.batch * settings.answer_tokens if settings.answers_only else tokens
     text, _ = tokens_of(shape, settings)
     computed = [text if index in settings.skipped else tokens for index in range(len(shape.layers))]
@@ -97,6 +100,8 @@ def forecast_memory(shape: ModelShape, region: Region, settings: Settings) -> Me
 def _weight_bytes(shape: ModelShape, region: Region, settings: Settings) -> float:
     """Return the bytes of everything that does not train."""
     frozen = shape.other_parameters * 2.0
+    if settings.vision == "full" and not settings.adapted:
+        frozen -= encoder_trained(shape, settings) * 2.0
     if settings.adapted or settings.projector == "frozen":
         frozen += shape.projector_parameters * 2
     for index, layer in enumerate(shape.layers):
@@ -224,6 +229,20 @@ def _passing_bytes(layer: LayerShape, settings: Settings) -> float:
     return passing + (2.0 if settings.fused else 8.0) * layer.inner
 
 
+def _encoder_bytes(shape: ModelShape, settings: Settings) -> float:
+    """Return the bytes that the vision encoder's layers keep, from the first that trains on; they are freed last.
+
+    A layer counts as a decoder's. Recomputed, it keeps its input. Trained in full it has a bfloat16 copy too.
+    """
+    own, tokens = encoder_settings(settings), settings.batch * shape.vision_positions
+    kept = 0.0
+    for layer, trains in crossed(shape, settings):
+        kept += tokens * (2.0 * layer.hidden if settings.checkpointing else _own_bytes(layer, trains, own))
+        if trains and settings.masters:
+            kept += 2.0 * (adapters_of(layer, own).pairs if own.adapted else layer.linear_weights)
+    return kept
+
+
 def _outside_bytes(shape: ModelShape, region: Region, settings: Settings, tokens: int) -> float:
     """Return the bytes kept outside the layers.
 
@@ -233,6 +252,6 @@ def _outside_bytes(shape: ModelShape, region: Region, settings: Settings, tokens
     if not settings.before_decoder and not region.layers:
         return 0.0
     kept = tokens * 5.0 * shape.hidden
-    if settings.projector != "frozen":
+    if settings.before_decoder:
         kept += settings.batch * shape.image_tokens * 2.0 * sum(inside + outside for inside, outside in shape.projector)
     return kept

@@ -23,6 +23,8 @@ class Settings:
         rank_pattern: modules of another rank, as PEFT reads it.
         use_dora: whether adapters are DoRA's.
         projector: how the projector trains.
+        vision: how layers of the vision encoder train.
+        vision_chosen: which of them; None for all that features pass.
         masters: whether trained weights are float32 and run in bfloat16; else they are bfloat16 all through.
         answers_only: whether the LM head sees answer positions only; else all of them.
         accumulated: whether gradients of earlier micro-batches are kept while one runs.
@@ -43,6 +45,8 @@ class Settings:
     rank_pattern: tuple[tuple[str, int], ...] = ()
     use_dora: bool = False
     projector: Literal["frozen", "full", "lora"] = "full"
+    vision: Literal["frozen", "full", "lora"] = "frozen"
+    vision_chosen: frozenset[int] | None = None
     masters: bool = True
     answers_only: bool = True
     accumulated: bool = False
@@ -59,7 +63,7 @@ class Settings:
     @property
     def before_decoder(self) -> bool:
         """Whether something trains that comes before the first decoder layer: gradients then cross all of them."""
-        return self.projector != "frozen"
+        return (self.projector, self.vision) != ("frozen", "frozen")
 
     @property
     def adapted(self) -> bool:

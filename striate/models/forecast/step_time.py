@@ -8,11 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from striate.artifacts import Region
-from striate.models.forecast.adapters import adapters_of, projector_trained
+from striate.models.forecast.adapters import Adapters, adapters_of, projector_trained
 from striate.models.forecast.layer_shapes import LayerShape, ModelShape
 from striate.models.forecast.memory import NF4_BYTES
 from striate.models.forecast.settings import Accelerator, Settings
 from striate.models.forecast.token_skipping import attention_work, image_traffic, image_weights, tokens_of
+from striate.models.forecast.vision import crossed, encoder_settings, encoder_trained
 
 # Shares of the accelerator's best that a step reaches, fitted to five steps timed on one H100 (docs/forecast.md).
 PRODUCT_SHARE = 0.75
@@ -142,16 +143,31 @@ def _unpacking(layer: LayerShape, chosen: bool, settings: Settings) -> float:
 
 
 def _vision(shape: ModelShape, settings: Settings) -> Work:
-    """Return the vision encoder's forward pass, and the projector's both ways; the encoder never trains."""
+    """Return the vision encoder's forward pass, and what is crossed backward of it and of the projector."""
     positions = settings.batch * shape.vision_positions
     attention = 4.0 * shape.vision_width * shape.vision_positions * positions * shape.vision_layers
     projector = sum(inside * outside for inside, outside in shape.projector) * settings.batch * shape.image_tokens
     traffic = 80.0 * shape.vision_width * positions * shape.vision_layers
     # Forward, the gradient of its input, and that of its weights.
-    passes = {"frozen": 1, "lora": 2, "full": 3}[settings.projector]
-    return Work(
-        2.0 * shape.vision_weights * positions + 2.0 * passes * projector, attention, traffic, 20 * shape.vision_layers
-    )
+    passes = {"frozen": 1 + (settings.vision != "frozen"), "lora": 2, "full": 3}[settings.projector]
+    products = 2.0 * shape.vision_weights * positions + 2.0 * passes * projector
+    return Work(products, attention, traffic, 20 * shape.vision_layers) + _encoder_backward(shape, settings)
+
+
+def _encoder_backward(shape: ModelShape, settings: Settings) -> Work:
+    """Return the backward pass of the vision encoder's layers, from the first that trains on, and their adapters.
+
+    Attention there sees the whole picture, twice the positions of causal attention on average.
+    """
+    own, tokens, total = encoder_settings(settings), settings.batch * shape.vision_positions, Work()
+    for layer, trains in crossed(shape, settings):
+        adapters = adapters_of(layer, own) if trains else Adapters((), (), False)
+        traffic = 17.0 * adapters.inputs + 12.0 * adapters.outputs
+        total += Work(products=2.0 * adapters.pairs * tokens, traffic=traffic * tokens)
+        total += _backward(layer, trains, own, tokens, 2 * shape.vision_positions)
+        if settings.checkpointing:
+            total += _forward(layer, trains, own, tokens, 2 * shape.vision_positions)
+    return total
 
 
 def _ends(shape: ModelShape, settings: Settings, tokens: int) -> Work:
@@ -165,5 +181,5 @@ def _update(shape: ModelShape, region: Region, settings: Settings) -> Work:
     layers = [layer for index, layer in enumerate(shape.layers) if index in region.layers]
     width = 4 if settings.masters or settings.adapted else 2
     count = sum(adapters_of(layer, settings).parameters if settings.adapted else layer.parameters for layer in layers)
-    count += projector_trained(shape, settings)
+    count += projector_trained(shape, settings) + encoder_trained(shape, settings)
     return Work(traffic=(7.0 + (3.0 if settings.masters else 0.0)) * width * count)

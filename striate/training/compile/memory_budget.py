@@ -17,6 +17,7 @@ from striate.models.structure.anatomy import find_anatomy
 from striate.models.structure.meta_model import Blueprint
 from striate.training.approximations import visual_compute
 from striate.training.job import TrainingJob
+from striate.training.what_trains import encoder_layers_of
 
 # How far measured peaks were above their forecasts at most, but for one (docs/forecast.md), as a share.
 GAPS = 0.01
@@ -77,6 +78,8 @@ def largest_micro_batch(shape: ModelShape, job: TrainingJob) -> Settings:
     answers = float((labels != IGNORED).sum()) / labels.numel()
     if config.packing:
         rows, length = 1, job.machine.pack_tokens
+    depth = len(shape.encoder)
+    chosen = encoder_layers_of(config, depth).layers if config.vision != "frozen" and depth else ()
     return Settings(
         method=config.method,
         batch=rows,
@@ -87,6 +90,8 @@ def largest_micro_batch(shape: ModelShape, job: TrainingJob) -> Settings:
         rank_pattern=tuple(config.lora.rank_pattern.items()),
         use_dora=config.lora.use_dora,
         projector=config.projector,
+        vision=config.vision,
+        vision_chosen=frozenset(chosen),
         accumulated=plan.accumulation > 1,
         frozen=config.frozen,
         optimizer=config.optimizer,
