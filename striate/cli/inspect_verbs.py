@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,6 +12,7 @@ from striate.cli.console import OUT, draw_stack, quiet_libraries, show_table
 
 if TYPE_CHECKING:
     from striate.artifacts import Region
+    from striate.config import TrainSection
     from striate.models.forecast.estimate import Settings as Step
     from striate.models.structure.meta_model import Blueprint
 
@@ -36,14 +38,19 @@ def inspect(
         int | None, typer.Option(help="Forecast: image tokens of a sample, if not one picture's.")
     ] = None,
     accelerator: Annotated[str, typer.Option(help="Forecast: h100, h200, a100, l40s or rtx4090.")] = "h100",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="train.KEY=VALUE", help="What trains, e.g. train.vision=lora.")
+    ] = None,
 ) -> None:
     """Show an LVLM's parts, what a region would train, and a forecast of a step's memory and time."""
     with guard(None):
         quiet_libraries()
-        from striate.models.forecast.estimate import Settings as Step
+        from striate.config import parse_config
+        from striate.models.forecast.layer_shapes import model_shape
         from striate.models.structure.image_tokens import image_tokens as count_image_tokens
         from striate.models.structure.meta_model import blueprint
         from striate.stages.select import select
+        from striate.training.what_trains import settings_of
 
         plan = blueprint(model)
         OUT.print(f"{plan.anatomy.model_type}: {plan.anatomy.num_layers} decoder layers at {plan.anatomy.layers_name}")
@@ -51,8 +58,15 @@ def inspect(
         show_table("", ["component", "parameters", "share"], plan.rows())
         if region:
             chosen = select(plan.anatomy.num_layers, region)
-            _show_trained(plan, chosen)
-            step = Step(batch=batch, text_tokens=text_tokens, answer_tokens=text_tokens // 2, accumulated=True)
+            section = parse_config({"model": {"path": model}, "data": {"train": ["-"]}}, settings or []).train
+            _show_trained(plan, chosen, section)
+            step = replace(
+                settings_of(section, model_shape(plan, image_tokens)),
+                batch=batch,
+                text_tokens=text_tokens,
+                answer_tokens=text_tokens // 2,
+                accumulated=True,
+            )
             _show_forecast(plan, chosen, step, accelerator, image_tokens)
         if remove is not None:
             _show_pruned(plan, select(plan.anatomy.num_layers, region or "none"), remove)
@@ -75,12 +89,15 @@ def _show_pruned(plan: Blueprint, region: Region, remove: str) -> None:
     )
 
 
-def _show_trained(plan: Blueprint, region: Region) -> None:
-    from striate.models.structure.meta_model import trained_counts
+def _show_trained(plan: Blueprint, region: Region, section: TrainSection) -> None:
+    from striate.training.what_trains import trained_counts
 
-    counts = trained_counts(plan, region)
+    counts = trained_counts(plan, region, section)
+    parts = {"the projector": section.projector, "layers of the vision encoder": section.vision}
+    words = {"full": "", "lora": " by adapters"}
+    beside = "".join(f", and {part}{words[how]}" for part, how in parts.items() if how != "frozen")
     OUT.print(f"{draw_stack(region)}  {len(region)} of {region.num_layers} layers")
-    OUT.print(f"layers {', '.join(map(str, region.layers)) or 'none'}, and the projector", soft_wrap=True)
+    OUT.print(f"layers {', '.join(map(str, region.layers)) or 'none'}{beside}", soft_wrap=True)
     rows = [[method, f"{count:,}", f"{100 * count / plan.total:.2f}%"] for method, count in counts.items()]
     show_table("", ["method", "trainable parameters", "of the model"], rows)
 

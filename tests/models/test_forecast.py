@@ -286,3 +286,25 @@ def test_inspect(tmp_path: Path) -> None:
     wrong = CliRunner().invoke(app, ["inspect", str(tmp_path), "--region", "all", "--batch", "0"])
     assert wrong.exit_code == 1
     assert blueprint(str(tmp_path)).anatomy.num_layers == 32
+
+
+def test_inspect_with_what_trains(tmp_path: Path) -> None:
+    llava_7b_config().save_pretrained(tmp_path)
+
+    def shown(*settings: str) -> Any:
+        named = [part for setting in settings for part in ("--set", f"train.{setting}")]
+        return CliRunner().invoke(app, ["inspect", str(tmp_path), "--region", "ids:0", *named])
+
+    plain, chosen = shown("lora.r=2"), shown("lora.r=2", "lora.modules=gate+up", "projector=lora", "vision=lora")
+    # Pairs of seven matrices, and the projector's two with biases.
+    whole = 1024 * 4096 + 4096 + 4096 * 4096 + 4096
+    assert f"{2 * (4 * 8192 + 3 * (4096 + 11008)) + whole:,}" in plain.output
+    # Two matrices of the layer, two of the projector, and six of each of 23 layers of CLIP.
+    pairs = 2 * (4096 + 11008) + (1024 + 4096) + 8192 + 23 * (4 * 2048 + 2 * 5120)
+    assert f"{2 * pairs:,}" in chosen.output
+    assert "layers 0, and the projector by adapters, and layers of the vision encoder by adapters" in chosen.output
+    rows = [line.split() for line in chosen.output.splitlines() if line.startswith(("LoRA ", "QLoRA ", "full "))]
+    assert [row[0] for row in rows if row[1] in ("yes", "no")] == ["LoRA"] * 2 + ["QLoRA"] * 2
+    wrong = shown("lora.modules=gat")
+    assert wrong.exit_code == 1
+    assert "'gat' is no linear layer of the region" in wrong.output

@@ -91,8 +91,9 @@ def forecasts(
     shape = model_shape(plan, tokens)
     for method in METHODS:
         for checkpointing in (False, True):
-            # An empty region has no layer for adapters.
-            if method == "full" or region.layers:
+            # An empty region has no layer for adapters, and full weights go with none.
+            by_adapters = "lora" in (settings.projector, settings.vision)
+            if not by_adapters if method == "full" else region.layers or by_adapters:
                 yield forecast(shape, region, replace(settings, method=method, checkpointing=checkpointing), device)
 
 

@@ -14,7 +14,6 @@ from striate.models.io.load import A_CONFIG, read_config
 from striate.models.io.quiet import quietly
 from striate.models.structure.anatomy import COMPONENTS, Anatomy, component_of, find_anatomy
 from striate.models.structure.decoder_stack import decoder_layers
-from striate.models.trainable.apply import apply_region, lora_config
 
 
 @dataclass(frozen=True)
@@ -53,25 +52,6 @@ def blueprint(path: str, revision: str | None = None) -> Blueprint:
                 model = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
             model.tie_weights()
             return Blueprint(model, find_anatomy(model))
-
-
-def trained_counts(plan: Blueprint, region: Region, *, r: int = 128) -> dict[str, int]:
-    """Return how many parameters `region` trains, projector included: with LoRA of rank `r`, and with full weights.
-
-    An empty region has no place for LoRA.
-
-    A LoRA pair on a matrix of shape (out, in) has r * (in + out) parameters (Hu et al., arXiv 2106.09685).
-
-    Raises:
-        SpecError: the region is of a model with another number of layers.
-    """
-    full = apply_region(plan.model, region, "full").trainable
-    if not region.layers:
-        return {"full": full}
-    names = lora_config(plan.model, region, r=r).target_modules
-    modules = dict(plan.model.named_modules())
-    pairs = sum(r * sum(modules[name].weight.shape) for name in names)
-    return {f"LoRA, r {r}": pairs + plan.count("projector"), "full": full}
 
 
 def pruned_counts(plan: Blueprint, region: Region, remove: int) -> tuple[int, int]:

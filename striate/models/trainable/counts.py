@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 
+from peft import LoraConfig
 from torch import nn
 
 from striate.artifacts import ComponentCount, Region, Trainable
 from striate.models.structure.anatomy import COMPONENTS, DECODER_LAYER, component_of, layer_of
+from striate.models.trainable.lora_modules import value_of
 from striate.models.trainable.parameter_selection import checked_anatomy
 
 
@@ -49,6 +51,16 @@ def describe(trainable: Trainable) -> str:
         f" {'; '.join(parts) or 'nothing'}. {len(region)} of {region.num_layers} decoder layers: {layers}."
         " All else is frozen."
     )
+
+
+def adapter_parameters(model: nn.Module, config: LoraConfig) -> int:
+    """Return how many parameters the adapters of `config` would have on `model`, modules that it copies included."""
+    modules, count = dict(model.named_modules()), 0
+    for name in config.target_modules or ():
+        outside, inside = modules[name].weight.shape
+        count += value_of(config.rank_pattern, name, config.r) * (inside + outside) + config.use_dora * outside
+    copied = (modules[name].parameters() for name in config.modules_to_save or ())
+    return count + sum(parameter.numel() for parameters in copied for parameter in parameters)
 
 
 class _Count:

@@ -17,7 +17,7 @@ from striate.models.structure.anatomy import find_anatomy
 from striate.models.structure.meta_model import Blueprint
 from striate.training.approximations import visual_compute
 from striate.training.job import TrainingJob
-from striate.training.what_trains import encoder_layers_of
+from striate.training.what_trains import settings_of
 
 # How far measured peaks were above their forecasts at most, but for one (docs/forecast.md), as a share.
 GAPS = 0.01
@@ -78,21 +78,10 @@ def largest_micro_batch(shape: ModelShape, job: TrainingJob) -> Settings:
     answers = float((labels != IGNORED).sum()) / labels.numel()
     if config.packing:
         rows, length = 1, job.machine.pack_tokens
-    depth = len(shape.encoder)
-    chosen = encoder_layers_of(config, depth).layers if config.vision != "frozen" and depth else ()
-    return Settings(
-        method=config.method,
+    return replace(
+        settings_of(config, shape),
         batch=rows,
         text_tokens=max(1, length - shape.image_tokens),
         answer_tokens=max(1, math.ceil(answers * length)),
-        r=config.lora.r,
-        modules=config.lora.modules,
-        rank_pattern=tuple(config.lora.rank_pattern.items()),
-        use_dora=config.lora.use_dora,
-        projector=config.projector,
-        vision=config.vision,
-        vision_chosen=frozenset(chosen),
         accumulated=plan.accumulation > 1,
-        frozen=config.frozen,
-        optimizer=config.optimizer,
     )
