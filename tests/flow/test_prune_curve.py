@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from striate.artifacts import Curve, GateResult, GateRow, PruneRecord, Trial, read_document
+from striate.artifacts import Curve, EvalRecord, GateResult, GateRow, PruneRecord, Trial, read_document
 from striate.cli import app
 from striate.config import RunConfig
 from striate.errors import ConfigError
@@ -223,6 +223,22 @@ def test_as_many_layers_go_as_the_gate_bears_and_the_bound_that_stopped_it_is_sa
     # The curve asks no model again that was tried.
     Flow(config, run, progress=listener()).curve("0:3")
     assert asked[3:] == ["start", "1 layer removed"]
+
+
+def test_a_model_of_the_run_that_was_asked_is_no_trial(
+    greedy: Callable[..., RunConfig], listener: Any, run: Path, asked: list[str]
+) -> None:
+    flow = Flow(greedy(), run, progress=listener())
+    flow.prune()
+    flow.evaluate()
+    heard = listener()
+    curve = Flow(greedy(), run, progress=heard).curve("0:1")
+    assert asked == ["start", "tuned", "pruned"]
+    assert "1 layer removed: asked already as a model of this run" in heard.said
+    own = read_document(run / "eval" / "pruned.json", EvalRecord)
+    (score,) = [row for row in curve.points[1].scores if (row.kind, row.answers) == ("visual", "all")]
+    assert score.score == pytest.approx(own.visual)
+    assert curve.points[1].bytes == read_document(run / "prune.json", PruneRecord).bytes_after
 
 
 def test_a_gate_that_no_count_meets_removes_none(

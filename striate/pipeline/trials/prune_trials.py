@@ -29,6 +29,7 @@ from striate.pipeline.model_evaluation import remove
 from striate.pipeline.resident_model import ResidentModel
 from striate.pipeline.run_inputs import RunInputs
 from striate.pipeline.stage_keys import StageKeys
+from striate.pipeline.trials.adopted import asked_in_run
 from striate.progress import Progress
 from striate.storage.fingerprints import fingerprint_of
 
@@ -153,7 +154,9 @@ class PruneTrials:
 
         With `speed`, that of the tuned model and of the smaller one are measured, one right after the other.
         """
-        missing = [healed for healed in forms if self.kept(count, healed) is None]
+        missing = [
+            healed for healed in forms if self.kept(count, healed) is None and not self._taken_over(count, healed)
+        ]
         timed = speed and self.speed(count) is None
         if not missing and not timed:
             return
@@ -176,6 +179,17 @@ class PruneTrials:
             self._ask(healed, count, pruned, healed=True)
             shutil.rmtree(work, ignore_errors=True)
             remove(work.with_suffix(".jsonl"))
+
+    def _taken_over(self, count: int, healed: bool) -> bool:
+        """Return whether the run asked such a model of its own; its answers are then those of the trial."""
+        own = asked_in_run(self.keys, self.removed(count), healed) if self.asked == self.keys.asked() else None
+        if own is None:
+            return False
+        pruned, record, predictions = own
+        record = record.model_copy(update={"label": label_of(count, healed)})
+        self._keep(count, healed, pruned, record, predictions)
+        self.progress.say(f"{record.label}: asked already as a model of this run")
+        return True
 
     def _first(self, count: int) -> tuple[Cut, ...]:
         """Return the cuts by which `count` layers go, beside those that the region gives up."""
@@ -209,9 +223,17 @@ class PruneTrials:
             journal=journal,
             journal_key=key,
         )
+        self._keep(count, healed, pruned, record, predictions)
+        remove(journal)
+
+    def _keep(
+        self, count: int, healed: bool, pruned: PruneRecord, record: EvalRecord, predictions: list[Prediction]
+    ) -> None:
+        """Write a trial: the answers first, so that a record never lacks them."""
+        path = self._path(count, healed)
         write_lines(path.with_suffix(".predictions.jsonl"), predictions)
         trial = Trial(
-            key=key,
+            key=self._key(count, healed),
             removed=pruned.removed,
             healed=healed,
             record=record,
@@ -220,7 +242,6 @@ class PruneTrials:
             compensation=pruned.compensation,
         )
         write_document(path, trial)
-        remove(journal)
 
     def _measured(self, loaded: Loaded) -> Any:
         """Return how fast a model is; None, and said, where its prompts don't fit into it."""

@@ -62,7 +62,8 @@ def told_until(record: UntilRecord) -> str:
         return f"{gate} bears {_layers(record.count)}, the most that prune.remove allows"
     why = "; ".join(told_row(row) for row in refused.rows if not row.passed)
     if not record.count:
-        return f"{gate} bears no layer less, and none is removed: with one removed, {why}"
+        healing = ", and healing trains the tuned model as it is" if record.healed else ""
+        return f"{gate} bears no layer less, and none is removed{healing}: with one removed, {why}"
     return f"{gate} bears {_layers(record.count)}; with {refused.count} removed, {why}"
 
 

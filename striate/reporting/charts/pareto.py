@@ -59,7 +59,7 @@ def draw_pareto(lines: Sequence[ParetoLine], x_title: str, width: float) -> tupl
         kind = "hundred" if mark == 100 else "grid"
         shapes.append(line(LEFT, y(mark), width - RIGHT, y(mark), class_=kind))
         shapes.append(text(LEFT - 8, y(mark) + 3.6, f"{tick_label(mark)}%", class_="tick end"))
-    for mark in marks_between(left, right, 8 if width >= WIDE else 3):
+    for mark in marks_between(left, right, 8 if width >= WIDE else 4):
         shapes.append(text(x(mark), TOP + HEIGHT + 17, tick_label(mark), class_="tick middle"))
     shapes += [
         line(LEFT, TOP + HEIGHT, width - RIGHT, TOP + HEIGHT, class_="axis"),
