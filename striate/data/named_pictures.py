@@ -6,13 +6,12 @@ from pathlib import Path
 
 from striate.data.parsing import IMAGES_FOLDER
 from striate.data.reading import read_samples, training_file
-from striate.storage.atomic import cache_folder
 from striate.storage.file_digests import file_digests
 from striate.storage.fingerprints import fingerprint_of
 from striate.storage.noted import read_note, write_note
 from striate.version import __version__
 
-WORTH_PICTURES = 1000
+KIND, WORTH_PICTURES = "pictures", 1000
 """The pictures of fewer are looked up at every call."""
 
 
@@ -24,22 +23,24 @@ def named_pictures(path: Path) -> list[Path]:
 
     Raises:
         DataError: as `read_samples`.
-        OSError: the file can't be read.
     """
     file = training_file(path)
-    folder, digest = file.parent, _digest(file)
-    place = (
-        cache_folder()
-        / "pictures"
-        / f"{fingerprint_of({'file': digest, 'in': str(file.absolute()), 'by': __version__})}.json"
-    )
-    noted = read_note(place)
-    if noted and all(_stands(folder, name) for name in noted):
-        return [folder / name for name in noted]
-    pictures = sorted({picture for sample in read_samples(file) for picture in sample.images})
+    try:
+        digest = _digest(file)
+    except OSError:  # Reading it says what is wrong, by name.
+        return _named(file)
+    follows = {"file": digest, "in": str(file.absolute()), "by": __version__}
+    noted = read_note(KIND, fingerprint_of(follows))
+    if noted and all(_stands(file.parent, name) for name in noted):
+        return [file.parent / name for name in noted]
+    pictures = _named(file)
     if len(pictures) > WORTH_PICTURES and _digest(file) == digest:
-        write_note(place, [str(picture.relative_to(folder)) for picture in pictures])
+        write_note(KIND, fingerprint_of(follows), [str(picture.relative_to(file.parent)) for picture in pictures])
     return pictures
+
+
+def _named(file: Path) -> list[Path]:
+    return sorted({picture for sample in read_samples(file) for picture in sample.images})
 
 
 def _digest(file: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 from striate.config import RunConfig, is_builtin
 from striate.data.pictures import PictureLimits, check_pictures
 from striate.demo.places import check_pack
-from striate.errors import DataError
+from striate.errors import ArtifactError, DataError, first_line
 from striate.pipeline.ineffective_settings import ineffective_settings
 from striate.pipeline.preflight import check_loggers, check_parts, check_region, labels_of, num_layers_of, prompts_fit
 from striate.pipeline.run_inputs import check_model_path, locate_base
@@ -19,6 +20,7 @@ from striate.pruning.removal import layers_to_remove
 from striate.selectors.spec.grammar import parse_spec, resolve
 from striate.selectors.spec.required_scores import check_specs
 from striate.storage.read_files import user_path
+from striate.tasks.benchmarks import BENCHMARKS
 from striate.tasks.packs.findings import findings
 from striate.tasks.packs.sources import check_pack_names, parse_source, read_source
 
@@ -62,10 +64,9 @@ def check_run(config: RunConfig) -> Iterator[str]:
         yield f"prune     {_removal(config)}"
     check_pack_names([_pack_name(name) for name in config.evaluate.packs])
     packs: list[Pack] = []
-    # Pictures inside other files are unpacked to be decoded, and gone afterwards.
-    with TemporaryDirectory(prefix="striate-check-") as unpacked:
+    with ExitStack() as stack:
         for name in config.evaluate.packs:
-            yield f"pack      {_pack(name, config.evaluate.limit, packs, limits, Path(unpacked))}"
+            yield f"pack      {_pack(name, config.evaluate.limit, packs, limits, stack)}"
         if packs:
             for line in prompts_fit(config, config.model.path, packs):
                 yield f"prompts   {line}"
@@ -188,12 +189,17 @@ def _pack_name(name: str) -> str:
     return name.partition(":")[2] if is_builtin(name) else parse_source(name).name
 
 
-def _pack(name: str, limit: int | None, read: list[Pack], limits: PictureLimits, unpacked: Path) -> str:
-    """Return what a test pack or a benchmark holds, added to `read`; pictures inside other files go to `unpacked`."""
+def _pack(name: str, limit: int | None, read: list[Pack], limits: PictureLimits, stack: ExitStack) -> str:
+    """Return what a test pack or a benchmark holds, added to `read`.
+
+    Pictures inside other files are unpacked to be decoded, to a folder that is gone with `stack`.
+    """
     if is_builtin(name):
         check_pack(name)
         return name
-    pack = read_source(parse_source(name), limit, unpacked)
+    source = parse_source(name)
+    inner = source.benchmark and BENCHMARKS.get(source.benchmark).unpack
+    pack = read_source(source, limit, Path(stack.enter_context(_temporary_folder())) if inner else None)
     read.append(pack)
     owners = {image: item.id for item in reversed(pack.items) for image in item.images}
     tasks = len({item.task for item in pack.items})
@@ -215,6 +221,20 @@ def _until(config: RunConfig, packs: list[Pack]) -> str:
     if not any(map(is_builtin, names)):
         check_until(gate, [read_source(parse_source(name), config.evaluate.limit) for name in names])
     return f"{gate}, on {', '.join(names)}"
+
+
+def _temporary_folder() -> TemporaryDirectory[str]:
+    """Return a context with a new folder for pictures.
+
+    Raises:
+        ArtifactError: there is no place for one.
+    """
+    try:
+        return TemporaryDirectory(prefix="striate-check-")
+    except FileNotFoundError as error:
+        raise ArtifactError(
+            f"no folder for temporary files: {first_line(error)}", "one that you may write to", "set TMPDIR to one"
+        ) from error
 
 
 def _gate(config: RunConfig, packs: list[Pack]) -> str:

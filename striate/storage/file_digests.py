@@ -8,9 +8,9 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from striate.storage.atomic import cache_folder
 from striate.storage.noted import read_note, write_note
 
+KIND = "digests"
 WORTH_BYTES, WORTH_FILES = 8 * 2**20, 1000
 """Folders of less are read again by the next process."""
 
@@ -41,7 +41,7 @@ def file_digests(folder: Path, files: Iterable[Path]) -> dict[str, str]:
                 changed = True
         found[name] = entry
     if changed and (len(found) > WORTH_FILES or sum(entry[0] for entry in found.values()) > WORTH_BYTES):
-        write_note(_place(root), known)
+        write_note(KIND, _name(root), known)
     return {name: entry[4] for name, entry in found.items()}
 
 
@@ -69,10 +69,10 @@ def _settled(state: tuple[int, int, int, int], begin: int) -> bool:
     return max(times) < begin - tick
 
 
-def _place(root: Path) -> Path:
-    return cache_folder() / "digests" / f"{hashlib.sha256(bytes(root)).hexdigest()[:32]}.json"
-
-
 def _read(root: Path) -> dict[str, Entry]:
     """Return what earlier processes noted of a folder."""
-    return {name: tuple(entry) for name, entry in (read_note(_place(root)) or {}).items()}
+    return {name: tuple(entry) for name, entry in (read_note(KIND, _name(root)) or {}).items()}
+
+
+def _name(root: Path) -> str:
+    return hashlib.sha256(bytes(root)).hexdigest()[:32]

@@ -9,20 +9,29 @@ from pathlib import Path
 from typing import Any
 
 from striate.errors import StriateError
-from striate.storage.atomic import write_text
+from striate.storage.atomic import cache_folder, write_text
 
 
-def read_note(place: Path) -> Any:
-    """Return the JSON value noted at `place`; None where that is missing or damaged."""
-    with suppress(StriateError, OSError, ValueError):
-        checksum, text = place.read_text(encoding="utf-8").split("\n", 1)
-        if checksum == hashlib.sha256(text.encode()).hexdigest():
+def read_note(kind: str, name: str) -> Any:
+    """Return the JSON value noted under `name`; None where that is missing or damaged, or there is no cache folder."""
+    # RuntimeError: links that lead in a circle.
+    with suppress(StriateError, OSError, ValueError, RuntimeError):
+        checksum, text = _place(kind, name).read_text(encoding="utf-8").split("\n", 1)
+        if checksum == _digest(text):
             return json.loads(text)
     return None
 
 
-def write_note(place: Path, value: Any) -> None:
-    """Note a JSON value at `place`; where that can't be written it is computed once more, no worse."""
+def write_note(kind: str, name: str, value: Any) -> None:
+    """Note a JSON value under `name`; where that can't be written it is computed once more, no worse."""
     text = json.dumps(value)
-    with suppress(StriateError):
-        write_text(place, f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}")
+    with suppress(StriateError, OSError, RuntimeError):
+        write_text(_place(kind, name), f"{_digest(text)}\n{text}")
+
+
+def _place(kind: str, name: str) -> Path:
+    return cache_folder() / kind / f"{name}.json"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -19,7 +19,7 @@ from striate.data.length_check import oversized
 from striate.data.pictures import ORDINARY
 from striate.data.reading import read_samples
 from striate.data.samples import Message, Sample
-from striate.errors import DataError
+from striate.errors import ArtifactError, DataError
 from striate.pipeline import Flow
 from striate.pipeline.validate import check_run
 from striate.tasks.inference.ask import ask
@@ -142,3 +142,6 @@ def test_pictures_inside_other_files_are_decoded(
     with pytest.raises(DataError, match=r"sample '241': can't read picture"):
         list(check_run(config))
     assert not list((tmp_path / "temporary").iterdir())
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    with pytest.raises(ArtifactError, match=r"^no folder for temporary files: [\s\S]*set TMPDIR to one$"):
+        list(check_run(config))

@@ -84,3 +84,15 @@ def test_a_damaged_note_is_none(pack: Path, tmp_path: Path, damage: str) -> None
     [note] = (tmp_path / "cache/pictures").iterdir()
     note.write_text(damage or note.read_text().replace("images/b.png", "images/c.png"))
     assert found(pack) == ["a.png", "images/b.png"]
+
+
+@pytest.mark.parametrize("cache", ["~nobody/here", "file/below", "loop"])
+def test_without_a_cache_folder_it_is_parsed_at_every_call(
+    pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "loop").symlink_to("loop")
+    monkeypatch.setenv("STRIATE_CACHE", cache if cache.startswith("~") else str(tmp_path / cache))
+    monkeypatch.setattr(file_digests, "_known", {})
+    monkeypatch.setattr(file_digests, "WORTH_FILES", 0)
+    assert found(pack) == ["a.png", "images/b.png"]
