@@ -321,13 +321,16 @@ def _wait(child: int, answer: Path, log: Path) -> Verdict:
     return Verdict(FAILED, f"died without a word, status {status}: {tail(log.read_text('utf-8', 'replace'))}")
 
 
-def _used(process: int) -> int:
-    """Return the CPU ticks that a process and those that it waited for have used."""
-    try:
-        figures = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return int(time.perf_counter())
-    return sum(map(int, figures[11:15]))
+def _used(session: int) -> int:
+    """Return the CPU ticks that the processes of a session, and those that they waited for, have used."""
+    used = 0
+    for place in Path("/proc").glob("[0-9]*/stat"):
+        # A process may have ended since it was listed.
+        with suppress(OSError, IndexError):
+            figures = place.read_text().rpartition(")")[2].split()
+            if int(figures[3]) == session:
+                used += sum(map(int, figures[11:15]))
+    return used
 
 
 def table(results: Iterable[Result]) -> dict[str, dict[str, int]]:
