@@ -29,7 +29,7 @@ class MachineSection(Section):
     micro_batch: int = Field(default=8, ge=1, le=1_000_000)
     eval_batch: int | None = Field(default=None, ge=1, le=1_000_000)
     eval_tokens: int | None = Field(default=None, ge=1, le=MOST)
-    workers: int = Field(default=0, ge=0, le=1024)
+    workers: int = Field(default=0, ge=0, le=256)
     compile: Literal["auto", "off", "on"] = "auto"
     graphs: Literal["auto", "off", "on"] = "auto"
     memory_budget: float | None = Field(default=None, gt=0, le=1_000_000)

@@ -31,6 +31,7 @@ from striate.pipeline.preflight import (
     check_adapter,
     check_base,
     check_loggers,
+    check_number_format,
     check_parts,
     check_region,
     labels_of,
@@ -91,6 +92,7 @@ class Flow:
 
     def everything(self) -> Path:
         """Run all stages in order; return the path of the report."""
+        check_number_format(self.config, self.device)
         if self.config.train.method == "qlora":
             from striate.models.io.quantized import check_quantization
 

@@ -16,6 +16,8 @@ from striate.storage.fingerprints import fingerprint
 from striate.storage.read_files import user_path
 
 if TYPE_CHECKING:
+    import torch
+
     from striate.tasks.packs.items import Pack
 
 LOGGERS = {"tensorboard": ("tensorboard", "tensorboardX")}
@@ -100,6 +102,19 @@ def check_region(config: RunConfig, region: Region) -> None:
 
     check_layers(region, config.train)
     check_removal(region, removal_of(config.prune, region))
+
+
+def check_number_format(config: RunConfig, device: torch.device) -> None:
+    """Raise if weights in the number format of `machine.dtype` do not train on `device`.
+
+    Raises:
+        StriateError: they don't, or there is no such format.
+    """
+    from striate.models.io.devices import resolve_dtype
+    from striate.training.preflight_checks import check_format
+
+    if config.machine.dtype != "auto" and config.train.method != "qlora":
+        check_format(resolve_dtype(config.machine.dtype, device), device)
 
 
 def num_layers_of(model_path: str) -> int:

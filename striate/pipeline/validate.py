@@ -13,7 +13,15 @@ from striate.data.pictures import PictureLimits, check_pictures
 from striate.demo.places import check_pack
 from striate.errors import ArtifactError, DataError, first_line
 from striate.pipeline.ineffective_settings import ineffective_settings
-from striate.pipeline.preflight import check_loggers, check_parts, check_region, labels_of, num_layers_of, prompts_fit
+from striate.pipeline.preflight import (
+    check_loggers,
+    check_number_format,
+    check_parts,
+    check_region,
+    labels_of,
+    num_layers_of,
+    prompts_fit,
+)
 from striate.pipeline.run_inputs import check_model_path, locate_base
 from striate.progress import Silent
 from striate.pruning.removal import layers_to_remove
@@ -46,6 +54,10 @@ def check_run(config: RunConfig) -> Iterator[str]:
         check_model_path(path, "evaluate.others")
     _check_base(config)
     check_loggers(config)
+    if config.machine.device == "cpu":
+        from striate.models.io.devices import resolve_device
+
+        check_number_format(config, resolve_device("cpu"))
     if config.train.method == "qlora":
         yield f"qlora     {_quantization(config.machine.device)}"
     if config.train.optimizer != "adamw":

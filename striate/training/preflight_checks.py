@@ -12,8 +12,8 @@ from striate.artifacts import Region
 from striate.config import ResampleSection, TrainSection
 from striate.data.samples import Sample
 from striate.errors import ArtifactError, TrainingError
-from striate.models.structure.anatomy import check_decoder_only, find_anatomy
-from striate.models.trainable.apply import is_quantized
+from striate.models.structure.anatomy import DECODER_LAYER, check_decoder_only, find_anatomy
+from striate.models.trainable.apply import is_quantized, no_linear
 from striate.progress import Progress
 from striate.training.approximations import visual_compute
 from striate.training.distributed.sharding import check_sharding, sharding
@@ -90,8 +90,10 @@ def check_layers(region: Region, config: TrainSection) -> None:
 
     Raises:
         SpecError: layers that compute image tokens without need, or all layers.
-        TrainingError: more layers open at a time than the region has.
+        TrainingError: more layers open at a time than the region has, or adapters for a region of no layers.
     """
+    if config.method != "full" and not region.layers and "lora" not in (config.projector, config.vision):
+        raise no_linear(DECODER_LAYER, region)
     visual_compute(region, config)
     check_lisa(region, config.resample)
 
@@ -119,7 +121,16 @@ def _check_weights(model: nn.Module, config: TrainSection) -> None:
             "load it so; `striate train` does",
         )
     weight = next(model.parameters())
-    if weight.dtype is torch.float16 and weight.device.type == "cpu":
+    check_format(weight.dtype, weight.device)
+
+
+def check_format(dtype: torch.dtype, device: torch.device) -> None:
+    """Return if weights of `dtype` train on `device`.
+
+    Raises:
+        TrainingError: they don't.
+    """
+    if dtype is torch.float16 and device.type == "cpu":
         raise TrainingError(
             "float16 does not train on the CPU",
             "float32 or bfloat16 on the CPU, float16 on CUDA",

@@ -148,7 +148,8 @@ class RegionTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return the loader of this process's shares; Accelerate would deal them again."""
-        workers = self.args.dataloader_num_workers
+        # More than there are steps would start for nothing.
+        workers = min(self.args.dataloader_num_workers, len(self.sampler))
         return StepLoader(
             self.train_dataset,
             batch_sampler=self.sampler,

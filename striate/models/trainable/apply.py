@@ -160,12 +160,12 @@ def _targets(model: nn.Module, anatomy: Anatomy, region: Region, beside: Beside,
         chosen[VISION] = [name for name in linears if vision.layer_of(name) is not None]
     for component, names in chosen.items():
         if not names and (component != DECODER_LAYER or region.layers or len(chosen) == 1):
-            raise _no_linear(component, region)
+            raise no_linear(component, region)
     kept = {name for names in chosen.values() for name in names}
     return [name for name in linears if name in kept]
 
 
-def _no_linear(component: str, region: Region) -> TrainingError:
+def no_linear(component: str, region: Region) -> TrainingError:
     """Return the error for a part that shall have adapters and has no linear layer for them."""
     if component == DECODER_LAYER:
         return TrainingError(

@@ -62,11 +62,11 @@ def check_scopes(conditions: Sequence[Condition], tasks: Sequence[tuple[str, str
         if condition.scope not in known:
             hint = did_you_mean(condition.scope, known)
             given = f"gate {condition.text!r}: nothing called {condition.scope!r} is measured"
-            raise ConfigError(given, ", ".join(known), hint)
+            raise ConfigError(given, ", ".join(known), f"{hint}fix evaluate.gate")
         if condition.label is not None and condition.label not in labels:
             hint = did_you_mean(condition.label, labels)
             given = f"gate {condition.text!r}: no model is called {condition.label!r}"
-            raise ConfigError(given, ", ".join(labels), hint)
+            raise ConfigError(given, ", ".join(labels), f"{hint}fix evaluate.gate")
 
 
 def check_gate(gate: str, packs: Iterable[Pack], labels: Sequence[str], baseline: str) -> None:

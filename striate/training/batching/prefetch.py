@@ -28,6 +28,7 @@ def encoded_ahead(samples: Sequence[Sample], collator: Collator, workers: int) -
     """
     dataset: Any = samples
     encode = partial(_encode, collator)
+    workers = min(workers, -(-len(samples) // _TOGETHER))
     for batch in DataLoader(dataset, batch_size=_TOGETHER, collate_fn=encode, num_workers=workers):
         if isinstance(batch, DataError):
             raise batch
