@@ -11,6 +11,7 @@ from striate.config.train_settings import FLOAT32, ResampleSection, TrainSection
 
 # Regions that have no SPEC: they follow from the region and from what was removed.
 REGION, BESIDE = "region", "beside"
+_VISION = ("vision", "vision_lr", "vision_layers")
 _EARLY = ("early_stopping_patience", "early_stopping_threshold")
 
 
@@ -70,9 +71,9 @@ class HealSection(Section):
         """Return the settings of training that heal: those of `train`, but of one pass or `steps`, and without modes.
 
         All layers are open in every step, frozen ones are held exactly; where image tokens are computed is the model's.
-        Nothing is measured meanwhile: the last step's weights are kept.
+        The vision encoder is frozen. Nothing is measured meanwhile: the last step's weights are kept.
         """
-        measured = ("validate_every", "keep", "metric_for_best_model", *_EARLY)
+        defaults = ("validate_every", "keep", "metric_for_best_model", *_EARLY, *_VISION)
         method = self.method or ("full" if train.method == "full" else "lora")
         own = {
             "method": method,
@@ -85,6 +86,6 @@ class HealSection(Section):
             "frozen": "exact",
             "image_tokens": "all",
             "image_also": "none",
-            **{name: TrainSection.model_fields[name].default for name in measured},
+            **{name: TrainSection.model_fields[name].default for name in defaults},
         }
         return train.model_copy(update=own)

@@ -18,7 +18,7 @@ RULES: tuple[Rule, ...] = (
     (
         "train.lora.r train.lora.alpha train.lora.dropout train.lora.modules train.lora.use_rslora train.lora.use_dora"
         " train.lora.rank_pattern train.lora.alpha_pattern",
-        lambda run: run.train.method == "full",
+        lambda run: run.train.method == "full" and not (run.heals and run.heal.method == "lora"),
         "train.method is full",
     ),
     ("train.projector_lr", lambda run: run.train.projector == "frozen", "train.projector is frozen"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+
 from striate.errors import ArtifactError
-from striate.pipeline.healing_run import OUTPUTS, PRUNED, TEACHER, UNHEALED
+from striate.pipeline.healing_run import OUTPUTS, PRUNED, TEACHER, UNHEALED, WORK
 from striate.pipeline.stage_keys import StageKeys
 from striate.storage.fingerprints import fingerprint_of
 
@@ -23,7 +25,10 @@ def settle_pruned(keys: StageKeys) -> None:
                 "the settings that it was healed with",
                 "set heal.steps or heal.share again, or use --overwrite to have the pruned model alone",
             )
-        run.forget("heal", [*OUTPUTS, TEACHER])
+        run.forget("heal", OUTPUTS)
+    if not heals:
+        for name in (TEACHER, WORK):
+            shutil.rmtree(run.path / name, ignore_errors=True)
     stage = run.record.stages.get("prune")
     if stage and stage.status == "done" and there in stage.outputs and stage.key == fingerprint_of(keys.prune()):
         run.rename_output("prune", there, here)

@@ -21,6 +21,8 @@ from striate.storage.fingerprints import earlier_fingerprint, fingerprint, finge
 from striate.storage.held_folders import hold
 
 RUN_FILE, CONFIG_FILE = "run.json", "config.yaml"
+# Of stages that have none of their own name.
+_VERBS = {"heal": "prune"}
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ class RunFolder:
             ArtifactError: the stage has not run yet, or on other inputs; its output is gone, or was changed since.
         """
         record = self.record.stages.get(stage)
-        verb = stage.partition(":")[0]
+        verb = _VERBS.get(stage, stage.partition(":")[0])
         if record is None or record.status != "done" or not (self.path / name).exists():
             raise ArtifactError(
                 f"{self.path} has no {name} yet",

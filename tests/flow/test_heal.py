@@ -85,6 +85,15 @@ def test_what_is_up_to_date_is_not_done_again(whole: Path, run_config: Callable[
     assert {"prune: up to date", "heal: up to date"} <= set(heard.said)
 
 
+def test_a_healed_model_that_is_missing_is_made_by_prune(
+    tuned: Path, run_config: Callable[..., RunConfig], listener: Any, tmp_path: Path
+) -> None:
+    shutil.copytree(tuned, tmp_path / "run")
+    flow = Flow(run_config(*HEAL), tmp_path / "run", progress=listener())
+    with pytest.raises(ArtifactError, match="run `striate prune` first"):
+        flow.run.output("heal", "pruned", {})
+
+
 @pytest.mark.parametrize("where", ["teacher", "step", "saved"])
 def test_going_on_after_a_kill_gives_the_same_bytes(
     tuned: Path,

@@ -15,6 +15,7 @@ import peft
 import torch
 import transformers
 from family_compensation import compensation
+from family_healing import heal_one_step
 from family_inputs import Batch, make_inputs
 from family_rows import ROWS, Row
 from family_zoo import NUM_LAYERS, NotBuiltError, build_model
@@ -40,7 +41,7 @@ from striate.models.trainable.gradient_proof import prove_trainable
 
 COLUMNS = ("anatomy", "full proof", "LoRA proof", "one step", "prune", "reload", "cached == uncached")
 # What a family may lack and still pass; `failed` there fails it all the same.
-EXTRAS = ("compensation",)
+EXTRAS = ("compensation", "healing")
 REGION = Region(layers=(1, 4, 6), num_layers=NUM_LAYERS, spec="ids:1,4,6")
 # One early, one middle and one late layer: the first choice that the model allows.
 EARLY, MIDDLE, LATE = (1, 0, 2), (4, 3), (6, 5, 7)
@@ -56,7 +57,7 @@ class Result:
 
     Attributes:
         model_type: the model type.
-        cells: `yes`, `refused`, `broken` or `failed` by column.
+        cells: `yes`, `refused`, `broken` or `failed` by column; in the extras also other words.
         reason: why it is refused, not built, or what failed.
         removed: the decoder layers removed.
         note: the reason that other layers stay.
@@ -240,6 +241,14 @@ def _compensation(model: Any, inputs: Batch, result: Result) -> None:
     result.cells["compensation"] = cell
 
 
+def _healing(model: Any, inputs: Batch, result: Result) -> None:
+    if find_anatomy(model).encoder_decoder:
+        # `train` and `heal` say so: its decoder never sees the prompt.
+        result.cells["healing"] = "no"
+        return
+    heal_one_step(result.whole, model, with_labels(result.whole, inputs))
+
+
 _Step = Callable[[Any, Batch, Result], None]
 _STEPS: tuple[tuple[tuple[str, ...], _Step], ...] = (
     (("anatomy",), _anatomy),
@@ -248,5 +257,6 @@ _STEPS: tuple[tuple[tuple[str, ...], _Step], ...] = (
     (("one step",), _one_step),
     (("prune",), _prune),
     (("reload", "cached == uncached"), _reload),
+    (("healing",), _healing),
     (("compensation",), _compensation),
 )

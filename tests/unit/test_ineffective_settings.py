@@ -165,6 +165,11 @@ def test_a_setting_without_effect_is_said(line: str) -> None:
     assert line not in said(*without, *with_effect)
 
 
+def test_lora_settings_count_where_adapters_heal_full_weights() -> None:
+    healed = ("prune={remove: 1, scorer: spaced}", "heal={steps: 1, method: lora}")
+    assert said("train.method=full", "train.lora.r=3", *healed) == []
+
+
 def test_check_says_them_and_refuses_what_a_run_would_die_of(pack_dir: Path, tmp_path: Path) -> None:
     raw = {"model": {"path": "a/b"}, "data": {"train": [str(pack_dir)]}, "prune": {"scorer": "block-influence"}}
     config = tmp_path / "RUN.yaml"
