@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import time
@@ -28,10 +27,11 @@ from typing import Any
 
 from mode_list import ALIGNING, EXACT, LORA, MODES, SETTINGS
 from mode_tables import table
+from seed_averages import averaged
 
-from striate.artifacts import EvalRecord, Prediction, TrainRecord
+from striate.artifacts import Prediction, TrainRecord
 from striate.progress import Silent
-from striate.tasks.scoring.compare import MACRO, compare_predictions, macro_average, task_scores
+from striate.tasks.scoring.compare import MACRO, compare_predictions
 
 
 class Heard(Silent):
@@ -183,19 +183,6 @@ def _file(args: argparse.Namespace, name: str, seed: int) -> Path:
     """Return where a run's scores are."""
     path: Path = args.out / f"{name}-{seed}.json"
     return path
-
-
-def averaged(runs: Sequence[dict[str, Any]], bootstrap: int) -> tuple[EvalRecord, list[Prediction]]:
-    """Return one evaluation with every item's score averaged over the seeds."""
-    first = [Prediction(**one) for one in runs[0]["predictions"]]
-    scores: dict[tuple[str, str, str], list[float]] = {}
-    for run in runs:
-        for one in run["predictions"]:
-            scores.setdefault((one["pack"], one["task"], one["id"]), []).append(one["score"])
-    means = [one.model_copy(update={"score": statistics.fmean(scores[one.pack, one.task, one.id])}) for one in first]
-    tasks = tuple(task_scores(means, bootstrap, 0))
-    changed = {"tasks": tasks, "visual": macro_average(tasks, "visual"), "text": macro_average(tasks, "text")}
-    return EvalRecord(**{**runs[0]["record"], **changed}), means
 
 
 def summarise(args: argparse.Namespace) -> list[dict[str, Any]]:
