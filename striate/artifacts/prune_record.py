@@ -21,7 +21,7 @@ class Cut(Document):
 
     Attributes:
         layer: which.
-        before: mean cost of an answer token with all layers that were left, of `visual` and `text` samples.
+        before: what an answer token costs, the mean over `visual` and over `text` samples, with all layers left so far.
         after: the same without the layer.
         candidates: the weighed cost without each layer that could have gone.
     """

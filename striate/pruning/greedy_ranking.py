@@ -24,7 +24,7 @@ from striate.progress import Advance, Progress, Silent
 from striate.scorers.streaming.answers import Answers, answer_hits, answer_losses
 from striate.scorers.streaming.batches import Batches, longest_first
 
-# What an answer token costs, from logits (N, V) and targets (N,): the lower, the better.
+# What an answer token costs, from logits (N, V) and targets (N,): the lower, the better. A sample's cost is their mean.
 MEASURES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "answer-loss": answer_losses,
     "answer-accuracy": lambda logits_NV, targets_N: 1 - answer_hits(logits_NV, targets_N),
@@ -76,7 +76,7 @@ class _Ranking:
                 yield cut
 
     def _costs(self, replay: LayerReplay, candidates: Sequence[int], advance: Advance) -> dict[str, list[float]]:
-        """Return the mean cost of an answer token of each kind: as the model is, then without each candidate."""
+        """Return the mean cost of a sample of each kind: as the model is, then without each candidate."""
         parts = self._batches.each(lambda batch: self._sums(replay, batch, candidates), advance)
         sums, counts = (torch.stack(column).sum(0) for column in zip(*parts, strict=True))
         kinds = {VISUAL: 0, TEXT: 1}
@@ -85,18 +85,21 @@ class _Ranking:
     def _sums(
         self, replay: LayerReplay, batch: Mapping[str, Tensor], candidates: Sequence[int]
     ) -> tuple[Tensor, Tensor]:
-        """Return one batch's costs (2, 1 + C), visual and text, summed over answer tokens, and these counted (2,)."""
+        """Return one batch's costs (2, 1 + C), visual and text, summed over samples with answers, and these counted."""
         inputs = on_device(self._core, batch)
         answers = Answers.of(batch["labels"]).to(inputs["input_ids"].device)
         recording = replay.record(inputs, answers.rows, answers.columns)
         measure = MEASURES[self._question.measure]
-        columns = [answers.per_sample(measure(recording.logits, answers.targets))]
+        # A sample's answer tokens are averaged first: else long answers, such as boxes, outweigh short ones.
+        tokens_B = answers.counts
+        shares_N = (1 / tokens_B)[answers.rows]
+        columns = [answers.per_sample(measure(recording.logits, answers.targets) * shares_N)]
         for layer in candidates:
             logits_NV = replay.patched(recording, layer, recording.calls[layer].x_in)
-            columns.append(answers.per_sample(measure(logits_NV, answers.targets)))
+            columns.append(answers.per_sample(measure(logits_NV, answers.targets) * shares_N))
         sums_BC, visual_B = torch.stack(columns, 1).double(), _has_picture(batch, self._anatomy).to(columns[0].device)
         kinds_B2 = torch.stack([visual_B, ~visual_B], 1).double()
-        return (kinds_B2.T @ sums_BC).cpu(), (kinds_B2.T @ answers.counts.double()).cpu()
+        return (kinds_B2.T @ sums_BC).cpu(), (kinds_B2.T @ (tokens_B > 0).double()).cpu()
 
 
 def calibration(samples: Sequence[Sample], collator: Collator, batch_size: int) -> Batches[Any, dict[str, Tensor]]:

@@ -128,6 +128,16 @@ def test_the_weight_before_a_gap_solves_the_ridge_regression_of_the_calibration_
     assert list(record.tokens.values()) == torch.bincount(kind).tolist()
 
 
+def test_tokens_of_samples_without_a_picture_are_a_kind_of_their_own(
+    tiny_llava: Loaded, samples: list[Sample], saved_pack: Path
+) -> None:
+    text = [sample for sample in read_samples(saved_pack) if not sample.images]
+    record = compensate(tiny_llava.model, batches_of(tiny_llava, [*samples, *text * 3]), [2], how="refit")
+    alone = Collator(tiny_llava.processor, 128, True)(text)["attention_mask"].sum()
+    assert set(record.tokens) == {"image", "prompt", "answer", "text"}
+    assert record.tokens["text"] + record.held_out.get("text", 0) == 3 * int(alone)
+
+
 def test_errors_are_those_of_held_out_samples_in_the_cut_model(tiny_llava: Loaded, samples: list[Sample]) -> None:
     whole = copy.deepcopy(tiny_llava.model)
     (gap,) = compensate(tiny_llava.model, batches_of(tiny_llava, samples), [2], how="refit").gaps

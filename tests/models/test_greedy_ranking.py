@@ -42,7 +42,7 @@ def batches_of(loaded: Loaded, samples: list[Sample], size: int = 2) -> Any:
 
 
 def mean_costs(loaded: Loaded, model: Any, samples: list[Sample], accuracy: bool) -> dict[str, float]:
-    """Return an answer token's mean loss, or error rate, by kind: whole passes of single samples, all logits."""
+    """Return the mean over samples of the mean loss, or error rate, of their answer tokens, by kind."""
     sums: dict[str, list[float]] = {"visual": [], "text": []}
     for sample in samples:
         batch = Collator(loaded.processor, 128, True)([sample])
@@ -53,7 +53,7 @@ def mean_costs(loaded: Loaded, model: Any, samples: list[Sample], accuracy: bool
         chosen, targets = logits[places], labels[places]
         losses = torch.nn.functional.cross_entropy(chosen, targets, reduction="none")
         values: Tensor = (chosen.argmax(-1) != targets).double() if accuracy else losses
-        sums["visual" if sample.images else "text"] += values.tolist()
+        sums["visual" if sample.images else "text"].append(float(values.mean()))
     return {kind: sum(values) / len(values) for kind, values in sums.items() if values}
 
 

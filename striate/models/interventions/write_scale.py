@@ -16,7 +16,7 @@ from striate.models.interventions.selected_logits import answer_logits
 from striate.models.structure.anatomy import Anatomy
 from striate.models.structure.decoder_stack import decoder_layers
 
-# Norms add a small constant to a state's size, so that half of it has not quite the same direction.
+# Norms add a small constant to a state's size, so that twice of it has not quite the same direction.
 _CLOSE = 2e-2
 
 
@@ -56,7 +56,7 @@ def check_direction_only(
     after: int,
     modules: Sequence[nn.Module],
 ) -> None:
-    """Return if half the state behind layer `after`, with half of all that `modules` write, gives the same logits.
+    """Return if twice the state behind layer `after`, with twice all that `modules` write, gives the same logits.
 
     Raises:
         ModelError: it does not: something reads the state's length, or writes to it in another way.
@@ -65,32 +65,32 @@ def check_direction_only(
     rows_N, columns_N = places_N // width, places_N % width
     with layers_skipped(core, removed):
         plain_NV = answer_logits(core, inputs, rows_N, columns_N).float()
-        handle = decoder_layers(core)[after].register_forward_hook(_halve, with_kwargs=True)
+        handle = decoder_layers(core)[after].register_forward_hook(_doubled_state, with_kwargs=True)
         try:
-            with _halved(scale_parameters(modules)):
-                halved_NV = answer_logits(core, inputs, rows_N, columns_N).float()
+            with _doubled(scale_parameters(modules)):
+                doubled_NV = answer_logits(core, inputs, rows_N, columns_N).float()
         finally:
             handle.remove()
-    moved, size = float((halved_NV - plain_NV).abs().max()), float(plain_NV.abs().max())
+    moved, size = float((doubled_NV - plain_NV).abs().max()), float(plain_NV.abs().max())
     if not moved <= _CLOSE * size:
         raise ModelError(
             f"{anatomy.model_type} can't be compensated by a scale: the state's length is read, or added to in another"
-            f" way (halved, logits move by {moved:.3g} on a scale of {size:.3g})",
+            f" way (doubled, logits move by {moved:.3g} on a scale of {size:.3g})",
             "layers that read normalised states, and add to them by the last linear modules of attention and MLP",
             "set prune.compensate to refit or none",
         )
 
 
-def _halve(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+def _doubled_state(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
     call = LayerCall(args, kwargs, output)
-    return call.returning(call.x_out / 2)
+    return call.returning(call.x_out * 2)
 
 
 @contextmanager
-def _halved(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+def _doubled(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
     former = [parameter.data for parameter in parameters]
     for parameter, values in zip(parameters, former, strict=True):
-        parameter.data = values / 2
+        parameter.data = values * 2
     try:
         yield
     finally:

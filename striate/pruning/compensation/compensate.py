@@ -53,8 +53,9 @@ def compensate(
 
     No layer is removed here (`remove_layers` does that next), and only values of weights change. Gaps are taken first
     to last, each on the model as already compensated; what is wanted at the end of a gap is what the whole model gives
-    there. Tokens of pictures, prompts and answers have the same total weight. One sample in four is held out: it
-    chooses the ridge, and a gap whose change helps none of them stays as it is. So does a gap that begins with layer 0.
+    there. Tokens of pictures, of prompts and answers about them, and of samples without a picture have the same total
+    weight. One sample in four is held out: it chooses the ridge, and a gap whose change helps none of them stays as it
+    is. So does a gap that begins with layer 0.
 
     Args:
         model: an LVLM without adapters, all its layers in place.
@@ -87,8 +88,8 @@ def compensate(
     return Compensation(
         method=how,
         samples=len(batches.samples),
-        tokens=dict(zip(KINDS, states.counts[0].tolist(), strict=True)),
-        held_out=dict(zip(KINDS, states.counts[1].tolist(), strict=True)),
+        tokens=_counted(states.counts[0]),
+        held_out=_counted(states.counts[1]),
         gaps=tuple(done.get(gap) or _first_gap(gap) for gap in gaps),
         seconds=time.perf_counter() - started,
     )
@@ -105,6 +106,11 @@ def told(gap: CompensatedGap) -> str:
             f"prune: without {layers} the state is {gap.scale:.3g} times too short, what follows as much less: {error}"
         )
     return f"prune: layer {gap.layer} stands in for {layers}: {error}"
+
+
+def _counted(counts_K: Tensor) -> dict[str, int]:
+    """Return how many tokens there are of each kind that occurs."""
+    return {kind: count for kind, count in zip(KINDS, counts_K.tolist(), strict=True) if count}
 
 
 def _first_gap(gap: Gap) -> CompensatedGap:

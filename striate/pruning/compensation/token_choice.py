@@ -11,7 +11,8 @@ from torch import Tensor
 from striate.models.structure.anatomy import Anatomy
 from striate.scorers.streaming.masks import token_masks
 
-KINDS = ("image", "prompt", "answer")
+# Text is what samples without a picture hold, prompt and answer alike: it is lost first.
+KINDS = ("image", "prompt", "answer", "text")
 # Of all samples together: enough for several thousand of each kind, few enough to keep their states.
 MOST_TOKENS = 1 << 15
 _EVERY, _HELD_OUT = 4, 1
@@ -46,7 +47,13 @@ def choose_tokens(batch: Mapping[str, Tensor], anatomy: Anatomy, first: int, sam
     masks = token_masks(batch, anatomy)
     image_BT = torch.zeros_like(masks.image) if anatomy.cross_attends else masks.image
     answer_BT = masks.of("answer")
-    by_kind = (image_BT, masks.attended & ~image_BT & ~answer_BT, answer_BT)
+    pictured_B1 = masks.image.any(1, keepdim=True)
+    by_kind = (
+        image_BT,
+        masks.attended & ~image_BT & ~answer_BT & pictured_B1,
+        answer_BT & pictured_B1,
+        masks.attended & ~pictured_B1,
+    )
     most = max(1, MOST_TOKENS // (len(KINDS) * max(1, samples)))
     places, kinds, held = [], [], []
     width = masks.attended.shape[1]
