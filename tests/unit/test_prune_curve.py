@@ -155,6 +155,7 @@ def curve_of(*points: CurvePoint) -> Curve:
         order=(0, 1),
         packs=("pack",),
         points=points,
+        start=tuple(row.model_copy(update={"score": 0.3}) for row in points[0].scores),
         interval="95%, over pictures",
         recommendation=recommend(points, 30),
     )
@@ -257,6 +258,7 @@ def test_the_terminal_shows_what_is_kept_with_its_interval() -> None:
     assert "98.5 [97.7, 99.2]" in shown
     assert re.search(r"^ *2, healed .*1\.07x", shown, re.MULTILINE)
     assert "visual, written" in shown
+    assert re.search(r"^ *start +score 30\.0", shown, re.MULTILINE)
 
 
 def test_the_page_has_the_picture_the_advice_and_both_forms_of_answers(tmp_path: Path) -> None:
@@ -270,3 +272,6 @@ def test_the_page_has_the_picture_the_advice_and_both_forms_of_answers(tmp_path:
     assert "the axis need not begin at 0" in page
     assert "text score, choices and written answers apart" in page
     assert "98.5% (97.7 to 99.2)" in page
+    assert "visual, start 30.0%" in page
+    # Of 0.8 * (197 - 100) / 100, as the start is given above.
+    assert "+77.6 points" in page

@@ -14,6 +14,9 @@ def curve_table(curve: Curve) -> Table:
     scored = [kind if form == "all" else f"{kind}, {form}" for kind, form in groups]
     for name in ("removed", *scored, "parameters", "prefill", "decode", "peak GiB"):
         table.add_column(name, justify="right", overflow="fold")
+    if curve.start:
+        scores = {(row.kind, row.answers): f"score {100 * row.score:.1f}" for row in curve.start}
+        table.add_row("start", *(scores.get(group, "-") for group in groups), *"----")
     for point in curve.points:
         kept = [_kept(point, kind, answers) for kind, answers in groups]
         table.add_row(_name(point), *kept, *_costs(point), style="bold" if curve.recommends(point) else "")

@@ -66,6 +66,8 @@ def make_curve(
         results: records and answers of the tuned model and, where it was evaluated, of the start, by label.
         forms: whether models are asked as they were cut (False), healed (True), or both.
     """
+    # All of the ranking at once: it needs the whole model, which every trial takes apart.
+    trials.removed(counts[-1])
     for number, count in enumerate(counts[1:], 1):
         trials.progress.say(f"curve: without {count} layers ({number} of {len(counts) - 1})")
         trials.make(count, forms, speed=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,6 +73,7 @@ class PruneTrials:
     asked: dict[str, Any]
     progress: Progress
     healing: HealingRun | None = None
+    _cuts: tuple[Cut, ...] = field(default=(), init=False)
 
     @property
     def most(self) -> int:
@@ -90,12 +91,6 @@ class PruneTrials:
         key = fingerprint_of(self.keys.ranking(self.config.prune))
         file = self.out / FOLDER / "ranking.json"
         return LayerRanking(self.config, self.inputs.calibrating, file, key, self.progress)
-
-    @cached_property
-    def cuts(self) -> tuple[Cut, ...]:
-        """All rounds of the greedy ranking, made where they are not kept; none with another scorer."""
-        kept = self.ranking.kept_cuts(self.region, self.most)
-        return self.ranking.cuts(self.models.load("tuned"), self.region, self.most) if kept is None else kept
 
     @cached_property
     def _scores(self) -> Scores | None:
@@ -192,8 +187,12 @@ class PruneTrials:
         return True
 
     def _first(self, count: int) -> tuple[Cut, ...]:
-        """Return the cuts by which `count` layers go, beside those that the region gives up."""
-        return self.cuts[: max(0, count - len(self.region.removable))]
+        """Return the cuts by which `count` layers go beside those that the region gives up, ranked as far as needed."""
+        wanted = max(0, count - len(self.region.removable)) if self.config.prune.greedy else 0
+        if len(self._cuts) < wanted:
+            kept = self.ranking.kept_cuts(self.region, count)
+            self._cuts = kept or self.ranking.cuts(self.models.load("tuned"), self.region, count)
+        return self._cuts[:wanted]
 
     def _cut(self, tuned: Loaded, count: int) -> PruneRecord:
         """Return what was removed from the tuned model, in place."""

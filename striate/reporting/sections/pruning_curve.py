@@ -11,7 +11,7 @@ from striate.reporting.charts.pareto import ParetoLine, ParetoPoint, draw_pareto
 from striate.reporting.html.chooser import chooser
 from striate.reporting.html.markup import Child, Html, tag
 from striate.reporting.html.tables import Cell, figures, table
-from striate.reporting.html.wording import amount, count, gibibytes, interval, percent, sample
+from striate.reporting.html.wording import amount, count, gibibytes, interval, percent, points, sample, span
 
 AS_CUT, HEALED = "s2", "s1"
 KINDS: tuple[Kind, ...] = ("visual", "text")
@@ -42,7 +42,7 @@ def _share(point: CurvePoint, whole: CurvePoint) -> float:
 def draw_curve(curve: Curve) -> list[Child]:
     """Return the section: what is recommended, the picture with its menu, and a table of all points."""
     advice = tag("p", tag("b", curve.recommendation.text)) if curve.recommendation else None
-    return [advice, tag("p", _about(curve), class_="caption"), _pictures(curve), _table(curve)]
+    return [advice, tag("p", _about(curve), class_="caption"), _pictures(curve), _table(curve), _against_start(curve)]
 
 
 def _about(curve: Curve) -> str:
@@ -132,6 +132,23 @@ def _table(curve: Curve) -> Html:
         rows.append([Cell(_name(point), head=True), *figures(*scores, *_costs(point))])
     chosen = [curve.recommends(point) for point in curve.points]
     return table(heads, rows, ["overall" if one else "" for one in chosen])
+
+
+def _against_start(curve: Curve) -> Html | None:
+    """Return the folded table of differences from the start, or nothing where that was not asked."""
+    kinds = [row for row in curve.start if row.answers == "all"]
+    if not kinds:
+        return None
+    rows = []
+    for point in curve.points:
+        scores = [score.start if score else None for score in (point.of(row.kind) for row in kinds)]
+        rows.append([Cell(_name(point), head=True), *figures(*map(_gained, scores))])
+    heads = ["removed", *(f"{row.kind}, start {percent(row.score)}" for row in kinds)]
+    return tag("details", tag("summary", "Against the start"), table(heads, rows))
+
+
+def _gained(row: Difference | None) -> str:
+    return f"{points(row.difference)}, {interval(span(row.low, row.high), row.no_interval)}" if row else "–"
 
 
 def _name(point: CurvePoint) -> str:
