@@ -376,6 +376,8 @@ def test_dora_compiles_in_pieces(family_builder: Any) -> None:
     assert lines[0].startswith("LlamaDecoderLayer is compiled in pieces: ")
 
 
+# A C++ compiler takes ten seconds; continuous integration runs these beside the families.
+@pytest.mark.families
 def test_an_inductor_graph_drops_what_the_plain_one_drops(family_builder: Any) -> None:
     """PyTorch's own compiler on one adapted linear layer: the same keys give its kernels the same masks, both ways."""
     if not shutil.which("g++"):

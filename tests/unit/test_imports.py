@@ -116,7 +116,7 @@ def test_help_is_quick() -> None:
 @pytest.mark.parametrize(
     "first",
     [
-        "import striate; from transformers import AutoConfig",
+        pytest.param("import striate; from transformers import AutoConfig", marks=pytest.mark.families),
         "from transformers import AutoConfig; import striate",
         "import striate; from transformers import GenerationMixin, AutoConfig",
     ],
