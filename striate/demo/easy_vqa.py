@@ -14,16 +14,18 @@ from striate.errors import DataError
 from striate.progress import Progress, Silent
 from striate.storage.made_once import made_once
 
-TRAIN_SAMPLES, TURNS, TEST_PER_TASK = 300, 3, 100
+TRAIN_SAMPLES, HELD_OUT, TURNS, TEST_PER_TASK = 300, 8, 3, 100
+HELD_OUT_FILE = "held_out.json"
 TASKS = ("shape", "colour", "presence")
 SHAPES = ("circle", "rectangle", "triangle")
 Row = tuple[str, str, int]
 
 
 def prepare_easy_vqa(source: Path, target: Path, seed: int = 0, progress: Progress | None = None) -> Path:
-    """Return `target`, filled with train.json, test.jsonl and their pictures from the package's folder `source`.
+    """Return `target`, filled with three files and their pictures from the package's folder `source`.
 
-    300 conversations of three questions train; 300 questions about pictures of the test split are held out, 100 a task.
+    300 conversations of three questions train (train.json), 8 about other pictures are measured while training
+    (held_out.json); 300 questions about pictures of the test split are asked afterwards, 100 a task (test.jsonl).
 
     Raises:
         DataError: a file of the package is missing or damaged.
@@ -34,7 +36,8 @@ def prepare_easy_vqa(source: Path, target: Path, seed: int = 0, progress: Progre
 def _convert(source: Path, seed: int, folder: Path) -> None:
     (folder / "images").mkdir()
     train = _conversations(_rows(source / "train"), random.Random(seed))
-    (folder / "train.json").write_text(json.dumps(train, indent=1))
+    (folder / "train.json").write_text(json.dumps(train[:TRAIN_SAMPLES], indent=1))
+    (folder / HELD_OUT_FILE).write_text(json.dumps(train[TRAIN_SAMPLES:], indent=1))
     test = _questions(_rows(source / "test"), random.Random(seed))
     (folder / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in test))
     for split, samples in (("train", train), ("test", test)):
@@ -74,7 +77,7 @@ def _conversations(rows: list[Row], rng: random.Random) -> list[dict[str, Any]]:
             conversations += [{"from": "gpt", "value": answer}]
         name = f"images/train-{picture}.png"
         samples.append({"id": f"easy-vqa-train-{picture}", "image": name, "conversations": conversations})
-        if len(samples) == TRAIN_SAMPLES:
+        if len(samples) == TRAIN_SAMPLES + HELD_OUT:
             break
     return samples
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from striate.config import RunConfig, is_builtin
 from striate.data.pictures import PictureLimits, check_pictures
-from striate.demo.places import check_pack
+from striate.demo.places import FILES, check_pack
 from striate.errors import ArtifactError, DataError, first_line
 from striate.pipeline.ineffective_settings import ineffective_settings
 from striate.pipeline.preflight import (
@@ -150,7 +150,7 @@ def _data(name: str, limits: PictureLimits, skips: bool, read: list[Sample]) -> 
     from striate.data.reading import read_samples
 
     if is_builtin(name):
-        check_pack(name)
+        check_pack(name, FILES)
         return name
     samples = read_samples(user_path(name))
     read += samples

@@ -72,6 +72,7 @@ REDUCED = {
 REDUCED_TOO = {"configs/function-map.yaml": {"analyze.scorers": "[image-attention, knock-out, knock-out-accuracy]"}}
 # Commands that can't be run here, and why; they are parsed all the same.
 NOT_RUN = {
+    "striate run RUN.yaml --set machine.log_to='[tensorboard, wandb]'": "needs TensorBoard and W&B",
     "striate quickstart": "fetches public weights and questions; .ci/run types it",
     "striate run run.yaml --set train.method=qlora": "needs bitsandbytes and a CUDA device",
     "striate run RUN.yaml --set train.optimizer=adamw-8bit": "needs bitsandbytes and a CUDA device",

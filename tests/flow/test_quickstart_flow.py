@@ -97,7 +97,7 @@ def _public(name: str) -> str:
 
 def save_easy_vqa(folder: Path) -> Path:
     """Write a made-up easy-VQA in the package's layout, with as many questions as the quickstart takes."""
-    for split, pictures in (("train", 300), ("test", 100)):
+    for split, pictures in (("train", 308), ("test", 100)):
         (folder / split / "images").mkdir(parents=True)
         rows = []
         for number in range(pictures):
@@ -112,7 +112,7 @@ def save_easy_vqa(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The finished quickstart: its folder, what it printed, how to call it again, and logits from before saving."""
-    import striate.stages.prune as prune_stage
+    import striate.pruning.tested_save as pruned_save
     import striate.stages.train as train_stage
 
     home = tmp_path_factory.mktemp("quick")
@@ -136,7 +136,7 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Any:
             patch.setattr("striate.demo.build.load_aligned", lambda model: None)
             patch.setattr("striate.demo.places.fetch", lambda package_, progress: package)
             patch.setattr(train_stage, "save_model", listen(train_stage.save_model, "tuned"))
-            patch.setattr(prune_stage, "save_model", listen(prune_stage.save_model, "pruned"))
+            patch.setattr(pruned_save, "save_model", listen(pruned_save.save_model, "pruned"))
             return CliRunner().invoke(app, [*command, *settings, *more])
 
     return {"shown": call(), "out": home / "out", "call": call, "logits": logits}
@@ -158,8 +158,8 @@ def test_it_ends_well_and_says_where_the_page_is(quick: Any) -> None:
 
 
 def _rows() -> list[tuple[str, str]]:
-    text = "text (language-reference): start "
-    return [("tuned", "visual: start "), ("tuned", text), ("pruned", "visual: start "), ("pruned", text)]
+    pairs = [("tuned", "start"), ("pruned", "tuned")]
+    return [(label, f"{what}: {base} ") for label, base in pairs for what in ("visual", "text (language-reference)")]
 
 
 def test_its_artifacts(quick: Any) -> None:
@@ -231,6 +231,7 @@ def test_the_shipped_config_is_what_the_readme_promises() -> None:
     assert (config.select.region, config.prune.remove, config.train.method) == ("uniform:25%", 3, "lora")
     assert config.evaluate.packs == ("builtin:easy-vqa", "builtin:language-reference")
     assert config.evaluate.limit is None
+    assert (config.data.validate, config.train.keep) == ("builtin:easy-vqa/held_out.json", "last")
 
 
 def test_without_network_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from striate.data.pictures import check_pictures
 from striate.data.reading import read_samples
 from striate.demo import easy_vqa
-from striate.demo.easy_vqa import prepare_easy_vqa, task_of
+from striate.demo.easy_vqa import TASKS, prepare_easy_vqa, task_of
 from striate.demo.language_reference import prepare_language_reference
 from striate.demo.places import locate_data, locate_model
 from striate.errors import ConfigError, DataError
@@ -43,6 +43,7 @@ def make_source(folder: Path) -> Path:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(easy_vqa, "TRAIN_SAMPLES", 6)
+    monkeypatch.setattr(easy_vqa, "HELD_OUT", 2)
     monkeypatch.setattr(easy_vqa, "TEST_PER_TASK", 5)
 
 
@@ -65,6 +66,26 @@ def test_easy_vqa_is_a_training_set(tmp_path: Path) -> None:
         assert [text.startswith("<image>\n") for text in asked] == [True, False, False]
         assert {task_of(answer) for answer in answers} == {"shape", "colour", "presence"}
         assert Image.open(sample.images[0]).getpixel((0, 0)) == (int(number), 0, 0)
+
+
+@pytest.mark.usefixtures("small")
+def test_easy_vqa_holds_out_more_of_the_same_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = make_source(tmp_path / "source")
+    folder = prepare_easy_vqa(source, tmp_path / "easy-vqa")
+    train, held_out = read_samples(folder), read_samples(folder / "held_out.json")
+    assert len(held_out) == 2
+    assert {path for one in train for path in one.images}.isdisjoint(path for one in held_out for path in one.images)
+    assert {task_of(message.text) for message in held_out[0].messages if message.role == "assistant"} == set(TASKS)
+    # What trains is what trained before samples were held out.
+    monkeypatch.setattr(easy_vqa, "HELD_OUT", 0)
+    alone = prepare_easy_vqa(source, tmp_path / "alone")
+    assert (alone / "train.json").read_bytes() == (folder / "train.json").read_bytes()
+    assert (alone / "test.jsonl").read_bytes() == (folder / "test.jsonl").read_bytes()
+    monkeypatch.setattr(easy_vqa, "HELD_OUT", 2)
+    monkeypatch.setattr("striate.demo.places.fetch", lambda package, progress: source)
+    monkeypatch.setenv("STRIATE_CACHE", str(tmp_path / "cache"))
+    place = locate_data("builtin:easy-vqa/held_out.json", Silent())
+    assert read_samples(place)[0].messages == held_out[0].messages
 
 
 @pytest.mark.usefixtures("small")
@@ -137,7 +158,7 @@ def test_names_in_a_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert locate_data("some/folder", Silent()) == Path("some/folder")
     assert locate_data("~/folder", Silent()) == tmp_path / "home" / "folder"
     place = locate_data("builtin:language-reference", Silent())
-    assert place == tmp_path / "data" / "language-reference"
+    assert place == tmp_path / "data-2" / "language-reference"
     assert (place / "test.jsonl").is_file()
     assert locate_model(str(tmp_path), Silent()) == str(tmp_path)
 
