@@ -98,7 +98,9 @@ class StageKeys:
             follows["data"] = self._data(self.inputs.calibrating)
             follows |= {"max_length": config.train.max_length, "seed": config.seed}
         if section.until:
+            # By which the number of layers is chosen.
             follows["asked"] = self.asked(until=True)
+            follows["healing"] = self.healing() if config.heals else {}
         return follows
 
     def teacher(self) -> dict[str, Any]:

@@ -284,6 +284,8 @@ def test_a_setting_that_earlier_runs_lacked_is_no_part_of_their_keys(root: Path)
         ("evaluate.packs=[ROOT/pack2]", {*PRUNED, *ASKED}),
         ("evaluate.max_new_tokens=3", {*PRUNED, *ASKED}),
         ("evaluate.gate=pack>=99", NONE),
+        ("heal.steps=3", PRUNED),
+        ("heal.lr=0.3", PRUNED),
     ],
 )
 def test_what_the_number_of_layers_follows_from_where_a_gate_chooses_it(
