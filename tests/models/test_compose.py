@@ -157,5 +157,5 @@ def test_region_none_trains_the_projector_only(tmp_path: Path, pack_dir: Path) -
 
 def test_region_none_has_nothing_for_lora(tmp_path: Path, pack_dir: Path) -> None:
     loaded = compose(write_encoder(tmp_path / "vision", "siglip"), write_llm(tmp_path / "llm", "llama"))
-    with pytest.raises(TrainingError, match=r"the projector alone trains with train.method=full and region none"):
+    with pytest.raises(TrainingError, match=r"the projector alone trains with train.projector=lora"):
         align(loaded, "lora", pack_dir, tmp_path)
