@@ -41,7 +41,7 @@ class RichProgress:
     def track(self, label: str, total: int) -> Iterator[Advance]:
         """Yield a function that moves the bar called `label` on."""
         columns = (
-            TextColumn("{task.description:<28}", markup=False),
+            TextColumn("{task.fields[name]}", markup=False),
             BarColumn(bar_width=32),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -50,8 +50,9 @@ class RichProgress:
             TextColumn("{task.fields[note]}", markup=False),
         )
         with Progress(*columns, console=OUT) as bars:
-            task = bars.add_task(label, total=total, note="")
-            self._note = lambda text: bars.update(task, note=text)
+            task = bars.add_task(label, total=total, name=f"{label:<28}", note="")
+            # Beside a note the label takes no more room than it needs.
+            self._note = lambda text: bars.update(task, name=label, note=text)
             yield lambda count: bars.advance(task, count)
 
     def note(self, text: str) -> None:

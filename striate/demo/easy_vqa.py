@@ -14,7 +14,7 @@ from striate.errors import DataError
 from striate.progress import Progress, Silent
 from striate.storage.made_once import made_once
 
-TRAIN_SAMPLES, HELD_OUT, TURNS, TEST_PER_TASK = 300, 8, 3, 100
+TRAIN_SAMPLES, HELD_OUT, TURNS, TEST_PER_TASK = 300, 4, 3, 100
 HELD_OUT_FILE = "held_out.json"
 TASKS = ("shape", "colour", "presence")
 SHAPES = ("circle", "rectangle", "triangle")
@@ -24,7 +24,7 @@ Row = tuple[str, str, int]
 def prepare_easy_vqa(source: Path, target: Path, seed: int = 0, progress: Progress | None = None) -> Path:
     """Return `target`, filled with three files and their pictures from the package's folder `source`.
 
-    300 conversations of three questions train (train.json), 8 about other pictures are measured while training
+    300 conversations of three questions train (train.json), 4 about other pictures are measured while training
     (held_out.json); 300 questions about pictures of the test split are asked afterwards, 100 a task (test.jsonl).
 
     Raises:

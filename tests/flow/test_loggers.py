@@ -135,21 +135,23 @@ def test_the_bar_shows_loss_speed_and_memory(start: Run, llava_builder: Any, tmp
     for index, note in enumerate(shown.notes):
         done = log[: index + 1]
         speed = sum(row["tokens"] for row in done) / sum(row["seconds"] for row in done)
-        assert note.startswith(f"loss {done[-1]['loss']:.4f}, {speed:,.0f} tokens/s, ")
+        assert note.startswith(f"loss {done[-1]['loss']:.3f}, {speed:,.0f} tok/s, ")
         assert 0 < float(note.split()[-2]) < 100
         assert note.endswith(" GiB")
 
 
 def test_the_terminal_s_bar_has_the_note(monkeypatch: Any) -> None:
     screen = console.SafeConsole()
-    screen.file, screen._force_terminal, screen.width = StringIO(), True, 160
+    screen.file, screen._force_terminal, screen.width = StringIO(), True, 80
     monkeypatch.setattr(console, "OUT", screen)
     progress = console.RichProgress()
     progress.note("nothing is shown yet")
-    with progress.track("train", 4) as advance:
-        advance(1)
-        progress.note("loss [1.5000], 12 tokens/s, 0.5 GiB")
+    with progress.track("train", 4000) as advance:
+        advance(1234)
+        progress.note("loss 1.500, 1,234 tok/s, 12.5 GiB")
     printed = screen.file.getvalue()
-    assert "1/4" in printed
+    assert "1234/4000" in printed
+    # Nothing is cut on a terminal of 80 columns.
+    assert "…" not in printed.rpartition("train")[2]
     assert "left" in printed
-    assert "loss [1.5000], 12 tokens/s, 0.5 GiB" in printed
+    assert "loss 1.500, 1,234 tok/s, 12.5 GiB" in printed

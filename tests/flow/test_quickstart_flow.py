@@ -97,7 +97,7 @@ def _public(name: str) -> str:
 
 def save_easy_vqa(folder: Path) -> Path:
     """Write a made-up easy-VQA in the package's layout, with as many questions as the quickstart takes."""
-    for split, pictures in (("train", 308), ("test", 100)):
+    for split, pictures in (("train", 304), ("test", 100)):
         (folder / split / "images").mkdir(parents=True)
         rows = []
         for number in range(pictures):

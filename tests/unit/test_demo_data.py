@@ -158,7 +158,7 @@ def test_names_in_a_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert locate_data("some/folder", Silent()) == Path("some/folder")
     assert locate_data("~/folder", Silent()) == tmp_path / "home" / "folder"
     place = locate_data("builtin:language-reference", Silent())
-    assert place == tmp_path / "data-2" / "language-reference"
+    assert place == tmp_path / "data-3" / "language-reference"
     assert (place / "test.jsonl").is_file()
     assert locate_model(str(tmp_path), Silent()) == str(tmp_path)
 

@@ -84,7 +84,8 @@ class MetricsLog:
         """Return what is shown beside the bar: the last loss, and tokens a second over the last steps."""
         last = self.rows[-RECENT:]
         tokens, seconds = (sum(row.get(key, 0) for row in last) for key in ("tokens", "seconds"))
-        return f"loss {last[-1]['loss']:.4f}, {tokens / max(seconds, 1e-9):,.0f} tokens/s"
+        # Short: with memory it fits beside the bar of a terminal of 80 columns.
+        return f"loss {last[-1]['loss']:.3f}, {tokens / max(seconds, 1e-9):,.0f} tok/s"
 
     def __enter__(self) -> MetricsLog:
         return self
