@@ -47,10 +47,11 @@ def inspect(
         quiet_libraries()
         from striate.config import parse_config
         from striate.models.forecast.layer_shapes import model_shape
+        from striate.models.forecast.settings import Settings as Step
         from striate.models.structure.image_tokens import image_tokens as count_image_tokens
         from striate.models.structure.meta_model import blueprint
         from striate.stages.select import select
-        from striate.training.what_trains import settings_of
+        from striate.training.what_trains import encoder_layers_of
 
         plan = blueprint(model)
         OUT.print(f"{plan.anatomy.model_type}: {plan.anatomy.num_layers} decoder layers at {plan.anatomy.layers_name}")
@@ -60,8 +61,9 @@ def inspect(
             chosen = select(plan.anatomy.num_layers, region)
             section = parse_config({"model": {"path": model}, "data": {"train": ["-"]}}, settings or []).train
             _show_trained(plan, chosen, section)
+            encoder = encoder_layers_of(section, len(model_shape(plan, image_tokens).encoder))
             step = replace(
-                settings_of(section, model_shape(plan, image_tokens)),
+                Step.of(section, encoder),
                 batch=batch,
                 text_tokens=text_tokens,
                 answer_tokens=text_tokens // 2,
@@ -89,10 +91,28 @@ def _show_pruned(plan: Blueprint, region: Region, remove: str) -> None:
     )
 
 
-def _show_trained(plan: Blueprint, region: Region, section: TrainSection) -> None:
-    from striate.training.what_trains import trained_counts
+def _trained_counts(plan: Blueprint, region: Region, section: TrainSection) -> dict[str, int]:
+    """Return how many parameters train, with LoRA and in full, as far as the model has a place for them.
 
-    counts = trained_counts(plan, region, section)
+    A LoRA pair on a matrix of shape (out, in) has r * (in + out) parameters (Hu et al., arXiv 2106.09685).
+    """
+    from striate.models.trainable.apply import apply_region
+    from striate.models.trainable.counts import adapter_parameters
+    from striate.training.what_trains import adapters_of, beside_of
+
+    model, beside, counts = plan.model, beside_of(plan.model, section), {}
+    by_adapters = "lora" in (beside.projector, beside.vision)
+    if region.layers or by_adapters:
+        counts[f"LoRA, r {section.lora.r}"] = adapter_parameters(model, adapters_of(model, region, section))
+    if not by_adapters:
+        layers = beside.vision_region
+        opened = apply_region(model, region, "full", beside.projector, vision=beside.vision, vision_region=layers)
+        counts["full"] = opened.trainable
+    return counts
+
+
+def _show_trained(plan: Blueprint, region: Region, section: TrainSection) -> None:
+    counts = _trained_counts(plan, region, section)
     parts = {"the projector": section.projector, "layers of the vision encoder": section.vision}
     words = {"full": "", "lora": " by adapters"}
     beside = "".join(f", and {part}{words[how]}" for part, how in parts.items() if how != "frozen")

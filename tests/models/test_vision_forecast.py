@@ -23,7 +23,7 @@ from striate.models.structure.anatomy import VISION, component_of, find_anatomy
 from striate.models.structure.meta_model import Blueprint
 from striate.models.trainable.apply import apply_region, lora_config
 from striate.training.precision import MasterWeights
-from striate.training.what_trains import encoder_layers_of
+from striate.training.what_trains import encoder_layers_of, encoder_region
 
 NONE = Region(layers=(), num_layers=1, spec="none")
 REGION = Region(layers=(1, 4), num_layers=NUM_LAYERS, spec="ids:1,4")
@@ -140,6 +140,7 @@ def test_orders() -> None:
 
 def test_layers_are_counted_as_a_region_is() -> None:
     section = TrainSection(vision="lora", vision_layers="top:50%")
-    assert encoder_layers_of(section, 23).layers == tuple(range(11, 23))
+    assert encoder_layers_of(section, 23) == tuple(range(11, 23))
+    assert encoder_layers_of(section.model_copy(update={"vision": "frozen"}), 23) == ()
     with pytest.raises(SpecError, match=r"train\.vision_layers, of 23 layers of the vision encoder"):
-        encoder_layers_of(TrainSection(vision="lora", vision_layers="bottom:24"), 23)
+        encoder_region(TrainSection(vision="lora", vision_layers="bottom:24"), 23)

@@ -11,7 +11,15 @@ import pytest
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from striate.config import MachineSection, RunConfig, dump_config, load_config, parse_config
+from striate.config import (
+    HealSection,
+    MachineSection,
+    RunConfig,
+    TrainSection,
+    dump_config,
+    load_config,
+    parse_config,
+)
 from striate.demo.places import quickstart_config
 from striate.errors import ConfigError
 
@@ -193,6 +201,16 @@ def test_the_projector_of_older_configs() -> None:
     assert refusal({**RAW, "train": {"method": "full"}}, "train.projector=lora").startswith(
         "run.yaml: train: projector lora goes with method lora or qlora"
     )
+
+
+def test_healing_trains_the_same_parts_in_a_way_that_fits_its_method() -> None:
+    train = TrainSection(projector="lora", vision="lora")
+    parts = {
+        method: (healing.method, healing.projector, healing.vision)
+        for method in (None, "full")
+        for healing in [HealSection(steps=1, method=method).training(train)]  # type: ignore[arg-type]
+    }
+    assert parts == {None: ("lora", "lora", "lora"), "full": ("full", "full", "full")}
 
 
 def test_all_problems_at_once() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
+
+from striate.config import TrainSection
 
 GIB = 2**30
 
@@ -55,6 +58,25 @@ class Settings:
     frozen: Literal["exact", "fp8", "int8"] = "exact"
     skipped: frozenset[int] = frozenset()
     optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
+
+    @classmethod
+    def of(cls, config: TrainSection, encoder: Collection[int] = ()) -> Settings:
+        """Return what follows from a run's settings; batch and tokens are the defaults.
+
+        `encoder` are the layers of the vision encoder that train.
+        """
+        return cls(
+            method=config.method,
+            r=config.lora.r,
+            modules=config.lora.modules,
+            rank_pattern=tuple(config.lora.rank_pattern.items()),
+            use_dora=config.lora.use_dora,
+            projector=config.projector,
+            vision=config.vision,
+            vision_chosen=frozenset(encoder),
+            frozen=config.frozen,
+            optimizer=config.optimizer,
+        )
 
     def recomputes(self, layer: int) -> bool:
         """Return whether the decoder layer is run again in the backward pass."""

@@ -154,7 +154,7 @@ def _targets(model: nn.Module, anatomy: Anatomy, region: Region, beside: Beside,
     linears = not_rewritten(core, [name for name in linears if component_of(anatomy, f"{name}.weight") in _ADAPTED])
     inner = {name: inner_name(anatomy, name) for name in linears if layer_of(anatomy, name) in region.layers}
     chosen = {DECODER_LAYER: chosen_modules(inner, modules) if inner else []}
-    if beside.projector == "lora":
+    if beside.projector == "lora" and anatomy.projector_names:
         chosen[PROJECTOR] = [name for name in linears if component_of(anatomy, f"{name}.weight") == PROJECTOR]
     if vision and beside.vision == "lora":
         chosen[VISION] = [name for name in linears if vision.layer_of(name) is not None]

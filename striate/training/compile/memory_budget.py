@@ -17,7 +17,7 @@ from striate.models.structure.anatomy import find_anatomy
 from striate.models.structure.meta_model import Blueprint
 from striate.training.approximations import visual_compute
 from striate.training.job import TrainingJob
-from striate.training.what_trains import settings_of
+from striate.training.what_trains import encoder_layers_of
 
 # How far measured peaks were above their forecasts at most, but for one (docs/forecast.md), as a share.
 GAPS = 0.01
@@ -79,7 +79,7 @@ def largest_micro_batch(shape: ModelShape, job: TrainingJob) -> Settings:
     if config.packing:
         rows, length = 1, job.machine.pack_tokens
     return replace(
-        settings_of(config, shape),
+        Settings.of(config, encoder_layers_of(config, len(shape.encoder))),
         batch=rows,
         text_tokens=max(1, length - shape.image_tokens),
         answer_tokens=max(1, math.ceil(answers * length)),
