@@ -18,6 +18,7 @@ from family_compensation import compensation
 from family_healing import heal_one_step
 from family_inputs import Batch, make_inputs
 from family_rows import ROWS, Row
+from family_vision import projector_training, vision_training
 from family_zoo import NUM_LAYERS, NotBuiltError, build_model
 
 from striate.artifacts import Region
@@ -41,7 +42,7 @@ from striate.models.trainable.gradient_proof import prove_trainable
 
 COLUMNS = ("anatomy", "full proof", "LoRA proof", "one step", "prune", "reload", "cached == uncached")
 # What a family may lack and still pass; `failed` there fails it all the same.
-EXTRAS = ("compensation", "healing")
+EXTRAS = ("compensation", "healing", "vision", "projector")
 REGION = Region(layers=(1, 4, 6), num_layers=NUM_LAYERS, spec="ids:1,4,6")
 # One early, one middle and one late layer: the first choice that the model allows.
 EARLY, MIDDLE, LATE = (1, 0, 2), (4, 3), (6, 5, 7)
@@ -63,6 +64,7 @@ class Result:
         note: the reason that other layers stay.
         parts: its anatomy.
         uncompensated: why it can't be compensated in one way or the other.
+        untrained: why its vision encoder can't be trained in one way or the other.
         whole: the model before layers were removed.
     """
 
@@ -73,6 +75,7 @@ class Result:
     note: str = ""
     parts: Anatomy | None = None
     uncompensated: str = ""
+    untrained: str = ""
     whole: Any = None
 
     @property
@@ -249,6 +252,13 @@ def _healing(model: Any, inputs: Batch, result: Result) -> None:
     heal_one_step(result.whole, model, with_labels(result.whole, inputs))
 
 
+def _vision(model: Any, inputs: Batch, result: Result) -> None:
+    labelled = with_labels(result.whole, inputs)
+    cell, result.untrained = vision_training(result.whole, REGION, inputs, labelled, logits_of)
+    result.cells["vision"] = cell
+    result.cells["projector"] = projector_training(result.whole, REGION)
+
+
 _Step = Callable[[Any, Batch, Result], None]
 _STEPS: tuple[tuple[tuple[str, ...], _Step], ...] = (
     (("anatomy",), _anatomy),
@@ -259,4 +269,5 @@ _STEPS: tuple[tuple[tuple[str, ...], _Step], ...] = (
     (("reload", "cached == uncached"), _reload),
     (("healing",), _healing),
     (("compensation",), _compensation),
+    (("vision", "projector"), _vision),
 )

@@ -29,6 +29,11 @@ What each column says:
   the record change, the error rises at no gap and falls at one or more, and the smaller model reloads to the bit.
 - **healing**: after one step towards the whole model, three layers and the projector of the smaller one differ,
   nothing else does, and the loss is lower; an encoder-decoder is not trained.
+- **vision**: which values of `train.vision` it takes, all layers of its encoder at once: the proof holds,
+  after a step they differ and nothing outside the choice does, and the saved model or adapter has the same tensors to
+  the bit when transformers or plain PEFT reads it.
+- **projector**: which values of `train.projector` it takes: LoRA where it has linear layers, and then the adapter
+  holds LoRA pairs alone, as vLLM asks for; none where nothing stands between vision encoder and language model.
 """
 
 
@@ -52,6 +57,12 @@ def page(results: Sequence[Result]) -> str:
         if result.uncompensated and result.state == "green"
     ]
     parts += ["## Not compensated, or in one way only\n", *lacking, ""] if lacking else []
+    frozen = [
+        f"- `{result.model_type}`: {result.untrained}"
+        for result in results
+        if result.untrained and result.state == "green"
+    ]
+    parts += ["## Vision encoders that stay frozen, or train in one way only\n", *frozen, ""] if frozen else []
     return "\n".join(parts)
 
 
