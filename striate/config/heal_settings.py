@@ -79,7 +79,6 @@ class HealSection(Section):
             "method": method,
             # Full weights and adapters are no one checkpoint.
             "projector": "full" if method == "full" and train.projector == "lora" else train.projector,
-            "vision": "full" if method == "full" and train.vision == "lora" else train.vision,
             "lr": self.lr or train.lr,
             "epochs": 1.0,
             "max_steps": self.steps,

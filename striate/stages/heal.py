@@ -167,7 +167,7 @@ def _settings(model: nn.Module, region: Region, healing: Healing) -> TrainSectio
     """
     config = healing.section.training(healing.train)
     if not any(sample.images for sample in healing.samples):
-        config = config.model_copy(update={"projector": "frozen", "vision": "frozen"})
+        config = config.model_copy(update={"projector": "frozen"})
     rule = skipping_of(model)
     if rule is None:
         return config

@@ -203,14 +203,14 @@ def test_the_projector_of_older_configs() -> None:
     )
 
 
-def test_healing_trains_the_same_parts_in_a_way_that_fits_its_method() -> None:
+def test_healing_trains_the_projector_in_a_way_that_fits_its_method_and_no_encoder() -> None:
     train = TrainSection(projector="lora", vision="lora")
     parts = {
         method: (healing.method, healing.projector, healing.vision)
         for method in (None, "full")
         for healing in [HealSection(steps=1, method=method).training(train)]  # type: ignore[arg-type]
     }
-    assert parts == {None: ("lora", "lora", "lora"), "full": ("full", "full", "full")}
+    assert parts == {None: ("lora", "lora", "frozen"), "full": ("full", "full", "frozen")}
 
 
 def test_all_problems_at_once() -> None:
