@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from striate.artifacts import Region, TrainRecord
+from striate.artifacts import Region, TrainRecord, ValidationRecord
 from striate.config import MachineSection, TrainSection
 from striate.data.collate import Collator
 from striate.data.pictures import PictureLimits
@@ -25,7 +25,7 @@ from striate.training.preflight_checks import check_broken, check_training, chec
 from striate.training.schedule import Plan
 from striate.training.session import TrainingResult, train_in_place
 from striate.training.setup import PreparedModel
-from striate.training.validation.watch import validation_record
+from striate.training.validation.watch import VALIDATION, Watch
 
 
 @image_tokens_counted()
@@ -159,5 +159,29 @@ def _record(job: TrainingJob, prepared: PreparedModel, result: TrainingResult, r
         padding=1 - result.tokens / max(1, result.slots),
         skipped=result.skipped,
         resampled=lisa_record(job.config.resample, job.region.layers, result.rows) if prepared.lisa else None,
-        validation=validation_record(job, result.rows) if job.held_out else None,
+        validation=_validation(job, result.rows) if job.held_out else None,
     )
+
+
+def _validation(job: TrainingJob, rows: Sequence[dict[str, Any]]) -> ValidationRecord:
+    """Return what train.json holds of the validation of a training, whose log the `rows` are."""
+    measured = [(row["step"], row[VALIDATION]) for row in rows if VALIDATION in row]
+    watch = Watch(job.config, job.plan.steps, rows)
+    kept = watch.best if watch.keeps_best and watch.best else len(rows)
+    pictured = sum(bool(sample.images) for sample in job.held_out)
+    return ValidationRecord(
+        visual_samples=pictured,
+        text_samples=len(job.held_out) - pictured,
+        metric=watch.metric,
+        first=_losses(measured[0][1]),
+        last=_losses(measured[-1][1]),
+        best=_losses(dict(measured)[watch.best or measured[-1][0]]),
+        best_step=watch.best or measured[-1][0],
+        kept_step=kept,
+        stopped_early=len(rows) < job.plan.steps,
+        seconds=sum(one["seconds"] for _, one in measured),
+    )
+
+
+def _losses(measured: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in measured.items() if name != "seconds"}

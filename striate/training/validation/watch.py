@@ -6,9 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from striate.artifacts import ValidationRecord
 from striate.config import TrainSection
-from striate.training.job import TrainingJob
 
 VALIDATION = "validation"
 """The key of a log's row under which the measurements after its step are."""
@@ -55,27 +53,3 @@ class Watch:
     def stops(self) -> bool:
         """Whether as many measurements in a row as `early_stopping_patience` says were not better."""
         return self._patience is not None and self._waited >= self._patience
-
-
-def validation_record(job: TrainingJob, rows: Sequence[Mapping[str, Any]]) -> ValidationRecord:
-    """Return what train.json holds of the validation of a training, whose log the `rows` are."""
-    measured = [(row["step"], row[VALIDATION]) for row in rows if VALIDATION in row]
-    watch = Watch(job.config, job.plan.steps, rows)
-    kept = watch.best if watch.keeps_best and watch.best else len(rows)
-    pictured = sum(bool(sample.images) for sample in job.held_out)
-    return ValidationRecord(
-        visual_samples=pictured,
-        text_samples=len(job.held_out) - pictured,
-        metric=watch.metric,
-        first=_losses(measured[0][1]),
-        last=_losses(measured[-1][1]),
-        best=_losses(dict(measured)[watch.best or measured[-1][0]]),
-        best_step=watch.best or measured[-1][0],
-        kept_step=kept,
-        stopped_early=len(rows) < job.plan.steps,
-        seconds=sum(one["seconds"] for _, one in measured),
-    )
-
-
-def _losses(measured: Mapping[str, float]) -> dict[str, float]:
-    return {name: value for name, value in measured.items() if name != "seconds"}
