@@ -8,9 +8,9 @@ from striate.artifacts.base import Document
 from striate.artifacts.compensation_record import Compensation
 from striate.artifacts.eval_records import Difference, EvalRecord, GateRow, Kind
 from striate.artifacts.region import Region
-from striate.artifacts.speed_record import SpeedRecord
+from striate.artifacts.speed_record import SpeedRecord, Spread
 
-AnswerForm = Literal["all", "choice", "written"]
+AnswerForm = Literal["all", "choice", "written", "perplexity"]
 
 
 class Trial(Document):
@@ -53,10 +53,11 @@ class CurveScore(Document):
 
     Attributes:
         kind: `visual` or `text`.
-        answers: `choice` where an answer is one of a few that are given, `written` where it is any text, or `all`.
+        answers: `choice` where an answer is one of a few that are given, `written` where it is any text, or `all`; a
+            task of `perplexity` stands alone.
         n: items.
         tasks: tasks.
-        score: unweighted mean of the tasks' scores, 0 to 1.
+        score: unweighted mean of the tasks' scores, 0 to 1; of perplexity nats a token, the lower the better.
         tuned: against the tuned model, on the same items; None for that model itself.
         start: against the start, where it was evaluated.
     """
@@ -98,15 +99,32 @@ class CurvePoint(Document):
     @property
     def prefill(self) -> float:
         """How many times as fast as the tuned model a prompt is read; 0 where that was not measured."""
-        return self.speed.whole.prefill_seconds.median / self.speed.smaller.prefill_seconds.median if self.speed else 0
+        times = self.prefill_times
+        return times.median if times else 0
 
     @property
     def decode(self) -> float:
         """How many times as fast as the tuned model tokens are written; 0 where that was not measured."""
-        if not self.speed:
-            return 0
-        smaller, whole = self.speed.smaller.decode_tokens_per_second, self.speed.whole.decode_tokens_per_second
-        return smaller.median / whole.median
+        times = self.decode_times
+        return times.median if times else 0
+
+    @property
+    def prefill_times(self) -> Spread | None:
+        """`prefill` with the least and the most that the measurements of both models leave open."""
+        if self.speed is None:
+            return None
+        return _ratio(self.speed.whole.prefill_seconds, self.speed.smaller.prefill_seconds)
+
+    @property
+    def decode_times(self) -> Spread | None:
+        """`decode` with the least and the most that the measurements of both models leave open."""
+        if self.speed is None:
+            return None
+        return _ratio(self.speed.smaller.decode_tokens_per_second, self.speed.whole.decode_tokens_per_second)
+
+
+def _ratio(one: Spread, other: Spread) -> Spread:
+    return Spread(median=one.median / other.median, low=one.low / other.high, high=one.high / other.low)
 
 
 class Recommendation(Document):
@@ -166,7 +184,8 @@ class Curve(Document):
     def forms(self, kind: Kind) -> list[AnswerForm]:
         """Return how tasks of one kind are told: all, and either form of answers where there are both."""
         there: list[AnswerForm] = [row.answers for row in self.points[0].scores if row.kind == kind]
-        return there if len(there) > 2 else there[:1]
+        shares = [answers for answers in there if answers != "perplexity"]
+        return [*(shares if len(shares) > 2 else shares[:1]), *there[len(shares) : len(shares) + 1]]
 
 
 class UntilTrial(Document):

@@ -10,7 +10,7 @@ from striate.artifacts import AnswerForm, Curve, CurvePoint, CurveScore, Differe
 from striate.storage.csv_export import csv_text
 
 KINDS: tuple[Kind, ...] = ("visual", "text")
-ANSWERS: tuple[AnswerForm, ...] = ("all", "choice", "written")
+ANSWERS: tuple[AnswerForm, ...] = ("all", "choice", "written", "perplexity")
 _SIZE = ("removed", "layers", "healed", "parameters", "bytes")
 _SPEED = (
     "prefill_seconds",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from striate.artifacts import CurvePoint, Difference, Kind, Recommendation
+from striate.artifacts import CurvePoint, Difference, Kind, Recommendation, Spread
 from striate.reporting.html.wording import amount
 
 # What a smaller model should keep of the tuned one's score, in %, where the run has no conditions of its own.
@@ -51,7 +51,15 @@ def told_share(row: Difference) -> str:
 
 def told_speed(point: CurvePoint) -> str:
     """Return how much faster a point is than the tuned model, or nothing where that was not measured."""
-    return f"reads a prompt {point.prefill:.2f} and writes {point.decode:.2f} times as fast" if point.speed else ""
+    prefill, decode = point.prefill_times, point.decode_times
+    if prefill is None or decode is None:
+        return ""
+    return f"reads a prompt {_told_times(prefill)} and writes {_told_times(decode)} times as fast"
+
+
+def _told_times(times: Spread) -> str:
+    """Return how many times as fast, with the least and the most of the measurements."""
+    return f"{times.median:.2f} ({times.low:.2f} to {times.high:.2f})"
 
 
 def _kept(point: CurvePoint, kind: Kind) -> Difference | None:
@@ -76,6 +84,11 @@ def _chosen(good: CurvePoint | None, num_layers: int, bounds: Mapping[Kind, floa
     open_ends = [kind for kind, least in bounds.items() if _may_be_less(_kept(good, kind), least)]
     if open_ends:
         sentences.append(f"The interval of the {' and the '.join(open_ends)} score reaches below that.")
+    nats = good.of("text", "perplexity")
+    if nats and nats.tuned:
+        row = nats.tuned
+        reach = row.no_interval or f"{row.low:+.3f} to {row.high:+.3f}"
+        sentences.append(f"Text changes by {row.difference:+.3f} nats a token ({reach}), less being better.")
     return sentences
 
 

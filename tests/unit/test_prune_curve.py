@@ -103,7 +103,7 @@ def difference(kept: float, kind: Kind = "visual", low: float | None = None, hig
 
 
 def speed(layers: int) -> SpeedRecord:
-    seconds, tokens = Spread(median=0.1 * layers, low=0.1, high=9), Spread(median=60 / layers, low=1, high=99)
+    seconds, tokens = (Spread(median=it, low=0.9 * it, high=1.1 * it) for it in (0.1 * layers, 60 / layers))
     return SpeedRecord(
         device="CPU, 1 threads",
         dtype="float32",
@@ -135,6 +135,10 @@ def point(count: int, visual: float, text: float | None = None, healed: bool = F
         for kind, kept in rows
         for answers in ("all", "choice", "written")
     ]
+    if text is not None:
+        nats = {"metric": "perplexity", "difference": 0.5, "low": 0.4, "high": 0.6}
+        tuned = difference(60, "text").model_copy(update=nats) if count else None
+        scores.append(CurveScore(kind="text", answers="perplexity", n=16, tasks=1, score=2.5, tuned=tuned))
     return CurvePoint(
         count=count,
         removed=tuple(range(count)),
@@ -166,8 +170,9 @@ def test_the_largest_count_before_the_first_that_keeps_too_little_is_recommended
     assert found is not None
     assert (found.count, found.healed, found.keeps) == (5, False, {"visual": 98.0})
     assert found.text == (
-        "Removing 5 of 30 layers keeps 98.7% (97.9 to 99.4) of the visual score, and reads a prompt 1.20 and writes "
-        "1.20 times as fast; asked were 98% of the visual score. The interval of the visual score reaches below that. "
+        "Removing 5 of 30 layers keeps 98.7% (97.9 to 99.4) of the visual score, and reads a prompt 1.20 (0.98 to "
+        "1.47) and writes 1.20 (0.98 to 1.47) times as fast; asked were "
+        "98% of the visual score. The interval of the visual score reaches below that. "
         "6 would keep 95.0% (94.2 to 95.7) of the visual score."
     )
 
@@ -201,6 +206,20 @@ def test_nothing_is_recommended_where_nothing_was_scored() -> None:
     assert recommend([point(0, 100).model_copy(update={"scores": ()})], 30) is None
 
 
+def record_of(label: str, found: list[Prediction]) -> EvalRecord:
+    return EvalRecord(
+        label=label,
+        model="m",
+        tasks=tuple(task_scores(found, 100, 0)),
+        visual=None,
+        text=None,
+        parameters=1,
+        num_layers=1,
+        seconds=1,
+        peak_memory_gib=0,
+    )
+
+
 def test_choices_and_written_answers_are_scored_apart() -> None:
     def answers(label: str, *rows: tuple[str, str, list[int]]) -> tuple[EvalRecord, list[Prediction]]:
         found = [
@@ -210,18 +229,7 @@ def test_choices_and_written_answers_are_scored_apart() -> None:
             for task, metric, scores in rows
             for n, score in enumerate(scores)
         ]
-        record = EvalRecord(
-            label=label,
-            model="m",
-            tasks=tuple(task_scores(found, 100, 0)),
-            visual=None,
-            text=None,
-            parameters=1,
-            num_layers=1,
-            seconds=1,
-            peak_memory_gib=0,
-        )
-        return record, found
+        return record_of(label, found), found
 
     tuned = answers("tuned", ("pick", "letter", [1, 1, 1, 1]), ("say", "exact", [1, 1, 1, 1]))
     small = answers("small", ("pick", "letter", [1, 1, 1, 0]), ("say", "exact", [1, 0, 0, 0]))
@@ -237,6 +245,25 @@ def test_choices_and_written_answers_are_scored_apart() -> None:
         "written": 25,
     }
     assert all(row.kind == "visual" and row.start is None for row in rows.values())
+
+
+def test_perplexity_is_a_row_of_its_own_and_in_no_mean() -> None:
+    def texts(label: str, right: float, *nats: float) -> tuple[EvalRecord, list[Prediction]]:
+        rows = [("say", "exact", right), *(("read", "perplexity", each) for each in nats)]
+        found = [
+            Prediction(id=f"{task}{n}", pack="p", task=task, metric=metric, question="?", score=score)
+            for n, (task, metric, score) in enumerate(rows)
+        ]
+        return record_of(label, found), found
+
+    whole, share, nats = scores_by_form(texts("small", 1, 2.5, 2.3), texts("tuned", 1, 2.0, 2.0), None, 100, 0)
+    assert [(row.kind, row.answers, row.n, row.score) for row in (whole, share)] == [
+        ("text", "all", 1, 1),
+        ("text", "written", 1, 1),
+    ]
+    assert (nats.kind, nats.answers, nats.n, nats.score) == ("text", "perplexity", 2, pytest.approx(2.4))
+    assert nats.tuned is not None
+    assert (nats.tuned.task, nats.tuned.difference) == ("read", pytest.approx(0.4))
 
 
 def test_a_row_of_the_table_has_every_figure_of_its_point() -> None:
@@ -258,6 +285,8 @@ def test_the_terminal_shows_what_is_kept_with_its_interval() -> None:
     assert "98.5 [97.7, 99.2]" in shown
     assert re.search(r"^ *2, healed .*1\.07x", shown, re.MULTILINE)
     assert "visual, written" in shown
+    assert "text, perplexity" in shown
+    assert "2.500 nats" in shown
     assert re.search(r"^ *start +score 30\.0", shown, re.MULTILINE)
 
 
@@ -272,6 +301,8 @@ def test_the_page_has_the_picture_the_advice_and_both_forms_of_answers(tmp_path:
     assert "the axis need not begin at 0" in page
     assert "text score, choices and written answers apart" in page
     assert "98.5% (97.7 to 99.2)" in page
+    assert "2.500 nats (+0.500 nats)" in page
+    assert "Text changes by +0.500 nats a token (+0.400 to +0.600), less being better." in page
     assert "visual, start 30.0%" in page
     # Of 0.8 * (197 - 100) / 100, as the start is given above.
     assert "+77.6 points" in page

@@ -2,7 +2,7 @@
 
 from rich.table import Table
 
-from striate.artifacts import AnswerForm, Curve, CurvePoint, Kind
+from striate.artifacts import AnswerForm, Curve, CurvePoint, CurveScore, Kind
 
 _KINDS: tuple[Kind, ...] = ("visual", "text")
 
@@ -15,7 +15,7 @@ def curve_table(curve: Curve) -> Table:
     for name in ("removed", *scored, "parameters", "prefill", "decode", "peak GiB"):
         table.add_column(name, justify="right", overflow="fold")
     if curve.start:
-        scores = {(row.kind, row.answers): f"score {100 * row.score:.1f}" for row in curve.start}
+        scores = {(row.kind, row.answers): _score(row) for row in curve.start}
         table.add_row("start", *(scores.get(group, "-") for group in groups), *"----")
     for point in curve.points:
         kept = [_kept(point, kind, answers) for kind, answers in groups]
@@ -28,6 +28,10 @@ def _title(curve: Curve) -> str:
     return f"% kept of the tuned model and its 95% interval; of {curve.region.num_layers} layers, {by}"
 
 
+def _score(row: CurveScore) -> str:
+    return f"{row.score:.3f} nats" if row.answers == "perplexity" else f"score {100 * row.score:.1f}"
+
+
 def _name(point: CurvePoint) -> str:
     return f"{point.count}, healed" if point.healed else str(point.count)
 
@@ -36,6 +40,8 @@ def _kept(point: CurvePoint, kind: Kind, answers: AnswerForm) -> str:
     score = point.of(kind, answers)
     if score is None:
         return "-"
+    if answers == "perplexity":
+        return f"{score.score:.3f} nats"
     if score.tuned is None:
         return f"score {100 * score.score:.1f}"
     row = score.tuned

@@ -8,7 +8,7 @@ from itertools import pairwise
 from striate.artifacts import Curve, CurvePoint, EvalRecord, Prediction, Region, TrialSpeed, write_document
 from striate.config import RunConfig
 from striate.errors import ConfigError
-from striate.pipeline.trials.prune_trials import PruneTrials
+from striate.pipeline.trials.prune_trials import PruneTrials, label_of
 from striate.pruning.curve_csv import curve_csv
 from striate.pruning.recommendation import recommend
 from striate.storage.atomic import write_text
@@ -69,7 +69,7 @@ def make_curve(
     # All of the ranking at once: it needs the whole model, which every trial takes apart.
     trials.removed(counts[-1])
     for number, count in enumerate(counts[1:], 1):
-        trials.progress.say(f"curve: without {count} layers ({number} of {len(counts) - 1})")
+        trials.progress.say(f"curve: {label_of(count, False)}, {number} of {len(counts) - 1}")
         trials.make(count, forms, speed=True)
     points = [point for count in counts[1:] for healed in forms for point in [_point(trials, count, healed, results)]]
     whole = _whole(trials, points[0].count, results)

@@ -53,7 +53,8 @@ def _about(curve: Curve) -> str:
     return (
         f"Every model lacks the given number of {amount(curve.region.num_layers, 'layer')}, ranked by {curve.scorer}"
         f"{changed}{healed}, and is held against the tuned model on the same items, paired.{order} Speeds are medians, "
-        f"the tuned model's measured right before each. Intervals: {curve.interval}"
+        f"the tuned model's measured right before each, with the least and the most that the measurements of both "
+        f"leave open. Intervals: {curve.interval}"
     )
 
 
@@ -161,6 +162,9 @@ def _score(score: CurveScore | None) -> str:
     """Return the score, and under it what is kept of the tuned model's with its interval."""
     if score is None:
         return "–"
+    if score.answers == "perplexity":
+        change = f" ({points(score.tuned.difference, 'perplexity')})" if score.tuned else ""
+        return f"{score.score:.3f} nats{change}"
     if score.tuned is None or score.tuned.retention is None:
         return f"score {percent(score.score)}"
     row = score.tuned
@@ -171,6 +175,7 @@ def _score(score: CurveScore | None) -> str:
 def _costs(point: CurvePoint) -> list[str]:
     speed = point.speed
     peak = speed.smaller.peak_memory_gib if speed else None
-    times = [f"{value:.2f} ×" if speed else "–" for value in (point.prefill, point.decode)]
+    spreads = (point.prefill_times, point.decode_times)
+    times = [f"{row.median:.2f} × ({row.low:.2f} to {row.high:.2f})" if row else "–" for row in spreads]
     weights = gibibytes(point.bytes / 2**30)
     return [count(point.parameters), weights, *times, "–" if peak is None else gibibytes(peak)]

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from striate.artifacts import AnswerForm, CurveScore, EvalRecord, Prediction
+from striate.tasks.metrics import METRICS
 from striate.tasks.metrics.choices.choice import CHOICE
 from striate.tasks.metrics.choices.choice_logprob import CHOICE_LOGPROB
 from striate.tasks.metrics.choices.letter import LETTER
 from striate.tasks.metrics.choices.yes_no import MME, YES_NO
-from striate.tasks.scoring.compare import KINDS, MACRO, TaskKey, by_task, compare_tasks, in_scope
+from striate.tasks.scoring.compare import KINDS, MACRO, MACRO_METRIC, TaskKey, by_task, compare_tasks, in_scope
 
 Result = tuple[EvalRecord, Sequence[Prediction]]
 OF_CHOICE = frozenset(metric.name for metric in (CHOICE, CHOICE_LOGPROB, LETTER, YES_NO, MME))
@@ -24,7 +25,7 @@ def scores_by_form(
 ) -> tuple[CurveScore, ...]:
     """Return the mean score of each kind: of all its tasks, then of those of either form of answers.
 
-    Perplexity is no share of right answers, and left out.
+    Perplexity is no share of right answers: each of its tasks has a row of its own, in nats a token.
 
     Args:
         result: the model's record and predictions.
@@ -37,23 +38,25 @@ def scores_by_form(
         ArtifactError: two models did not answer the same items.
     """
     means = {(row.pack, row.task, row.metric, row.kind): row for row in result[0].tasks}
-    found = []
+    keys = by_task(result[1])
+    rows: list[tuple[AnswerForm, list[TaskKey], TaskKey]] = []
     for kind in KINDS:
-        tasks = in_scope(by_task(result[1]), (MACRO, kind))
-        for answers, chosen in _forms(tasks).items():
+        for answers, chosen in _forms(in_scope(keys, (MACRO, kind))).items():
             name = kind if answers == "all" else f"{kind}, {answers}"
-            found.append(
-                CurveScore(
-                    kind=kind,
-                    answers=answers,
-                    n=sum(means[key].n for key in chosen),
-                    tasks=len(chosen),
-                    score=sum(means[key].score for key in chosen) / len(chosen),
-                    tuned=compare_tasks(tuned, result, chosen, name, repetitions, seed) if tuned else None,
-                    start=compare_tasks(start, result, chosen, name, repetitions, seed) if start else None,
-                )
-            )
-    return tuple(found)
+            rows.append((answers, chosen, (MACRO, name, MACRO_METRIC, kind)))
+    rows += [("perplexity", [key], key) for key in keys if not METRICS.get(key[2]).higher_is_better]
+    return tuple(
+        CurveScore(
+            kind=row[3],
+            answers=answers,
+            n=sum(means[key].n for key in chosen),
+            tasks=len(chosen),
+            score=sum(means[key].score for key in chosen) / len(chosen),
+            tuned=compare_tasks(tuned, result, chosen, row, repetitions, seed) if tuned else None,
+            start=compare_tasks(start, result, chosen, row, repetitions, seed) if start else None,
+        )
+        for answers, chosen, row in rows
+    )
 
 
 def _forms(tasks: Collection[TaskKey]) -> dict[AnswerForm, list[TaskKey]]:

@@ -136,20 +136,17 @@ def compare_tasks(
     baseline: tuple[EvalRecord, Sequence[Prediction]],
     other: tuple[EvalRecord, Sequence[Prediction]],
     tasks: Collection[TaskKey],
-    name: str,
+    row: TaskKey,
     repetitions: int,
     seed: int,
 ) -> Difference:
-    """Return the macro row of `tasks`, one or more of one kind: pack `*`, task `name`.
+    """Return the comparison over `tasks`, under the names of `row`; one task of perplexity is a row of its own.
 
     Raises:
         ArtifactError: the two did not answer the same items.
     """
     pairs = [pair for key, pair in _paired_tasks(baseline, other).items() if key in tasks]
-    kind = next(iter(tasks))[3]
-    return compare_pairs(
-        (other[0].label, baseline[0].label), (MACRO, name, MACRO_METRIC, kind), pairs, repetitions, seed
-    )
+    return compare_pairs((other[0].label, baseline[0].label), row, pairs, repetitions, seed)
 
 
 def _task_score(key: TaskKey, group: Sequence[Prediction], repetitions: int, seed: int) -> TaskScore:
