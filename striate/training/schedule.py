@@ -14,7 +14,7 @@ from striate.config import MachineSection, TrainSection
 from striate.errors import TrainingError
 from striate.training.optimizers import NAMES
 
-# What published recipes tune vision encoders with in full, and ten times that by adapters; not measured here.
+# In full LLaVA-NeXT's, and ten times that by adapters; not measured here.
 VISION_RATES = {"full": 2e-6, "lora": 2e-5}
 
 
