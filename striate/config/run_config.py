@@ -36,7 +36,7 @@ class RunConfig(Section):
     machine: MachineSection = MachineSection()
 
     @model_validator(mode="after")
-    def _check(self) -> RunConfig:
+    def _check_training(self) -> RunConfig:
         micro = min(self.machine.micro_batch, self.train.batch_size)
         if self.train.batch_size % micro:
             raise ValueError(
@@ -50,11 +50,42 @@ class RunConfig(Section):
                 f"train.{watched[0]} follows from held-out samples, and data.validate is not set: give a share of the"
                 " training data such as 2%, or a file of samples"
             )
+        if self.machine.memory_budget is not None and self.train.gradient_checkpointing:
+            raise ValueError(
+                "machine.memory_budget and train.gradient_checkpointing are both set, and that recomputes every layer"
+            )
+        if self.train.vision != "frozen" and self.machine.cache_vision != "off":
+            raise ValueError(
+                f"machine.cache_vision is {self.machine.cache_vision} and train.vision {self.train.vision}: features of"
+                " an encoder that trains change with every step; use machine.cache_vision=off"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_pruning(self) -> RunConfig:
         if self.prune.needs_scores and self.prune.scorer not in self.analyze.scorers:
             raise ValueError(
                 f"prune.scorer {self.prune.scorer!r} is none of {', '.join(GREEDY + BY_PLACE)}, nor among"
                 f" analyze.scorers {list(self.analyze.scorers)}"
             )
+        if self.prune.until and not self.prune.remove:
+            raise ValueError(
+                "prune.until is set, but prune.remove is 0: set the most layers that may go there, such as 50% or 100%"
+            )
+        if self.prune.until and self.prune.first:
+            raise ValueError(
+                "prune.until holds smaller models against the tuned one, and with prune.when before there is none: use"
+                " prune.when after"
+            )
+        if self.prune.first and self.heal.on:
+            raise ValueError(
+                "heal is set, and prune.when is before: the tuning that follows is the healing; leave out heal.steps"
+                " and heal.share, or use prune.when: after"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_evaluation(self) -> RunConfig:
         evaluated = (*self.evaluate.models, *self.evaluate.others)
         if self.evaluate.packs and self.evaluate.baseline not in evaluated:
             raise ValueError(
@@ -71,35 +102,12 @@ class RunConfig(Section):
         compared = {*evaluated} - {self.evaluate.baseline} - (set() if self.prune.remove else {"pruned"})
         if self.evaluate.gate and not compared:
             raise ValueError("evaluate.gate is set, but only the baseline is evaluated: the gate would hold always")
-        if self.prune.until and not self.prune.remove:
-            raise ValueError(
-                "prune.until is set, but prune.remove is 0: set the most layers that may go there, such as 50% or 100%"
-            )
-        if self.prune.until and self.prune.first:
-            raise ValueError(
-                "prune.until holds smaller models against the tuned one, and with prune.when before there is none: use"
-                " prune.when after"
-            )
         if self.prune.until and not (self.prune.until_packs or self.evaluate.packs):
             raise ValueError(
                 "prune.until is set, but prune.until_packs and evaluate.packs are empty: nothing would be measured"
             )
-        if self.machine.memory_budget is not None and self.train.gradient_checkpointing:
-            raise ValueError(
-                "machine.memory_budget and train.gradient_checkpointing are both set, and that recomputes every layer"
-            )
-        if self.train.vision != "frozen" and self.machine.cache_vision != "off":
-            raise ValueError(
-                f"machine.cache_vision is {self.machine.cache_vision} and train.vision {self.train.vision}: features of"
-                " an encoder that trains change with every step; use machine.cache_vision=off"
-            )
         if self.evaluate.baseline == "pruned" and not self.prune.remove:
             raise ValueError("evaluate.baseline is 'pruned', but prune.remove is 0: there is no pruned model")
-        if self.prune.first and self.heal.on:
-            raise ValueError(
-                "heal is set, and prune.when is before: the tuning that follows is the healing; leave out heal.steps"
-                " and heal.share, or use prune.when: after"
-            )
         if self.evaluate.baseline == "unhealed" and not self.heals:
             raise ValueError("evaluate.baseline is 'unhealed', but nothing is healed: set heal.share or heal.steps")
         return self

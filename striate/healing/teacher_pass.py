@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from striate.config import HealSection
-from striate.data.broken_samples import usable
+from striate.data.checks.broken_samples import usable
 from striate.data.collate import Collator
 from striate.data.encoding import Encoded
 from striate.data.samples import Sample

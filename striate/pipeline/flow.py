@@ -48,8 +48,8 @@ from striate.runs.folder import open_run
 from striate.storage.inside import inside
 
 if TYPE_CHECKING:
-    from striate.pipeline.healing_run import HealingRun
     from striate.pipeline.model_evaluation import Results
+    from striate.pipeline.pruning.healing_run import HealingRun
     from striate.pipeline.trials.prune_trials import PruneTrials
     from striate.tasks.packs.items import Pack
 
@@ -194,8 +194,8 @@ class Flow:
         from striate.data.collate import Collator
         from striate.data.pictures import PictureLimits
         from striate.data.reading import read_many
-        from striate.pipeline.layer_ranking import UNFINISHED, LayerRanking
-        from striate.pipeline.pruned_places import settle_pruned
+        from striate.pipeline.pruning.layer_ranking import UNFINISHED, LayerRanking
+        from striate.pipeline.pruning.pruned_places import settle_pruned
         from striate.stages.prune import prune
 
         section, label = self.config.prune, "unhealed" if self.config.heals else "pruned"
@@ -243,7 +243,7 @@ class Flow:
 
     def heal(self) -> HealRecord:
         """Train the pruned model a little; write pruned/, heal.json and heal_log.jsonl."""
-        from striate.pipeline.healing_run import LOG, OUTPUTS, WORK
+        from striate.pipeline.pruning.healing_run import LOG, OUTPUTS, WORK
 
         with self.run.stage("heal", self.keys.heal(), OUTPUTS, [LOG]) as stage:
             if stage.stale:
@@ -255,7 +255,7 @@ class Flow:
     @cached_property
     def _healing(self) -> HealingRun:
         """The healing of this run."""
-        from striate.pipeline.healing_run import HealingRun
+        from striate.pipeline.pruning.healing_run import HealingRun
 
         return HealingRun(self.run, self.inputs, self.keys)
 

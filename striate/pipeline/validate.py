@@ -180,7 +180,7 @@ def _held_out(config: RunConfig, limits: PictureLimits) -> str:
 
 def _lengths(config: RunConfig, limits: PictureLimits) -> str:
     """Return that every training sample fits into `train.max_length`, or which are left out."""
-    from striate.data.length_check import oversized
+    from striate.data.checks.length_check import oversized
     from striate.data.reading import read_many
     from striate.models.io.load import load_processor
 

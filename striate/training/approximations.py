@@ -9,7 +9,7 @@ from torch import nn
 
 from striate.artifacts import Region
 from striate.config import TrainSection
-from striate.data.broken_samples import usable
+from striate.data.checks.broken_samples import usable
 from striate.data.collate import Collator
 from striate.data.samples import Sample
 from striate.errors import SpecError, TrainingError

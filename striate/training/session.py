@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from striate.data.broken_samples import usable
+from striate.data.checks.broken_samples import usable
 from striate.progress import Advance, Noting, Progress
 from striate.runs.peak_memory import peak_memory_gib
 from striate.training.approximations import frozen_format

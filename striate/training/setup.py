@@ -14,7 +14,7 @@ from torch import nn
 
 from striate.artifacts import Region, Trainable
 from striate.config import TrainSection
-from striate.data.broken_samples import usable
+from striate.data.checks.broken_samples import usable
 from striate.data.packing import Batch
 from striate.models.trainable.apply import apply_region
 from striate.models.trainable.beside import Beside

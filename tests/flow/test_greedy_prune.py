@@ -11,7 +11,8 @@ import pytest
 from striate.artifacts import PruneRecord, Region, UnfinishedRanking, read_document
 from striate.config import RunConfig
 from striate.errors import ConfigError
-from striate.pipeline import Flow, layer_ranking
+from striate.pipeline import Flow
+from striate.pipeline.pruning import layer_ranking
 
 GREEDY = ("prune.scorer=answer-loss", "prune.remove=50%", "prune.samples=6", "evaluate.packs=[]", "select.region=ids:1")
 

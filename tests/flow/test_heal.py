@@ -14,7 +14,8 @@ import pytest
 from striate.artifacts import HealRecord, PruneRecord, read_document
 from striate.config import RunConfig
 from striate.errors import ArtifactError
-from striate.pipeline import Flow, healing_run
+from striate.pipeline import Flow
+from striate.pipeline.pruning import healing_run
 
 SHORT = (
     "analyze.scorers=[block-influence]",

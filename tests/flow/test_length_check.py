@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from published_kit import mmbench
 
+from striate.data.checks.length_check import oversized
 from striate.data.collate import Collator
-from striate.data.length_check import oversized
 from striate.data.pictures import ORDINARY
 from striate.data.reading import read_samples
 from striate.data.samples import Message, Sample

@@ -13,7 +13,7 @@ from test_trainability import FROZEN, Batch, Built, _batch, _region
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from striate.errors import TrainingError
-from striate.models.forecast.adapters import adapters_of
+from striate.models.forecast.adapter_sizes import adapters_of
 from striate.models.forecast.estimate import forecast
 from striate.models.forecast.layer_shapes import model_shape
 from striate.models.forecast.settings import Settings

@@ -18,7 +18,7 @@ from test_trainability import _region
 
 from striate.artifacts import Region
 from striate.errors import TrainingError
-from striate.models.forecast.adapters import projector_trained
+from striate.models.forecast.adapter_sizes import projector_trained
 from striate.models.forecast.estimate import forecast
 from striate.models.forecast.layer_shapes import model_shape
 from striate.models.forecast.settings import Settings

@@ -18,7 +18,7 @@ from striate.models.forecast.estimate import forecast
 from striate.models.forecast.layer_shapes import model_shape
 from striate.models.forecast.memory import _encoder_bytes
 from striate.models.forecast.settings import Settings
-from striate.models.forecast.vision import encoder_trained
+from striate.models.forecast.vision_training import encoder_trained
 from striate.models.structure.anatomy import VISION, component_of, find_anatomy
 from striate.models.structure.meta_model import Blueprint
 from striate.models.trainable.apply import apply_region, lora_config

@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from striate.artifacts import Region
-from striate.models.forecast.adapters import Adapters, adapters_of, projector_trained
+from striate.models.forecast.adapter_sizes import Adapters, adapters_of, projector_trained
 from striate.models.forecast.layer_shapes import LayerShape, ModelShape
 from striate.models.forecast.settings import GIB, Settings
 from striate.models.forecast.token_skipping import kept_by_image_tokens, kept_by_text_tokens, tokens_of
-from striate.models.forecast.vision import crossed, encoder_settings, encoder_trained
+from striate.models.forecast.vision_training import crossed, encoder_settings, encoder_trained
 
 # NF4 with blocks of 64: 4 bits, one 8-bit scale a block, one float32 for every 256 scales.
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)

@@ -8,12 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from striate.artifacts import Region
-from striate.models.forecast.adapters import Adapters, adapters_of, projector_trained
+from striate.models.forecast.adapter_sizes import Adapters, adapters_of, projector_trained
 from striate.models.forecast.layer_shapes import LayerShape, ModelShape
 from striate.models.forecast.memory import NF4_BYTES
 from striate.models.forecast.settings import Accelerator, Settings
 from striate.models.forecast.token_skipping import attention_work, image_traffic, image_weights, tokens_of
-from striate.models.forecast.vision import crossed, encoder_settings, encoder_trained
+from striate.models.forecast.vision_training import crossed, encoder_settings, encoder_trained
 
 # Shares of the accelerator's best that a step reaches, fitted to five steps timed on one H100 (docs/forecast.md).
 PRODUCT_SHARE = 0.75

@@ -23,9 +23,9 @@ from striate.artifacts import (
 )
 from striate.config import RunConfig
 from striate.errors import ArtifactError, DataError, first_line
-from striate.pipeline.healing_run import HealingRun
-from striate.pipeline.layer_ranking import LayerRanking
 from striate.pipeline.model_evaluation import remove
+from striate.pipeline.pruning.healing_run import HealingRun
+from striate.pipeline.pruning.layer_ranking import LayerRanking
 from striate.pipeline.resident_model import ResidentModel
 from striate.pipeline.run_inputs import RunInputs
 from striate.pipeline.stage_keys import StageKeys

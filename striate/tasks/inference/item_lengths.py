@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from striate.data.length_check import oversized
+from striate.data.checks.length_check import oversized
 from striate.data.pictures import PictureLimits
 from striate.errors import DataError
 from striate.tasks.inference.generate import WORD_TOKENS, room_for_prompts

@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import Sampler
 
 from striate.config import MachineSection, TrainSection
-from striate.data.broken_samples import encode_usable, usable
+from striate.data.checks.broken_samples import encode_usable, usable
 from striate.data.collate import Collator
 from striate.data.encoding import Encoded
 from striate.data.label_mask import IGNORED

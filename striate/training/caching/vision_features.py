@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from striate.config import MachineSection
-from striate.data.broken_samples import usable
+from striate.data.checks.broken_samples import usable
 from striate.data.collate import Collator
 from striate.data.encoding import Encoded
 from striate.data.packing import Batch

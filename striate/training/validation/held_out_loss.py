@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from striate.data.broken_samples import usable
+from striate.data.checks.broken_samples import usable
 from striate.data.collate import Collator
 from striate.data.packing import Batch
 from striate.data.samples import Sample

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 
 from striate.errors import ArtifactError
-from striate.pipeline.healing_run import OUTPUTS, PRUNED, TEACHER, UNHEALED, WORK
+from striate.pipeline.pruning.healing_run import OUTPUTS, PRUNED, TEACHER, UNHEALED, WORK
 from striate.pipeline.stage_keys import StageKeys
 from striate.storage.fingerprints import fingerprint_of
 

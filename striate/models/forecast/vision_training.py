@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from striate.models.forecast.adapters import adapters_of
+from striate.models.forecast.adapter_sizes import adapters_of
 from striate.models.forecast.layer_shapes import LayerShape, ModelShape
 from striate.models.forecast.settings import Settings
 

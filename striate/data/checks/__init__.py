@@ -1,0 +1,1 @@
+"""Samples that can't be used: broken ones, and those that are too long."""

@@ -1,0 +1,1 @@
+"""Pruning within a run: the ranking, where models lie, and healing."""
