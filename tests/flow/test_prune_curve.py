@@ -252,6 +252,9 @@ def test_a_gate_that_no_count_meets_removes_none(
     assert (record.until.count, record.until.stopped_by) == (0, ("visual>=1000",))
     assert any(line.startswith("prune: visual>=1000 bears no layer less, and none is removed") for line in heard.said)
     assert asked == ["tuned", "2 layers removed", "1 layer removed"]
+    beside = greedy("prune.remove=1", "prune.until='visual>=1000'", "heal={steps: 1, text: 0, region: beside}")
+    with pytest.raises(ConfigError, match=r"bears no layer less, and heal\.region beside"):
+        Flow(beside, run, progress=listener(), overwrite=True).prune()
 
 
 def test_held_out_packs_choose_by_healed_models_and_the_test_packs_are_not_asked(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from striate.artifacts import GateRow, UntilRecord, UntilTrial
+from striate.config import BESIDE
+from striate.errors import ConfigError
 from striate.pipeline.trials.prune_trials import PruneTrials, Result, label_of
 from striate.pipeline.trials.until_gate import WHOLE
 from striate.pruning.largest_count import largest_count
@@ -21,6 +23,9 @@ def find_count(trials: PruneTrials, gate: str, whole: Result, *, held_out: bool,
         whole: record and answers of the tuned model.
         held_out: whether the packs are others than those of the evaluation.
         healed: whether models are healed before they are asked.
+
+    Raises:
+        ConfigError: no layer may go, and layers next to removed ones were to be healed.
     """
     tried: list[UntilTrial] = []
     if not held_out:
@@ -52,6 +57,12 @@ def find_count(trials: PruneTrials, gate: str, whole: Result, *, held_out: bool,
         trials=tuple(tried),
     )
     trials.progress.say(f"prune: {told_until(record)}")
+    if healed and not count and trials.config.heal.region == BESIDE:
+        raise ConfigError(
+            f"prune.until {gate!r} bears no layer less, and heal.region beside heals the layers next to removed ones",
+            "a bound that a smaller model meets, or other layers to heal",
+            "lower the bound, or set heal.region=region",
+        )
     return record
 
 
