@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # Set before huggingface_hub is imported: a missing file then fails at once instead of waiting for a network.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Set where the console is made, it would hold for every test of the process, whatever width that asks for.
+os.environ.pop("COLUMNS", None)
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Each worker has a core of its own.
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -23,8 +23,7 @@ from striate.data.samples import Sample
 from striate.errors import TrainingError
 from striate.models.io.load import Loaded
 from striate.stages.train import train
-from striate.training import callbacks, session
-from striate.training import trainer as engine
+from striate.training import callbacks, loss, session
 from striate.training.checkpointing.checkpoints import COMPLETE
 from striate.training.compile.cuda_graphs import GraphedSteps
 from striate.training.compile.policy import ANSWERS_TOGETHER, LayerExecution, with_graphs
@@ -165,14 +164,14 @@ def test_divergence_is_found_a_step_late(
 ) -> None:
     """The same error, naming the step; no checkpoint is written of what followed it."""
     late(monkeypatch)
-    compute = engine.answer_loss
+    compute = loss.answer_loss
     calls: list[int] = []
 
     def broken(model: Any, inputs: Any, count: Any = None) -> torch.Tensor:
         calls.append(1)
         return compute(model, inputs, count) * (torch.nan if len(calls) == 3 else 1.0)
 
-    monkeypatch.setattr(engine, "answer_loss", broken)
+    monkeypatch.setattr(loss, "answer_loss", broken)
     with pytest.raises(TrainingError) as error:
         run(tiny_llava, "bad", FULL.model_copy(update={"save_steps": 3}), compile="off")
     assert str(error.value).startswith("training diverged at step 3: loss nan")
