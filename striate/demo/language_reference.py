@@ -1,4 +1,4 @@
-"""Makes a text pack for perplexity from Python's own language reference, which every installation carries."""
+"""Makes a pack of plain text from Python's own language reference, which every installation carries."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import random
 import re
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from striate.errors import DataError
 from striate.progress import Progress, Silent
@@ -16,7 +17,10 @@ PASSAGES, CHARACTERS = 16, 900
 
 
 def prepare_language_reference(target: Path, seed: int = 0, progress: Progress | None = None) -> Path:
-    """Return `target`, filled with a test.jsonl of 16 passages of English prose from the `pydoc_data` package.
+    """Return `target`, filled with English prose from the `pydoc_data` package, a passage a topic.
+
+    test.jsonl has 16 of them, for perplexity, and train.json the others, each as the answer to a question: text to
+    calibrate and to heal by.
 
     Raises:
         DataError: this Python installation comes without it.
@@ -25,12 +29,22 @@ def prepare_language_reference(target: Path, seed: int = 0, progress: Progress |
 
 
 def _convert(seed: int, folder: Path) -> None:
-    chosen = random.Random(seed).sample(_passages(), PASSAGES)
+    passages = _passages()
+    chosen = random.Random(seed).sample(passages, PASSAGES)
     rows = [
         {"id": f"language-reference-{topic}", "text": text, "metric": "perplexity", "task": "language-reference"}
         for topic, text in chosen
     ]
     (folder / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    others = [_conversation(topic, text) for topic, text in passages if (topic, text) not in chosen]
+    (folder / "train.json").write_text(json.dumps(others))
+
+
+def _conversation(topic: str, text: str) -> dict[str, Any]:
+    """Return a training sample without a picture."""
+    asked = {"from": "human", "value": f"What does Python's language reference say of {topic}?"}
+    turns = [asked, {"from": "gpt", "value": text}]
+    return {"id": f"language-reference-{topic}", "conversations": turns, "task": "language-reference"}
 
 
 def _passages() -> list[tuple[str, str]]:

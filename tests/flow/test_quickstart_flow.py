@@ -21,9 +21,17 @@ from striate.demo.places import quickstart_config
 from striate.runs.run_record import RunRecord
 
 LAYERS = 8
+LABELS = ("start", "tuned", "pruned")
 COLOURS = {"red": (255, 0, 0), "blue": (0, 0, 255)}
 SMALL = ["data.max_train_samples=6", "analyze.samples=3", "train.epochs=1", "train.batch_size=2", "train.lora.r=4"]
-SMALL += ["evaluate.limit=6", "evaluate.bootstrap=100", "machine.micro_batch=2", "prune.remove=2"]
+SMALL += [
+    "evaluate.limit=6",
+    "evaluate.bootstrap=100",
+    "machine.micro_batch=2",
+    "prune.remove=2",
+    "prune.samples=8",
+    "heal.steps=1",
+]
 
 # What a stranger's script does: stock classes, and `import striate` for the vision encoder's sake only.
 STRANGER = """
@@ -168,7 +176,7 @@ def test_its_artifacts(quick: Any) -> None:
     assert (region.layers, region.num_layers, region.spec) == ((0, 4), LAYERS, "uniform:25%")
     assert len(pruned.removed) == 2
     assert not set(pruned.removed) & set(region.layers)
-    for label in ("start", "tuned", "pruned"):
+    for label in LABELS:
         record = read_document(out / "eval" / f"{label}.json", EvalRecord)
         assert {task.pack for task in record.tasks} == {"easy-vqa", "language-reference"}
         assert record.num_layers == LAYERS - 2 * (label == "pruned")
@@ -183,7 +191,16 @@ def test_second_call_finds_everything_done(quick: Any) -> None:
     assert shown.exit_code == 0, shown.output
     assert [line for line in shown.stdout.splitlines() if line.endswith("up to date")] == [
         f"{stage}: up to date"
-        for stage in ("analyze", "select", "train", "prune", "evaluate:start", "evaluate:tuned", "evaluate:pruned")
+        for stage in (
+            "analyze",
+            "select",
+            "train",
+            "prune",
+            "heal",
+            "evaluate:start",
+            "evaluate:tuned",
+            "evaluate:pruned",
+        )
     ]
     assert (quick["out"] / "report.html").read_bytes() == before
 
@@ -231,6 +248,7 @@ def test_the_shipped_config_is_what_the_readme_promises() -> None:
     assert (config.select.region, config.prune.remove, config.train.method) == ("uniform:25%", 3, "lora")
     assert config.evaluate.packs == ("builtin:easy-vqa", "builtin:language-reference")
     assert config.evaluate.limit is None
+    assert (config.prune.compensate, config.heal.steps) == ("refit", 12)
     assert (config.data.validate, config.train.keep) == ("builtin:easy-vqa/held_out.json", "last")
 
 

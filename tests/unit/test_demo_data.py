@@ -137,6 +137,15 @@ def test_language_reference_is_prose(tmp_path: Path) -> None:
     assert len({item.text for item in pack.items}) == 16
 
 
+def test_language_reference_trains_on_other_passages_than_it_asks(tmp_path: Path) -> None:
+    folder = prepare_language_reference(tmp_path / "language-reference")
+    samples = read_samples(folder)
+    asked = {item.text for item in read_pack(folder).items}
+    assert len(samples) >= 20
+    assert not {turn.text for sample in samples for turn in sample.messages} & asked
+    assert not any(sample.images for sample in samples)
+
+
 def test_language_reference_follows_from_its_seed(tmp_path: Path) -> None:
     one = contents(prepare_language_reference(tmp_path / "a"))
     assert contents(prepare_language_reference(tmp_path / "b")) == one
@@ -158,7 +167,7 @@ def test_names_in_a_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert locate_data("some/folder", Silent()) == Path("some/folder")
     assert locate_data("~/folder", Silent()) == tmp_path / "home" / "folder"
     place = locate_data("builtin:language-reference", Silent())
-    assert place == tmp_path / "data-3" / "language-reference"
+    assert place == tmp_path / "data-4" / "language-reference"
     assert (place / "test.jsonl").is_file()
     assert locate_model(str(tmp_path), Silent()) == str(tmp_path)
 

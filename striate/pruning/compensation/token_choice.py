@@ -14,7 +14,7 @@ from striate.scorers.streaming.masks import token_masks
 # Text is what samples without a picture hold, prompt and answer alike: it is lost first.
 KINDS = ("image", "prompt", "answer", "text")
 # Of all samples together: enough for several thousand of each kind, few enough to keep their states.
-MOST_TOKENS = 1 << 15
+MOST_TOKENS = 1 << 17
 _EVERY, _HELD_OUT = 4, 1
 
 
