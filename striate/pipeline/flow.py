@@ -191,11 +191,9 @@ class Flow:
 
     def prune(self) -> PruneRecord:
         """Remove layers outside the region; write pruned/ and prune.json, or unhealed/ where a healed one follows."""
-        from striate.data.collate import Collator
-        from striate.data.pictures import PictureLimits
-        from striate.data.reading import read_many
         from striate.pipeline.pruning.layer_ranking import UNFINISHED, LayerRanking
         from striate.pipeline.pruning.pruned_places import settle_pruned
+        from striate.pipeline.pruning.self_test_prompts import self_test_prompts
         from striate.stages.prune import prune
 
         section, label = self.config.prune, "unhealed" if self.config.heals else "pruned"
@@ -203,21 +201,17 @@ class Flow:
         with self.run.stage("prune", self.keys.prune(), [label, "prune.json"]) as stage:
             if stage.stale:
                 region = read_document(self.out / "region.json", Region)
-                remove, until, trials = removal_of(section, region), None, None
+                remove, until = removal_of(section, region), None
+                unfinished = self.out / UNFINISHED
+                ranking = LayerRanking(self.config, self.inputs.calibrating, unfinished, stage.key, self.progress)
                 if section.until:
                     trials = self._trials(remove)
                     until = self._until(trials)
-                    remove = until.count
+                    remove, ranking = until.count, trials.ranking
                 whole = self._models.take(origin_of(self.config, "pruned"))
                 if self.config.heals:
                     # Now, as long as all layers are there; healing finds it on the disk.
                     self._healing.take_rows(whole)
-                samples = read_many(self.inputs.train, 2, self.config.seed)
-                limits = PictureLimits.of(self.config.machine)
-                collator = Collator(whole.processor, self.config.train.max_length, train=False, limits=limits)
-                data, unfinished = self.inputs.calibrating, self.out / UNFINISHED
-                ranking = LayerRanking(self.config, data, unfinished, stage.key, self.progress)
-                ranking = trials.ranking if trials else ranking
                 _, record = prune(
                     whole.model,
                     region,
@@ -228,7 +222,7 @@ class Flow:
                     compensate=ranking.compensation(whole),
                     processor=whole.processor,
                     out=self.out / label,
-                    test_inputs=collator.encode_prompts(samples),
+                    test_inputs=self_test_prompts(whole.processor, self.config, self.inputs.train),
                 )
                 record = record.model_copy(update={"until": until})
                 write_document(self.out / "prune.json", record)

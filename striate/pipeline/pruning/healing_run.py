@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from striate.artifacts import PruneRecord, read_document, write_document
+from striate.pipeline.pruning.self_test_prompts import self_test_prompts
 from striate.pipeline.resident_model import ResidentModel
 from striate.pipeline.run_inputs import RunInputs
 from striate.pipeline.stage_keys import StageKeys
@@ -80,30 +81,20 @@ class HealingRun:
 
     def heal(self, models: ResidentModel) -> None:
         """Heal the pruned model; write pruned/, heal.json and heal_log.jsonl."""
-        from striate.data.collate import Collator
-        from striate.data.pictures import PictureLimits
-        from striate.data.reading import read_many
-        from striate.stages.heal import Healing, heal
-
         config, out = self.run.config, self.run.path
         rows = self._rows(models)
         unhealed = models.take(UNHEALED)
-        limits = PictureLimits.of(config.machine)
-        prompts = Collator(unhealed.processor, config.train.max_length, train=False, limits=limits)
-        pruned = read_document(out / "prune.json", PruneRecord)
-        _, record = heal(
-            unhealed.model,
-            unhealed.processor,
-            Healing(pruned, self.samples, rows, config.heal, config.train, config.machine, config.seed),
+        _, record = self._healed(
+            unhealed,
+            read_document(out / "prune.json", PruneRecord),
+            rows,
             out=out / PRUNED,
             work_dir=out / WORK,
             log=out / LOG,
             base_path=str(out / UNHEALED),
             base_weights=self.keys.model(UNHEALED),
-            broken=config.data.broken,
             overwrite=self.run.overwrite,
-            test_inputs=prompts.encode_prompts(read_many(self.inputs.train, 2, config.seed)),
-            progress=self.run.progress,
+            test_inputs=self_test_prompts(unhealed.processor, config, self.inputs.train),
         )
         write_document(out / RECORD, record)
         losses = f"loss {record.first['loss']:.3f} -> {record.last['loss']:.3f}"
@@ -120,22 +111,33 @@ class HealingRun:
             key: hash of what the model follows from.
         """
         from striate.models.io.load import Loaded
-        from striate.stages.heal import Healing, heal
 
-        config = self.run.config
-        model, _ = heal(
-            loaded.model,
-            loaded.processor,
-            Healing(pruned, self.samples, rows, config.heal, config.train, config.machine, config.seed),
+        model, _ = self._healed(
+            loaded,
+            pruned,
+            rows,
             work_dir=work,
             log=work.with_suffix(".jsonl"),
             base_path=str(self.run.path / "checkpoint"),
             base_weights=key,
-            broken=config.data.broken,
             overwrite=True,
-            progress=self.run.progress,
         )
         return Loaded(model, loaded.processor)
+
+    def _healed(self, loaded: Loaded, pruned: PruneRecord, rows: TeacherRows | None, **places: Any) -> Any:
+        """Return what `stages.heal.heal` does, by the run's settings; `places` are its arguments on files."""
+        from striate.stages.heal import Healing, heal
+
+        config = self.run.config
+        healing = Healing(pruned, self.samples, rows, config.heal, config.train, config.machine, config.seed)
+        return heal(
+            loaded.model,
+            loaded.processor,
+            healing,
+            broken=config.data.broken,
+            progress=self.run.progress,
+            **places,
+        )
 
     def _rows(self, models: ResidentModel) -> TeacherRows | None:
         """Return what `take_rows` does; the tuned model is loaded only where its rows are not stored."""

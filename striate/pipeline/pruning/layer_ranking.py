@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from striate.errors import ArtifactError
 from striate.progress import Progress
 
 if TYPE_CHECKING:
+    from striate.data.samples import Sample
     from striate.models.io.load import Loaded
 
 UNFINISHED = ".ranking.json"
@@ -83,13 +84,18 @@ class LayerRanking:
         """Return the calibration set as training batches."""
         from striate.data.collate import Collator
         from striate.data.pictures import PictureLimits
-        from striate.data.reading import read_many
         from striate.pruning.greedy_ranking import calibration
 
         machine = self.config.machine
         collator = Collator(tuned.processor, self.config.train.max_length, True, PictureLimits.of(machine))
-        samples = read_many(self.data, self.config.prune.samples, self.config.seed)
-        return calibration(samples, collator, machine.micro_batch)
+        return calibration(self._samples, collator, machine.micro_batch)
+
+    @cached_property
+    def _samples(self) -> list[Sample]:
+        """The calibration set, read once for the ranking and for every compensation."""
+        from striate.data.reading import read_many
+
+        return read_many(self.data, self.config.prune.samples, self.config.seed)
 
     def _known(self) -> tuple[Cut, ...]:
         """Return the first cuts of the same ranking, if it was interrupted; what can't be read is ranked again."""
