@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from pruning_trials import Trial
 from seed_averages import averaged
 
-from striate.tasks.scoring.compare import MACRO, compare_predictions
+from striate.artifacts import Prediction
+from striate.tasks.scoring.compare import MACRO, compare_predictions, macro_average, task_scores
 
-# What is chosen from given answers, and what the model writes itself.
+# What is chosen from given answers; the others the model writes itself.
 CHOSEN = frozenset({"choice", "choice_logprob", "letter"})
-_HEAD = "| trial | seeds | visual | kept, 95% | by seed | text | kept, 95% | choices kept | generated kept |"
+PARTS: dict[str, Callable[[dict[str, Any]], bool]] = {
+    "visual": lambda one: bool(one["image"]) and not _real(one),
+    "text": lambda one: not one["image"],
+    "text chosen": lambda one: not one["image"] and one["metric"] in CHOSEN,
+    "text written": lambda one: not one["image"] and one["metric"] not in CHOSEN,
+    "real": lambda one: _real(one),
+    "real chosen": lambda one: _real(one) and one["metric"] in CHOSEN,
+    "real written": lambda one: _real(one) and one["metric"] not in CHOSEN,
+}
+_SHOWN = ("visual", "text", "real")
+_APART = ("text chosen", "text written", "real chosen", "real written")
 
 
 def summarise(out: Path, wanted: Sequence[Trial]) -> list[dict[str, Any]]:
@@ -36,18 +47,11 @@ def summarise(out: Path, wanted: Sequence[Trial]) -> list[dict[str, Any]]:
 def _line(name: str, runs: list[dict[str, Any]], bases: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the figures of one arm; `bases` are the tuned models of the same seeds."""
     found: dict[str, Any] = {"trial": name, "seeds": len(runs), "layers_removed": runs[0].get("removed")}
-    for kind in ("visual", "text"):
-        found[kind] = {
-            "scores": [round(100 * run["record"][kind], 2) for run in runs],
-            "kept_by_seed": [
-                round(100 * run["record"][kind] / base["record"][kind], 1)
-                for run, base in zip(runs, bases, strict=True)
-                if base["record"][kind]
-            ],
-            **_kept(runs, bases, kind),
-        }
-    found["choices"] = _of_metrics(runs, bases, chosen=True)
-    found["generated"] = _of_metrics(runs, bases, chosen=False)
+    for part, want in PARTS.items():
+        if any(want(one) for one in bases[0]["predictions"]):
+            by_seed = [compared([run], [base], part) for run, base in zip(runs, bases, strict=True)]
+            kept = [one["kept"][0] for one in by_seed if one["kept"]]
+            found[part] = {**compared(runs, bases, part), "kept_by_seed": kept}
     found["seconds"] = {
         "cutting": [round(run["cutting"], 1) for run in runs if "cutting" in run],
         "healing": [round(run["heal"]["seconds"], 1) for run in runs if "heal" in run],
@@ -55,58 +59,56 @@ def _line(name: str, runs: list[dict[str, Any]], bases: list[dict[str, Any]]) ->
     return found
 
 
-def _kept(runs: list[dict[str, Any]], bases: list[dict[str, Any]], kind: str) -> dict[str, Any]:
-    """Return retention with its interval over items, seeds averaged first."""
-    rows = compare_predictions(averaged(bases, 200), averaged(runs, 200), 200, 0)
+def _real(one: dict[str, Any]) -> bool:
+    return bool(one["pack"].startswith("real-"))
+
+
+def _only(run: dict[str, Any], want: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """Return an evaluation with the answers that are wanted alone."""
+    return {**run, "predictions": [one for one in run["predictions"] if want(one)]}
+
+
+def compared(runs: list[dict[str, Any]], bases: list[dict[str, Any]], part: str) -> dict[str, Any]:
+    """Return each run's score in a part of `PARTS`, and what the runs keep of the bases with its interval over items.
+
+    Items are averaged over seeds first.
+    """
+    kind: Any = "text" if part.startswith("text") else "visual"
+    some, same = ([_only(run, PARTS[part]) for run in group] for group in (runs, bases))
+    scores = [macro_average(task_scores([Prediction(**one) for one in run["predictions"]], 0, 0), kind) for run in some]
+    rows = compare_predictions(averaged(same, 0), averaged(some, 0), 0, 0)
     row = next((row for row in rows if row.pack == MACRO and row.task == kind), None)
-    if row is None:
-        return {"kept": None, "n": 0}
+    found: dict[str, Any] = {"scores": [round(100 * (score or 0), 2) for score in scores]}
+    if row is None or row.retention is None:
+        return {**found, "kept": None, "n": 0}
     ends = (row.retention, row.retention_low, row.retention_high)
-    return {"kept": [None if end is None else round(end, 1) for end in ends], "n": row.n}
-
-
-def _of_metrics(runs: list[dict[str, Any]], bases: list[dict[str, Any]], *, chosen: bool) -> dict[str, Any]:
-    """Return what is kept, pictures and text apart, of answers that are chosen, or of those that are written."""
-
-    def only(run: dict[str, Any]) -> dict[str, Any]:
-        kept = [one for one in run["predictions"] if (one["metric"] in CHOSEN) == chosen]
-        return {**run, "predictions": kept}
-
-    some, same = [only(run) for run in runs], [only(base) for base in bases]
-    if not some[0]["predictions"]:
-        return {}
-    found = {kind: _kept(some, same, kind) for kind in ("visual", "text")}
-    return {kind: kept for kind, kept in found.items() if kept["n"]}
+    return {**found, "kept": [None if end is None else round(end, 1) for end in ends], "n": row.n}
 
 
 def table(lines: Sequence[dict[str, Any]]) -> str:
-    """Return Markdown with a row a line."""
-    return "\n".join([_HEAD, "|" + "---|" * (_HEAD.count("|") - 1), *(_row(line) for line in lines)])
+    """Return Markdown with a row a line: scores and what is kept, by seed, then the kinds of answers apart."""
+    head = ["trial", "seeds"]
+    for part in _SHOWN:
+        head += [part, "kept, 95%", "by seed"]
+    rows = [[*head, *(f"{part} kept" for part in _APART)], *map(_row, lines)]
+    ruled = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
+    return "\n".join(f"| {' | '.join(row)} |" for row in ruled)
 
 
-def _row(line: dict[str, Any]) -> str:
-    visual, text = line["visual"], line["text"]
-    cells = [
-        line["trial"],
-        str(line["seeds"]),
-        f"{statistics.fmean(visual['scores']):.1f}",
-        _interval(visual["kept"]),
-        ", ".join(f"{value:.1f}" for value in visual["kept_by_seed"]),
-        f"{statistics.fmean(text['scores']):.1f}",
-        _interval(text["kept"]),
-        _apart(line["choices"]),
-        _apart(line["generated"]),
-    ]
-    return f"| {' | '.join(cells)} |"
+def _row(line: dict[str, Any]) -> list[str]:
+    cells = [line["trial"], str(line["seeds"])]
+    for part in _SHOWN:
+        if part not in line:
+            cells += ["", "", ""]
+            continue
+        found = line[part]
+        by_seed = ", ".join(f"{value:.1f}" for value in found["kept_by_seed"])
+        cells += [f"{statistics.fmean(found['scores']):.1f}", interval(found["kept"]), by_seed]
+    return cells + [interval(line[part]["kept"]) if part in line else "" for part in _APART]
 
 
-def _interval(kept: Sequence[float | None] | None) -> str:
+def interval(kept: Sequence[float | None] | None) -> str:
     """Return a retention with its interval, where there is one."""
     if kept is None or kept[0] is None:
         return ""
     return f"{kept[0]:.1f}%" + ("" if kept[1] is None else f" ({kept[1]:.1f} to {kept[2]:.1f})")
-
-
-def _apart(found: dict[str, Any]) -> str:
-    """Return what is kept of pictures and of text."""
-    return ", ".join(f"{kind} {kept['kept'][0]:.1f}%" for kind, kept in found.items() if kept["kept"][0] is not None)

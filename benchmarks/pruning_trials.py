@@ -10,7 +10,6 @@ GREEDY = ("answer-loss", "answer-accuracy")
 ONE_SHOT = ("modality-block-influence", "angular-distance", "knock-out")
 BY_PLACE = ("spaced", "top")
 RANKINGS = (*GREEDY, *ONE_SHOT, *BY_PLACE)
-COMPENSATIONS = ("none", "refit", "scale")
 # Shares of 30 layers: 10, 23, 33 and 50%; shares of 860 steps of tuning: 1, 5 and 25%.
 REMOVED = (3, 7, 10, 15)
 STEPS = (9, 43, 215)
@@ -27,23 +26,27 @@ class Trial:
         compensate: closed form for the kept layers before the cuts.
         steps: of healing; 0 leaves it out.
         region: which layers heal.
+        method: of healing; None takes that of the tuning.
+        lr: of healing.
         kl: weight of the divergence from the tuned model.
         hidden: weight of the distance from its last hidden states.
         text: share of plain text among the samples.
-        lr: of healing; None takes that of the tuning.
+        stories: whether that text is also what the start model wrote itself.
         before: whether the start model is pruned, and tuned afterwards.
     """
 
     seed: int
     ranking: str = "answer-loss"
     remove: int = 7
-    compensate: str = "none"
+    compensate: str = "refit"
     steps: int = 0
     region: str = "region"
+    method: str | None = None
+    lr: float = 4e-4
     kl: float = 1.0
     hidden: float = 0.0
-    text: float = 0.25
-    lr: float | None = None
+    text: float = 0.5
+    stories: bool = True
     before: bool = False
 
     @property
@@ -58,58 +61,68 @@ class Trial:
         return self.name.partition(",")[2] or "default"
 
 
-def trials(seeds: Sequence[int], only: Sequence[str]) -> list[Trial]:
-    """Return all trials of the named groups, in order, each once; the first seed answers most questions alone."""
-    found = [trial for group in only or GROUPS for trial in GROUPS[group](seeds)]
+def trials(seeds: Sequence[int], only: Sequence[str], base: Sequence[tuple[str, Any]] = ()) -> list[Trial]:
+    """Return all trials of the named groups, in order, each once; the first seed answers most questions alone.
+
+    `base` has fields of healing that the groups do not vary.
+    """
+    common = Trial(seeds[0], **dict(base))
+    found = [trial for group in only or GROUPS for trial in GROUPS[group](seeds, common)]
     return list(dict.fromkeys(found))
 
 
-def _cuts(seeds: Sequence[int]) -> Iterator[Trial]:
-    """Yield what no healing follows: each ranking and compensation, and the best for every seed."""
+def _cuts(seeds: Sequence[int], common: Trial) -> Iterator[Trial]:
+    """Yield what no healing follows, of every seed."""
     for remove in REMOVED:
-        for compensate in COMPENSATIONS[:2]:
+        for compensate in ("refit", "none"):
             yield from (Trial(seed, remove=remove, compensate=compensate) for seed in seeds)
-        for ranking in RANKINGS:
-            yield from (Trial(seeds[0], ranking, remove, compensate) for compensate in COMPENSATIONS)
+        yield Trial(seeds[0], remove=remove, compensate="scale")
 
 
-def _healed(seeds: Sequence[int]) -> Iterator[Trial]:
-    """Yield how much healing gives back, with every seed."""
-    for remove in (7, 10, 3, 15):
-        for steps in reversed(STEPS):
-            yield from (Trial(seed, remove=remove, steps=steps) for seed in seeds)
+def _rankings(seeds: Sequence[int], common: Trial) -> Iterator[Trial]:
+    """Yield the same of the other rankings, and what they reach healed."""
+    for ranking in RANKINGS[1:]:
+        for remove in REMOVED:
+            yield from (Trial(seeds[0], ranking, remove, compensate) for compensate in ("refit", "none"))
+        yield replace(common, ranking=ranking, steps=215)
 
 
-def _refitted(seeds: Sequence[int]) -> Iterator[Trial]:
-    """Yield the same where the layers before the cuts are refitted first."""
-    yield from (replace(trial, compensate="refit") for trial in _healed(seeds) if trial.remove in (7, 10))
+def _ways(seeds: Sequence[int], common: Trial) -> Iterator[Trial]:
+    """Yield layers and rates of healing, then other losses, mixtures and compensations."""
+    rates = {"region": (2e-4, 4e-4, 8e-4, 1.6e-3), "beside": (2e-4, 4e-4, 8e-4), "all": (1e-4, 2e-4, 4e-4, 8e-4)}
+    for steps in (215, 43):
+        for region, some in rates.items():
+            yield from (replace(common, steps=steps, region=region, lr=lr) for lr in some)
 
 
-def _ways(seeds: Sequence[int]) -> Iterator[Trial]:
-    """Yield other layers, losses, mixtures and rates of healing."""
+def _parts(seeds: Sequence[int], common: Trial) -> Iterator[Trial]:
+    """Yield what each part of healing gives, by leaving it out or weighing it otherwise."""
     changes: tuple[dict[str, Any], ...] = (
-        {"region": "beside"},
-        {"region": "all"},
         {"kl": 0.0},
-        {"text": 0.0},
-        {"text": 0.5},
-        {"kl": 0.0, "text": 0.0},
         {"kl": 4.0},
+        {"text": 0.0},
+        {"text": 0.25},
+        {"text": 0.75},
+        {"kl": 0.0, "text": 0.0},
+        {"stories": False},
         {"hidden": 0.5},
-        {"lr": 8e-4},
-        {"lr": 4e-4},
+        {"compensate": "none"},
+        {"compensate": "scale"},
+        {"method": "lora", "lr": 4 * common.lr},
     )
     for steps in (215, 43):
         for change in changes:
-            yield replace(Trial(seeds[0], steps=steps), **change)
+            yield replace(common, steps=steps, **change)
 
 
-def _rankings(seeds: Sequence[int]) -> Iterator[Trial]:
-    """Yield what the other rankings reach after healing."""
-    yield from (Trial(seeds[0], ranking, steps=215) for ranking in RANKINGS[1:])
+def _healed(seeds: Sequence[int], common: Trial) -> Iterator[Trial]:
+    """Yield how much healing gives back, of every seed."""
+    for remove in (7, 10, 3, 15):
+        for steps in reversed(STEPS):
+            yield from (replace(common, seed=seed, remove=remove, steps=steps) for seed in seeds)
 
 
-def _before(seeds: Sequence[int]) -> Iterator[Trial]:
+def _before(seeds: Sequence[int], common: Trial) -> Iterator[Trial]:
     """Yield models that are pruned first and tuned afterwards."""
     yield Trial(seeds[0], before=True)
     yield Trial(seeds[0], before=True, region="all")
@@ -117,9 +130,9 @@ def _before(seeds: Sequence[int]) -> Iterator[Trial]:
 
 GROUPS = {
     "cuts": _cuts,
-    "healed": _healed,
     "ways": _ways,
-    "refitted": _refitted,
-    "rankings": _rankings,
     "before": _before,
+    "parts": _parts,
+    "healed": _healed,
+    "rankings": _rankings,
 }

@@ -1,0 +1,137 @@
+#!/usr/bin/env python3
+"""Measure which learning rate suits a region: regions x methods x rates, seeds at the best ones, on the same items.
+
+    python benchmarks/learning_rate_study.py MODEL DATA --out results/rates --seeds 0 1 2 --jobs 6
+
+MODEL is an LVLM's folder, DATA a folder of packs (train.json, test.jsonl, held_out.json). Every arm tunes a copy of
+the start model with the first seed; the rate whose held-out answer loss is lowest is then repeated with the other seeds
+(a second call does so), so that test items choose nothing. Retention is of tuning all layers with the same method at
+its own best rate. `--groups` names what is measured: `full`, `lora`, `rank` (LoRA of other ranks).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from learning_rate_tables import summarise, table
+from study_parts import Parts, options
+from task_queue import Task, launch, work
+
+REGIONS = ("all", "uniform:50%", "uniform:25%", "uniform:4")
+RATES = {"full": (2e-4, 4e-4, 8e-4, 1.6e-3, 3.2e-3, 6.4e-3), "lora": (4e-4, 8e-4, 1.6e-3, 3.2e-3, 6.4e-3)}
+RANK = 32
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One training: of which layers, how, and with which seed."""
+
+    region: str
+    method: str
+    lr: float
+    rank: int = RANK
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """What tells it from the others."""
+        rank = f",r{self.rank}" if self.method == "lora" else ""
+        return f"{self.region},{self.method}{rank},{self.lr:g},{self.seed}"
+
+    @property
+    def kind(self) -> tuple[str, str, int]:
+        """The same without rate and seed."""
+        return self.region, self.method, self.rank
+
+
+def arms(groups: Sequence[str], seed: int) -> Iterator[Arm]:
+    """Yield the arms of one seed."""
+    for method in ("full", "lora"):
+        if method in groups:
+            yield from (Arm(region, method, lr, seed=seed) for lr in RATES[method] for region in REGIONS)
+    if "rank" in groups:
+        for rank in (8, 128):
+            for region in ("all", "uniform:25%"):
+                yield from (Arm(region, "lora", lr, rank, seed) for lr in RATES["lora"])
+
+
+def repeated(out: Path, firsts: Sequence[Arm], seeds: Sequence[int]) -> list[Arm]:
+    """Return each kind's arm of the lowest held-out loss for the other seeds, where all of its rates are done."""
+    found: list[Arm] = []
+    for kind in dict.fromkeys(arm.kind for arm in firsts):
+        same = [arm for arm in firsts if arm.kind == kind]
+        files = [out / f"arm,{arm.name}.json" for arm in same]
+        if all(file.exists() for file in files):
+            losses = [json.loads(file.read_text())["train"]["validation"]["last"]["loss"] for file in files]
+            best = same[losses.index(min(losses))]
+            found += [replace(best, seed=seed) for seed in seeds]
+    return found
+
+
+class Rates(Parts):
+    """What one process holds."""
+
+    @cached_property
+    def held(self) -> list[Any]:
+        """The samples that rates are chosen by."""
+        from striate.data.reading import read_many
+
+        return read_many(sorted(self.args.data.glob("*/held_out.json")), self.args.held_out, 0)
+
+    def do(self, task: Task) -> dict[str, Any]:
+        """Tune and ask one model, or the start model."""
+        from striate.models.io.load import load_model
+
+        if not task.given:
+            return self.evaluated(*self.start())
+        arm, first = task.given
+        model, processor = self.start()
+        lora = {"r": arm.rank, "alpha": 2 * arm.rank}
+        train = self.train(method=arm.method, lr=arm.lr, lora=lora, validate_every=1_000_000)
+        folder = self.out / f"work-{arm.name}"
+        shutil.rmtree(folder, ignore_errors=True)
+        workers = self.args.readers if first else self.args.workers
+        region = self.region(arm.region, model)
+        record = self.tune(model, processor, region, train, arm.seed, folder, workers, self.held)
+        del model
+        tuned = load_model(folder / "checkpoint", merge=True).model
+        found = self.evaluated(tuned, processor, arm=vars(arm), train=record.model_dump(mode="json"))
+        shutil.rmtree(folder / "checkpoint")
+        return found
+
+
+def tasks(args: argparse.Namespace) -> list[Task]:
+    """Return everything to do, in order."""
+    firsts = list(arms(args.groups, args.seeds[0]))
+    # The first keeps the vision features that the others read, and compiles what they find compiled.
+    needs = (f"work-{firsts[0].name}/train_log.jsonl",) if args.cache_vision == "disk" else ()
+    listed = [Task("start"), *(Task(f"arm,{arm.name}", (arm, False), needs) for arm in firsts[1:])]
+    listed += [Task(f"arm,{arm.name}", (arm, False), needs) for arm in repeated(args.out, firsts, args.seeds[1:])]
+    return [Task(f"arm,{firsts[0].name}", (firsts[0], True)), *listed]
+
+
+def main() -> None:
+    """Run what is missing, and print what each arm reaches."""
+    parser = options(__doc__)
+    parser.add_argument("--out", type=Path, default=Path("rates"))
+    parser.add_argument("--groups", nargs="+", choices=("full", "lora", "rank"), default=["full", "lora", "rank"])
+    parser.add_argument("--held-out", type=int, default=384, help="samples that rates are chosen by")
+    args = parser.parse_args()
+    if args.until:
+        work(args.out, tasks(args), Rates(args).do, args.until)
+        return
+    launch(args.out, args.jobs, args.devices, args.minutes, join=args.join)
+    lines = summarise(args.out)
+    (args.out / "summary.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    print(table(lines))
+
+
+if __name__ == "__main__":
+    main()
