@@ -89,6 +89,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--text-tokens", type=int, default=200)
     parser.add_argument("--remove", type=int, default=8)
+    parser.add_argument("--removed", type=int, nargs="+", help="layers to refit for, without ranking any")
     parser.add_argument("--out", type=Path, help="a file to add the JSON line to")
     args = parser.parse_args()
     config = tiny(SHAPES[args.shape]()) if args.tiny else SHAPES[args.shape]()
@@ -104,8 +105,10 @@ def main() -> None:
     def batches() -> Batches[Any, dict[str, Tensor]]:
         return Batches(samples, Shaped(config, args.text_tokens), args.batch)
 
-    cuts, ranking = measured(lambda: rank_greedily(model, batches(), region, remove, Question()))
-    removed = [cut.layer for cut in cuts]
+    removed, ranking = args.removed, None
+    if removed is None:
+        cuts, ranking = measured(lambda: rank_greedily(model, batches(), region, remove, Question()))
+        removed = [cut.layer for cut in cuts]
     done, refit = measured(lambda: compensate(model, batches(), removed, how="refit"))
     line = {
         "benchmark": "cost of ranking and refitting",

@@ -99,7 +99,7 @@ class RefitGaps:
             held_N, fitted_N = tokens.held_out.to(device), ~tokens.held_out.to(device)
             judging_N = (kind_weights(tokens.kinds, counts[1]) / sizes_N)[tokens.held_out]
             fitting_N = (kind_weights(tokens.kinds, counts[0]) / sizes_N)[~tokens.held_out]
-            held_out.append(HeldOut(inputs_NF[held_N], lacking_ND[held_N], judging_N))
+            held_out.append(HeldOut(inputs_NF[held_N].cpu(), lacking_ND[held_N].cpu(), judging_N))
             sums.add(inputs_NF[fitted_N], lacking_ND[fitted_N], fitting_N)
 
         handle = write.module.register_forward_hook(watch)
