@@ -150,6 +150,7 @@ class TrainingSession:
             stack.enter_context(self._restored())
             longest = checkpoint.progressed.longest if checkpoint else 0
             trainer = self._trainer(metrics, advance, layers, inputs, longest, watch)
+            stack.callback(trainer.end_workers)
             trainer.train(resume_from_checkpoint=str(checkpoint.folder) if checkpoint else None)
             if self._execution.compiled:
                 self._progress.say(layers.describe())

@@ -48,6 +48,13 @@ class StepLoader(DataLoader[Any]):
         """Choose the order of `epoch`."""
         self.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
 
+    def end_workers(self) -> None:
+        """End the worker processes: those left to the garbage collector never hear of it, and are waited for."""
+        iterator: Any = self._iterator
+        if iterator is not None:
+            iterator._shutdown_workers()
+            self._iterator = None
+
 
 class RegionTrainer(Trainer):
     """Takes a list of micro-batches for a step: forward and backward one by one, gradients exchanged at the last.
@@ -126,6 +133,7 @@ class RegionTrainer(Trainer):
         self._start_norm = norm_of(model, self._trained)
         self._tokens = self._slots = 0
         self._skipped: dict[str, str] = {}
+        self._loader: StepLoader | None = None
         self._find_frozen()
         self._proofs = ProofCallback(proofs, self._enter_modes)
         self._metrics = MetricsCallback(
@@ -150,7 +158,7 @@ class RegionTrainer(Trainer):
         """Return the loader of this process's shares; Accelerate would deal them again."""
         # More than there are steps would start for nothing.
         workers = min(self.args.dataloader_num_workers, len(self.sampler))
-        return StepLoader(
+        self._loader = StepLoader(
             self.train_dataset,
             batch_sampler=self.sampler,
             collate_fn=self.collator,
@@ -160,6 +168,12 @@ class RegionTrainer(Trainer):
             # A loader draws a number when it begins; drawn from torch's own, dropout would depend on workers.
             generator=torch.Generator(),
         )
+        return self._loader
+
+    def end_workers(self) -> None:
+        """End the processes that encode samples."""
+        if self._loader is not None:
+            self._loader.end_workers()
 
     def training_step(
         self, model: nn.Module, inputs: Any, num_items_in_batch: torch.Tensor | int | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import multiprocessing
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -179,6 +180,8 @@ def test_workers_change_nothing(run: Run, tiny_llava: Loaded) -> None:
     other = copy.deepcopy(tiny_llava)
     run(tiny_llava, PACKED, "alone")
     run(other, PACKED, "workers", machine=MACHINE.model_copy(update={"workers": 1}))
+    # Left to the garbage collector they would hold up whatever runs then for five seconds.
+    assert not multiprocessing.active_children()
     expected = tiny_llava.model.state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in other.model.state_dict().items())
 
