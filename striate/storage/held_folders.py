@@ -103,10 +103,23 @@ def _place(folder: Path) -> Place | None:
 
 
 def _release(place: Place) -> None:
-    held = _held[place]
+    held = _held.get(place)
+    if held is None:
+        return
     held.owners -= 1
     if not held.owners:
         os.close(_held.pop(place).descriptor)
+
+
+def _let_go() -> None:
+    """Close a forked child's copies: a lock lasts until all are closed, and a child may outlive a killed parent."""
+    for held in _held.values():
+        os.close(held.descriptor)
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
 
 
 def _in_use(folder: Path) -> ArtifactError:

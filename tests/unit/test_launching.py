@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +21,10 @@ CONFIGS = Path(__file__).parents[2] / "configs" / "accelerate"
 KINDS = {"ddp": "MULTI_GPU", "fsdp2": "FSDP", "zero3": "DEEPSPEED"}
 HOLDER = "import sys, pathlib\nfrom striate.storage.held_folders import hold\nowner = pathlib.Path\n"
 HOLDER += "class Owner: pass\none = Owner(); hold(pathlib.Path(sys.argv[1]), one); print('held', flush=True); input()"
+# The child is what a data worker is: it is left behind where its parent is killed.
+FORKER = HOLDER.replace(
+    "print(", "import os, time\nif not (child := os.fork()): time.sleep(60); os._exit(0)\nprint(child, "
+)
 
 
 class Owner:
@@ -117,3 +123,20 @@ def test_the_launchers_words_are_one_place() -> None:
         for name, value in {"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1"}.items():
             patch.setenv(name, value)
         assert launch() == Launch(3, 1, 4)
+
+
+@pytest.mark.skipif(not hasattr(os, "register_at_fork"), reason="processes are not forked there")
+def test_a_killed_process_holds_no_folder_by_its_children(tmp_path: Path) -> None:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", FORKER, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout
+    child = int(parent.stdout.readline().split()[0])
+    parent.kill()
+    parent.wait()
+    try:
+        os.kill(child, 0)
+        owner = Owner()
+        assert hold(tmp_path, owner)
+    finally:
+        os.kill(child, signal.SIGKILL)
