@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -26,6 +27,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Each worker has a core of its own.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+
+# A test says what is right, not how fast this machine is while others use it.
+settings.register_profile("striate", deadline=None)
+settings.load_profile("striate")
 
 # What tests write need not survive a power cut, and each wait for the disk takes milliseconds.
 os.fsync = lambda opened: None

@@ -112,13 +112,13 @@ class Flow:
 
     def analyze(self) -> Scores:
         """Score every decoder layer on the calibration set; write scores.json."""
-        from striate.data.pictures import PictureLimits
-        from striate.data.reading import read_many
-        from striate.stages.analyze import analyze
-
         section = self.config.analyze
         with self.run.stage("analyze", self.keys.analyze(), ["scores.json"]) as stage:
             if stage.stale:
+                from striate.data.pictures import PictureLimits
+                from striate.data.reading import read_many
+                from striate.stages.analyze import analyze
+
                 samples = read_many(self.inputs.calibrating, section.samples, self.config.seed)
                 base_model = self._models.load(BASE_LABEL)
                 scores = analyze(
@@ -191,15 +191,16 @@ class Flow:
 
     def prune(self) -> PruneRecord:
         """Remove layers outside the region; write pruned/ and prune.json, or unhealed/ where a healed one follows."""
-        from striate.pipeline.pruning.layer_ranking import UNFINISHED, LayerRanking
         from striate.pipeline.pruning.pruned_places import settle_pruned
-        from striate.pipeline.pruning.self_test_prompts import self_test_prompts
-        from striate.stages.prune import prune
 
         section, label = self.config.prune, "unhealed" if self.config.heals else "pruned"
         settle_pruned(self.keys)
         with self.run.stage("prune", self.keys.prune(), [label, "prune.json"]) as stage:
             if stage.stale:
+                from striate.pipeline.pruning.layer_ranking import UNFINISHED, LayerRanking
+                from striate.pipeline.pruning.self_test_prompts import self_test_prompts
+                from striate.stages.prune import prune
+
                 region = read_document(self.out / "region.json", Region)
                 remove, until = removal_of(section, region), None
                 unfinished = self.out / UNFINISHED

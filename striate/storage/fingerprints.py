@@ -48,7 +48,7 @@ def fingerprint_files(folder: Path, files: Iterable[Path]) -> str:
         ArtifactError: one can't be read.
     """
     try:
-        return fingerprint_of(file_digests(folder, sorted(set(files))))
+        return fingerprint_of(file_digests(folder, sorted(set(files), key=str)))
     except OSError as error:
         raise _unreadable(Path(error.filename or folder), error) from error
 
