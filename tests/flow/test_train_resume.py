@@ -5,16 +5,19 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from training_kit import Killed, weights
 
-from striate.artifacts import Region
+from striate.artifacts import Region, TrainRecord
 from striate.config import LoraSection, MachineSection, TrainSection
 from striate.data.reading import read_samples
+from striate.data.samples import Sample
 from striate.errors import ArtifactError, TrainingError
 from striate.stages.train import train
 from striate.training.checkpointing.checkpoints import COMPLETE
@@ -29,53 +32,66 @@ LORA = TrainSection(
 )
 
 
+def run(folder: Path, samples: list[Sample], loaded: Loaded, config: TrainSection = LORA, **more: Any) -> TrainRecord:
+    return train(
+        loaded.model,
+        loaded.processor,
+        more.pop("region", REGION),
+        samples,
+        config,
+        MachineSection(micro_batch=2),
+        seed=more.pop("seed", 0),
+        out=folder / "checkpoint",
+        work_dir=folder / "work",
+        log=folder / "log.jsonl",
+        base_path="base",
+        **more,
+    )
+
+
+def rows_of(folder: Path) -> list[tuple[int, float, float]]:
+    lines = map(json.loads, (folder / "log.jsonl").read_text().splitlines())
+    return [(row["step"], row["loss"], row["lr"]) for row in lines]
+
+
 @pytest.fixture
 def start(tmp_path: Path, pack_dir: Path) -> Any:
     samples = read_samples(pack_dir)
 
     def call(loaded: Loaded, name: str, config: TrainSection = LORA, region: Region = REGION, **more: Any) -> Any:
-        folder = tmp_path / name
-        return train(
-            loaded.model,
-            loaded.processor,
-            region,
-            more.pop("samples", samples),
-            config,
-            more.pop("machine", MachineSection(micro_batch=2)),
-            seed=more.pop("seed", 0),
-            out=folder / "checkpoint",
-            work_dir=folder / "work",
-            log=folder / "log.jsonl",
-            base_path="base",
-            **more,
-        )
+        return run(tmp_path / name, more.pop("samples", samples), loaded, config, region=region, **more)
 
     return call
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.fixture(scope="module", params=["lora", "full"])
+def whole(
+    request: pytest.FixtureRequest,
+    llava_builder: Callable[..., Loaded],
+    saved_pack: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Any:
+    """A training that nothing interrupted: its settings, record, weights and log."""
+    config, loaded = LORA.model_copy(update={"method": request.param}), llava_builder()
+    folder = tmp_path_factory.mktemp("whole")
+    record = run(folder, read_samples(saved_pack), loaded, config)
+    return SimpleNamespace(config=config, record=record, weights=weights(loaded.model), rows=rows_of(folder))
+
+
 @pytest.mark.parametrize("steps", [3, 4, 6])
-def test_resumed_is_uninterrupted(start: Any, tiny_llava: Loaded, tmp_path: Path, method: str, steps: int) -> None:
-    config = LORA.model_copy(update={"method": method})
-    whole, killed, resumed = (copy.deepcopy(tiny_llava) for _ in range(3))
-    record = start(whole, "whole", config)
+def test_resumed_is_uninterrupted(start: Any, whole: Any, tiny_llava: Loaded, tmp_path: Path, steps: int) -> None:
+    killed, resumed = (copy.deepcopy(tiny_llava) for _ in range(2))
     with pytest.raises(KeyboardInterrupt):
-        start(killed, "cut", config, progress=Killed(steps))
+        start(killed, "cut", whole.config, progress=Killed(steps))
     assert not (tmp_path / "cut" / "checkpoint").exists()
     torch.manual_seed(99)
     progress = Killed(-1)
-    again = start(resumed, "cut", config, progress=progress)
+    again = start(resumed, "cut", whole.config, progress=progress)
     assert progress.said[0] == f"going on from step {steps - 1} of 8"
-    expected = weights(whole.model)
     for name, tensor in weights(resumed.model).items():
-        assert torch.equal(tensor, expected[name]), name
-    lines = [
-        [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
-        for name in ("whole", "cut")
-    ]
-    assert [(row["step"], row["loss"], row["lr"]) for row in lines[0]] == [
-        (row["step"], row["loss"], row["lr"]) for row in lines[1]
-    ]
+        assert torch.equal(tensor, whole.weights[name]), name
+    assert rows_of(tmp_path / "cut") == whole.rows
+    record = whole.record
     assert (again.first_loss, again.last_loss, again.proof) == (record.first_loss, record.last_loss, record.proof)
 
 

@@ -190,7 +190,8 @@ def _lora_proof(model: Any, inputs: Batch, result: Result) -> None:
     wrapped = peft.get_peft_model(twin, lora_config(twin, REGION, r=2))
     apply_region(wrapped, REGION, "lora")
     prove_trainable(wrapped, REGION, with_labels(twin, inputs))
-    adapted = {layer_of(find_anatomy(wrapped), name) for name, _ in wrapped.named_parameters() if ".lora_" in name}
+    anatomy = find_anatomy(wrapped)
+    adapted = {layer_of(anatomy, name) for name, _ in wrapped.named_parameters() if ".lora_" in name}
     assert adapted == set(REGION.layers), f"adapters on {adapted}"
 
 

@@ -63,7 +63,8 @@ def _trained(
     torch.optim.SGD((tensor for tensor in model.parameters() if tensor.requires_grad), lr=0.1).step()
     moved = {name for name, tensor in model.named_parameters() if not torch.equal(tensor, before[name])}
     assert moved <= chosen_parameters(model, region, beside), "a tensor outside the choice moved"
-    assert any(component_of(find_anatomy(model), name) == VISION for name in moved), "the encoder did not move"
+    anatomy = find_anatomy(model)
+    assert any(component_of(anatomy, name) == VISION for name in moved), "the encoder did not move"
     model.zero_grad(set_to_none=True)
     expected = logits_of(model.eval(), inputs)
     if not _read_back(model, base, expected, inputs, logits_of):

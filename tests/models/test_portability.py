@@ -6,6 +6,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,24 +33,49 @@ if TYPE_CHECKING:
 
 REGION = Region(layers=(0, 2), num_layers=4, spec="uniform:2")
 
-# Run where striate can't be imported: reads a model and inputs, writes logits and an answer.
+# Run where striate can't be imported: for every line reads a model and inputs, writes logits and an answer.
 PLAIN = """
 import sys
 sys.modules["striate"] = None
+import json
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
-folder, adapter, inputs, out = sys.argv[1:5]
-model = AutoModelForImageTextToText.from_pretrained(folder)
-if adapter:
-    from peft import PeftModel
-    model = PeftModel.from_pretrained(model, adapter)
-AutoProcessor.from_pretrained(adapter or folder)
-batch = torch.load(inputs, weights_only=True)
-with torch.inference_mode():
-    logits = model.eval()(**batch).logits
-    answer = model.generate(**batch, max_new_tokens=4, min_new_tokens=4, do_sample=False)
-torch.save({"logits": logits, "answer": answer}, out)
+for line in sys.stdin:
+    folder, adapter, inputs, out = json.loads(line)
+    model = AutoModelForImageTextToText.from_pretrained(folder)
+    if adapter:
+        from peft import PeftModel
+        model = PeftModel.from_pretrained(model, adapter)
+    AutoProcessor.from_pretrained(adapter or folder)
+    batch = torch.load(inputs, weights_only=True)
+    with torch.inference_mode():
+        logits = model.eval()(**batch).logits
+        answer = model.generate(**batch, max_new_tokens=4, min_new_tokens=4, do_sample=False)
+    torch.save({"logits": logits, "answer": answer}, out)
+    print("written", flush=True)
 """
+Plain = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def without_striate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plain]:
+    """A function that returns logits and answers of a process that can't import striate, one for all tests."""
+    home = tmp_path_factory.mktemp("plain")
+    inputs, out, printed = home / "inputs.pt", home / "out.pt", home / "printed.txt"
+    pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with printed.open("w") as errors, subprocess.Popen([sys.executable, "-c", PLAIN], stderr=errors, **pipe) as process:
+
+        def ask(folder: Path, batch: dict[str, Any], adapter: Path | None = None) -> dict[str, Any]:
+            assert process.stdin
+            assert process.stdout
+            out.unlink(missing_ok=True)
+            torch.save(batch, inputs)
+            print(json.dumps([str(folder), str(adapter or ""), str(inputs), str(out)]), file=process.stdin, flush=True)
+            assert process.stdout.readline() == "written\n", printed.read_text()[-2000:]
+            found: dict[str, Any] = torch.load(out, weights_only=True)
+            return found
+
+        yield ask
 
 
 def tuned(loaded: Loaded, folder: Path, pack: Path, base: Path, method: str = "lora") -> Any:
@@ -89,43 +115,36 @@ def logits_of(model: Any, batch: dict[str, Any]) -> torch.Tensor:
     return found
 
 
-def without_striate(folder: Path, batch: dict[str, Any], tmp_path: Path, adapter: Path | None = None) -> dict[str, Any]:
-    """Return logits and answers of a process that can't import striate."""
-    torch.save(batch, tmp_path / "inputs.pt")
-    out = tmp_path / "out.pt"
-    command = [sys.executable, "-c", PLAIN, str(folder), str(adapter or ""), str(tmp_path / "inputs.pt"), str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    found: dict[str, Any] = torch.load(out, weights_only=True)
-    return found
-
-
-def test_adapter_in_plain_peft(tiny_llava: Loaded, tiny_llava_dir: Path, pack_dir: Path, tmp_path: Path) -> None:
+def test_adapter_in_plain_peft(
+    tiny_llava: Loaded, tiny_llava_dir: Path, pack_dir: Path, tmp_path: Path, without_striate: Plain
+) -> None:
     model = tuned(tiny_llava, tmp_path / "adapter", pack_dir, tiny_llava_dir)
     batch = prompts(tiny_llava, pack_dir)
     ours = logits_of(model, batch)
-    plain = without_striate(tiny_llava_dir, batch, tmp_path, adapter=tmp_path / "adapter")
+    plain = without_striate(tiny_llava_dir, batch, adapter=tmp_path / "adapter")
     # peft puts its loaded factors in the model's own type: float32 here, as in training.
     torch.testing.assert_close(plain["logits"], ours, atol=1e-5, rtol=1e-5)
     assert not torch.allclose(ours, logits_of(load_model(tiny_llava_dir).model, batch), atol=1e-2)
 
 
 def test_merged_checkpoint_in_plain_transformers(
-    tiny_llava: Loaded, tiny_llava_dir: Path, pack_dir: Path, tmp_path: Path
+    tiny_llava: Loaded, tiny_llava_dir: Path, pack_dir: Path, tmp_path: Path, without_striate: Plain
 ) -> None:
     tuned(tiny_llava, tmp_path / "adapter", pack_dir, tiny_llava_dir)
     merged = load_model(tmp_path / "adapter", merge=True)
     save_model(merged.model, merged.processor, tmp_path / "merged", REGION)
     batch = prompts(tiny_llava, pack_dir)
-    plain = without_striate(tmp_path / "merged", batch, tmp_path)
+    plain = without_striate(tmp_path / "merged", batch)
     assert torch.equal(plain["logits"], logits_of(merged.model, batch))
 
 
-def test_pruned_checkpoint_in_plain_transformers(tiny_llava: Loaded, pack_dir: Path, tmp_path: Path) -> None:
+def test_pruned_checkpoint_in_plain_transformers(
+    tiny_llava: Loaded, pack_dir: Path, tmp_path: Path, without_striate: Plain
+) -> None:
     remove_layers(tiny_llava.model, (1, 3))
     save_model(tiny_llava.model, tiny_llava.processor, tmp_path / "pruned", REGION)
     batch = prompts(tiny_llava, pack_dir)
-    plain = without_striate(tmp_path / "pruned", batch, tmp_path)
+    plain = without_striate(tmp_path / "pruned", batch)
     assert torch.equal(plain["logits"], logits_of(tiny_llava.model, batch))
     config = json.loads((tmp_path / "pruned" / "config.json").read_text(encoding="utf-8"))
     assert config["text_config"]["num_hidden_layers"] == 2

@@ -30,6 +30,12 @@ def script() -> Iterator[ModuleType]:
     sys.path.remove(str(SCRIPT.parent))
 
 
+@pytest.fixture(scope="module")
+def shapes(script: ModuleType) -> dict[str, Any]:
+    """The widths of every true shape, each read off one skeleton."""
+    return {name: script.shape_of(config()) for name, config in script.SHAPES.items()}
+
+
 @pytest.mark.parametrize(
     ("name", "layers", "image_tokens", "billions"),
     [
@@ -39,17 +45,16 @@ def script() -> Iterator[ModuleType]:
         ("bunny-phi3-mini-4b-v", 32, 729, 4.26),
     ],
 )
-def test_shapes(script: ModuleType, name: str, layers: int, image_tokens: int, billions: float) -> None:
-    shape = script.shape_of(script.SHAPES[name]())
+def test_shapes(shapes: dict[str, Any], name: str, layers: int, image_tokens: int, billions: float) -> None:
+    shape = shapes[name]
     total = shape.other_parameters + shape.projector_parameters + sum(layer.parameters for layer in shape.layers)
     assert len(shape.layers) == layers
     assert shape.image_tokens == image_tokens
     assert total / 1e9 == pytest.approx(billions, abs=0.01)
 
 
-def test_both_regions_run_at_one_batch_that_fits(script: ModuleType) -> None:
-    for name in script.SHAPES:
-        shape = script.shape_of(script.SHAPES[name]())
+def test_both_regions_run_at_one_batch_that_fits(script: ModuleType, shapes: dict[str, Any]) -> None:
+    for name, shape in shapes.items():
         sizes = {
             script.choose_batch(shape, script.Case(name, region), 8, script.ACCELERATORS[0])
             for region in ("uniform:25%", "all")
@@ -59,7 +64,7 @@ def test_both_regions_run_at_one_batch_that_fits(script: ModuleType) -> None:
 
 
 @pytest.mark.skipif(not MEASURED.is_file(), reason="the measurements are not in a package's sources")
-def test_measured_steps(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measured_steps(script: ModuleType, shapes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps measured on an H100: none but the references was used to fit the forecast."""
     monkeypatch.setattr(script, "find_spec", lambda name: True)
     rows = [json.loads(line) for line in MEASURED.read_text(encoding="utf-8").splitlines()]
@@ -68,7 +73,7 @@ def test_measured_steps(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> 
     assert len(found) >= 24
     for row in found:
         case = known[row["name"]]
-        shape = script.shape_of(script.SHAPES[case.model]())
+        shape = shapes[case.model]
         settings = script.Settings(
             method=case.method,
             batch=row["batch"],
