@@ -365,7 +365,8 @@ def test_paused_layers_compile_nothing(family_builder: Any) -> None:
 
 def test_dora_compiles_in_pieces(family_builder: Any) -> None:
     model, inputs = family_builder("llava")
-    config = lora_config(model, region_of(model), r=4, dropout=0.3)
+    # Every adapter of this kind breaks the trace, and each piece is compiled by itself.
+    config = lora_config(model, region_of(model), r=4, dropout=0.3, modules="q_proj")
     config.use_dora = True
     model = peft.get_peft_model(model, config)
     apply_region(model, region_of(model), "lora")
