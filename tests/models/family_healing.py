@@ -55,6 +55,7 @@ def heal_one_step(whole: Any, small: Any, batch: Batch) -> None:
     torch.optim.SGD(trained, lr=1e-3 / max(size, 1.0)).step()
     moved = {name for name, tensor in twin.named_parameters() if not torch.equal(before[name], tensor)}
     assert moved <= chosen_parameters(twin, own), f"{sorted(moved - chosen_parameters(twin, own))} moved"
-    assert {layer_of(find_anatomy(twin), name) for name in moved} - {None} == set(own.layers)
+    anatomy = find_anatomy(twin)
+    assert {layer_of(anatomy, name) for name in moved} - {None} == set(own.layers)
     after = float(loss().detach())
     assert after < float(first.detach()), f"the loss went from {float(first.detach()):.6g} to {after:.6g}"

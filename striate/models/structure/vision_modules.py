@@ -133,10 +133,11 @@ def _inside(core: Any, modules: dict[str, nn.Module], vision: tuple[str, ...]) -
 def _children(core: Any, modules: dict[str, nn.Module], parent: str) -> list[str]:
     """Return the names of the children of `parent` that have parameters, without decoder, embeddings and LM head."""
     layers = find_stack(core).layers
-    outer = {id(part_of(core.get_input_embeddings)), id(part_of(core.get_output_embeddings))}
+    left_out = {id(part_of(core.get_input_embeddings)), id(part_of(core.get_output_embeddings))}
+    left_out |= {id(module) for module in layers.modules()}
     names = []
     for child, module in modules[parent].named_children():
-        if _has_weights(module) and id(module) not in outer and module is not layers and not _holds(module, layers):
+        if id(module) not in left_out and _has_weights(module) and not _surrounds(module, layers):
             names.append(f"{parent}.{child}".lstrip("."))
     return names
 
@@ -147,7 +148,11 @@ def _has_weights(module: nn.Module) -> bool:
 
 def _holds(module: nn.Module, layers: nn.ModuleList) -> bool:
     """Return whether the decoder stack lies in `module`, or around it."""
-    return any(child is layers for child in module.modules()) or any(child is module for child in layers.modules())
+    return _surrounds(module, layers) or any(child is module for child in layers.modules())
+
+
+def _surrounds(module: nn.Module, layers: nn.ModuleList) -> bool:
+    return any(child is layers for child in module.modules())
 
 
 def _is_vision(name: str) -> bool:
