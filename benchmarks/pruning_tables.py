@@ -48,7 +48,7 @@ def _line(name: str, runs: list[dict[str, Any]], bases: list[dict[str, Any]]) ->
     """Return the figures of one arm; `bases` are the tuned models of the same seeds."""
     found: dict[str, Any] = {"trial": name, "seeds": len(runs), "layers_removed": runs[0].get("removed")}
     for part, want in PARTS.items():
-        if any(want(one) for one in bases[0]["predictions"]):
+        if any(want(one) for one in runs[0]["predictions"]):
             by_seed = [compared([run], [base], part) for run, base in zip(runs, bases, strict=True)]
             kept = [one["kept"][0] for one in by_seed if one["kept"]]
             found[part] = {**compared(runs, bases, part), "kept_by_seed": kept}
@@ -68,13 +68,20 @@ def _only(run: dict[str, Any], want: Callable[[dict[str, Any]], bool]) -> dict[s
     return {**run, "predictions": [one for one in run["predictions"] if want(one)]}
 
 
+def _key(one: dict[str, Any]) -> tuple[str, str, str]:
+    return one["pack"], one["task"], one["id"]
+
+
 def compared(runs: list[dict[str, Any]], bases: list[dict[str, Any]], part: str) -> dict[str, Any]:
     """Return each run's score in a part of `PARTS`, and what the runs keep of the bases with its interval over items.
 
-    Items are averaged over seeds first.
+    Items are averaged over seeds first; those that some were not asked are left out of all.
     """
     kind: Any = "text" if part.startswith("text") else "visual"
-    some, same = ([_only(run, PARTS[part]) for run in group] for group in (runs, bases))
+    shared = set.intersection(*({_key(one) for one in run["predictions"]} for run in (*runs, *bases)))
+    some, same = (
+        [_only(run, lambda one: _key(one) in shared and PARTS[part](one)) for run in group] for group in (runs, bases)
+    )
     scores = [macro_average(task_scores([Prediction(**one) for one in run["predictions"]], 0, 0), kind) for run in some]
     rows = compare_predictions(averaged(same, 0), averaged(some, 0), 0, 0)
     row = next((row for row in rows if row.pack == MACRO and row.task == kind), None)

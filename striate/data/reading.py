@@ -46,7 +46,11 @@ def read_many(paths: Sequence[Path], limit: int | None = None, seed: int = 0) ->
     Raises:
         DataError: as `read_samples`, for any of the files.
     """
-    samples = [sample for path in paths for sample in read_samples(path)]
+    return drawn([sample for path in paths for sample in read_samples(path)], limit, seed)
+
+
+def drawn(samples: list[Sample], limit: int | None, seed: int) -> list[Sample]:
+    """Return the samples, or a random `limit` of them, drawn with `seed` and kept in order."""
     if limit is None or limit >= len(samples):
         return samples
     chosen = random.Random(seed).sample(range(len(samples)), limit)

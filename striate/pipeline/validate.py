@@ -71,7 +71,7 @@ def check_run(config: RunConfig) -> Iterator[str]:
     if config.data.validate:
         yield f"validate  {_held_out(config, limits)}"
     if user_path(config.model.path).is_dir() and not any(map(is_builtin, config.data.train)):
-        yield f"lengths   {_lengths(config, limits)}"
+        yield f"lengths   {_lengths(config, limits, samples)}"
     if config.prune.remove:
         yield f"prune     {_removal(config)}"
     check_pack_names([_pack_name(name) for name in config.evaluate.packs])
@@ -178,14 +178,14 @@ def _held_out(config: RunConfig, limits: PictureLimits) -> str:
     return f"{section.validate}: {len(data.held_out)} samples are measured, {len(data.samples)} train"
 
 
-def _lengths(config: RunConfig, limits: PictureLimits) -> str:
-    """Return that every training sample fits into `train.max_length`, or which are left out."""
+def _lengths(config: RunConfig, limits: PictureLimits, training: list[Sample]) -> str:
+    """Return that every one of the training samples fits into `train.max_length`, or which are left out."""
     from striate.data.checks.length_check import oversized
-    from striate.data.reading import read_many
+    from striate.data.reading import drawn
     from striate.models.io.load import load_processor
 
     section, most = config.data, config.train.max_length
-    samples = read_many([user_path(name) for name in section.train], section.max_train_samples, config.seed)
+    samples = drawn(training, section.max_train_samples, config.seed)
     wrong = oversized(load_processor(user_path(config.model.path)), samples, most, limits)
     if wrong and section.broken == "refuse":
         raise DataError(
