@@ -82,15 +82,14 @@ def test_signals_to_a_real_process(
     cut, whole = tmp_path / "cut", tmp_path / "whole"
     settings = [part for setting in LONG for part in ("--set", setting)]
     arguments = ["run", str(run_yaml), "--out", str(cut), *settings]
-    done = _stop_after(arguments, cut, 3, signal.SIGINT)
+    done = _interrupted_after(arguments, cut, 3)
     assert done.returncode == 130, done.stderr
     assert done.stderr.strip().splitlines()[-1] == f"stopped; the same command with --out {cut} goes on from here"
     assert "Traceback" not in done.stderr
     reached = len(losses(cut))
     assert 3 <= reached < 24
     assert not (cut / "checkpoint").exists()
-    killed = _stop_after(arguments, cut, reached + 3, signal.SIGKILL)
-    assert killed.returncode == -signal.SIGKILL
+    assert _killed_after(arguments, cut, reached + 3) == -signal.SIGKILL
     assert not (cut / "checkpoint").exists()
     shown = CliRunner().invoke(app, arguments)
     assert shown.exit_code == 0, shown.output
@@ -103,8 +102,8 @@ def test_signals_to_a_real_process(
     assert [path.name for path in cut.iterdir() if path.name.startswith(".")] == []
 
 
-def _stop_after(arguments: list[str], run: Path, steps: int, how: signal.Signals) -> subprocess.CompletedProcess[str]:
-    """Start the command line, send it `how` once `steps` steps are logged, and return how it ended."""
+def _interrupted_after(arguments: list[str], run: Path, steps: int) -> subprocess.CompletedProcess[str]:
+    """Start the command line, press Ctrl-C once `steps` steps are logged, and return how it ended."""
     process = subprocess.Popen(
         [sys.executable, "-m", "striate", *arguments],
         stdout=subprocess.PIPE,
@@ -114,11 +113,36 @@ def _stop_after(arguments: list[str], run: Path, steps: int, how: signal.Signals
         # A shell that runs the tests in the background has them, and what they start, ignore Ctrl-C.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    log, deadline = run / "train_log.jsonl", time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline:
-        if log.is_file() and log.read_text().count("\n") >= steps and (run / ".training").exists():
-            process.send_signal(how)
-            break
-        time.sleep(0.02)
+    if _logged(run, steps, lambda: process.poll() is not None):
+        process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+
+def _killed_after(arguments: list[str], run: Path, steps: int) -> int:
+    """Run the command line in a child process, kill it once `steps` steps are logged, and return how it ended."""
+    # A fork has imported everything.
+    child = os.fork()
+    if not child:
+        CliRunner().invoke(app, arguments)
+        os._exit(0)
+    ends: list[int] = []
+
+    def ended() -> bool:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        ends.extend([status] * bool(pid))
+        return bool(pid)
+
+    if _logged(run, steps, ended):
+        os.kill(child, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(ends[0] if ends else os.waitpid(child, 0)[1])
+
+
+def _logged(run: Path, steps: int, ended: Callable[[], bool]) -> bool:
+    """Wait until `steps` steps are logged; return whether they are before the process ends."""
+    log, deadline = run / "train_log.jsonl", time.monotonic() + 120
+    while not ended() and time.monotonic() < deadline:
+        if log.is_file() and log.read_text().count("\n") >= steps and (run / ".training").exists():
+            return True
+        time.sleep(0.02)
+    return False
