@@ -17,6 +17,12 @@ import yaml
 from striate.config import RunConfig, parse_config
 
 SECONDS = 300
+COSTLY = {"test_scale_out.py", "test_scale_deepspeed.py", "test_quickstart_flow.py"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put first what shares a costly beginning: xdist's workers part what is left last, and each would make its own."""
+    items.sort(key=lambda item: item.path.name not in COSTLY)
 
 
 class Listener:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +13,7 @@ import pytest
 from striate.config import EvaluateSection, MachineSection
 from striate.stages.evaluate import evaluate
 from striate.tasks.inference import generate as generation
+from striate.tasks.inference.reply_journal import Journal
 from striate.tasks.packs.reader import read_pack
 
 if TYPE_CHECKING:
@@ -26,39 +25,43 @@ OPTIONS: dict[str, Any] = {
     "config": EvaluateSection(max_new_tokens=4, bootstrap=100),
     "machine": MachineSection(eval_batch=3),
 }
-# Every batch waits after it was kept, so that the kill comes between two batches.
-KILLED = """
-import sys, time
-from pathlib import Path
-from striate.config import EvaluateSection, MachineSection
-from striate.models.io.load import load_model
-from striate.stages.evaluate import evaluate
-from striate.tasks.inference.reply_journal import Journal
-from striate.tasks.packs.reader import read_pack
 
-add = Journal.add
-def slowly(self, items, replies):
-    add(self, items, replies)
-    print(len(items), flush=True)
-    time.sleep(0.4)
-Journal.add = slowly
-loaded = load_model(sys.argv[1], device="cpu")
-evaluate(loaded.model, loaded.processor, [read_pack(Path(sys.argv[2]))], label="start", model_name="tiny",
-         config=EvaluateSection(max_new_tokens=4, bootstrap=100), machine=MachineSection(eval_batch=3),
-         journal=Path(sys.argv[3]), journal_key="k")
-"""
+
+def ask_slowly(loaded: Loaded, pack: Path, journal: Path, told: int) -> None:
+    """Evaluate, and wait after each batch was kept and told of, so that a kill comes between two batches."""
+    add = Journal.add
+
+    def slowly(self: Journal, items: Any, replies: Any) -> None:
+        add(self, items, replies)
+        os.write(told, f"{len(items)}\n".encode())
+        time.sleep(0.4)
+
+    Journal.add = slowly  # type: ignore[method-assign]
+    evaluate(loaded.model, loaded.processor, [read_pack(pack)], journal=journal, journal_key="k", **OPTIONS)
+
+
+def killed_after_two_batches(*arguments: Any) -> int:
+    """Return how many items a child process kept before it was killed; a fork, as it has imported everything."""
+    heard, told = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            ask_slowly(*arguments, told)
+        finally:
+            os._exit(0)
+    os.close(told)
+    with os.fdopen(heard) as lines:
+        kept = int(lines.readline()) + int(lines.readline())
+        os.kill(child, signal.SIGKILL)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    return kept
 
 
 def test_a_killed_evaluation_goes_on_without_asking_twice(
-    tiny_llava: Loaded, tiny_llava_dir: Path, pack_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_llava: Loaded, pack_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journal = tmp_path / "eval" / "start.replies.jsonl"
-    arguments = [sys.executable, "-c", KILLED, str(tiny_llava_dir), str(pack_dir), str(journal)]
-    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    assert process.stdout is not None
-    kept = int(process.stdout.readline()) + int(process.stdout.readline())
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    kept = killed_after_two_batches(tiny_llava, pack_dir, journal)
     assert 0 < kept < 48
     packs = [read_pack(pack_dir)]
     plain, expected = evaluate(tiny_llava.model, tiny_llava.processor, packs, **OPTIONS)

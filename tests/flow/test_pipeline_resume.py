@@ -124,8 +124,10 @@ def _killed_after(arguments: list[str], run: Path, steps: int) -> int:
     # A fork has imported everything.
     child = os.fork()
     if not child:
-        CliRunner().invoke(app, arguments)
-        os._exit(0)
+        try:
+            CliRunner().invoke(app, arguments)
+        finally:
+            os._exit(0)
     ends: list[int] = []
 
     def ended() -> bool:
