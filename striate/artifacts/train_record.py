@@ -49,9 +49,10 @@ class Resampled(Document):
 
 
 class ValidationRecord(Document):
-    """What training measured on held-out samples: answer losses in nats a token, by name, and which step was best.
+    """What training measured on held-out samples: losses in nats a token and exact matches from 0 to 1, by name.
 
-    `kept_step` is the step whose weights were kept; `seconds` are those of all measurements, apart from training's.
+    `best_step` is the step whose measurement of `metric` was best, `kept_step` the one whose weights were
+    kept; `seconds` are those of all measurements, apart from training's.
     """
 
     visual_samples: int

@@ -73,9 +73,9 @@ class TrainSection(Section):
     tokens too, and unless `image_shift` is false image tokens take a constant step in each layer that they skip.
     `frozen` is the number format of the decoder layers outside the region while training. `image_tokens`, `frozen` and
     an `optimizer` with moments in 8 bits trade exactness for speed or memory (docs/fast-modes.md).
-    With `data.validate` the answer loss on held-out samples is measured every `validate_every` steps (none: about ten
-    times in the training) and at the end. `keep` says whether the last step's weights are kept or those of the best
-    measurement of `metric_for_best_model`; `early_stopping_patience` ends training after as many measurements in a row
+    With `data.validate` held-out samples are measured (answer loss, and answers that match exactly) every
+    `validate_every` steps (none: about ten times in the training) and at the end. `keep` says whether the last step's
+    weights are kept or those of the best measurement of `metric_for_best_model`; `early_stopping_patience` ends training after as many measurements in a row
     that were not better than the best one by more than `early_stopping_threshold`.
     """
 
@@ -120,7 +120,9 @@ class TrainSection(Section):
     save_steps: int = Field(default=100, ge=1, le=MOST)
     validate_every: int | None = Field(default=None, ge=1, le=MOST)
     keep: Literal["last", "best"] = "last"
-    metric_for_best_model: Literal["loss", "visual_loss", "text_loss"] = "loss"
+    metric_for_best_model: Literal[
+        "loss", "visual_loss", "text_loss", "exact_match", "visual_exact_match", "text_exact_match"
+    ] = "loss"
     early_stopping_patience: int | None = Field(default=None, ge=1, le=MOST)
     early_stopping_threshold: float = Field(default=0.0, ge=0, le=FLOAT32)
 

@@ -173,9 +173,9 @@ def _validation(job: TrainingJob, rows: Sequence[dict[str, Any]]) -> ValidationR
         visual_samples=pictured,
         text_samples=len(job.held_out) - pictured,
         metric=watch.metric,
-        first=_losses(measured[0][1]),
-        last=_losses(measured[-1][1]),
-        best=_losses(dict(measured)[watch.best or measured[-1][0]]),
+        first=_values(measured[0][1]),
+        last=_values(measured[-1][1]),
+        best=_values(dict(measured)[watch.best or measured[-1][0]]),
         best_step=watch.best or measured[-1][0],
         kept_step=kept,
         stopped_early=len(rows) < job.plan.steps,
@@ -183,5 +183,5 @@ def _validation(job: TrainingJob, rows: Sequence[dict[str, Any]]) -> ValidationR
     )
 
 
-def _losses(measured: dict[str, float]) -> dict[str, float]:
+def _values(measured: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in measured.items() if name != "seconds"}

@@ -43,6 +43,28 @@ def answer_total(model: nn.Module, inputs: Mapping[str, Any]) -> tuple[torch.Ten
     return total, (labels_N != IGNORED).sum()
 
 
+def answer_tally(model: nn.Module, inputs: Mapping[str, Any]) -> torch.Tensor:
+    """Return four sums of a batch (4,), float64: cross entropy in nats, answer tokens, answers got right, answers.
+
+    An answer is right if each of its tokens, the end of the turn too, is the likeliest at its place: it is then what
+    greedy decoding writes after the same turns.
+    """
+    answers, rest = answers_of(inputs)
+    rows_N, columns_N, labels_N = answers
+    logits_NV = answer_logits(model, rest, rows_N, columns_N).float()
+    counts_N = labels_N != IGNORED
+    total = cross_entropy(logits_NV, labels_N, reduction="sum", ignore_index=IGNORED)
+    wrong_N = (logits_NV.argmax(-1) != labels_N) & counts_N
+    begins_N = torch.ones_like(counts_N)
+    begins_N[1:] = (rows_N[1:] != rows_N[:-1]) | (columns_N[1:] != columns_N[:-1] + 1)
+    answer_N = begins_N.cumsum(0) - 1
+    none_N = torch.zeros_like(labels_N)
+    tokens_A = none_N.index_add(0, answer_N, counts_N.long())
+    wrong_A = none_N.index_add(0, answer_N, wrong_N.long())
+    right = ((tokens_A > 0) & (wrong_A == 0)).sum()
+    return torch.stack([total.double(), counts_N.sum().double(), right.double(), (tokens_A > 0).sum().double()])
+
+
 def answers_of(inputs: Mapping[str, Any]) -> tuple[torch.Tensor, dict[str, Any]]:
     """Return the answers (3, N) of a training batch, as `label_positions` gives them, and what the model takes."""
     answers = inputs[ANSWERS] if ANSWERS in inputs else label_positions(inputs["labels"])

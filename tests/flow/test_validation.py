@@ -78,6 +78,22 @@ def measured(folder: Path) -> dict[int, dict[str, float]]:
     return {step: {name: value for name, value in one.items() if name != "seconds"} for step, one in found.items()}
 
 
+def matched(loaded: Loaded, samples: list[Sample]) -> list[bool]:
+    """Whether greedy decoding from each sample's prompt writes the answer and the end of the turn, token by token."""
+    collator, found = Collator(loaded.processor, 96, train=True), []
+    for sample in samples:
+        batch = collator([sample])
+        answer = batch["labels"][0][batch["labels"][0] != -100]
+        first = int((batch["labels"][0] != -100).nonzero()[0])
+        prompt = {name: value if name == "pixel_values" else value[:, :first] for name, value in batch.items()}
+        prompt.pop("labels")
+        written = loaded.model.generate(
+            **prompt, max_new_tokens=len(answer), min_new_tokens=len(answer), do_sample=False
+        )
+        found.append(torch.equal(written[0, first:], answer))
+    return found
+
+
 def loss_of(loaded: Loaded, samples: list[Sample]) -> float:
     """The mean over answer tokens of Hugging Face's own loss, sample by sample."""
     collator = Collator(loaded.processor, 96, train=True)
@@ -98,7 +114,11 @@ def test_what_is_measured(start: Run, llava_builder: Any, data: Any, tmp_path: P
     record = start(loaded, "run", LORA, held_out=held_out, progress=said).validation
     found = measured(tmp_path / "run")
     assert list(found) == [2, 4, 6]
+    right = {name: matched(loaded, some) for name, some in (("visual", held_out[:5]), ("text", TEXTS))}
     expected = {
+        "exact_match": sum(map(sum, right.values())) / 8,
+        "visual_exact_match": sum(right["visual"]) / 5,
+        "text_exact_match": sum(right["text"]) / 3,
         "loss": loss_of(loaded, held_out),
         "visual_loss": loss_of(loaded, held_out[:5]),
         "text_loss": loss_of(loaded, TEXTS),
@@ -109,7 +129,10 @@ def test_what_is_measured(start: Run, llava_builder: Any, data: Any, tmp_path: P
     assert (record.first, record.last, record.kept_step) == (found[2], found[6], 6)
     assert (record.best_step, record.stopped_early) == (min(found, key=lambda step: found[step]["loss"]), False)
     kinds = f"visual {found[4]['visual_loss']:.4f}, text {found[4]['text_loss']:.4f}"
-    assert f"validation at step 4: loss {found[4]['loss']:.4f} ({kinds})" in said.said
+    match = f"exact match {100 * found[4]['exact_match']:.1f}%"
+    assert any(
+        line.startswith(f"validation at step 4: loss {found[4]['loss']:.4f} ({kinds}), {match}") for line in said.said
+    )
 
 
 @pytest.mark.parametrize("kind", ["padded", "packed", "compiled", "cached", "full"])
@@ -214,6 +237,14 @@ def test_patience_is_counted_as_transformers_does() -> None:
         assert Watch(config, 100, log).best == values.index(min(values[:step])) + 1
 
 
+def test_of_exact_matches_the_most_are_best() -> None:
+    watch = Watch(WILD.model_copy(update={"metric_for_best_model": "exact_match", "early_stopping_patience": 2}), 9)
+    better = [
+        watch.add(step, {"exact_match": value, "loss": value}) for step, value in enumerate((0.2, 0.5, 0.5, 0.1), 1)
+    ]
+    assert (better, watch.best, watch.stops) == ([True, True, False, False], 2, True)
+
+
 def test_measurements_are_due_about_ten_times_and_at_the_end() -> None:
     config = TrainSection()
     due = {steps: [step for step in range(1, steps + 1) if Watch(config, steps).due(step)] for steps in (3, 25, 100)}
@@ -226,6 +257,9 @@ def test_what_is_refused(start: Run, llava_builder: Any, data: Any, monkeypatch:
     only = WILD.model_copy(update={"metric_for_best_model": "text_loss"})
     with pytest.raises(TrainingError, match=r"text_loss, and of 5 held-out samples 5 have a picture"):
         start(llava_builder(), "kind", only, held_out=data[1][:5])
+    exact = WILD.model_copy(update={"metric_for_best_model": "visual_exact_match"})
+    with pytest.raises(TrainingError, match=r"visual_exact_match, and of 3 held-out samples 0 have a picture"):
+        start(llava_builder(), "texts", exact, held_out=TEXTS)
     with pytest.raises(KeyboardInterrupt):
         start(llava_builder(), "cut", WILD, held_out=data[1], progress=Killed(4))
     for config, held_out, changed in (
@@ -240,6 +274,6 @@ def test_what_is_refused(start: Run, llava_builder: Any, data: Any, monkeypatch:
 
 
 def test_a_validation_loss_that_is_no_number_stops(start: Run, llava_builder: Any, data: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr(held_out_loss, "answer_total", lambda *_: (torch.tensor(float("nan")), torch.tensor(3)))
+    monkeypatch.setattr(held_out_loss, "answer_tally", lambda *_: torch.tensor([float("nan"), 3, 0, 1]))
     with pytest.raises(TrainingError, match="training diverged at step 2: validation loss nan"):
         start(llava_builder(), "nan", LORA, held_out=data[1])

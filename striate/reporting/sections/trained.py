@@ -45,9 +45,13 @@ def _held_out(record: ValidationRecord) -> list[tuple[str, str]]:
     """Return the figures of held-out samples."""
     samples = count(record.visual_samples + record.text_samples)
     losses = f"{plain_number(record.first['loss'])} → {plain_number(record.last['loss'])}"
+    rates = [one.get("exact_match") for one in (record.first, record.last)]
+    # Runs of earlier versions measured losses alone.
+    matches = " → ".join(percent(rate) for rate in rates if rate is not None)
     kept = f"step {count(record.kept_step)}, best at step {count(record.best_step)}"
     return [
         ("held-out loss", f"{losses} (n = {samples})"),
+        *([("held-out answers right", matches)] if matches else []),
         ("weights of", kept + (", stopped early" if record.stopped_early else "")),
     ]
 

@@ -28,7 +28,7 @@ class MetricsLog:
     `grad_norm` (before clipping), `seconds` (of this step), `tokens` (of its samples) and `slots` (the same with
     padding); with LISA also `open_layers`, `vision_lr` where that encoder trains, `skipped` where broken samples were
     left out: why, by their ids, and `validation` where held-out samples were measured after the step: losses in nats a
-    token, and its own `seconds`.
+    token, exact matches from 0 to 1, and its own `seconds`.
     """
 
     def __init__(self, path: Path, rows: Sequence[dict[str, Any]] = (), writes: bool = True) -> None:

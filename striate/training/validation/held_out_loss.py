@@ -1,4 +1,4 @@
-"""The answer loss on held-out samples: of those with pictures and of those without, as the training computes it."""
+"""What a training measures on held-out samples, with pictures and without: the answer loss, and answers got right."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from striate.training.batching.prefetch import encoded_ahead
 from striate.training.distributed.ranks import Ranks
 from striate.training.distributed.sharding import reshard
 from striate.training.inputs.step_inputs import StepInputs
-from striate.training.loss import answer_total
+from striate.training.loss import answer_tally
 
 KINDS = ("visual", "text")
 # Batches of few samples are encoded once; those of many are encoded again for each measurement.
 KEPT_BYTES = 2**30
-_SUMS = 2 * len(KINDS)
+LOSS, EXACT = "loss", "exact_match"
 
 
 class HeldOutLoss:
-    """Measures the answer loss of held-out samples, and changes nothing that training follows from.
+    """Measures held-out samples: their answer loss, and how many answers are right; training does not follow from it.
 
     Attributes:
         samples: those that can be used.
@@ -74,9 +74,11 @@ class HeldOutLoss:
         return pictured, len(self.samples) - pictured
 
     def measure(self, model: nn.Module, inputs: StepInputs, mixed: AbstractContextManager[Any]) -> dict[str, float]:
-        """Return `loss`, `visual_loss` and `text_loss` in nats a token, those that there are, and `seconds`.
+        """Return `loss` in nats a token and `exact_match` from 0 to 1, each also of a kind, and `seconds`.
 
-        All processes must ask. No gradient, mode or random number is changed.
+        `visual_loss` and `visual_exact_match` are of samples with pictures, `text_loss` and `text_exact_match` of those
+        without, where there are any. An answer matches if greedy decoding would write it, token by token. All processes
+        must ask. No gradient, mode or random number is changed.
 
         Args:
             model: as it trains.
@@ -85,18 +87,17 @@ class HeldOutLoss:
         """
         begin = time.perf_counter()
         device = next(model.parameters()).device
-        sums = torch.zeros(_SUMS, dtype=torch.float64, device=device)
+        sums = torch.zeros(len(KINDS), 4, dtype=torch.float64, device=device)
         devices = [device] if device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices), evaluating(model), torch.no_grad(), mixed:
             for (kind, _, counts), batch in zip(self._plan, self._batches(), strict=True):
                 with inputs.on_device(batch) as ready:
-                    total, count = answer_total(model, ready)
+                    tally = answer_tally(model, ready)
                 if counts:
-                    sums[2 * kind] += total
-                    sums[2 * kind + 1] += count
+                    sums[kind] += tally
             reshard(model)
-        losses = _losses(self._ranks.total(sums).tolist())
-        return {**losses, "seconds": time.perf_counter() - begin}
+        measured = _means(self._ranks.total(sums).tolist())
+        return {**measured, "seconds": time.perf_counter() - begin}
 
     def _planned(self, batch_size: int) -> Iterator[tuple[int, list[Sample], bool]]:
         """Yield this process's batches: their kind, their samples, and whether they count.
@@ -127,11 +128,9 @@ class HeldOutLoss:
             yield self._collator.join([next(encoded) for _ in group])
 
 
-def _losses(sums: Sequence[float]) -> dict[str, float]:
-    """Return the losses by name, of (summed loss, tokens) of each kind."""
-    totals, counts = sums[0::2], sums[1::2]
-    losses = {"loss": sum(totals) / sum(counts)} if sum(counts) else {}
-    for kind, total, count in zip(KINDS, totals, counts, strict=True):
-        if count:
-            losses[f"{kind}_loss"] = total / count
-    return losses
+def _means(sums: Sequence[Sequence[float]]) -> dict[str, float]:
+    """Return what is measured by name, of each kind's `training.loss.answer_tally`."""
+    whole = [sum(column) for column in zip(*sums, strict=True)]
+    named = [("", whole), *((f"{kind}_", own) for kind, own in zip(KINDS, sums, strict=True))]
+    losses = {f"{kind}{LOSS}": loss / tokens for kind, (loss, tokens, _, _) in named if tokens}
+    return {**losses, **{f"{kind}{EXACT}": right / answers for kind, (_, _, right, answers) in named if answers}}

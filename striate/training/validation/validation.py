@@ -13,7 +13,7 @@ from torch import nn
 from striate.errors import TrainingError
 from striate.training.inputs.step_inputs import StepInputs
 from striate.training.metrics.metrics_log import AFTER_DIVERGING
-from striate.training.validation.held_out_loss import HeldOutLoss
+from striate.training.validation.held_out_loss import EXACT, KINDS, LOSS, HeldOutLoss
 from striate.training.validation.watch import Watch
 
 
@@ -38,13 +38,13 @@ class Validation:
             TrainingError: no held-out sample is of its kind.
         """
         pictured, texts = self.held_out.counts
-        missing = {"visual_loss": not pictured, "text_loss": not texts}
-        if missing.get(self.watch.metric):
+        missing = {"visual": not pictured, "text": not texts}
+        if missing.get(self.watch.metric.partition("_")[0]):
             raise TrainingError(
                 f"train.metric_for_best_model is {self.watch.metric}, and of {pictured + texts} held-out samples"
                 f" {pictured} have a picture",
                 "held-out samples of the kind that is measured",
-                "use --set train.metric_for_best_model=loss, or add such samples to data.validate",
+                f"use --set train.metric_for_best_model={LOSS} or {EXACT}, or add such samples to data.validate",
             )
 
     def after(
@@ -62,6 +62,9 @@ class Validation:
                 "a finite loss",
                 AFTER_DIVERGING,
             )
-        parts = [f"{kind} {measured[f'{kind}_loss']:.4f}" for kind in ("visual", "text") if f"{kind}_loss" in measured]
-        self.say(f"validation at step {step}: loss {measured['loss']:.4f} ({', '.join(parts)})")
+        kinds = [kind for kind in KINDS if f"{kind}_{LOSS}" in measured]
+        losses = ", ".join(f"{kind} {measured[f'{kind}_{LOSS}']:.4f}" for kind in kinds)
+        right = ", ".join(f"{kind} {100 * measured[f'{kind}_{EXACT}']:.1f}%" for kind in kinds)
+        whole = f"loss {measured[LOSS]:.4f} ({losses}), exact match {100 * measured[EXACT]:.1f}% ({right})"
+        self.say(f"validation at step {step}: {whole}")
         return measured

@@ -42,6 +42,8 @@ class Watch:
     def add(self, step: int, measured: Mapping[str, float]) -> bool:
         """Take the measurement after a step; return whether it is the best one so far."""
         value = measured[self.metric]
+        # Of answers that match there should be many, of loss little.
+        value = -value if self.metric.endswith("exact_match") else value
         # As in transformers: what is better by less than the threshold is kept as best, and training may stop for it.
         self._waited = 0 if self._least - value > self._threshold else self._waited + 1
         if not value < self._least:
