@@ -75,8 +75,9 @@ class TrainSection(Section):
     an `optimizer` with moments in 8 bits trade exactness for speed or memory (docs/fast-modes.md).
     With `data.validate` held-out samples are measured (answer loss, and answers that match exactly) every
     `validate_every` steps (none: about ten times in the training) and at the end. `keep` says whether the last step's
-    weights are kept or those of the best measurement of `metric_for_best_model`; `early_stopping_patience` ends training after as many measurements in a row
-    that were not better than the best one by more than `early_stopping_threshold`.
+    weights are kept or those of the best measurement of `metric_for_best_model`; `early_stopping_patience` ends
+    training after as many measurements in a row that were not better than the best one by more than
+    `early_stopping_threshold`.
     """
 
     later: ClassVar[frozenset[str]] = frozenset(
