@@ -57,6 +57,10 @@ class TrainingError(StriateError):
     """Training that would not train what was asked, or that diverged."""
 
 
+class DivergedError(TrainingError):
+    """Training whose loss or weights are no longer usable numbers."""
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of what another library's `error` says, two if it ends in a colon; else its class."""
     lines = (str(error).strip() or type(error).__name__).splitlines()

@@ -29,6 +29,7 @@ from striate.artifacts.eval_records import (
 from striate.artifacts.heal_record import HealRecord
 from striate.artifacts.layer_scores import LayerScores, Peak, Scores, SplitHalf
 from striate.artifacts.prune_record import Cut, PruneRecord, SelfTest, UnfinishedRanking
+from striate.artifacts.rate_search import RateSearch, RateTrial
 from striate.artifacts.region import Region
 from striate.artifacts.speed_record import SpeedRecord, Spread
 from striate.artifacts.train_record import ComponentCount, Resampled, Trainable, TrainRecord, ValidationRecord
@@ -56,6 +57,8 @@ __all__ = [
     "Peak",
     "Prediction",
     "PruneRecord",
+    "RateSearch",
+    "RateTrial",
     "Recommendation",
     "Region",
     "Resampled",

@@ -25,6 +25,7 @@ HELP_ORDER = (
     "run",
     "analyze",
     "select",
+    "find-lr",
     "train",
     "prune",
     "evaluate",

@@ -9,6 +9,8 @@ import typer
 
 from striate.cli.console import OUT, draw_stack
 from striate.cli.options import Config, Out, Overwrite, Settings, run_stage
+from striate.config import Metric
+from striate.config.train_settings import FLOAT32
 
 if TYPE_CHECKING:
     from striate.pipeline import Flow
@@ -19,10 +21,17 @@ Curve = Annotated[
     typer.Option("--curve", metavar="FROM:TO[:STEP]", help="Only try numbers of layers, e.g. 0:50%: curve.json."),
 ]
 
+Rates = Annotated[
+    str | None, typer.Option("--rates", metavar="LR,LR,...", help="Rates to try; five around train.lr by default.")
+]
+Minutes = Annotated[float, typer.Option("--minutes", min=0.01, max=1e6, help="Budget of all trials together.")]
+By = Annotated[Metric, typer.Option("--by", help="What of held-out samples says which is best.")]
+
 
 def register(app: typer.Typer) -> None:
     """Add this module's verbs to the command line."""
     app.command("train")(train)
+    app.command("find-lr")(find_lr)
     app.command("prune")(prune)
 
 
@@ -42,6 +51,52 @@ def train(
             OUT.print(f"held out: loss {losses} on {samples} samples; the weights of step {kept} are kept")
 
     run_stage(config, out, settings, overwrite, stage, together=True)
+
+
+def find_lr(
+    config: Config = None,
+    out: Out = Path("run"),
+    *,
+    rates: Rates = None,
+    minutes: Minutes = 10.0,
+    by: By = "exact_match",
+    settings: Settings = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Try learning rates in short trainings within a budget: find_lr.json, and the line to set."""
+    from striate.cli.views.rate_table import advice, rate_table
+
+    tried = _rates(rates)
+
+    def stage(flow: Flow) -> None:
+        if flow.keys.region_spec.needs_scores:
+            flow.analyze()
+        flow.select()
+        if flow.config.prune.first:
+            flow.prune()
+        found = flow.find_lr(tried, minutes, by)
+        OUT.print(rate_table(found))
+        for line in advice(found):
+            OUT.print(line, soft_wrap=True, highlight=False)
+
+    run_stage(config, out, settings, overwrite, stage)
+
+
+def _rates(text: str | None) -> tuple[float, ...]:
+    """Return the rates of `1e-4,2e-4`, lowest first; none where nothing is given.
+
+    Raises:
+        typer.BadParameter: one is no number over 0, or there are fewer than two.
+    """
+    if text is None:
+        return ()
+    try:
+        rates = sorted({float(one) for one in text.split(",")})
+    except ValueError:
+        rates = []
+    if len(rates) < 2 or not 0 < rates[0] <= rates[-1] <= FLOAT32:
+        raise typer.BadParameter(f"{text[:60]!r}; two or more numbers over 0 with commas between them, as 1e-4,2e-4")
+    return tuple(rates)
 
 
 def prune(

@@ -8,7 +8,7 @@ from striate.config.machine import MachineSection
 from striate.config.resolve_paths import anchored
 from striate.config.run_config import OWN_MODELS, RunConfig
 from striate.config.section import Section, specs_of
-from striate.config.train_settings import LoraSection, ResampleSection, TrainSection
+from striate.config.train_settings import LoraSection, Metric, ResampleSection, TrainSection
 from striate.config.yaml_io import dump_config, load_config, parse_config
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "HealSection",
     "LoraSection",
     "MachineSection",
+    "Metric",
     "ModelSection",
     "PruneSection",
     "ReportSection",

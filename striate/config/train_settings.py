@@ -12,6 +12,7 @@ from striate.config.section import MOST, LayerSpec, Section
 FLOAT32 = 1e38
 
 
+Metric = Literal["loss", "visual_loss", "text_loss", "exact_match", "visual_exact_match", "text_exact_match"]
 Rank = Annotated[int, Field(ge=1, le=65_536)]
 Alpha = Annotated[int, Field(ge=1, le=1_000_000)]
 
@@ -121,9 +122,7 @@ class TrainSection(Section):
     save_steps: int = Field(default=100, ge=1, le=MOST)
     validate_every: int | None = Field(default=None, ge=1, le=MOST)
     keep: Literal["last", "best"] = "last"
-    metric_for_best_model: Literal[
-        "loss", "visual_loss", "text_loss", "exact_match", "visual_exact_match", "text_exact_match"
-    ] = "loss"
+    metric_for_best_model: Metric = "loss"
     early_stopping_patience: int | None = Field(default=None, ge=1, le=MOST)
     early_stopping_threshold: float = Field(default=0.0, ge=0, le=FLOAT32)
 

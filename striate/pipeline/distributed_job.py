@@ -52,7 +52,7 @@ class TrainingRequest:
         return train(
             model,
             loaded.processor,
-            self._region(),
+            region_to_train(config, self.out),
             data.samples,
             config.train,
             config.machine,
@@ -69,12 +69,13 @@ class TrainingRequest:
             progress=progress,
         )
 
-    def _region(self) -> Region:
-        """Return the region in the layer numbers of the model that is tuned."""
-        region = read_document(self.out / "region.json", Region)
-        if not self.config.prune.first:
-            return region
-        return renumbered(region, read_document(self.out / "prune.json", PruneRecord).old_to_new)
+
+def region_to_train(config: RunConfig, out: Path) -> Region:
+    """Return the region of a run in the layer numbers of the model that is tuned."""
+    region = read_document(out / "region.json", Region)
+    if not config.prune.first:
+        return region
+    return renumbered(region, read_document(out / "prune.json", PruneRecord).old_to_new)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from striate.artifacts import (
     Curve,
     HealRecord,
     PruneRecord,
+    RateSearch,
     Region,
     Retention,
     Scores,
@@ -45,6 +46,7 @@ from striate.pipeline.stage_keys import StageKeys
 from striate.progress import Progress, Silent
 from striate.pruning.removal import removal_of
 from striate.runs.folder import open_run
+from striate.storage.fingerprints import fingerprint_of
 from striate.storage.inside import inside
 
 if TYPE_CHECKING:
@@ -188,6 +190,37 @@ class Flow:
                     self.progress.say("train: finished before; its record and log are those that its checkpoint holds")
                     self._write_card("tuned")
         return read_document(self.out / "train.json", TrainRecord)
+
+    def find_lr(self, rates: Sequence[float], minutes: float, metric: str) -> RateSearch:
+        """Try learning rates in short trainings on the region; write find_lr.json. No other artifact changes.
+
+        Args:
+            rates: to try; none: five around `train.lr`, a factor 2 apart.
+            minutes: for all of them together.
+            metric: of held-out samples, as `train.metric_for_best_model`.
+
+        Raises:
+            ConfigError: the minutes allow too few steps.
+        """
+        from striate.pipeline.distributed_job import region_to_train
+        from striate.pipeline.trials.rate_choice import rates_around
+        from striate.pipeline.trials.rate_trials import FILE, RateTrials
+
+        origin = origin_of(self.config, "tuned")
+        label = QUANTIZED if self.config.train.method == "qlora" else origin
+        follows = fingerprint_of({**self.keys.train(), "machine.dtype": self.config.machine.dtype})
+        trials = RateTrials(
+            self.config,
+            self.out / FILE,
+            self.inputs.train,
+            self.inputs.validate,
+            region_to_train(self.config, self.out),
+            lambda: self._models.take(label),
+            self._path_of(origin),
+            follows,
+            self.progress,
+        )
+        return trials.search(rates or rates_around(self.config.train.lr), minutes, metric)
 
     def prune(self) -> PruneRecord:
         """Remove layers outside the region; write pruned/ and prune.json, or unhealed/ where a healed one follows."""

@@ -14,6 +14,7 @@ from striate.artifacts import (
     LayerScores,
     Prediction,
     PruneRecord,
+    RateSearch,
     Region,
     Retention,
     Scores,
@@ -64,6 +65,7 @@ class RunArtifacts:
     notes: DataNotes | None = None
     suites: tuple[SuiteRecord, ...] = ()
     curve: Curve | None = None
+    rates: RateSearch | None = None
 
     @property
     def num_layers(self) -> int:
@@ -151,6 +153,7 @@ def _read(run: Path) -> RunArtifacts:
         gate=read_if_there(evals / "gate.json", GateResult),
         notes=read_if_there(evals / "data_notes.json", DataNotes),
         curve=read_if_there(run / "curve.json", Curve),
+        rates=read_if_there(run / "find_lr.json", RateSearch),
         suites=tuple(read_document(path, SuiteRecord) for path in sorted((evals / "suites").glob("*.json"))),
     )
 

@@ -26,6 +26,7 @@ from striate.reporting.sections.evaluation import comparison, key, perplexity_ba
 from striate.reporting.sections.harnesses import draw_harnesses
 from striate.reporting.sections.provenance import draw_provenance
 from striate.reporting.sections.pruning_curve import draw_curve
+from striate.reporting.sections.rates_tried import draw_rate_search
 from striate.reporting.sections.trained import draw_course, draw_trained
 
 HALVES = (
@@ -57,6 +58,7 @@ def draw_sections(artifacts: RunArtifacts, regions: Sequence[Region] = ()) -> li
         ("answers", "Questions and answers", _answers(artifacts), ""),
         ("trained", "What trained", _trained(artifacts), ""),
         ("loss", "Training", _loss(artifacts), ""),
+        ("rates", "Learning rates", draw_rate_search(artifacts.rates) if artifacts.rates else None, ""),
         ("costs", "Size, time and memory", _costs(artifacts), ""),
     ]
     shown = [_section(*plan) for plan in planned if plan[2] is not None and not isinstance(plan[2], Missing)]

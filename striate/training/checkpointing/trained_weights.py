@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from striate.errors import TrainingError
+from striate.errors import DivergedError, TrainingError
 from striate.training.distributed.full_parameters import copy_into, gathered
 from striate.training.distributed.ranks import Ranks
 from striate.training.metrics.metrics_log import AFTER_DIVERGING
@@ -24,7 +24,7 @@ def save_trainable(model: nn.Module, folder: Path, names: Container[str], start_
     """Write the parameters of `model` that train, `names`, to `folder`; some of them may be closed for the moment.
 
     Raises:
-        TrainingError: a value is not finite, or their norm is over `GROWTH` times `start_norm`.
+        DivergedError: a value is not finite, or their norm is over `GROWTH` times `start_norm`.
     """
     tensors, norm = {}, 0.0
     for name, parameter in model.named_parameters():
@@ -55,12 +55,12 @@ def check_sane(norm: float, start_norm: float, folder: Path) -> None:
     """Return if weights of joint norm `norm`, which began with `start_norm`, may become the checkpoint `folder`.
 
     Raises:
-        TrainingError: it is not finite, or has grown over `GROWTH` times.
+        DivergedError: it is not finite, or has grown over `GROWTH` times.
     """
     # Weights that all began as zeros have no norm to grow from.
     if math.isfinite(norm) and (norm <= GROWTH * start_norm or not start_norm):
         return
-    raise TrainingError(
+    raise DivergedError(
         f"training diverged before {folder.name}: the norm of the trained weights went from {start_norm:.3g} to"
         f" {norm:.3g}; that checkpoint is not kept",
         f"finite weights, of at most {GROWTH:g} times the norm that they began with",

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
-from striate.errors import ArtifactError, TrainingError
+from striate.errors import ArtifactError, DivergedError
 from striate.storage.atomic import cannot_write, write_text
 
 AFTER_DIVERGING = (
@@ -64,7 +64,7 @@ class MetricsLog:
         `now` is when it ended, by `time.perf_counter`; `more` are further keys of the line.
 
         Raises:
-            TrainingError: loss or gradient norm is not finite.
+            DivergedError: loss or gradient norm is not finite.
             ArtifactError: the disk is full.
         """
         now = time.perf_counter() if now is None else now
@@ -151,8 +151,8 @@ def _lacks(path: Path, step: int, done: int) -> ArtifactError:
     )
 
 
-def _diverged(step: int, loss: float, grad_norm: float | None) -> TrainingError:
+def _diverged(step: int, loss: float, grad_norm: float | None) -> DivergedError:
     """Return the error for a loss or gradient that is no longer a number."""
-    return TrainingError(
+    return DivergedError(
         f"training diverged at step {step}: loss {loss}, gradient norm {grad_norm}", "a finite loss", AFTER_DIVERGING
     )

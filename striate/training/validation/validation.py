@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from striate.errors import TrainingError
+from striate.errors import DivergedError, TrainingError
 from striate.training.inputs.step_inputs import StepInputs
 from striate.training.metrics.metrics_log import AFTER_DIVERGING
 from striate.training.validation.held_out_loss import EXACT, KINDS, LOSS, HeldOutLoss
@@ -53,11 +53,11 @@ class Validation:
         """Return the measurement after a step; see `HeldOutLoss.measure`.
 
         Raises:
-            TrainingError: it is not finite.
+            DivergedError: it is not finite.
         """
         measured = self.held_out.measure(model, inputs, mixed)
         if not math.isfinite(measured["loss"]):
-            raise TrainingError(
+            raise DivergedError(
                 f"training diverged at step {step}: validation loss {measured['loss']}",
                 "a finite loss",
                 AFTER_DIVERGING,
