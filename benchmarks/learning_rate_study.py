@@ -3,10 +3,10 @@
 
     python benchmarks/learning_rate_study.py MODEL DATA --out results/rates --seeds 0 1 2 --jobs 6
 
-MODEL is an LVLM's folder, DATA a folder of packs (train.json, test.jsonl, held_out.json). Every arm tunes a copy of
-the start model with the first seed; the rate whose held-out answer loss is lowest is then repeated with the other seeds
-(a second call does so), so that test items choose nothing. Retention is of tuning all layers with the same method at
-its own best rate. `--groups` names what is measured: `full`, `lora`, `rank` (LoRA of other ranks).
+MODEL is an LVLM's folder, DATA a folder of packs (train.json, test.jsonl, held_out.json). Every arm tunes a copy of the
+start model with the first seed; the rate with the most held-out answers that match exactly is then repeated with the
+other seeds (a second call does so), so that test items choose nothing. Retention is of tuning all layers with the same
+method at its own best rate. `--groups` names what is measured: `full`, `lora`, `rank` (LoRA of other ranks).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from learning_rate_tables import summarise, table
+from learning_rate_tables import matching, summarise, table
 from study_parts import Parts, options
 from task_queue import Task, launch, work
 
@@ -63,14 +63,14 @@ def arms(groups: Sequence[str], seed: int) -> Iterator[Arm]:
 
 
 def repeated(out: Path, firsts: Sequence[Arm], seeds: Sequence[int]) -> list[Arm]:
-    """Return each kind's arm of the lowest held-out loss for the other seeds, where all of its rates are done."""
+    """Return each kind's arm of the most held-out matches for the other seeds, where all of its rates are done."""
     found: list[Arm] = []
     for kind in dict.fromkeys(arm.kind for arm in firsts):
         same = [arm for arm in firsts if arm.kind == kind]
         files = [out / f"arm,{arm.name}.json" for arm in same]
         if all(file.exists() for file in files):
-            losses = [json.loads(file.read_text())["train"]["validation"]["last"]["loss"] for file in files]
-            best = same[losses.index(min(losses))]
+            matches = [matching(json.loads(file.read_text())) for file in files]
+            best = same[matches.index(max(matches))]
             found += [replace(best, seed=seed) for seed in seeds]
     return found
 

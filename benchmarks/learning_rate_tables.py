@@ -24,10 +24,15 @@ def summarise(out: Path) -> list[dict[str, Any]]:
 
 
 def _best(groups: dict[tuple[Any, ...], list[dict[str, Any]]], kind: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return the key of a kind's rate of the lowest held-out loss; with the seed that all rates have."""
+    """Return the key of a kind's rate with the most held-out matches; with the seed that all rates have."""
     same = [key for key in groups if key[:3] == kind]
     firsts = {key: min(groups[key], key=lambda run: run["arm"]["seed"]) for key in same}
-    return min(same, key=lambda key: firsts[key]["train"]["validation"]["last"]["loss"])
+    return max(same, key=lambda key: matching(firsts[key]))
+
+
+def matching(run: dict[str, Any]) -> float:
+    """Return the share of held-out answers about pictures that a tuned model gets right word for word."""
+    return float(run["train"]["validation"]["last"]["visual_exact_match"])
 
 
 def _line(
@@ -57,8 +62,8 @@ def _line(
 
 
 def table(lines: list[dict[str, Any]]) -> str:
-    """Return Markdown with a row a line; a star marks the rate of the lowest held-out loss."""
-    head = ["method", "region", "lr", "seeds", "held-out loss", "seconds"]
+    """Return Markdown with a row a line; a star marks the rate with the most held-out matches."""
+    head = ["method", "region", "lr", "seeds", "held-out loss", "held-out matches", "seconds"]
     for part in _SHOWN:
         head += [part, "kept of all layers, 95%"]
     rows = [head, ["---"] * len(head), *map(_row, lines)]
@@ -68,7 +73,15 @@ def table(lines: list[dict[str, Any]]) -> str:
 def _row(line: dict[str, Any]) -> list[str]:
     method = line["method"] if line["rank"] is None else f"lora r {line['rank']}"
     losses = ", ".join(f"{loss['loss']:.4f}" for loss in line["loss"])
-    cells = [method, line["region"], f"{line['lr']:g}{' *' if line['best'] else ''}", str(line["seeds"]), losses]
+    matches = ", ".join(f"{100 * loss['visual_exact_match']:.1f}" for loss in line["loss"])
+    cells = [
+        method,
+        line["region"],
+        f"{line['lr']:g}{' *' if line['best'] else ''}",
+        str(line["seeds"]),
+        losses,
+        matches,
+    ]
     cells.append(f"{statistics.median(line['seconds']):.0f}")
     for part in _SHOWN:
         scores = line[part]["scores"] if part in line else []

@@ -76,16 +76,17 @@ def check_run(config: RunConfig) -> Iterator[str]:
         yield f"prune     {_removal(config)}"
     check_pack_names([_pack_name(name) for name in config.evaluate.packs])
     packs: list[Pack] = []
+    until_packs: list[Pack] = []
     with ExitStack() as stack:
-        for name in config.evaluate.packs:
-            yield f"pack      {_pack(name, config.evaluate.limit, packs, limits, stack)}"
-        if packs:
-            for line in prompts_fit(config, config.model.path, packs):
+        for names, read_packs in ((config.evaluate.packs, packs), (_until_names(config), until_packs)):
+            for name in names:
+                yield f"pack      {_pack(name, config.evaluate.limit, read_packs, limits, stack)}"
+            for line in prompts_fit(config, config.model.path, read_packs) if read_packs else ():
                 yield f"prompts   {line}"
         for line in findings(samples, packs):
             yield f"note      {line}"
     if config.prune.until:
-        yield f"until     {_until(config, packs)}"
+        yield f"until     {_until(config, packs, until_packs)}"
     if config.evaluate.gate:
         yield f"gate      {_gate(config, packs)}"
     for text in config.evaluate.suites:
@@ -220,19 +221,24 @@ def _pack(name: str, limit: int | None, read: list[Pack], limits: PictureLimits,
     )
 
 
-def _until(config: RunConfig, packs: list[Pack]) -> str:
-    """Return the conditions and the packs that are asked; what they name is looked up where every pack can be read."""
+def _until_names(config: RunConfig) -> tuple[str, ...]:
+    """Return the packs that are asked while layers go, besides the test packs."""
+    return config.prune.until_packs if config.prune.until else ()
+
+
+def _until(config: RunConfig, packs: list[Pack], until_packs: list[Pack]) -> str:
+    """Return the conditions and the packs that are asked; what they name is looked up where every pack has been read.
+
+    Built-in ones are not read.
+    """
     from striate.pipeline.trials.until_gate import check_until, parse_until
 
-    names, gate = config.prune.until_packs, config.prune.until or ""
+    own, gate = config.prune.until_packs, config.prune.until or ""
     parse_until(gate)
-    if not names:
-        if len(packs) == len(config.evaluate.packs):
-            check_until(gate, packs)
-        return f"{gate}, on the test packs themselves"
-    if not any(map(is_builtin, names)):
-        check_until(gate, [read_source(parse_source(name), config.evaluate.limit) for name in names])
-    return f"{gate}, on {', '.join(names)}"
+    read, names = (until_packs, own) if own else (packs, config.evaluate.packs)
+    if len(read) == len(names):
+        check_until(gate, read)
+    return f"{gate}, on {', '.join(own) if own else 'the test packs themselves'}"
 
 
 def _temporary_folder() -> TemporaryDirectory[str]:

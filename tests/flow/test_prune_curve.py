@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from striate.artifacts import Curve, EvalRecord, GateResult, GateRow, PruneRecord, Trial, read_document
 from striate.cli import app
 from striate.config import RunConfig
-from striate.errors import ConfigError
+from striate.errors import ConfigError, StriateError
 from striate.pipeline import Flow
 from striate.pipeline.trials import prune_trials, until_run
 from striate.pipeline.validate import check_run
@@ -314,3 +314,18 @@ def test_check_says_what_chooses_the_number_of_layers(greedy: Callable[..., RunC
     assert any(line.startswith("prune     at most 2 of 4 layers") for line in lines)
     with pytest.raises(ConfigError, match="no text task is scored"):
         list(check_run(greedy("prune.until='text>=99'", f"prune.until_packs=[{saved_pack}]")))
+
+
+def test_check_reads_the_packs_that_choose_the_number(
+    greedy: Callable[..., RunConfig], saved_pack: Path, tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(saved_pack, tmp_path / "held-out"))
+    until = ("prune.until='visual>=99'", f"prune.until_packs=[{other}]")
+    lines = list(check_run(greedy(*until)))
+    assert any(line.startswith(f"pack      {other}: ") for line in lines)
+    assert sum(line.startswith("prompts") for line in lines) == 2
+    items = [json.loads(line) for line in (other / "test.jsonl").read_text(encoding="utf-8").splitlines()]
+    items[0]["question"] += " red" * 5000
+    (other / "test.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items), encoding="utf-8")
+    with pytest.raises(StriateError, match=str(items[0].get("id", "item"))):
+        list(check_run(greedy(*until)))
