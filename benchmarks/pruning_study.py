@@ -18,13 +18,13 @@ import copy
 import json
 import random
 import time
-from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pruning_plan import BEST, base, best_way, ranked, tasks, wanted
 from pruning_tables import summarise, table
-from pruning_trials import BY_PLACE, GREEDY, GROUPS, ONE_SHOT, STEPS, Trial, trials
+from pruning_trials import BY_PLACE, GREEDY, GROUPS, STEPS, Trial
 from study_parts import Parts, options
 from task_queue import Task, launch, work
 
@@ -37,7 +37,7 @@ class Study(Parts):
         super().__init__(args)
         self._tuned: dict[int | None, Any] = {}
         self._teachers: dict[int, Any] = {}
-        self.trials = trials(args.seeds, args.groups, args.base)
+        self.trials = wanted(args)
 
     @cached_property
     def held(self) -> list[Any]:
@@ -192,47 +192,12 @@ class Study(Parts):
         return heal(model, processor, Healing(record, samples, teacher, section, self.train(), machine, trial.seed))
 
 
-def ranked(trial: Trial) -> str:
-    """Return the name of the file of a trial's ranking; one-shot scores are the start model's, as in a run."""
-    start = trial.before or trial.ranking in ONE_SHOT
-    return f"rank,{'start' if start else trial.seed},{trial.ranking}.json"
-
-
-def tasks(args: argparse.Namespace, wanted: list[Trial]) -> Iterator[Task]:
-    """Yield everything to do in order."""
-    # The first keeps the vision features that the others read, and compiles what they find compiled.
-    first = args.seeds[0]
-    for seed in args.seeds:
-        yield Task(f"tuned,{seed}", (seed,), () if seed == first else (f"tuned-{first}/train_log.jsonl",))
-    yield Task("start")
-    for trial in wanted:
-        if trial.ranking not in BY_PLACE:
-            name = ranked(trial).removesuffix(".json")
-            seed = None if name.startswith("rank,start") else trial.seed
-            yield Task(name, (seed, trial.ranking), () if seed is None else (f"tuned,{seed}.json",))
-    for seed in sorted({trial.seed for trial in wanted if trial.steps}):
-        yield Task(f"teacher,{seed}", (seed,), (f"tuned,{seed}.json",))
-    for trial in wanted:
-        needs = [] if trial.before else [f"tuned,{trial.seed}.json"]
-        needs += [f"teacher,{trial.seed}.json"] if trial.steps else []
-        needs += [] if trial.ranking in BY_PLACE else [ranked(trial)]
-        yield Task(f"trial,{trial.name}", (trial,), tuple(needs))
-
-
-def base(text: str) -> tuple[str, Any]:
-    """Return a field of a trial and its value, from `lr=2e-4`."""
-    name, _, value = text.partition("=")
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value
-
-
 def main() -> None:
     """Run what is missing, and print what each trial keeps."""
     parser = options(__doc__)
     parser.add_argument("--out", type=Path, default=Path("pruning"))
     parser.add_argument("--groups", nargs="+", choices=list(GROUPS), default=list(GROUPS))
+    parser.add_argument("--then", nargs="+", choices=list(GROUPS), default=[], help="groups healed as the best of them")
     parser.add_argument("--base", nargs="+", type=base, default=[], help="of healing, such as lr=2e-4 text=0.5")
     parser.add_argument("--region", default="uniform:25%")
     parser.add_argument("--calibration", type=int, default=256, help="held-out samples that layers are ranked by")
@@ -243,7 +208,11 @@ def main() -> None:
         work(args.out, list(dict.fromkeys(tasks(args, study.trials))), study.do, args.until)
         return
     launch(args.out, args.jobs, args.devices, args.minutes, join=args.join)
-    lines = summarise(args.out, study.trials)
+    if args.then:
+        lines = summarise(args.out, study.trials)
+        (args.out / BEST).write_text(json.dumps(best_way(lines, study.trials)))
+        launch(args.out, args.jobs, args.devices, args.minutes, join=args.join)
+    lines = summarise(args.out, wanted(args))
     (args.out / "summary.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     print(table(lines))
 
