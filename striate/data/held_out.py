@@ -10,7 +10,7 @@ from pathlib import Path
 from striate.config import DataSection
 from striate.data.reading import read_many
 from striate.data.samples import Sample
-from striate.errors import DataError
+from striate.errors import DataError, TrainingError
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,21 @@ def split(samples: Sequence[Sample], share: float, seed: int) -> TrainingData:
             "choose a smaller share, add samples, or name a file with data.validate=PATH",
         )
     return TrainingData(left, [samples[index] for index in sorted(chosen)])
+
+
+def check_metric(metric: str, pictured: int, texts: int) -> None:
+    """Return if held-out samples, so many with a picture and without, have a kind that `metric` is measured on.
+
+    Raises:
+        TrainingError: none is of its kind.
+    """
+    if {"visual": not pictured, "text": not texts}.get(metric.partition("_")[0]):
+        raise TrainingError(
+            f"train.metric_for_best_model is {metric}, and of {pictured + texts} held-out samples {pictured} have a"
+            " picture",
+            "held-out samples of the kind that is measured",
+            "use --set train.metric_for_best_model=loss or exact_match, or add such samples to data.validate",
+        )
 
 
 def _groups(samples: Sequence[Sample]) -> tuple[list[list[int]], list[list[int]]]:

@@ -69,7 +69,7 @@ def training_file(path: Path) -> Path:
             raise DataError(f"folder {path} has no training file", " or ".join(TRAIN_FILES), "name the file itself")
         return files[0]
     if not path.is_file():
-        raise DataError(f"no such file: {path}", FORMATS, "check the path in data.train")
+        raise DataError(f"no such file: {path}", FORMATS, "check the path where the config names it")
     if path.suffix not in (".json", ".jsonl"):
         raise DataError(f"{path} is neither .json nor .jsonl", FORMATS, "rename or convert it")
     return path

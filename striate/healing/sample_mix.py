@@ -30,7 +30,8 @@ def healing_samples(
     share = section.text if pictured else 1.0
     text_count = min(len(text), int(share * wanted + 0.5))
     pictured_count = min(len(pictured), wanted - text_count)
-    if share < 1:
+    # Only where pictured ones run short: of few samples rounding may leave none that is pictured.
+    if share < 1 and pictured_count < wanted - text_count:
         text_count = min(text_count, int(share / (1 - share) * pictured_count + 0.5))
     chance = random.Random(seed)
     return [*_drawn(pictured, pictured_count, chance), *_drawn(text, text_count, chance)]

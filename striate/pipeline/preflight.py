@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from striate.artifacts import Region
 from striate.config import RunConfig
-from striate.errors import ConfigError, ModelError
+from striate.errors import ConfigError, ModelError, first_line
+from striate.healing.healed_layers import layers_ahead
 from striate.printable import shown
 from striate.pruning.removal import removal_of
 from striate.storage.fingerprints import fingerprint
@@ -50,18 +52,27 @@ def check_base(config: RunConfig, model_path: str) -> None:
 
 
 def check_loggers(config: RunConfig) -> None:
-    """Raise if a logger of `machine.log_to` is not installed.
+    """Raise if a logger of `machine.log_to` is not installed, or can't be imported.
 
     Raises:
-        ConfigError: one is not.
+        ConfigError: one is not, or can't.
     """
     for name in config.machine.log_to:
-        if not any(find_spec(package) for package in LOGGERS.get(name, (name,))):
+        found = [package for package in LOGGERS.get(name, (name,)) if find_spec(package)]
+        allowed, leave = "loggers whose packages are there", "or leave it out of machine.log_to"
+        if not found:
             raise ConfigError(
-                f"machine.log_to names {name}, which is not installed",
-                "loggers whose packages are there",
-                f"pip install {name}, or leave it out of machine.log_to",
+                f"machine.log_to names {name}, which is not installed", allowed, f"pip install {name}, {leave}"
             )
+        try:
+            import_module(found[0])
+        # What a foreign package raises as it is imported can be anything.
+        except Exception as error:
+            raise ConfigError(
+                f"machine.log_to names {name}, and importing {found[0]} fails: {first_line(error)}",
+                allowed,
+                f"install {name} again, {leave}",
+            ) from error
 
 
 def check_adapter(folder: Path, model_path: str) -> None:
@@ -92,7 +103,7 @@ def _same(one: Path, other: Path) -> bool:
 
 
 def check_region(config: RunConfig, region: Region) -> None:
-    """Raise if `train` could not open, or `prune` not remove, as many layers as they are asked to.
+    """Raise if `train` or healing could not open, or `prune` not remove, the layers that they are asked to.
 
     Raises:
         StriateError: they could not.
@@ -101,7 +112,10 @@ def check_region(config: RunConfig, region: Region) -> None:
     from striate.training.preflight_checks import check_layers
 
     check_layers(region, config.train)
-    check_removal(region, removal_of(config.prune, region))
+    most = removal_of(config.prune, region)
+    check_removal(region, most)
+    for healed in layers_ahead(config, region, most) if config.heals else ():
+        check_layers(healed, config.heal.training(config.train))
 
 
 def check_number_format(config: RunConfig, device: torch.device) -> None:

@@ -75,6 +75,7 @@ def check_run(config: RunConfig) -> Iterator[str]:
     if config.prune.remove:
         yield f"prune     {_removal(config)}"
     check_pack_names([_pack_name(name) for name in config.evaluate.packs])
+    check_pack_names([_pack_name(name) for name in _until_names(config)])
     packs: list[Pack] = []
     until_packs: list[Pack] = []
     with ExitStack() as stack:
@@ -83,7 +84,7 @@ def check_run(config: RunConfig) -> Iterator[str]:
                 yield f"pack      {_pack(name, config.evaluate.limit, read_packs, limits, stack)}"
             for line in prompts_fit(config, config.model.path, read_packs) if read_packs else ():
                 yield f"prompts   {line}"
-        for line in findings(samples, packs):
+        for line in findings(samples, [*packs, *(pack for pack in until_packs if pack not in packs)]):
             yield f"note      {line}"
     if config.prune.until:
         yield f"until     {_until(config, packs, until_packs)}"
@@ -167,26 +168,30 @@ def _data(name: str, limits: PictureLimits, skips: bool, read: list[Sample]) -> 
 
 def _held_out(config: RunConfig, limits: PictureLimits) -> str:
     """Return what is held out of training, and measured; built-in data stays where it is."""
-    from striate.data.held_out import training_data
+    from striate.data.held_out import check_metric, training_data
 
     section, share = config.data, config.data.validation_share
     names = [*section.train, *([] if share or section.validate is None else [section.validate])]
     if any(map(is_builtin, names)):
+        for name in filter(is_builtin, names):
+            check_pack(name, FILES)
         return f"{section.validate}{' of the training data' if share else ''}"
     place = None if share or section.validate is None else user_path(section.validate)
     data = training_data(section, [user_path(name) for name in section.train], place, config.seed)
+    pictured = sum(bool(sample.images) for sample in data.held_out)
+    check_metric(config.train.metric_for_best_model, pictured, len(data.held_out) - pictured)
     check_pictures({image: sample.id for sample in reversed(data.held_out) for image in sample.images}, limits)
     return f"{section.validate}: {len(data.held_out)} samples are measured, {len(data.samples)} train"
 
 
 def _lengths(config: RunConfig, limits: PictureLimits, training: list[Sample]) -> str:
-    """Return that every one of the training samples fits into `train.max_length`, or which are left out."""
+    """Return that every sample that the run reads fits into `train.max_length`, or which are left out."""
     from striate.data.checks.length_check import oversized
     from striate.data.reading import drawn
     from striate.models.io.load import load_processor
 
     section, most = config.data, config.train.max_length
-    samples = drawn(training, section.max_train_samples, config.seed)
+    samples = [*drawn(training, section.max_train_samples, config.seed), *_read_besides(config)]
     wrong = oversized(load_processor(user_path(config.model.path)), samples, most, limits)
     if wrong and section.broken == "refuse":
         raise DataError(
@@ -196,6 +201,28 @@ def _lengths(config: RunConfig, limits: PictureLimits, training: list[Sample]) -
         )
     left_out = f"; left out: {len(wrong)} ({', '.join(list(wrong)[:5])}{', ...' if len(wrong) > 5 else ''})"
     return f"{len(samples) - len(wrong)} samples fit into {most} tokens{left_out if wrong else ''}"
+
+
+def _read_besides(config: RunConfig) -> list[Sample]:
+    """Return the samples that a run reads besides its training data: held out, calibrating, and of healing's text."""
+    from striate.data.held_out import training_data
+    from striate.data.reading import read_many
+    from striate.healing.sample_mix import healing_samples
+
+    data, heal, seed = config.data, config.heal, config.seed
+    named = data.validate if data.validate and not data.validation_share else None
+    text = heal.text_data if config.heals else ()
+    if not (named or data.calibration or text) or any(map(is_builtin, (named or "", *data.calibration, *text))):
+        return []
+    trained = training_data(data, [user_path(name) for name in data.train], user_path(named) if named else None, seed)
+    read = list(trained.held_out) if named else []
+    calibrating = [user_path(name) for name in data.calibration]
+    for count in {config.analyze.samples, *([config.prune.samples] if config.prune.reads_samples else [])}:
+        read += read_many(calibrating, count, seed) if calibrating else []
+    if text:
+        more = read_many([user_path(name) for name in text])
+        read += healing_samples(trained.samples, heal, config.train.batch_size, seed, more)
+    return list(dict.fromkeys(read))
 
 
 def _pack_name(name: str) -> str:

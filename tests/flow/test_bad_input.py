@@ -152,6 +152,22 @@ def _line_of_pixels(place: Place) -> None:
     Image.new("1", (1, 20_000)).save(place.pack / "images" / "square_00.png")
 
 
+UNTIL_HELD = ("prune.remove=1", "prune.until='visual>=9'", "prune.until_packs=['ROOT/held']")
+
+
+def _held(place: Place, change: Callable[[], Any]) -> None:
+    """Put a changed copy of the pack beside it, which itself stays whole."""
+    shutil.copytree(place.pack, place.root / "whole")
+    change()
+    place.pack.rename(place.root / "held")
+    (place.root / "whole").rename(place.pack)
+
+
+def _long(place: Place) -> None:
+    turns = [{"from": "human", "value": "is " * 300}, {"from": "gpt", "value": "yes"}]
+    (place.root / "long.json").write_text(json.dumps([{"id": "long", "conversations": turns}]), encoding="utf-8")
+
+
 REGION: dict[str, Any] = {"left": STARTED}
 CASES = [
     # region SPECs
@@ -184,6 +200,36 @@ CASES = [
     Case("a thousand workers", "machine.workers", ("machine.workers=1000",), command=CHECK, left=NOTHING),
     Case("a gate of what is not measured", "nothing called 'x' is measured", ("evaluate.gate='x>=99'",),
          command=CHECK, left=NOTHING, more=("fix evaluate.gate",)),
+    Case("healing of layers that will be gone", "region 'ids:3' names layer 3, but the model has 3 layers",
+         ("prune.remove=1", "heal.steps=1", "heal.region='ids:3'"), left=STARTED),
+    Case("healing of layers that may be gone, checked", "region 'ids:2' names layer 2, but the model has 2 layers",
+         ("prune.remove=2", "prune.until='visual>=1'", "heal.steps=1", "heal.region='ids:2'"), command=CHECK,
+         left=NOTHING),
+    Case("healing of no layers, checked", "region 'none' gives LoRA no linear layer",
+         ("prune.remove=1", "heal.steps=1", "heal.region=none"), command=CHECK, left=NOTHING),
+    Case("healing by a region that is missing, checked", "can't read none/region.json: No such file or directory",
+         ("prune.remove=1", "heal.steps=1", "heal.region=none/region.json"), command=CHECK, left=NOTHING),
+    Case("a bound of what is not measured", "nothing called 'x' is measured", ("prune.remove=1", "prune.until='x>=9'"),
+         command=CHECK, left=NOTHING, more=("fix prune.until",)),
+    Case("bounds on two packs of one name, checked", "two test packs are called 'pack'",
+         ("prune.remove=1", "prune.until='visual>=9'", "prune.until_packs=['ROOT/pack', 'ROOT/pack']"), command=CHECK,
+         left=NOTHING),
+    Case("bounds on a pack with a damaged picture, checked", "can't read picture ROOT/held/images/square_00.png",
+         UNTIL_HELD, prepare=lambda place: _held(place, lambda: _corrupt(place)), command=CHECK, left=NOTHING),
+    Case("bounds on a question that is too long, checked", "'far' does not fit: ", UNTIL_HELD, command=CHECK,
+         prepare=lambda place: _held(place, lambda: place.test_row(id="far", question="is " * 3000)),
+         left=NOTHING),
+    Case("calibration that is too long, checked", "does not fit: ", ("data.calibration=['ROOT/long.json']",
+         "train.max_length=64"), prepare=_long, command=CHECK, left=NOTHING),
+    Case("held-out samples that are too long, checked", "does not fit: ", ("data.validate='ROOT/long.json'",
+         "train.max_length=64"), prepare=_long, command=CHECK, left=NOTHING),
+    Case("text of healing that is too long, checked", "does not fit: ", ("heal.text_data=['ROOT/long.json']",
+         "heal.text=0.9", "heal.share=1.0", "prune.remove=1", "train.max_length=64"), prepare=_long, command=CHECK,
+         left=NOTHING),
+    Case("a metric of no held-out sample, checked", "is text_loss, and of 1 held-out samples 1 have a picture",
+         ("data.validate=10%", "train.metric_for_best_model=text_loss"), command=CHECK, left=NOTHING),
+    Case("held-out samples that are not built in, checked", "unknown built-in pack 'builtin:x'",
+         ("data.validate='builtin:x'",), command=CHECK, left=NOTHING),
     Case("empty region, nothing to train", "nothing to train",
          ("select.region=none", "train.projector=frozen", "train.method=full"), left=SELECTED),
     # names

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,16 @@ def test_a_logger_that_is_not_installed_is_told_of_before_the_model_is_loaded(
             refused()
     with pytest.raises(ConfigError, match="tensorboard"):
         parse_config({"model": {"path": "a/b"}, "data": {"train": ["d"]}}, ["machine.log_to=[comet]"])
+
+
+def test_a_logger_that_can_t_be_imported_is_told_of_beforehand(
+    run_config: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    (tmp_path / "trackio.py").write_text("raise RuntimeError('built for another numpy')", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "trackio", raising=False)
+    with pytest.raises(ConfigError, match="names trackio, and importing trackio fails: built for another numpy"):
+        list(check_run(run_config("machine.log_to=[trackio]")))
 
 
 class Noted(Said):

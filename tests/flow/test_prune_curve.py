@@ -158,6 +158,19 @@ def test_a_curve_with_healing_has_both_models_of_a_count_and_asks_the_teacher_on
     with pytest.raises(KeyboardInterrupt):
         Flow(config, run, progress=listener(), overwrite=True).curve("0:1")
     monkeypatch.setattr(heal_stage, "heal", heal)
+    # Killed once more as it clears up after healing.
+    remove_tree = shutil.rmtree
+
+    def killed(path: Path, *args: Any, **kwargs: Any) -> None:
+        if Path(path).suffix == ".healing":
+            raise KeyboardInterrupt
+        remove_tree(path, *args, **kwargs)
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        Flow(config, run, progress=listener()).curve("0:1")
+    monkeypatch.setattr(shutil, "rmtree", remove_tree)
+    assert [path for path in (run / "trials").iterdir() if path.suffix == ".healing"]
     stored = {path: path.stat().st_mtime_ns for path in (run / ".teacher").iterdir()}
     assert stored
     curve = Flow(config, run, progress=listener()).curve("0:1")

@@ -276,7 +276,7 @@ def test_tensors_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
         assert torch.equal(stored[name], tensor)
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped", "index", "missing"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "index", "missing", "pipe"])
 def test_damaged_folders_are_refused(run: Run, tiny_llava: Loaded, tmp_path: Path, damage: str) -> None:
     disk = {"machine": {"cache_vision": "disk"}}
     run(copy.deepcopy(tiny_llava), "first", **disk)
@@ -293,11 +293,14 @@ def test_damaged_folders_are_refused(run: Run, tiny_llava: Loaded, tmp_path: Pat
             (folder / "index.txt").write_bytes(index.replace(b"float32", b"float64").replace(b"int64", b"int32"))
         else:
             (folder / "tensors.bin").unlink()
+            if damage == "pipe":
+                os.mkfifo(folder / "tensors.bin")
         with pytest.raises(
             ArtifactError, match=rf"{folder.name} holds no whole tensors: .*\n.*machine.cache_vision=disk"
         ):
             run(copy.deepcopy(tiny_llava), "second", **disk)
         (folder / "index.txt").write_bytes(index)
+        (folder / "tensors.bin").unlink(missing_ok=True)
         (folder / "tensors.bin").write_bytes(data)
 
 

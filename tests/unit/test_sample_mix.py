@@ -36,6 +36,9 @@ def pool(pictured: int, text: int) -> list[Sample]:
         (0, 100, 0, {"share": 0.1}, (0, 10)),
         (50, 50, 0, {"share": 0.1, "text": 1}, (0, 10)),
         (3, 0, 0, {"share": 0.001}, (1, 0)),
+        # So few that rounding leaves no place for a picture.
+        (80, 20, 0, {"steps": 1, "text": 0.9}, (0, 4)),
+        (8, 2, 0, {"share": 0.1, "text": 0.5}, (0, 1)),
     ],
 )
 def test_as_many_of_each_kind_as_asked_for(

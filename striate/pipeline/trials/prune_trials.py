@@ -153,6 +153,9 @@ class PruneTrials:
             healed for healed in forms if self.kept(count, healed) is None and not self._taken_over(count, healed)
         ]
         timed = speed and self.speed(count) is None
+        if self.healing and True in forms and True not in missing:
+            # A kill after its answers were kept left its work.
+            self._clear_work(count)
         if not missing and not timed:
             return
         # Known before the model is changed.
@@ -169,11 +172,10 @@ class PruneTrials:
         if False in missing:
             self._ask(tuned, count, pruned)
         if True in missing and self.healing:
-            work, key = self._path(count, True).with_suffix(".healing"), self._key(count, True)
+            work, key = self._work(count), self._key(count, True)
             healed = self.healing.heal_trial(tuned, pruned, rows, work, key)
             self._ask(healed, count, pruned, healed=True)
-            shutil.rmtree(work, ignore_errors=True)
-            remove(work.with_suffix(".jsonl"))
+            self._clear_work(count)
 
     def _taken_over(self, count: int, healed: bool) -> bool:
         """Return whether the run asked such a model of its own; its answers are then those of the trial."""
@@ -288,6 +290,14 @@ class PruneTrials:
     def _path(self, count: int, healed: bool) -> Path:
         name = f"{count:03}{'-healed' if healed else ''}-{self._key(count, healed)[:12]}"
         return self.out / FOLDER / f"{name}.json"
+
+    def _work(self, count: int) -> Path:
+        return self._path(count, True).with_suffix(".healing")
+
+    def _clear_work(self, count: int) -> None:
+        """Remove what healing keeps of its way."""
+        shutil.rmtree(self._work(count), ignore_errors=True)
+        remove(self._work(count).with_suffix(".jsonl"))
 
     def _speed_path(self, count: int) -> Path:
         return self.out / FOLDER / f"{count:03}-speed-{self._speed_key(count)[:12]}.json"

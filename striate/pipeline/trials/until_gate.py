@@ -35,4 +35,4 @@ def check_until(gate: str, packs: Sequence[Pack]) -> None:
         ConfigError: as `parse_until`; an unknown pack or task, or a scope without shares of right answers.
     """
     parse_until(gate)
-    check_gate(gate, packs, [WHOLE, "smaller"], WHOLE)
+    check_gate(gate, packs, [WHOLE, "smaller"], WHOLE, "prune.until")

@@ -50,8 +50,13 @@ def parse_gate(text: str) -> tuple[Condition, ...]:
     return conditions
 
 
-def check_scopes(conditions: Sequence[Condition], tasks: Sequence[tuple[str, str]], labels: Sequence[str]) -> None:
-    """Return if every condition names something that is measured: `tasks` are pairs of pack and task.
+def check_scopes(
+    conditions: Sequence[Condition],
+    tasks: Sequence[tuple[str, str]],
+    labels: Sequence[str],
+    setting: str = "evaluate.gate",
+) -> None:
+    """Return if every condition of `setting` names something that is measured: `tasks` are pairs of pack and task.
 
     Raises:
         ConfigError: an unknown pack, task or model, with the closest known one.
@@ -62,14 +67,16 @@ def check_scopes(conditions: Sequence[Condition], tasks: Sequence[tuple[str, str
         if condition.scope not in known:
             hint = did_you_mean(condition.scope, known)
             given = f"gate {condition.text!r}: nothing called {condition.scope!r} is measured"
-            raise ConfigError(given, ", ".join(known), f"{hint}fix evaluate.gate")
+            raise ConfigError(given, ", ".join(known), f"{hint}fix {setting}")
         if condition.label is not None and condition.label not in labels:
             hint = did_you_mean(condition.label, labels)
             given = f"gate {condition.text!r}: no model is called {condition.label!r}"
-            raise ConfigError(given, ", ".join(labels), f"{hint}fix evaluate.gate")
+            raise ConfigError(given, ", ".join(labels), f"{hint}fix {setting}")
 
 
-def check_gate(gate: str, packs: Iterable[Pack], labels: Sequence[str], baseline: str) -> None:
+def check_gate(
+    gate: str, packs: Iterable[Pack], labels: Sequence[str], baseline: str, setting: str = "evaluate.gate"
+) -> None:
     """Return if every condition of `gate` can be held against what will be asked: before anything is.
 
     Raises:
@@ -78,7 +85,7 @@ def check_gate(gate: str, packs: Iterable[Pack], labels: Sequence[str], baseline
     conditions = parse_gate(gate)
     keys = dict.fromkeys(task_key(item) for pack in packs for item in pack.items)
     tasks = [(pack, task) for pack, task, *_ in keys]
-    check_scopes(conditions, tasks, labels)
+    check_scopes(conditions, tasks, labels, setting)
     for condition in conditions:
         if condition.label == baseline:
             others = ", ".join(label for label in labels if label != baseline)

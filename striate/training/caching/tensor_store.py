@@ -54,6 +54,8 @@ class StoredTensors(Mapping[str, torch.Tensor]):
         """
         self._folder = folder
         try:
+            if not all((folder / name).is_file() for name in (INDEX, DATA)):
+                raise ValueError(f"{INDEX} and {DATA} are no ordinary files")
             self._index = _checked_index((folder / INDEX).read_bytes())
             # A plain view: the slices of `memmap` itself are slow.
             self._bytes = np.memmap(folder / DATA, dtype=np.uint8, mode="r").view(np.ndarray)

@@ -15,7 +15,8 @@ from striate.storage.atomic import cannot_write, write_text
 
 AFTER_DIVERGING = (
     "the last good checkpoint is kept, where there is one: the same command goes on from it. If it diverges again,"
-    " lower train.lr or raise train.warmup_ratio with --overwrite, which begins the training anew"
+    " lower train.lr or raise train.warmup_ratio with --overwrite, which begins the training anew; where it is healing"
+    " that diverged, lower heal.lr: it alone begins anew"
 )
 # As many steps as the speed beside the bar is a mean of.
 RECENT = 10

@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import nn
 
-from striate.errors import DivergedError, TrainingError
+from striate.data.held_out import check_metric
+from striate.errors import DivergedError
 from striate.training.inputs.step_inputs import StepInputs
 from striate.training.metrics.metrics_log import AFTER_DIVERGING
 from striate.training.validation.held_out_loss import EXACT, KINDS, LOSS, HeldOutLoss
@@ -37,15 +38,7 @@ class Validation:
         Raises:
             TrainingError: no held-out sample is of its kind.
         """
-        pictured, texts = self.held_out.counts
-        missing = {"visual": not pictured, "text": not texts}
-        if missing.get(self.watch.metric.partition("_")[0]):
-            raise TrainingError(
-                f"train.metric_for_best_model is {self.watch.metric}, and of {pictured + texts} held-out samples"
-                f" {pictured} have a picture",
-                "held-out samples of the kind that is measured",
-                f"use --set train.metric_for_best_model={LOSS} or {EXACT}, or add such samples to data.validate",
-            )
+        check_metric(self.watch.metric, *self.held_out.counts)
 
     def after(
         self, step: int, model: nn.Module, inputs: StepInputs, mixed: AbstractContextManager[Any]
