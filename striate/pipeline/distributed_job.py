@@ -15,13 +15,12 @@ from striate.config import RunConfig
 from striate.data.held_out import training_data
 from striate.models.surgery.renumber import renumbered
 from striate.pipeline.resident_model import load_for
+from striate.pipeline.restore_training import WORK_FOLDER
 from striate.progress import Progress, Silent
 from striate.training.distributed.ranks import Ranks
 
 if TYPE_CHECKING:
     from striate.models.io.load import Loaded
-
-WORK_FOLDER = ".training"
 
 
 @dataclass(frozen=True)

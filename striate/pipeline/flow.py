@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,8 +48,12 @@ from striate.pruning.removal import removal_of
 from striate.runs.folder import open_run
 from striate.storage.fingerprints import fingerprint_of
 from striate.storage.inside import inside
+from striate.storage.launcher import launch
 
 if TYPE_CHECKING:
+    import torch
+
+    from striate.pipeline.distributed_job import TrainingRequest
     from striate.pipeline.model_evaluation import Results
     from striate.pipeline.pruning.healing_run import HealingRun
     from striate.pipeline.trials.prune_trials import PruneTrials
@@ -73,15 +77,15 @@ class Flow:
         Raises:
             StriateError: the model's path, a data path, the gate or the folder can't be used.
         """
-        from striate.models.io.devices import resolve_device
-
         self.config = anchored(config)
         self.out = out
         self.progress = progress or Silent()
-        self.device = resolve_device(config.machine.device)
+        if config.machine.device not in ("auto", "cpu"):
+            # What this machine may not have is refused before anything is read; the others it always has.
+            _ = self.device
         self.inputs = locate_inputs(self.config, self.progress)
         self.run = open_run(
-            out, self.config, self.progress, command=command, device=str(self.device), overwrite=overwrite
+            out, self.config, self.progress, command=command, device=lambda: str(self.device), overwrite=overwrite
         )
         self.keys = StageKeys(self.run, self.inputs, self.read_packs, self.read_until_packs)
         self._models = ResidentModel(self.config, self._checked_path_of)
@@ -91,6 +95,13 @@ class Flow:
         for line in ineffective_settings(self.config):
             self.progress.say(line)
         self._noted = False
+
+    @cached_property
+    def device(self) -> torch.device:
+        """The device of the run; looked for when a stage is out of date, as it takes the import of torch."""
+        from striate.models.io.devices import resolve_device
+
+        return resolve_device(self.config.machine.device)
 
     def everything(self) -> Path:
         """Run all stages in order; return the path of the report."""
@@ -161,15 +172,16 @@ class Flow:
 
     def train(self) -> TrainRecord:
         """Tune the region and the projector; write checkpoint/, train.json and train_log.jsonl."""
-        from striate.pipeline.distributed_job import TrainingRequest, rank_zero_session
         from striate.pipeline.restore_training import restore_training
 
         outputs, restore = ["checkpoint", "train.json", "train_log.jsonl"], partial(restore_training, self.out)
-        with rank_zero_session(self.device) as start:
+        with self._session() as start:
             check_base(self.config, self.inputs.model)
             check_loggers(self.config)
             with self.run.stage("train", self.keys.train(), outputs, ["train_log.jsonl"], restore) as stage:
                 if stage.stale:
+                    from striate.pipeline.distributed_job import TrainingRequest
+
                     origin = origin_of(self.config, "tuned")
                     job = TrainingRequest(
                         self.config,
@@ -190,6 +202,14 @@ class Flow:
                     self.progress.say("train: finished before; its record and log are those that its checkpoint holds")
                     self._write_card("tuned")
         return read_document(self.out / "train.json", TrainRecord)
+
+    def _session(self) -> AbstractContextManager[Callable[[TrainingRequest], None]]:
+        """Return a context of what hands a training to other processes, where a launcher started some."""
+        if launch().world_size == 1:
+            return nullcontext(lambda job: None)
+        from striate.pipeline.distributed_job import rank_zero_session
+
+        return rank_zero_session(self.device)
 
     def find_lr(self, rates: Sequence[float], minutes: float, metric: str) -> RateSearch:
         """Try learning rates in short trainings on the region; write find_lr.json. No other artifact changes.

@@ -6,11 +6,12 @@ from pydantic import ValidationError
 
 from striate.artifacts import TrainRecord, write_document
 from striate.errors import ArtifactError
-from striate.pipeline.distributed_job import WORK_FOLDER
 from striate.storage.atomic import write_text
 from striate.storage.fingerprints import RECORD_FILE
 from striate.storage.manifest import read_manifest
 from striate.training.metrics.metrics_log import dump_rows
+
+WORK_FOLDER = ".training"
 
 
 def restore_training(run: Path, key: str) -> float | None:

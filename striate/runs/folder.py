@@ -47,9 +47,17 @@ Restore = Callable[[str], float | None]
 class RunFolder:
     """One run on disk: its config, its record, and which stages are up to date."""
 
-    def __init__(self, path: Path, config: RunConfig, record: RunRecord, progress: Progress, holder: object) -> None:
+    def __init__(
+        self,
+        path: Path,
+        config: RunConfig,
+        record: RunRecord,
+        progress: Progress,
+        holder: object,
+        device: Callable[[], str],
+    ) -> None:
         """Use `open_run` instead: it checks what is already there, and holds the folder by `holder`."""
-        self._holder = holder
+        self._holder, self._device = holder, device
         self.path = path
         self.config = config
         self.record = record
@@ -93,6 +101,7 @@ class RunFolder:
         self._clear(name, removed, again, costly=outputs[:1] if restore else ())
         if old and not again and self.overwrite:
             self._remove(unfinished)
+        self.record = self.record.model_copy(update={"device": self._device()})
         reset_peak_memory(self.record.device)
         try:
             yield Stage(key, stale=True)
@@ -233,9 +242,17 @@ class RunFolder:
 
 
 def open_run(
-    path: Path, config: RunConfig, progress: Progress, *, command: str, device: str, overwrite: bool = False
+    path: Path,
+    config: RunConfig,
+    progress: Progress,
+    *,
+    command: str,
+    device: Callable[[], str],
+    overwrite: bool = False,
 ) -> RunFolder:
     """Return the run folder at `path`, new or continued, held for this process as long as it is used.
+
+    The record has the `device` of the last stage that ran; of a folder where none has, that of this machine.
 
     Raises:
         ArtifactError: the folder holds a run of another config (unless `overwrite`), holds other files, can't be
@@ -252,8 +269,8 @@ def open_run(
     if old and any(stage.status == "done" for stage in old.stages.values()):
         check_same_config(path, load_config(path / CONFIG_FILE), config, overwrite)
     stages, fingerprints = (old.stages, old.fingerprints) if old else ({}, {})
-    record = RunRecord.of_this_machine(config.seed, device, command, stages, fingerprints)
-    run = RunFolder(path, config, record, progress, holder)
+    record = RunRecord.of_this_machine(config.seed, old.device if old else device(), command, stages, fingerprints)
+    run = RunFolder(path, config, record, progress, holder, device)
     run.overwrite = overwrite
     # The record first: it is what makes a folder one of striate, from the first file on.
     run._save()

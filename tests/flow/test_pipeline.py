@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from html import unescape
 from pathlib import Path
@@ -435,3 +437,25 @@ def test_a_wrong_spec_of_image_layers_is_refused_before_analyze(
     with pytest.raises(SpecError, match="did you mean"):
         Flow(run_config(*overrides), tmp_path / "run", progress=listener()).everything()
     assert not (tmp_path / "run" / "scores.json").exists()
+
+
+UP_TO_DATE = """
+import sys
+from typer.testing import CliRunner
+from striate.cli import app
+
+for verb in ("analyze", "select", "train", "prune", "evaluate"):
+    result = CliRunner().invoke(app, [verb, "--out", sys.argv[1]])
+    assert result.exit_code == 0 and "up to date" in result.output, (verb, result.output)
+    assert "torch" not in sys.modules, verb
+"""
+
+
+def test_what_is_up_to_date_imports_nothing_that_works(
+    run_config: Callable[..., RunConfig], listener: Any, tmp_path: Path
+) -> None:
+    Flow(run_config("evaluate.models=[start, pruned]"), tmp_path / "run", progress=listener()).everything()
+    done = subprocess.run(
+        [sys.executable, "-c", UP_TO_DATE, str(tmp_path / "run")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -40,7 +40,7 @@ class Said:
 
 def opened(path: Path, *overrides: str, overwrite: bool = False) -> RunFolder:
     config = RunConfig.model_validate(parse_config(CONFIG.model_dump(), overrides))
-    return open_run(path, config, Said(), command="striate run x", device="cpu", overwrite=overwrite)
+    return open_run(path, config, Said(), command="striate run x", device=lambda: "cpu", overwrite=overwrite)
 
 
 def run_stage(run: RunFolder, inputs: dict[str, Any], text: str, write: Any = Path.write_text) -> None:
