@@ -53,6 +53,10 @@ class ArtifactError(StriateError):
     """A run folder or artifact that is missing, damaged, or of another run."""
 
 
+class TooLongError(DataError):
+    """A sample that does not fit into a length limit."""
+
+
 class TrainingError(StriateError):
     """Training that would not train what was asked, or that diverged."""
 

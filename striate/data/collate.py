@@ -17,7 +17,7 @@ from striate.data.label_mask import IGNORED, LabelMask
 from striate.data.packing import filled_row, join_row
 from striate.data.pictures import ORDINARY, PictureLimits, open_image
 from striate.data.samples import PLACEHOLDER, Sample
-from striate.errors import DataError
+from striate.errors import DataError, TooLongError
 
 Batch = dict[str, torch.Tensor]
 
@@ -171,9 +171,9 @@ class Collator:
             )
         return encoded
 
-    def _too_long(self, sample: Sample, encoded: Encoded) -> DataError:
+    def _too_long(self, sample: Sample, encoded: Encoded) -> TooLongError:
         pictured = int(self.image_mask(encoded.tokens).sum())
-        return DataError(
+        return TooLongError(
             f"sample {sample.id!r} does not fit: {encoded.length} tokens, {pictured} of them image tokens",
             f"pictures, question and the start of the answer within max_length {self.max_length}"
             if self.train

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from striate.artifacts import Region
 from striate.config import RunConfig
-from striate.errors import ConfigError, ModelError, first_line
+from striate.errors import ConfigError, ModelError, TrainingError, first_line
 from striate.healing.healed_layers import layers_ahead
 from striate.printable import shown
 from striate.pruning.removal import removal_of
@@ -116,6 +116,23 @@ def check_region(config: RunConfig, region: Region) -> None:
     check_removal(region, most)
     for healed in layers_ahead(config, region, most) if config.heals else ():
         check_layers(healed, config.heal.training(config.train))
+    _check_computing(config, region, most)
+
+
+def _check_computing(config: RunConfig, region: Region, most: int) -> None:
+    """Raise if all layers are to heal where some that stay compute no image tokens."""
+    from striate.selectors.spec.grammar import resolve
+
+    if not config.heals or config.heal.region != "all" or config.train.image_tokens != "region":
+        return
+    also = config.train.image_also
+    computing = {*region.layers, *(resolve(also, region.num_layers).layers if also != "none" else ())}
+    if len(computing) < region.num_layers - most:
+        raise TrainingError(
+            "heal.region 'all' has layers that compute no image tokens (train.image_tokens is region)",
+            "layers that compute image tokens: the region, and those of train.image_also",
+            "use heal.region=region",
+        )
 
 
 def check_number_format(config: RunConfig, device: torch.device) -> None:

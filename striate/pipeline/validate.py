@@ -192,7 +192,8 @@ def _lengths(config: RunConfig, limits: PictureLimits, training: list[Sample]) -
 
     section, most = config.data, config.train.max_length
     samples = [*drawn(training, section.max_train_samples, config.seed), *_read_besides(config)]
-    wrong = oversized(load_processor(user_path(config.model.path)), samples, most, limits)
+    processor = load_processor(user_path(config.model.path))
+    wrong = oversized(processor, samples, most, limits, skips=section.broken == "skip")
     if wrong and section.broken == "refuse":
         raise DataError(
             "\n".join(wrong.values()),

@@ -286,3 +286,20 @@ def test_its_log_must_have_all_its_steps(earlier: Any, how: str) -> None:
     damage(earlier[0] / "train_log.jsonl", how)
     with pytest.raises(TrainingError, match=r"train_log.jsonl lacks the line of step \d, of 2 that are done"):
         earlier[1]()
+
+
+@pytest.mark.parametrize("kind", ["file", "dead link", "loop"])
+def test_what_is_no_folder_of_checkpoints_is_named(tmp_path: Path, kind: str) -> None:
+    place = tmp_path / ".training"
+    if kind == "file":
+        place.write_text("mine")
+    else:
+        place.symlink_to(place if kind == "loop" else tmp_path / "gone")
+    identity: Any = None
+    store = CheckpointStore(place, identity)
+    with pytest.raises(ArtifactError, match="is no folder") as error:
+        store.find(tmp_path / "log", False, print)
+    assert "move it away, or use --overwrite" in error.value.next_step
+    assert store.find(tmp_path / "log", True, print) is None
+    assert not place.is_symlink()
+    assert not place.exists()

@@ -60,6 +60,20 @@ def test_check_says_what_is_left_out_where_broken_samples_are(run_config: Any, p
     assert any(line.endswith("fit into 128 tokens; left out: 2 (train-03, train-04)") for line in said)
 
 
+def test_what_a_template_refuses_keeps_its_own_advice(
+    run_config: Any, pack: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Collator, sample: Any) -> int:
+        raise DataError("the template refuses it", "other roles", "change the template")
+
+    monkeypatch.setattr(Collator, "text_length", refuse)
+    with pytest.raises(DataError, match="the template refuses it") as error:
+        lines(run_config, pack)
+    assert error.value.next_step == "change the template"
+    left_out = lines(run_config, pack, "data.broken=skip", "evaluate.packs=[]")
+    assert any("left out: " in line for line in left_out)
+
+
 def test_check_says_that_all_fit(run_config: Any, saved_pack: Path) -> None:
     count = len(read_samples(saved_pack))
     assert f"lengths   {count} samples fit into 128 tokens" in lines(run_config, saved_pack)

@@ -10,19 +10,29 @@ from PIL import Image
 from striate.data.collate import Collator
 from striate.data.pictures import FORMATS, PictureLimits
 from striate.data.samples import Sample
-from striate.errors import DataError
+from striate.errors import DataError, TooLongError
 
 _UNLIMITED = 2**40
 Size = tuple[int, int]
 
 
 def oversized(
-    processor: Any, samples: Sequence[Sample], max_length: int, limits: PictureLimits, *, train: bool = True
+    processor: Any,
+    samples: Sequence[Sample],
+    max_length: int,
+    limits: PictureLimits,
+    *,
+    train: bool = True,
+    skips: bool = False,
 ) -> dict[str, str]:
     """Return what is wrong with each sample that does not fit into `max_length` tokens, by its id.
 
     A sample is encoded only if its text and the most image tokens that a picture takes are more than that. With `train`
     off samples are prompts, of which nothing is cut.
+
+    Raises:
+        DataError: a sample is wrong in another way, such as that the chat template refuses it; with `skips` that is
+            returned too.
     """
     collator = Collator(processor, max_length, train, limits)
     most = _most_image_tokens(Collator(processor, _UNLIMITED, train, limits), samples)
@@ -32,6 +42,8 @@ def oversized(
             if collator.text_length(sample) + most * len(sample.images) > max_length:
                 collator.encode([sample])
         except DataError as error:
+            if not (skips or isinstance(error, TooLongError)):
+                raise
             wrong[sample.id] = error.given
     return wrong
 

@@ -78,8 +78,9 @@ class CheckpointStore:
 
         Raises:
             TrainingError: no checkpoint is whole, or they are of another training.
-            ArtifactError: the log of a checkpoint of an earlier version lacks steps.
+            ArtifactError: the log of a checkpoint of an earlier version lacks steps, or no folder can be in its place.
         """
+        self._check_place(overwrite)
         folders = self._folders()
         if not folders:
             return None
@@ -161,6 +162,23 @@ class CheckpointStore:
     def remove(self) -> None:
         """Remove all checkpoints, and the work folder itself if nothing else is in it."""
         remove_checkpoints(self.work_dir)
+
+    def _check_place(self, overwrite: bool) -> None:
+        """Return if checkpoints can be in the work folder; with `overwrite` a file or a dead link there is removed.
+
+        Raises:
+            ArtifactError: they can't.
+        """
+        place = self.work_dir
+        if place.is_dir() or not (place.is_symlink() or place.exists()):
+            return
+        if not overwrite:
+            raise ArtifactError(
+                f"{place} is no folder",
+                "a folder of checkpoints, or nothing",
+                "move it away, or use --overwrite to remove it",
+            )
+        place.unlink()
 
     def _folders(self) -> dict[int, Path]:
         """Return the checkpoints that count, newest first; what interrupted saves left is removed."""
