@@ -37,7 +37,7 @@ LIGHT_MODULES = (
     "striate.stages.select",
 )
 # It runs on every rank of a training.
-EXCEPT = {"striate.pipeline.distributed_job", "striate.pipeline.restore_training"}
+EXCEPT = {"striate.pipeline.distributed_job"}
 HEAVY = ("torch", "transformers", "peft", "accelerate", "safetensors.torch")
 
 
