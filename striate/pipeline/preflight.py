@@ -121,13 +121,12 @@ def check_region(config: RunConfig, region: Region) -> None:
 
 def _check_computing(config: RunConfig, region: Region, most: int) -> None:
     """Raise if all layers are to heal where some that stay compute no image tokens."""
-    from striate.selectors.spec.grammar import resolve
+    from striate.training.approximations import visual_compute
 
     if not config.heals or config.heal.region != "all" or config.train.image_tokens != "region":
         return
-    also = config.train.image_also
-    computing = {*region.layers, *(resolve(also, region.num_layers).layers if also != "none" else ())}
-    if len(computing) < region.num_layers - most:
+    compute = visual_compute(region, config.train)
+    if compute and len(compute.layers) < region.num_layers - most:
         raise TrainingError(
             "heal.region 'all' has layers that compute no image tokens (train.image_tokens is region)",
             "layers that compute image tokens: the region, and those of train.image_also",

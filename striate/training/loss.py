@@ -30,17 +30,11 @@ def answer_loss(
             `label_positions` gives them: looking for them on an accelerator makes the CPU wait for it.
         answer_tokens: n of the whole accumulated batch; None takes that of this batch.
     """
-    total, count = answer_total(model, inputs)
-    return total / (count if answer_tokens is None else answer_tokens)
-
-
-def answer_total(model: nn.Module, inputs: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the summed cross entropy of a batch's answer tokens, in nats, and how many these are."""
     answers, rest = answers_of(inputs)
     rows_N, columns_N, labels_N = answers
     logits_NV = answer_logits(model, rest, rows_N, columns_N)
     total = cross_entropy(logits_NV.float(), labels_N, reduction="sum", ignore_index=IGNORED)
-    return total, (labels_N != IGNORED).sum()
+    return total / ((labels_N != IGNORED).sum() if answer_tokens is None else answer_tokens)
 
 
 def answer_tally(model: nn.Module, inputs: Mapping[str, Any]) -> torch.Tensor:
