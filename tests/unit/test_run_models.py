@@ -1,0 +1,85 @@
+"""Which models a run folder, a model's folder or a hub id stands for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from striate.config import dump_config, parse_config
+from striate.errors import ModelError, StriateError
+from striate.pipeline.run_models import model_of, models_of
+
+
+def model(folder: Path, base: str = "") -> Path:
+    """Write what makes `folder` a model's, or an adapter's on `base`."""
+    folder.mkdir(parents=True)
+    content = {"base_model_name_or_path": base} if base else {"model_type": "llava"}
+    (folder / ("adapter_config.json" if base else "config.json")).write_text(json.dumps(content))
+    return folder
+
+
+def run(folder: Path, path: str, *settings: str) -> Path:
+    """Write what makes `folder` a run's that began with the model at `path`."""
+    folder.mkdir()
+    config = parse_config({"model": {"path": path}, "data": {"train": ["d"]}, "prune": {"remove": 1}}, settings)
+    (folder / "config.yaml").write_text(dump_config(config))
+    (folder / "run.json").write_text("{}")
+    return folder
+
+
+def test_a_run_has_the_models_that_it_made(tmp_path: Path) -> None:
+    start = model(tmp_path / "start")
+    place = run(tmp_path / "run", str(start))
+    assert list(models_of(place)) == ["start"]
+    with pytest.raises(ModelError, match="has made no model yet"):
+        model_of(place)
+    model(place / "checkpoint", str(start))
+    tuned = model_of(place)
+    assert (tuned.label, tuned.path, tuned.base, tuned.run) == (
+        "tuned",
+        str(place / "checkpoint"),
+        str(start),
+        place,
+    )
+    model(place / "pruned")
+    assert list(models_of(place)) == ["start", "tuned", "pruned"]
+    assert (model_of(place).label, model_of(place).adapter) == ("pruned", False)
+    assert model_of(place, "tuned").adapter
+    with pytest.raises(ModelError, match=r"(?s)has no model 'unhealed'.*start, tuned, pruned.*run the stage"):
+        model_of(place, "unhealed")
+
+
+def test_where_layers_go_first_the_tuned_model_is_the_last(tmp_path: Path) -> None:
+    place = run(tmp_path / "run", "owner/name", "prune.when=before", "model.revision=v1")
+    model(place / "pruned")
+    model(place / "checkpoint", str(place / "pruned"))
+    assert list(models_of(place)) == ["start", "pruned", "tuned"]
+    assert (models_of(place)["start"].path, models_of(place)["start"].revision) == ("owner/name", "v1")
+
+
+def test_a_folder_or_hub_id_is_one_model(tmp_path: Path) -> None:
+    whole, adapter = model(tmp_path / "whole"), model(tmp_path / "adapter", "../whole")
+    assert model_of(whole).path == str(whole)
+    assert model_of(adapter).base == str(whole)
+    assert model_of("owner/name").path == "owner/name"
+    assert list(models_of("owner/name")) == ["model"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("missing", "there is no such folder"),
+        ("empty", "has no config.json"),
+        ("a file", "is a file"),
+        ("half", "has no config.yaml"),
+    ],
+)
+def test_what_holds_no_model_is_refused(name: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "run.json").write_text("{}")
+    (tmp_path / "a file").write_text("")
+    with pytest.raises(StriateError, match=text):
+        models_of(tmp_path / name)
