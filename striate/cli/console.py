@@ -34,7 +34,8 @@ ERR = SafeConsole(stderr=True)
 class RichProgress:
     """A `Progress` that draws one bar at a time, with the time left and what it is told to note."""
 
-    def __init__(self) -> None:
+    def __init__(self, console: Console = OUT) -> None:
+        self._console = console
         self._note: Callable[[str], None] = lambda text: None
 
     @contextmanager
@@ -49,7 +50,7 @@ class RichProgress:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}", markup=False),
         )
-        with Progress(*columns, console=OUT) as bars:
+        with Progress(*columns, console=self._console) as bars:
             task = bars.add_task(label, total=total, name=f"{label:<28}", note="")
             # Beside a note the label takes no more room than it needs.
             self._note = lambda text: bars.update(task, name=label, note=text)
@@ -61,7 +62,12 @@ class RichProgress:
 
     def say(self, text: str) -> None:
         """Print one line of what is happening."""
-        OUT.print(text, style="dim", soft_wrap=True)
+        self._console.print(text, style="dim", soft_wrap=True)
+
+
+def print_json(text: str) -> None:
+    """Print JSON as it is, in one piece: neither wrapped nor coloured."""
+    print(text, flush=True)
 
 
 def quiet_libraries() -> None:

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from striate.cli.boundary import guard
-from striate.cli.console import RichProgress, quiet_libraries
+from striate.cli.console import OUT, RichProgress, quiet_libraries
 from striate.errors import ConfigError
 from striate.storage.launcher import launch
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from striate.config import RunConfig
     from striate.pipeline import Flow
 
@@ -26,10 +28,19 @@ Replace = Annotated[
     bool, typer.Option("--overwrite", help="Do the stage again if its inputs have changed; replace --export's file.")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Do stages again whose inputs have changed.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON; what happens goes to standard error.")]
 
 
-def open_flow(config: RunConfig, out: Path, overwrite: bool, together: bool = False) -> Flow:
-    """Return the flow of `config` in the run folder `out`.
+def open_flow(
+    config: RunConfig,
+    out: Path,
+    overwrite: bool,
+    together: bool = False,
+    *,
+    console: Console = OUT,
+    curve: bool = False,
+) -> Flow:
+    """Return the flow of `config` in the run folder `out`, which says on `console` what happens.
 
     Raises:
         ConfigError: a launcher started several processes, and the verb is not one for them (`together`).
@@ -45,7 +56,8 @@ def open_flow(config: RunConfig, out: Path, overwrite: bool, together: bool = Fa
     from striate.pipeline import Flow
 
     command = shlex.join(["striate", *sys.argv[1:]])
-    return Flow(config, out, progress=RichProgress(), overwrite=overwrite, command=command)
+    progress = RichProgress(console)
+    return Flow(config, out, progress=progress, overwrite=overwrite, command=command, curve=curve)
 
 
 def run_stage(
@@ -56,10 +68,13 @@ def run_stage(
     stage: Callable[[Flow], None],
     *,
     together: bool = False,
+    console: Console = OUT,
+    curve: bool = False,
 ) -> None:
     """Run one stage in the run folder `out`, with the config given or else the one that lies there.
 
-    With `together` it may run on several processes: rank zero runs the stage, the others join its training.
+    With `together` it may run on several processes: rank zero runs the stage, the others join its training. What
+    happens is said on `console`; `curve` tells that the stage is one of `prune --curve`.
     """
     from striate.config import load_config
 
@@ -78,4 +93,4 @@ def run_stage(
 
             run_worker(read)
             return
-        stage(open_flow(read, out, overwrite, together))
+        stage(open_flow(read, out, overwrite, together, console=console, curve=curve))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from striate.cli.console import OUT, draw_stack
-from striate.cli.options import Config, Out, Overwrite, Settings, run_stage
+from striate.cli.console import ERR, OUT, draw_stack, print_json
+from striate.cli.options import Config, Json, Out, Overwrite, Settings, run_stage
 from striate.config import Metric
 from striate.config.train_settings import FLOAT32
 
@@ -106,29 +107,39 @@ def prune(
     curve: Curve = None,
     settings: Settings = None,
     overwrite: Overwrite = False,
+    json: Json = False,
 ) -> None:
     """Remove layers outside the region, and heal where the config asks for it: pruned/."""
-    from striate.artifacts import HealRecord, read_document
 
     def stage(flow: Flow) -> None:
-        if curve is not None:
-            _show_curve(flow, curve)
-            return
-        record = flow.prune()
-        OUT.print(f"{draw_stack(record.region, record.removed)}  {len(record.removed)} layers removed")
-        OUT.print(f"{record.parameters_before:,} -> {record.parameters_after:,} parameters; reloaded and compared")
-        if flow.config.heals:
-            healed = read_document(flow.out / "heal.json", HealRecord)
-            losses = f"loss {healed.first['loss']:.3f} -> {healed.last['loss']:.3f}"
-            OUT.print(f"healed: {healed.steps} steps in {healed.seconds:.0f} s, {losses}; reloaded and compared")
+        _show_pruned(flow, json) if curve is None else _show_curve(flow, curve, json)
 
-    run_stage(config, out, settings, overwrite, stage)
+    console = ERR if json else OUT
+    run_stage(config, out, settings, overwrite, stage, console=console, curve=curve is not None)
 
 
-def _show_curve(flow: Flow, spec: str) -> None:
+def _show_pruned(flow: Flow, json: bool) -> None:
+    from striate.artifacts import HealRecord, read_document
+
+    record = flow.prune()
+    healed = read_document(flow.out / "heal.json", HealRecord) if flow.config.heals else None
+    if json:
+        print_json(dumps({"prune": record.model_dump(mode="json"), "heal": healed and healed.model_dump(mode="json")}))
+        return
+    OUT.print(f"{draw_stack(record.region, record.removed)}  {len(record.removed)} layers removed")
+    OUT.print(f"{record.parameters_before:,} -> {record.parameters_after:,} parameters; reloaded and compared")
+    if healed:
+        losses = f"loss {healed.first['loss']:.3f} -> {healed.last['loss']:.3f}"
+        OUT.print(f"healed: {healed.steps} steps in {healed.seconds:.0f} s, {losses}; reloaded and compared")
+
+
+def _show_curve(flow: Flow, spec: str, json: bool) -> None:
     from striate.cli.views.curve_table import curve_table
 
     curve = flow.curve(spec)
+    if json:
+        print_json(curve.model_dump_json())
+        return
     OUT.print(curve_table(curve))
     if curve.recommendation:
         OUT.print(curve.recommendation.text, soft_wrap=True)

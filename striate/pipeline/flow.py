@@ -71,8 +71,11 @@ class Flow:
         progress: Progress | None = None,
         overwrite: bool = False,
         command: str = "",
+        curve: bool = False,
     ) -> None:
         """Find the model and data of `config`, fetching what is built in; then open the run folder `out`.
+
+        Settings that have no effect are said; those that only a curve reads have one where `curve` is asked for.
 
         Raises:
             StriateError: the model's path, a data path, the gate or the folder can't be used.
@@ -92,7 +95,7 @@ class Flow:
         self._packs: list[Pack] = []
         self._until_packs: list[Pack] = []
         adopt_earlier_stages(self.keys)
-        for line in ineffective_settings(self.config):
+        for line in ineffective_settings(self.config, curve=curve):
             self.progress.say(line)
         self._noted = False
 

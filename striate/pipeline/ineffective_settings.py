@@ -105,16 +105,18 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-def ineffective_settings(config: RunConfig) -> Iterator[str]:
+def ineffective_settings(config: RunConfig, *, curve: bool = False) -> Iterator[str]:
     """Yield a line for every reason why settings that differ from their defaults have no effect.
 
-    Settings under an earlier name are said too.
+    Settings under an earlier name are said too. A `curve` removes layers whatever `prune.remove` is.
     """
     if config.train.train_projector is not None:
         yield f"train.train_projector is read as train.projector: {config.train.projector}, which has taken its place"
+    prune = config.prune
+    judged = config.model_copy(update={"prune": prune.model_copy(update={"remove": prune.remove or 1})})
     for names, holds, why in RULES:
         changed = [name for name in names.split() if _value(config, name) != _default(name)]
-        if changed and holds(config):
+        if changed and holds(judged if curve else config):
             yield f"no effect: {', '.join(changed)} ({why})"
 
 

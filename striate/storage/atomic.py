@@ -1,5 +1,6 @@
 """Files and folders that appear whole or not at all."""
 
+import errno
 import os
 import re
 import secrets
@@ -24,11 +25,27 @@ def cache_folder() -> Path:
 
 def cannot_write(path: Path, error: OSError) -> ArtifactError:
     """Return the error for a file or folder that can't be written, from the system's own reason."""
+    given = f"can't write {path}: {error.strerror or error}"
+    if isinstance(error, IsADirectoryError):
+        return ArtifactError(given, "a file in that place, or nothing", f"move the folder {path} away")
+    if isinstance(error, NotADirectoryError | FileExistsError):
+        wrong = next((place for place in (path, *path.parents) if place.exists() and not place.is_dir()), path)
+        return ArtifactError(given, "folders all the way to it", f"move {wrong} away, or choose another folder")
     return ArtifactError(
-        f"can't write {path}: {error.strerror or error}",
+        given,
         "a folder that you may write to, on a disk with room",
         "free some space or choose another folder with --out",
     )
+
+
+def check_file_place(path: Path) -> None:
+    """Check that a file can take the name `path`: before what makes its content, which may take hours.
+
+    Raises:
+        ArtifactError: a folder has that name.
+    """
+    if path.is_dir():
+        raise cannot_write(path, IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)))
 
 
 def sync(path: Path) -> None:

@@ -321,6 +321,36 @@ def test_the_command_line_shows_the_curve_and_leaves_the_run_as_it_was(run: Path
     assert "What more layers would cost" in report(run).read_text(encoding="utf-8")
 
 
+def test_json_holds_the_whole_curve_and_the_record_and_nothing_else_is_printed_there(run: Path) -> None:
+    options = ["prune", "--out", str(run), "--json"]
+    shown = CliRunner().invoke(app, [*options, "--curve", "0:1"])
+    assert shown.exit_code == 0, shown.output
+    assert Curve.model_validate_json(shown.stdout) == read_document(run / "curve.json", Curve)
+    assert "curve: 1 layer removed, 1 of 1" in shown.stderr
+    shown = CliRunner().invoke(app, options)
+    assert shown.exit_code == 0, shown.output
+    printed = json.loads(shown.stdout)
+    assert PruneRecord.model_validate(printed["prune"]) == read_document(run / "prune.json", PruneRecord)
+    assert printed["heal"] is None
+    assert "prune: removed layers" in shown.stderr
+
+
+def test_a_folder_in_the_place_of_a_trial_is_said_before_a_model_is_cut(run: Path, asked: list[str]) -> None:
+    options = ["prune", "--out", str(run), "--curve", "0:1"]
+    assert CliRunner().invoke(app, options).exit_code == 0
+    (trial,) = (run / "trials").glob("001-[0-9a-f]*.json")
+    trial.unlink()
+    trial.mkdir()
+    asked.clear()
+    (run / "curve.json").unlink()
+    shown = CliRunner().invoke(app, options)
+    assert shown.exit_code == 1
+    assert f"can't write {trial}: Is a directory" in shown.stderr
+    assert f"next:    move the folder {trial} away" in shown.stderr
+    assert asked == []
+    assert trial.is_dir()
+
+
 def test_check_says_what_chooses_the_number_of_layers(greedy: Callable[..., RunConfig], saved_pack: Path) -> None:
     lines = list(check_run(greedy("prune.until='visual>=99'", "prune.remove=50%")))
     assert "until     visual>=99, on the test packs themselves" in lines

@@ -101,6 +101,11 @@ def test_no_value_of_a_config_escapes(tiny_llava_dir: Path, keys: tuple[str, ...
         (("text_config", "head_dim"), 0, "no model can be built from the config of "),
         (("text_config", "rope_parameters"), {"rope_type": "nonsense"}, "no model can be built from the config of "),
         (("dtype",), "abc", "config.json can't be used: "),
+        (("image_token_index",), -5, "config.json has image_token_index -5"),
+        (("text_config", "rms_norm_eps"), float("nan"), "config.json has text_config.rms_norm_eps nan"),
+        (("text_config", "rms_norm_eps"), -1e-5, "config.json has text_config.rms_norm_eps -1e-05"),
+        (("vision_config", "layer_norm_eps"), float("inf"), "config.json has vision_config.layer_norm_eps inf"),
+        (("text_config", "rope_parameters"), {"rope_type": "default", "rope_theta": float("nan")}, "rope_theta nan"),
     ],
 )
 def test_what_is_wrong_is_said(tiny_llava_dir: Path, keys: tuple[str, ...], value: Any, said: str) -> None:

@@ -165,6 +165,20 @@ def test_a_setting_without_effect_is_said(line: str) -> None:
     assert line not in said(*without, *with_effect)
 
 
+def test_a_curve_removes_layers_whatever_prune_remove_says() -> None:
+    config = parse_config(
+        RAW, ("prune={scorer: answer-loss, compensate: scale, samples: 3, text_weight: 0}", "heal={steps: 1, kl: 0}")
+    )
+    assert list(ineffective_settings(config, curve=True)) == []
+    assert [line.rpartition(" (")[2] for line in ineffective_settings(config)] == [
+        "prune.remove is 0)",
+        "no layers are ranked by answers or compensated for)",
+        "no layers are ranked by answers)",
+        "prune.remove is 0)",
+        "nothing is healed: that takes prune.remove, and heal.steps or heal.share)",
+    ]
+
+
 def test_lora_settings_count_where_adapters_heal_full_weights() -> None:
     healed = ("prune={remove: 1, scorer: spaced}", "heal={steps: 1, method: lora}")
     assert said("train.method=full", "train.lora.r=3", *healed) == []

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from striate.errors import ArtifactError, DataError
-from striate.storage.atomic import new_folder, write_text
+from striate.storage.atomic import check_file_place, new_folder, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -54,6 +54,22 @@ def test_text_where_a_file_stands_as_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(ArtifactError, match=r"can't write .*: (Not a directory|File exists)"):
         write_text(tmp_path / "file" / "a.txt", "x")
+    with pytest.raises(ArtifactError, match=f"move {tmp_path / 'file'} away, or choose another folder"):
+        write_text(tmp_path / "file" / "a.txt", "x")
+
+
+def test_text_where_a_folder_has_its_name(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").mkdir()
+    for write in (lambda: write_text(tmp_path / "a.txt", "x"), lambda: check_file_place(tmp_path / "a.txt")):
+        with pytest.raises(ArtifactError) as caught:
+            write()
+        assert str(caught.value) == (
+            f"can't write {tmp_path / 'a.txt'}: Is a directory\n"
+            "  allowed: a file in that place, or nothing\n"
+            f"  next:    move the folder {tmp_path / 'a.txt'} away"
+        )
+    assert names(tmp_path) == ["a.txt"]
+    check_file_place(tmp_path / "b.txt")
 
 
 def test_folder_appears_at_the_end(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from striate.models.io.devices import resolve_device, resolve_dtype
 from striate.models.io.foreign import reading_model
 from striate.models.io.model_folder import check_source, object_of
 from striate.models.io.quiet import quietly
+from striate.models.io.sane_config import check_config
 from striate.models.io.sane_model import check_finite, check_image_token, check_size, check_special_tokens
 from striate.models.structure.anatomy import find_anatomy
 from striate.models.structure.vision_modules import text_only
@@ -198,6 +199,7 @@ def _lvlm_config(source: str, revision: str | None) -> Any:
     config = _read_config(source, revision)
     if type(config) not in AutoModelForImageTextToText._model_mapping:
         raise _not_lvlm(source, config)
+    check_config(config, source)
     return config
 
 

@@ -12,6 +12,7 @@ from striate.artifacts import Compensation, Cut, Region, UnfinishedRanking, read
 from striate.config import RunConfig
 from striate.errors import ArtifactError
 from striate.progress import Progress
+from striate.storage.atomic import check_file_place
 
 if TYPE_CHECKING:
     from striate.data.samples import Sample
@@ -51,6 +52,7 @@ class LayerRanking:
         section = self.config.prune
         if not section.greedy or len(region.removable) >= remove:
             return ()
+        check_file_place(self.file)
         known = self._known()
         if known:
             self.progress.say(f"prune: goes on after cut {len(known)} of {remove - len(region.removable)}")

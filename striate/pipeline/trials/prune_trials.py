@@ -31,6 +31,7 @@ from striate.pipeline.run_inputs import RunInputs
 from striate.pipeline.stage_keys import StageKeys
 from striate.pipeline.trials.adopted import asked_in_run
 from striate.progress import Progress
+from striate.storage.atomic import check_file_place
 from striate.storage.fingerprints import fingerprint_of
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from striate.tasks.packs.items import Pack
 
 FOLDER = "trials"
+ANSWERS, REPLIES = ".predictions.jsonl", ".replies.jsonl"
 # How speed is measured (`striate.pruning.generation_speed`); of a model that takes fewer tokens, a shorter prompt.
 PROMPT_TOKENS, NEW_TOKENS, REPEATS = 776, 32, 3
 
@@ -122,7 +124,7 @@ class PruneTrials:
         """Return the record and answers of an earlier trial; None where it was not made, or can't be read."""
         path, trial = self._path(count, healed), self.trial(count, healed)
         try:
-            predictions = read_lines(path.with_suffix(".predictions.jsonl"), Prediction)
+            predictions = read_lines(path.with_suffix(ANSWERS), Prediction)
         except ArtifactError:
             return None
         whole = trial is not None and len(predictions) == sum(task.n for task in trial.record.tasks)
@@ -158,6 +160,7 @@ class PruneTrials:
             self._clear_work(count)
         if not missing and not timed:
             return
+        self._check_places(count, missing, timed)
         # Known before the model is changed.
         self.removed(count)
         tuned = self.models.take("tuned")
@@ -176,6 +179,13 @@ class PruneTrials:
             healed = self.healing.heal_trial(tuned, pruned, rows, work, key)
             self._ask(healed, count, pruned, healed=True)
             self._clear_work(count)
+
+    def _check_places(self, count: int, missing: Sequence[bool], timed: bool) -> None:
+        """Raise where a folder has the name of a file that the trial writes."""
+        trials = [self._path(count, healed) for healed in missing]
+        files = [path.with_suffix(suffix) for path in trials for suffix in (".json", ANSWERS, REPLIES)]
+        for file in (*files, *([self._speed_path(count)] if timed else ())):
+            check_file_place(file)
 
     def _taken_over(self, count: int, healed: bool) -> bool:
         """Return whether the run asked such a model of its own; its answers are then those of the trial."""
@@ -210,7 +220,7 @@ class PruneTrials:
         from striate.stages.evaluate import evaluate
 
         path, key = self._path(count, healed), self._key(count, healed)
-        journal = path.with_suffix(".replies.jsonl")
+        journal = path.with_suffix(REPLIES)
         record, predictions = evaluate(
             loaded.model,
             loaded.processor,
@@ -232,7 +242,7 @@ class PruneTrials:
     ) -> None:
         """Write a trial: the answers first, so that a record never lacks them."""
         path = self._path(count, healed)
-        write_lines(path.with_suffix(".predictions.jsonl"), predictions)
+        write_lines(path.with_suffix(ANSWERS), predictions)
         trial = Trial(
             key=self._key(count, healed),
             removed=pruned.removed,
@@ -306,7 +316,7 @@ class PruneTrials:
         raise ArtifactError(
             f"{self._path(count, healed)} was written and can't be read",
             "files of trials/ as striate wrote them",
-            "remove that file and call again",
+            "remove it and call again",
         )
 
 
