@@ -37,7 +37,11 @@ def anchored(config: RunConfig) -> RunConfig:
     def fix_all(places: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(fix(place) for place in places)
 
-    data: dict[str, Any] = {"train": fix_all(config.data.train), "calibration": fix_all(config.data.calibration)}
+    data: dict[str, Any] = {
+        "train": fix_all(config.data.train),
+        "calibration": fix_all(config.data.calibration),
+        "images": fix_all(config.data.images),
+    }
     if config.data.validate and config.data.validation_share is None:
         data["validate"] = fix(config.data.validate)
     base = config.analyze.base

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from striate.data.label_mask import IGNORED, LabelMask
 from striate.data.packing import filled_row, join_row
 from striate.data.pictures import ORDINARY, PictureLimits, open_image
 from striate.data.samples import PLACEHOLDER, Sample
+from striate.data.sources.stored_pictures import Picture
 from striate.errors import DataError, TooLongError
 
 Batch = dict[str, torch.Tensor]
@@ -183,7 +183,7 @@ class Collator:
 
     def _with_images(self, samples: Sequence[Sample]) -> Iterator[tuple[Sample, list[Image.Image]]]:
         """Yield each sample with its pictures, each file opened once a batch."""
-        opened: dict[Path, Image.Image] = {}
+        opened: dict[Picture, Image.Image] = {}
         for sample in samples:
             _check_placeholders(sample)
             for path in sample.images:

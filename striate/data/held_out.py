@@ -10,6 +10,8 @@ from pathlib import Path
 from striate.config import DataSection
 from striate.data.reading import read_many
 from striate.data.samples import Sample
+from striate.data.sources.source_options import SourceOptions
+from striate.data.sources.stored_pictures import Picture
 from striate.errors import DataError, TrainingError
 
 
@@ -35,10 +37,11 @@ def training_data(
     Raises:
         DataError: a sample can't be read, nothing is left to train on, or a sample of `validate` is trained on.
     """
-    samples = read_many(paths, section.max_train_samples, seed)
+    options = SourceOptions.of(section)
+    samples = read_many(paths, section.max_train_samples, seed, options)
     if share := section.validation_share:
         return split(samples, share, seed)
-    held_out = read_many([validate]) if validate else []
+    held_out = read_many([validate], options=options) if validate else []
     _check_apart(samples, held_out)
     return TrainingData(samples, held_out)
 
@@ -90,9 +93,9 @@ def check_metric(metric: str, pictured: int, texts: int) -> None:
 
 def _groups(samples: Sequence[Sample]) -> tuple[list[list[int]], list[list[int]]]:
     """Return the numbers of the samples with pictures, those that share one together, and of those without."""
-    parent: dict[Path, Path] = {}
+    parent: dict[Picture, Picture] = {}
 
-    def root(image: Path) -> Path:
+    def root(image: Picture) -> Picture:
         while parent[image] != image:
             parent[image] = image = parent[parent[image]]
         return image
@@ -101,7 +104,7 @@ def _groups(samples: Sequence[Sample]) -> tuple[list[list[int]], list[list[int]]
         for image in sample.images:
             parent.setdefault(image, image)
             parent[root(image)] = root(sample.images[0])
-    pictured: dict[Path, list[int]] = {}
+    pictured: dict[Picture, list[int]] = {}
     for index, sample in enumerate(samples):
         if sample.images:
             pictured.setdefault(root(sample.images[0]), []).append(index)

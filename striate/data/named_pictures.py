@@ -2,52 +2,72 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from striate.data.parsing import IMAGES_FOLDER
-from striate.data.reading import read_samples, training_file
+from striate.data.reading import iter_samples
+from striate.data.sources.image_folder import IMAGES_FOLDER
+from striate.data.sources.source_files import SourceFiles, source_files
+from striate.data.sources.source_options import PLAIN, SourceOptions
 from striate.storage.file_digests import file_digests
 from striate.storage.fingerprints import fingerprint_of
 from striate.storage.noted import read_note, write_note
 from striate.version import __version__
 
-KIND, WORTH_PICTURES = "pictures", 1000
-"""The pictures of fewer are looked up at every call."""
+KIND, WORTH_SAMPLES = "pictures", 1000
+"""The pictures of fewer samples are looked up at every call."""
 
 
-def named_pictures(path: Path) -> list[Path]:
-    """Return the pictures that the samples of `path` name, each once.
+def named_pictures(path: Path, options: SourceOptions = PLAIN) -> list[Path]:
+    """Return the picture files that the samples of `path` name, each once; pictures inside its own files are none.
 
-    What was noted counts only for the same bytes in the same folder, read by the same version, and only while every
-    name still leads to the same place: a file that takes its place or is missing has the samples parsed again.
+    What was noted counts only for the same bytes in the same folder, read in the same way by the same version, and
+    only while every name still leads to the same place: a file that takes its place or is missing has the samples
+    parsed again.
 
     Raises:
         DataError: as `read_samples`.
     """
-    file = training_file(path)
+    source = source_files(path)
     try:
-        digest = _digest(file)
+        digests = _digests(source)
     except OSError:  # Reading it says what is wrong, by name.
-        return _named(file)
-    follows = {"file": digest, "in": str(file.absolute()), "by": __version__}
-    noted = read_note(KIND, fingerprint_of(follows))
-    if noted and all(_stands(file.parent, name) for name in noted):
-        return [file.parent / name for name in noted]
-    pictures = _named(file)
-    if len(pictures) > WORTH_PICTURES and _digest(file) == digest:
-        write_note(KIND, fingerprint_of(follows), [str(picture.relative_to(file.parent)) for picture in pictures])
+        return _named(path, options)[0]
+    how = {**options.noted(), "images": [str(root.absolute()) for root in options.images]}
+    key = fingerprint_of({"files": digests, "in": str(source.folder.absolute()), "how": how, "by": __version__})
+    noted = read_note(KIND, key)
+    if noted is not None and all(_stands(source.folder, name, options.images) for name in noted):
+        return [source.folder / name for name in noted]
+    pictures, samples = _named(path, options)
+    if samples > WORTH_SAMPLES and _digests(source) == digests:
+        write_note(KIND, key, [_name_in(source.folder, picture) for picture in pictures])
     return pictures
 
 
-def _named(file: Path) -> list[Path]:
-    return sorted({picture for sample in read_samples(file) for picture in sample.images})
+def _named(path: Path, options: SourceOptions) -> tuple[list[Path], int]:
+    """Return the picture files, and how many samples there are."""
+    pictures: set[Path] = set()
+    count = 0
+    for sample in iter_samples(path, options):
+        pictures.update(picture for picture in sample.images if isinstance(picture, Path))
+        count += 1
+    return sorted(pictures), count
 
 
-def _digest(file: Path) -> str:
-    return file_digests(file.parent, [file])[file.name]
+def _digests(source: SourceFiles) -> list[str]:
+    return list(file_digests(source.folder, source.files).values())
 
 
-def _stands(folder: Path, name: str) -> bool:
-    """Return whether the picture is there, and none of that name beside its folder, which would be taken first."""
-    inner = name.removeprefix(f"{IMAGES_FOLDER}/")
-    return (folder / name).is_file() and (inner == name or not (folder / inner).exists())
+def _name_in(folder: Path, picture: Path) -> str:
+    """Return the picture's name in the folder; the whole path where it lies elsewhere."""
+    return str(picture.relative_to(folder) if picture.is_relative_to(folder) else picture.absolute())
+
+
+def _stands(folder: Path, name: str, roots: Sequence[Path]) -> bool:
+    """Return whether the picture is there, and none of that name in a folder that would be taken first."""
+    if Path(name).is_absolute():
+        inner = [str(Path(name).relative_to(root)) for root in roots if Path(name).is_relative_to(root)]
+        first = [place / part for part in inner for place in (folder, folder / IMAGES_FOLDER)]
+        return Path(name).is_file() and not any(place.exists() for place in first)
+    inner_name = name.removeprefix(f"{IMAGES_FOLDER}/")
+    return (folder / name).is_file() and (inner_name == name or not (folder / inner_name).exists())

@@ -17,6 +17,9 @@ MEDIA_FILE = re.compile(
     r"|.*\.(?:jpe?g|png|webp|gif|bmp|tiff?|mp4|m4v|avi|mov|mkv|webm|wav|mp3|flac|ogg|m4a)",
     re.IGNORECASE | re.DOTALL,
 )
+MOVING = re.compile(
+    r"data:(?:video|audio)/.*|.*\.(?:mp4|m4v|avi|mov|mkv|webm|wav|mp3|flac|ogg|m4a)", re.IGNORECASE | re.DOTALL
+)
 MEDIA_PLACEHOLDER = re.compile(r"^[ \t]*<(video|audio)>[ \t]*$|\A\s*<(video|audio)>", re.MULTILINE)
 ONLY_PICTURES = "pictures, under 'image' or 'images'"
 
@@ -27,14 +30,19 @@ def picture_names(row: Row) -> list[str]:
     Raises:
         StriateError: both keys are there and differ, one holds something else, or the record has a video or sound.
     """
-    for key in row.fields:
-        if OTHER_MEDIA.fullmatch(key) and row.fields[key] not in (None, "", []):
-            raise _other(row, f"{shown(key)} is {shown(row.fields[key])}")
+    refuse_media_fields(row)
     key = row.one_of(KEYS)
     names = as_list(row.fields[key]) if key else []
     if not all(isinstance(name, str) and name.strip() for name in names):
         raise row.refuse(f"`{key}` is {shown(row.fields[key])}", "a file name or a list of file names", "fix it")
     return names
+
+
+def refuse_media_fields(row: Row) -> None:
+    """Raise if a record has a field for a video or a sound, and something in it."""
+    for key in row.fields:
+        if isinstance(key, str) and OTHER_MEDIA.fullmatch(key) and row.fields[key] not in (None, "", []):
+            raise refused_media(row, f"{shown(key)} is {shown(row.fields[key])}")
 
 
 def refuse_other_names(row: Row, texts: Collection[str]) -> None:
@@ -46,6 +54,8 @@ def refuse_other_names(row: Row, texts: Collection[str]) -> None:
     """
     for key, value in row.fields.items():
         if key not in texts and key != "id" and _is_media(value):
+            if all(isinstance(name, str) and MOVING.fullmatch(name) for name in as_list(value)):
+                raise refused_media(row, f"{shown(key)} is {shown(value)}")
             raise row.refuse(
                 f"no picture under 'image' or 'images', but {shown(key)} is {shown(value)}",
                 ONLY_PICTURES,
@@ -58,10 +68,11 @@ def refuse_other_media(row: Row, text: str) -> None:
     found = MEDIA_PLACEHOLDER.search(text)
     name = found and (found[1] or found[2])
     if name and f"</{name}>" not in text:
-        raise _other(row, f"<{name}> in a question")
+        raise refused_media(row, f"<{name}> in a question")
 
 
-def _other(row: Row, what: str) -> StriateError:
+def refused_media(row: Row, what: str) -> StriateError:
+    """Return the error for a record that holds a video or a sound, `what` says where."""
     return row.refuse(
         f"{what}, but videos and sounds can't be shown", ONLY_PICTURES, "take frames as pictures, or remove the sample"
     )

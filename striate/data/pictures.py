@@ -12,12 +12,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from striate.config import MachineSection
+from striate.data.sources.stored_pictures import Picture, StoredPicture
 from striate.errors import DataError, first_line
+from striate.storage.fingerprints import LENGTH, fingerprint
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 ALLOWED = f"a whole picture in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}, whatever its name"
@@ -63,7 +66,7 @@ class PictureLimits:
         """Return the limits of a run."""
         return cls(machine.max_pixels, machine.max_ratio)
 
-    def check(self, size: tuple[int, int], path: Path, owner: str) -> None:
+    def check(self, size: tuple[int, int], path: Picture, owner: str) -> None:
         """Raise if a picture of `size` is larger: processors make gigabytes of a line of pixels.
 
         Raises:
@@ -84,14 +87,14 @@ ORDINARY = PictureLimits()
 
 
 def open_image(
-    path: Path, owner: str, limits: PictureLimits = ORDINARY, near: tuple[int, int] | None = None
+    path: Picture, owner: str, limits: PictureLimits = ORDINARY, near: tuple[int, int] | None = None
 ) -> Image.Image:
     """Return the picture at `path`, turned as its EXIF says, in RGB; what is transparent is white.
 
     Grey of 16 bits is scaled by its own depth (of 65,535 levels), grey of real numbers from 0 to 1.
 
     Args:
-        path: the file.
+        path: the picture's file, or a picture inside another.
         owner: the sample's id, for errors.
         limits: the largest picture that is decoded.
         near: a width and height near which a JPEG may be decoded, where a small picture is wanted.
@@ -104,7 +107,7 @@ def open_image(
         return _on_white(shallow) if shallow.has_transparency_data else shallow.convert("RGB")
 
 
-def check_pictures(owners: Mapping[Path, str], limits: PictureLimits = ORDINARY) -> str:
+def check_pictures(owners: Mapping[Picture, str], limits: PictureLimits = ORDINARY) -> str:
     """Return how many pictures there are and how many have several frames, in words, after decoding each.
 
     Args:
@@ -119,7 +122,7 @@ def check_pictures(owners: Mapping[Path, str], limits: PictureLimits = ORDINARY)
     return f"{len(owners)} pictures" + (f" ({several} of several frames: the first is used)" if several else "")
 
 
-def read_picture(path: Path, owner: str) -> bytes:
+def read_picture(path: Picture, owner: str) -> bytes:
     """Return what the picture's file holds; `owner` is the sample id for errors.
 
     Raises:
@@ -131,7 +134,7 @@ def read_picture(path: Path, owner: str) -> bytes:
         raise _unreadable(path, owner, first_line(error)) from error
 
 
-def verify_image(path: Path, owner: str, limits: PictureLimits = ORDINARY) -> bool:
+def verify_image(path: Picture, owner: str, limits: PictureLimits = ORDINARY) -> bool:
     """Return whether the picture has several frames, after decoding its first.
 
     Raises:
@@ -145,13 +148,40 @@ def verify_image(path: Path, owner: str, limits: PictureLimits = ORDINARY) -> bo
         return True
 
 
+def picture_digest(picture: Picture) -> str:
+    """Return a short hash of what the picture's file holds; of a picture inside another file, of its own bytes.
+
+    Raises:
+        ArtifactError: the file can't be read.
+    """
+    return picture.digest[:LENGTH] if isinstance(picture, StoredPicture) else fingerprint(picture)
+
+
+def picture_size(picture: Picture) -> int:
+    """Return how many bytes the picture's file has.
+
+    Raises:
+        OSError: it is not there.
+    """
+    return picture.size if isinstance(picture, StoredPicture) else picture.stat().st_size
+
+
+def pillow_source(picture: Picture) -> Path | BinaryIO:
+    """Return what Pillow opens: the file, or the bytes of a picture inside another.
+
+    Raises:
+        OSError: those can't be read.
+    """
+    return picture if isinstance(picture, Path) else picture.open("rb")
+
+
 @contextmanager
 def _decoded(
-    path: Path, owner: str, limits: PictureLimits, near: tuple[int, int] | None = None
+    path: Picture, owner: str, limits: PictureLimits, near: tuple[int, int] | None = None
 ) -> Iterator[Image.Image]:
     """Yield the picture, decoded and upright; what fails meanwhile names it."""
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(pillow_source(path), formats=FORMATS) as image:
             limits.check(image.size, path, owner)
             if near:
                 image.draft("RGB", near)
@@ -212,7 +242,7 @@ def _on_white(image: Image.Image) -> Image.Image:
     return page.convert("RGB")
 
 
-def _named_format(path: Path) -> str:
+def _named_format(path: Picture) -> str:
     """Return what kind of file it is instead, told by its first bytes alone."""
     with path.open("rb") as stream:
         start = stream.read(_PREFIX_BYTES)
@@ -221,5 +251,5 @@ def _named_format(path: Path) -> str:
     return f"it is {kind} inside" if kind else "it is empty" if not start else "it is none of these, or damaged"
 
 
-def _unreadable(path: Path, owner: str, reason: str) -> DataError:
+def _unreadable(path: Picture, owner: str, reason: str) -> DataError:
     return DataError(f"sample {owner!r}: can't read picture {path}: {reason}", ALLOWED, REPLACE)

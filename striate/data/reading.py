@@ -1,55 +1,70 @@
-"""Reads training files: LLaVA `conversations` and chat `messages`, as .json or .jsonl, each sample checked."""
+"""Reads training data of every kind and form as samples, each checked. No torch."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-from striate.data.parsing import ImageFolder, parse_sample
+from striate.data.parsing import parse_sample
 from striate.data.samples import Sample
+from striate.data.sources.image_folder import ImageFolder
+from striate.data.sources.records import FORMATS
+from striate.data.sources.source_files import source_files
+from striate.data.sources.source_options import PLAIN, SourceOptions
 from striate.errors import DataError
-from striate.storage.read_files import Form, json_lines, read_json
 
-TRAIN_FILES = ("train.json", "train.jsonl")
-FORMATS = "a .json list or .jsonl lines of samples with `conversations` (LLaVA) or `messages` (chat)"
-TRAINING_FILE = Form(DataError, FORMATS)
+Item = TypeVar("Item")
 
 
-def read_samples(path: Path, limit: int | None = None) -> list[Sample]:
+def iter_samples(path: Path, options: SourceOptions = PLAIN) -> Iterator[Sample]:
+    """Yield the samples of `path` in file order, one in memory at a time where the file's kind allows it.
+
+    Args:
+        path: a file, a folder with training data, or a data set of the hub as `hf:owner/name`.
+        options: how records are read.
+
+    Raises:
+        DataError: a missing or damaged file, or a bad sample; names the file and the sample or line.
+    """
+    source = source_files(Path(path))
+    folder = ImageFolder(source.folder, options.images, training=True)
+    for file in source.files:
+        for where, number, value in source.read(file):
+            yield parse_sample(value, f"{file}: {where}", f"{file.stem}-{number}", folder, options)
+
+
+def read_samples(path: Path, limit: int | None = None, options: SourceOptions = PLAIN) -> Sequence[Sample]:
     """Return the samples of `path` in file order, the first `limit` of them if that is given.
 
     Args:
-        path: a .json or .jsonl file, or a folder that holds train.json or train.jsonl.
+        path: as `iter_samples`.
         limit: how many samples to read; None reads all.
+        options: how records are read.
 
     Raises:
-        DataError: a missing, damaged or empty file, or a bad sample; names the file and the sample or line.
+        DataError: as `iter_samples`, or there are no samples.
     """
-    file = training_file(Path(path))
-    records = _json_lines(file) if file.suffix == ".jsonl" else _json_list(file)
-    folder = ImageFolder(file.parent)
-    samples: list[Sample] = []
-    for where, index, record in records:
-        if limit is not None and len(samples) >= limit:
-            break
-        samples.append(parse_sample(record, f"{file}: {where}", f"{file.stem}-{index}", folder))
+    samples = list(islice(iter_samples(path, options), limit))
     if not samples:
-        raise DataError(f"{file} holds no samples", FORMATS, "add samples, or leave the file out")
+        raise DataError(f"{_named(path)} holds no samples", FORMATS, "add samples, or leave it out")
     return samples
 
 
-def read_many(paths: Sequence[Path], limit: int | None = None, seed: int = 0) -> list[Sample]:
+def read_many(
+    paths: Sequence[Path], limit: int | None = None, seed: int = 0, options: SourceOptions = PLAIN
+) -> list[Sample]:
     """Return the samples of all `paths`, or a random `limit` of them, drawn with `seed` and kept in order.
 
     Raises:
         DataError: as `read_samples`, for any of the files.
     """
-    return drawn([sample for path in paths for sample in read_samples(path)], limit, seed)
+    return drawn([sample for path in paths for sample in read_samples(path, options=options)], limit, seed)
 
 
-def drawn(samples: list[Sample], limit: int | None, seed: int) -> list[Sample]:
+def drawn(samples: list[Item], limit: int | None, seed: int) -> list[Item]:
     """Return the samples, or a random `limit` of them, drawn with `seed` and kept in order."""
     if limit is None or limit >= len(samples):
         return samples
@@ -57,33 +72,6 @@ def drawn(samples: list[Sample], limit: int | None, seed: int) -> list[Sample]:
     return [samples[index] for index in sorted(chosen)]
 
 
-def training_file(path: Path) -> Path:
-    """Return the file that is read of `path`: itself, or the first of `TRAIN_FILES` in the folder.
-
-    Raises:
-        DataError: there is none.
-    """
-    if path.is_dir():
-        files = [path / name for name in TRAIN_FILES if (path / name).is_file()]
-        if not files:
-            raise DataError(f"folder {path} has no training file", " or ".join(TRAIN_FILES), "name the file itself")
-        return files[0]
-    if not path.is_file():
-        raise DataError(f"no such file: {path}", FORMATS, "check the path where the config names it")
-    if path.suffix not in (".json", ".jsonl"):
-        raise DataError(f"{path} is neither .json nor .jsonl", FORMATS, "rename or convert it")
-    return path
-
-
-def _json_list(file: Path) -> Iterator[tuple[str, int, Any]]:
-    """Yield each record of a .json list with its place in words and its number."""
-    records = read_json(file, TRAINING_FILE)
-    if not isinstance(records, list):
-        raise DataError(f"{file} holds one JSON {type(records).__name__}, not a list", FORMATS, "wrap it in [ ]")
-    for index, record in enumerate(records):
-        yield f"sample number {index}", index, record
-
-
-def _json_lines(file: Path) -> Iterator[tuple[str, int, Any]]:
-    """Yield each record of a .jsonl file with its place in words and its line number."""
-    return ((f"line {number}", number, value) for number, value in json_lines(file, TRAINING_FILE))
+def _named(path: Path) -> str:
+    files = source_files(path).files
+    return str(files[0] if len(files) == 1 else path)

@@ -112,6 +112,10 @@ class Row:
         """Return the record under another name."""
         return replace(self, place=place)
 
+    def having(self, key: str, value: Any) -> Row:
+        """Return the record with another field."""
+        return replace(self, fields={**self.fields, key: value})
+
     def _value(self, key: str, wanted: str) -> Any:
         value = self.fields.get(key)
         if value is None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
+
+from striate.data.sources.stored_pictures import Picture
 
 PLACEHOLDER = "<image>"
 Role = Literal["system", "user", "assistant"]
@@ -45,7 +46,7 @@ class Sample:
 
     id: str
     messages: tuple[Message, ...]
-    images: tuple[Path, ...] = ()
+    images: tuple[Picture, ...] = ()
     task: str = ""
 
     def chat(self) -> list[dict[str, Any]]:

@@ -135,7 +135,7 @@ class Flow:
                 from striate.data.reading import read_many
                 from striate.stages.analyze import analyze
 
-                samples = read_many(self.inputs.calibrating, section.samples, self.config.seed)
+                samples = read_many(self.inputs.calibrating, section.samples, self.config.seed, self.inputs.options)
                 base_model = self._models.load(BASE_LABEL)
                 scores = analyze(
                     base_model.model,
@@ -434,7 +434,8 @@ class Flow:
         from striate.pipeline.model_evaluation import write_data_notes
 
         if not self._noted:
-            trained = partial(read_many, self.inputs.train, self.config.data.max_train_samples, self.config.seed)
+            limit, seed = self.config.data.max_train_samples, self.config.seed
+            trained = partial(read_many, self.inputs.train, limit, seed, self.inputs.options)
             write_data_notes(self.run, self.read_packs(), trained)
             self._noted = True
         return self.read_packs()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from striate.config import BUILTIN, RunConfig, looks_like_hub_id
+from striate.data.sources.source_options import PLAIN, SourceOptions
 from striate.demo.places import locate_data, locate_model, locate_pack
 from striate.errors import ConfigError, ModelError
 from striate.pipeline.preflight import labels_of
@@ -32,6 +33,7 @@ class RunInputs:
         until_packs: where those come from by which `prune.until` chooses, if they are others.
         base: folder of the untuned checkpoint that scorers compare with, if there is one.
         validate: file or folder of held-out samples, where the config names one.
+        options: how the samples of all of these are read.
     """
 
     model: str
@@ -42,6 +44,7 @@ class RunInputs:
     base: str | None = None
     validate: Path | None = None
     heal_text: tuple[Path, ...] = ()
+    options: SourceOptions = PLAIN
 
     @property
     def calibrating(self) -> tuple[Path, ...]:
@@ -69,6 +72,7 @@ def locate_inputs(config: RunConfig, progress: Progress) -> RunInputs:
         base=locate_base(config, progress),
         validate=locate_data(validate, progress) if validate else None,
         heal_text=tuple(locate_data(name, progress) for name in config.heal.text_data) if config.heal.on else (),
+        options=SourceOptions.of(config.data),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from striate.config import BESIDE, REGION, PruneSection, specs_of
 from striate.data.named_pictures import named_pictures
-from striate.data.reading import training_file
+from striate.data.sources.source_files import source_files
 from striate.harness.suites import Suite
 from striate.pipeline.model_origins import origin_of
 from striate.pipeline.run_inputs import RunInputs
@@ -196,8 +196,10 @@ class StageKeys:
     def _region(self) -> str:
         return self._output("select", "region.json", self.select)
 
-    def _data(self, paths: Sequence[Path]) -> list[str]:
-        return [self._noted(f"data:{path.name}", str(path), self._of_data) for path in paths]
+    def _data(self, paths: Sequence[Path]) -> list[Any]:
+        """Return what samples follow from: the files, and how they are read where that is not the default."""
+        found: list[Any] = [self._noted(f"data:{path.name}", str(path), self._of_data) for path in paths]
+        return [*found, *([noted] if (noted := self.inputs.options.noted()) and paths else [])]
 
     def _packs(self) -> list[str]:
         return [self._of_source(source, partial(self._of_pack, n)) for n, source in enumerate(self.inputs.packs)]
@@ -221,8 +223,8 @@ class StageKeys:
         return f"{fingerprint(path)}+{self._of_model(base) if base.is_dir() else base}"
 
     def _of_data(self, path: Path) -> str:
-        file = training_file(path)
-        return fingerprint_files(file.parent, [file, *named_pictures(path)])
+        files = source_files(path).files
+        return fingerprint_files(files[0].parent, [*files, *named_pictures(path, self.inputs.options)])
 
     def _of_pack(self, number: int, source: Source, folder: Path) -> str:
         return fingerprint_files(folder, read_of(source, self.read_packs()[number]))

@@ -34,6 +34,7 @@ from striate.tasks.packs.sources import check_pack_names, parse_source, read_sou
 
 if TYPE_CHECKING:
     from striate.data.samples import Sample
+    from striate.data.sources.stored_pictures import Picture
     from striate.tasks.packs.items import Pack
 
 
@@ -67,7 +68,7 @@ def check_run(config: RunConfig) -> Iterator[str]:
     healing = config.heal.text_data if config.heals else ()
     for name in dict.fromkeys((*config.data.train, *config.data.calibration, *healing)):
         read = samples if name in config.data.train else []
-        yield f"data      {_data(name, limits, config.data.broken == 'skip', read)}"
+        yield f"data      {_data(name, config, limits, read)}"
     if config.data.validate:
         yield f"validate  {_held_out(config, limits)}"
     if user_path(config.model.path).is_dir() and not any(map(is_builtin, config.data.train)):
@@ -148,19 +149,20 @@ def _optimizer(config: RunConfig) -> str:
     return f"{config.train.optimizer} on {place}"
 
 
-def _data(name: str, limits: PictureLimits, skips: bool, read: list[Sample]) -> str:
+def _data(name: str, config: RunConfig, limits: PictureLimits, read: list[Sample]) -> str:
     from striate.data.reading import read_samples
+    from striate.data.sources.source_options import SourceOptions
 
     if is_builtin(name):
         check_pack(name, FILES)
         return name
-    samples = read_samples(user_path(name))
+    samples = read_samples(user_path(name), options=SourceOptions.of(config.data))
     read += samples
     owners = {image: sample.id for sample in reversed(samples) for image in sample.images}
     try:
         pictures = check_pictures(owners, limits)
     except DataError as error:
-        if not skips:
+        if config.data.broken != "skip":
             raise
         pictures = f"{len(owners)} pictures, some broken: {error.given}"
     return f"{name}: {len(samples)} samples, {pictures}"
@@ -208,6 +210,7 @@ def _read_besides(config: RunConfig) -> list[Sample]:
     """Return the samples that a run reads besides its training data: held out, calibrating, and of healing's text."""
     from striate.data.held_out import training_data
     from striate.data.reading import read_many
+    from striate.data.sources.source_options import SourceOptions
     from striate.healing.sample_mix import healing_samples
 
     data, heal, seed = config.data, config.heal, config.seed
@@ -217,11 +220,12 @@ def _read_besides(config: RunConfig) -> list[Sample]:
         return []
     trained = training_data(data, [user_path(name) for name in data.train], user_path(named) if named else None, seed)
     read = list(trained.held_out) if named else []
+    options = SourceOptions.of(data)
     calibrating = [user_path(name) for name in data.calibration]
     for count in {config.analyze.samples, *([config.prune.samples] if config.prune.reads_samples else [])}:
-        read += read_many(calibrating, count, seed) if calibrating else []
+        read += read_many(calibrating, count, seed, options) if calibrating else []
     if text:
-        more = read_many([user_path(name) for name in text])
+        more = read_many([user_path(name) for name in text], options=options)
         read += healing_samples(trained.samples, heal, config.train.batch_size, seed, more)
     return list(dict.fromkeys(read))
 
@@ -242,7 +246,7 @@ def _pack(name: str, limit: int | None, read: list[Pack], limits: PictureLimits,
     inner = source.benchmark and BENCHMARKS.get(source.benchmark).unpack
     pack = read_source(source, limit, Path(stack.enter_context(_temporary_folder())) if inner else None)
     read.append(pack)
-    owners = {image: item.id for item in reversed(pack.items) for image in item.images}
+    owners: dict[Picture, str] = {image: item.id for item in reversed(pack.items) for image in item.images}
     tasks = len({item.task for item in pack.items})
     return f"{name}: {len(pack.items)} items of {tasks} tasks" + (
         f", {check_pictures(owners, limits)}" if owners else ""

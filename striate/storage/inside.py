@@ -15,6 +15,7 @@ def inside(
     kind: str = "folder",
     also: Iterable[Path] = (),
     error_class: type[StriateError] = DataError,
+    next_step: str = "",
 ) -> Path:
     """Return the path `parts` in `folder`, which need not exist; the last part is what a file says.
 
@@ -28,6 +29,7 @@ def inside(
         kind: what `folder` is called in errors.
         also: further folders that a link may lead to.
         error_class: the class of errors.
+        next_step: what to do about it, if it is something else than usual.
 
     Raises:
         StriateError: the path leaves the folder, or is no path at all.
@@ -45,7 +47,7 @@ def inside(
     raise error_class(
         f"{what} {shown(parts[-1], 60)} {problem or f'leaves the {kind}'}",
         f"a path inside {folder}, and no link out of it",
-        "check the name, or copy the file into the folder",
+        next_step or "check the name, or copy the file into the folder",
     )
 
 

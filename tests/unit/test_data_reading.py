@@ -112,8 +112,12 @@ BAD_SAMPLES = [
     ({"conversations": [{"from": "gpt", "value": "a"}, {"from": "human", "value": "b"}]}, "turns out of order"),
     ({"conversations": [{"from": "human"}]}, "lacks 'from' or 'value'"),
     ({"conversations": []}, "is not a list of turns"),
-    ({"text": "Hi"}, "neither `conversations` nor `messages`"),
-    ({"messages": [{"role": "user", "content": [{"type": "video"}]}]}, "can't use content block"),
+    ({"text": "Hi"}, "it has no conversation; its fields are 'text'"),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "video"}]}]},
+        "a content block of type video, but videos and sounds can't be",
+    ),
+    ({"messages": [{"role": "user", "content": [{"type": "table"}]}]}, "can't use content block"),
     ({"messages": [{"role": "user", "content": 7}]}, "its content is a int"),
     ("Hi", "is a str, not a sample"),
     (
@@ -122,7 +126,10 @@ BAD_SAMPLES = [
     ),
     (llava(audios=["a.wav"]), "'audios' is ['a.wav'], but videos and sounds can't be shown"),
     ({**llava("<video>\nWhat?"), "image": None}, "turn 0: <video> in a question, but videos and sounds can't be shown"),
-    ({**llava("What is it?"), "image": None, "clip": ["x/a.MP4"]}, "'images', but 'clip' is ['x/a.MP4']"),
+    (
+        {**llava("What is it?"), "image": None, "clip": ["x/a.MP4"]},
+        "'clip' is ['x/a.MP4'], but videos and sounds can't be",
+    ),
     ({**llava("What is it?"), "image": None, "img": "a.png"}, "rename 'img' to 'image', or remove it if"),
     (llava(images=["b.png"]), "'image' and 'images' name different things"),
     (llava(id=["x"]), "'id' is ['x']"),

@@ -112,7 +112,8 @@ def rows(name: str, folder: Path) -> None:
 @pytest.mark.parametrize("kind", [kind for kind in NAMES if kind not in ("half a character", "blank")])
 def test_data_and_packs(kind: str, folder: Path) -> None:
     rows(NAMES[kind].replace("ROOT", str(folder.parent)), folder)
-    for read in (read_samples, read_pack):
+    # Training data may hold pictures as text; whether they are any is seen where they are decoded.
+    for read in (read_pack,) if kind.startswith("base64") else (read_samples, read_pack):
         with pytest.raises(
             DataError, match=r"(leaves the data folder|is no file name|no picture 'data:image)"
         ) as caught:

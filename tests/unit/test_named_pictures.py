@@ -11,6 +11,7 @@ import pytest
 
 from striate.data import named_pictures as module
 from striate.data.named_pictures import named_pictures
+from striate.data.sources.source_options import SourceOptions
 from striate.errors import DataError
 from striate.storage import file_digests
 
@@ -19,7 +20,7 @@ from striate.storage import file_digests
 def pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A pack of which the pictures are noted, and which may be parsed once."""
     monkeypatch.setenv("STRIATE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(module, "WORTH_PICTURES", 0)
+    monkeypatch.setattr(module, "WORTH_SAMPLES", 0)
     monkeypatch.setattr(file_digests, "_known", {})
     pack = tmp_path / "pack"
     (pack / "images").mkdir(parents=True)
@@ -42,10 +43,10 @@ def found(pack: Path) -> list[str]:
 
 @pytest.fixture
 def parsed_never(pack: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: Path) -> None:
+    def refuse(path: Path, options: SourceOptions) -> None:
         raise AssertionError("parsed again")
 
-    monkeypatch.setattr(module, "read_samples", refuse)
+    monkeypatch.setattr(module, "iter_samples", refuse)
 
 
 @pytest.mark.usefixtures("parsed_never")

@@ -41,6 +41,11 @@ STALE: dict[str, tuple[Any, set[str]]] = {
     "model.revision": ("v2", EVERY),
     "data.train": (["ROOT/more"], {"analyze", *TRAINED}),
     "data.max_train_samples": (3, TRAINED),
+    "data.columns": ({"task": "kind"}, {"analyze", *TRAINED}),
+    "data.question": ("What is it?", {"analyze", *TRAINED}),
+    # Which pictures are found counts, not where they may lie.
+    "data.images": (["ROOT/more"], NONE),
+    "data.untagged": ("first", {"analyze", *TRAINED}),
     # What is learned is the same where nothing is broken, and recorded where something is.
     "data.broken": ("skip", NONE),
     "data.validate": ("ROOT/more", TRAINED),

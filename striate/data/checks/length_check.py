@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 
 from striate.data.collate import Collator
-from striate.data.pictures import FORMATS, PictureLimits
+from striate.data.pictures import FORMATS, PictureLimits, pillow_source
 from striate.data.samples import Sample
 from striate.errors import DataError, TooLongError
 
@@ -68,7 +68,7 @@ def _size(sample: Sample) -> Size:
     sizes = [(1, 1)]
     for path in sample.images:
         try:
-            with Image.open(path, formats=FORMATS) as picture:
+            with Image.open(pillow_source(path), formats=FORMATS) as picture:
                 sizes.append(picture.size)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
             continue

@@ -49,7 +49,7 @@ class HealingRun:
 
         section, data, seed = self.run.config.heal, self.run.config.data, self.run.config.seed
         pool = training_data(data, self.inputs.train, self.inputs.validate, seed).samples
-        more = read_many(self.inputs.heal_text) if self.inputs.heal_text else []
+        more = read_many(self.inputs.heal_text, options=self.inputs.options) if self.inputs.heal_text else []
         samples = healing_samples(pool, section, self.run.config.train.batch_size, seed, more)
         text, wanted = sum(not sample.images for sample in samples), int(section.text * len(samples) + 0.5)
         if text < wanted:

@@ -96,8 +96,10 @@ class LayerRanking:
     def _samples(self) -> list[Sample]:
         """The calibration set, read once for the ranking and for every compensation."""
         from striate.data.reading import read_many
+        from striate.data.sources.source_options import SourceOptions
 
-        return read_many(self.data, self.config.prune.samples, self.config.seed)
+        options = SourceOptions.of(self.config.data)
+        return read_many(self.data, self.config.prune.samples, self.config.seed, options)
 
     def _known(self) -> tuple[Cut, ...]:
         """Return the first cuts of the same ranking, if it was interrupted; what can't be read is ranked again."""

@@ -25,7 +25,8 @@ def self_test_prompts(processor: Any, config: RunConfig, train: Sequence[Path]) 
     from striate.data.collate import Collator
     from striate.data.pictures import PictureLimits
     from striate.data.reading import read_many
+    from striate.data.sources.source_options import SourceOptions
 
     limits = PictureLimits.of(config.machine)
     collator = Collator(processor, config.train.max_length, train=False, limits=limits)
-    return collator.encode_prompts(read_many(train, SAMPLES, config.seed))
+    return collator.encode_prompts(read_many(train, SAMPLES, config.seed, SourceOptions.of(config.data)))

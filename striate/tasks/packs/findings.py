@@ -4,12 +4,12 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from pathlib import Path
 
+from striate.data.pictures import picture_digest, picture_size
 from striate.data.samples import PLACEHOLDER, Sample
+from striate.data.sources.stored_pictures import Picture
 from striate.errors import StriateError
 from striate.printable import shown
-from striate.storage.fingerprints import fingerprint
 from striate.tasks.metrics.choices.yes_no import said
 from striate.tasks.packs.items import Item, Pack
 
@@ -123,26 +123,26 @@ def _plain(text: str) -> str:
     return " ".join(text.replace(PLACEHOLDER, " ").lower().split())
 
 
-def _sizes(pictures: Sequence[Path]) -> tuple[int, ...]:
+def _sizes(pictures: Sequence[Picture]) -> tuple[int, ...]:
     """Return the sizes of the files in bytes; -1 for one that is not there."""
     return tuple(map(_size, pictures))
 
 
-def _size(path: Path) -> int:
+def _size(picture: Picture) -> int:
     try:
-        return path.stat().st_size
+        return picture_size(picture)
     except OSError:
         return -1
 
 
-def _contents(pictures: Sequence[Path]) -> tuple[str, ...]:
+def _contents(pictures: Sequence[Picture]) -> tuple[str, ...]:
     """Return what stands for the contents of files; a file that can't be read is like no other."""
     return tuple(_content(path) for path in pictures)
 
 
 @lru_cache(maxsize=100_000)
-def _content(path: Path) -> str:
+def _content(path: Picture) -> str:
     try:
-        return fingerprint(path)
+        return picture_digest(path)
     except StriateError:
         return str(path)

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from striate.data.parsing import ImageFolder
 from striate.data.picture_names import picture_names, refuse_other_media, refuse_other_names
 from striate.data.rows import Row
 from striate.data.samples import PLACEHOLDER
+from striate.data.sources.image_folder import ImageFolder
 from striate.errors import DataError, did_you_mean
 from striate.printable import shown
 from striate.storage.read_files import Form, as_object, json_lines

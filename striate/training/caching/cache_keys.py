@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from torch import nn
 
 from striate.data.pictures import read_picture
 from striate.data.samples import Sample
+from striate.data.sources.stored_pictures import Picture, StoredPicture
 from striate.models.structure.anatomy import find_anatomy, unwrap
 
 # Of a folder's layout: another number gives other names.
@@ -63,7 +63,9 @@ def _name(*values: Any) -> str:
     return hashlib.sha256(json.dumps([_LAYOUT, *values], sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
-def _content_digest(path: Path, owner: str) -> str:
+def _content_digest(path: Picture, owner: str) -> str:
+    if isinstance(path, StoredPicture):
+        return path.digest
     return hashlib.sha256(read_picture(path, owner)).hexdigest()
 
 

@@ -7,14 +7,14 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from striate.artifacts import Region
 from striate.config import TrainSection
+from striate.data.pictures import picture_digest
 from striate.data.samples import Sample
+from striate.data.sources.stored_pictures import Picture
 from striate.errors import ArtifactError
-from striate.storage.fingerprints import fingerprint
 from striate.training.approximations import layers_beside, visual_compute
 from striate.training.batching.order import SeededOrder
 from striate.training.distributed.sharding import sharding
@@ -142,9 +142,9 @@ def _sample_digests(samples: Sequence[Sample]) -> list[str]:
     return [hashlib.sha256(repr(parts).encode(errors="surrogatepass")).hexdigest()[:16] for parts in made_of]
 
 
-def _content(picture: Path) -> str:
+def _content(picture: Picture) -> str:
     """Return a digest of a picture's file; one that can't be read has none, and is refused where it is learned from."""
     try:
-        return fingerprint(picture)
+        return picture_digest(picture)
     except ArtifactError:
         return ""

@@ -1,0 +1,207 @@
+"""The table of forms of a conversation, and which of them a record has. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from striate.data.rows import Row
+from striate.data.samples import PLACEHOLDER, Role
+from striate.data.sources.source_options import SourceOptions
+from striate.errors import did_you_mean
+from striate.printable import shown
+
+ROLES: dict[str, Role] = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "system": "system",
+    "chatgpt": "assistant",
+    "bing": "assistant",
+}
+LLAVA, CHAT = ("from", "value"), ("role", "content")
+_PAIR = "a list of pairs: [[question, answer], ...]"
+
+
+class RawTurn(NamedTuple):
+    """One turn as a record has it: who speaks, text or content blocks, and the place for errors."""
+
+    role: Role
+    content: Any
+    row: Row
+
+
+@dataclass(frozen=True)
+class ConversationForm:
+    """A form: the fields that a record of it must have, others that hold words, and how its turns are found.
+
+    With `pictures_first` the form has no placeholders of its own: pictures stand before the question.
+    """
+
+    keys: tuple[str, ...]
+    turns: Callable[[Row], Iterator[RawTurn]]
+    texts: tuple[str, ...] = ()
+    pictures_first: bool = False
+
+
+def raw_turns(row: Row, options: SourceOptions) -> tuple[list[RawTurn], bool]:
+    """Return the turns of a record, and whether its form puts pictures before the question.
+
+    Raises:
+        StriateError: the record has none of the forms, or several; or a turn is no turn.
+    """
+    if options.question and "answer" in row and "question" not in row:
+        row = row.having("question", options.question)
+    form = _form_of(row, options.columns)
+    turns = list(form.turns(row))
+    if "system" in row and not any(turn.role == "system" for turn in turns):
+        turns.insert(0, RawTurn("system", row.text("system"), row))
+    return turns, form.pictures_first
+
+
+def _form_of(row: Row, columns: Mapping[str, str]) -> ConversationForm:
+    """Return the form of which the record has all fields; of several, that of which `columns` names some."""
+    if "chosen" in row and "rejected" in row:
+        raise row.refuse(
+            "it has 'chosen' and 'rejected' answers, and training learns from one answer",
+            "samples with one answer to each question",
+            "to learn the chosen ones, set data.columns={question: prompt, answer: chosen}",
+        )
+    found = [form for form in FORMS if all(key in row for key in form.keys)]
+    found = [form for form in found if any(key in columns for key in form.keys)] or found
+    if len(found) == 1:
+        return found[0]
+    names = [" with ".join(f"`{key}`" for key in form.keys) for form in found or FORMS]
+    have = ", ".join(shown(key, 30) for key in list(row.fields)[:12] if key in row)
+    if found:
+        raise row.refuse(
+            f"it has {' and '.join(names)}, which are several conversations",
+            "one conversation a sample",
+            f"say which with data.columns, such as {{{found[0].keys[0]}: {found[0].keys[0]}}}",
+        )
+    raise row.refuse(
+        f"it has no conversation; its fields are {have or 'empty'}",
+        f"one of {', '.join(names)}",
+        _nearest(row) or "say which fields hold question and answer: data.columns={question: NAME, answer: NAME}",
+    )
+
+
+def _nearest(row: Row) -> str:
+    """Return which fields are missing of a form that the record has some of; empty if it has none."""
+    for form in FORMS:
+        missing = [key for key in form.keys if key not in row]
+        if len(missing) < len(form.keys):
+            lacks = " and ".join(map(repr, missing))
+            return f"add {lacks}, or say which field it is with data.columns={{{missing[0]}: NAME}}"
+    return ""
+
+
+def _listed(key: str, names: tuple[str, str]) -> Callable[[Row], Iterator[RawTurn]]:
+    def turns(row: Row) -> Iterator[RawTurn]:
+        return _turns(row, key, names)
+
+    return turns
+
+
+def _turns(row: Row, key: str, names: tuple[str, str] = CHAT) -> Iterator[RawTurn]:
+    """Yield the turns of a list under `key`; a turn may have the names of LLaVA or of chat messages."""
+    turns = row.fields[key]
+    if not isinstance(turns, list) or not turns:
+        raise row.refuse(f"`{key}` is not a list of turns", "a list with a question and an answer")
+    for number, turn in enumerate(turns):
+        place = row.at(f"{row.place}, turn {number}")
+        speaker, content = names
+        if isinstance(turn, Mapping) and turn.get(speaker) is None:
+            speaker, content = next((pair for pair in (LLAVA, CHAT) if turn.get(pair[0]) is not None), names)
+        if not isinstance(turn, Mapping) or turn.get(speaker) is None or turn.get(content) is None:
+            raise place.refuse(
+                f"it lacks {speaker!r} or {content!r}", f"an object with {speaker!r} and {content!r}", "add it"
+            )
+        yield RawTurn(_role(turn[speaker], place), turn[content], place)
+
+
+def _role(value: Any, row: Row) -> Role:
+    role = ROLES.get(value) if isinstance(value, str) else None
+    if role is None:
+        hint = did_you_mean(value, ROLES) if isinstance(value, str) else ""
+        raise row.refuse(f"unknown role {shown(value)}", ", ".join(ROLES), f"{hint}rename it, or remove the sample")
+    return role
+
+
+def _user_and_assistant(row: Row) -> Iterator[RawTurn]:
+    """Yield the turns of a list of {"user": ..., "assistant": ...}, as the Cauldron has them."""
+    turns = row.fields["texts"]
+    if not isinstance(turns, list) or not turns:
+        raise row.refuse("`texts` is not a list of turns", "a list of objects with 'user' and 'assistant'")
+    for number, turn in enumerate(turns):
+        place = row.at(f"{row.place}, turn {number}")
+        if not isinstance(turn, Mapping) or turn.get("user") is None or turn.get("assistant") is None:
+            raise place.refuse("it lacks 'user' or 'assistant'", "an object with 'user' and 'assistant'", "add it")
+        yield RawTurn("user", turn["user"], place)
+        yield RawTurn("assistant", turn["assistant"], place)
+
+
+def _query_response(row: Row) -> Iterator[RawTurn]:
+    yield from _history(row)
+    yield RawTurn("user", row.text("query"), row)
+    yield RawTurn("assistant", row.text("response"), row)
+
+
+def _alpaca(row: Row) -> Iterator[RawTurn]:
+    yield from _history(row)
+    more = row.fields.get("input")
+    question = row.text("instruction") + (f"\n{row.text('input')}" if more not in (None, "") else "")
+    yield RawTurn("user", question, row)
+    yield RawTurn("assistant", row.text("output"), row)
+
+
+def _history(row: Row) -> Iterator[RawTurn]:
+    for number, pair in enumerate(row.fields.get("history") or []):
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise row.refuse(f"'history' holds {shown(pair)}", _PAIR)
+        place = row.at(f"{row.place}, history {number}")
+        yield RawTurn("user", pair[0], place)
+        yield RawTurn("assistant", pair[1], place)
+
+
+def _prompt_completion(row: Row) -> Iterator[RawTurn]:
+    for key, role in (("prompt", "user"), ("completion", "assistant")):
+        if isinstance(row.fields[key], list):
+            yield from _turns(row, key)
+        else:
+            yield RawTurn("user" if role == "user" else "assistant", row.text(key), row)
+
+
+def _question_answer(row: Row) -> Iterator[RawTurn]:
+    for key, role in (("question", "user"), ("answer", "assistant")):
+        value = row.fields[key]
+        content = value if isinstance(value, list) else row.text(key)
+        yield RawTurn("user" if role == "user" else "assistant", content, row)
+
+
+FORMS = (
+    ConversationForm(("conversations",), _listed("conversations", LLAVA)),
+    ConversationForm(("messages",), _listed("messages", CHAT)),
+    ConversationForm(("texts",), _user_and_assistant, pictures_first=True),
+    ConversationForm(("query", "response"), _query_response, ("history",)),
+    ConversationForm(("instruction", "output"), _alpaca, ("input", "history")),
+    ConversationForm(("prompt", "completion"), _prompt_completion),
+    ConversationForm(("question", "answer"), _question_answer, pictures_first=True),
+)
+TEXT_FIELDS = frozenset({"system", *(key for form in FORMS for key in (*form.keys, *form.texts))})
+
+
+def with_pictures_first(turns: list[RawTurn], count: int) -> list[RawTurn]:
+    """Return the turns with `count` placeholders before the first question, on a line of their own."""
+    place = next((number for number, turn in enumerate(turns) if turn.role == "user"), None)
+    if place is None:
+        return turns
+    turn = turns[place]
+    content = turn.content
+    if isinstance(content, list):
+        content = [{"type": "text", "text": f"{PLACEHOLDER * count}\n"}, *content]
+    elif isinstance(content, str):
+        content = f"{PLACEHOLDER * count}\n{content}"
+    return [*turns[:place], turn._replace(content=content), *turns[place + 1 :]]

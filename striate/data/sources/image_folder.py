@@ -1,0 +1,51 @@
+"""Finds the pictures that a data file names, and lets none lie outside the folders that are allowed. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from striate.errors import DataError
+from striate.printable import shown
+from striate.storage.inside import inside
+
+IMAGES_FOLDER = "images"
+
+
+class ImageFolder:
+    """The folder of a data file, and further `roots` that its pictures may lie under (`data.images`).
+
+    Only of training data, which has that setting, errors name it.
+    """
+
+    def __init__(self, folder: Path, roots: Iterable[Path] = (), training: bool = False) -> None:
+        self.folder = folder
+        self.roots = tuple(roots)
+        self.training = training
+        self._found: dict[str, Path] = {}
+
+    def find(self, name: str, place: str) -> Path:
+        """Return the path of picture `name`, relative to the folder, to its images/ folder, or to one of the roots.
+
+        A whole path, or a link, may lead into any of these.
+
+        Raises:
+            DataError: the picture is missing, or lies outside all of them (`place` says whose it is).
+        """
+        if name not in self._found:
+            self._found[name] = self._look(name, place)
+        return self._found[name]
+
+    def _look(self, name: str, place: str) -> Path:
+        kind = "data folder and data.images" if self.roots else "data folder"
+        next_step = "check the name, or allow the folder that it lies in with data.images" if self.training else ""
+        places = [(self.folder, name), (self.folder / IMAGES_FOLDER, name), *((root, name) for root in self.roots)]
+        for folder, part in places:
+            also = (self.folder, *self.roots)
+            candidate = inside(folder, part, what=f"{place}: picture", kind=kind, also=also, next_step=next_step)
+            if candidate.is_file():
+                return candidate
+        others = f", or inside {' or '.join(map(str, self.roots))}" if self.roots else ""
+        allowed = f"a file inside {self.folder}, named relative to it or to its images/{others}"
+        more = ", name the folder that it lies in with data.images," if self.training else ","
+        raise DataError(f"{place}: no picture {shown(name)}", allowed, f"check the name{more} or remove the sample")
