@@ -9,6 +9,7 @@ import typer
 
 from striate.cli import (
     analysis_verbs,
+    asking_verbs,
     evaluation_verbs,
     flow_verbs,
     info_verbs,
@@ -37,6 +38,8 @@ HELP_ORDER = (
     "import",
     "compose",
     "remove-layers",
+    "ask",
+    "chat",
 )
 """Every verb, in the order in which `striate --help` lists them."""
 
@@ -55,6 +58,7 @@ for verbs in (
     inspect_verbs,
     info_verbs,
     model_verbs,
+    asking_verbs,
 ):
     verbs.register(app)
 app.registered_commands.sort(key=lambda command: HELP_ORDER.index(command.name or ""))
