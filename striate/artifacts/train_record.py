@@ -88,3 +88,8 @@ class TrainRecord(Document):
     resampled: Resampled | None = None
     skipped: dict[str, str] = Field(default_factory=dict)
     validation: ValidationRecord | None = None
+
+    @property
+    def weights_step(self) -> int:
+        """The step whose weights were kept: the last one, unless validation chose another."""
+        return self.validation.kept_step if self.validation else self.steps

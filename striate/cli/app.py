@@ -9,12 +9,12 @@ import typer
 
 from striate.cli import (
     analysis_verbs,
-    asking_verbs,
     evaluation_verbs,
     flow_verbs,
     info_verbs,
     inspect_verbs,
     model_verbs,
+    sharing_verbs,
     training_verbs,
 )
 from striate.cli.boundary import DEBUG, guard
@@ -38,8 +38,7 @@ HELP_ORDER = (
     "import",
     "compose",
     "remove-layers",
-    "ask",
-    "chat",
+    "merge",
 )
 """Every verb, in the order in which `striate --help` lists them."""
 
@@ -58,7 +57,7 @@ for verbs in (
     inspect_verbs,
     info_verbs,
     model_verbs,
-    asking_verbs,
+    sharing_verbs,
 ):
     verbs.register(app)
 app.registered_commands.sort(key=lambda command: HELP_ORDER.index(command.name or ""))

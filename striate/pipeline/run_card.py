@@ -4,7 +4,7 @@ from pathlib import Path
 
 from striate.artifacts import EvalRecord, HealRecord, PruneRecord, Retention, TrainRecord, read_if_there
 from striate.config import RunConfig
-from striate.models.io.model_card import CardFacts, write_card
+from striate.models.io.model_card import CardFacts, Seen, write_card
 
 FOLDERS = {"tuned": "checkpoint", "unhealed": "unhealed", "pruned": "pruned"}
 
@@ -20,10 +20,11 @@ def write_run_card(run: Path, label: str, config: RunConfig, base: str, figures:
     """
     folder = run / FOLDERS[label]
     if folder.is_dir():
-        write_card(folder, _card_facts(run, label, config, base, figures))
+        write_card(folder, card_facts(run, label, config, base, figures))
 
 
-def _card_facts(run: Path, label: str, config: RunConfig, base: str, figures: bool) -> CardFacts:
+def card_facts(run: Path, label: str, config: RunConfig, base: str, figures: bool) -> CardFacts:
+    """Return what the card of a run's model tells; for arguments and errors see `write_run_card`."""
     train = read_if_there(run / "train.json", TrainRecord)
     prune = read_if_there(run / "prune.json", PruneRecord) if label != "tuned" else None
     heal = read_if_there(run / "heal.json", HealRecord) if label == "pruned" and config.heals else None
@@ -36,7 +37,7 @@ def _card_facts(run: Path, label: str, config: RunConfig, base: str, figures: bo
         method=config.train.method if train else "",
         region=train.trainable.region if train else prune.region if prune else None,
         trained=(train.trainable.trainable, train.trainable.total) if train else None,
-        samples=train.samples if train else None,
+        seen=_seen(train, config) if train else None,
         adapter=label == "tuned" and config.train.method != "full",
         prune=prune,
         heal=heal,
@@ -44,3 +45,7 @@ def _card_facts(run: Path, label: str, config: RunConfig, base: str, figures: bo
         differences=retention.of(label) if retention else (),
         config=config,
     )
+
+
+def _seen(train: TrainRecord, config: RunConfig) -> Seen:
+    return Seen.after(train.weights_step, train.samples, config.train.batch_size, len(train.skipped))

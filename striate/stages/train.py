@@ -12,7 +12,7 @@ from striate.data.collate import Collator
 from striate.data.pictures import PictureLimits
 from striate.data.samples import Sample
 from striate.models.io.image_token_count import image_tokens_counted
-from striate.models.io.model_card import CardFacts
+from striate.models.io.model_card import CardFacts, Seen
 from striate.models.io.save import save_model
 from striate.progress import Progress, Silent
 from striate.runs.peak_memory import peak_memory_gib
@@ -119,7 +119,8 @@ def _train(
     ranks = Ranks.launched()
     warn_of_lisa(job.region, job.config.resample, job.plan.steps, job.seed, progress)
     prepared, result = train_in_place(model, processor, job, progress, store, log, checkpoint)
-    record, card = _record(job, prepared, result, ranks), _card(job, prepared)
+    record = _record(job, prepared, result, ranks)
+    card = _card(job, prepared, record)
     kept = {"key": key, "record": record.model_dump(mode="json"), "log": result.rows}
     ranks.on_main(lambda: save_model(prepared.model, processor, out, prepared.region, card, kept))
     ranks.on_main(store.remove)
@@ -129,14 +130,14 @@ def _train(
     return record
 
 
-def _card(job: TrainingJob, prepared: PreparedModel) -> CardFacts:
+def _card(job: TrainingJob, prepared: PreparedModel, record: TrainRecord) -> CardFacts:
     """Return what the checkpoint's model card tells."""
     return CardFacts(
         base=job.base_path,
         method=job.config.method,
         region=prepared.region,
         trained=(prepared.trainable.trainable, prepared.trainable.total),
-        samples=len(job.samples),
+        seen=Seen.after(record.weights_step, record.samples, job.plan.batch_size, len(record.skipped)),
         adapter=job.config.method != "full",
     )
 

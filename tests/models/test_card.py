@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from striate.artifacts import Difference, EvalRecord, PruneRecord, Region, TaskS
 from striate.config import RunConfig
 from striate.errors import ArtifactError
 from striate.models.io.load import Loaded
-from striate.models.io.model_card import CARD_FILE, CardFacts, card_text, license_of, write_card
+from striate.models.io.model_card import CARD_FILE, CardFacts, Seen, card_text, license_of, write_card
 from striate.models.io.save import save_model
 from striate.models.trainable.apply import lora_config
 from striate.storage.atomic import write_text
@@ -26,7 +27,8 @@ REGION = Region(layers=(0, 2), num_layers=4, spec="uniform:2", selector="uniform
 
 
 def facts(**changes: Any) -> CardFacts:
-    base = CardFacts(base="owner/base", method="lora", region=REGION, trained=(120, 4800), samples=64, adapter=True)
+    seen = Seen(48, 2000, 0.024)
+    base = CardFacts(base="owner/base", method="lora", region=REGION, trained=(120, 4800), seen=seen, adapter=True)
     return CardFacts(**{**vars(base), **changes})
 
 
@@ -121,6 +123,19 @@ def test_a_whole_model_is_a_finetune_and_folders_are_no_hub_ids() -> None:
     local = metadata(card_text(facts(base="/somewhere/private/llava"), "checkpoint"))
     assert "base_model" not in local
     assert "base_model_relation" not in local
+
+
+@pytest.mark.parametrize(
+    ("steps", "samples", "left_out", "told"),
+    [
+        (12, 2000, 0, "on 48 of 2,000 samples, 0.024 epochs."),
+        (500, 2000, 0, "on 2,000 of 2,000 samples, 1 epoch."),
+        (750, 1999, 3, "on 1,996 of 1,999 samples, 1.5 epochs."),
+        (2, 6, 0, "on 6 of 6 samples, 1 epoch."),
+    ],
+)
+def test_the_card_counts_the_samples_that_were_seen(steps: int, samples: int, left_out: int, told: str) -> None:
+    assert told in card_text(facts(seen=Seen.after(steps, samples, 4, left_out)), "checkpoint")
 
 
 def test_the_stack_is_drawn_from_the_output_down() -> None:
@@ -256,7 +271,12 @@ def run_example(text: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dic
 
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_the_example_loads_the_checkpoint_without_striate(
-    method: str, tiny_llava: Loaded, tiny_llava_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str,
+    tiny_llava: Loaded,
+    tiny_llava_dir: Path,
+    saved_pack: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     import peft
 
@@ -273,7 +293,10 @@ def test_the_example_loads_the_checkpoint_without_striate(
     save_model(model.eval(), tiny_llava.processor, tmp_path / "checkpoint", region=REGION, card=told)
     text = (tmp_path / "checkpoint" / CARD_FILE).read_text()
     assert "Model Card for Model ID" not in text
+    shutil.copyfile(saved_pack / "images" / "square_00.png", tmp_path / "picture.jpg")
     loaded = run_example(text, tmp_path, monkeypatch)
+    # A random model's answer is any text: what counts is that it answered.
+    assert loaded["reply"].shape[1] > loaded["inputs"]["input_ids"].shape[1]
     ids = torch.tensor([[5, 6, 7]])
     with torch.no_grad():
         expected, got = model(input_ids=ids).logits, loaded["model"].eval()(input_ids=ids).logits

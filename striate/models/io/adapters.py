@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict
+from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -24,11 +26,7 @@ def add_adapter(model: Any, path: Path) -> PeftModel:
     stored = _stored(path)
     _check_modules(stored, path)
     dtype = next(model.parameters()).dtype
-    with reading_model(
-        f"the adapter in {path} does not fit its base model",
-        "the base model that the adapter was trained on",
-        f"check base_model_name_or_path in {path / ADAPTER_CONFIG}",
-    ):
+    with _fitting(path):
         # Adapters in the model's own type: outside autocast a float32 projector can't follow a bfloat16 encoder.
         wrapped = PeftModel.from_pretrained(model, str(path), autocast_adapter_dtype=False)
     _check_match(stored, get_peft_model_state_dict(wrapped), path)
@@ -36,6 +34,41 @@ def add_adapter(model: Any, path: Path) -> PeftModel:
         if parameter.is_floating_point() and (".lora_" in name or ".modules_to_save." in name):
             parameter.data = parameter.data.to(dtype)
     return wrapped.eval()
+
+
+def place_adapter(model: Any, path: Path) -> PeftModel:
+    """Return `model`, which is on the meta device, with the adapter of `path` on it in eval mode.
+
+    The adapter's tensors are read from its file as they are used, in the dtypes that they have there; all others stay
+    on the meta device.
+
+    Raises:
+        ModelError: as `add_adapter`.
+    """
+    stored = _stored(path)
+    _check_modules(stored, path)
+    with _fitting(path), torch.device("meta"):
+        config = PeftConfig.from_pretrained(str(path))
+        config.inference_mode = True
+        wrapped = get_peft_model(model, config, autocast_adapter_dtype=False, low_cpu_mem_usage=True)
+        empty = wrapped.state_dict()
+        placed = get_peft_model_state_dict(wrapped, state_dict=empty)
+    _check_match(stored, placed, path)
+    # PEFT hands tensors through under the names of its file: which is which shows in their identity.
+    names = {id(tensor): name for name, tensor in empty.items()}
+    found = {names[id(tensor)]: stored[name] for name, tensor in placed.items()}
+    wrapped.load_state_dict(found, assign=True, strict=False)
+    return wrapped.eval()
+
+
+@contextmanager
+def _fitting(path: Path) -> Iterator[None]:
+    with reading_model(
+        f"the adapter in {path} does not fit its base model",
+        "the base model that the adapter was trained on",
+        f"check base_model_name_or_path in {path / ADAPTER_CONFIG}",
+    ):
+        yield
 
 
 def merged(model: PeftModel) -> Any:
@@ -69,7 +102,7 @@ def _check_match(stored: dict[str, torch.Tensor], loaded: dict[str, torch.Tensor
     lost = sorted(set(stored) - set(loaded))
     empty = sorted(set(loaded) - set(stored))
     same = [name for name in stored if name in loaded]
-    wrong = [name for name in same if not torch.equal(stored[name].to(loaded[name].dtype), loaded[name].cpu())]
+    wrong = [name for name in same if not _equal(stored[name], loaded[name])]
     if not (lost or empty or wrong):
         return
     example = (lost or empty or wrong)[0]
@@ -79,3 +112,10 @@ def _check_match(stored: dict[str, torch.Tensor], loaded: dict[str, torch.Tensor
         "an adapter whose tensors all match",
         f"check base_model_name_or_path in {path / ADAPTER_CONFIG}",
     )
+
+
+def _equal(stored: torch.Tensor, loaded: torch.Tensor) -> bool:
+    """Return whether a stored tensor became `loaded`, or may take its place where that is on the meta device."""
+    if loaded.is_meta:
+        return stored.shape == loaded.shape
+    return torch.equal(stored.to(loaded.dtype), loaded.cpu())

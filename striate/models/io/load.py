@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -256,13 +257,8 @@ def _check_complete(source: str, model: Any, info: Any) -> None:
 
 def _read_processor(source: str, revision: str | None) -> Any:
     """Return the processor of `source`, or of an adapter's base when the adapter folder has none."""
-    folder = Path(source)
-    places = [(source, revision)]
-    if is_adapter(folder):
-        pinned = base_revision_of(folder)
-        places.append((_source(base_of(folder), pinned), pinned))
     reason = "only a tokenizer was found"
-    for place, commit in places:
+    for place, commit in _processor_places(source, revision):
         try:
             processor = AutoProcessor.from_pretrained(place, revision=commit, trust_remote_code=False)
         except Exception as error:  # Its files can hold anything, and classes of theirs raise as many kinds.
@@ -275,3 +271,12 @@ def _read_processor(source: str, revision: str | None) -> Any:
         "processor_config.json or preprocessor_config.json, and the tokenizer's files, beside the weights",
         "copy them from the model that this one was made from",
     )
+
+
+def _processor_places(source: str, revision: str | None) -> Iterator[tuple[str, str | None]]:
+    """Yield where a processor may be, with the revision; an adapter's base is looked for only when it is asked for."""
+    yield source, revision
+    folder = Path(source)
+    if is_adapter(folder):
+        pinned = base_revision_of(folder)
+        yield _source(base_of(folder), pinned), pinned

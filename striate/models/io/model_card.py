@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import yaml
 from striate.artifacts import Difference, EvalRecord, HealRecord, PruneRecord, Region, TaskScore
 from striate.config import RunConfig, looks_like_hub_id
 from striate.errors import ModelError
+from striate.models.io.card_code import FENCE, example_code, fenced
 from striate.models.visual_token_skipping.visual_compute import (
     VISUAL_COMPUTE_FILE,
     VisualCompute,
@@ -27,12 +29,31 @@ BASE_CARD = Form(ModelError, "a model card")
 PIPELINE = "image-text-to-text"
 PERPLEXITY = "perplexity"
 METHODS = {"lora": "LoRA", "qlora": "QLoRA", "full": "full weights"}
-FENCE = "````"
+MEASURED_BEFORE = " They were measured before the weights were merged and rounded."
 SKIPPING = (
     "**Image tokens are computed only in layers {layers}**: in others they {keep} (visual token skipping)."
     " `striate.load_model` reads that from {file}. Plain transformers and PEFT load these weights too, but compute"
     " image tokens in every layer, which is another model than the one that was tuned and measured."
 )
+
+
+@dataclass(frozen=True)
+class Seen:
+    """How many different samples a training read, out of how many, and how often it went through all of them."""
+
+    samples: int
+    of: int
+    epochs: float
+
+    @classmethod
+    def after(cls, steps: int, samples: int, batch_size: int, left_out: int = 0) -> Seen:
+        """Return what `steps` steps of `batch_size` read of `samples`, of which `left_out` were broken.
+
+        Every epoch reads each sample once, and its last step what is left.
+        """
+        per_epoch = max(1, math.ceil(samples / batch_size))
+        read = samples if steps >= per_epoch else steps * batch_size
+        return cls(max(0, read - left_out), samples, steps / per_epoch)
 
 
 @dataclass(frozen=True)
@@ -44,8 +65,9 @@ class CardFacts:
         method: how the region was trained: `lora`, `qlora`, `full`; empty where nothing was.
         region: in the layer numbers of the base.
         trained: trained parameters and all parameters.
-        samples: how many samples it was trained on.
+        seen: of how many samples it learned.
         adapter: whether the folder holds an adapter, which needs its base.
+        merged: the number format of a model whose adapter was added into its weights.
         prune: which layers are gone.
         heal: how the pruned model was trained since.
         evaluation: scores of this model.
@@ -57,8 +79,9 @@ class CardFacts:
     method: str
     region: Region | None
     trained: tuple[int, int] | None = None
-    samples: int | None = None
+    seen: Seen | None = None
     adapter: bool = False
+    merged: str = ""
     prune: PruneRecord | None = None
     heal: HealRecord | None = None
     evaluation: EvalRecord | None = None
@@ -89,7 +112,7 @@ def card_text(facts: CardFacts, folder: str, checkpoint: Path | None = None) -> 
         _summary(facts),
         _region(facts),
         _figures(facts),
-        _loading(facts, folder, compute),
+        _loading(facts, folder, checkpoint, compute),
         _config(facts),
         "Made with striate, after arXiv 2412.12785 (ACL 2025).",
     ]
@@ -99,15 +122,34 @@ def card_text(facts: CardFacts, folder: str, checkpoint: Path | None = None) -> 
 
 def license_of(base: str) -> str | None:
     """Return the licence that the base model's own card names, where there is a card on this disk."""
-    path = Path(base) / CARD_FILE
+    named = _card_fields(_card_of(base)).get("license")
+    return named if isinstance(named, str) else None
+
+
+def has_figures(folder: Path) -> bool:
+    """Return whether the card in a checkpoint's folder has its test scores."""
+    return "model-index" in _card_fields(folder / CARD_FILE)
+
+
+def _card_of(base: str) -> Path:
+    """Return where the card of a folder or hub id is on this disk, if it has one there."""
+    if looks_like_hub_id(base) and not Path(base).is_dir():
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(base, CARD_FILE)
+        return Path(found) if isinstance(found, str) else Path(base) / CARD_FILE
+    return Path(base) / CARD_FILE
+
+
+def _card_fields(path: Path) -> dict[str, Any]:
+    """Return the metadata of a card; none where it is missing or damaged."""
     try:
         fields = read_text(path, BASE_CARD).split("---")
         metadata = parse_yaml(fields[1], str(path), BASE_CARD) if len(fields) > 2 and not fields[0].strip() else None
     except ModelError:
         # A card that nothing depends on: its author's slip must not cost a training.
-        return None
-    named = metadata.get("license") if isinstance(metadata, dict) else None
-    return named if isinstance(named, str) else None
+        return {}
+    return metadata if isinstance(metadata, dict) else {}
 
 
 def _metadata(facts: CardFacts, folder: str) -> str:
@@ -173,8 +215,10 @@ def _summary(facts: CardFacts) -> str:
     if facts.trained:
         trained, total = facts.trained
         told.append(f"{trained:,} of {total:,} parameters were trained ({100 * trained / (total or 1):.1f}%).")
-    if facts.samples:
-        told.append(f"{facts.samples:,} training samples.")
+    if facts.seen:
+        told.append(_samples(facts.seen))
+    if facts.merged:
+        told.append(f"The adapter is added into the weights, which are {facts.merged}.")
     if facts.prune:
         told.append(
             f"Parameters: {facts.prune.parameters_before:,} before pruning, {facts.prune.parameters_after:,} now."
@@ -182,6 +226,11 @@ def _summary(facts: CardFacts) -> str:
     if facts.heal:
         told.append(_healing(facts.heal))
     return " ".join(told)
+
+
+def _samples(seen: Seen) -> str:
+    epochs = f"{seen.epochs:.3g} {'epoch' if seen.epochs == 1 else 'epochs'}"
+    return f"It was trained on {seen.samples:,} of {seen.of:,} samples, {epochs}."
 
 
 def _healing(heal: HealRecord) -> str:
@@ -225,7 +274,7 @@ def _figures(facts: CardFacts) -> str:
         "## Evaluation",
         "",
         "Scores in % with 95% intervals (perplexity: nats a token, lower is better); retention against "
-        f"{_reference(facts)} on the same items.",
+        f"{_reference(facts)} on the same items.{MEASURED_BEFORE if facts.merged else ''}",
         "",
         "| task | metric | n | score | 95% interval | retention | 95% interval |",
         "|---|---|---|---|---|---|---|",
@@ -265,26 +314,10 @@ def _retention(row: Difference | None) -> Sequence[str]:
     return f"{row.retention:.1f}%", f"{row.retention_low:.1f} to {row.retention_high:.1f}"
 
 
-def _loading(facts: CardFacts, folder: str, compute: VisualCompute | None) -> str:
-    """Return how to load the model, without striate where that gives the same one."""
-    if facts.adapter:
-        lines = [
-            "from peft import PeftModel",
-            "from transformers import AutoModelForImageTextToText, AutoProcessor",
-            "",
-            f"base = AutoModelForImageTextToText.from_pretrained({_base_name(facts.base)!r})",
-            f"model = PeftModel.from_pretrained(base, {folder!r})",
-        ]
-    else:
-        lines = [
-            "from transformers import AutoModelForImageTextToText, AutoProcessor",
-            "",
-            f"model = AutoModelForImageTextToText.from_pretrained({folder!r})",
-        ]
-    lines.append(f"processor = AutoProcessor.from_pretrained({folder!r})")
-    if compute:
-        lines = ["import striate", "", f"loaded = striate.load_model({folder!r})  # loaded.model, loaded.processor"]
-    code = "\n".join(["## Loading", "", f"{FENCE}python", *lines, FENCE])
+def _loading(facts: CardFacts, folder: str, checkpoint: Path | None, compute: VisualCompute | None) -> str:
+    """Return how to load and ask the model, without striate where that gives the same one."""
+    base = _base_name(facts.base) if facts.adapter else None
+    code = "\n".join(["## Use", "", *fenced(example_code(folder, base, checkpoint, bool(compute)))])
     if compute is None:
         return code
     keep = "take a constant step" if compute.shift else "keep their state"

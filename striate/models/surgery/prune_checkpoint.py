@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,10 @@ from striate.artifacts import Region, read_document, write_document
 from striate.errors import ModelError
 from striate.models.interventions.model_rule import save_rule
 from striate.models.io.adapter_folder import is_adapter
-from striate.models.io.model_folder import model_file
 from striate.models.io.quiet import quietly
 from striate.models.io.save import REGION_FILE
-from striate.models.io.weights.safetensors_shards import AGAIN, Stored, by_file, read_shards, write_shards
+from striate.models.io.weights.safetensors_shards import Stored, by_file, read_shards, write_shards
+from striate.models.io.weights.stored_model import check_unquantized, copy_small_files, stored_targets, write_config
 from striate.models.io.weights.stored_names import StoredNames, Target
 from striate.models.structure.anatomy import Anatomy, layer_of
 from striate.models.structure.meta_model import blueprint
@@ -27,8 +26,7 @@ from striate.storage.atomic import new_folder
 from striate.storage.fingerprints import RECORD_FILE
 from striate.storage.read_files import user_path
 
-# Files that are not copied: weights, and what is rewritten or describes the model before pruning.
-_WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth", ".gguf", ".h5")
+# Files that are not copied: what is rewritten, or describes the model before pruning.
 _OWN = frozenset({"config.json", REGION_FILE, "prune.json", RECORD_FILE})
 Shape = tuple[int, ...]
 
@@ -55,9 +53,9 @@ def prune_checkpoint(source: Path | str, remove: Sequence[int], out: Path | str)
     """
     folder = _checked(user_path(source))
     plan = blueprint(str(folder))
-    _check_config(plan.model.config, folder)
+    check_unquantized(plan.model.config, folder, "prune first, quantise afterwards")
     stored = read_shards(folder)
-    targets = _targets(plan.model, plan.anatomy, stored, folder)
+    targets = stored_targets(plan.model, plan.anatomy, stored, folder)
     layers = {name: layer_of(plan.anatomy, target.name) for name, target in targets.items()}
     region = _region(folder, plan.anatomy, remove)
     load_rule(plan.model, folder)
@@ -70,8 +68,8 @@ def prune_checkpoint(source: Path | str, remove: Sequence[int], out: Path | str)
             if layers[name] is None and target.name in before:
                 kept[name] = _cut(stored[name], target, before, plan.model, tuple(old_to_new), plan.anatomy.num_layers)
         with new_folder(Path(out)) as target_folder:
-            _copy_small_files(folder, target_folder)
-            _write_config(plan.model, target_folder)
+            copy_small_files(folder, target_folder, _OWN)
+            write_config(plan.model, target_folder)
             write_shards(target_folder, by_file(kept, names))
             if region is not None:
                 write_document(target_folder / REGION_FILE, renumbered(region, old_to_new))
@@ -93,44 +91,6 @@ def _checked(folder: Path) -> Path:
             "merge it first: load_model(path, merge=True), then save_model",
         )
     return folder
-
-
-def _check_config(config: Any, folder: Path) -> None:
-    """Refuse quantised checkpoints: their tensors are packed in ways that differ by method."""
-    if getattr(config, "quantization_config", None):
-        raise ModelError(
-            f"{folder} is quantised", "weights in bfloat16, float16 or float32", "prune first, quantise afterwards"
-        )
-
-
-def _targets(model: Any, anatomy: Anatomy, stored: Mapping[str, Stored], folder: Path) -> dict[str, Target]:
-    """Return the parameter of each stored tensor, once every parameter has a tensor of its shape."""
-    names = StoredNames(model)
-    parameters = model.state_dict(keep_vars=True)
-    targets = {name: names.target(name) for name in stored}
-    target_names = {target.name for target in targets.values()}
-    # Tied parameters are one tensor: any of their names on disk is enough.
-    present = {id(parameters[name]) for name in target_names & set(parameters)}
-    whole = {target.name for target in targets.values() if target.reshaped}
-    missing = [name for name in parameters if id(parameters[name]) not in present and not _joined(name, whole)]
-    extra = [name for name in sorted(target_names - set(parameters)) if name.startswith(f"{anatomy.layers_name}.")]
-    extra = [name for name in extra if (layer_of(anatomy, name) or 0) >= anatomy.num_layers]
-    if missing or extra:
-        what = f"lacks {len(missing)} tensors" if missing else f"holds {len(extra)} tensors of layers beyond its config"
-        given = f"{folder} {what} (for example {(missing or extra)[0]}): config.json and weights disagree"
-        raise ModelError(given, f"weights of {anatomy.num_layers} decoder layers, as config.json says", AGAIN)
-    for name, target in targets.items():
-        wanted = parameters.get(target.name)
-        if wanted is not None and not target.reshaped and tuple(wanted.shape) != stored[name].shape:
-            given = f"{name} in {folder} has shape {stored[name].shape}, and config.json asks for {tuple(wanted.shape)}"
-            raise ModelError(given, "a config and weights of one model", AGAIN)
-    return targets
-
-
-def _joined(name: str, whole: set[str]) -> bool:
-    """Return whether a conversion that starts from stored tensors may make the parameter `name` too."""
-    parent = name.rpartition(".")[0].rpartition(".")[0]
-    return any(other.startswith(f"{parent}.") for other in whole)
 
 
 def _region(folder: Path, anatomy: Anatomy, remove: Sequence[int]) -> Region | None:
@@ -194,14 +154,3 @@ def _cut(
 def _shapes(model: Any) -> dict[str, Shape]:
     """Return the shape of every parameter, shared ones under each of their names."""
     return {name: tuple(tensor.shape) for name, tensor in model.named_parameters(remove_duplicate=False)}
-
-
-def _write_config(model: Any, folder: Path) -> None:
-    model.config.architectures = [type(model).__name__]
-    model.config.save_pretrained(folder)
-
-
-def _copy_small_files(source: Path, target: Path) -> None:
-    for file in sorted(source.iterdir()):
-        if file.is_file() and file.name not in _OWN and not (file.name.startswith(".") or file.name.endswith(_WEIGHTS)):
-            shutil.copyfile(model_file(source, file.name, "the model's file"), target / file.name)

@@ -21,23 +21,23 @@ ALLOWED = "model.safetensors or pytorch_model.bin, or shards with their index"
 Tensors = dict[str, torch.Tensor]
 
 
-def folder_of(path: str | Path, what: str) -> Path:
-    """Return the folder `path`, or that of the hub id `path`, which is fetched.
+def folder_of(path: str | Path, what: str, revision: str | None = None) -> Path:
+    """Return the folder `path`, or that of the hub id `path`, which is fetched at `revision`.
 
     Raises:
         ModelError: neither, or a folder that may not be loaded; `what` names the thing for people.
     """
     folder = user_path(path)
-    folder = folder if folder.is_dir() else _fetched(str(path), what)
+    folder = folder if folder.is_dir() else _fetched(str(path), what, revision)
     check_source(str(folder))
     return folder
 
 
-def _fetched(text: str, what: str) -> Path:
+def _fetched(text: str, what: str, revision: str | None) -> Path:
     if not looks_like_hub_id(text):
         raise ModelError(f"no {what} at {text!r}: there is no such folder", "a folder or a hub id", "check the path")
     try:
-        return Path(snapshot_download(text))
+        return Path(snapshot_download(text, revision=revision))
     except (OSError, ValueError) as error:
         raise ModelError(
             f"no {what} at {text!r}: {first_line(error)}",

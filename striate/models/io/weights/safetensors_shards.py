@@ -1,15 +1,15 @@
 """Safetensors checkpoints as byte ranges: read where each tensor lies, and write chosen ones under new names.
 
 The format (https://huggingface.co/docs/safetensors): 8 bytes with the header's length, little-endian; a JSON header
-with dtype, shape and byte range of each tensor; then the tensors' bytes without gaps. Nothing here decodes a tensor,
-so memory stays at one copy buffer and every dtype comes through unchanged.
+with dtype, shape and byte range of each tensor; then the tensors' bytes without gaps. Nothing here decodes a tensor:
+of those that are copied one buffer is in memory, and every dtype comes through unchanged.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -74,6 +74,27 @@ class Stored:
                 yield self.begin + (row * self.cut.blocks + block) * self.cut.size, self.cut.size
 
 
+@dataclass(frozen=True)
+class Computed:
+    """One tensor that is made when its place in the file is reached: its dtype code, shape, bytes, and what makes them.
+
+    `content` returns the tensor's bytes, in the order of the format.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    size: int
+    content: Callable[[], bytes | memoryview]
+
+    @property
+    def numel(self) -> int:
+        """Elements of the tensor."""
+        return math.prod(self.shape)
+
+
+Written = Stored | Computed
+
+
 def read_shards(folder: Path) -> dict[str, Stored]:
     """Return every tensor of the safetensors checkpoint in `folder` by its stored name, in file order.
 
@@ -129,7 +150,7 @@ def read_file(path: Path) -> dict[str, Stored]:
     return dict(sorted(tensors.items(), key=lambda item: item[1].begin))
 
 
-def write_shards(folder: Path, groups: Sequence[Mapping[str, Stored]]) -> None:
+def write_shards(folder: Path, groups: Sequence[Mapping[str, Written]]) -> None:
     """Write each group of tensors, by its new names, as one shard in `folder`, with the index where there are several.
 
     Raises:
@@ -168,7 +189,7 @@ def by_file(tensors: Mapping[str, Stored], names: Mapping[str, str]) -> list[dic
     return [dict(sorted(group.items(), key=lambda item: item[1].begin)) for group in groups.values()]
 
 
-def _write(path: Path, group: Mapping[str, Stored]) -> None:
+def _write(path: Path, group: Mapping[str, Written]) -> None:
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, tensor in group.items():
@@ -182,14 +203,18 @@ def _write(path: Path, group: Mapping[str, Stored]) -> None:
     text += b" " * (-len(text) % _LENGTH_BYTES)
     with path.open("wb") as target:
         target.write(len(text).to_bytes(_LENGTH_BYTES, "little") + text)
-        _copy_all(target, group.values())
+        _write_all(target, group.items())
 
 
-def _copy_all(target: BinaryIO, tensors: Iterable[Stored]) -> None:
-    """Copy the bytes of each tensor to `target`, opening each source file once."""
+def _write_all(target: BinaryIO, tensors: Iterable[tuple[str, Written]]) -> None:
+    """Write the bytes of each tensor to `target`, opening each source file once."""
     source: BinaryIO | None = None
     try:
-        for tensor in tensors:
+        for name, tensor in tensors:
+            if isinstance(tensor, Computed):
+                if target.write(tensor.content()) != tensor.size:
+                    raise ValueError(f"{name} was made with other than {tensor.size} bytes")
+                continue
             if source is None or source.name != str(tensor.file):
                 if source is not None:
                     source.close()

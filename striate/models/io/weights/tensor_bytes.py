@@ -1,0 +1,63 @@
+"""Reads one stored tensor into memory, and gives a tensor's bytes as safetensors stores them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from striate.errors import ModelError
+from striate.models.io.weights.safetensors_shards import Computed, Stored
+
+FLOATS: Mapping[str, torch.dtype] = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}
+"""The floating point formats by their codes on disk."""
+
+
+def read_tensor(stored: Stored) -> Tensor:
+    """Return a stored tensor on the CPU, in memory of its own.
+
+    Raises:
+        ModelError: its format is no floating point of 16 bits or more, or its bytes are not those of its shape.
+    """
+    dtype = FLOATS.get(stored.dtype)
+    if dtype is None or stored.size != stored.numel * dtype.itemsize:
+        raise ModelError(
+            f"{stored.file} holds {stored.size} bytes of {stored.dtype} for a tensor of shape {stored.shape}",
+            f"whole tensors in {', '.join(FLOATS)}",
+            "download or save the model again",
+        )
+    content = bytearray(stored.size)
+    with stored.file.open("rb") as stream:
+        stream.seek(stored.begin)
+        if stream.readinto(content) != stored.size:
+            raise OSError(f"{stored.file} ends early")
+    tensor = torch.frombuffer(content, dtype=dtype) if content else torch.empty(0, dtype=dtype)
+    return tensor.reshape(stored.shape)
+
+
+def computed(name: str, code: str, shape: tuple[int, ...], make: Callable[[], Tensor]) -> Computed:
+    """Return the tensor called `name` that `make` makes when it is written, rounded to the format `code`.
+
+    Writing it raises a ModelError where a finite number is too large for that format.
+    """
+    dtype = FLOATS[code]
+
+    def content() -> memoryview:
+        tensor = make()
+        rounded = tensor.to(dtype)
+        if code == "F16" and not torch.isfinite(rounded).all() and torch.isfinite(tensor).all():
+            raise ModelError(
+                f"{name} holds {tensor.abs().max().item():.3g}, and the most of float16 is 65504",
+                "weights within the range of their format",
+                "use --dtype bfloat16",
+            )
+        return rounded.contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+    return Computed(code, shape, math.prod(shape) * dtype.itemsize, content)

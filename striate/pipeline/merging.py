@@ -1,0 +1,67 @@
+"""Merges a run's or a folder's model into one ordinary checkpoint, with a card of what made it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from striate.artifacts import Region, read_if_there
+from striate.pipeline.run_card import FOLDERS, card_facts
+from striate.pipeline.run_models import ModelPlace, config_of, model_of
+from striate.progress import Progress
+
+if TYPE_CHECKING:
+    from striate.models.convert.merge_checkpoint import MergedCheckpoint
+    from striate.models.io.model_card import CardFacts
+
+
+def merge_model(
+    source: str | Path,
+    out: Path,
+    *,
+    label: str | None = None,
+    base: str | None = None,
+    dtype: str = "auto",
+    revision: str | None = None,
+    progress: Progress | None = None,
+) -> tuple[ModelPlace, MergedCheckpoint]:
+    """Return which model was merged, and what was written to `out`.
+
+    Args:
+        source: a run folder, a model's folder or a hub id.
+        out: a new or empty folder.
+        label: which of a run's models; None for the last one that it made.
+        base: the adapter's base model, in place of the one that it names.
+        dtype: as `merge_checkpoint`.
+        revision: branch, tag or commit of a hub id.
+        progress: told where the built-in LVLM must be built first.
+
+    Raises:
+        StriateError: see `model_of` and `merge_checkpoint`.
+    """
+    place = model_of(source, label, progress)
+    from striate.models.convert.legacy.legacy_sources import folder_of
+    from striate.models.convert.merge_checkpoint import merge_checkpoint
+
+    folder = folder_of(place.path, "model", revision or place.revision)
+    return place, merge_checkpoint(folder, out, base=base, dtype=dtype, card=_facts(place, folder))
+
+
+def _facts(place: ModelPlace, folder: Path) -> CardFacts | None:
+    """Return what is known of a model; None of a whole one outside a run, whose own card tells it."""
+    from striate.models.io.adapter_folder import adapter_config, base_of, is_adapter
+    from striate.models.io.model_card import CardFacts, has_figures
+    from striate.models.io.save import REGION_FILE
+
+    if place.run is not None and place.label in FOLDERS:
+        config = config_of(place.run)
+        return card_facts(place.run, place.label, config, config.model.path, has_figures(folder))
+    if not is_adapter(folder):
+        return None
+    kind = str(adapter_config(folder).get("peft_type", "")).lower()
+    return CardFacts(
+        base=base_of(folder),
+        method=kind if kind == "lora" else "",
+        region=read_if_there(folder / REGION_FILE, Region),
+        adapter=True,
+    )
