@@ -9,6 +9,7 @@ import typer
 
 from striate.cli import (
     analysis_verbs,
+    asking_verbs,
     evaluation_verbs,
     flow_verbs,
     info_verbs,
@@ -39,6 +40,8 @@ HELP_ORDER = (
     "compose",
     "remove-layers",
     "merge",
+    "ask",
+    "chat",
 )
 """Every verb, in the order in which `striate --help` lists them."""
 
@@ -58,6 +61,7 @@ for verbs in (
     info_verbs,
     model_verbs,
     sharing_verbs,
+    asking_verbs,
 ):
     verbs.register(app)
 app.registered_commands.sort(key=lambda command: HELP_ORDER.index(command.name or ""))

@@ -28,6 +28,7 @@ Replace = Annotated[
     bool, typer.Option("--overwrite", help="Do the stage again if its inputs have changed; replace --export's file.")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Do stages again whose inputs have changed.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON; what happens goes to standard error.")]
 
 

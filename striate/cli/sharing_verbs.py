@@ -55,9 +55,8 @@ def merge(
             source, out, label=model, base=base, dtype=dtype.value, revision=revision, progress=progress
         )
         if json:
-            told = {"model": place.label, "path": place.path, "out": str(out), "base": str(done.base)}
-            told |= {"modules": done.modules, "parameters": done.parameters, "dtype": done.dtype}
-            print_json(dumps({**told, "in_memory": done.in_memory}))
+            told = {"model": place.label, "path": place.path, "out": str(out)}
+            print_json(dumps({**told, **vars(done), "base": str(done.base)}))
             return
         what = f"{done.modules} modules merged into {done.base}" if done.modules else "a whole model, no adapter"
         OUT.print(f"{place.label} ({place.path}): {what}", soft_wrap=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 from striate.config import BESIDE, REGION, PruneSection, specs_of
 from striate.data.named_pictures import named_pictures
+from striate.data.sources.hub import is_hub
 from striate.data.sources.source_files import source_files
 from striate.harness.suites import Suite
 from striate.pipeline.model_origins import origin_of
@@ -223,8 +224,8 @@ class StageKeys:
         return f"{fingerprint(path)}+{self._of_model(base) if base.is_dir() else base}"
 
     def _of_data(self, path: Path) -> str:
-        files = source_files(path).files
-        return fingerprint_files(files[0].parent, [*files, *named_pictures(path, self.inputs.options)])
+        source = source_files(path)
+        return fingerprint_files(source.folder, [*source.files, *named_pictures(path, self.inputs.options)])
 
     def _of_pack(self, number: int, source: Source, folder: Path) -> str:
         return fingerprint_files(folder, read_of(source, self.read_packs()[number]))
@@ -241,7 +242,7 @@ class StageKeys:
         if (kind, place) not in self._known:
             path = Path(place)
             revision = self.run.config.model.revision or "main"
-            self._known[kind, place] = read(path) if path.exists() else f"{place}@{revision}"
+            self._known[kind, place] = read(path) if path.exists() or is_hub(path) else f"{place}@{revision}"
             # Data sets in folders of one name are told apart by their whole paths.
             label = f"{name} ({place})" if self._noted_places.get(name, place) != place else name
             self._noted_places[label] = place

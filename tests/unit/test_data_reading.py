@@ -186,7 +186,8 @@ def test_did_you_mean_role(folder: Path) -> None:
         ("train.json", "[]", "holds no samples"),
         ("train.jsonl", "\n", "holds no samples"),
         ("train.json", "", "is not JSON: line 1"),
-        ("train.csv", "a,b", "neither .json nor .jsonl"),
+        ("train.csv", "a,b", "holds no samples"),
+        ("train.xlsx", "a,b", "ends in '.xlsx', which is not read"),
     ],
 )
 def test_bad_files(tmp_path: Path, name: str, content: str, text: str) -> None:
@@ -198,7 +199,7 @@ def test_bad_files(tmp_path: Path, name: str, content: str, text: str) -> None:
 
 def test_missing_files(tmp_path: Path) -> None:
     assert "no such file" in error_of(tmp_path / "none.json")
-    assert "train.json or train.jsonl" in error_of(tmp_path)
+    assert "train.json, train.jsonl, or one file" in error_of(tmp_path)
     (tmp_path / "train.json").write_bytes(b"\xff\xfe[]")
     assert "is not UTF-8 text" in error_of(tmp_path)
 

@@ -28,7 +28,7 @@ def run_pass(calibration: Calibration, scorers: Sequence[LayerScorer], advance: 
             does not fit into memory.
     """
     core = calibration.core
-    options = _forward_options(core)
+    options = forward_options(core)
 
     def work(batch: dict[str, Tensor]) -> None:
         # Masks are made where the batch was collated: their counts and indices then need no wait for the device.
@@ -46,7 +46,7 @@ def run_pass(calibration: Calibration, scorers: Sequence[LayerScorer], advance: 
 ONE_PASS = Runner(("hidden states", "attention"), run_pass, "analyze")
 
 
-def _forward_options(core: Any) -> dict[str, Any]:
+def forward_options(core: Any) -> dict[str, Any]:
     """Return how to keep the forward pass small: no cache, logits of one position only, where it takes such options."""
     parameters = inspect.signature(core.forward).parameters
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())

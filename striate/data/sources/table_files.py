@@ -1,0 +1,72 @@
+"""Records of .csv and .tsv tables: a header, and a text for each cell; what is blank is absent. No torch."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from striate.data.sources.records import TRAINING_FILE, Record
+from striate.errors import DataError
+from striate.printable import shown
+
+_ALLOWED = "a table in UTF-8 with a header and as many cells in every row, separated by commas (.csv) or tabs (.tsv)"
+
+
+def table_records(file: Path) -> Iterator[Record]:
+    """Yield each row of a table by the names in its header, a few in memory at a time.
+
+    A .csv of which the header has semicolons and no comma is separated by those, as spreadsheets of some countries
+    write it.
+
+    Raises:
+        DataError: it can't be read, has no header or one that names a column twice, or a row of another length.
+    """
+    # Pictures may be cells of many megabytes.
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as stream:
+            first = stream.readline()
+            stream.seek(0)
+            reader = csv.reader(stream, delimiter=_delimiter(file, first), strict=True)
+            header = _header(next(reader, []), file)
+            for number, cells in enumerate(reader, start=1):
+                if cells:
+                    yield Record(
+                        f"line {reader.line_num}", number, _row(header, cells, f"{file}: line {reader.line_num}")
+                    )
+    except UnicodeDecodeError as error:
+        raise TRAINING_FILE.refuse(
+            f"{file} is not UTF-8 text: byte {error.start}", "save it as CSV in UTF-8"
+        ) from error
+    except csv.Error as error:
+        raise DataError(f"{file} is no table: {error}", _ALLOWED, "check its quotes, or save it again") from error
+    except OSError as error:
+        raise TRAINING_FILE.refuse(f"can't read {file}: {error.strerror or error}", "check the path") from error
+
+
+def _delimiter(file: Path, header: str) -> str:
+    if file.suffix.lower() == ".tsv":
+        return "\t"
+    return ";" if ";" in header and "," not in header else ","
+
+
+def _header(cells: list[str], file: Path) -> list[str]:
+    names = [cell.strip() for cell in cells]
+    if not any(names):
+        raise DataError(f"{file} has no header", _ALLOWED, "name the columns in its first line")
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(f"{file} names two columns {shown(twice)}", "a header of different names", "rename one of them")
+    return names
+
+
+def _row(header: list[str], cells: list[str], place: str) -> dict[str, str | None]:
+    if len(cells) != len(header):
+        raise DataError(
+            f"{place} has {len(cells)} cells, and the header {len(header)}",
+            _ALLOWED,
+            "fix that row; a cell with a comma in it is written in double quotes",
+        )
+    return {name: cell if cell.strip() else None for name, cell in zip(header, cells, strict=True)}
