@@ -349,7 +349,7 @@ def _arrow_compressed(folder: Path) -> Written:
     return Written(folder)
 
 
-def _trl_data() -> Any:
+def trl_data() -> Any:
     """The conversations as a data set of TRL's: content blocks, and pictures that `datasets` decodes."""
     import datasets
 
@@ -377,7 +377,7 @@ def _trl_data() -> Any:
 
 @form("save_to_disk")
 def _saved(folder: Path) -> Written:
-    _trl_data().save_to_disk(folder, num_shards=3)
+    trl_data().save_to_disk(folder, num_shards=3)
     return Written(folder)
 
 
@@ -385,7 +385,7 @@ def _saved(folder: Path) -> Written:
 def _saved_splits(folder: Path) -> Written:
     import datasets
 
-    data = _trl_data()
+    data = trl_data()
     datasets.DatasetDict({"train": data, "test": data.select([0])}).save_to_disk(folder)
     return Written(folder)
 

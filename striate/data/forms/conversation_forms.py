@@ -158,7 +158,10 @@ def _alpaca(row: Row) -> Iterator[RawTurn]:
 
 
 def _history(row: Row) -> Iterator[RawTurn]:
-    for number, pair in enumerate(row.fields.get("history") or []):
+    history = row.fields.get("history") or []
+    if not isinstance(history, list):
+        raise row.refuse(f"'history' is {shown(history)}", _PAIR)
+    for number, pair in enumerate(history):
         if not isinstance(pair, list) or len(pair) != 2:
             raise row.refuse(f"'history' holds {shown(pair)}", _PAIR)
         place = row.at(f"{row.place}, history {number}")

@@ -7,7 +7,7 @@ import binascii
 import re
 from collections.abc import Mapping
 from typing import Any, TypeAlias
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from striate.data.picture_names import KEYS, MOVING, refuse_media_fields, refused_media
 from striate.data.rows import Row, as_list
@@ -57,7 +57,7 @@ def reference(value: Any, key: str, row: Row, whole: Any = None) -> Reference:
             "pictures that lie on this machine",
             "download it, and name the file",
         )
-    return unquote(urlsplit(value).path) if scheme == "file" else value
+    return unquote(value[len("file:") :].removeprefix("//").removeprefix("localhost")) if scheme == "file" else value
 
 
 def is_picture(value: Any) -> bool:

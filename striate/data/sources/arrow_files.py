@@ -110,13 +110,29 @@ class _Cells:
             return [self.of(one.values, label) if one.is_valid else None for one in array]
         if kinds.is_map(kind) or kinds.is_union(kind):
             return list(array.to_pylist())
-        return [self._picture(one, label) if one.is_valid else None for one in array]
+        return self._pictures(array, label)
 
-    def _picture(self, scalar: Any, label: str) -> PictureBytes:
-        buffer = scalar.as_buffer()
-        offset = buffer.address - self.address
-        mapped = self.size > 0 and offset >= 0 and offset + buffer.size <= self.size
-        return PictureBytes(memoryview(buffer), label, self.file if mapped else None, offset if mapped else 0)
+    def _pictures(self, array: Any, label: str) -> list[PictureBytes | None]:
+        """Return the values of an array of bytes, each a view of the array's own buffer."""
+        import pyarrow.types as kinds
+
+        if len(array) == 0:
+            return []
+        buffer = array.buffers()[-1]
+        if kinds.is_fixed_size_binary(array.type):
+            ends = [(array.offset + number) * array.type.byte_width for number in range(len(array) + 1)]
+        else:
+            width = "q" if kinds.is_large_binary(array.type) else "i"
+            ends = memoryview(array.buffers()[1]).cast("B").cast(width)[array.offset :][: len(array) + 1].tolist()
+        there = array.is_valid().to_pylist()
+        spans = zip(ends[:-1], ends[1:], there, strict=True)
+        return [self._picture(buffer, start, stop, label) if valid else None for start, stop, valid in spans]
+
+    def _picture(self, buffer: Any, start: int, stop: int, label: str) -> PictureBytes:
+        content = memoryview(buffer)[start:stop] if buffer is not None else memoryview(b"")
+        offset = buffer.address + start - self.address if buffer is not None else -1
+        mapped = self.size > 0 and offset >= 0 and offset + len(content) <= self.size
+        return PictureBytes(content, label, self.file if mapped else None, offset if mapped else 0)
 
     def classes(self, name: str, values: list[Any]) -> list[Any]:
         """Return the values of a column, numbers of classes as their names."""
