@@ -94,7 +94,8 @@ def _nearest(row: Row) -> str:
         missing = [key for key in form.keys if key not in row]
         if len(missing) < len(form.keys):
             lacks = " and ".join(map(repr, missing))
-            return f"add {lacks}, or say which field it is with data.columns={{{missing[0]}: NAME}}"
+            same = ", or ask every record the same with data.question" if missing == ["question"] else ""
+            return f"add {lacks}, or say which field it is with data.columns={{{missing[0]}: NAME}}{same}"
     return ""
 
 

@@ -1,0 +1,113 @@
+"""From data as it lies somewhere to a tuned model: a folder of photos with a table, and pictures inside other files."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from source_kit import FORMS, TALKS, picture
+from typer.testing import CliRunner
+
+from striate.cli import app
+
+ADAPTER = "checkpoint/adapter_model.safetensors"
+
+
+def done(*arguments: object) -> str:
+    shown = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert shown.exit_code == 0, shown.output
+    return shown.output
+
+
+def failed(*arguments: object) -> str:
+    shown = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert shown.exit_code != 0
+    assert "Traceback" not in shown.output
+    return " ".join(shown.output.split())
+
+
+def write_run(path: Path, model: Path, train: Sequence[Path], **data: Any) -> Path:
+    """Write the config of a training of one step."""
+    raw = {
+        "model": {"path": str(model)},
+        "data": {"train": list(map(str, train)), **data},
+        "select": {"region": "uniform:50%"},
+        "train": {"lr": 1e-2, "batch_size": 5, "max_steps": 1, "max_length": 128, "lora": {"r": 4, "alpha": 8}},
+        "machine": {"micro_batch": 5, "device": "cpu"},
+    }
+    path.write_text(yaml.safe_dump(raw))
+    return path
+
+
+@pytest.fixture(scope="module")
+def saved_llava(_saved_llava: Path) -> Path:
+    return _saved_llava
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """What a stranger has: photos in a folder, and a table of their names and labels beside them."""
+    folder = tmp_path / "My photos"
+    (folder / "2026").mkdir(parents=True)
+    with (folder / "labels.csv").open("w", newline="", encoding="utf-8") as stream:
+        table = csv.writer(stream)
+        table.writerow(["Photo", "Colour", "Note"])
+        for talk in TALKS[:8]:
+            name = f"2026/IMG {talk.picture}"
+            (folder / name).write_bytes(picture(talk.picture))
+            table.writerow([name, talk.answer, ""])
+    return folder
+
+
+def test_a_folder_of_photos_with_a_table(photos: Path, tmp_path: Path, saved_llava: Path) -> None:
+    run, out = tmp_path / "run.yaml", tmp_path / "out"
+    write_run(run, saved_llava, [photos])
+    # Each message leads on to the next step, and to none twice.
+    shown = failed("check", run)
+    assert "its fields are 'Photo', 'Colour'" in shown
+    assert "data.columns={question: NAME, answer: NAME}" in shown
+    columns = "data.columns={image: Photo, answer: Color}"
+    assert "did you mean 'Colour'?" in failed("check", run, "--set", columns)
+    columns = "data.columns={image: Photo, answer: Colour}"
+    assert "data.question" in failed("check", run, "--set", columns)
+    settings = ["--set", columns, "--set", "data.question=What colour is it?"]
+    assert "8 samples, 8 pictures" in done("check", run, *settings)
+    done("select", run, "--out", out, *settings)
+    done("train", "--out", out)
+    record = json.loads((out / "train.json").read_text())
+    assert (record["samples"], record["steps"]) == (8, 1)
+    assert "up to date" in done("train", "--out", out)
+    # A photo is what training follows from.
+    (photos / "2026" / "IMG 0.png").write_bytes(picture("1.png"))
+    assert "up to date" not in done("train", "--out", out, "--overwrite")
+    shown = failed("train", run, "--out", out, *settings[:2], "--set", "data.question=B?")
+    assert "data.question: What colour is it? -> B?" in shown
+
+
+def trained(name: str, root: Path, model: Path) -> Path:
+    """Return the run folder of a training on the ten conversations in a form."""
+    written = FORMS[name](root / "data")
+    run = write_run(root / "run.yaml", model, [written.path], validate="20%")
+    done("select", run, "--out", root / "out", "--set", "machine.cache_vision=memory")
+    done("train", "--out", root / "out")
+    return root / "out"
+
+
+@pytest.fixture(scope="module")
+def from_files(tmp_path_factory: pytest.TempPathFactory, saved_llava: Path) -> Path:
+    return trained("LLaVA, JSON", tmp_path_factory.mktemp("files"), saved_llava)
+
+
+@pytest.mark.parametrize("name", ["Parquet, pictures as objects", "WebDataset, conversations"])
+def test_pictures_inside_other_files_train_to_the_same_weights(
+    name: str, from_files: Path, tmp_path: Path, saved_llava: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STRIATE_CACHE", str(tmp_path / "cache"))
+    out = trained(name, tmp_path, saved_llava)
+    assert (out / ADAPTER).read_bytes() == (from_files / ADAPTER).read_bytes()
+    assert "up to date" in done("train", "--out", out)
