@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from striate.cli.boundary import guard
-from striate.cli.console import OUT, RichProgress, quiet_libraries, result_lines, saved_line
+from striate.cli.console import OUT, RichProgress, print_json, quiet_libraries, result_lines, saved_line
 from striate.cli.evaluation_verbs import show_gate
-from striate.cli.options import Out, Overwrite, Settings, open_flow
+from striate.cli.options import Json, Out, Overwrite, Settings, open_flow
 
 if TYPE_CHECKING:
     from striate.config import RunConfig
@@ -61,13 +62,18 @@ def run(
         _everything(load_config(config, _with_device(settings, device)), out, overwrite)
 
 
-def check(config: RunFile, settings: Settings = None) -> None:
-    """Validate a run config, its SPECs and its data, without loading a model."""
+def check(config: RunFile, settings: Settings = None, out: Out = Path("run"), json_: Json = False) -> None:
+    """Validate a run config, its SPECs and its data, without loading a model; forecast time, memory and disk."""
     from striate.config import load_config
     from striate.pipeline.validate import check_run
 
     with guard(None):
-        for line in check_run(load_config(config, settings or [])):
+        lines = check_run(load_config(config, settings or []), out)
+        if json_:
+            rows = [line.split(maxsplit=1) for line in lines]
+            print_json(json.dumps([{"part": part, "found": found} for part, found in rows]))
+            return
+        for line in lines:
             OUT.print(line, soft_wrap=True)
 
 

@@ -52,6 +52,8 @@ _OTHERS = (
     *((b"P%d" % number, "Netpbm") for number in range(1, 8)),
 )
 _READERS = 8
+# How many pictures that can't be used are named at once.
+_NAMED = 20
 
 
 @dataclass(frozen=True)
@@ -115,10 +117,15 @@ def check_pictures(owners: Mapping[Picture, str], limits: PictureLimits = ORDINA
         limits: the largest picture that is decoded.
 
     Raises:
-        DataError: as `open_image`, for the first that can't be used; names the sample and the file.
+        DataError: as `open_image`, for the first that can't be used; names the sample and the file, and how many more.
     """
     with ThreadPoolExecutor(_READERS) as pool:
-        several = sum(pool.map(partial(verify_image, limits=limits), owners, owners.values()))
+        found = list(pool.map(partial(_verified, limits=limits), owners, owners.values()))
+    if wrong := [error for error in found if isinstance(error, DataError)]:
+        others = [error.given for error in wrong[1:_NAMED]]
+        left = f"\nand {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
+        raise DataError("\n".join([wrong[0].given, *others]) + left, wrong[0].allowed, wrong[0].next_step)
+    several = sum(one is True for one in found)
     return f"{len(owners)} pictures" + (f" ({several} of several frames: the first is used)" if several else "")
 
 
@@ -132,6 +139,13 @@ def read_picture(path: Picture, owner: str) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise _unreadable(path, owner, first_line(error)) from error
+
+
+def _verified(picture: Picture, owner: str, limits: PictureLimits) -> bool | DataError:
+    try:
+        return verify_image(picture, owner, limits)
+    except DataError as error:
+        return error
 
 
 def verify_image(path: Picture, owner: str, limits: PictureLimits = ORDINARY) -> bool:

@@ -86,7 +86,7 @@ class Row:
         """
         missing = [key for key in keys if key not in self]
         if missing:
-            names = " and ".join(filter(None, (", ".join(map(repr, missing[:-1])), repr(missing[-1]))))
+            names = listed(missing)
             have = ", ".join(shown(key, 30) for key in list(self.fields)[:12] if key in self)
             raise self.refuse(
                 f"{names} {'is' if len(missing) == 1 else 'are'} missing", f"a row with {names}; it has {have}"
@@ -155,6 +155,11 @@ class Row:
 
     def _wrong(self, key: str, value: Any, wanted: str) -> StriateError:
         return self.refuse(f"{key!r} is {shown(value)}", f"{key!r} with {wanted}")
+
+
+def listed(keys: Sequence[str]) -> str:
+    """Return `keys`, one or more, in words: `'a', 'b' and 'c'`."""
+    return " and ".join(filter(None, (", ".join(map(repr, keys[:-1])), repr(keys[-1]))))
 
 
 def as_list(value: Any) -> list[Any]:

@@ -31,6 +31,7 @@ from striate.pipeline.model_origins import origin_of
 from striate.pipeline.preflight import (
     check_adapter,
     check_base,
+    check_cache_folder,
     check_loggers,
     check_number_format,
     check_parts,
@@ -443,16 +444,17 @@ class Flow:
     def _look_ahead(self) -> None:
         """Raise now for a base model, SPEC or test pack that would otherwise be refused only after hours."""
         from striate.harness.suites import parse_suite, require
+        from striate.pipeline.checking.model_ahead import check_models
+        from striate.pipeline.checking.region_ahead import check_region_ahead
         from striate.selectors.spec.required_scores import check_specs
-        from striate.stages.select import select
 
-        check_base(self.config, self.inputs.model)
+        check_models(self.config, self.inputs.model)
         check_loggers(self.config)
+        check_cache_folder(self.config)
         check_parts(self.config, self.inputs.model)
         spec = self.keys.region_spec
         check_specs(self.config, spec)
-        if not spec.needs_scores:
-            check_region(self.config, select(self._num_layers(), spec))
+        check_region_ahead(self.config, spec, self._num_layers())
         if self.read_packs() and self.labels and not self._were_asked():
             list(prompts_fit(self.config, self.inputs.model, self.read_packs()))
         for text in self.config.evaluate.suites:

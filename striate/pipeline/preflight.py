@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from importlib.util import find_spec
@@ -73,6 +74,25 @@ def check_loggers(config: RunConfig) -> None:
                 allowed,
                 f"install {name} again, {leave}",
             ) from error
+
+
+def check_cache_folder(config: RunConfig) -> None:
+    """Raise if features can't be cached where `machine.cache_folder` says.
+
+    Raises:
+        ConfigError: it is no folder, or none that can be written to, nor made.
+    """
+    if config.machine.cache_vision != "disk" or config.machine.cache_folder is None:
+        return
+    place = there = user_path(config.machine.cache_folder).absolute()
+    while not there.exists():
+        there = there.parent
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(
+            f"machine.cache_folder {shown(str(place))} can't be written to",
+            "a folder that you may write to, or that can be made",
+            "choose another machine.cache_folder",
+        )
 
 
 def check_adapter(folder: Path, model_path: str) -> None:

@@ -26,6 +26,7 @@ class LayerScorer(Strategy[Callable[..., Any]]):
         limits: what it can't tell, in one sentence, as docs and report show it.
         shown: parts that are reported beside the score and do not count in it; they may have no tokens.
         spans: whether it also scores spans of several layers.
+        needs_pictures: whether it has no score without image tokens.
     """
 
     source: Source = "hidden states"
@@ -33,6 +34,7 @@ class LayerScorer(Strategy[Callable[..., Any]]):
     limits: str = ""
     shown: tuple[str, ...] = ()
     spans: bool = False
+    needs_pictures: bool = False
 
     @property
     def needs_base(self) -> bool:

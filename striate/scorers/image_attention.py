@@ -25,5 +25,6 @@ IMAGE_ATTENTION = LayerScorer(
     paper="https://arxiv.org/abs/2403.06764",
     source="attention",
     shown=("prompt", "answer"),
+    needs_pictures=True,
     limits="attention may rest on tokens that carry nothing (sinks), and values that are read may be small",
 )

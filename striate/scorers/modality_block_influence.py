@@ -21,5 +21,6 @@ MODALITY_BLOCK_INFLUENCE = LayerScorer(
     function=modality_block_influence,
     paper="https://arxiv.org/abs/2403.03853",
     shown=("prompt", "answer"),
+    needs_pictures=True,
     limits="a turn of the hidden states need not matter to the answer; it needs samples with pictures",
 )

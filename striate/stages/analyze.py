@@ -92,6 +92,21 @@ def analyze(
     )
 
 
+def check_calibration(scorers: Sequence[LayerScorer], samples: Sequence[Sample]) -> None:
+    """Return if the calibration set has pictures where one of the scorers needs them.
+
+    Raises:
+        DataError: it has none.
+    """
+    needing = [scorer.name for scorer in scorers if scorer.needs_pictures]
+    if needing and not any(sample.images for sample in samples):
+        raise DataError(
+            f"{needing[0]} needs image tokens, and the calibration set has none",
+            "a calibration set with pictures, or scorers that need none, such as block-influence",
+            "add samples with pictures to data.calibration, or choose other analyze.scorers",
+        )
+
+
 def _rows_by_id(ordered: Sequence[Sample], order: Sequence[int]) -> NDArray[np.intp]:
     """Return the order in which resamples go through the rows, so that intervals don't depend on the input's order."""
     return np.array(sorted(range(len(order)), key=lambda row: (ordered[row].id, order[row])), dtype=np.intp)
@@ -127,3 +142,4 @@ def _check(
     if pairs < 2:
         raise ConfigError(f"{pairs} pairs of pictures have no interval", "2 or more", "set analyze.pairs to 2 or more")
     check_base_named(chosen, base)
+    check_calibration(chosen, samples)

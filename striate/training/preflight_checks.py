@@ -32,6 +32,21 @@ def check_training(
         ArtifactError: `out` is not empty.
     """
     check_decoder_only(find_anatomy(model))
+    check_samples(samples, config)
+    _check_weights(model, config)
+    if out is not None and out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise ArtifactError(f"{out} exists already", "a new or empty folder", "remove it, or choose another folder")
+    check_layers(region, config)
+    check_sharding(config)
+    check_optimizer(config, next(model.parameters()).device)
+
+
+def check_samples(samples: Sequence[Sample], config: TrainSection) -> None:
+    """Return if `samples` can train what `config` says.
+
+    Raises:
+        TrainingError: there are none, or none with a picture where what computes image tokens trains.
+    """
     if not samples:
         raise TrainingError("there are no training samples", "at least one sample", "check data.train")
     if config.before_decoder and not any(sample.images for sample in samples):
@@ -41,12 +56,6 @@ def check_training(
             f"samples with pictures, or train.{setting}=frozen",
             f"add pictures to data.train, or use --set train.{setting}=frozen",
         )
-    _check_weights(model, config)
-    if out is not None and out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise ArtifactError(f"{out} exists already", "a new or empty folder", "remove it, or choose another folder")
-    check_layers(region, config)
-    check_sharding(config)
-    check_optimizer(config, next(model.parameters()).device)
 
 
 def check_validation(config: TrainSection, held_out: Sequence[Sample]) -> None:

@@ -95,7 +95,11 @@ def test_check_needs_no_model_and_writes_nothing(run_yaml: Path) -> None:
     lines = done("check", run_yaml).splitlines()
     assert [line.split()[0] for line in lines][:4] == ["region", "scorers", "model", "data"]
     notes = [line for line in lines if line.startswith("note      ")]
-    assert [line.split()[0] for line in lines[-len(notes) - 2 : -len(notes)]] == ["pack", "prompts"]
+    kinds = [line.split()[0] for line in lines]
+    assert kinds[kinds.index("pack") :] == ["pack", "prompts", *["note"] * len(notes), "ready"]
+    assert lines[-1].startswith("ready     training takes about ")
+    told = json.loads(done("check", run_yaml, "--json"))
+    assert [row["part"] for row in told] == kinds
     assert "prune     1 of 4 layers, ranked by modality-block-influence, after tuning" in lines
     percent = done("check", run_yaml, "--set", "prune={remove: 50%, scorer: answer-loss, when: before}")
     assert "prune     2 of 4 layers, ranked by answer-loss, before tuning" in percent.splitlines()

@@ -122,9 +122,10 @@ def test_check_prints_paths_as_they_are(pack_dir: Path, tmp_path: Path) -> None:
     assert [line for line in shown.stdout.splitlines() if not line.startswith("note ")] == [
         "region    uniform:25%",
         "scorers   block-influence, modality-block-influence",
-        "model     owner/name",
+        "model     owner/name, whose config can't be had here: nothing that follows from it is looked at",
         f"data      {odd}: 13 samples, 12 pictures",
         f"pack      {odd}: 48 items of 4 tasks, 12 pictures",
+        "ready     time, memory and disk are forecast of a model and data in folders",
     ]
 
 

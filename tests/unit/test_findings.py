@@ -58,9 +58,12 @@ def test_items_that_were_trained_on(pictures: list[Path]) -> None:
     ]
     assert told(samples, *items) == [
         "pack p: 2 of 4 items are in the training data, same picture and question ('same' is sample 's0'): "
-        "they measure memory"
+        "they measure memory",
+        "pack p: 2 of its 3 pictures are in the training data ('copy.bmp' of 'same' is that of sample 's0')",
     ]
-    assert told(samples, *items[1:3]) == []
+    assert told(samples, *items[1:3]) == [
+        "pack p: 1 of its 2 pictures are in the training data ('1.bmp' of 'other question' is that of sample 's1')"
+    ]
     gone = dataclasses.replace(items[0], image=first.with_name("none.bmp"))
     assert told(samples, gone, items[1]) == []
 

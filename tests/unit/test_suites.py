@@ -67,7 +67,7 @@ def config(folder: Path, **evaluate: Any) -> Any:
     sample = [{"id": "1", "conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]}]
     (pack / "train.json").write_text(json.dumps(sample))
     raw = {"model": {"path": "builtin"}, "data": {"train": [str(pack)]}, "evaluate": evaluate}
-    return parse_config(raw)
+    return parse_config(raw, ["train.projector=frozen", "analyze.scorers=[block-influence]"])
 
 
 def test_check_says_which_harness_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,8 +97,12 @@ def test_a_line_separator_inside_a_text_does_not_end_the_line(tmp_path: Path) ->
         ("{", "test.jsonl:1 is not JSON: the text stops in the middle"),
         ("{x", "test.jsonl:1 is not JSON: Expecting property name"),
         ("[1]", "test.jsonl:1 holds list, not an object"),
-        ({"id": "a"}, "test.jsonl:1: 'metric' is missing\n  allowed: a row with 'metric'; it has 'id'"),
-        ({}, "test.jsonl:1: 'id' and 'metric' are missing"),
+        (
+            {"id": "a", "text": "t"},
+            "test.jsonl:1: 'metric' is missing\n  allowed: a row with 'metric'; it has 'id', 'text'",
+        ),
+        ({}, "test.jsonl:1: 'id', 'metric', 'question' and 'answers' are missing"),
+        ({"question": "q", "answer": "a"}, "test.jsonl:1: 'id', 'metric' and 'answers' are missing"),
         ({"metric": "letter", "id": None, "answer": "A"}, "'id', 'question', 'choices' and 'answer_index' are missing"),
         ({"metric": "letter", "id": None, "answer": "A"}, "and 'answer_index'; it has 'metric', 'answer'"),
         ({"metric": "choice_logprob", "task": "t"}, "'id', 'question', 'choices' and 'answer_index' are missing"),
@@ -149,7 +153,19 @@ def test_bad_rows_are_refused_by_file_and_line(tmp_path: Path, row: Any, text: s
 
 
 def test_the_line_number_counts_blank_lines(tmp_path: Path) -> None:
-    assert "test.jsonl:3: 'metric' is missing" in refusal(tmp_path, EXACT, "", {"id": "b"})
+    assert "test.jsonl:3: 'metric', 'question' and 'answers' are missing" in refusal(tmp_path, EXACT, "", {"id": "b"})
+
+
+def test_fields_that_are_missing_anywhere_are_named_at_once(tmp_path: Path) -> None:
+    strange = {"image": "a.png", "question": "What?", "answer": "red"}
+    told = refusal(tmp_path, EXACT, *[strange] * 9, {"id": "b", "metric": "letter", "question": "Which?"})
+    assert told == (
+        f"{tmp_path}/test.jsonl:2: 'id', 'metric' and 'answers' are missing, and in 8 more lines"
+        " (3, 4, 5, 6, 7, ...)\n"
+        f"{tmp_path}/test.jsonl:11: 'choices' and 'answer_index' are missing\n"
+        "  allowed: a row with 'id', 'metric' and 'answers'; it has 'image', 'question', 'answer'\n"
+        "  next:    fix these 10 lines"
+    )
 
 
 def test_an_image_where_only_text_is_asked(pack_dir: Path) -> None:

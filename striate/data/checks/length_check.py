@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
@@ -16,6 +17,27 @@ _UNLIMITED = 2**40
 Size = tuple[int, int]
 
 
+@dataclass(frozen=True)
+class Lengths:
+    """How long samples are, in tokens.
+
+    Attributes:
+        wrong: what is wrong with each sample that does not fit, by its id.
+        samples: how many there are.
+        text: tokens of all texts, with one for each picture.
+        longest: of the longest text, likewise.
+        pictures: how often a picture is shown.
+        image_tokens: the most that one takes, of those that were encoded.
+    """
+
+    wrong: dict[str, str]
+    samples: int
+    text: int
+    longest: int
+    pictures: int
+    image_tokens: int
+
+
 def oversized(
     processor: Any,
     samples: Sequence[Sample],
@@ -25,7 +47,20 @@ def oversized(
     train: bool = True,
     skips: bool = False,
 ) -> dict[str, str]:
-    """Return what is wrong with each sample that does not fit into `max_length` tokens, by its id.
+    """Return what is wrong with each sample that does not fit into `max_length` tokens, by its id; as `lengths`."""
+    return lengths(processor, samples, max_length, limits, train=train, skips=skips).wrong
+
+
+def lengths(
+    processor: Any,
+    samples: Sequence[Sample],
+    max_length: int,
+    limits: PictureLimits,
+    *,
+    train: bool = True,
+    skips: bool = False,
+) -> Lengths:
+    """Return how long the samples are, and what is wrong with each that does not fit into `max_length` tokens.
 
     A sample is encoded only if its text and the most image tokens that a picture takes are more than that. With `train`
     off samples are prompts, of which nothing is cut.
@@ -37,15 +72,18 @@ def oversized(
     collator = Collator(processor, max_length, train, limits)
     most = _most_image_tokens(Collator(processor, _UNLIMITED, train, limits), samples)
     wrong: dict[str, str] = {}
+    total = longest = pictures = 0
     for sample in samples:
         try:
-            if collator.text_length(sample) + most * len(sample.images) > max_length:
+            text = collator.text_length(sample)
+            total, longest, pictures = total + text, max(longest, text), pictures + len(sample.images)
+            if text + most * len(sample.images) > max_length:
                 collator.encode([sample])
         except DataError as error:
             if not (skips or isinstance(error, TooLongError)):
                 raise
             wrong[sample.id] = error.given
-    return wrong
+    return Lengths(wrong, len(samples), total, longest, pictures, most)
 
 
 def _most_image_tokens(collator: Collator, samples: Sequence[Sample]) -> int:

@@ -23,6 +23,7 @@ from striate.models.io.model_folder import check_source, object_of
 from striate.models.io.quiet import quietly
 from striate.models.io.sane_config import check_config
 from striate.models.io.sane_model import check_finite, check_image_token, check_size, check_special_tokens
+from striate.models.io.weight_files import DESCRIBED, check_weights_there
 from striate.models.structure.anatomy import find_anatomy
 from striate.models.structure.vision_modules import text_only
 from striate.models.visual_token_skipping.rule import load_rule
@@ -33,7 +34,6 @@ NO_MODEL = (
     "check the path; for a hub id, check the network and `hf auth login`",
 )
 A_CONFIG = ("a model type of transformers, with the values that it takes", "check the file, or upgrade transformers")
-DESCRIBED = ("whole weights of the model that config.json describes", "download or save the model again")
 
 
 @dataclass
@@ -180,7 +180,7 @@ def _read_unchecked(
 
 def _read_plain(source: str, dtype: torch.dtype, revision: str | None, **options: Any) -> Any:
     config = _lvlm_config(source, revision)
-    _check_weight_files(source)
+    check_weights_there(Path(source))
     with reading_model(f"the weights in {source} can't be loaded", *DESCRIBED):
         check_size(config, Path(source))
         model, info = AutoModelForImageTextToText.from_pretrained(
@@ -227,16 +227,6 @@ def _not_lvlm(source: str, config: Any) -> ModelError:
         "a model of AutoModelForImageTextToText",
         "choose another model; see `striate ls families`",
     )
-
-
-def _check_weight_files(source: str) -> None:
-    folder = Path(source)
-    if folder.is_dir() and not any(next(folder.glob(p), None) for p in ("*.safetensors*", "pytorch_model*.bin*")):
-        raise ModelError(
-            f"{source} has a config.json, but no weights",
-            "model.safetensors, or its shards with their index",
-            "download or save the model again",
-        )
 
 
 def _check_complete(source: str, model: Any, info: Any) -> None:

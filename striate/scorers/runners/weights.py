@@ -110,9 +110,18 @@ def _base(base: Path | None, num_layers: int, changes: Sequence[LayerScorer]) ->
             "set analyze.base, or leave that scorer out",
         )
     stored = StoredMatrices(base)
-    if stored.anatomy.num_layers != num_layers:
-        raise _mismatch(f"the base checkpoint has {stored.anatomy.num_layers} decoder layers, the tuned {num_layers}")
+    check_depths(stored.anatomy.num_layers, num_layers)
     return stored
+
+
+def check_depths(base_layers: int, num_layers: int) -> None:
+    """Return if the base checkpoint has as many decoder layers as the tuned model.
+
+    Raises:
+        ModelError: it has not.
+    """
+    if base_layers != num_layers:
+        raise _mismatch(f"the base checkpoint has {base_layers} decoder layers, the tuned {num_layers}")
 
 
 def _former(before: StoredMatrices, name: str, weight: Tensor) -> Tensor:

@@ -19,11 +19,12 @@ LETTERED = re.compile(r"\bB\b")
 def findings(samples: Sequence[Sample], packs: Sequence[Pack]) -> list[str]:
     """Return a line for everything odd about training samples and the packs that test what they taught.
 
-    Test items of which picture and question are trained on; items and samples that occur again; ids that repeat; right
-    choices that are there twice, letters that no question shows; tasks of one item; tasks in which one answer is right
-    for every item. Pictures are the same when their files are.
+    Test items of which picture and question are trained on; test pictures that are; items and samples that occur again;
+    ids that repeat; right choices that are there twice, letters that no question shows; tasks of one item; tasks in
+    which one answer is right for every item. Pictures are the same when their files are.
     """
-    lines = [*_training_lines(samples), *_overlaps(samples, packs)]
+    _content.cache_clear()
+    lines = [*_training_lines(samples), *_overlaps(samples, packs), *_shared_pictures(samples, packs)]
     for pack in packs:
         lines += [*_repeated_items(pack), *_choice_lines(pack), *_task_lines(pack)]
     return lines
@@ -44,7 +45,6 @@ def _training_lines(samples: Sequence[Sample]) -> Iterator[str]:
 
 def _overlaps(samples: Sequence[Sample], packs: Sequence[Pack]) -> Iterator[str]:
     """Yield how many items of each pack ask what was trained on; pictures are opened where sizes and question agree."""
-    _content.cache_clear()
     items = [item for pack in packs for item in pack.items]
     asked = {(_plain(_words(item)), _sizes(item.images)) for item in items}
     questions = {question for question, _ in asked}
@@ -65,6 +65,22 @@ def _overlaps(samples: Sequence[Sample], packs: Sequence[Pack]) -> Iterator[str]
             yield (
                 f"pack {pack.name}: {len(known)} of {len(pack.items)} items are in the training data, same picture and "
                 f"question ({shown(item_id)} is sample {shown(sample_id)}): they measure memory"
+            )
+
+
+def _shared_pictures(samples: Sequence[Sample], packs: Sequence[Pack]) -> Iterator[str]:
+    """Yield how many pictures of each pack are in the training data; only files of one size are compared."""
+    owners = {picture: sample.id for sample in samples for picture in sample.images} if packs else {}
+    asked = [{picture: item.id for item in pack.items for picture in item.images} for pack in packs]
+    sizes = {_size(picture) for pictures in asked for picture in pictures}
+    trained = {_content(picture): owner for picture, owner in owners.items() if _size(picture) in sizes}
+    for pack, pictures in zip(packs, asked, strict=True):
+        shared = [picture for picture in pictures if _content(picture) in trained] if trained else []
+        if shared:
+            item_id, sample_id = pictures[shared[0]], trained[_content(shared[0])]
+            yield (
+                f"pack {pack.name}: {len(shared)} of its {len(pictures)} pictures are in the training data"
+                f" ({shown(shared[0].name)} of {shown(item_id)} is that of sample {shown(sample_id)})"
             )
 
 

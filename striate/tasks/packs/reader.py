@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from striate.data.picture_names import picture_names, refuse_other_media, refuse_other_names
-from striate.data.rows import Row
+from striate.data.rows import Row, listed
 from striate.data.samples import PLACEHOLDER
 from striate.data.sources.image_folder import ImageFolder
 from striate.errors import DataError, did_you_mean
@@ -45,7 +45,9 @@ def read_pack(path: Path, limit: int | None = None) -> Pack:
     file = path / FILE_NAME
     name = pack_name(path)
     pictures = ImageFolder(path)
-    items = [_item(row, name, pictures) for row in _rows(file)]
+    rows = list(_rows(file))
+    _require_fields(rows)
+    items = [_item(row, name, pictures) for row in rows]
     if not items:
         raise DataError(f"{file} has no items", "at least one JSON object, one a line", "check how the pack was made")
     _refuse_repeats(items, file)
@@ -79,15 +81,12 @@ def _rows(file: Path) -> Iterator[Row]:
 
 
 def _item(row: Row, pack: str, pictures: ImageFolder) -> Item:
-    if "metric" not in row:
-        row.require("id", "metric")
     metric = row.text("metric")
     if metric not in METRICS:
         known = METRICS.names()
         hint = did_you_mean(metric, known)
         raise row.refuse(f"unknown metric {shown(metric)}", ", ".join(known), f"{hint}fix that line")
     mode = METRICS.get(metric).mode
-    row.require("id", *_required(row, metric, mode))
     item = Item(
         id=row.text("id"),
         pack=pack,
@@ -100,6 +99,43 @@ def _item(row: Row, pack: str, pictures: ImageFolder) -> Item:
     if problem:
         raise row.at(f"{row.place} ({item.id})").refuse(problem, f"a row for metric {metric!r}")
     return item
+
+
+def _require_fields(rows: Sequence[Row]) -> None:
+    """Raise if rows lack fields that their metrics need: all of them are named in one error, with their lines."""
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        missing = tuple(key for key in _needed(row) if key not in row)
+        if missing:
+            groups.setdefault(missing, []).append(row)
+    if not groups:
+        return
+    given = "\n".join(_lacking(missing, group) for missing, group in groups.items())
+    row, names = next(iter(groups.values()))[0], listed(next(iter(groups)))
+    have = ", ".join(shown(key, 30) for key in list(row.fields)[:12] if key in row)
+    lines = sum(map(len, groups.values()))
+    raise PACK_ROW.error(
+        given, f"a row with {names}; it has {have}", "fix that line" if lines == 1 else f"fix these {lines} lines"
+    )
+
+
+def _lacking(missing: tuple[str, ...], rows: Sequence[Row]) -> str:
+    """Return in words which fields the rows lack, and in which lines."""
+    numbers = [row.place.rpartition(":")[2] for row in rows[1:]]
+    more = f", and in {len(numbers)} more lines ({', '.join(numbers[:5])}{', ...' if len(numbers) > 5 else ''})"
+    verb = "is" if len(missing) == 1 else "are"
+    return f"{rows[0].place}: {listed(missing)} {verb} missing{more if numbers else ''}"
+
+
+def _needed(row: Row) -> tuple[str, ...]:
+    """Return the fields that a row must have; of one without a metric, those that most metrics need."""
+    metric = row.fields.get("metric")
+    if metric is None:
+        texts = ("text", "context", "continuation", "choices", "answer_index")
+        return ("id", "metric", *(() if any(key in row for key in texts) else ("question", "answers")))
+    if not isinstance(metric, str) or metric not in METRICS:
+        return ()
+    return ("id", *_required(row, metric, METRICS.get(metric).mode))
 
 
 def _required(row: Row, metric: str, mode: AskingMode) -> tuple[str, ...]:

@@ -1,0 +1,1 @@
+"""What `striate check` looks at of a run, some of which `striate run` looks at too before it computes."""

@@ -1,0 +1,140 @@
+"""The data of a run: every sample read, every picture decoded, and how long the samples are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from striate.config import RunConfig, is_builtin
+from striate.data.pictures import PictureLimits, check_pictures
+from striate.demo.places import FILES, check_pack
+from striate.errors import DataError
+from striate.pipeline.checking.region_ahead import check_score_tasks
+from striate.selectors.spec.grammar import Spec
+from striate.storage.read_files import user_path
+
+if TYPE_CHECKING:
+    from striate.data.checks.length_check import Lengths
+    from striate.data.samples import Sample
+    from striate.data.sources.stored_pictures import Picture
+
+
+def read_data(name: str, config: RunConfig, limits: PictureLimits, read: list[Sample]) -> str:
+    """Return what a source of samples holds, which are added to `read`, after decoding every picture.
+
+    Raises:
+        DataError: a sample or a picture is wrong; where broken ones are skipped, a picture may be.
+    """
+    from striate.data.reading import read_samples
+    from striate.data.sources.source_options import SourceOptions
+
+    if is_builtin(name):
+        check_pack(name, FILES)
+        return name
+    samples = read_samples(user_path(name), options=SourceOptions.of(config.data))
+    read += samples
+    owners: dict[Picture, str] = {}
+    for sample in samples:
+        for image in sample.images:
+            owners.setdefault(image, sample.id)
+    try:
+        pictures = check_pictures(owners, limits)
+    except DataError as error:
+        if config.data.broken != "skip":
+            raise
+        pictures = f"{len(owners)} pictures, some broken: {error.given}"
+    return f"{name}: {len(samples)} samples, {pictures}"
+
+
+def check_held_out(config: RunConfig, limits: PictureLimits) -> str:
+    """Return what is held out of training, and measured; built-in data stays where it is.
+
+    Raises:
+        StriateError: what is held out can't be measured, or a picture is wrong.
+    """
+    from striate.data.held_out import check_metric, training_data
+
+    section, share = config.data, config.data.validation_share
+    names = [*section.train, *([] if share or section.validate is None else [section.validate])]
+    if any(map(is_builtin, names)):
+        for name in filter(is_builtin, names):
+            check_pack(name, FILES)
+        return f"{section.validate}{' of the training data' if share else ''}"
+    place = None if share or section.validate is None else user_path(section.validate)
+    data = training_data(section, [user_path(name) for name in section.train], place, config.seed)
+    pictured = sum(bool(sample.images) for sample in data.held_out)
+    check_metric(config.train.metric_for_best_model, pictured, len(data.held_out) - pictured)
+    check_pictures({image: sample.id for sample in reversed(data.held_out) for image in sample.images}, limits)
+    return f"{section.validate}: {len(data.held_out)} samples are measured, {len(data.samples)} train"
+
+
+def check_lengths(config: RunConfig, limits: PictureLimits, training: list[Sample]) -> tuple[Lengths, str]:
+    """Return how long the training samples are, and that all that the run reads fit into `train.max_length`.
+
+    Samples that do not are named, where they are left out.
+
+    Raises:
+        DataError: one does not fit.
+    """
+    from striate.data.checks.length_check import lengths, oversized
+    from striate.data.reading import drawn
+    from striate.models.io.load import load_processor
+
+    section, most = config.data, config.train.max_length
+    processor, skips = load_processor(user_path(config.model.path)), section.broken == "skip"
+    trained, besides = drawn(training, section.max_train_samples, config.seed), _read_besides(config)
+    found = lengths(processor, trained, most, limits, skips=skips)
+    wrong = found.wrong | oversized(processor, besides, most, limits, skips=skips)
+    if wrong and not skips:
+        raise DataError(
+            "\n".join(wrong.values()),
+            f"pictures, question and the start of the answer within train.max_length {most}",
+            "raise train.max_length, make pictures smaller, shorten or remove these samples, or use data.broken=skip",
+        )
+    left_out = f"; left out: {len(wrong)} ({', '.join(list(wrong)[:5])}{', ...' if len(wrong) > 5 else ''})"
+    count = len(trained) + len(besides) - len(wrong)
+    return found, f"{count} samples fit into {most} tokens{left_out if wrong else ''}"
+
+
+def check_learning(config: RunConfig, spec: Spec, training: list[Sample]) -> None:
+    """Return if the training samples can train what the config says, and the calibration set can be scored.
+
+    Raises:
+        StriateError: they can't.
+    """
+    from striate.data.reading import read_many
+    from striate.data.sources.source_options import SourceOptions
+    from striate.scorers import SCORERS
+    from striate.stages.analyze import check_calibration
+    from striate.training.preflight_checks import check_samples
+
+    check_samples(training, config.train)
+    named = config.data.calibration or config.data.train
+    if not any(map(is_builtin, named)):
+        options = SourceOptions.of(config.data)
+        samples = read_many([user_path(name) for name in named], config.analyze.samples, config.seed, options)
+        check_calibration([SCORERS.get(name) for name in config.analyze.scorers], samples)
+        check_score_tasks(spec, {sample.task for sample in samples})
+
+
+def _read_besides(config: RunConfig) -> list[Sample]:
+    """Return the samples that a run reads besides its training data: held out, calibrating, and of healing's text."""
+    from striate.data.held_out import training_data
+    from striate.data.reading import read_many
+    from striate.data.sources.source_options import SourceOptions
+    from striate.healing.sample_mix import healing_samples
+
+    data, heal, seed = config.data, config.heal, config.seed
+    named = data.validate if data.validate and not data.validation_share else None
+    text = heal.text_data if config.heals else ()
+    if not (named or data.calibration or text) or any(map(is_builtin, (named or "", *data.calibration, *text))):
+        return []
+    trained = training_data(data, [user_path(name) for name in data.train], user_path(named) if named else None, seed)
+    read = list(trained.held_out) if named else []
+    options = SourceOptions.of(data)
+    calibrating = [user_path(name) for name in data.calibration]
+    for count in {config.analyze.samples, *([config.prune.samples] if config.prune.reads_samples else [])}:
+        read += read_many(calibrating, count, seed, options) if calibrating else []
+    if text:
+        more = read_many([user_path(name) for name in text], options=options)
+        read += healing_samples(trained.samples, heal, config.train.batch_size, seed, more)
+    return list(dict.fromkeys(read))

@@ -1,0 +1,147 @@
+"""`striate check` refuses what `striate run` refuses, in the same words, and ends with what the run will take."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors import safe_open
+
+from striate.artifacts import Region, write_document
+from striate.config import RunConfig
+from striate.errors import DataError, ModelError, StriateError
+from striate.models.io.weight_files import check_weights_whole
+from striate.pipeline import Flow
+from striate.pipeline.validate import check_run
+
+
+def told(work: Any) -> str:
+    """Return the error of `work`, which must have one."""
+    with pytest.raises(StriateError) as caught:
+        work()
+    return str(caught.value)
+
+
+REFUSED = {
+    "a layer too deep, and nothing is pruned": (["prune.remove=0", "select.region=ids:0,7"], "names layer 7"),
+    "a file of another depth": (["prune.remove=0", "select.region={region}"], "is of a model with 6 layers"),
+    "no file": (["prune.remove=0", "select.region=nowhere/region.json"], "can't read nowhere/region.json"),
+    "more layers to remove than scores leave": (
+        ["prune.remove=3", "select.region=scores:block-influence:50%"],
+        "3 layers to remove, but 2 of 4 lie outside region 'scores:block-influence:50%'",
+    ),
+    "more layers than there are, by scores": (
+        ["prune.remove=0", "select.region=scores:block-influence:9"],
+        "9 layers asked of a model with 4 layers",
+    ),
+    "no layer for adapters": (["prune.remove=0", "select.region=none"], "gives LoRA no linear layer"),
+    "all layers compute pictures": (
+        ["prune.remove=0", "train.image_tokens=region", "train.image_also=all"],
+        "train.image_also 'all' and the region are all 4 layers together",
+    ),
+    "more open layers than the region": (["train.resample.active=3"], "train.resample.active is 3"),
+    "a gate of a kind that is not asked": (["evaluate.gate=text>=99"], "no text task is scored"),
+    "a gate of no pack": (["evaluate.gate=other>=99"], "nothing called 'other' is measured"),
+    "an accelerator that is not there": (["machine.device=mps"], "torch finds no Apple GPU here"),
+    "half precision on the CPU": (["machine.device=auto", "machine.dtype=float16"], "float16 does not train"),
+    "another model without weights": (["evaluate.others={{bare: {bare}}}"], "has a config.json, but no weights"),
+    "weights cut short": (["model.path={short}"], "can't be loaded"),
+}
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory, _saved_llava: Path) -> dict[str, Path]:
+    """A region of another depth, a model without weights, and one with half of them."""
+    folder = tmp_path_factory.mktemp("places")
+    write_document(folder / "region.json", Region(layers=(0,), num_layers=6, spec="ids:0", selector="ids"))
+    for name in ("bare", "short"):
+        shutil.copytree(_saved_llava, folder / name)
+    (folder / "bare/model.safetensors").unlink()
+    weights = folder / "short/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+    return {"region": folder / "region.json", "bare": folder / "bare", "short": folder / "short"}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_check_refuses_what_a_run_refuses(
+    run_config: Any, places: dict[str, Path], tmp_path: Path, listener: Any, name: str
+) -> None:
+    overrides, text = REFUSED[name]
+    config = run_config(*(override.format(**places) for override in overrides))
+    heard = listener()
+    refused = told(lambda: Flow(config, tmp_path / "run", progress=heard).everything())
+    assert text in refused
+    assert told(lambda: list(check_run(config))) == refused
+    assert heard.said == []
+
+
+def test_check_refuses_data_that_only_a_later_stage_would(run_config: Any, tmp_path: Path) -> None:
+    texts = [{"conversations": [{"from": "human", "value": "Is ice cold?"}, {"from": "gpt", "value": "yes"}]}] * 4
+    (tmp_path / "train.json").write_text(json.dumps(texts))
+    data = f'data.train=["{tmp_path}"]'
+    assert "the projector can't train: no training sample has a picture" in told(
+        lambda: list(check_run(run_config(data)))
+    )
+    assert "modality-block-influence needs image tokens, and the calibration set has none" in told(
+        lambda: list(check_run(run_config(data, "train.projector=frozen")))
+    )
+    by_task = ["analyze.by=task", "select.region=scores:block-influence@shape:50%"]
+    assert "needs scores of task 'shape', and no calibration sample is of that task\n  allowed: 'colour', 'text'" in (
+        told(lambda: list(check_run(run_config(*by_task, "analyze.samples=13"))))
+    )
+
+
+def test_a_gate_on_built_in_packs_must_name_one_of_them(run_config: Any) -> None:
+    packs = "evaluate.packs=[builtin:easy-vqa]"
+    assert "evaluate.gate" in told(lambda: list(check_run(run_config(packs, "evaluate.gate=easyvqa>=99"))))
+    gate = "evaluate.gate=easy-vqa>=99"
+    assert "gate      easy-vqa>=99" in list(check_run(run_config(packs, gate)))
+
+
+def test_every_broken_picture_is_named(run_config: Any, pack_dir: Path) -> None:
+    for number in (1, 4):
+        file = pack_dir / f"images/square_{number:02d}.png"
+        file.write_bytes(file.read_bytes()[:90])
+    with pytest.raises(DataError, match=r"^sample 'train-01': can't read picture .*\nsample 'train-04': can't read"):
+        list(check_run(run_config(f'data.train=["{pack_dir}"]')))
+
+
+READY = re.compile(
+    r"ready     training takes about 1 s \((\d+) steps on this CPU\), about [\d.,]+ [kMG]B of [\d,.]+ GB memory"
+    r" and about ([\d.,]+) ([kMG]B) of [\d,.]+ GB disk"
+)
+
+
+def test_the_last_line_says_what_the_run_takes(run_config: Any, tmp_path: Path) -> None:
+    config: RunConfig = run_config("prune.remove=2", "train.save_steps=100", "evaluate.packs=[]")
+    ready = READY.fullmatch(list(check_run(config, tmp_path / "run"))[-1])
+    assert ready
+    flow = Flow(config, tmp_path / "run")
+    flow.everything()
+    assert int(ready[1]) == flow.train().steps
+    kept = sum(
+        (tmp_path / "run" / folder / name).stat().st_size
+        for folder, name in (("checkpoint", "adapter_model.safetensors"), ("pruned", "model.safetensors"))
+    )
+    said = float(ready[2].replace(",", "")) * {"kB": 1e3, "MB": 1e6, "GB": 1e9}[ready[3]]
+    # Checkpoints to go on from are in it, which are gone by now.
+    with safe_open(tmp_path / "run/checkpoint/adapter_model.safetensors", "np") as adapter:
+        trained = sum(adapter.get_tensor(name).size for name in adapter.keys())  # noqa: SIM118
+    assert said == pytest.approx(kept + 3 * 12 * trained, rel=0.1)
+
+
+def test_too_little_of_anything_is_said(run_config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("striate.pipeline.checking.run_forecast._memory_of", lambda device: 1e5)
+    assert "0 GB memory, WHICH IS TOO LITTLE" in list(check_run(run_config()))[-1].replace("100 kB", "0 GB")
+
+
+def test_a_missing_shard_is_named(tiny_llava_dir: Path) -> None:
+    folder = tiny_llava_dir
+    index = {"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors", "c": "../model.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match=r"lacks 2 shards of its weights, such as '\.\./model\.safetensors'"):
+        check_weights_whole(folder)
