@@ -5,8 +5,8 @@
 
 MODEL is an LVLM's folder, DATA a folder of packs (train.json, test.jsonl, held_out.json). Every arm tunes a copy of the
 start model with the first seed; the rate with the most held-out answers that match exactly is then repeated with the
-other seeds (a second call does so), so that test items choose nothing. Retention is of tuning all layers with the same
-method at its own best rate. `--groups` names what is measured: `full`, `lora`, `rank` (LoRA of other ranks).
+other seeds, so that test items choose nothing. Retention is of tuning all layers with the same method at its own best
+rate. `--groups` names what is measured: `full`, `lora`, `rank` (LoRA of other ranks).
 """
 
 from __future__ import annotations
@@ -24,8 +24,13 @@ from learning_rate_tables import matching, summarise, table
 from study_parts import Parts, options
 from task_queue import Task, launch, work
 
-REGIONS = ("all", "uniform:50%", "uniform:25%", "uniform:4")
-RATES = {"full": (2e-4, 4e-4, 8e-4, 1.6e-3, 3.2e-3, 6.4e-3), "lora": (4e-4, 8e-4, 1.6e-3, 3.2e-3, 6.4e-3)}
+# The lowest of the rates of each region; every next one is twice as high.
+LOWEST = {
+    "full": {"all": 1e-4, "uniform:50%": 2e-4, "uniform:25%": 4e-4, "uniform:4": 4e-4},
+    "lora": {"all": 4e-4, "uniform:50%": 4e-4, "uniform:25%": 8e-4, "uniform:4": 8e-4},
+}
+# The middle ones first.
+TIMES = (4, 2, 8, 1, 16)
 RANK = 32
 
 
@@ -53,13 +58,15 @@ class Arm:
 
 def arms(groups: Sequence[str], seed: int) -> Iterator[Arm]:
     """Yield the arms of one seed."""
-    for method in ("full", "lora"):
-        if method in groups:
-            yield from (Arm(region, method, lr, seed=seed) for lr in RATES[method] for region in REGIONS)
+    for times in TIMES:
+        for method in ("full", "lora"):
+            if method in groups:
+                for region, lowest in LOWEST[method].items():
+                    yield Arm(region, method, times * lowest, seed=seed)
     if "rank" in groups:
-        for rank in (8, 128):
+        for times in TIMES:
             for region in ("all", "uniform:25%"):
-                yield from (Arm(region, "lora", lr, rank, seed) for lr in RATES["lora"])
+                yield from (Arm(region, "lora", times * LOWEST["lora"][region], rank, seed) for rank in (8, 128))
 
 
 def repeated(out: Path, firsts: Sequence[Arm], seeds: Sequence[int]) -> list[Arm]:
@@ -125,7 +132,7 @@ def main() -> None:
     parser.add_argument("--held-out", type=int, default=384, help="samples that rates are chosen by")
     args = parser.parse_args()
     if args.until:
-        work(args.out, tasks(args), Rates(args).do, args.until)
+        work(args.out, lambda: tasks(args), Rates(args).do, args.until)
         return
     launch(args.out, args.jobs, args.devices, args.minutes, join=args.join)
     lines = summarise(args.out)

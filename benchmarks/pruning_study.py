@@ -22,9 +22,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pruning_plan import BEST, base, best_way, ranked, tasks, wanted
+from pruning_plan import base, best_of, ranked, tasks, wanted
 from pruning_tables import summarise, table
-from pruning_trials import BY_PLACE, GREEDY, GROUPS, STEPS, Trial
+from pruning_trials import BY_PLACE, GREEDY, GROUPS, REFITTING, STEPS, Trial
 from study_parts import Parts, options
 from task_queue import Task, launch, work
 
@@ -37,7 +37,6 @@ class Study(Parts):
         super().__init__(args)
         self._tuned: dict[int | None, Any] = {}
         self._teachers: dict[int, Any] = {}
-        self.trials = wanted(args)
 
     @cached_property
     def held(self) -> list[Any]:
@@ -98,7 +97,11 @@ class Study(Parts):
         del model
         return self.evaluated(*self.fresh(seed), train=record.model_dump(mode="json"))
 
-    def do_rank(self, seed: int | None, ranking: str) -> Any:
+    def do_best(self, stage: int) -> dict[str, Any]:
+        """Choose what the next stages share."""
+        return best_of(self.args, stage)
+
+    def do_rank(self, seed: int | None, ranking: str, weight: float, most: int) -> Any:
         """Return the cuts of a greedy ranking, or the scores of a one-shot one."""
         from striate.pruning.greedy_ranking import Question, calibration, rank_greedily
         from striate.stages.analyze import analyze
@@ -109,9 +112,24 @@ class Study(Parts):
             scores = analyze(model, processor, self.held, [ranking], batch_size=self.args.batch)
             return {"scores": scores.model_dump(mode="json"), "ranking": time.perf_counter() - began}
         batches = calibration(self.held, self.collator(processor), self.args.batch)
-        most = max(trial.remove for trial in self.trials)
-        cuts = rank_greedily(model, batches, self.region(self.args.region, model), most, Question(ranking))
+        region, question = self.region(self.args.region, model), Question(ranking.partition("+")[0], weight)
+        if ranking in REFITTING:
+            cuts = self.ranked_as_refitted(seed, batches, region, most, question)
+        else:
+            cuts = rank_greedily(model, batches, region, most, question)
         return {"cuts": [cut.model_dump(mode="json") for cut in cuts], "ranking": time.perf_counter() - began}
+
+    def ranked_as_refitted(self, seed: int | None, batches: Any, region: Any, most: int, question: Any) -> Any:
+        """Return the cuts of a ranking that refits the model after each of them."""
+        from striate.pruning.compensation.compensate import compensate
+        from striate.pruning.greedy_ranking import rank_greedily
+
+        cuts: Any = ()
+        for count in range(1, most + 1):
+            model, _ = self.fresh(seed)
+            compensate(model, batches, [cut.layer for cut in cuts], how="refit")
+            cuts = rank_greedily(model, batches, region, count, question, known=cuts)
+        return cuts
 
     def do_teacher(self, seed: int) -> dict[str, Any]:
         """Keep what a tuned model says of the samples that heal; its hidden states of the first seed alone."""
@@ -161,16 +179,17 @@ class Study(Parts):
 
         found = json.loads((self.out / ranked(trial)).read_text()) if trial.ranking not in BY_PLACE else {}
         batches = calibration(self.held, self.collator(processor), self.args.batch)
+        how, _, deep = trial.compensate.partition("-")
         return prune(
             model,
             self.region(self.args.region, model),
             trial.remove,
             Scores(**found["scores"]) if "scores" in found else None,
-            trial.ranking,
+            trial.ranking.partition("+")[0],
             cuts=[Cut(**cut) for cut in found.get("cuts", ())][: trial.remove],
             compensate=None
             if trial.compensate == "none"
-            else lambda removed: compensate(model, batches, removed, how=trial.compensate),  # type: ignore[arg-type]
+            else lambda removed: compensate(model, batches, removed, how=how, deep=bool(deep)),  # type: ignore[arg-type]
         )[1]
 
     def heal(self, trial: Trial, model: Any, processor: Any, record: Any) -> Any:
@@ -180,7 +199,7 @@ class Study(Parts):
         from striate.healing.teacher_pass import stored_rows
         from striate.stages.heal import Healing, heal
 
-        fields = ("steps", "region", "kl", "hidden", "text", "lr", "method")
+        fields = ("steps", "region", "ce", "kl", "hidden", "text", "lr", "method")
         section = HealSection(**{name: getattr(trial, name) for name in fields})
         pictured = [sample for sample in self.pool if sample.images]
         pool = self.pool if trial.stories else [*pictured, *self.plain]
@@ -196,23 +215,19 @@ def main() -> None:
     """Run what is missing, and print what each trial keeps."""
     parser = options(__doc__)
     parser.add_argument("--out", type=Path, default=Path("pruning"))
-    parser.add_argument("--groups", nargs="+", choices=list(GROUPS), default=list(GROUPS))
-    parser.add_argument("--then", nargs="+", choices=list(GROUPS), default=[], help="groups healed as the best of them")
+    stage = {"nargs": "+", "action": "append", "choices": list(GROUPS)}
+    parser.add_argument("--groups", help="once a stage; each is made in the way that was best before", **stage)
     parser.add_argument("--base", nargs="+", type=base, default=[], help="of healing, such as lr=2e-4 text=0.5")
     parser.add_argument("--region", default="uniform:25%")
     parser.add_argument("--calibration", type=int, default=256, help="held-out samples that layers are ranked by")
     parser.add_argument("--batch", type=int, default=32, help="samples side by side while ranking")
     args = parser.parse_args()
-    study = Study(args)
+    args.groups = args.groups or [["ideas"], ["ways", "cuts", "before"], ["healed", "parts", "rankings"]]
     if args.until:
-        work(args.out, list(dict.fromkeys(tasks(args, study.trials))), study.do, args.until)
+        work(args.out, lambda: list(dict.fromkeys(tasks(args))), Study(args).do, args.until)
         return
     launch(args.out, args.jobs, args.devices, args.minutes, join=args.join)
-    if args.then:
-        lines = summarise(args.out, study.trials)
-        (args.out / BEST).write_text(json.dumps(best_way(lines, study.trials)))
-        launch(args.out, args.jobs, args.devices, args.minutes, join=args.join)
-    lines = summarise(args.out, wanted(args))
+    lines = summarise(args.out, list(dict.fromkeys(trial for stage in wanted(args) for trial in stage)))
     (args.out / "summary.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     print(table(lines))
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-GREEDY = ("answer-loss", "answer-accuracy")
+# `answer-loss+refit` ranks each cut in the model as refitted for those before it.
+REFITTING = ("answer-loss+refit",)
+GREEDY = ("answer-loss", "answer-accuracy", *REFITTING)
 ONE_SHOT = ("modality-block-influence", "angular-distance", "knock-out")
 BY_PLACE = ("spaced", "top")
-RANKINGS = (*GREEDY, *ONE_SHOT, *BY_PLACE)
+RANKINGS = (*GREEDY[:2], *ONE_SHOT, *BY_PLACE)
 # Shares of 30 layers: 10, 23, 33 and 50%; shares of 860 steps of tuning: 1, 5 and 25%.
 REMOVED = (3, 7, 10, 15)
 STEPS = (9, 43, 215)
+# Layers that go where questions are asked of one count alone.
+CHOSEN = 7
 
 
 @dataclass(frozen=True)
@@ -22,12 +26,14 @@ class Trial:
     Attributes:
         seed: of the tuned model, and of healing.
         ranking: what says which layers go.
+        weight: of text in a greedy ranking.
         remove: how many.
         compensate: closed form for the kept layers before the cuts.
         steps: of healing; 0 leaves it out.
         region: which layers heal.
         method: of healing; None takes that of the tuning.
         lr: of healing.
+        ce: weight of the cross entropy.
         kl: weight of the divergence from the tuned model.
         hidden: weight of the distance from its last hidden states.
         text: share of plain text among the samples.
@@ -37,12 +43,14 @@ class Trial:
 
     seed: int
     ranking: str = "answer-loss"
+    weight: float = 0.5
     remove: int = 7
     compensate: str = "refit"
     steps: int = 0
     region: str = "region"
     method: str | None = None
     lr: float = 4e-4
+    ce: float = 1.0
     kl: float = 1.0
     hidden: float = 0.0
     text: float = 0.5
@@ -61,44 +69,73 @@ class Trial:
         return self.name.partition(",")[2] or "default"
 
 
-def trials(seeds: Sequence[int], only: Sequence[str], base: Sequence[tuple[str, Any]] = ()) -> list[Trial]:
+def trials(
+    seeds: Sequence[int], groups: Sequence[str], fields: Mapping[str, Any], by_steps: Mapping[int, Mapping[str, Any]]
+) -> list[Trial]:
     """Return all trials of the named groups, in order, each once; the first seed answers most questions alone.
 
-    `base` has fields of healing that the groups do not vary.
+    `fields` are those that the groups do not vary, `by_steps` those of trials that heal for as many steps or fewer.
     """
-    common = Trial(seeds[0], **dict(base))
-    found = [trial for group in only or GROUPS for trial in GROUPS[group](seeds, common)]
+    common = Common(Trial(seeds[0], **fields), {steps: dict(by_steps[steps]) for steps in sorted(by_steps)})
+    found = [trial for group in groups for trial in GROUPS[group](seeds, common)]
     return list(dict.fromkeys(found))
 
 
-def _cuts(seeds: Sequence[int], common: Trial) -> Iterator[Trial]:
+@dataclass(frozen=True)
+class Common:
+    """What trials have in common."""
+
+    trial: Trial
+    by_steps: Mapping[int, Mapping[str, Any]]
+
+    def healed(self, steps: int, **changes: Any) -> Trial:
+        """Return a trial of so many steps of healing, in the way that is best for it as far as one is known."""
+        ways = [way for known, way in self.by_steps.items() if known >= steps]
+        return replace(self.trial, steps=steps, **{**(ways[0] if ways else {}), **changes})
+
+
+def _ideas(seeds: Sequence[int], common: Common) -> Iterator[Trial]:
+    """Yield ways of cutting, of the first seed and without healing."""
+    for remove in (CHOSEN, 10):
+        for ranking, weight in (("answer-loss", 0.5), ("answer-loss", 0.8), ("answer-loss+refit", 0.5)):
+            for compensate in ("refit", "refit-deep"):
+                yield Trial(seeds[0], ranking, weight, remove, compensate)
+
+
+def _cuts(seeds: Sequence[int], common: Common) -> Iterator[Trial]:
     """Yield what no healing follows, of every seed."""
     for remove in REMOVED:
-        for compensate in ("refit", "none"):
-            yield from (Trial(seed, remove=remove, compensate=compensate) for seed in seeds)
-        yield Trial(seeds[0], remove=remove, compensate="scale")
+        for compensate in dict.fromkeys((common.trial.compensate, "refit", "none")):
+            yield from (replace(common.trial, seed=seed, remove=remove, compensate=compensate) for seed in seeds)
+        yield replace(common.trial, remove=remove, compensate="scale")
 
 
-def _rankings(seeds: Sequence[int], common: Trial) -> Iterator[Trial]:
+def _rankings(seeds: Sequence[int], common: Common) -> Iterator[Trial]:
     """Yield the same of the other rankings, and what they reach healed."""
-    for ranking in RANKINGS[1:]:
+    for ranking in RANKINGS:
+        one = replace(common.trial, ranking=ranking, weight=0.5)
         for remove in REMOVED:
-            yield from (Trial(seeds[0], ranking, remove, compensate) for compensate in ("refit", "none"))
-        yield replace(common, ranking=ranking, steps=215)
+            yield from (replace(one, remove=remove, compensate=how) for how in (one.compensate, "none"))
+        yield common.healed(215, ranking=ranking, weight=0.5)
 
 
-def _ways(seeds: Sequence[int], common: Trial) -> Iterator[Trial]:
-    """Yield layers and rates of healing, then other losses, mixtures and compensations."""
-    rates = {"region": (2e-4, 4e-4, 8e-4, 1.6e-3), "beside": (2e-4, 4e-4, 8e-4), "all": (1e-4, 2e-4, 4e-4, 8e-4)}
-    for steps in (215, 43):
-        for region, some in rates.items():
-            yield from (replace(common, steps=steps, region=region, lr=lr) for lr in some)
+def _ways(seeds: Sequence[int], common: Common) -> Iterator[Trial]:
+    """Yield layers and rates of healing."""
+    ways: dict[int, dict[str, tuple[float, ...]]] = {
+        215: {"region": (2e-4, 4e-4), "beside": (2e-4,), "all": (5e-5, 1e-4, 2e-4)},
+        43: {"region": (1e-4, 2e-4, 4e-4), "all": (2.5e-5, 5e-5, 1e-4, 2e-4)},
+    }
+    for steps, regions in ways.items():
+        for region, rates in regions.items():
+            yield from (replace(common.trial, steps=steps, region=region, lr=lr) for lr in rates)
+        yield from (replace(common.trial, steps=steps, region="all", method="lora", lr=lr) for lr in (2e-4, 8e-4))
 
 
-def _parts(seeds: Sequence[int], common: Trial) -> Iterator[Trial]:
+def _parts(seeds: Sequence[int], common: Common) -> Iterator[Trial]:
     """Yield what each part of healing gives, by leaving it out or weighing it otherwise."""
     changes: tuple[dict[str, Any], ...] = (
         {"kl": 0.0},
+        {"ce": 0.0},
         {"kl": 4.0},
         {"text": 0.0},
         {"text": 0.25},
@@ -108,27 +145,27 @@ def _parts(seeds: Sequence[int], common: Trial) -> Iterator[Trial]:
         {"hidden": 0.5},
         {"compensate": "none"},
         {"compensate": "scale"},
-        {"method": "lora", "lr": 4 * common.lr},
     )
     for steps in (215, 43):
         for change in changes:
-            yield replace(common, steps=steps, **change)
+            yield common.healed(steps, **change)
 
 
-def _healed(seeds: Sequence[int], common: Trial) -> Iterator[Trial]:
+def _healed(seeds: Sequence[int], common: Common) -> Iterator[Trial]:
     """Yield how much healing gives back, of every seed."""
-    for remove in (7, 10, 3, 15):
+    for remove in (CHOSEN, 10, 3, 15):
         for steps in reversed(STEPS):
-            yield from (replace(common, seed=seed, remove=remove, steps=steps) for seed in seeds)
+            yield from (common.healed(steps, seed=seed, remove=remove) for seed in seeds)
 
 
-def _before(seeds: Sequence[int], common: Trial) -> Iterator[Trial]:
+def _before(seeds: Sequence[int], common: Common) -> Iterator[Trial]:
     """Yield models that are pruned first and tuned afterwards."""
-    yield Trial(seeds[0], before=True)
+    yield from (Trial(seed, before=True) for seed in seeds)
     yield Trial(seeds[0], before=True, region="all")
 
 
 GROUPS = {
+    "ideas": _ideas,
     "cuts": _cuts,
     "ways": _ways,
     "before": _before,

@@ -22,11 +22,13 @@ class Task:
         name: of the file of what is found, without .json; its first word says what is done.
         given: what it is done with.
         needs: files in the same folder that must be there before.
+        after: tasks that must have ended before, well or not.
     """
 
     name: str
     given: tuple[Any, ...] = ()
     needs: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
 
 
 def launch(out: Path, jobs: int, devices: int, minutes: float, *, join: bool = False) -> None:
@@ -38,7 +40,8 @@ def launch(out: Path, jobs: int, devices: int, minutes: float, *, join: bool = F
     for claim in () if join else out.glob("*.claim"):
         if not (out / f"{claim.name.removesuffix('.claim')}.json").exists():
             claim.unlink()
-    threads = str(max(1, (os.cpu_count() or 1) // (2 * jobs)))
+            (out / f"{claim.name.removesuffix('.claim')}.failed").unlink(missing_ok=True)
+    threads = str(max(1, (os.cpu_count() or 1) // (2 * max(1, jobs))))
     command = [sys.executable, *sys.argv, "--until", str(time.time() + 60 * minutes)]
     running = []
     for index in range(jobs):
@@ -50,18 +53,21 @@ def launch(out: Path, jobs: int, devices: int, minutes: float, *, join: bool = F
         process.wait()
 
 
-def work(out: Path, tasks: Sequence[Task], do: Callable[[Task], dict[str, Any]], until: float) -> None:
-    """Do what is not done and not taken, in order, until nothing is left or time is up.
+def work(out: Path, tasks: Callable[[], Sequence[Task]], do: Callable[[Task], dict[str, Any]], until: float) -> None:
+    """Do what is not done and not taken, in order, until nothing more can be done or time is up.
 
-    A task that fails leaves its traceback in NAME.failed and is not begun again before the next `launch`.
+    What there is to do is asked for again after each task: what one of them finds may say more. A task that fails
+    leaves its traceback in NAME.failed and is not begun again before the next `launch`.
     """
     while time.time() < until:
-        left = [task for task in tasks if not (out / f"{task.name}.claim").exists()]
-        ready = [task for task in left if all(_there(out / name) for name in task.needs)]
-        if not left:
-            return
+        known = tasks()
+        busy = [task for task in known if (out / f"{task.name}.claim").exists() and not _ended(out, task.name)]
+        left = [task for task in known if not (out / f"{task.name}.claim").exists()]
+        ready = [task for task in left if _ready(out, task)]
         if ready and _claimed(out / f"{ready[0].name}.claim"):
             _done(out, ready[0], do)
+        elif not busy:
+            return
         else:
             time.sleep(0.2)
 
@@ -79,6 +85,14 @@ def _done(out: Path, task: Task, do: Callable[[Task], dict[str, Any]]) -> None:
     part.write_text(json.dumps({**found, "name": task.name, "seconds": seconds}))
     part.replace(out / f"{task.name}.json")
     print(f"{task.name}: {seconds} s", flush=True)
+
+
+def _ready(out: Path, task: Task) -> bool:
+    return all(_there(out / name) for name in task.needs) and all(_ended(out, name) for name in task.after)
+
+
+def _ended(out: Path, name: str) -> bool:
+    return any((out / f"{name}.{end}").exists() for end in ("json", "failed"))
 
 
 def _there(path: Path) -> bool:

@@ -366,3 +366,22 @@ def test_python_call(tiny_llava: Loaded, samples: list[Sample], monkeypatch: pyt
         striate.prune(former, region, remove=1, scorer="top", compensate="refit")
     with pytest.raises(ConfigError, match="compensate='scale' with no processor"):
         striate.prune(former, region, remove=1, scorer="top", samples=samples, compensate="scale")
+
+
+def test_a_deep_refit_brings_all_layers_behind_the_gap_nearer_to_the_whole_model(
+    tiny_llava: Loaded, samples: list[Sample]
+) -> None:
+    whole, plain = copy.deepcopy(tiny_llava.model), copy.deepcopy(tiny_llava.model)
+    compensate(plain, batches_of(tiny_llava, samples), [1], how="refit")
+    record = compensate(tiny_llava.model, batches_of(tiny_llava, samples), [1], how="refit", deep=True)
+    assert [(gap.layer, gap.removed) for gap in record.gaps] == [(0, (1,)), (2, ()), (3, ())]
+    changed = [name for gap in record.gaps for name in gap.changed]
+    assert changed == [DOWN.format(layer) for layer in (0, 2, 3)]
+    before, after = whole.state_dict(), tiny_llava.model.state_dict()
+    assert [name for name in before if not torch.equal(before[name], after[name])] == changed
+    errors = []
+    for model in (plain, tiny_llava.model):
+        smaller = cut(model, [1])
+        pairs = [(tokens_of(tiny_llava, smaller, one, 2), tokens_of(tiny_llava, whole, one, 3)) for one in samples]
+        errors.append(by_kind([(goal["kind"], (goal["state"] - one["state"]).square().sum(1)) for one, goal in pairs]))
+    assert errors[1] < errors[0]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from striate.pruning.compensation.gaps import Gap, find_gaps
+from striate.pruning.compensation.gaps import Gap, find_gaps, with_followers
 from striate.pruning.compensation.refit import RIDGES, HeldOut, RefitSums, best_refit
 from striate.pruning.compensation.token_choice import is_held_out, kind_weights
 
@@ -150,3 +150,18 @@ def test_one_sample_in_four_is_held_out_and_of_two_one() -> None:
 )
 def test_gaps(removed: tuple[int, ...], expected: tuple[Gap, ...]) -> None:
     assert find_gaps(removed) == expected
+
+
+@pytest.mark.parametrize(
+    ("removed", "expected"),
+    [
+        ((2, 4), (Gap((2,), 1), Gap((4,), 3), Gap((), 5), Gap((), 6))),
+        ((4,), (Gap((4,), 3), Gap((), 5), Gap((), 6))),
+        ((6,), (Gap((6,), 5),)),
+        ((0, 3), (Gap((0,), None), Gap((), 1), Gap((3,), 2), Gap((), 4), Gap((), 5), Gap((), 6))),
+    ],
+)
+def test_layers_that_follow_the_first_gap(removed: tuple[int, ...], expected: tuple[Gap, ...]) -> None:
+    gaps = with_followers(find_gaps(removed), 7)
+    assert gaps == expected
+    assert [gap.end for gap in gaps] == sorted(gap.end for gap in gaps)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -262,6 +263,24 @@ def test_conversations_of_several_turns(tmp_path: Path) -> None:
     assert [message.text for message in second.messages] == ["Q", "A", "And?", "B"]
     assert third.messages[0].text == "<image><image>\nQ"
     assert [message.role for message in fourth.messages] == ["system", "user", "assistant"]
+
+
+def documented() -> list[str]:
+    """The whole records among the examples of docs/data.md."""
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    cells = re.findall(r"^\| [^|`]+ \| `(\{[^`]*\})`[ ;]", page, re.MULTILINE)
+    return [cell for cell in cells if "..." not in cell and len({*json.loads(cell)} - {"type"}) > 1]
+
+
+def test_documented_records_are_read(tmp_path: Path) -> None:
+    rows = documented()
+    assert len(rows) >= 7
+    (tmp_path / "train.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    for name in ("1.jpg", "a.png", "b.png"):
+        (tmp_path / name).write_bytes(picture("0.png"))
+    samples = read_samples(tmp_path)
+    assert len(samples) == len(rows)
+    assert all(sample.images and sample.answer for sample in samples)
 
 
 BAD_TABLES = {

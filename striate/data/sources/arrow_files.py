@@ -122,8 +122,9 @@ class _Cells:
         if kinds.is_fixed_size_binary(array.type):
             ends = [(array.offset + number) * array.type.byte_width for number in range(len(array) + 1)]
         else:
-            width = "q" if kinds.is_large_binary(array.type) else "i"
-            ends = memoryview(array.buffers()[1]).cast("B").cast(width)[array.offset :][: len(array) + 1].tolist()
+            offsets = memoryview(array.buffers()[1]).cast("B")
+            wide = offsets.cast("q") if kinds.is_large_binary(array.type) else offsets.cast("i")
+            ends = wide[array.offset :][: len(array) + 1].tolist()
         there = array.is_valid().to_pylist()
         spans = zip(ends[:-1], ends[1:], there, strict=True)
         return [self._picture(buffer, start, stop, label) if valid else None for start, stop, valid in spans]

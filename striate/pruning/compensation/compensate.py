@@ -17,7 +17,7 @@ from striate.models.interventions.eval_mode import evaluating
 from striate.models.structure.anatomy import check_decoder_only, find_anatomy, unwrap
 from striate.models.trainable.parameter_selection import is_adapted
 from striate.progress import Progress, Silent
-from striate.pruning.compensation.gaps import Gap, find_gaps
+from striate.pruning.compensation.gaps import Gap, find_gaps, with_followers
 from striate.pruning.compensation.refit_gaps import RefitGaps
 from striate.pruning.compensation.scale_gaps import ScaleGaps
 from striate.pruning.compensation.states import CalibrationStates
@@ -47,6 +47,7 @@ def compensate(
     removed: Collection[int],
     *,
     how: CompensationMethod,
+    deep: bool = False,
     progress: Progress | None = None,
 ) -> Compensation:
     """Return what was changed, after changing weights of kept layers so that the layers `removed` are missed less.
@@ -62,6 +63,7 @@ def compensate(
         batches: the calibration set (`striate.pruning.greedy_ranking.calibration`), two samples or more.
         removed: layers that are to go.
         how: `refit` (`refit.py`) or `scale` (`scale_gaps.py`).
+        deep: whether all kept layers behind the first gap are changed too, each for what leaves it in the whole model.
         progress: where to say how far it is.
 
     Raises:
@@ -76,6 +78,8 @@ def compensate(
     check_decoder_only(anatomy)
     states = CalibrationStates(core, anatomy, batches, removed, progress)
     gaps, method = find_gaps(removed), METHODS[how](states)
+    if deep and gaps:
+        gaps = with_followers(gaps, anatomy.num_layers)
     inner = [gap for gap in gaps if gap.before is not None]
     done: dict[Gap, CompensatedGap] = {}
     if inner:
