@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
 import os
 import shutil
@@ -155,14 +157,14 @@ def test_a_folder_that_holds_files_is_left_alone(run: Path, tmp_path: Path) -> N
 
 @pytest.fixture(scope="module")
 def large(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An adapter on every layer of a LLaVA of 200 MB in 5 shards."""
+    """An adapter on every layer of a LLaVA of 300 MB in 3 shards."""
     import peft
     from transformers import LlavaForConditionalGeneration
 
     folder = tmp_path_factory.mktemp("large")
     shutil.copytree(load_base(run), folder / "base")
     config = LlavaForConditionalGeneration.config_class.from_pretrained(folder / "base")
-    sizes = {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 36, "head_dim": 128}
+    sizes = {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 48, "head_dim": 128}
     for name, value in sizes.items():
         setattr(config.text_config, name, value)
     with torch.device("meta"):
@@ -172,7 +174,7 @@ def large(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         for tensor in (*model.parameters(), *model.buffers()):
             tensor.fill_(0.01) if tensor.is_floating_point() else tensor.zero_()
     (folder / "base" / "model.safetensors").unlink()
-    model.save_pretrained(folder / "base", max_shard_size="40MB")
+    model.save_pretrained(folder / "base", max_shard_size="100MB")
     wrapped = peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules=["q_proj", "down_proj"]))
     wrapped.peft_config["default"].base_model_name_or_path = str(folder / "base")
     wrapped.save_pretrained(folder / "adapter")
@@ -192,16 +194,19 @@ def _resident(field: str) -> int:
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="no /proc/self/clear_refs here")
 def test_memory_stays_below_a_shard_and_a_fifth(large: Path, run: Path, tmp_path: Path) -> None:
     shards = sorted(file.stat().st_size for file in (large / "base").glob("*.safetensors"))
-    assert len(shards) > 4
+    assert len(shards) > 2
 
     def measured() -> None:
+        # Once in small: a fork has to touch again what it reads of the libraries.
+        merge_checkpoint(run / "checkpoint", tmp_path / "small")
+        gc.collect()
+        # What is free already would be used without a trace.
+        ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
         before = _resident("VmRSS")
         merge_checkpoint(large / "adapter", tmp_path / "out")
         (tmp_path / "bytes").write_text(str(_resident("VmHWM") - before))
 
-    # Once in small, so that every library is loaded and has its buffers.
-    merge_checkpoint(run / "checkpoint", tmp_path / "small")
     assert forked(measured, tmp_path / "log") == 0, (tmp_path / "log").read_text()
     taken = int((tmp_path / "bytes").read_text())
     print(f"{taken / 1e6:.1f} MB beside shards of {shards[-1] / 1e6:.1f} MB")

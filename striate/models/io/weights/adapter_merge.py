@@ -92,11 +92,14 @@ class AdapterMerge:
         if name not in self._parameters:
             return self._given[name]
         module = self._parameters[name]
-        # Weight and bias of a module mostly follow each other in the file.
-        if self._last[0] != module:
-            self._last = ("", {})
-            self._last = (module, self._merge(module, read))
-        return self._last[1][name]
+        if self._last[0] == module:
+            return self._last[1][name]
+        self._last = ("", {})
+        merged = self._merge(module, read)
+        if len(merged) > 1:
+            # Weight and bias of a module mostly follow each other in the file.
+            self._last = (module, merged)
+        return merged[name]
 
     def _merge(self, name: str, read: Read) -> dict[str, Tensor]:
         layer: Any = copy.deepcopy(self._modules[name])
