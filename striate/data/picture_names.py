@@ -65,7 +65,7 @@ def refuse_other_names(row: Row, texts: Collection[str]) -> None:
 
 def refuse_other_media(row: Row, text: str) -> None:
     """Raise if a question holds `<video>` or `<audio>` where such a placeholder stands: first, or alone on a line."""
-    found = MEDIA_PLACEHOLDER.search(text)
+    found = MEDIA_PLACEHOLDER.search(text) if "<" in text else None
     name = found and (found[1] or found[2])
     if name and f"</{name}>" not in text:
         raise refused_media(row, f"<{name}> in a question")

@@ -52,6 +52,8 @@ def _block(block: Any, pictures: list[Reference], row: Row) -> str:
 
 def _plain(text: str, pictures: list[Reference], row: Row) -> str:
     """Return text with placeholders for the pictures in it, of which Qwen-VL's tags name theirs."""
+    if "<" not in text:
+        return text
 
     def placeholder(found: re.Match[str]) -> str:
         if found[1] is not None and not MEDIA_FILE.fullmatch(found[1]):
