@@ -11,6 +11,7 @@ from striate.cli import (
     analysis_verbs,
     asking_verbs,
     evaluation_verbs,
+    export_verbs,
     flow_verbs,
     info_verbs,
     inspect_verbs,
@@ -40,6 +41,7 @@ HELP_ORDER = (
     "compose",
     "remove-layers",
     "merge",
+    "export",
     "ask",
     "chat",
 )
@@ -61,6 +63,7 @@ for verbs in (
     info_verbs,
     model_verbs,
     sharing_verbs,
+    export_verbs,
     asking_verbs,
 ):
     verbs.register(app)

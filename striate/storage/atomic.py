@@ -127,6 +127,22 @@ def write_bytes(path: Path, content: bytes) -> None:
                 temporary.unlink()
 
 
+def check_room(needed: int, path: Path) -> None:
+    """Check that the disk which `path` will lie on has room for `needed` bytes.
+
+    Raises:
+        ArtifactError: it has not.
+    """
+    place = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise ArtifactError(
+            f"{path} will take {needed / 2**30:.1f} GiB, and the disk of {place} has {free / 2**30:.1f} GiB free",
+            "a disk with room for all of it",
+            "free some space, or choose another folder with --out",
+        )
+
+
 def check_new_folder(path: Path) -> None:
     """Check that `path` is a new or empty folder.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,11 +11,12 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from llama_kit import llama_server, needs_server
+from transformers import AutoModelForCausalLM, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from striate.errors import ArtifactError, ModelError
-from striate.models.convert.gguf import export_language_model, write_language_model
-from striate.models.convert.gguf_tokenizer import _pretokenizer
+from striate.models.convert.gguf import export_language_model, ggml_library, write_language_model
+from striate.models.convert.gguf.gguf_tokenizer import _pretokenizer
 from striate.models.io.components import load_llm
 from striate.models.io.save import save_model
 from striate.models.surgery.remove_layers import remove_layers
@@ -50,27 +50,76 @@ def test_transformers_reads_it(tiny_llava: Loaded, pruned: Path, tmp_path: Path,
     np.testing.assert_allclose(logits_of(read, ids), logits_of(tiny_llava.model, ids), atol=tolerance, rtol=tolerance)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("llama_cpp") is None, reason="needs llama-cpp-python")
-def test_llama_cpp_runs_it(tiny_llava: Loaded, pruned: Path, tmp_path: Path) -> None:
-    from llama_cpp import Llama
-
-    file = export_language_model(pruned, tmp_path / "language.gguf", dtype="float32")
-    engine = Llama(str(file), n_ctx=128, logits_all=True, verbose=False, n_threads=1)
+@needs_server
+@pytest.mark.parametrize("dtype", ["float32", "q8_0", "q4_k"])
+def test_llama_cpp_runs_it(tiny_llava: Loaded, pruned: Path, tmp_path: Path, dtype: str) -> None:
+    file = export_language_model(pruned, tmp_path / "language.gguf", dtype=dtype)
     ids = tiny_llava.processor.tokenizer(TEXT)["input_ids"]
-    assert engine.tokenize(TEXT.encode(), add_bos=False) == ids
-    assert engine.detokenize(ids).decode() == TEXT
-    engine.eval(ids)
-    # Keys and values are float16 there.
-    expected = logits_of(tiny_llava.model, ids)
-    np.testing.assert_allclose(engine.scores[: len(ids)], expected, atol=5e-2, rtol=5e-2)
-    ours = tiny_llava.model.generate(input_ids=torch.tensor([ids]), max_new_tokens=8, min_new_tokens=8, do_sample=False)
-    theirs: list[int] = []
-    engine.reset()
-    for token in engine.generate(ids, top_k=1, temp=0.0, repeat_penalty=1.0):
-        theirs.append(token)
-        if len(theirs) == 8:
-            break
-    assert theirs == ours[0, len(ids) :].tolist()
+    with llama_server(file) as server:
+        assert server.tokens(TEXT) == ids
+        assert server.post("/detokenize", {"tokens": ids})["content"] == TEXT
+        theirs = server.answer(TEXT, None, "", 8)
+    if dtype == "float32":
+        given = torch.tensor([ids])
+        # llama.cpp takes both for ends of a turn, and was told to go on.
+        ends = tiny_llava.processor.tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"])
+        ours = tiny_llava.model.generate(input_ids=given, max_new_tokens=8, suppress_tokens=ends, do_sample=False)
+        assert theirs.ids == ours[0, len(ids) :].tolist()
+        expected = torch.log_softmax(torch.from_numpy(logits_of(tiny_llava.model, ids)[-1]), -1)
+        assert theirs.difference(expected) < 1e-3
+
+
+@needs_server
+def test_uneven_rope_scaling_is_llama_cpps(tiny_llava: Loaded, llava_builder: Any, tmp_path: Path) -> None:
+    """Llama 3.1's positions: long wavelengths are stretched, short ones are not."""
+    loaded = llava_builder()
+    config = loaded.model.config.text_config
+    rope = {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    config.rope_parameters = {**rope, "original_max_position_embeddings": 16}
+    decoder = loaded.model.model.language_model
+    decoder.rotary_emb = type(decoder.rotary_emb)(config)
+    write_language_model(loaded.model, loaded.processor, tmp_path / "language.gguf", "float32")
+    ids = tiny_llava.processor.tokenizer(TEXT * 3)["input_ids"]
+    with llama_server(tmp_path / "language.gguf") as server:
+        theirs = server.answer(TEXT * 3, None, "", 8)
+    expected = torch.log_softmax(torch.from_numpy(logits_of(loaded.model, ids)[-1]), -1)
+    assert theirs.difference(expected) < 1e-3
+
+
+def test_four_bits_are_ggmls(tiny_llava: Loaded, tmp_path: Path) -> None:
+    """Rows that 256 divides get 4 bits, or 6 where they matter most; others the next larger format, as in llama.cpp."""
+    config = {"hidden_size": 256, "intermediate_size": 320, "num_attention_heads": 4, "num_key_value_heads": 4}
+    text = type(tiny_llava.model.config.text_config)(**{**tiny_llava.model.config.text_config.to_dict(), **config})
+    model = LlavaForConditionalGeneration(
+        LlavaConfig(vision_config=tiny_llava.model.config.vision_config, text_config=text)
+    ).eval()
+    write_language_model(model, tiny_llava.processor, tmp_path / "language.gguf", "q4_k")
+    tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(tmp_path / "language.gguf").tensors}
+    kinds = {name: tensor.tensor_type.name for name, tensor in tensors.items()}
+    assert kinds["blk.0.attn_q.weight"] == kinds["token_embd.weight"] == "Q4_K"
+    assert kinds["output.weight"] == kinds["blk.3.attn_v.weight"] == "Q6_K"
+    assert kinds["blk.1.ffn_down.weight"] == "Q5_0"
+    assert kinds["blk.3.ffn_down.weight"] == "Q8_0"
+    stored = tensors["blk.0.ffn_up.weight"]
+    values = gguf.dequantize(stored.data, stored.tensor_type)
+    weight = model.model.language_model.layers[0].mlp.up_proj.weight.detach().numpy()
+    assert float(np.abs(values - weight).max()) < 0.1 * float(np.abs(weight).max())
+
+
+def test_four_bits_without_llama_cpp(tiny_llava: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ggml_library, "_places", lambda: iter([tmp_path / "nowhere.so"]))
+    ggml_library._library.cache_clear()
+    text = {**tiny_llava.model.config.text_config.to_dict(), "hidden_size": 256}
+    model = LlavaForConditionalGeneration(
+        LlavaConfig(vision_config=tiny_llava.model.config.vision_config, text_config=LlamaConfig(**text))
+    )
+    try:
+        with pytest.raises(ModelError, match=r"no llama\.cpp was found") as refused:
+            write_language_model(model, tiny_llava.processor, tmp_path / "language.gguf", "q4_k")
+    finally:
+        ggml_library._library.cache_clear()
+    assert "striate[llama-cpp]" in str(refused.value)
+    assert not list(tmp_path.iterdir())
 
 
 def sentencepiece() -> Any:
@@ -97,24 +146,20 @@ def sentencepiece() -> Any:
     )
 
 
-@pytest.mark.skipif(importlib.util.find_spec("llama_cpp") is None, reason="needs llama-cpp-python")
+@needs_server
 def test_llama_cpp_reads_text_as_sentencepiece_does(tiny_llava: Loaded, tmp_path: Path) -> None:
-    from llama_cpp import Llama
-
     tokenizer = sentencepiece()
     processor = SimpleNamespace(tokenizer=tokenizer, chat_template=None)
     write_language_model(tiny_llava.model, processor, tmp_path / "language.gguf", "float32")
-    engine = Llama(str(tmp_path / "language.gguf"), n_ctx=128, verbose=False, n_threads=1)
-    for text in (TEXT, "There are 2 other squares", "è red ∂", "the  two"):
-        assert engine.tokenize(text.encode(), add_bos=False) == tokenizer(text, add_special_tokens=False)["input_ids"]
+    with llama_server(tmp_path / "language.gguf") as server:
+        for text in (TEXT, "There are 2 other squares", "è red ∂", "the  two"):
+            assert server.tokens(text) == tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
 @pytest.mark.assets
-@pytest.mark.skipif(importlib.util.find_spec("llama_cpp") is None, reason="needs llama-cpp-python")
+@needs_server
 def test_llama_cpp_runs_the_builtin_lvlm_pruned(tmp_path: Path) -> None:
     """The real case: SmolLM2 inside the built-in LVLM, four layers fewer, answers the same in llama.cpp."""
-    from llama_cpp import Llama
-
     from striate.demo.places import builtin_model
     from striate.models.io.load import load_model
     from striate.progress import Silent
@@ -122,14 +167,11 @@ def test_llama_cpp_runs_the_builtin_lvlm_pruned(tmp_path: Path) -> None:
     loaded = load_model(builtin_model(None, None, Silent()))
     remove_layers(loaded.model, [9, 13, 17, 21])
     write_language_model(loaded.model, loaded.processor, tmp_path / "language.gguf", "float32")
-    engine = Llama(str(tmp_path / "language.gguf"), n_ctx=128, logits_all=True, verbose=False, n_threads=1)
     ids = loaded.processor.tokenizer(TEXT)["input_ids"]
-    assert engine.tokenize(TEXT.encode(), add_bos=False) == ids
-    engine.eval(ids)
-    expected = logits_of(loaded.model, ids)
-    found = engine.scores[: len(ids)]
-    assert float(np.abs(found - expected).max()) < 2e-2 * float(np.abs(expected).max())
-    assert (found.argmax(axis=1) == expected.argmax(axis=1)).mean() > 0.9
+    ours = loaded.model.generate(input_ids=torch.tensor([ids]), max_new_tokens=16, min_new_tokens=16, do_sample=False)
+    with llama_server(tmp_path / "language.gguf") as server:
+        assert server.tokens(TEXT) == ids
+        assert server.answer(TEXT, None, "", 16).ids == ours[0, len(ids) :].tolist()
 
 
 def test_what_the_file_holds(tiny_llava: Loaded, pruned: Path, tmp_path: Path) -> None:
@@ -184,11 +226,11 @@ def test_refusals(tiny_llava: Loaded, pruned: Path, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="nowhere"):
         export_language_model(pruned, tmp_path / "nowhere" / "a.gguf")
     text = tiny_llava.model.config.text_config
-    text.rope_parameters = {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0}
-    with pytest.raises(ModelError, match="positions of type 'llama3' are not written"):
+    text.rope_parameters = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 8.0}
+    with pytest.raises(ModelError, match="positions of type 'yarn' are not written"):
         write_language_model(tiny_llava.model, tiny_llava.processor, tmp_path / "b.gguf")
-    text.model_type = "gemma3_text"
-    with pytest.raises(ModelError, match="is of type 'gemma3_text', which this does not write"):
+    text.model_type = "phi3"
+    with pytest.raises(ModelError, match="is of type 'phi3', which this does not write"):
         write_language_model(tiny_llava.model, tiny_llava.processor, tmp_path / "b.gguf")
     assert not list(tmp_path.glob("*b.gguf*"))
 

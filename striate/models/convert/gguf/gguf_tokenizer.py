@@ -15,7 +15,7 @@ PRETOKENIZERS = ("gpt-2", "smollm", "llama-bpe", "qwen2")
 
 
 def write_vocabulary(writer: gguf.GGUFWriter, processor: Any, size: int) -> None:
-    """Write the processor's tokenizer: tokens, merges or scores, special tokens and chat template.
+    """Write the processor's tokenizer: tokens, merges or scores, special tokens.
 
     Two kinds are known: byte-level BPE, and the SentencePiece BPE of Llama 2 and Vicuna (characters with bytes to fall
     back on). Ids that the embeddings have and the tokenizer has not become unused tokens.
@@ -41,9 +41,6 @@ def write_vocabulary(writer: gguf.GGUFWriter, processor: Any, size: int) -> None
             getattr(writer, f"add_{name}_token_id")(token)
     first = tokenizer("a")["input_ids"][0]
     writer.add_add_bos_token(tokenizer.bos_token_id is not None and first == tokenizer.bos_token_id)
-    template = getattr(processor, "chat_template", None) or tokenizer.chat_template
-    if isinstance(template, str):
-        writer.add_chat_template(template)
 
 
 def _write_sentencepiece(
