@@ -32,7 +32,14 @@ from striate.artifacts.prune_record import Cut, PruneRecord, SelfTest, Unfinishe
 from striate.artifacts.rate_search import RateSearch, RateTrial
 from striate.artifacts.region import Region
 from striate.artifacts.speed_record import SpeedRecord, Spread
-from striate.artifacts.train_record import ComponentCount, Resampled, Trainable, TrainRecord, ValidationRecord
+from striate.artifacts.train_record import (
+    ComponentCount,
+    Resampled,
+    SourceSeen,
+    Trainable,
+    TrainRecord,
+    ValidationRecord,
+)
 
 __all__ = [
     "AnswerForm",
@@ -65,6 +72,7 @@ __all__ = [
     "Retention",
     "Scores",
     "SelfTest",
+    "SourceSeen",
     "SpeedRecord",
     "SplitHalf",
     "Spread",

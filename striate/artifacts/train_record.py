@@ -67,10 +67,20 @@ class ValidationRecord(Document):
     seconds: float
 
 
+class SourceSeen(Document):
+    """What a training saw of one place of `data.train`: how many different samples of how many, and how many epochs."""
+
+    name: str
+    samples: int
+    seen: int
+    epochs: float
+
+
 class TrainRecord(Document):
     """How a training run went (`train.json`); `tokens` are those of its samples, `padding` is a share of all slots.
 
-    `skipped` says by their ids which broken samples were left out at a step, and why (`data.broken`).
+    `skipped` says by their ids which broken samples were left out at a step, and why (`data.broken`). `sources` says
+    what the weights that were kept saw of each place of the training data.
     """
 
     version: Literal[1] = 1
@@ -88,6 +98,7 @@ class TrainRecord(Document):
     resampled: Resampled | None = None
     skipped: dict[str, str] = Field(default_factory=dict)
     validation: ValidationRecord | None = None
+    sources: tuple[SourceSeen, ...] = ()
 
     @property
     def weights_step(self) -> int:

@@ -2,7 +2,7 @@
 
 from striate.config.evaluate_settings import EvaluateSection, ReportSection
 from striate.config.heal_settings import BESIDE, REGION, HealSection
-from striate.config.inputs import BUILTIN, DataSection, ModelSection, is_builtin, looks_like_hub_id
+from striate.config.inputs import BUILTIN, DataSection, ModelSection, is_builtin, looks_like_hub_id, share_of
 from striate.config.layer_settings import AnalyzeSection, PruneSection, SelectSection
 from striate.config.machine import MachineSection
 from striate.config.resolve_paths import anchored
@@ -37,5 +37,6 @@ __all__ = [
     "load_config",
     "looks_like_hub_id",
     "parse_config",
+    "share_of",
     "specs_of",
 ]

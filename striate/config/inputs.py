@@ -2,15 +2,16 @@
 
 import re
 import warnings
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from striate.config.section import MOST, Section
 from striate.errors import did_you_mean
 
 BUILTIN = "builtin"
 COLUMNS = ("image", "images", "question", "answer", "system", "messages", "conversations", "texts", "id", "task")
+MOST_TIMES = 1000
 SHARE = re.compile(r"(\d{1,2}(?:\.\d{1,9})?)%")
 
 
@@ -39,6 +40,9 @@ with warnings.catch_warnings():
         record.
         `validate` is the share of the training data, such as 2%, that is held out by `seed`, or a file or folder like
         those of `train`: training measures the answer loss on it (docs/training-watched.md), and never learns from it.
+        `mix` says of places that `train` names how often an epoch shows their samples: a number of times, such as 2
+        or 0.25, or the share that they make of all, such as 30%; others are shown once. `text` is the share of samples
+        without pictures in an epoch.
         """
 
         train: tuple[str, ...] = Field(min_length=1)
@@ -50,12 +54,13 @@ with warnings.catch_warnings():
         untagged: Literal["refuse", "first"] = "refuse"
         broken: Literal["refuse", "skip"] = "refuse"
         validate: str | None = None  # type: ignore[assignment]
+        mix: dict[str, float | str] = Field(default_factory=dict)
+        text: str | None = None
 
         @property
         def validation_share(self) -> float | None:
             """The share of the training data that is held out, over 0 and below 1; None where a place or nothing is."""
-            found = SHARE.fullmatch(self.validate or "")
-            return float(found[1]) / 100 if found else None
+            return share_of(self.validate) if SHARE.fullmatch(self.validate or "") else None
 
         @field_validator("columns")
         @classmethod
@@ -74,6 +79,29 @@ with warnings.catch_warnings():
                 raise ValueError("a question with text in it, or none")
             return value
 
+        @field_validator("text")
+        @classmethod
+        def _text_share(cls, value: str | None) -> str | None:
+            if value is not None and not share_of(value):
+                raise ValueError(f"{value!r} is no share of the samples: over 0% and below 100%, such as 10%")
+            return value
+
+        @model_validator(mode="after")
+        def _mixed(self) -> Self:
+            for name, value in self.mix.items():
+                if name not in self.train:
+                    raise ValueError(f"mix: {name!r} is none of train. {did_you_mean(name, self.train)}".strip())
+                right = share_of(value) > 0 if isinstance(value, str) else 0 < value <= MOST_TIMES
+                if not right:
+                    wanted = f"a number of times, over 0 and at most {MOST_TIMES}, or a share such as 30%"
+                    raise ValueError(f"mix: {name!r} is {value!r}: {wanted}")
+            total = sum(share_of(value) for value in self.mix.values() if isinstance(value, str))
+            others = any(not isinstance(self.mix.get(name), str) for name in self.train)
+            if total and (total >= 1 - 1e-9 if others else abs(total - 1) > 1e-9):
+                kind = "below 100%, as other places have no share" if others else "100%, as every place has one"
+                raise ValueError(f"mix: its shares are {100 * total:g}% together: {kind}")
+            return self
+
         @field_validator("validate")
         @classmethod
         def _share(cls, value: str | None) -> str | None:
@@ -82,6 +110,12 @@ with warnings.catch_warnings():
                 if not found or not float(found[1]):
                     raise ValueError(f"{value!r} is no share of the training data: over 0% and below 100%, such as 2%")
             return value
+
+
+def share_of(text: str | None) -> float:
+    """Return the share that a text such as 2% stands for, from 0 to below 1; 0 where it stands for none."""
+    found = SHARE.fullmatch(text or "")
+    return float(found[1]) / 100 if found else 0.0
 
 
 def is_builtin(name: str) -> bool:

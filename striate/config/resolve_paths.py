@@ -41,6 +41,7 @@ def anchored(config: RunConfig) -> RunConfig:
         "train": fix_all(config.data.train),
         "calibration": fix_all(config.data.calibration),
         "images": fix_all(config.data.images),
+        "mix": {fix(place): times for place, times in config.data.mix.items()},
     }
     if config.data.validate and config.data.validation_share is None:
         data["validate"] = fix(config.data.validate)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from striate.config import DataSection
-from striate.data.reading import read_many
+from striate.data.mixing import SampleSources, mixed, source_of
+from striate.data.reading import drawn, read_samples
 from striate.data.samples import Sample
 from striate.data.sources.source_options import SourceOptions
 from striate.data.sources.stored_pictures import Picture
@@ -21,6 +23,7 @@ class TrainingData:
 
     samples: list[Sample]
     held_out: list[Sample]
+    sources: SampleSources | None = None
 
 
 def training_data(
@@ -38,12 +41,23 @@ def training_data(
         DataError: a sample can't be read, nothing is left to train on, or a sample of `validate` is trained on.
     """
     options = SourceOptions.of(section)
-    samples = read_many(paths, section.max_train_samples, seed, options)
+    parts = [read_samples(path, options=options) for path in paths]
+    read = [sample for part in parts for sample in part]
+    sizes = tuple(map(len, parts))
+    rows: Sequence[int] = drawn(range(len(read)), section.max_train_samples, seed)
+    held: set[int] = set()
     if share := section.validation_share:
-        return split(samples, share, seed)
-    held_out = read_many([validate], options=options) if validate else []
-    _check_apart(samples, held_out)
-    return TrainingData(samples, held_out)
+        held = {rows[place] for place in _held_out([read[row] for row in rows], share, seed)}
+    left = [row for row in rows if row not in held]
+    held_out = list(read_samples(validate, options=options)) if validate else [read[row] for row in sorted(held)]
+    if validate:
+        _check_apart([read[row] for row in left], held_out)
+    chosen = mixed(left, section, sizes, lambda row: bool(read[row].images), seed)
+    source = source_of(sizes)
+    counted = Counter(source(row) for row in left)
+    available = tuple(counted[number] for number in range(len(sizes)))
+    sources = SampleSources(tuple(section.train), sizes, available, chosen)
+    return TrainingData([read[row] for row in chosen], held_out, sources)
 
 
 def split(samples: Sequence[Sample], share: float, seed: int) -> TrainingData:
@@ -54,6 +68,13 @@ def split(samples: Sequence[Sample], share: float, seed: int) -> TrainingData:
     Raises:
         DataError: nothing is left to train on.
     """
+    chosen = _held_out(samples, share, seed)
+    left = [sample for index, sample in enumerate(samples) if index not in chosen]
+    return TrainingData(left, [samples[index] for index in sorted(chosen)])
+
+
+def _held_out(samples: Sequence[Sample], share: float, seed: int) -> set[int]:
+    """Return which samples are held out; raises as `split`."""
     chance, chosen = random.Random(seed), set[int]()
     pictured, texts = _groups(samples)
     for groups in (pictured, texts):
@@ -66,14 +87,13 @@ def split(samples: Sequence[Sample], share: float, seed: int) -> TrainingData:
     # Of few samples the share may be less than one, or less than the samples about one picture.
     smallest = min([*pictured, *texts], key=len)
     chosen = chosen or set(smallest)
-    left = [sample for index, sample in enumerate(samples) if index not in chosen]
-    if not left:
+    if len(chosen) == len(samples):
         raise DataError(
             f"data.validate would hold out all of {len(samples)} samples, as those that share a picture stay together",
             "a share that leaves samples to train on",
             "choose a smaller share, add samples, or name a file with data.validate=PATH",
         )
-    return TrainingData(left, [samples[index] for index in sorted(chosen)])
+    return chosen
 
 
 def check_metric(metric: str, pictured: int, texts: int) -> None:

@@ -61,10 +61,10 @@ def read_many(
     Raises:
         DataError: as `read_samples`, for any of the files.
     """
-    return drawn([sample for path in paths for sample in read_samples(path, options=options)], limit, seed)
+    return list(drawn([sample for path in paths for sample in read_samples(path, options=options)], limit, seed))
 
 
-def drawn(samples: list[Item], limit: int | None, seed: int) -> list[Item]:
+def drawn(samples: Sequence[Item], limit: int | None, seed: int) -> Sequence[Item]:
     """Return the samples, or a random `limit` of them, drawn with `seed` and kept in order."""
     if limit is None or limit >= len(samples):
         return samples

@@ -64,6 +64,7 @@ class TrainingRequest:
             base_weights=self.base_weights,
             key=self.key,
             held_out=data.held_out,
+            sources=data.sources,
             overwrite=self.overwrite,
             progress=progress,
         )

@@ -38,6 +38,7 @@ def card_facts(run: Path, label: str, config: RunConfig, base: str, figures: boo
         region=train.trainable.region if train else prune.region if prune else None,
         trained=(train.trainable.trainable, train.trainable.total) if train else None,
         seen=_seen(train, config) if train else None,
+        sources=train.sources if train else (),
         adapter=label == "tuned" and config.train.method != "full",
         prune=prune,
         heal=heal,

@@ -72,6 +72,7 @@ class StageKeys:
             "model": self.model(origin_of(config, "tuned")),
             "data": self._data(self.inputs.train),
             **self._held_out(),
+            **self._mix(),
             "limit": config.data.max_train_samples,
             "region": self._region(),
             "section": config.train.noted(),
@@ -113,6 +114,7 @@ class StageKeys:
             "data": self._data(self.inputs.train),
             "text": self._data(self.inputs.heal_text),
             **self._held_out(),
+            **self._mix(),
             "limit": config.data.max_train_samples,
             "drawn": section.model_dump(include={"steps", "share", "text"}),
             "kept": [section.top_k if section.kl else 0, section.hidden > 0],
@@ -190,6 +192,12 @@ class StageKeys:
         place = self.inputs.validate
         validate = self._data([place]) if place else self.run.config.data.validate
         return {"validate": validate} if validate else {}
+
+    def _mix(self) -> dict[str, Any]:
+        """Return how often an epoch shows each source, in their order, and text; nothing where all are shown once."""
+        data = self.run.config.data
+        mix = {"mix": [data.mix.get(place, 1) for place in data.train]} if data.mix else {}
+        return mix | ({"text_share": data.text} if data.text else {})
 
     def _scores(self) -> str:
         return self._output("analyze", "scores.json", self.analyze)

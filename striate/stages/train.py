@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from striate.artifacts import Region, TrainRecord, ValidationRecord
+from striate.artifacts import Region, SourceSeen, TrainRecord, ValidationRecord
 from striate.config import MachineSection, TrainSection
 from striate.data.collate import Collator
+from striate.data.mixing import SampleSources
 from striate.data.pictures import PictureLimits
 from striate.data.samples import Sample
 from striate.models.io.image_token_count import image_tokens_counted
@@ -16,6 +17,7 @@ from striate.models.io.model_card import CardFacts, Seen
 from striate.models.io.save import save_model
 from striate.progress import Progress, Silent
 from striate.runs.peak_memory import peak_memory_gib
+from striate.training.batching.order import SeededOrder
 from striate.training.checkpointing.checkpoints import Checkpoint, CheckpointStore
 from striate.training.checkpointing.resume_identity import identity
 from striate.training.distributed.ranks import Ranks
@@ -46,6 +48,7 @@ def train(
     base_weights: str = "",
     key: str = "",
     held_out: Sequence[Sample] = (),
+    sources: SampleSources | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> TrainRecord:
@@ -72,6 +75,7 @@ def train(
         base_weights: a fingerprint of it; unfinished training does not go on with another.
         key: a fingerprint of all that the result follows from, which is kept with it.
         held_out: samples whose answer loss is measured while training, none of them among `samples`.
+        sources: where the samples come from, for the record of what was seen of each.
         overwrite: whether unfinished training that can't be gone on with is removed.
         progress: where to show it.
 
@@ -91,7 +95,7 @@ def train(
     checkpoint = ranks.on_main(lambda: store.find(log, overwrite, progress.say))
     collator = Collator(processor, config.max_length, True, PictureLimits.of(machine), broken == "skip")
     plan = Plan.of(len(samples), config, machine, ranks.world_size)
-    job = TrainingJob(region, samples, collator, config, machine, seed, base_path, plan, held_out)
+    job = TrainingJob(region, samples, collator, config, machine, seed, base_path, plan, held_out, sources=sources)
     return _train(model, processor, job, progress, store, checkpoint, out=out, log=log, key=key)
 
 
@@ -138,6 +142,7 @@ def _card(job: TrainingJob, prepared: PreparedModel, record: TrainRecord) -> Car
         region=prepared.region,
         trained=(prepared.trainable.trainable, prepared.trainable.total),
         seen=Seen.after(record.weights_step, record.samples, job.plan.batch_size, len(record.skipped)),
+        sources=record.sources,
         adapter=job.config.method != "full",
     )
 
@@ -146,7 +151,7 @@ def _record(job: TrainingJob, prepared: PreparedModel, result: TrainingResult, r
     """Return how the training went."""
     device = next(prepared.model.parameters()).device
     first, last = result.losses
-    return TrainRecord(
+    record = TrainRecord(
         trainable=prepared.trainable,
         proof=result.proof,
         samples=job.plan.samples,
@@ -162,6 +167,16 @@ def _record(job: TrainingJob, prepared: PreparedModel, result: TrainingResult, r
         resampled=lisa_record(job.config.resample, job.region.layers, result.rows) if prepared.lisa else None,
         validation=_validation(job, result.rows) if job.held_out else None,
     )
+    return record.model_copy(update={"sources": _seen(job, record)})
+
+
+def _seen(job: TrainingJob, record: TrainRecord) -> tuple[SourceSeen, ...]:
+    """Return what the weights that were kept saw of each source, broken samples left out."""
+    if job.sources is None:
+        return ()
+    times = SeededOrder(job.samples, job.seed, job.plan.batch_size).times_learned(record.weights_step)
+    pairs = zip(job.samples, times, strict=True)
+    return job.sources.seen([0 if sample.id in record.skipped else count for sample, count in pairs])
 
 
 def _validation(job: TrainingJob, rows: Sequence[dict[str, Any]]) -> ValidationRecord:

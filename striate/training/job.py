@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from striate.artifacts import Region
 from striate.config import MachineSection, TrainSection
 from striate.data.collate import Collator
+from striate.data.mixing import SampleSources
 from striate.data.samples import Sample
 from striate.training.loss import Objective
 from striate.training.schedule import Plan
@@ -28,6 +29,7 @@ class TrainingJob:
         plan: how many steps of how many samples.
         held_out: what validation measures.
         objective: what is minimised; the answer loss where nothing is given.
+        sources: where the samples come from, if that is to be recorded.
     """
 
     region: Region
@@ -40,3 +42,4 @@ class TrainingJob:
     plan: Plan
     held_out: Sequence[Sample] = ()
     objective: Objective = field(default_factory=Objective)
+    sources: SampleSources | None = None

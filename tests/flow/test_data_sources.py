@@ -13,7 +13,9 @@ import yaml
 from source_kit import FORMS, TALKS, picture
 from typer.testing import CliRunner
 
+from striate.artifacts import TrainRecord, read_document
 from striate.cli import app
+from striate.reporting.sections.trained import draw_course
 
 ADAPTER = "checkpoint/adapter_model.safetensors"
 
@@ -87,6 +89,26 @@ def test_a_folder_of_photos_with_a_table(photos: Path, tmp_path: Path, saved_lla
     assert "up to date" not in done("train", "--out", out, "--overwrite")
     shown = failed("train", run, "--out", out, *settings[:2], "--set", "data.question=B?")
     assert "data.question: What colour is it? -> B?" in shown
+
+
+def test_what_was_seen_of_each_source_is_recorded(tmp_path: Path, saved_llava: Path) -> None:
+    pictured = FORMS["LLaVA, JSON lines"](tmp_path / "photos").path
+    text = tmp_path / "text.jsonl"
+    text.write_text("".join(json.dumps({"id": f"x{n}", "question": f"Q{n}", "answer": "A"}) + "\n" for n in range(4)))
+    mix = {str(text): 2, str(pictured): 0.4}
+    run = write_run(tmp_path / "run.yaml", saved_llava, [pictured, text], mix=mix)
+    out = tmp_path / "out"
+    done("select", run, "--out", out, "--set", "train.max_steps=3")
+    done("train", "--out", out)
+    sources = {Path(one["name"]).name: one for one in json.loads((out / "train.json").read_text())["sources"]}
+    # Three steps of five are an epoch of twelve, in which the third step has two, all of them once.
+    assert sources["train.jsonl"] == {"name": str(pictured), "samples": 10, "seen": 4, "epochs": 0.4}
+    assert sources["text.jsonl"] == {"name": str(text), "samples": 4, "seen": 4, "epochs": 2.0}
+    card = (out / "checkpoint" / "README.md").read_text()
+    assert "`train.jsonl` 4 of 10 samples, 0.4 epochs; `text.jsonl` 4 of 4 samples, 2 epochs" in card
+    page = str(draw_course(read_document(out / "train.json", TrainRecord)))
+    assert "4 of 10 (0.4 epochs)" in page
+    assert str(tmp_path) not in page
 
 
 def trained(name: str, root: Path, model: Path) -> Path:

@@ -45,6 +45,8 @@ STALE: dict[str, tuple[Any, set[str]]] = {
     "data.question": ("What is it?", {"analyze", *TRAINED}),
     # Which pictures are found counts, not where they may lie.
     "data.images": (["ROOT/more"], NONE),
+    "data.mix": ({"ROOT/data": 2}, TRAINED),
+    "data.text": ("10%", TRAINED),
     "data.untagged": ("first", {"analyze", *TRAINED}),
     # What is learned is the same where nothing is broken, and recorded where something is.
     "data.broken": ("skip", NONE),

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from striate.artifacts import Difference, EvalRecord, HealRecord, PruneRecord, Region, TaskScore
+from striate.artifacts import Difference, EvalRecord, HealRecord, PruneRecord, Region, SourceSeen, TaskScore
 from striate.config import RunConfig, looks_like_hub_id
 from striate.errors import ModelError
 from striate.models.io.card_code import FENCE, example_code, fenced
@@ -66,6 +66,7 @@ class CardFacts:
         region: in the layer numbers of the base.
         trained: trained parameters and all parameters.
         seen: of how many samples it learned.
+        sources: what it saw of each place of its training data.
         adapter: whether the folder holds an adapter, which needs its base.
         merged: the number format of a model whose adapter was added into its weights.
         prune: which layers are gone.
@@ -80,6 +81,7 @@ class CardFacts:
     region: Region | None
     trained: tuple[int, int] | None = None
     seen: Seen | None = None
+    sources: tuple[SourceSeen, ...] = ()
     adapter: bool = False
     merged: str = ""
     prune: PruneRecord | None = None
@@ -217,6 +219,8 @@ def _summary(facts: CardFacts) -> str:
         told.append(f"{trained:,} of {total:,} parameters were trained ({100 * trained / (total or 1):.1f}%).")
     if facts.seen:
         told.append(_samples(facts.seen))
+    if len(facts.sources) > 1:
+        told.append(f"Of each source: {'; '.join(map(_source, facts.sources))}.")
     if facts.merged:
         told.append(f"The adapter is added into the weights, which are {facts.merged}.")
     if facts.prune:
@@ -231,6 +235,13 @@ def _summary(facts: CardFacts) -> str:
 def _samples(seen: Seen) -> str:
     epochs = f"{seen.epochs:.3g} {'epoch' if seen.epochs == 1 else 'epochs'}"
     return f"It was trained on {seen.samples:,} of {seen.of:,} samples, {epochs}."
+
+
+def _source(source: SourceSeen) -> str:
+    """Return what was seen of one place of the training data; of a path its name alone."""
+    name = source.name if source.name.startswith("hf:") else source.name.rstrip("/").rpartition("/")[2]
+    epochs = f"{source.epochs:.3g} {'epoch' if source.epochs == 1 else 'epochs'}"
+    return f"`{_code(name)}` {source.seen:,} of {source.samples:,} samples, {epochs}"
 
 
 def _healing(heal: HealRecord) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from striate.artifacts import RateSearch, RateTrial, Region, read_document, write_document
 from striate.config import RunConfig, TrainSection
-from striate.data.held_out import TrainingData, split, training_data
+from striate.data.held_out import TrainingData, training_data
 from striate.data.reading import drawn
 from striate.errors import ArtifactError, DivergedError
 from striate.pipeline.trials.rate_choice import LEAST_STEPS, Pace, best_rate
@@ -80,10 +80,10 @@ class RateTrials:
     @cached_property
     def _data(self) -> TrainingData:
         section, seed = self.config.data, self.config.seed
+        if not section.validate:
+            section = section.model_copy(update={"validate": f"{100 * SHARE:g}%"})
         data = training_data(section, self.train, self.validate, seed)
-        if not data.held_out:
-            data = split(data.samples, SHARE, seed)
-        return TrainingData(data.samples, drawn(data.held_out, MOST_HELD_OUT, seed))
+        return TrainingData(data.samples, list(drawn(data.held_out, MOST_HELD_OUT, seed)))
 
     def _known(self, minutes: float, metric: str) -> RateSearch | None:
         """Return what an earlier call left, of the same inputs."""

@@ -1,6 +1,6 @@
 """What trained: parameters by component and by layer, and how the training went."""
 
-from striate.artifacts import ComponentCount, TrainRecord, ValidationRecord
+from striate.artifacts import ComponentCount, SourceSeen, TrainRecord, ValidationRecord
 from striate.reporting.html.markup import Html, tag
 from striate.reporting.html.tables import Cell, facts, figures, share_bar, table
 from striate.reporting.html.wording import amount, count, duration, gibibytes, percent, plain_number
@@ -31,6 +31,7 @@ def draw_course(record: TrainRecord) -> Html:
         [
             ("method", _METHODS.get(record.trainable.method, record.trainable.method)),
             ("samples", count(record.samples)),
+            *((shown_place(one.name), _seen(one)) for one in (record.sources if len(record.sources) > 1 else ())),
             *([("skipped as broken", count(len(record.skipped)))] if record.skipped else []),
             ("steps", f"{count(record.steps)} ({_amount_of_epochs(record.epochs)})"),
             ("loss, first to last", f"{plain_number(record.first_loss)} → {plain_number(record.last_loss)}"),
@@ -54,6 +55,15 @@ def _held_out(record: ValidationRecord) -> list[tuple[str, str]]:
         *([("held-out answers right", matches)] if matches else []),
         ("weights of", kept + (", stopped early" if record.stopped_early else "")),
     ]
+
+
+def shown_place(name: str) -> str:
+    """Return the name of a place of training data, without the folders that it lies in."""
+    return name if name.startswith("hf:") else name.rstrip("/").rpartition("/")[2]
+
+
+def _seen(source: SourceSeen) -> str:
+    return f"{count(source.seen)} of {count(source.samples)} ({_amount_of_epochs(source.epochs)})"
 
 
 def _amount_of_epochs(epochs: float) -> str:

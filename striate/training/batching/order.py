@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import torch
 from torch.utils.data import Sampler
@@ -50,6 +51,16 @@ class SeededOrder(Sampler[int]):
         if steps * self.batch_size >= len(self):
             return list(range(len(self)))
         return list(SeededOrder(self.samples, self.seed, self.batch_size))[: steps * self.batch_size]
+
+    def times_learned(self, steps: int) -> list[int]:
+        """Return for each sample how many of the first `steps` steps learn from it; epochs are counted from 0."""
+        epochs, rest = divmod(steps, -(-len(self) // self.batch_size))
+        times = [epochs] * len(self)
+        last = SeededOrder(self.samples, self.seed, self.batch_size)
+        last.set_epoch(epochs)
+        for index in islice(last, rest * self.batch_size):
+            times[index] += 1
+        return times
 
     def _size(self, index: int) -> tuple[int, int, int]:
         """Return what samples are sorted by; the index makes ties certain."""
