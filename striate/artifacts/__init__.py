@@ -31,7 +31,7 @@ from striate.artifacts.layer_scores import LayerScores, Peak, Scores, SplitHalf
 from striate.artifacts.prune_record import Cut, PruneRecord, SelfTest, UnfinishedRanking
 from striate.artifacts.rate_search import RateSearch, RateTrial
 from striate.artifacts.region import Region
-from striate.artifacts.speed_record import SpeedRecord, Spread
+from striate.artifacts.speed_record import Bench, SpeedRatio, SpeedRecord, Spread
 from striate.artifacts.train_record import (
     ComponentCount,
     Resampled,
@@ -44,6 +44,7 @@ from striate.artifacts.train_record import (
 __all__ = [
     "AnswerForm",
     "AskingFacts",
+    "Bench",
     "CompensatedGap",
     "Compensation",
     "CompensationMethod",
@@ -73,6 +74,7 @@ __all__ = [
     "Scores",
     "SelfTest",
     "SourceSeen",
+    "SpeedRatio",
     "SpeedRecord",
     "SplitHalf",
     "Spread",

@@ -1,5 +1,9 @@
 """How fast a model reads a prompt and writes an answer, and the memory that takes."""
 
+from typing import Literal
+
+from pydantic import Field
+
 from striate.artifacts.base import Document
 
 
@@ -42,3 +46,39 @@ class SpeedRecord(Document):
     decode_tokens_per_second: Spread
     weights_gib: float
     peak_memory_gib: float | None = None
+
+    @property
+    def prefill_tokens_per_second(self) -> float:
+        """Tokens of all prompts that are read in a second, image tokens included, by the median."""
+        return self.prompts * self.prompt_tokens / self.prefill_seconds.median
+
+
+class SpeedRatio(Document):
+    """How many times as fast as the first model another one is: of the medians, and the lowest and highest of a round.
+
+    Attributes:
+        prefill: of reading the prompt.
+        decode: of writing tokens.
+    """
+
+    prefill: Spread
+    decode: Spread
+
+
+class Bench(Document):
+    """Models that took turns on a machine, a round each: whatever else it did slowed all alike (`speed.json`).
+
+    Attributes:
+        models: what was measured of each, by its name; the first is what the others are compared with.
+        ratios: of every model but the first.
+        versions: of what computed.
+        load: the machine's load average when it began; None where the system does not tell.
+        finished: when, in UTC.
+    """
+
+    version: Literal[1] = 1
+    models: dict[str, SpeedRecord] = Field(min_length=1)
+    ratios: dict[str, SpeedRatio]
+    versions: dict[str, str]
+    load: float | None
+    finished: str

@@ -10,6 +10,7 @@ import typer
 from striate.cli import (
     analysis_verbs,
     asking_verbs,
+    bench_verb,
     evaluation_verbs,
     export_verbs,
     flow_verbs,
@@ -44,6 +45,7 @@ HELP_ORDER = (
     "export",
     "ask",
     "chat",
+    "bench",
 )
 """Every verb, in the order in which `striate --help` lists them."""
 
@@ -65,6 +67,7 @@ for verbs in (
     sharing_verbs,
     export_verbs,
     asking_verbs,
+    bench_verb,
 ):
     verbs.register(app)
 app.registered_commands.sort(key=lambda command: HELP_ORDER.index(command.name or ""))

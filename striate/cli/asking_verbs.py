@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from striate.cli.boundary import guard
-from striate.cli.console import ERR, OUT, RichProgress, print_json, quiet_libraries
-from striate.cli.options import Device, Json
+from striate.cli.console import ERR, OUT, RichProgress, print_json
+from striate.cli.options import UNHEALED, Device, Dtype, Json, load_place
 from striate.errors import ConfigError
 from striate.printable import printable
 
@@ -31,7 +31,6 @@ Which = Annotated[
     str | None, typer.Option("--model", metavar="LABEL", help="Of a run: start, tuned or pruned; the last by default.")
 ]
 Tokens = Annotated[int, typer.Option("--max-new-tokens", min=1, max=100_000, help="The longest answer.")]
-Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -60,9 +59,11 @@ def ask(
         for place in places:
             on_text = (lambda text: None) if json_ or side_by_side else _write
             with _told(f"asking {place.label}", ERR if side_by_side and not json_ else None):
-                loaded = _load(place, device, dtype)
-                answers[place.label] = _answerer(loaded, max_new_tokens).answer(conversation.sample(), on_text)
-            del loaded
+                answerer = _answerer(load_place(place, device, dtype), max_new_tokens)
+                if side_by_side:
+                    answerer.warm_up(conversation.sample())
+                answers[place.label] = answerer.answer(conversation.sample(), on_text)
+            del answerer
             gc.collect()
         _show(source, words[-1], places, answers, json_)
 
@@ -83,7 +84,7 @@ def chat(
 
         begun = Conversation().showing(*([checked_picture(picture)] if picture else []))
         (place,) = _places(source, model, False)
-        answerer = _answerer(_load(place, device, dtype), max_new_tokens)
+        answerer = _answerer(load_place(place, device, dtype), max_new_tokens)
         _tell(f"{place.label}: {place.path}")
         _tell(HELP)
         run_chat(answerer, begun, Terminal(read=lambda: input("> "), write=_write, tell=_tell))
@@ -137,14 +138,7 @@ def _places(source: str, label: str | None, everything: bool) -> list[ModelPlace
         raise ConfigError(
             f"{source} is one model, and --all compares those of a run", "a run folder", "leave out --all"
         )
-    return list(models_of(source, RichProgress(ERR)).values())
-
-
-def _load(place: ModelPlace, device: str, dtype: str) -> Loaded:
-    quiet_libraries()
-    from striate.models.io.load import load_model
-
-    return load_model(place.path, device=device, dtype=dtype, revision=place.revision, merge=True)
+    return [place for label, place in models_of(source, RichProgress(ERR)).items() if label != UNHEALED]
 
 
 def _answerer(loaded: Loaded, max_new_tokens: int) -> Answerer:

@@ -72,7 +72,7 @@ def print_json(text: str) -> None:
 
 def quiet_libraries() -> None:
     """Keep the log of libraries to errors: striate says itself what it does."""
-    for name in ("transformers", "accelerate", "peft", "torch.utils.flop_counter"):
+    for name in ("transformers", "accelerate", "peft", "torchao", "torch.utils.flop_counter"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 

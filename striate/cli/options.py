@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from striate.config import RunConfig
+    from striate.models.io.load import Loaded
     from striate.pipeline import Flow
+    from striate.pipeline.run_models import ModelPlace
 
 Config = Annotated[Path | None, typer.Argument(help="Run config (YAML). Left out: the config in --out.")]
 Out = Annotated[Path, typer.Option("--out", help="Run folder: made, or continued.")]
@@ -28,7 +30,11 @@ Replace = Annotated[
     bool, typer.Option("--overwrite", help="Do the stage again if its inputs have changed; replace --export's file.")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Do stages again whose inputs have changed.")]
+UNHEALED = "unhealed"
+"""The model of a run that comes with its pruned one: as large and as fast, and asked only where it is named."""
+
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
+Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON; what happens goes to standard error.")]
 
 
@@ -59,6 +65,18 @@ def open_flow(
     command = shlex.join(["striate", *sys.argv[1:]])
     progress = RichProgress(console)
     return Flow(config, out, progress=progress, overwrite=overwrite, command=command, curve=curve)
+
+
+def load_place(place: ModelPlace, device: str, dtype: str) -> Loaded:
+    """Return the model at `place`, adapters merged, with its processor.
+
+    Raises:
+        ModelError: it can't be loaded.
+    """
+    quiet_libraries()
+    from striate.models.io.load import load_model
+
+    return load_model(place.path, device=device, dtype=dtype, revision=place.revision, merge=True)
 
 
 def run_stage(

@@ -60,6 +60,12 @@ class Answerer:
         self._collator = Collator(processor, room, train=False, shorten=SHORTEN)
         self._ends = end_ids(model, processor)
 
+    def warm_up(self, sample: Sample) -> None:
+        """Read the conversation and write two tokens untimed, so that seconds compare with those of another model."""
+        inputs = on_device(self._model, self._collator.encode_prompts([sample]))
+        with torch.inference_mode(), evaluating(self._model):
+            generate_greedily(self._model, self._tokenizer, inputs, self._ends, 2)
+
     def answer(self, sample: Sample, on_text: Callable[[str], None] = lambda text: None) -> Answer:
         """Return the answer to a sample that ends with a question; `on_text` is given its words as they come.
 

@@ -83,6 +83,20 @@ def run_yaml(_saved_llava: Path, saved_pack: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def run_of_three(run_config: Callable[..., RunConfig], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with its start, tuned and pruned model, none of which says the same; to be read only."""
+    from striate.pipeline import Flow
+
+    out = tmp_path_factory.mktemp("three") / "run"
+    config = run_config("prune.scorer=top", "select.region=ids:1", "train.max_steps=2", "train.lr=0.1")
+    flow = Flow(config, out, progress=Listener())
+    flow.select()
+    flow.train()
+    flow.prune()
+    return out
+
+
+@pytest.fixture(scope="session")
 def listener() -> type[Listener]:
     """The class of progress that remembers."""
     return Listener

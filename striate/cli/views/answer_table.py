@@ -17,7 +17,7 @@ def answer_table(answers: Mapping[str, Answer]) -> Table:
     for label in answers:
         table.add_column(label, ratio=1, overflow="fold")
     table.add_row(*(answer.text or "(nothing)" for answer in answers.values()))
-    table.add_row(*map(facts_line, answers.values()), style="dim")
+    table.add_row(*(f"{answer.seconds:.2f} s, {answer.tokens} tokens" for answer in answers.values()), style="dim")
     return table
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from striate.artifacts import (
+    Bench,
     Curve,
     DataNotes,
     EvalRecord,
@@ -66,6 +67,7 @@ class RunArtifacts:
     suites: tuple[SuiteRecord, ...] = ()
     curve: Curve | None = None
     rates: RateSearch | None = None
+    speed: Bench | None = None
 
     @property
     def num_layers(self) -> int:
@@ -154,6 +156,7 @@ def _read(run: Path) -> RunArtifacts:
         notes=read_if_there(evals / "data_notes.json", DataNotes),
         curve=read_if_there(run / "curve.json", Curve),
         rates=read_if_there(run / "find_lr.json", RateSearch),
+        speed=read_if_there(run / "speed.json", Bench),
         suites=tuple(read_document(path, SuiteRecord) for path in sorted((evals / "suites").glob("*.json"))),
     )
 

@@ -27,6 +27,7 @@ from striate.reporting.sections.harnesses import draw_harnesses
 from striate.reporting.sections.provenance import draw_provenance
 from striate.reporting.sections.pruning_curve import draw_curve
 from striate.reporting.sections.rates_tried import draw_rate_search
+from striate.reporting.sections.speeds import draw_speeds
 from striate.reporting.sections.trained import draw_course, draw_trained
 
 HALVES = (
@@ -60,6 +61,7 @@ def draw_sections(artifacts: RunArtifacts, regions: Sequence[Region] = ()) -> li
         ("loss", "Training", _loss(artifacts), ""),
         ("rates", "Learning rates", draw_rate_search(artifacts.rates) if artifacts.rates else None, ""),
         ("costs", "Size, time and memory", _costs(artifacts), ""),
+        ("speeds", "Speed on one machine", draw_speeds(artifacts.speed) if artifacts.speed else None, ""),
     ]
     shown = [_section(*plan) for plan in planned if plan[2] is not None and not isinstance(plan[2], Missing)]
     missing = [plan[2] for plan in planned if isinstance(plan[2], Missing)]

@@ -1,0 +1,116 @@
+"""The verb bench: speed and memory of models on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from striate.cli.boundary import guard
+from striate.cli.console import ERR, OUT, RichProgress, print_json, quiet_libraries
+from striate.cli.options import UNHEALED, Device, Dtype, Json, load_place
+from striate.errors import ConfigError, did_you_mean
+from striate.printable import shown
+from striate.storage.read_files import user_path
+
+if TYPE_CHECKING:
+    from striate.artifacts import Bench
+    from striate.pipeline.run_models import ModelPlace
+
+FILE = "speed.json"
+Sources = Annotated[list[str], typer.Argument(metavar="MODEL|RUN...", help="Models, and runs with all their models.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's verb to the command line."""
+    app.command("bench")(bench)
+
+
+def bench(
+    sources: Sources,
+    *,
+    only: Annotated[
+        str | None, typer.Option("--models", metavar="LABEL,...", help="Of runs: these alone, e.g. start,pruned.")
+    ] = None,
+    prompt_tokens: Annotated[
+        int | None, typer.Option(min=1, max=10**6, help="Tokens of a prompt with a picture; 776 where that fits.")
+    ] = None,
+    new_tokens: Annotated[int, typer.Option(min=2, max=10**6, help="Tokens that are written.")] = 64,
+    prompts: Annotated[int, typer.Option(min=1, max=10**4, help="Prompts side by side.")] = 1,
+    repeats: Annotated[int, typer.Option(min=1, max=10**4, help="Rounds that count.")] = 5,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    json: Json = False,
+) -> None:
+    """Measure models in turns: time to first token, prefill and decode speed, memory; kept in the run: speed.json."""
+    with guard(None):
+        from striate.artifacts import write_document
+        from striate.pipeline.run_models import is_run
+        from striate.storage.atomic import check_file_place
+        from striate.storage.held_folders import hold
+
+        runs = [user_path(source) for source in sources if is_run(source)]
+        kept, holder = runs[0] / FILE if len(runs) == 1 else None, _Holder()
+        for run in runs:
+            # What trains meanwhile would be measured too.
+            hold(run, holder)
+        if kept:
+            check_file_place(kept)
+        places = _places(sources, only)
+        quiet_libraries()
+        from striate.stages.bench import BenchSettings
+        from striate.stages.bench import bench as measure
+
+        settings = BenchSettings(prompt_tokens, new_tokens, prompts, repeats)
+        loads = {name: partial(load_place, place, device, dtype) for name, place in places.items()}
+        measured = measure(loads, settings, RichProgress(ERR if json else OUT))
+        if kept:
+            write_document(kept, measured)
+        _show(measured, kept, json)
+
+
+class _Holder:
+    """What run folders are held by meanwhile."""
+
+
+def _places(sources: Sequence[str], only: str | None) -> dict[str, ModelPlace]:
+    """Return the models by the names that they have in the table: labels of one run; else with their folders' names.
+
+    Raises:
+        ConfigError: `only` names a model that no run has.
+    """
+    from striate.pipeline.run_models import ALONE, models_of
+
+    found = [(source, models_of(source, RichProgress(ERR))) for source in sources]
+    several = sum(ALONE not in models for _, models in found) > 1
+    labels = [label.strip() for label in only.split(",")] if only else []
+    known = {label for _, models in found for label in models if label != ALONE}
+    if unknown := sorted(set(labels) - known):
+        raise ConfigError(
+            f"--models names {shown(unknown[0])}, which no run here has",
+            ", ".join(sorted(known)) or "models of a run: none was given",
+            f"{did_you_mean(unknown[0], known)}or leave --models out",
+        )
+    places: dict[str, ModelPlace] = {}
+    for source, models in found:
+        for label, place in models.items():
+            if label not in (*labels, ALONE) if labels else label == UNHEALED:
+                continue
+            folder = Path(source).name or source
+            name = folder if label == ALONE else f"{folder}/{label}" if several else label
+            places[name if name not in places else f"{name} ({source})"] = place
+    return places
+
+
+def _show(measured: Bench, kept: Path | None, as_json: bool) -> None:
+    from striate.cli.views.bench_table import bench_table
+
+    if as_json:
+        print_json(measured.model_dump_json())
+        return
+    OUT.print(bench_table(measured))
+    if kept:
+        OUT.print(f"{kept}; `striate report` shows it", style="dim", soft_wrap=True)
