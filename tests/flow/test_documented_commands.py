@@ -29,6 +29,7 @@ SCORERS = ["block-influence", "modality-block-influence", "image-attention", "kn
 # What stands here for the reader's own things.
 PLACES = {
     "MODEL": "model",
+    "PACK": "pack",
     "[PACK]": "[pack]",
     "RUN": "run",
     "run.yaml": "RUN.yaml",

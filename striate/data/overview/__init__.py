@@ -1,0 +1,1 @@
+"""What a source of training data holds, shown before anything is trained."""

@@ -1,0 +1,1 @@
+"""Training data written in the form that striate documents as its own."""
