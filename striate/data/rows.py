@@ -99,7 +99,7 @@ class Row:
             StriateError: the form's, if several of them hold different values.
         """
         there = [key for key in keys if key in self]
-        if len({repr(as_list(self.fields[key])) for key in there}) > 1:
+        if len(there) > 1 and len({repr(as_list(self.fields[key])) for key in there}) > 1:
             names = " and ".join(map(repr, there))
             raise self.refuse(f"{names} name different things", f"one of {' and '.join(map(repr, keys))}")
         return there[0] if there else ""

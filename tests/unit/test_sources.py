@@ -7,6 +7,7 @@ import json
 import os
 import re
 import tarfile
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from source_kit import FORMS, TALKS, chat, data_url, lines, llava, picture, tar_
 
 from striate.config import parse_config
 from striate.data.pictures import check_pictures, open_image, picture_digest
-from striate.data.reading import read_samples
+from striate.data.reading import iter_samples, read_samples
 from striate.data.sources.source_options import PLAIN, SourceOptions
 from striate.data.sources.stored_pictures import MOST_BYTES, PictureBytes, StoredPicture
 from striate.errors import ConfigError, DataError
@@ -441,3 +442,30 @@ def test_a_device_is_no_file(tmp_path: Path) -> None:
 def test_a_data_url_is_a_picture(tmp_path: Path) -> None:
     (sample,) = read_samples(lines(tmp_path / "data", [{**PLAIN_ROW, "image": data_url("3.png")}]).path)
     assert sample.images[0].read_bytes() == picture("3.png")
+
+
+def test_pictures_are_never_all_in_memory(tmp_path: Path) -> None:
+    import pyarrow.parquet
+
+    rows = [{"question": "Q", "answer": "A", "image": bytes([n]) * 2**20} for n in range(1, 65)]
+    members = [(f"{n}.{end}", row["image"] if end == "png" else b'{"question": "Q", "answer": "A"}')
+               for n, row in enumerate(rows) for end in ("png", "json")]  # fmt: skip
+    tar_of(members, tmp_path / "a.tar")
+    table = pyarrow.Table.from_pylist(rows)
+    pyarrow.parquet.write_table(
+        table, tmp_path / "a.parquet", row_group_size=4, use_dictionary=False, compression="none"
+    )
+    del rows, members, table
+    for name in ("a.tar", "a.parquet"):
+        tracemalloc.start()
+        pool = pyarrow.default_memory_pool()
+        before = pool.bytes_allocated()
+        samples, most = [], 0
+        for sample in iter_samples(tmp_path / name):
+            samples.append(sample)
+            most = max(most, pool.bytes_allocated() - before)
+        most += tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert len(samples) == 64
+        assert most < 32 * 2**20
+        assert samples[7].images[0].read_bytes() == bytes([8]) * 2**20

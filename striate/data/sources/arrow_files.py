@@ -14,7 +14,7 @@ from striate.data.sources.stored_pictures import PictureBytes
 from striate.errors import DataError, first_line
 from striate.printable import shown
 
-ROWS_AT_ONCE = 16
+ROWS_AT_ONCE, BUFFER = 16, 2**20
 _FILE_MAGIC = b"ARROW1"
 _MOVING = ("Video", "Audio")
 
@@ -51,7 +51,8 @@ def parquet_records(file: Path) -> Iterator[Record]:
     from pyarrow.parquet import ParquetFile
 
     try:
-        with ParquetFile(file) as table:
+        # Unasked, it reads whole groups of rows at once, and some writers make one of all.
+        with ParquetFile(file, buffer_size=BUFFER, pre_buffer=False) as table:
             cells = _Cells(file, _features(table.schema_arrow, file))
             yield from _rows(table.iter_batches(batch_size=ROWS_AT_ONCE), cells)
     except (OSError, ValueError, MemoryError, pyarrow.ArrowException) as error:

@@ -80,7 +80,7 @@ Picture: TypeAlias = Path | StoredPicture
 class PictureBytes:
     """The bytes of a picture in a record, not stored yet; `file` and `offset`: where they lie as they are, if so."""
 
-    content: bytes | memoryview
+    content: bytes | memoryview = field(repr=False)
     label: str
     file: Path | None = None
     offset: int = 0
