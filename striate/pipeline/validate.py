@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from striate.artifacts import Region
 from striate.config import RunConfig, is_builtin
 from striate.data.pictures import PictureLimits
-from striate.pipeline.checking.data_ahead import check_held_out, check_learning, check_lengths, read_data
+from striate.pipeline.checking.data_ahead import check_held_out, check_learning, check_lengths, mixed_sources, read_data
 from striate.pipeline.checking.model_ahead import model_plan
 from striate.pipeline.checking.packs_ahead import (
     check_run_gate,
@@ -98,6 +98,8 @@ def _data(config: RunConfig, limits: PictureLimits, samples: list[Sample]) -> It
     for name in dict.fromkeys((*config.data.train, *config.data.calibration, *healing)):
         read = samples if name in config.data.train else []
         yield f"data      {read_data(name, config, limits, read)}"
+    if config.data.mix or config.data.text:
+        yield f"mix       {mixed_sources(config)}"
     if config.data.validate:
         yield f"validate  {check_held_out(config, limits)}"
 

@@ -97,6 +97,12 @@ def test_what_was_seen_of_each_source_is_recorded(tmp_path: Path, saved_llava: P
     text.write_text("".join(json.dumps({"id": f"x{n}", "question": f"Q{n}", "answer": "A"}) + "\n" for n in range(4)))
     mix = {str(text): 2, str(pictured): 0.4}
     run = write_run(tmp_path / "run.yaml", saved_llava, [pictured, text], mix=mix)
+    shown = done("check", run)
+    assert "mix       train.jsonl x 0.4 of 10, text.jsonl x 2 of 4: 12 samples an epoch" in shown
+    only = f"data.train=[{text}]"
+    assert "of 4 samples 4 have none" in failed(
+        "check", run, "--set", only, "--set", "data.mix={}", "--set", "data.text=5%"
+    )
     out = tmp_path / "out"
     done("select", run, "--out", out, "--set", "train.max_steps=3")
     done("train", "--out", out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from striate.config import RunConfig, is_builtin
@@ -14,6 +15,7 @@ from striate.storage.read_files import user_path
 
 if TYPE_CHECKING:
     from striate.data.checks.length_check import Lengths
+    from striate.data.held_out import TrainingData
     from striate.data.samples import Sample
     from striate.data.sources.stored_pictures import Picture
 
@@ -67,6 +69,33 @@ def check_held_out(config: RunConfig, limits: PictureLimits) -> str:
     return f"{section.validate}: {len(data.held_out)} samples are measured, {len(data.samples)} train"
 
 
+def mixed_sources(config: RunConfig) -> str:
+    """Return how often an epoch shows each source, and the share of samples without pictures.
+
+    Raises:
+        DataError: there are no samples of a kind of which `data.mix` or `data.text` asks for some.
+    """
+    if any(map(is_builtin, config.data.train)):
+        return "with built-in data, which is not read here"
+    data = _training_data(config)
+    told = [
+        f"{PurePath(one.name).name} x {one.epochs:.3g} of {one.samples}"
+        for one in (data.sources.seen([1] * len(data.samples)) if data.sources else ())
+    ]
+    text = sum(not sample.images for sample in data.samples)
+    share = 100 * text / max(1, len(data.samples))
+    return f"{', '.join(told)}: {len(data.samples)} samples an epoch, {share:.3g}% without pictures"
+
+
+def _training_data(config: RunConfig) -> TrainingData:
+    from striate.data.held_out import training_data
+
+    section = config.data
+    place = section.validate if section.validate and not section.validation_share else None
+    held_out = user_path(place) if place and not is_builtin(place) else None
+    return training_data(section, [user_path(name) for name in section.train], held_out, config.seed)
+
+
 def check_lengths(config: RunConfig, limits: PictureLimits, training: list[Sample]) -> tuple[Lengths, str]:
     """Return how long the training samples are, and that all that the run reads fit into `train.max_length`.
 
@@ -81,7 +110,9 @@ def check_lengths(config: RunConfig, limits: PictureLimits, training: list[Sampl
 
     section, most = config.data, config.train.max_length
     processor, skips = load_processor(user_path(config.model.path)), section.broken == "skip"
-    trained, besides = drawn(training, section.max_train_samples, config.seed), _read_besides(config)
+    mixes = bool(section.mix or section.text)
+    trained = _training_data(config).samples if mixes else drawn(training, section.max_train_samples, config.seed)
+    besides = _read_besides(config)
     found = lengths(processor, trained, most, limits, skips=skips)
     wrong = found.wrong | oversized(processor, besides, most, limits, skips=skips)
     if wrong and not skips:
