@@ -82,7 +82,7 @@ def _refuse_unused(row: Row) -> None:
             "pictures under 'image' or 'images'",
             f"set data.columns={{image: {key}}}, or remove {shown(key)}",
         )
-    refuse_other_names(row, TEXT_FIELDS)
+    refuse_other_names(row, TEXT_FIELDS, training=True)
 
 
 def _matched(own: list[Reference], references: list[Reference], row: Row) -> list[Reference]:

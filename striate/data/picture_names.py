@@ -45,21 +45,23 @@ def refuse_media_fields(row: Row) -> None:
             raise refused_media(row, f"{shown(key)} is {shown(row.fields[key])}")
 
 
-def refuse_other_names(row: Row, texts: Collection[str]) -> None:
+def refuse_other_names(row: Row, texts: Collection[str], training: bool = False) -> None:
     """Raise if a record without pictures has a field that names one: it would be asked or trained as text.
 
     Args:
         row: the record.
         texts: its keys with texts, where a file's name is no picture to show.
+        training: whether it is of training data, which has the setting `data.columns`.
     """
     for key, value in row.fields.items():
         if key not in texts and key != "id" and _is_media(value):
             if all(isinstance(name, str) and MOVING.fullmatch(name) for name in as_list(value)):
                 raise refused_media(row, f"{shown(key)} is {shown(value)}")
+            columns = f"set data.columns={{image: {shown(key, 30)}}}, " if training else ""
             raise row.refuse(
                 f"no picture under 'image' or 'images', but {shown(key)} is {shown(value)}",
                 ONLY_PICTURES,
-                f"rename {shown(key)} to 'image', or remove it if the sample has no picture",
+                f"{columns}rename {shown(key)} to 'image', or remove it if the sample has no picture",
             )
 
 

@@ -164,6 +164,14 @@ BAD_ROWS: dict[str, tuple[dict[str, Any], SourceOptions]] = {
     "add 'response', or say which field it is with data.columns={response: NAME}": ({"query": "Q"}, PLAIN),
     "it has no conversation; its fields are 'caption', 'file'": ({"caption": "c", "file": "f"}, PLAIN),
     "or set data.untagged=first": ({**llava(TALK), "conversations": llava(TALKS[8])["conversations"]}, PLAIN),
+    "'answer' is a list, ['A', 'B'], and training learns one answer": ({**PLAIN_ROW, "answer": ["A", "B"]}, PLAIN),
+    "what is asked of every record is data.question": (
+        {"label": "A"},
+        SourceOptions(columns={"question": "What is it?", "answer": "label"}),
+    ),
+    "set data.columns={image: 'img'}, rename 'img' to 'image'": ({**PLAIN_ROW, "img": "0.png"}, PLAIN),
+    "`messages` is not JSON: line 1: the text stops": ({"messages": '[{"role":'}, PLAIN),
+    "`messages` is not a list of turns": ({"messages": {"role": ["user"], "content": []}}, PLAIN),
     "'history' holds ['Q']": ({"query": "Q", "response": "A", "history": [["Q"]]}, PLAIN),
     "picture 'https://x.org/a.png' is on the web": ({**PLAIN_ROW, "image": "https://x.org/a.png"}, PLAIN),
     "can't read the data URL 'data:image/png,x': it is not in base64": (
@@ -249,6 +257,14 @@ def test_records_without_the_columns_are_read_in_their_own_form(tmp_path: Path) 
     path = lines(tmp_path / "data", [llava(TALKS[0]), row]).path
     first, second = read_samples(path, options=OF_COLUMNS)
     assert (first.answer, second.answer, second.question) == ("red", "A", "Q")
+
+
+def test_turns_as_json_and_as_columns(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
+    columns = {"role": ["user", "assistant"], "content": ["Q", "A"]}
+    rows = [{"messages": turns}, {"messages": json.dumps(turns)}, {"messages": columns}]
+    samples = read_samples(lines(tmp_path / "data", rows).path)
+    assert [sample.messages for sample in samples] == [samples[0].messages] * 3
 
 
 def test_conversations_of_several_turns(tmp_path: Path) -> None:

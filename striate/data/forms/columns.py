@@ -9,6 +9,8 @@ from striate.data.rows import Row
 from striate.errors import did_you_mean
 from striate.printable import shown
 
+_ASKED = "what is asked of every record is data.question, not the name of a column; or "
+
 
 def renamed(row: Row, columns: Mapping[str, str]) -> Row:
     """Return the record with its fields under striate's names; one that has none of the columns as it is.
@@ -29,7 +31,8 @@ def renamed(row: Row, columns: Mapping[str, str]) -> Row:
             raise row.refuse(
                 f"no column {shown(column)}, which data.columns says is {name!r}",
                 f"one of {', '.join(shown(key, 30) for key in have[:20])}",
-                f"{did_you_mean(column, have)}change data.columns; a column without a value may be empty or null",
+                f"{did_you_mean(column, have)}{_ASKED if name == 'question' else ''}"
+                "change data.columns; a column without a value may be empty or null",
             )
     taken = {*columns.values(), *columns}
     rest: dict[Any, Any] = {key: value for key, value in row.fields.items() if key not in taken}

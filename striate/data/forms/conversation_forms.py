@@ -12,6 +12,7 @@ from striate.data.samples import PLACEHOLDER, Role
 from striate.data.sources.source_options import SourceOptions
 from striate.errors import did_you_mean
 from striate.printable import shown
+from striate.storage.read_files import parse_json
 
 ROLES: dict[str, Role] = {
     "human": "user",
@@ -115,10 +116,7 @@ def _listed(key: str, names: tuple[str, str]) -> Callable[[Row], Iterator[RawTur
 
 def _turns(row: Row, key: str, names: tuple[str, str] = CHAT) -> Iterator[RawTurn]:
     """Yield the turns of a list under `key`; a turn may have the names of LLaVA or of chat messages."""
-    turns = row.fields[key]
-    if not isinstance(turns, list) or not turns:
-        raise row.refuse(f"`{key}` is not a list of turns", "a list with a question and an answer")
-    for number, turn in enumerate(turns):
+    for number, turn in enumerate(_list_of(row, key, "a list with a question and an answer")):
         place = row.at(f"{row.place}, turn {number}")
         speaker, content = names
         # A dict is what all readers give; asking for a Mapping takes ten times as long.
@@ -131,6 +129,21 @@ def _turns(row: Row, key: str, names: tuple[str, str] = CHAT) -> Iterator[RawTur
         yield RawTurn(_role(turn[speaker], place), turn[content], place)
 
 
+def _list_of(row: Row, key: str, wanted: str) -> list[Any]:
+    """Return the turns under `key`: a list, JSON text of one, or an object of lists, as `datasets` stores sequences."""
+    turns = row.fields[key]
+    if isinstance(turns, str) and turns.lstrip().startswith("["):
+        turns = parse_json(turns, f"{row.place}: `{key}`", row.form)
+    lengths = (
+        {len(part) if isinstance(part, list) else -1 for part in turns.values()} if isinstance(turns, dict) else {}
+    )
+    if len(lengths) == 1 and -1 not in lengths:
+        turns = [dict(zip(turns, turn, strict=True)) for turn in zip(*turns.values(), strict=True)]
+    if not isinstance(turns, list) or not turns:
+        raise row.refuse(f"`{key}` is not a list of turns", wanted)
+    return turns
+
+
 def _role(value: Any, row: Row) -> Role:
     role = ROLES.get(value) if isinstance(value, str) else None
     if role is None:
@@ -141,10 +154,7 @@ def _role(value: Any, row: Row) -> Role:
 
 def _user_and_assistant(row: Row) -> Iterator[RawTurn]:
     """Yield the turns of a list of {"user": ..., "assistant": ...}, as the Cauldron has them."""
-    turns = row.fields["texts"]
-    if not isinstance(turns, list) or not turns:
-        raise row.refuse("`texts` is not a list of turns", "a list of objects with 'user' and 'assistant'")
-    for number, turn in enumerate(turns):
+    for number, turn in enumerate(_list_of(row, "texts", "a list of objects with 'user' and 'assistant'")):
         place = row.at(f"{row.place}, turn {number}")
         if not isinstance(turn, Mapping) or turn.get("user") is None or turn.get("assistant") is None:
             raise place.refuse("it lacks 'user' or 'assistant'", "an object with 'user' and 'assistant'", "add it")
@@ -188,9 +198,13 @@ def _prompt_completion(row: Row) -> Iterator[RawTurn]:
 
 def _question_answer(row: Row) -> Iterator[RawTurn]:
     for key, role in (("question", "user"), ("answer", "assistant")):
-        value = row.fields[key]
-        content = value if isinstance(value, list) else row.text(key)
-        yield RawTurn("user" if role == "user" else "assistant", content, row)
+        if isinstance(row.fields[key], list):
+            raise row.refuse(
+                f"{key!r} is a list, {shown(row.fields[key])}, and training learns one answer to one question",
+                "one text",
+                "name a column with one text, or write one line for each",
+            )
+        yield RawTurn("user" if role == "user" else "assistant", row.text(key), row)
 
 
 FORMS = (
