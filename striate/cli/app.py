@@ -45,6 +45,7 @@ HELP_ORDER = (
     "remove-layers",
     "merge",
     "export",
+    "push",
     "ask",
     "chat",
     "bench",

@@ -1,17 +1,20 @@
-"""Verbs that hand on what a run made: merge writes one ordinary checkpoint."""
+"""Verbs that hand on what a run made: merge writes one ordinary checkpoint, push publishes a model on the hub."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 from json import dumps
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from striate.cli.boundary import guard
-from striate.cli.console import ERR, OUT, RichProgress, print_json, quiet_libraries
+from striate.cli.console import ERR, OUT, RichProgress, print_json, quiet_libraries, show_table
 from striate.cli.model_verbs import NewModel
 from striate.cli.options import Json
+
+if TYPE_CHECKING:
+    from striate.models.io.hub_upload import Upload
 
 Source = Annotated[str, typer.Argument(help="Run folder, model's folder or hub id.")]
 Label = Annotated[
@@ -33,6 +36,7 @@ class Dtype(StrEnum):
 def register(app: typer.Typer) -> None:
     """Add this module's verbs to the command line."""
     app.command("merge")(merge)
+    app.command("push")(push)
 
 
 def merge(
@@ -64,3 +68,57 @@ def merge(
             OUT.print(f"all weights were in memory at once: {done.in_memory}", soft_wrap=True)
         OUT.print(f"{done.parameters:,} parameters in {done.dtype}, and the processor")
         OUT.print(str(out), soft_wrap=True)
+
+
+def push(
+    source: Annotated[str, typer.Argument(help="Run folder, or model's folder.")],
+    repository: Annotated[str, typer.Argument(metavar="USER/NAME", help="Repository on the hub: made if new.")],
+    model: Label = None,
+    *,
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be published; send nothing.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what the repository holds.")] = False,
+    licence: Annotated[
+        str | None, typer.Option("--license", metavar="ID", help="Such as apache-2.0; left out, that of the base.")
+    ] = None,
+    base_model: Annotated[
+        str | None, typer.Option(metavar="USER/NAME", help="On the hub, if the base is a folder here.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Publish a run's model on the hub: weights, processor and card, all in one commit."""
+    with guard(None):
+        quiet_libraries()
+        from striate.models.io.hub_upload import licence_on_hub, publish
+        from striate.pipeline.pushing import upload_of
+
+        progress = RichProgress(ERR if json else OUT)
+        options: dict[str, Any] = {"label": model, "base_model": base_model, "progress": progress}
+        place, upload = upload_of(source, repository, licence=licence, **options)
+        if upload.license is None and upload.base_model and not dry_run:
+            _, upload = upload_of(source, repository, licence=licence_on_hub(upload.base_model), **options)
+        if not json:
+            _show_upload(place.label, place.path, upload)
+        done = None if dry_run else publish(upload, private=private, overwrite=overwrite)
+        if json:
+            told: dict[str, Any] = {
+                "model": place.label,
+                "path": place.path,
+                "repository": repository,
+                "files": upload.sizes,
+            }
+            told |= {"license": upload.license, "base_model": upload.base_model, "published": done and vars(done)}
+            print_json(dumps(told))
+        elif done is None:
+            OUT.print("dry run: nothing was sent")
+        else:
+            if done.removed:
+                OUT.print(f"removed from it: {', '.join(done.removed)}", soft_wrap=True)
+            OUT.print(f"{done.url}: all in one commit, {done.commit}", soft_wrap=True)
+
+
+def _show_upload(label: str, path: str, upload: Upload) -> None:
+    OUT.print(f"{label} ({path}) -> {upload.repository}", soft_wrap=True)
+    show_table("", ["file", "bytes"], [[name, f"{size:,}"] for name, size in upload.sizes.items()])
+    OUT.print(f"licence: {upload.license or 'none known; --license ID says one'}")
+    OUT.print(f"base model: {upload.base_model or 'none on the hub'}")

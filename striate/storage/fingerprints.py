@@ -35,7 +35,7 @@ def fingerprint(path: Path) -> str:
     """
     try:
         if path.is_dir():
-            return fingerprint_files(path, _model_files(path))
+            return fingerprint_files(path, model_files(path))
         return file_digests(path.parent, [path])[path.name][:LENGTH]
     except OSError as error:
         raise _unreadable(path, error) from error
@@ -89,7 +89,7 @@ def weight_bytes(path: Path) -> int:
     return sum(file.stat().st_size for file in path.glob("*.safetensors")) if path.is_dir() else 0
 
 
-def _model_files(folder: Path) -> Iterator[Path]:
+def model_files(folder: Path) -> Iterator[Path]:
     """Yield the files of a model's folder that loading it reads; indexes name shards that may lie deeper."""
     named = {name for index in folder.glob(_INDEXES) if index.is_file() for name in _shards(index)}
     for path in (*folder.iterdir(), *folder.glob(_TEMPLATES), *(folder / name for name in sorted(named))):

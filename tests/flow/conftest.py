@@ -134,3 +134,13 @@ def _start(worker: Path, folder: Path, names: tuple[str, ...], **environment: st
 def two_processes() -> Callable[..., None]:
     """A function that runs a worker's scenarios on two processes: worker, folder, names, environment."""
     return _start
+
+
+@pytest.fixture(scope="session")
+def tuned_run(run_config: Callable[..., RunConfig], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that has tuned for two steps and pruned one layer, and asked nothing: to be read only."""
+    from striate.pipeline import Flow
+
+    out = tmp_path_factory.mktemp("tuned") / "run"
+    Flow(run_config("train.max_steps=2", "evaluate.packs=[]", "analyze.samples=2"), out).everything()
+    return out

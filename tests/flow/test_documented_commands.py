@@ -50,6 +50,7 @@ PLACES_IN = {
         "LANGUAGE_MODEL": "base",
         "VISION_TOWER": "siglip",
     },
+    "striate merge ADAPTER --base FOLDER --out DIR": {"ADAPTER": "run/checkpoint", "FOLDER": "model"},
 }
 # What makes a shipped config small.
 REDUCED = {
@@ -78,6 +79,15 @@ NOT_RUN = {
     "striate run run.yaml --set train.method=qlora": "needs bitsandbytes and a CUDA device",
     "striate run RUN.yaml --set train.optimizer=adamw-8bit": "needs bitsandbytes and a CUDA device",
 }
+NOT_RUN |= dict.fromkeys(
+    (
+        "striate push RUN user/name",
+        "striate push RUN user/my-lvlm --private",
+        "striate push RUN user/my-lvlm --model tuned --base-model user/its-base",
+        "striate push DIR user/my-lvlm --license apache-2.0 --overwrite",
+    ),
+    "publishes on the hub; test_push_verb.py types it to a stand-in",
+)
 # Commands that end with an error of their own here, and a part of what it says.
 ENDS_WITH = {
     "striate evaluate --out run --gate 'visual>=99,text>=99.5'": "gate",

@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,9 @@ from fault_kit import forked
 from typer.testing import CliRunner, Result
 
 from striate.cli import app
-from striate.config import RunConfig
 from striate.models.convert import merge_checkpoint as merging
 from striate.models.convert.merge_checkpoint import merge_checkpoint
 from striate.models.io.load import load_model
-from striate.pipeline import Flow
 from striate.storage.atomic import is_temporary
 
 
@@ -34,12 +31,8 @@ def striate(*words: str | Path) -> Result:
 
 
 @pytest.fixture(scope="module")
-def run(run_config: Callable[..., RunConfig], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that has tuned and pruned, and asked nothing."""
-    out = tmp_path_factory.mktemp("merge") / "run"
-    flow = Flow(run_config("train.max_steps=2", "evaluate.packs=[]", "prune.remove=1", "analyze.samples=2"), out)
-    flow.everything()
-    return out
+def run(tuned_run: Path) -> Path:
+    return tuned_run
 
 
 STOCK = """

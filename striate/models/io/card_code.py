@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from striate.models.io.adapter_folder import base_of, base_revision_of, is_adapter
+from striate.models.io.json_files import object_of
 
 FENCE = "````"
 PICTURE, QUESTION = "picture.jpg", "What is in this picture?"
@@ -71,20 +72,16 @@ def example_code(name: str, base: str | None, checkpoint: Path | None, by_striat
 
 def _has_template(checkpoint: Path) -> bool:
     """Return whether the processor in a checkpoint's folder writes chats."""
-    # Run records and cards are read without transformers, which this imports.
-    from striate.models.io.model_folder import object_of
-
     written = (checkpoint / name for name in ("processor_config.json", "tokenizer_config.json"))
     return any(checkpoint.glob("chat_template*")) or any("chat_template" in object_of(file) for file in written)
 
 
 def _needs_striate(checkpoint: Path) -> bool:
     """Return whether the model's vision encoder is one that transformers knows from striate."""
+    # Run records and cards are read without transformers.
     from transformers import CONFIG_MAPPING
 
-    from striate.models.io.model_folder import CONFIG, object_of
-
     folder = Path(base_of(checkpoint)) if is_adapter(checkpoint) else checkpoint
-    vision = object_of(folder / CONFIG).get("vision_config")
+    vision = object_of(folder / "config.json").get("vision_config")
     kind = vision.get("model_type") if isinstance(vision, dict) else None
     return kind in CONFIG_MAPPING and CONFIG_MAPPING[kind].__module__.startswith("striate.")

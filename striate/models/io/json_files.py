@@ -16,3 +16,11 @@ def read_json(file: Path, allowed: str, next_step: str) -> dict[str, Any]:
         ModelError: it can't be read, or holds no JSON object.
     """
     return read_object(file, Form(ModelError, allowed, next_step))
+
+
+def object_of(file: Path) -> dict[str, Any]:
+    """Return the JSON object in `file`; an empty one where it is damaged, which its own reader says."""
+    try:
+        return read_json(file, "", "")
+    except ModelError:
+        return {}

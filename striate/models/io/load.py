@@ -19,7 +19,9 @@ from striate.models.io.adapter_folder import ADAPTER_CONFIG, base_of, base_revis
 from striate.models.io.adapters import add_adapter, merged
 from striate.models.io.devices import resolve_device, resolve_dtype
 from striate.models.io.foreign import reading_model
-from striate.models.io.model_folder import check_source, object_of
+from striate.models.io.hub_reach import copy_if_silent
+from striate.models.io.json_files import object_of
+from striate.models.io.model_folder import check_source
 from striate.models.io.quiet import quietly
 from striate.models.io.sane_config import check_config
 from striate.models.io.sane_model import check_finite, check_image_token, check_size, check_special_tokens
@@ -125,6 +127,9 @@ def _source(path: str, revision: str | None) -> str:
         raise ModelError(f"{path} is a file", "a model folder or a hub id", "give the folder that the file is in")
     if not looks_like_hub_id(path):
         raise _no_such(path, "there is no such folder")
+    copy = copy_if_silent(path, revision)
+    if copy is not None:
+        return _source(str(copy), None)
     try:
         plain, adapter = (
             cached_file(path, name, revision=revision, _raise_exceptions_for_missing_entries=False)

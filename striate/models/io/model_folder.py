@@ -13,7 +13,7 @@ from typing import Any
 from transformers.utils import cached_file
 
 from striate.errors import ModelError
-from striate.models.io.json_files import read_json
+from striate.models.io.json_files import object_of
 from striate.printable import shown
 from striate.storage.inside import inside
 
@@ -127,14 +127,6 @@ def _file(source: str, name: str, revision: str | None) -> Path | None:
         _raise_exceptions_for_connection_errors=False,
     )
     return Path(found) if found else None
-
-
-def object_of(file: Path) -> dict[str, Any]:
-    """Return the JSON object in `file`; an empty one where it is damaged, which its own reader says."""
-    try:
-        return read_json(file, "", "")
-    except ModelError:
-        return {}
 
 
 def _walk(value: Any) -> Iterator[tuple[str, Any]]:

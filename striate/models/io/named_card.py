@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from huggingface_hub import ModelCard
@@ -16,13 +17,16 @@ A_CARD = Form(
 )
 
 
-def named_card(text: str, name: str, **fields: Any) -> str:
+def named_card(
+    text: str, name: str, fields: Mapping[str, Any] | None = None, renamed: Mapping[str, str] | None = None
+) -> str:
     """Return the card `text` with `name` as what its code loads, and in its title and metadata.
 
     Args:
         text: a card; of one that striate did not write only the metadata is changed.
         name: a folder, or a hub id, of which the title has the last part.
-        fields: further metadata, such as `license`; a value of None leaves what is there.
+        fields: further metadata, such as `license`.
+        renamed: other models that its code loads, by the names that they have there now.
 
     Raises:
         ModelError: its metadata can't be read.
@@ -33,12 +37,23 @@ def named_card(text: str, name: str, **fields: Any) -> str:
     except Exception as error:
         raise A_CARD.refuse(f"the model card can't be read: {first_line(error)}") from error
     old, short = card.data.get("model_name"), name.rpartition("/")[2]
-    for field, value in {**fields, "model_name": short}.items():
-        if value is not None:
-            setattr(card.data, field, value)
+    for field, value in {**(fields or {}), "model_name": short}.items():
+        setattr(card.data, field, value)
     body = card.text
     if isinstance(old, str) and old:
+        names = {repr(before): repr(now) for before, now in {**(renamed or {}), old: name}.items()}
+        any_name = re.compile("|".join(map(re.escape, names)))
         code = re.compile(rf"^{FENCE}python$.*?^{FENCE}$", re.MULTILINE | re.DOTALL)
-        body = code.sub(lambda found: found[0].replace(repr(old), repr(name)), body)
+        body = code.sub(lambda found: any_name.sub(lambda one: names[one[0]], found[0]), body)
+        for before, now in (renamed or {}).items():
+            body = body.replace(f"Base model: `{before}`.", f"Base model: `{now}`.", 1)
         body = re.sub(rf"^(\s*# ){re.escape(old)}(?=:)", lambda found: f"{found[1]}{short}", body)
     return f"---\n{card.data.to_yaml()}\n---\n{body}"
+
+
+def metadata_of(text: str) -> dict[str, Any]:
+    """Return the metadata of the card `text`; raises as `named_card`."""
+    try:
+        return dict(ModelCard(text).data.to_dict())
+    except Exception as error:
+        raise A_CARD.refuse(f"the model card can't be read: {first_line(error)}") from error

@@ -10,7 +10,8 @@ from transformers import AutoConfig
 
 from striate.errors import ModelError
 from striate.models.io.foreign import reading_model
-from striate.models.io.model_folder import check_source, object_of
+from striate.models.io.json_files import object_of
+from striate.models.io.model_folder import check_source
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

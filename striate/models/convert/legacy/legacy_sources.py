@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from striate.config import looks_like_hub_id
 from striate.errors import ModelError, first_line
+from striate.models.io.hub_reach import copy_if_silent
 from striate.models.io.model_folder import check_source, model_file, weight_map
 from striate.models.io.weights.safetensors_shards import AGAIN, INDEX, WHOLE, read_shards
 from striate.storage.read_files import user_path
@@ -36,6 +37,9 @@ def folder_of(path: str | Path, what: str, revision: str | None = None) -> Path:
 def _fetched(text: str, what: str, revision: str | None) -> Path:
     if not looks_like_hub_id(text):
         raise ModelError(f"no {what} at {text!r}: there is no such folder", "a folder or a hub id", "check the path")
+    copy = copy_if_silent(text, revision)
+    if copy is not None:
+        return copy
     try:
         return Path(snapshot_download(text, revision=revision))
     except (OSError, ValueError) as error:

@@ -1,0 +1,96 @@
+"""Whether the hub answers about a repository, found out within seconds; where it does not, the copy of last time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from huggingface_hub import HfApi, constants, try_to_load_from_cache
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
+
+from striate.errors import ModelError, first_line
+
+SECONDS = 4.0
+"""The most that is waited for the hub's first answer."""
+
+ValueT = TypeVar("ValueT")
+
+
+class NoAnswerError(Exception):
+    """The hub did not answer in time, or can't be reached."""
+
+
+def within(seconds: float, ask: Callable[[], ValueT]) -> ValueT:
+    """Return what `ask` returns, or raise what it raises.
+
+    Raises:
+        NoAnswerError: it took longer: looking up a name, say, can't be given a limit of its own.
+    """
+    answers: list[Any] = []
+    faults: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            answers.append(ask())
+        except BaseException as error:
+            faults.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if faults:
+        raise faults[0]
+    if not answers:
+        raise NoAnswerError(f"{constants.ENDPOINT} did not answer within {seconds:g} s")
+    found: ValueT = answers[0]
+    return found
+
+
+@lru_cache(maxsize=64)
+def copy_if_silent(name: str, revision: str | None = None) -> Path | None:
+    """Return None where the hub answers that it has the repository `name`, or is not to be asked (HF_HUB_OFFLINE).
+
+    Where it does not answer, that is the folder of what was downloaded earlier.
+
+    Raises:
+        ModelError: the hub has no such repository, or not for this person; or it is silent, and there is no copy.
+    """
+    if constants.HF_HUB_OFFLINE:
+        return None
+    try:
+        within(SECONDS, lambda: HfApi().model_info(name, revision=revision, timeout=SECONDS))
+        return None
+    except GatedRepoError as error:
+        raise ModelError(
+            f"the hub gives {name!r} only to those whom its owner lets: {first_line(error)}",
+            "a repository that you have access to",
+            f"ask for access at {constants.ENDPOINT}/{name}, then `hf auth login`",
+        ) from error
+    except HfHubHTTPError as error:
+        status = error.response.status_code if error.response is not None else 500
+        if status < 500:
+            raise _unknown(name, first_line(error)) from error
+        reason = first_line(error)
+    # What a connection raises depends on the library below, and on its version.
+    except Exception as error:
+        reason = first_line(error)
+    for file in ("config.json", "adapter_config.json"):
+        found = try_to_load_from_cache(name, file, revision=revision)
+        if isinstance(found, str):
+            return Path(found).parent
+    raise ModelError(
+        f"no model at {name!r}: the hub can't be reached ({reason}), and nothing of it was downloaded before",
+        "a folder of this machine, or a hub id with a network",
+        "check the path; for a hub id, check the network",
+    )
+
+
+def _unknown(name: str, reason: str) -> ModelError:
+    return ModelError(
+        f"no model at {name!r}: {reason}",
+        "a folder, or a hub id such as llava-hf/llava-1.5-7b-hf",
+        "check the path; for a private repository, `hf auth login`",
+    )

@@ -1,0 +1,277 @@
+"""Publishes a model's folder on the hub: what would go there, and one commit with all of it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
+from huggingface_hub.errors import RepositoryNotFoundError
+
+from striate.config import looks_like_hub_id
+from striate.errors import ArtifactError, ModelError, first_line
+from striate.models.io.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_config, base_of, is_adapter
+from striate.models.io.hub_reach import SECONDS, within
+from striate.models.io.model_card import CARD_FILE, CardFacts, card_text, license_of
+from striate.models.io.model_folder import check_source, model_file
+from striate.models.io.named_card import A_CARD, metadata_of, named_card
+from striate.models.io.weights.safetensors_shards import read_file, read_shards
+from striate.printable import shown
+from striate.storage.fingerprints import RECORD_FILE, model_files
+from striate.storage.read_files import read_text
+
+REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+_NOTES = ("LICENSE*", "LICENCE*", "NOTICE*", "COPYING*")
+_PROCESSORS = ("processor_config.json", "preprocessor_config.json")
+_ATTRIBUTES = ".gitattributes"
+
+
+@dataclass(frozen=True)
+class Upload:
+    """What a repository would hold.
+
+    Attributes:
+        repository: owner/name.
+        files: where each file's content is, or that content itself, by its name.
+        license: as the card names it; None where nobody said.
+        base_model: the hub id of the model that this one was made from, if it has one.
+    """
+
+    repository: str
+    files: Mapping[str, Path | bytes]
+    license: str | None
+    base_model: str | None
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The bytes of each file."""
+        return {
+            name: len(content) if isinstance(content, bytes) else content.stat().st_size
+            for name, content in self.files.items()
+        }
+
+
+@dataclass(frozen=True)
+class Published:
+    """What was published: its page, the commit, and the files of earlier commits that it removed."""
+
+    url: str
+    commit: str
+    removed: tuple[str, ...]
+
+
+def prepare_upload(
+    folder: Path, repository: str, *, licence: str | None = None, base_model: str | None = None
+) -> Upload:
+    """Return what `repository` would hold of the model in `folder`; nothing is asked of the hub.
+
+    Weights, config, processor, card, region and rule go there, and no other file. The card's code loads from
+    `repository`, and an adapter names `base_model` in place of a folder.
+
+    Args:
+        folder: of a whole model or an adapter.
+        repository: owner/name.
+        licence: an id such as `apache-2.0`; None for what the model's card, or its base's, says.
+        base_model: hub id; None for what the card or the adapter says.
+
+    Raises:
+        ModelError: weights that are not whole, no processor, a folder as base model, or a name that is no hub id.
+    """
+    _check_name(repository, "the repository")
+    if base_model is not None:
+        _check_name(base_model, "--base-model")
+    check_source(str(folder))
+    _check_whole(folder)
+    named = base_of(folder) if is_adapter(folder) else None
+    files: dict[str, Path | bytes] = dict(_files(folder))
+    if named is not None:
+        base_model = base_model or _hub_base(folder, named)
+        if base_model != named:
+            content = {**adapter_config(folder), "base_model_name_or_path": base_model, "revision": None}
+            files[ADAPTER_CONFIG] = (json.dumps(content, indent=2) + "\n").encode()
+    fields, card = _card(folder, repository, licence, base_model, named)
+    files[CARD_FILE] = card.encode()
+    return Upload(repository, dict(sorted(files.items())), fields.get("license"), fields.get("base_model"))
+
+
+def publish(upload: Upload, *, private: bool = False, overwrite: bool = False) -> Published:
+    """Return where `upload` is, after one commit that holds all of it; a repository that is not there yet is made.
+
+    Args:
+        upload: what to publish.
+        private: whether a new repository is shown to its owner alone.
+        overwrite: replace what the repository holds; files that are not in `upload` go in the same commit.
+
+    Raises:
+        ArtifactError: the hub can't be reached or refuses, or the repository holds files already.
+    """
+    api, repository = HfApi(), upload.repository
+    _check_owner(api, repository)
+    with _asking(repository, "look at it"):
+        there = _repository(api, repository)
+    names = _names(there)
+    if names and not overwrite:
+        raise ArtifactError(
+            f"{repository} is on the hub already, with {len(names)} files",
+            "a new or empty repository",
+            "choose another name, or replace what it holds with --overwrite",
+        )
+    with _asking(repository, "make it"):
+        if there is None:
+            api.create_repo(repository, private=private)
+            there = _repository(api, repository)
+    removed = sorted(names - set(upload.files))
+    with _asking(repository, "publish all files in one commit"):
+        commit = _commit(api, upload, removed, there.sha if there else None)
+    return Published(f"{constants.ENDPOINT}/{repository}", commit, tuple(removed))
+
+
+def _commit(api: HfApi, upload: Upload, removed: Sequence[str], parent: str | None) -> str:
+    """Return the commit that holds all of `upload`: `upload_folder` may split a large folder into several."""
+    operations: list[Any] = [
+        *(CommitOperationAdd(name, content) for name, content in upload.files.items()),
+        *(CommitOperationDelete(name) for name in removed),
+    ]
+    try:
+        done = api.create_commit(
+            upload.repository, operations, commit_message="Add model", parent_commit=parent, num_threads=4
+        )
+        return str(done.oid)
+    except Exception:
+        # The hub may have done it, and only its answer was lost.
+        now = _repository(api, upload.repository)
+        if now is None or now.sha == parent or not set(upload.files) <= _names(now):
+            raise
+        return str(now.sha)
+
+
+def _names(repository: Any) -> set[str]:
+    return {file.rfilename for file in repository.siblings or ()} - {_ATTRIBUTES} if repository else set()
+
+
+@contextmanager
+def _asking(repository: str, what: str) -> Iterator[None]:
+    try:
+        yield
+    # What a connection raises depends on the library below, and on its version.
+    except Exception as error:
+        raise ArtifactError(
+            f"{repository}: the hub did not {what}: {first_line(error)}; nothing of the model was published",
+            "a hub that answers, and a repository that you may write to",
+            "check the network and `hf auth login`, and run the same command again",
+        ) from error
+
+
+def licence_on_hub(base_model: str) -> str | None:
+    """Return the licence that the card of a model on the hub names; None where the hub does not say."""
+    try:
+        data = HfApi().model_info(base_model, timeout=SECONDS).card_data
+    # A field that people can fill in: its lack is told, and costs nothing.
+    except Exception:
+        return None
+    return _text(data.get("license")) if data else None
+
+
+def _check_name(name: str, what: str) -> None:
+    if not REPOSITORY.fullmatch(name):
+        raise ModelError(
+            f"{what} {shown(name)} is no name of a repository",
+            "owner/name: letters, digits, '-', '_' and '.'",
+            "for example user/my-lvlm",
+        )
+
+
+def _check_whole(folder: Path) -> None:
+    """Raise for a folder that would be half a model.
+
+    Raises:
+        ModelError: it would.
+    """
+    if is_adapter(folder):
+        if not (folder / ADAPTER_WEIGHTS).is_file():
+            raise ModelError(f"{folder} has no {ADAPTER_WEIGHTS}", "a whole adapter folder", "copy it again")
+        read_file(folder / ADAPTER_WEIGHTS)
+    else:
+        read_shards(folder)
+    if not any((folder / name).is_file() for name in _PROCESSORS):
+        raise ModelError(
+            f"{folder} has no processor: nobody could ask the model",
+            f"{' or '.join(_PROCESSORS)}, and the tokenizer's files, beside the weights",
+            "save the processor of the base model there with its save_pretrained",
+        )
+
+
+def _files(folder: Path) -> Iterator[tuple[str, Path]]:
+    notes = (file for pattern in _NOTES for file in folder.glob(pattern) if file.is_file())
+    for file in (*model_files(folder), *notes):
+        name = file.relative_to(folder).as_posix()
+        # What only the run itself reads, and weights in a form that runs code as it is read.
+        if name != RECORD_FILE and file.suffix != ".bin":
+            yield name, model_file(folder, name, "the model's file")
+
+
+def _hub_base(folder: Path, named: str) -> str:
+    if looks_like_hub_id(named) and not Path(named).exists():
+        return named
+    raise ModelError(
+        f"the adapter in {folder} has its base model in {named}, where nobody else finds it",
+        "an adapter of a model that is on the hub, or a whole model",
+        "name that model with --base-model owner/name, or write a whole one first: striate merge",
+    )
+
+
+def _card(
+    folder: Path, repository: str, licence: str | None, base_model: str | None, named: str | None
+) -> tuple[dict[str, str], str]:
+    """Return licence and base model, as far as they are known, and the card that tells them."""
+    file = folder / CARD_FILE
+    if file.is_file():
+        text = read_text(model_file(folder, CARD_FILE, "the model's file"), A_CARD)
+    else:
+        facts = CardFacts(base=base_model or named or folder.name, method="", region=None, adapter=named is not None)
+        text = card_text(facts, folder.name, folder)
+    known = metadata_of(text)
+    base_model = base_model or _text(known.get("base_model"))
+    licence = licence or _text(known.get("license")) or (license_of(base_model) if base_model else None)
+    fields = {"license": licence, "base_model": base_model}
+    if base_model and "base_model_relation" not in known:
+        fields["base_model_relation"] = "adapter" if named else "finetune"
+    given = {name: value for name, value in fields.items() if value}
+    renamed = {Path(named).name: base_model} if named and base_model and not looks_like_hub_id(named) else {}
+    return given, named_card(text, repository, given, renamed)
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _check_owner(api: HfApi, repository: str) -> None:
+    """Raise unless this person may publish under the owner's name, before anything is sent."""
+    try:
+        me = within(SECONDS, api.whoami)
+    except Exception as error:
+        raise ArtifactError(
+            f"{constants.ENDPOINT} does not say who you are: {first_line(error)}",
+            "a hub that answers, and a token that may write",
+            "check the network, and log in with `hf auth login`",
+        ) from error
+    owners = [me.get("name"), *(one.get("name") for one in me.get("orgs") or ())]
+    if repository.partition("/")[0] not in owners:
+        raise ArtifactError(
+            f"you are {me.get('name')} on the hub, and may not publish as {repository.partition('/')[0]}",
+            ", ".join(f"{owner}/{repository.partition('/')[2]}" for owner in owners if owner),
+            "choose one of these, or log in as another with `hf auth login`",
+        )
+
+
+def _repository(api: HfApi, repository: str) -> Any:
+    """Return what the hub says of a repository, or None where it has none of that name."""
+    try:
+        return api.model_info(repository, timeout=SECONDS)
+    except RepositoryNotFoundError:
+        return None
