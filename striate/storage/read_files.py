@@ -83,8 +83,7 @@ def read_text(file: Path, form: Form) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        hint = " (it looks like UTF-16)" if content.startswith(_UTF16_OR_32) else ""
-        raise form.refuse(f"{file} is not UTF-8 text: byte {error.start}{hint}", "save it as UTF-8") from error
+        raise refuse_utf8(file, form, error.start, content) from error
 
 
 def read_json(file: Path, form: Form) -> Any:
@@ -126,11 +125,9 @@ def parse_json(text: str, place: str, form: Form, line: int = 1) -> Any:
     """
     try:
         value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise _no_json(text, error, place, form, line) from error
     except (ValueError, RecursionError) as error:
-        raise form.refuse(f"{place} is not JSON that can be read: {_limit(error)}") from error
-    return _whole_characters(value, text, place, form)
+        raise refuse_json(text, error, place, form, line) from error
+    return whole_characters(value, text, place, form)
 
 
 def parse_yaml(text: str, place: str, form: Form) -> Any:
@@ -151,7 +148,7 @@ def parse_yaml(text: str, place: str, form: Form) -> Any:
         raise
     except Exception as error:  # PyYAML's own constructors raise ten kinds, for example for 2024-02-30.
         raise form.refuse(f"{place} is not YAML: {_limit(error)}") from error
-    return _whole_characters(value, text, place, form)
+    return whole_characters(value, text, place, form)
 
 
 def _expanded(node: Any, known: dict[int, int]) -> int:
@@ -173,7 +170,16 @@ def _limit(error: Exception) -> str:
     return " ".join(str(error).split(";")[0].split()) or type(error).__name__
 
 
-def _no_json(text: str, error: json.JSONDecodeError, place: str, form: Form, line: int) -> StriateError:
+def refuse_utf8(file: Path, form: Form, place: int, start: bytes) -> StriateError:
+    """Return the error for a file that is not UTF-8 at byte `place`; `start` are its first bytes."""
+    hint = " (it looks like UTF-16)" if start.startswith(_UTF16_OR_32) else ""
+    return form.refuse(f"{file} is not UTF-8 text: byte {place}{hint}", "save it as UTF-8")
+
+
+def refuse_json(text: str, error: Exception, place: str, form: Form, line: int) -> StriateError:
+    """Return the error for `text`, which starts on `line` of its file, and of which `error` says why it is no JSON."""
+    if not isinstance(error, json.JSONDecodeError):
+        return form.refuse(f"{place} is not JSON that can be read: {_limit(error)}")
     number = line + error.lineno - 1
     stops = bool(text.strip()) and (error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string"))
     problem = "the text stops in the middle (a truncated file?)" if stops else error.msg
@@ -182,7 +188,7 @@ def _no_json(text: str, error: json.JSONDecodeError, place: str, form: Form, lin
     return form.refuse(f"{place} is not JSON: {where}{problem}", form.next_step or next_step)
 
 
-def _whole_characters(value: Any, text: str, place: str, form: Form) -> Any:
+def whole_characters(value: Any, text: str, place: str, form: Form) -> Any:
     """Return `value`, read from `text`; raise if a text in it holds half of a surrogate pair, which no file can."""
     for where, part in _texts_in(value) if _HALF_ESCAPED.search(text) else ():
         if half := HALF.search(part):

@@ -178,7 +178,7 @@ def test_did_you_mean_role(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "text"),
     [
-        ("train.json", '[{"id": 1},\n {"id": 2', "line 2: the text stops in the middle"),
+        ("train.json", '[{"question": "Q", "answer": "A"},\n {"id": 2', "line 2: the text stops in the middle"),
         ("train.json", '[{"id": "abc', "line 1: the text stops in the middle"),
         ("train.json", '[\n{"id": nope}\n]', "line 2: Expecting value"),
         ("train.jsonl", '{"a": 1,}\n', "line 1"),
