@@ -80,7 +80,7 @@ class Server:
             prompt = {"prompt_string": before + self.marker + after, "multimodal_data": [_png(picture)]}
         body = {"prompt": prompt, "n_predict": tokens, "temperature": 0.0, "n_probs": 10, "return_tokens": True}
         done = self.post("/completion", {**body, "cache_prompt": False, "ignore_eos": True})
-        steps = done["completion_probabilities"]
+        steps = done.get("completion_probabilities", [])
         told = steps[0]["top_logprobs"] if steps and steps[0]["id"] == done["tokens"][0] else []
         return Answer(list(done["tokens"]), {one["id"]: one["logprob"] for one in told})
 

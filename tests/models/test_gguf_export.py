@@ -24,6 +24,10 @@ from striate.models.surgery.remove_layers import remove_layers
 if TYPE_CHECKING:
     from striate.models.io.load import Loaded
 
+GEMMA_ROPE = {
+    "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+}
 TEXT = "What colour is the square? The square is red, 12 of 3."
 
 
@@ -67,6 +71,34 @@ def test_llama_cpp_runs_it(tiny_llava: Loaded, pruned: Path, tmp_path: Path, dty
         assert theirs.ids == ours[0, len(ids) :].tolist()
         expected = torch.log_softmax(torch.from_numpy(logits_of(tiny_llava.model, ids)[-1]), -1)
         assert theirs.difference(expected) < 1e-3
+
+
+@needs_server
+@pytest.mark.parametrize("kind", ["mistral", "qwen2", "qwen3", "gemma3_text"])
+def test_language_models_of_other_kinds(kind: str, tiny_llava: Loaded, tmp_path: Path) -> None:
+    own = {
+        "mistral": {"sliding_window": None, "head_dim": 16},
+        "qwen3": {"head_dim": 16},
+        "gemma3_text": {"head_dim": 16, "query_pre_attn_scalar": 5, "sliding_window": 7, "rope_parameters": GEMMA_ROPE},
+    }
+    names = ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
+    text = {name: getattr(tiny_llava.model.config.text_config, name) for name in names}
+    text |= {"model_type": kind, "num_hidden_layers": 7, "initializer_range": 0.3, "max_position_embeddings": 256}
+    config = LlavaConfig(vision_config=tiny_llava.model.config.vision_config, text_config=text | own.get(kind, {}))
+    torch.manual_seed(0)
+    model = LlavaForConditionalGeneration(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            # Norms and biases as they start would hide mistakes.
+            if parameter.dim() == 1:
+                parameter.add_(torch.randn_like(parameter) * 0.2)
+    write_language_model(model, tiny_llava.processor, tmp_path / "language.gguf", "float32")
+    ids = tiny_llava.processor.tokenizer(TEXT)["input_ids"]
+    with llama_server(tmp_path / "language.gguf") as server:
+        theirs = server.answer(TEXT, None, "", 2)
+    expected = torch.log_softmax(torch.from_numpy(logits_of(model, ids)[-1]), -1)
+    assert theirs.ids[0] == int(expected.argmax())
+    assert theirs.difference(expected) < 2e-3
 
 
 @needs_server

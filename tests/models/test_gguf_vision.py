@@ -165,3 +165,15 @@ def test_tiles_of_another_size_are_refused(tmp_path: Path) -> None:
     whole.image_processor.do_image_splitting = False
     with pytest.raises(ModelError, match="its processor cuts no tiles"):
         write_vision_model(family.model, whole, tmp_path / "mmproj.gguf")
+
+
+@pytest.mark.parametrize(("asked", "tiles"), [({"crop_to_patches": False}, 1), ({"max_patches": 3}, 3), ({}, 4)])
+def test_what_the_processors_class_asks_for_counts(asked: dict[str, Any], tiles: int, tmp_path: Path) -> None:
+    family = build("internvl")
+
+    class Processor(SimpleNamespace):
+        images_kwargs = asked
+
+    write_vision_model(family.model, Processor(**vars(family.processor)), tmp_path / "mmproj.gguf")
+    field = gguf.GGUFReader(tmp_path / "mmproj.gguf").fields["clip.vision.preproc_max_tiles"]
+    assert field.contents() == tiles

@@ -16,6 +16,12 @@ class Gemma3Layout(VisionLayout):
     own = ("<start_of_image>", "<end_of_image>")
     around = ("\n\n", "\n\n")
 
+    def check(self) -> None:
+        """Raise for a processor that takes crops besides the whole picture."""
+        self.refuse_unless(
+            not self.setting("do_pan_and_scan"), "its processor takes crops of pictures", "do_pan_and_scan false"
+        )
+
     def tensors(self) -> Tensors:
         """Yield the encoder and the projector, whose norm gets the 1 that Gemma adds."""
         yield from self.encoder(self.core.model.vision_tower, ("head.",))

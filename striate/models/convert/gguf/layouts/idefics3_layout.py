@@ -16,9 +16,9 @@ class Idefics3Layout(VisionLayout):
 
     def check(self) -> None:
         """Raise for a processor that cuts no tiles, or tiles of another size than the encoder's pictures."""
-        tile = side(self.images.max_image_size)
+        tile = side(self.setting("max_image_size"))
         self.refuse_unless(
-            bool(self.images.do_image_splitting), "its processor cuts no tiles", "do_image_splitting true"
+            bool(self.setting("do_image_splitting")), "its processor cuts no tiles", "do_image_splitting true"
         )
         self.refuse_unless(
             tile == side(self.vision.image_size),
@@ -38,4 +38,4 @@ class Idefics3Layout(VisionLayout):
     def facts(self, writer: gguf.GGUFWriter) -> None:
         """Write how many tokens are joined, and to which edge pictures grow or shrink first."""
         writer.add_vision_projector_scale_factor(self.config.scale_factor)
-        writer.add_vision_preproc_image_size(side(self.images.size))
+        writer.add_vision_preproc_image_size(side(self.setting("size")))

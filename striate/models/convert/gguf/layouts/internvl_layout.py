@@ -49,6 +49,6 @@ class InternVLLayout(VisionLayout):
     def facts(self, writer: gguf.GGUFWriter) -> None:
         """Write how many tokens are joined, and how many tiles a picture becomes."""
         writer.add_vision_projector_scale_factor(round(1 / self.config.downsample_ratio))
-        tiles = self.images.crop_to_patches
-        writer.add_vision_preproc_min_tiles(self.images.min_patches if tiles else 1)
-        writer.add_vision_preproc_max_tiles(self.images.max_patches if tiles else 1)
+        tiles = self.setting("crop_to_patches")
+        writer.add_vision_preproc_min_tiles(self.setting("min_patches") if tiles else 1)
+        writer.add_vision_preproc_max_tiles(self.setting("max_patches") if tiles else 1)

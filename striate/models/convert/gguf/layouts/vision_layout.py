@@ -42,7 +42,7 @@ class VisionLayout(ABC):
 
     def __init__(self, core: Any, processor: Any) -> None:
         self.core, self.config, self.vision = core, core.config, core.config.vision_config
-        self.images = processor.image_processor
+        self.images, self._processor = processor.image_processor, type(processor)
         self.check()
         act = getattr(self.vision, "hidden_act", None)
         self.refuse_unless(
@@ -102,6 +102,14 @@ class VisionLayout(ABC):
             getattr(writer, says)(True)
         self.facts(writer)
 
+    def setting(self, name: str) -> Any:
+        """Return how pictures are made: what the processor's class asks for, else its image processor's own setting."""
+        asked = getattr(self._processor, "images_kwargs", None)
+        if asked is None:
+            older = getattr(getattr(self._processor, "valid_processor_kwargs", None), "_defaults", {})
+            asked = older.get("images_kwargs", {})
+        return asked.get(name, getattr(self.images, name, None))
+
     def encoder(self, module: Any, leave_out: tuple[str, ...] = ()) -> Tensors:
         """Yield the tensors of the encoder `module` under gguf's names, without those that begin with `leave_out`."""
         for name, tensor in module.named_parameters():
@@ -126,10 +134,11 @@ def side(size: Any) -> int:
     Raises:
         ModelError: it is no square.
     """
-    if hasattr(size, "longest_edge") or (isinstance(size, dict) and "longest_edge" in size):
-        return int(size["longest_edge"])
-    edges = [int(size[name]) for name in ("height", "width")] if hasattr(size, "keys") else size
-    edges = edges if isinstance(edges, list | tuple) else [edges]
+    names = ("longest_edge", "height", "width")
+    named = size if isinstance(size, dict) else {name: getattr(size, name, None) for name in names}
+    if given := [named[name] for name in names if named.get(name)]:
+        size = given[:1] if named.get("longest_edge") else given
+    edges = [int(edge) for edge in (size if isinstance(size, list | tuple) else [size])]
     if len(set(edges)) != 1:
-        raise ModelError(f"pictures or patches of {edges[0]} x {edges[-1]}", "squares", TEXT_ONLY)
-    return int(edges[0])
+        raise ModelError(f"pictures or patches of {' x '.join(map(str, edges))}", "squares", TEXT_ONLY)
+    return edges[0]
