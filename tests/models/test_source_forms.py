@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 from source_kit import FORMS, TALKS, llava, picture, write_pictures
+from typer.testing import CliRunner
 
+from striate.cli import app
 from striate.data.collate import Collator
 from striate.data.parsing import parse_sample
 from striate.data.reading import read_samples
@@ -61,3 +64,17 @@ def test_forms_of_the_same_conversations_are_the_same(
     assert learned == expected[1]
     for talk, sample in zip(TALKS, samples, strict=True):
         assert [found.read_bytes() for found in sample.images] == ([picture(talk.picture)] if talk.picture else [])
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_forms_are_shown(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STRIATE_CACHE", str(tmp_path / "cache"))
+    written = FORMS[name](tmp_path / "data")
+    options = {**written.options.noted(), "images": list(map(str, written.options.images))}
+    settings = [part for key, value in options.items() for part in ("--set", f"data.{key}={json.dumps(value)}")]
+    shown = CliRunner().invoke(app, ["data", str(written.path), *settings, "--samples", "10", "--json"])
+    assert shown.exit_code == 0, shown.output
+    found = json.loads(shown.stdout)
+    assert (found["samples"], found["pictured"], found["pictures"]["count"], found["answers"]) == (10, 8, 8, 10)
+    learned = {row["id"]: [piece["text"] for piece in row["pieces"] if piece["learned"]] for row in found["shown"]}
+    assert learned == {talk.id: [talk.answer] for talk in TALKS}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,29 +91,31 @@ class _Cells:
     address: int = 0
     size: int = 0
 
-    def of(self, array: Any, label: str) -> list[Any]:
-        """Return the values of an array; `label` names it."""
+    def of(self, array: Any, name: str, rows: Sequence[int]) -> list[Any]:
+        """Return the values of an array, called `name`; `rows` are the rows of the file that they belong to."""
         import pyarrow.types as kinds
 
         kind = array.type
         if kinds.is_dictionary(kind):
-            return self.of(array.dictionary_decode(), label)
+            return self.of(array.dictionary_decode(), name, rows)
         if hasattr(kind, "storage_type"):
-            return self.of(array.storage, label)
+            return self.of(array.storage, name, rows)
         if not _has_bytes(kind):
             return list(array.to_pylist())
         if kinds.is_struct(kind):
             names = [kind.field(number).name for number in range(kind.num_fields)]
-            columns = [self.of(part, f"{label}.{name}") for name, part in zip(names, array.flatten(), strict=True)]
-            rows = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
-            return [row if there else None for row, there in zip(rows, array.is_valid().to_pylist(), strict=True)]
+            columns = [self.of(part, name, rows) for part in array.flatten()]
+            objects = [dict(zip(names, parts, strict=True)) for parts in zip(*columns, strict=True)]
+            return [one if there else None for one, there in zip(objects, array.is_valid().to_pylist(), strict=True)]
         if kinds.is_list(kind) or kinds.is_large_list(kind) or kinds.is_fixed_size_list(kind):
-            return [self.of(one.values, label) if one.is_valid else None for one in array]
+            pairs = zip(array, rows, strict=True)
+            return [self.of(one.values, name, [row] * len(one)) if one.is_valid else None for one, row in pairs]
         if kinds.is_map(kind) or kinds.is_union(kind):
             return list(array.to_pylist())
-        return self._pictures(array, label)
+        labels = [f"{self.file}: row {row}, {shown(name)}" for row in rows]
+        return self._pictures(array, labels)
 
-    def _pictures(self, array: Any, label: str) -> list[PictureBytes | None]:
+    def _pictures(self, array: Any, labels: Sequence[str]) -> list[PictureBytes | None]:
         """Return the values of an array of bytes, each a view of the array's own buffer."""
         import pyarrow.types as kinds
 
@@ -127,8 +129,8 @@ class _Cells:
             wide = offsets.cast("q") if kinds.is_large_binary(array.type) else offsets.cast("i")
             ends = wide[array.offset :][: len(array) + 1].tolist()
         there = array.is_valid().to_pylist()
-        spans = zip(ends[:-1], ends[1:], there, strict=True)
-        return [self._picture(buffer, start, stop, label) if valid else None for start, stop, valid in spans]
+        spans = zip(ends[:-1], ends[1:], labels, there, strict=True)
+        return [self._picture(buffer, start, stop, label) if valid else None for start, stop, label, valid in spans]
 
     def _picture(self, buffer: Any, start: int, stop: int, label: str) -> PictureBytes:
         content = memoryview(buffer)[start:stop] if buffer is not None else memoryview(b"")
@@ -152,9 +154,9 @@ def _rows(batches: Any, cells: _Cells) -> Iterator[Record]:
         names = batch.schema.names
         for start in range(0, batch.num_rows, ROWS_AT_ONCE):
             part = batch.slice(start, ROWS_AT_ONCE)
+            rows = range(number + 1, number + 1 + part.num_rows)
             columns = [
-                cells.classes(name, cells.of(part.column(place), f"{cells.file}: row {number + 1} on, {shown(name)}"))
-                for place, name in enumerate(names)
+                cells.classes(name, cells.of(part.column(place), name, rows)) for place, name in enumerate(names)
             ]
             for row in zip(*columns, strict=True):
                 number += 1
