@@ -48,6 +48,7 @@ HELP_ORDER = (
     "push",
     "ask",
     "chat",
+    "demo",
     "bench",
 )
 """Every verb, in the order in which `striate --help` lists them."""

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import gc
 import json
+import signal
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from striate.cli.boundary import guard
 from striate.cli.console import ERR, OUT, RichProgress, print_json
-from striate.cli.options import UNHEALED, Device, Dtype, Json, load_place
+from striate.cli.options import UNHEALED, Device, Dtype, Json, Only, chosen_places, load_place
 from striate.errors import ConfigError
 from striate.printable import printable
+from striate.storage.read_files import user_path
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,6 +41,7 @@ def register(app: typer.Typer) -> None:
     """Add this module's verbs to the command line."""
     app.command("ask")(ask)
     app.command("chat")(chat)
+    app.command("demo")(demo)
 
 
 def ask(
@@ -88,6 +93,47 @@ def chat(
         _tell(f"{place.label}: {place.path}")
         _tell(HELP)
         run_chat(answerer, begun, Terminal(read=lambda: input("> "), write=_write, tell=_tell))
+
+
+def demo(
+    source: Source,
+    *,
+    only: Only = None,
+    max_new_tokens: Tokens = 256,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    host: Annotated[str, typer.Option(help="Address to listen on; by default this machine alone can reach it.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes one that is free.")] = 7860,
+) -> None:
+    """Serve a page on this machine: drop a picture, ask, compare the run's models, see which layers read it."""
+    with guard(None):
+        from striate.dialogue.page_server import LOOPBACK, check_gradio, served_page
+
+        check_gradio()
+        from striate.pipeline.run_models import is_run
+
+        places = chosen_places([source], only)
+        loads = {label: partial(load_place, place, device, dtype) for label, place in places.items()}
+        from striate.dialogue.page_models import PageModels
+
+        run = user_path(source) if is_run(source) else None
+        with ERR.status(f"loading {', '.join(places)}"):
+            models = PageModels.load(Path(source).resolve().name if run else source, loads, max_new_tokens, run)
+        with served_page(models, host, port) as address:
+            OUT.print(f"{address}  (Ctrl-C ends it)", soft_wrap=True)
+            if host not in LOOPBACK:
+                OUT.print(f"reachable by every machine that reaches {host}; nothing asks for a password", style="bold")
+            _wait_for_the_end()
+
+
+def _wait_for_the_end() -> None:
+    """Return at Ctrl-C, or where the system asks the process to end."""
+    ended = Event()
+    signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    with suppress(KeyboardInterrupt):
+        ended.wait()
 
 
 def _question(words: Sequence[str]) -> Conversation:

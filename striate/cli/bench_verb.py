@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,14 +10,11 @@ import typer
 
 from striate.cli.boundary import guard
 from striate.cli.console import ERR, OUT, RichProgress, print_json, quiet_libraries
-from striate.cli.options import UNHEALED, Device, Dtype, Json, load_place
-from striate.errors import ConfigError, did_you_mean
-from striate.printable import shown
+from striate.cli.options import Device, Dtype, Json, Only, chosen_places, load_place
 from striate.storage.read_files import user_path
 
 if TYPE_CHECKING:
     from striate.artifacts import Bench
-    from striate.pipeline.run_models import ModelPlace
 
 FILE = "speed.json"
 Sources = Annotated[list[str], typer.Argument(metavar="MODEL|RUN...", help="Models, and runs with all their models.")]
@@ -32,9 +28,7 @@ def register(app: typer.Typer) -> None:
 def bench(
     sources: Sources,
     *,
-    only: Annotated[
-        str | None, typer.Option("--models", metavar="LABEL,...", help="Of runs: these alone, e.g. start,pruned.")
-    ] = None,
+    only: Only = None,
     prompt_tokens: Annotated[
         int | None, typer.Option(min=1, max=10**6, help="Tokens of a prompt with a picture; 776 where that fits.")
     ] = None,
@@ -59,7 +53,7 @@ def bench(
             hold(run, holder)
         if kept:
             check_file_place(kept)
-        places = _places(sources, only)
+        places = chosen_places(sources, only)
         quiet_libraries()
         from striate.stages.bench import BenchSettings
         from striate.stages.bench import bench as measure
@@ -76,41 +70,14 @@ class _Holder:
     """What run folders are held by meanwhile."""
 
 
-def _places(sources: Sequence[str], only: str | None) -> dict[str, ModelPlace]:
-    """Return the models by the names that they have in the table: labels of one run; else with their folders' names.
-
-    Raises:
-        ConfigError: `only` names a model that no run has.
-    """
-    from striate.pipeline.run_models import ALONE, models_of
-
-    found = [(source, models_of(source, RichProgress(ERR))) for source in sources]
-    several = sum(ALONE not in models for _, models in found) > 1
-    labels = [label.strip() for label in only.split(",")] if only else []
-    known = {label for _, models in found for label in models if label != ALONE}
-    if unknown := sorted(set(labels) - known):
-        raise ConfigError(
-            f"--models names {shown(unknown[0])}, which no run here has",
-            ", ".join(sorted(known)) or "models of a run: none was given",
-            f"{did_you_mean(unknown[0], known)}or leave --models out",
-        )
-    places: dict[str, ModelPlace] = {}
-    for source, models in found:
-        for label, place in models.items():
-            if label not in (*labels, ALONE) if labels else label == UNHEALED:
-                continue
-            folder = Path(source).name or source
-            name = folder if label == ALONE else f"{folder}/{label}" if several else label
-            places[name if name not in places else f"{name} ({source})"] = place
-    return places
-
-
 def _show(measured: Bench, kept: Path | None, as_json: bool) -> None:
-    from striate.cli.views.bench_table import bench_table
+    from striate.cli.views.bench_table import bench_table, ratio_lines
 
     if as_json:
         print_json(measured.model_dump_json())
         return
     OUT.print(bench_table(measured))
+    for line in ratio_lines(measured):
+        OUT.print(line, soft_wrap=True)
     if kept:
         OUT.print(f"{kept}; `striate report` shows it", style="dim", soft_wrap=True)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from striate.cli.boundary import guard
-from striate.cli.console import OUT, RichProgress, quiet_libraries
-from striate.errors import ConfigError
+from striate.cli.console import ERR, OUT, RichProgress, quiet_libraries
+from striate.errors import ConfigError, did_you_mean
+from striate.printable import shown
 from striate.storage.launcher import launch
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ UNHEALED = "unhealed"
 
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")]
+Only = Annotated[
+    str | None, typer.Option("--models", metavar="LABEL,...", help="Of runs: these alone, e.g. start,pruned.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON; what happens goes to standard error.")]
 
 
@@ -65,6 +69,35 @@ def open_flow(
     command = shlex.join(["striate", *sys.argv[1:]])
     progress = RichProgress(console)
     return Flow(config, out, progress=progress, overwrite=overwrite, command=command, curve=curve)
+
+
+def chosen_places(sources: Sequence[str], only: str | None) -> dict[str, ModelPlace]:
+    """Return the models by the names that they have in the table: labels of one run; else with their folders' names.
+
+    Raises:
+        ConfigError: `only` names a model that no run has.
+    """
+    from striate.pipeline.run_models import ALONE, models_of
+
+    found = [(source, models_of(source, RichProgress(ERR))) for source in sources]
+    several = sum(ALONE not in models for _, models in found) > 1
+    labels = [label.strip() for label in only.split(",")] if only else []
+    known = {label for _, models in found for label in models if label != ALONE}
+    if unknown := sorted(set(labels) - known):
+        raise ConfigError(
+            f"--models names {shown(unknown[0])}, which no run here has",
+            ", ".join(sorted(known)) or "models of a run: none was given",
+            f"{did_you_mean(unknown[0], known)}or leave --models out",
+        )
+    places: dict[str, ModelPlace] = {}
+    for source, models in found:
+        for label, place in models.items():
+            if label not in (*labels, ALONE) if labels else label == UNHEALED:
+                continue
+            folder = Path(source).name or source
+            name = folder if label == ALONE else f"{folder}/{label}" if several else label
+            places[name if name not in places else f"{name} ({source})"] = place
+    return places
 
 
 def load_place(place: ModelPlace, device: str, dtype: str) -> Loaded:

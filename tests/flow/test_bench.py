@@ -42,7 +42,10 @@ def test_a_run_is_measured_and_keeps_it_and_the_page_shows_it(run: Path, tiny_ll
     assert pruned.prefill_tokens_per_second == pytest.approx(24 / pruned.prefill_seconds.median)
     assert pruned.weights_gib < kept.models["tuned"].weights_gib
     names = [line.split()[0] for line in shown.stdout.splitlines() if line.startswith(tuple(kept.models))]
-    assert names == list(kept.models)
+    assert names == [*kept.models, *kept.ratios]
+    ratio = kept.ratios["pruned"].decode
+    told = f"decode {ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f}) times as fast as start"
+    assert told in shown.stdout
     page = report(run).read_text(encoding="utf-8")
     assert "Speed on one machine" in page
     assert f"{pruned.decode_tokens_per_second.median:.1f} (" in page

@@ -2,44 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from rich.table import Table
 
-from striate.artifacts import Bench, SpeedRatio, Spread
+from striate.artifacts import Bench, Spread
 
-HEADS = ("model", "layers", "first token", "prefill", "decode", "weights", "peak", "prefill", "decode")
+HEADS = ("model", "layers", "first token", "prefill", "decode", "weights", "peak")
+UNITS = ("", "", "s", "tokens/s", "tokens/s", "GiB", "GiB")
 
 
 def bench_table(measured: Bench) -> Table:
-    """Return a row a model: medians with their spread, memory, and how many times as fast as the first it is."""
-    first, *_ = measured.models
-    one = measured.models[first]
+    """Return a row a model: medians of speed, and memory."""
+    one = next(iter(measured.models.values()))
     title = (
         f"{one.device}, {one.dtype}: {one.prompts} x {one.prompt_tokens} tokens read ({one.image_tokens} image tokens),"
-        f" {one.new_tokens} written, {one.repeats} rounds in turns; medians with the least and the most;"
-        f" times as fast as {first}"
+        f" {one.new_tokens} written; medians of {one.repeats} rounds in turns"
     )
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for place, name in enumerate(HEADS):
         table.add_column(name, justify="left" if place == 0 else "right", overflow="fold")
-    table.add_row("", "", "s", "tokens/s", "tokens/s", "GiB", "GiB", "times", "times", style="dim")
+    table.add_row(*UNITS, style="dim")
     for name, record in measured.models.items():
         peak = record.peak_memory_gib
         table.add_row(
             name,
             str(record.num_layers),
-            _spread(record.prefill_seconds, 3),
+            f"{record.prefill_seconds.median:.3f}",
             f"{record.prefill_tokens_per_second:,.0f}",
-            _spread(record.decode_tokens_per_second, 1),
+            f"{record.decode_tokens_per_second.median:.1f}",
             f"{record.weights_gib:.2f}",
             "-" if peak is None else f"{peak:.2f}",
-            *_times(measured.ratios.get(name)),
         )
     return table
 
 
-def _spread(values: Spread, digits: int) -> str:
-    return f"{values.median:.{digits}f} ({values.low:.{digits}f}-{values.high:.{digits}f})"
+def ratio_lines(measured: Bench) -> Iterator[str]:
+    """Yield for every model but the first how many times as fast it is, with the least and the most of a round."""
+    first, *_ = measured.models
+    width = max(map(len, measured.models))
+    for name, ratio in measured.ratios.items():
+        prefill, decode = _times(ratio.prefill), _times(ratio.decode)
+        yield f"{name:<{width}}  prefill {prefill}, decode {decode} times as fast as {first}"
 
 
-def _times(ratio: SpeedRatio | None) -> tuple[str, str]:
-    return ("", "") if ratio is None else (_spread(ratio.prefill, 2), _spread(ratio.decode, 2))
+def _times(ratio: Spread) -> str:
+    return f"{ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
