@@ -33,13 +33,16 @@ def failed(*arguments: object) -> str:
     return " ".join(shown.output.split())
 
 
-def write_run(path: Path, model: Path, train: Sequence[Path], **data: Any) -> Path:
+def write_run(
+    path: Path, model: Path, train: Sequence[Path], evaluate: dict[str, Any] | None = None, **data: Any
+) -> Path:
     """Write the config of a training of one step."""
     raw = {
         "model": {"path": str(model)},
         "data": {"train": list(map(str, train)), **data},
         "select": {"region": "uniform:50%"},
         "train": {"lr": 1e-2, "batch_size": 5, "max_steps": 1, "max_length": 128, "lora": {"r": 4, "alpha": 8}},
+        "evaluate": evaluate or {},
         "machine": {"micro_batch": 5, "device": "cpu"},
     }
     path.write_text(yaml.safe_dump(raw))
@@ -84,11 +87,23 @@ def test_a_folder_of_photos_with_a_table(photos: Path, tmp_path: Path, saved_lla
     record = json.loads((out / "train.json").read_text())
     assert (record["samples"], record["steps"]) == (8, 1)
     assert "up to date" in done("train", "--out", out)
-    # A photo is what training follows from.
-    (photos / "2026" / "IMG 0.png").write_bytes(picture("1.png"))
-    assert "up to date" not in done("train", "--out", out, "--overwrite")
     shown = failed("train", run, "--out", out, *settings[:2], "--set", "data.question=B?")
     assert "data.question: What colour is it? -> B?" in shown
+
+
+def test_four_commands_from_photos_to_an_evaluated_model(photos: Path, tmp_path: Path, saved_llava: Path) -> None:
+    settings = ["--set", "data.columns={image: Photo, answer: Colour}", "--set", "data.question=What colour is it?"]
+    pack, out = tmp_path / "pack", tmp_path / "out"
+    assert "8 with pictures" in done("data", photos, *settings)
+    assert "none of which is trained on" in done("data", photos, *settings, "--split", "25%", "--out", pack)
+    run = write_run(tmp_path / "run.yaml", saved_llava, [pack], evaluate={"packs": [str(pack)], "max_new_tokens": 2})
+    assert "ready" in done("check", run)
+    done("run", run, "--out", out)
+    record = json.loads((out / "train.json").read_text())
+    assert record["samples"] == 6
+    retained = json.loads((out / "eval" / "retention.json").read_text())
+    assert ("tuned", "exact", 2) in [(row["label"], row["metric"], row["n"]) for row in retained["rows"]]
+    assert (out / "report.html").is_file()
 
 
 def test_what_was_seen_of_each_source_is_recorded(tmp_path: Path, saved_llava: Path) -> None:

@@ -9,18 +9,23 @@ import re
 import tarfile
 import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from source_kit import FORMS, TALKS, chat, data_url, lines, llava, picture, tar_of, write_pictures
 
 from striate.config import parse_config
+from striate.data.named_pictures import named_pictures
 from striate.data.pictures import check_pictures, open_image, picture_digest
 from striate.data.reading import iter_samples, read_samples
 from striate.data.sources.source_options import PLAIN, SourceOptions
 from striate.data.sources.stored_pictures import MOST_BYTES, PictureBytes, StoredPicture
 from striate.errors import ConfigError, DataError
-from striate.storage.fingerprints import fingerprint
+from striate.pipeline.run_inputs import locate_inputs
+from striate.pipeline.stage_keys import StageKeys
+from striate.progress import Silent
+from striate.storage.fingerprints import fingerprint, fingerprint_of
 
 
 @pytest.fixture(autouse=True)
@@ -486,3 +491,28 @@ def test_pictures_are_never_all_in_memory(tmp_path: Path) -> None:
         assert len(samples) == 64
         assert most < 32 * 2**20
         assert samples[7].images[0].read_bytes() == bytes([8]) * 2**20
+
+
+@pytest.mark.parametrize(("name", "count"), [("CSV with columns by name", 8), ("WebDataset, conversations", 0)])
+def test_what_a_run_follows_from(name: str, count: int, tmp_path: Path) -> None:
+    written = FORMS[name](tmp_path / "data")
+    raw = {
+        "model": {"path": "owner/m"},
+        "data": {"train": [str(written.path)], "columns": dict(written.options.columns)},
+    }
+    config = parse_config(raw)
+
+    def key() -> str:
+        run: Any = SimpleNamespace(config=config, note_fingerprint=lambda *_: None)
+        keys = StageKeys(run, locate_inputs(config, Silent()), list)
+        return fingerprint_of({"data": keys.analyze()["data"]})
+
+    assert len(named_pictures(written.path, written.options)) == count
+    before = key()
+    assert key() == before
+    file = tmp_path / "data" / ("images/0.png" if count else "train-0001.tar")
+    content = file.read_bytes()
+    # A picture of another colour.
+    file.write_bytes(picture("1.png") if count else content.replace(picture("7.png")[-30:], picture("6.png")[-30:]))
+    assert file.read_bytes() != content
+    assert key() != before
