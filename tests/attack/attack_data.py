@@ -59,6 +59,22 @@ SAMPLES: dict[str, dict[str, Any]] = {
             {"role": "assistant", "content": "red"},
         ],
     },
+    "query": {
+        "id": "s",
+        "images": ["images/square_00.png"],
+        "query": "<image>What?",
+        "response": "red",
+        "history": [["Hi", "Hello"]],
+        "system": "Be brief.",
+    },
+    "alpaca": {
+        "image": "images/square_00.png",
+        "instruction": "<image>\nName it.",
+        "input": "In a word.",
+        "output": "red",
+    },
+    "texts": {"images": ["images/square_00.png"], "texts": [{"user": "What?", "assistant": "red"}]},
+    "question": {"image": {"path": "images/square_00.png", "bytes": None}, "question": "What?", "answer": "red"},
 }
 PICTURE = {"image": "images/square_00.png"}
 ITEMS: dict[str, dict[str, Any]] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import pickle
 import re
 import tarfile
 import tracemalloc
@@ -80,6 +81,8 @@ def test_a_stored_picture_stands_for_its_bytes(tmp_path: Path) -> None:
     assert one == other
     assert len({one, other, PictureBytes(picture("1.png"), "c").stored()}) == 2
     assert picture_digest(one) == picture_digest(tmp_path / "0.png") == fingerprint(tmp_path / "0.png")
+    # Workers are handed samples.
+    assert pickle.loads(pickle.dumps(other)).read_bytes() == picture("0.png")
     assert open_image(one, "s").tobytes() == open_image(tmp_path / "0.png", "s").tobytes()
 
 
