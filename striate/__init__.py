@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+import wrapt
 
 from striate.demo.register import register_when_imported
 from striate.version import __version__
@@ -41,6 +44,14 @@ _PLACES = {
 }
 
 register_when_imported()
+
+
+def _draw_by_the_report(base: ModuleType) -> None:
+    """Let notebooks show artifacts as the report draws them, which is imported when one is shown."""
+    base.Document.drawing = staticmethod(lambda document: import_module("striate.reporting.notebook").html_of(document))
+
+
+wrapt.register_post_import_hook(_draw_by_the_report, "striate.artifacts.base")
 
 
 def __getattr__(name: str) -> Any:

@@ -1,8 +1,10 @@
 """Base of all artifacts: strict, versioned documents, written whole or not at all."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -15,6 +17,13 @@ class Document(BaseModel):
     """Base of all artifacts: unknown keys are errors, instances are immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    drawing: ClassVar[Callable[[Document], str | None] | None] = None
+    """Draws a document for notebooks: given from outside, as what draws stands above what is drawn."""
+
+    def _repr_html_(self) -> str | None:
+        """Return what a notebook shows: the report's drawing of it, or None where there is none."""
+        draw = Document.drawing
+        return draw(self) if draw else None
 
 
 DocumentT = TypeVar("DocumentT", bound=Document)

@@ -239,6 +239,18 @@ def test_a_folder_without_a_card_gets_one(tuned_run: Path, hub: Hub, tmp_path: P
     assert "from_pretrained('user/small')" in card
 
 
+def test_a_card_of_another_trainer_keeps_its_text_and_names_no_folder_of_this_machine(
+    tuned_run: Path, hub: Hub, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(tuned_run / "pruned", tmp_path / "pruned"))
+    (folder / "README.md").write_text(f"---\nbase_model: {tmp_path}/base\nmodel_name: out\n---\n# Mine\n\nfrom out.\n")
+    assert striate("push", folder, "user/small").exit_code == 0
+    card = hub.repositories["user/small"].files["README.md"].decode()
+    assert str(tmp_path) not in card
+    assert "model_name: small" in card
+    assert "# Mine\n\nfrom out.\n" in card
+
+
 def test_a_card_that_can_not_be_read_is_refused(tuned_run: Path, hub: Hub, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tuned_run / "pruned", tmp_path / "pruned"))
     (folder / "README.md").write_text("---\nlicense: [\n---\n")

@@ -13,7 +13,6 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
 from huggingface_hub.errors import RepositoryNotFoundError
 
-from striate.config import looks_like_hub_id
 from striate.errors import ArtifactError, ModelError, first_line
 from striate.models.io.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_config, base_of, is_adapter
 from striate.models.io.hub_reach import SECONDS, within
@@ -216,7 +215,7 @@ def _files(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _hub_base(folder: Path, named: str) -> str:
-    if looks_like_hub_id(named) and not Path(named).exists():
+    if _is_hub_id(named):
         return named
     raise ModelError(
         f"the adapter in {folder} has its base model in {named}, where nobody else finds it",
@@ -227,7 +226,7 @@ def _hub_base(folder: Path, named: str) -> str:
 
 def _card(
     folder: Path, repository: str, licence: str | None, base_model: str | None, named: str | None
-) -> tuple[dict[str, str], str]:
+) -> tuple[dict[str, str | None], str]:
     """Return licence and base model, as far as they are known, and the card that tells them."""
     file = folder / CARD_FILE
     if file.is_file():
@@ -236,14 +235,20 @@ def _card(
         facts = CardFacts(base=base_model or named or folder.name, method="", region=None, adapter=named is not None)
         text = card_text(facts, folder.name, folder)
     known = metadata_of(text)
-    base_model = base_model or _text(known.get("base_model"))
+    # Other trainers write the folder that the base lay in.
+    written = _text(known.get("base_model"))
+    base_model = base_model or (written if written and _is_hub_id(written) else None)
     licence = licence or _text(known.get("license")) or (license_of(base_model) if base_model else None)
-    fields = {"license": licence, "base_model": base_model}
+    fields: dict[str, str | None] = {"license": licence, "base_model": base_model}
     if base_model and "base_model_relation" not in known:
         fields["base_model_relation"] = "adapter" if named else "finetune"
-    given = {name: value for name, value in fields.items() if value}
-    renamed = {Path(named).name: base_model} if named and base_model and not looks_like_hub_id(named) else {}
+    given = {name: value for name, value in fields.items() if value or name in known}
+    renamed = {Path(named).name: base_model} if named and base_model and not _is_hub_id(named) else {}
     return given, named_card(text, repository, given, renamed)
+
+
+def _is_hub_id(name: str) -> bool:
+    return bool(REPOSITORY.fullmatch(name)) and not Path(name).exists()
 
 
 def _text(value: Any) -> str | None:

@@ -25,7 +25,7 @@ def named_card(
     Args:
         text: a card; of one that striate did not write only the metadata is changed.
         name: a folder, or a hub id, of which the title has the last part.
-        fields: further metadata, such as `license`.
+        fields: further metadata, such as `license`; what is None is taken out.
         renamed: other models that its code loads, by the names that they have there now.
 
     Raises:
@@ -38,7 +38,10 @@ def named_card(
         raise A_CARD.refuse(f"the model card can't be read: {first_line(error)}") from error
     old, short = card.data.get("model_name"), name.rpartition("/")[2]
     for field, value in {**(fields or {}), "model_name": short}.items():
-        setattr(card.data, field, value)
+        if value is None:
+            card.data.pop(field)
+        else:
+            setattr(card.data, field, value)
     body = card.text
     if isinstance(old, str) and old:
         names = {repr(before): repr(now) for before, now in {**(renamed or {}), old: name}.items()}
