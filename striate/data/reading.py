@@ -30,7 +30,7 @@ def iter_samples(path: Path, options: SourceOptions = PLAIN) -> Iterator[Sample]
         DataError: a missing or damaged file, or a bad sample; names the file and the sample or line.
     """
     source = source_files(Path(path))
-    folder = ImageFolder(source.folder, options.images, training=True)
+    folder = ImageFolder(source.folder, options.images)
     for file in source.files:
         for where, number, value in source.read(file):
             yield parse_sample(value, f"{file}: {where}", f"{file.stem}-{number}", folder, options)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -99,7 +100,7 @@ def _locate_packs(config: RunConfig, progress: Progress) -> list[Source]:
     from striate.tasks.packs.sources import check_pack_names
 
     section = config.evaluate
-    sources = [locate_pack(name, progress) for name in section.packs]
+    sources = _located(section.packs, config, progress)
     check_pack_names([source.name for source in sources])
     if section.gate:
         from striate.pipeline.references import check_references
@@ -116,6 +117,12 @@ def _locate_packs(config: RunConfig, progress: Progress) -> list[Source]:
     return sources
 
 
+def _located(names: Sequence[str], config: RunConfig, progress: Progress) -> list[Source]:
+    """Return where the test items called `names` come from, and their pictures."""
+    images = SourceOptions.of(config.data).images
+    return [replace(locate_pack(name, progress), images=images) for name in names]
+
+
 def _locate_until(config: RunConfig, progress: Progress) -> list[Source]:
     """Return where the items come from by which `prune.until` chooses, if they are others than those of the test."""
     section = config.prune
@@ -125,7 +132,7 @@ def _locate_until(config: RunConfig, progress: Progress) -> list[Source]:
     from striate.tasks.packs.sources import check_pack_names, read_source
 
     names = section.until_packs or config.evaluate.packs
-    sources = [locate_pack(name, progress) for name in names]
+    sources = _located(names, config, progress)
     check_pack_names([source.name for source in sources])
     check_until(section.until, [read_source(source, config.evaluate.limit) for source in sources])
     return sources if section.until_packs else []

@@ -113,7 +113,7 @@ def _tests(config: RunConfig, limits: PictureLimits, samples: list[Sample]) -> I
     with ExitStack() as stack:
         for names, read_packs in ((config.evaluate.packs, packs), (until_names(config), until_packs)):
             for name in names:
-                yield f"pack      {read_test_pack(name, config.evaluate.limit, read_packs, limits, stack)}"
+                yield f"pack      {read_test_pack(name, config, read_packs, limits, stack)}"
             for line in prompts_fit(config, config.model.path, read_packs) if read_packs else ():
                 yield f"prompts   {line}"
         for line in findings(samples, [*packs, *(pack for pack in until_packs if pack not in packs)]):

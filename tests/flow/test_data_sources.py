@@ -106,6 +106,23 @@ def test_four_commands_from_photos_to_an_evaluated_model(photos: Path, tmp_path:
     assert (out / "report.html").is_file()
 
 
+def test_pictures_of_a_test_pack_may_lie_elsewhere(photos: Path, tmp_path: Path, saved_llava: Path) -> None:
+    pack, other = tmp_path / "pack", photos / "2026"
+    pack.mkdir()
+    item = {"id": "1", "metric": "exact", "question": "Which?", "answers": ["red"], "image": str(other / "IMG 0.png")}
+    (pack / "test.jsonl").write_text(json.dumps(item))
+    (pack / "train.jsonl").write_text(json.dumps({"image": "IMG 1.png", "question": "Which?", "answer": "green"}))
+    run = write_run(tmp_path / "run.yaml", saved_llava, [pack], evaluate={"packs": [str(pack)], "models": ["start"]})
+    shown = failed("check", run)
+    assert "name the folder that it lies in with data.images" in shown
+    allowed = ["--set", f"data.images=['{other}']"]
+    assert "1 items of 1 tasks, 1 pictures" in done("check", run, *allowed)
+    done("evaluate", run, "--out", tmp_path / "out", *allowed)
+    assert "up to date" in done("evaluate", "--out", tmp_path / "out")
+    (other / "IMG 0.png").write_bytes(picture("5.png"))
+    assert "start.json was made from other inputs" in failed("evaluate", "--out", tmp_path / "out")
+
+
 def test_what_was_seen_of_each_source_is_recorded(tmp_path: Path, saved_llava: Path) -> None:
     pictured = FORMS["LLaVA, JSON lines"](tmp_path / "photos").path
     text = tmp_path / "text.jsonl"

@@ -131,7 +131,7 @@ def test_nonsense_records(row: Any, root: Path, data: st.DataObject) -> None:
         wrong = {key: data.draw(VALUES) for key in right if data.draw(st.integers(0, 3)) == 0}
         row = {**right, **wrong, **row}
     options = data.draw(st.sampled_from((SourceOptions(), SourceOptions({"image": "file"}, "Q?", (root,), "first"))))
-    pictures = ImageFolder(folder, options.images, training=True)
+    pictures = ImageFolder(folder, options.images)
     refused_or_read(lambda: parse_sample(row, "train.jsonl: line 1", "1", pictures, options))
 
 

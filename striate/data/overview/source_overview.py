@@ -117,7 +117,7 @@ def each_sample(path: Path, options: SourceOptions) -> Iterator[Sample | DataErr
         DataError: the source itself can't be read.
     """
     source = source_files(path)
-    folder = ImageFolder(source.folder, options.images, training=True)
+    folder = ImageFolder(source.folder, options.images)
     for file in source.files:
         for where, number, value in source.read(file):
             try:

@@ -13,15 +13,11 @@ IMAGES_FOLDER = "images"
 
 
 class ImageFolder:
-    """The folder of a data file, and further `roots` that its pictures may lie under (`data.images`).
+    """The folder of a data file, and further `roots` that its pictures may lie under (`data.images`)."""
 
-    Only of training data, which has that setting, errors name it.
-    """
-
-    def __init__(self, folder: Path, roots: Iterable[Path] = (), training: bool = False) -> None:
+    def __init__(self, folder: Path, roots: Iterable[Path] = ()) -> None:
         self.folder = folder
         self.roots = tuple(roots)
-        self.training = training
         self._found: dict[str, Path] = {}
 
     def find(self, name: str, place: str) -> Path:
@@ -38,7 +34,7 @@ class ImageFolder:
 
     def _look(self, name: str, place: str) -> Path:
         kind = "data folder and data.images" if self.roots else "data folder"
-        next_step = "check the name, or allow the folder that it lies in with data.images" if self.training else ""
+        next_step = "check the name, or allow the folder that it lies in with data.images"
         places = [(self.folder, name), (self.folder / IMAGES_FOLDER, name), *((root, name) for root in self.roots)]
         for folder, part in places:
             also = (self.folder, *self.roots)
@@ -47,5 +43,5 @@ class ImageFolder:
                 return candidate
         others = f", or inside {' or '.join(map(str, self.roots))}" if self.roots else ""
         allowed = f"a file inside {self.folder}, named relative to it or to its images/{others}"
-        more = ", name the folder that it lies in with data.images," if self.training else ","
-        raise DataError(f"{place}: no picture {shown(name)}", allowed, f"check the name{more} or remove the sample")
+        next_step = "check the name, name the folder that it lies in with data.images, or remove the sample"
+        raise DataError(f"{place}: no picture {shown(name)}", allowed, next_step)

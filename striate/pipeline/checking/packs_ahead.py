@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from striate.config import RunConfig, is_builtin
 from striate.data.pictures import PictureLimits, check_pictures
+from striate.data.sources.source_options import SourceOptions
 from striate.demo.places import check_pack
 from striate.errors import ArtifactError, first_line
 from striate.pipeline.preflight import labels_of
@@ -25,7 +27,7 @@ def pack_name_of(name: str) -> str:
     return name.partition(":")[2] if is_builtin(name) else parse_source(name).name
 
 
-def read_test_pack(name: str, limit: int | None, read: list[Pack], limits: PictureLimits, stack: ExitStack) -> str:
+def read_test_pack(name: str, config: RunConfig, read: list[Pack], limits: PictureLimits, stack: ExitStack) -> str:
     """Return what a test pack or a benchmark holds, added to `read`.
 
     Pictures inside other files are unpacked to be decoded, to a folder that is gone with `stack`.
@@ -33,9 +35,9 @@ def read_test_pack(name: str, limit: int | None, read: list[Pack], limits: Pictu
     if is_builtin(name):
         check_pack(name)
         return name
-    source = parse_source(name)
+    source = replace(parse_source(name), images=SourceOptions.of(config.data).images)
     inner = source.benchmark and BENCHMARKS.get(source.benchmark).unpack
-    pack = read_source(source, limit, Path(stack.enter_context(_temporary_folder())) if inner else None)
+    pack = read_source(source, config.evaluate.limit, Path(stack.enter_context(_temporary_folder())) if inner else None)
     read.append(pack)
     owners: dict[Picture, str] = {image: item.id for item in reversed(pack.items) for image in item.images}
     tasks = len({item.task for item in pack.items})

@@ -23,7 +23,7 @@ LARGEST = 10**9
 SUM_TASKS = frozenset({"winogrande"})
 
 
-def read_pack(path: Path, limit: int | None = None) -> Pack:
+def read_pack(path: Path, limit: int | None = None, images: Sequence[Path] = ()) -> Pack:
     """Return the pack in folder `path`; with `limit`, a subset of at most that many, see `spread`.
 
     A line of `test.jsonl` is an object with `id`, `metric`, `task` (the pack's name if missing) and, by metric:
@@ -36,7 +36,8 @@ def read_pack(path: Path, limit: int | None = None) -> Pack:
     - `last_word`: `context`, `continuation`
     - `perplexity`: `text`
 
-    Images, under `image` or `images`, are relative to the folder and stay inside it. A field that is null is absent.
+    Images, under `image` or `images`, are relative to the folder and stay inside it, or lie under one of the folders
+    `images`. A field that is null is absent.
     Other keys are ignored, but never a video, a sound, or the only picture.
 
     Raises:
@@ -44,7 +45,7 @@ def read_pack(path: Path, limit: int | None = None) -> Pack:
     """
     file = path / FILE_NAME
     name = pack_name(path)
-    pictures = ImageFolder(path)
+    pictures = ImageFolder(path, images)
     rows = list(_rows(file))
     _require_fields(rows)
     items = [_item(row, name, pictures) for row in rows]

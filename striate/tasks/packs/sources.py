@@ -22,11 +22,15 @@ PREFIX = re.compile(r"([a-z][a-z0-9+_-]+)(?:@(\d+))?:(.+)", re.DOTALL)
 
 @dataclass(frozen=True)
 class Source:
-    """Where test items come from: `folder`, read as a benchmark with `shots` examples, or as a pack without a name."""
+    """Where test items come from: `folder`, read as a benchmark with `shots` examples, or as a pack without a name.
+
+    A pack's pictures may lie under `images` too (`data.images`).
+    """
 
     folder: Path
     benchmark: str = ""
     shots: int | None = None
+    images: tuple[Path, ...] = ()
 
     @property
     def name(self) -> str:
@@ -90,7 +94,7 @@ def read_source(source: Source, limit: int | None = None, pictures: Path | None 
         DataError: files that are missing or not as they were published, a missing picture, no items.
     """
     if not source.benchmark:
-        return read_pack(source.folder, limit)
+        return read_pack(source.folder, limit, source.images)
     benchmark = BENCHMARKS.get(source.benchmark)
     release = Release(
         benchmark.name,
@@ -112,13 +116,14 @@ def read_source(source: Source, limit: int | None = None, pictures: Path | None 
 
 
 def read_of(source: Source, pack: Pack) -> list[Path]:
-    """Return the files that `pack` was read from `source`: questions, and the pictures of its items that lie there.
+    """Return the files that `pack` was read from `source`: questions, and the pictures of its items.
 
-    Of a benchmark all files that are no pictures count as questions.
+    Of a benchmark all files that are no pictures count as questions, and only pictures that lie there.
     """
-    pictures = [path for item in pack.items for path in item.images if path.is_relative_to(source.folder)]
+    pictures = [path for item in pack.items for path in item.images]
     if not source.benchmark:
         return [source.folder / FILE_NAME, *pictures]
+    pictures = [path for path in pictures if path.is_relative_to(source.folder)]
     return [*(path for path in visible_files(source.folder) if not _is_picture(path)), *pictures]
 
 
