@@ -25,6 +25,7 @@ from typing import Any
 from pruning_plan import base, best_of, ranked, tasks, wanted
 from pruning_tables import summarise, table
 from pruning_trials import BY_PLACE, GREEDY, GROUPS, REFITTING, STEPS, Trial
+from refit_rankings import after_each_cut, among_the_cheapest, by_error
 from study_parts import Parts, options
 from task_queue import Task, launch, work
 
@@ -113,23 +114,18 @@ class Study(Parts):
             return {"scores": scores.model_dump(mode="json"), "ranking": time.perf_counter() - began}
         batches = calibration(self.held, self.collator(processor), self.args.batch)
         region, question = self.region(self.args.region, model), Question(ranking.partition("+")[0], weight)
-        if ranking in REFITTING:
-            cuts = self.ranked_as_refitted(seed, batches, region, most, question)
+
+        def fresh() -> Any:
+            return self.fresh(seed)[0]
+
+        if ranking == "refit-error":
+            cuts = by_error(fresh, batches, region, most)
+        elif ranking in REFITTING:
+            ranked = after_each_cut if ranking.endswith("+refit") else among_the_cheapest
+            cuts = ranked(fresh, batches, region, most, question)
         else:
             cuts = rank_greedily(model, batches, region, most, question)
         return {"cuts": [cut.model_dump(mode="json") for cut in cuts], "ranking": time.perf_counter() - began}
-
-    def ranked_as_refitted(self, seed: int | None, batches: Any, region: Any, most: int, question: Any) -> Any:
-        """Return the cuts of a ranking that refits the model after each of them."""
-        from striate.pruning.compensation.compensate import compensate
-        from striate.pruning.greedy_ranking import rank_greedily
-
-        cuts: Any = ()
-        for count in range(1, most + 1):
-            model, _ = self.fresh(seed)
-            compensate(model, batches, [cut.layer for cut in cuts], how="refit")
-            cuts = rank_greedily(model, batches, region, count, question, known=cuts)
-        return cuts
 
     def do_teacher(self, seed: int) -> dict[str, Any]:
         """Keep what a tuned model says of the samples that heal; its hidden states of the first seed alone."""
@@ -185,7 +181,7 @@ class Study(Parts):
             self.region(self.args.region, model),
             trial.remove,
             Scores(**found["scores"]) if "scores" in found else None,
-            trial.ranking.partition("+")[0],
+            "answer-loss" if trial.ranking in REFITTING else trial.ranking,
             cuts=[Cut(**cut) for cut in found.get("cuts", ())][: trial.remove],
             compensate=None
             if trial.compensate == "none"

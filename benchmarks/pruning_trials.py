@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-# `answer-loss+refit` ranks each cut in the model as refitted for those before it.
-REFITTING = ("answer-loss+refit",)
+# Of `refit_rankings.py`.
+REFITTING = ("answer-loss+refit", "answer-loss+shortlist", "refit-error")
 GREEDY = ("answer-loss", "answer-accuracy", *REFITTING)
 ONE_SHOT = ("modality-block-influence", "angular-distance", "knock-out")
 BY_PLACE = ("spaced", "top")
@@ -97,9 +97,10 @@ class Common:
 def _ideas(seeds: Sequence[int], common: Common) -> Iterator[Trial]:
     """Yield ways of cutting, of the first seed and without healing."""
     for remove in (CHOSEN, 10):
-        for ranking, weight in (("answer-loss", 0.5), ("answer-loss", 0.8), ("answer-loss+refit", 0.5)):
-            for compensate in ("refit", "refit-deep"):
-                yield Trial(seeds[0], ranking, weight, remove, compensate)
+        for ranking in ("answer-loss", *REFITTING, "angular-distance"):
+            for weight in (0.5, 0.8) if ranking == "answer-loss" else (0.5,):
+                for compensate in ("refit", "refit-deep"):
+                    yield Trial(seeds[0], ranking, weight, remove, compensate)
 
 
 def _cuts(seeds: Sequence[int], common: Common) -> Iterator[Trial]:

@@ -11,7 +11,7 @@ from typing import Any
 
 TRAIN: dict[str, Any] = {
     "method": "full",
-    "lr": 8e-4,
+    "lr": 1.6e-3,
     "projector_lr": 4e-4,
     "max_length": 1024,
     "packing": True,
