@@ -1,5 +1,6 @@
 """How fast a model reads a prompt and writes an answer, and the memory that takes."""
 
+import math
 from typing import Literal
 
 from pydantic import Field
@@ -50,7 +51,8 @@ class SpeedRecord(Document):
     @property
     def prefill_tokens_per_second(self) -> float:
         """Tokens of all prompts that are read in a second, image tokens included, by the median."""
-        return self.prompts * self.prompt_tokens / self.prefill_seconds.median
+        seconds = self.prefill_seconds.median
+        return self.prompts * self.prompt_tokens / seconds if seconds > 0 else math.inf
 
 
 class SpeedRatio(Document):

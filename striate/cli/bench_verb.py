@@ -71,11 +71,12 @@ class _Holder:
 
 
 def _show(measured: Bench, kept: Path | None, as_json: bool) -> None:
-    from striate.cli.views.bench_table import bench_table, ratio_lines
+    from striate.cli.views.bench_table import bench_table, conditions_line, ratio_lines
 
     if as_json:
         print_json(measured.model_dump_json())
         return
+    OUT.print(conditions_line(measured), soft_wrap=True)
     OUT.print(bench_table(measured))
     for line in ratio_lines(measured):
         OUT.print(line, soft_wrap=True)

@@ -52,7 +52,7 @@ def checked_picture(path: str | Path, limits: PictureLimits = ORDINARY) -> Path:
     """
     file = user_path(path)
     if not file.is_file():
-        what = "is a folder" if file.is_dir() else "does not exist"
+        what = "is a folder" if file.is_dir() else "is no file" if file.exists() else "does not exist"
         raise DataError(f"{file} {what}", "a picture's file", "check the path")
     try:
         verify_image(file, OWNER, limits)

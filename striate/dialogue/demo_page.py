@@ -16,6 +16,7 @@ from striate.dialogue.conversation import Conversation, checked_picture
 from striate.dialogue.page_models import PageModels
 from striate.errors import ModelError, StriateError
 from striate.reporting.html.markup import Html, tag
+from striate.reporting.html.wording import amount
 
 LONGEST_QUESTION = 4000
 KEPT_SECONDS = 3600
@@ -114,8 +115,8 @@ def _facts(answer: Answer) -> Html:
     pictured = f", {answer.image_tokens} of them image tokens" if answer.image_tokens else ""
     return tag(
         "p",
-        f"{answer.seconds:.2f} s, {answer.first_token_seconds:.2f} s to the first token; {answer.tokens} tokens after"
-        f" {answer.prompt_tokens} read{pictured}",
+        f"{answer.seconds:.2f} s, {answer.first_token_seconds:.2f} s to the first token;"
+        f" {amount(answer.tokens, 'token')} after {answer.prompt_tokens} read{pictured}",
         class_="facts",
     )
 

@@ -63,6 +63,8 @@ def _command_lines(text: str, *, is_page: bool) -> list[str]:
     """Return lines that may hold commands: those of blocks, and indented ones."""
     if not is_page:
         return [shown[1] for shown in map(_SHOWN.match, text.splitlines()) if shown]
+    # A command that goes on in the next line.
+    text = re.sub(r" *\\\n *", " ", text)
     blocks = [line for language, body in _FENCE.findall(text) if language in ("", "bash") for line in body.splitlines()]
     outside = _FENCE.sub("", text).splitlines()
     return [*blocks, *(shown[1] for shown in map(_SHOWN.match, outside) if shown)]

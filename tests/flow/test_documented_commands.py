@@ -31,7 +31,11 @@ PLACES = {
     "MODEL": "model",
     "PACK": "pack",
     "[PACK]": "[pack]",
+    "[trees]": "[pack]",
     "RUN": "run",
+    "photo.png": "pack/images/square_00.png",
+    "a.png": "pack/images/square_00.png",
+    "b.png": "pack/images/square_01.png",
     "run.yaml": "RUN.yaml",
     "SOURCE": "original",
     "CLIP": "clip",
@@ -79,6 +83,7 @@ NOT_RUN = {
     "striate run run.yaml --set train.method=qlora": "needs bitsandbytes and a CUDA device",
     "striate run RUN.yaml --set train.optimizer=adamw-8bit": "needs bitsandbytes and a CUDA device",
 }
+NOT_RUN["striate demo RUN"] = "serves until it is stopped; test_demo_page.py types it"
 NOT_RUN |= dict.fromkeys(
     (
         "striate push RUN user/name",
@@ -134,6 +139,10 @@ def reader(tmp_path_factory: pytest.TempPathFactory, saved_pack: Path, llava_bui
     loaded.processor.save_pretrained(folder / "model")
     shutil.copytree(saved_pack, folder / "pack")
     shutil.copytree(ROOT / "configs", folder / "configs")
+    shutil.copytree(saved_pack / "images", folder / "photos")
+    names = sorted(path.name for path in (folder / "photos").iterdir())
+    table = "".join(f"{name},{('oak', 'beech')[place % 2]}\n" for place, name in enumerate(names))
+    (folder / "photos" / "labels.csv").write_text(f"file,label\n{table}", encoding="utf-8")
     write_encoder(folder / "encoder", "siglip")
     write_llm(folder / "llm", "llama")
     write_tower(folder / "clip", CLIP)

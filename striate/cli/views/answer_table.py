@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from striate.reporting.html.wording import amount
+
 if TYPE_CHECKING:
     from striate.dialogue.answering import Answer
 
@@ -17,7 +19,9 @@ def answer_table(answers: Mapping[str, Answer]) -> Table:
     for label in answers:
         table.add_column(label, ratio=1, overflow="fold")
     table.add_row(*(answer.text or "(nothing)" for answer in answers.values()))
-    table.add_row(*(f"{answer.seconds:.2f} s, {answer.tokens} tokens" for answer in answers.values()), style="dim")
+    table.add_row(
+        *(f"{answer.seconds:.2f} s, {amount(answer.tokens, 'token')}" for answer in answers.values()), style="dim"
+    )
     return table
 
 
@@ -25,6 +29,6 @@ def facts_line(answer: Answer) -> str:
     """Return in words what an answer took: seconds, tokens written, tokens read."""
     pictures = f", {answer.image_tokens} of them image tokens" if answer.image_tokens else ""
     return (
-        f"{answer.seconds:.2f} s, {answer.first_token_seconds:.2f} s to the first token; {answer.tokens} tokens written"
-        f" after {answer.prompt_tokens} read{pictures}"
+        f"{answer.seconds:.2f} s, {answer.first_token_seconds:.2f} s to the first token;"
+        f" {amount(answer.tokens, 'token')} written after {answer.prompt_tokens} read{pictures}"
     )

@@ -7,19 +7,25 @@ from collections.abc import Iterator
 from rich.table import Table
 
 from striate.artifacts import Bench, Spread
+from striate.reporting.html.wording import amount
 
 HEADS = ("model", "layers", "first token", "prefill", "decode", "weights", "peak")
 UNITS = ("", "", "s", "tokens/s", "tokens/s", "GiB", "GiB")
 
 
+def conditions_line(measured: Bench) -> str:
+    """Return in words where and how the models were measured."""
+    one = next(iter(measured.models.values()))
+    load = "" if measured.load is None else f" (load average {measured.load:.1f} before)"
+    return (
+        f"{one.device}{load}, {one.dtype}: {one.prompts} x {one.prompt_tokens} tokens read, {one.image_tokens} of them"
+        f" image tokens, {one.new_tokens} written; medians of {amount(one.repeats, 'round')} in turns"
+    )
+
+
 def bench_table(measured: Bench) -> Table:
     """Return a row a model: medians of speed, and memory."""
-    one = next(iter(measured.models.values()))
-    title = (
-        f"{one.device}, {one.dtype}: {one.prompts} x {one.prompt_tokens} tokens read ({one.image_tokens} image tokens),"
-        f" {one.new_tokens} written; medians of {one.repeats} rounds in turns"
-    )
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
     for place, name in enumerate(HEADS):
         table.add_column(name, justify="left" if place == 0 else "right", overflow="fold")
     table.add_row(*UNITS, style="dim")
