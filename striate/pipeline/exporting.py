@@ -12,7 +12,7 @@ from striate.errors import ConfigError, ModelError
 from striate.pipeline.merging import merge_model
 from striate.pipeline.run_models import ModelPlace, model_of
 from striate.progress import Progress
-from striate.storage.atomic import check_new_folder
+from striate.storage.atomic import check_new_folder, check_room
 
 if TYPE_CHECKING:
     from striate.models.io.load import Loaded
@@ -143,6 +143,9 @@ def _vllm(place: ModelPlace, source: str | Path, out: Path, options: ExportOptio
             )
             return Exported(place, "an adapter that vLLM puts on its base model", _sizes(out), [], [command])
         notes = [f"merged into its base model, as vLLM would not take the adapter: {why}" for why in problems]
+    check_room(
+        sum(_sizes(Path(whole)).values()) + (sum(_sizes(Path(place.path)).values()) if place.adapter else 0), out
+    )
     merge_model(source, out, label=place.label if place.run else None, revision=options.revision)
     return Exported(place, "a whole checkpoint", _sizes(out), notes, [_serve(out)])
 

@@ -208,7 +208,7 @@ def test_every_command_runs(shown: Shown, readers_folder: Path) -> None:
 
 # What stands in Python blocks for the reader's own things.
 PYTHON_PLACES = {'"llava-hf/llava-1.5-7b-hf"': '"model"', '"PACK"': '"pack"', '"calibration"': '"pack"'}
-PYTHON_PLACES |= {'"runs/my-run"': '"run"'}
+PYTHON_PLACES |= {'"runs/my-run"': '"run"', '"DIR"': '"model"'}
 
 
 class _Trainer:

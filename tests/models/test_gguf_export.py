@@ -249,6 +249,15 @@ def test_tied_heads_are_written_once(tiny_llava: Loaded, llava_builder: Any, tmp
     np.testing.assert_allclose(logits_of(read, ids), logits_of(model, ids), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("ends", "stored"), [(None, None), (3, None), ([3, 5], 5), (7, 7)])
+def test_other_ends_of_an_answer_are_told(tiny_llava: Loaded, tmp_path: Path, ends: Any, stored: int | None) -> None:
+    assert tiny_llava.processor.tokenizer.eos_token_id == 3
+    tiny_llava.model.generation_config.eos_token_id = ends
+    write_language_model(tiny_llava.model, tiny_llava.processor, tmp_path / "language.gguf")
+    field = gguf.GGUFReader(tmp_path / "language.gguf").fields.get("tokenizer.ggml.eot_token_id")
+    assert (field.contents() if field else None) == stored
+
+
 def test_refusals(tiny_llava: Loaded, pruned: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="unknown dtype 'int4'"):
         export_language_model(pruned, tmp_path / "a.gguf", dtype="int4")

@@ -77,6 +77,8 @@ def write_language_model(
         _write_sizes(writer, config, FORMATS[dtype][1])
         architecture.facts(writer, config, core)
         write_vocabulary(writer, processor, config.vocab_size)
+        if ends := _other_ends(core, processor):
+            writer.add_eot_token_id(ends[0])
         if chat := template or template_of(processor):
             writer.add_chat_template(chat)
 
@@ -140,6 +142,16 @@ def _write_sizes(writer: gguf.GGUFWriter, config: Any, file_type: gguf.LlamaFile
         writer.add_rope_freq_base(rope.get("rope_theta", 10000.0))
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(config.vocab_size)
+
+
+def _other_ends(core: Any, processor: Any) -> list[int]:
+    """Return the tokens besides the tokenizer's that end an answer, such as Gemma's end of a turn."""
+    ends = getattr(getattr(core, "generation_config", None), "eos_token_id", None)
+    return [
+        end
+        for end in (ends if isinstance(ends, list) else [ends])
+        if end not in (None, processor.tokenizer.eos_token_id)
+    ]
 
 
 def _values(name: str, tensor: torch.Tensor, config: Any, architecture: TextArchitecture) -> np.ndarray:

@@ -12,7 +12,8 @@ def modelfile(files: list[str], template: PictureTemplate) -> str:
     lines = [f"FROM ./{name}" for name in files]
     if template.go is not None and _QUOTES not in template.go:
         lines.append(f"TEMPLATE {_QUOTES}{template.go}{_QUOTES}")
-    if template.stop:
+    # Ollama has no way to write other characters.
+    if template.stop.isprintable() and template.stop and '"' not in template.stop:
         lines.append(f'PARAMETER stop "{template.stop}"')
     lines.append("PARAMETER temperature 0")
     return "\n".join(lines) + "\n"
