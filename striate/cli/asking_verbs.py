@@ -109,9 +109,11 @@ def demo(
 ) -> None:
     """Serve a page on this machine: drop a picture, ask, compare the run's models, see which layers read it."""
     with guard(None):
-        from striate.dialogue.page_server import LOOPBACK, check_gradio, served_page
+        from striate.dialogue.page_server import LOOPBACK, check_gradio, free_port, served_page
 
         check_gradio()
+        # Before models are loaded, which takes a while.
+        free_port(host, port)
         from striate.pipeline.run_models import is_run
 
         places = chosen_places([source], only)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -72,7 +73,7 @@ def served_page(models: PageModels, host: str, port: int) -> Iterator[str]:
         try:
             page.queue(api_open=False).launch(
                 server_name=host,
-                server_port=port or _free_port(host),
+                server_port=free_port(host, port),
                 share=False,
                 quiet=True,
                 inbrowser=False,
@@ -96,24 +97,36 @@ def served_page(models: PageModels, host: str, port: int) -> Iterator[str]:
                 },
             )
         except OSError as error:
-            raise ConfigError(
-                f"can't listen on {host}, port {port}: {error}",
-                "an address of this machine, and a port that is free",
-                "choose others with --host and --port; --port 0 takes one that is free",
-            ) from error
+            raise _no_place(host, port, error) from error
         try:
             yield str(page.local_url)
         finally:
             page.close(verbose=False)
 
 
-def _free_port(host: str) -> int:
-    import socket
+def free_port(host: str, port: int) -> int:
+    """Return `port`, or for 0 one that is free, after listening there for a moment.
 
+    Raises:
+        ConfigError: the address or port can't be listened on.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as free:
-        free.bind((host, 0))
+        free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            free.bind((host, port))
+            free.listen()
+        except OSError as error:
+            raise _no_place(host, port, error) from error
         return int(free.getsockname()[1])
+
+
+def _no_place(host: str, port: int, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"can't listen on {host}, port {port}: {error.strerror or error}",
+        "an address of this machine, and a port that is free",
+        "choose others with --host and --port; --port 0 takes one that is free",
+    )
 
 
 class _Headers:

@@ -188,7 +188,10 @@ def test_an_answer_that_nobody_waits_for_ends(tiny_llava: Loaded) -> None:
     assert "".join(map(str, whole[:-1])).strip() == whole[-1].text
 
 
-def test_the_verb_serves_until_it_is_stopped_and_clears_up(run_of_three: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("words", [["RUN", "--models", "start,pruned"], ["MODEL", "--host", "localhost"]])
+def test_the_verb_serves_until_it_is_stopped_and_clears_up(
+    run_of_three: Path, tiny_llava_dir: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("gradio", reason="needs gradio (the extra `dev`)")
     folders: list[Path] = []
 
@@ -197,18 +200,29 @@ def test_the_verb_serves_until_it_is_stopped_and_clears_up(run_of_three: Path, m
         assert folders[0].is_dir()
 
     monkeypatch.setattr(asking_verbs, "_wait_for_the_end", stopped)
-    words = ["demo", str(run_of_three), "--models", "start,pruned", "--device", "cpu"]
-    shown = CliRunner().invoke(app, [*words, "--port", "0"])
+    places = {"RUN": str(run_of_three), "MODEL": str(tiny_llava_dir)}
+    typed = [places.get(word, word) for word in words]
+    shown = CliRunner().invoke(app, ["demo", *typed, "--device", "cpu", "--port", "0"])
     assert shown.exit_code == 0, shown.output
-    assert shown.stdout.startswith("http://127.0.0.1:")
+    assert shown.stdout.startswith(("http://127.0.0.1:", "http://localhost:"))
     assert "every machine" not in shown.stdout
     assert not folders[0].exists()
 
 
 def test_a_port_that_is_taken_is_said(address: str, models: PageModels) -> None:
     port = int(address.rpartition(":")[2])
-    with pytest.raises(ConfigError, match=f"can't listen on 127.0.0.1, port {port}"):
+    with pytest.raises(ConfigError, match=f"can't listen on 127.0.0.1, port {port}: Address already in use"):
         page_server.served_page(models, "127.0.0.1", port).__enter__()
+
+
+def test_an_address_that_is_not_of_this_machine_is_said_before_a_model_is_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(page_server, "find_spec", lambda name: True)
+    shown = CliRunner().invoke(app, ["demo", "nowhere/at/all", "--host", "192.0.2.1"])
+    assert shown.exit_code == 1
+    assert "can't listen on 192.0.2.1, port 7860: " in shown.stderr
+    assert "--port 0 takes one that is free" in shown.stderr
 
 
 def test_without_gradio_one_message_says_what_to_install(run_of_three: Path, monkeypatch: pytest.MonkeyPatch) -> None:
