@@ -138,6 +138,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory, saved_pack: Path, llava_bui
     loaded.model.save_pretrained(folder / "model")
     loaded.processor.save_pretrained(folder / "model")
     shutil.copytree(saved_pack, folder / "pack")
+    _write_photos(saved_pack, folder / "photos")
     shutil.copytree(ROOT / "configs", folder / "configs")
     shutil.copytree(saved_pack / "images", folder / "photos")
     names = sorted(path.name for path in (folder / "photos").iterdir())
@@ -165,6 +166,14 @@ def reader(tmp_path_factory: pytest.TempPathFactory, saved_pack: Path, llava_bui
     for name in ("other", "run-a", "run-b", "runs/map", "runs/a"):
         shutil.copytree(folder / "run", folder / name)
     return folder
+
+
+def _write_photos(pack: Path, folder: Path) -> None:
+    """Write photos with a table of their names and labels."""
+    shutil.copytree(pack / "images", folder / "2026")
+    names = [f"2026/{picture.name}" for picture in sorted((pack / "images").iterdir())]
+    rows = "".join(f"{name},{('oak', 'beech')[number % 2]}\n" for number, name in enumerate(names))
+    (folder / "labels.csv").write_text(f"file,label\n{rows}", encoding="utf-8")
 
 
 @pytest.fixture
