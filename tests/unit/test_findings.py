@@ -17,7 +17,7 @@ from striate.data.samples import Message, Sample
 from striate.errors import DataError
 from striate.pipeline.model_evaluation import write_data_notes
 from striate.reporting.data.run_artifacts import RunArtifacts
-from striate.reporting.sections.summary import draw_notes
+from striate.reporting.sections.data_notes import draw_notes
 from striate.tasks.packs.findings import findings
 from striate.tasks.packs.items import Item, Pack
 

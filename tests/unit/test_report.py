@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -83,6 +84,43 @@ def test_escapes_what_comes_from_data(html: str, page: Page) -> None:
 
 def test_same_artifacts_give_the_same_bytes(run: Path, tmp_path: Path) -> None:
     assert report(run, tmp_path / "again.html").read_bytes() == report(run).read_bytes()
+
+
+def test_the_verdict_comes_first_in_plain_words(page: Page) -> None:
+    top = " ".join(page.text.partition("Every figure, with its interval")[0].replace(" .", ".").split())
+    assert "8 of 30 layers trained, 3.2% of the parameters: 0, 3, 7, 11, 15, 18, 22, 26" in top
+    assert "3 removed: 9, 17, 21" in top
+    tuned = "Tuning 8 of 30 layers raised the visual score by 33.1 points"
+    pruned = "Removing 3 layers lowered the visual score by 4.6 points (92.9% of tuned is left)"
+    for sentence in (tuned, pruned):
+        assert f"{sentence} and made no measurable difference to the text score" in top
+    assert "For that the pruned model is 4.2% smaller" in top
+    # Intervals are asked for: they stand in the chart and folded below it.
+    assert "show 95% intervals" in top
+
+
+def test_the_first_chart_holds_every_model_against_what_it_came_from(html: str) -> None:
+    chart = html.partition('id="figure-verdict"')[2].partition("</figure>")[0]
+    for told in (
+        "start: visual score 31.2%<",
+        "tuned: visual score 64.4%, +33.1 points against start, 95% interval +30.0 to +37.3, n = 723<",
+        "pruned: visual score 59.8%, −4.6 points against tuned, 95% interval −7.7 to −0.4, n = 723<",
+        "pruned: text score 50.9%, −0.3 points against tuned",
+    ):
+        assert told in chart
+    # What pruning cost is an outline from the end of the pruned model's bar to that of the tuned one.
+    wide = chart.partition('class="wide"')[2].partition("</svg>")[0]
+    bars = {
+        kind: (float(x), float(width))
+        for x, width, kind in re.findall(
+            r'<rect x="([\d.]+)" y="[\d.]+" width="([\d.]+)"[^>]*class="((?:bar|lost) \w+)',
+            wide.partition("text score")[0],
+        )
+    }
+    (tuned, pruned, lost) = (bars[kind] for kind in ("bar tuned", "bar pruned", "lost pruned"))
+    assert lost[0] == pytest.approx(sum(pruned), abs=0.02)
+    assert sum(lost) == pytest.approx(sum(tuned), abs=0.02)
+    assert wide.count("on-demand") > 4
 
 
 def test_headline_tells_scores_difference_interval_and_count(page: Page) -> None:
@@ -183,11 +221,12 @@ def test_stack_marks_region_and_removed_layers(html: str) -> None:
 def test_bars_tell_score_interval_and_count(html: str, run: Path) -> None:
     for label in LABELS:
         for task in read_document(run / f"eval/{label}.json", EvalRecord).tasks:
-            nats = task.metric == "perplexity"
-            value = f"{task.score:.3f} nats" if nats else f"{100 * task.score:.1f}%"
-            interval = (
-                f"{task.low:.3f} to {task.high:.3f}" if nats else f"{100 * task.low:.1f} to {100 * task.high:.1f}"
-            )
+            if task.metric == "perplexity":
+                value, low, high = (f"{math.exp(end):.1f}" for end in (task.score, task.low, task.high))
+                interval = f"{low} to {high}"
+            else:
+                value = f"{100 * task.score:.1f}%"
+                interval = f"{100 * task.low:.1f} to {100 * task.high:.1f}"
             assert f"{label}: {value}, 95% interval {interval}, n = {task.n}" in html
     assert "lower is better" in html
 
@@ -269,11 +308,17 @@ def test_headline_tells_perplexity_where_it_is_the_only_text_measure(make_run: M
     path = make_run(tmp_path / "run") / "eval/retention.json"
     whole = read_document(path, Retention)
     kept = [row for row in whole.rows if (row.pack, row.task) != ("*", "text")]
-    write_document(path, whole.model_copy(update={"rows": tuple(kept)}))
-    page = Page(report(tmp_path / "run").read_text(encoding="utf-8").replace("\u00a0", " "))
+    held = tuple(row for row in whole.held if (row.pack, row.task) != ("*", "text"))
+    write_document(path, whole.model_copy(update={"rows": tuple(kept), "held": held}))
+    html = report(tmp_path / "run").read_text(encoding="utf-8").replace("\u00a0", " ")
+    page = Page(html)
     row = next(row for row in kept if row.metric == "perplexity" and row.label == "tuned")
-    assert f"text goes from {row.baseline_score:.3f} to {row.score:.3f} nats a token" in page.text
-    assert f"lower is better, 95% interval −0.031 to +0.042, n = {row.n})" in page.text
+    told = f"{math.exp(row.baseline_score):.1f} to {math.exp(row.score):.1f}"
+    assert f"perplexity of text goes from {told}" in page.text
+    assert f"lower is better, 95% interval −3.1% to +4.3%, n = {row.n})" in page.text
+    assert "made no measurable difference to the perplexity of text" in page.text
+    assert "start: perplexity 26.2<" in html
+    assert " nats" not in page.text
 
 
 def test_headline_compares_with_another_baseline(make_run: MakeRun, tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_the_page_shows_cuts_where_layers_were_ranked_so(
     section = page.partition('<section id="cuts">')[2].partition("</section>")[0]
     # Three layers went, and one of them was no cut.
     assert "1 layer that the region gives up went before" in section
-    assert "in nats an answer token, ranked by interlace, then answer-loss" in section
+    assert "in answer loss, ranked by interlace, then answer-loss" in section
     cells = [re.sub("<[^>]+>", "", row) for row in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", section)]
     assert cells[-14:-7] == ["2", "9", "0.4500", "−0.0500", "2.1000", "+0.1000", "17 (+0.0250)"]
     assert cells[-7:] == ["3", "21", "0.7500", "+0.3000", "2.4000", "+0.3000", "17 (+0.0250)"]

@@ -8,6 +8,7 @@ from striate.reporting.html.markup import Html, tag
 
 SHADES = ("s3", "s4", "s5", "s1", "s2")
 _FILLED = "svg .bar.{name}{{fill:var(--{shade})}} .key.{name}{{background:var(--{shade})}}"
+_CHANGED = " svg .won.{name},svg .change.{name}{{fill:var(--{shade})}} svg .lost.{name}{{stroke:var(--{shade})}}"
 _LINED = " .box.{name}{{border-color:var(--{shade})}} .who.{name}{{color:var(--{shade})}}"
 
 
@@ -32,6 +33,6 @@ def others_css(labels: Sequence[str]) -> str:
     """Return the rules that give models that are not the run's own a colour each; five differ, then they repeat."""
     others = [label for label in labels if label not in OWN_MODELS]
     return "".join(
-        (_FILLED + _LINED).format(name=model_class(label), shade=SHADES[place % len(SHADES)]) + "\n"
+        (_FILLED + _CHANGED + _LINED).format(name=model_class(label), shade=SHADES[place % len(SHADES)]) + "\n"
         for place, label in enumerate(others)
     )

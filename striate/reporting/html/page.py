@@ -12,10 +12,11 @@ from striate.reporting.charts.drawing.svg import rect
 from striate.reporting.data.run_artifacts import RunArtifacts
 from striate.reporting.html.markup import Html, tag
 from striate.reporting.html.model_names import others_css
+from striate.reporting.sections.data_notes import draw_notes
 from striate.reporting.sections.gate_table import draw_gate
-from striate.reporting.sections.headline import headline
 from striate.reporting.sections.page_sections import draw_sections
-from striate.reporting.sections.summary import draw_notes, draw_tiles
+from striate.reporting.sections.region_strip import draw_strip
+from striate.reporting.sections.verdict import draw_verdict
 
 POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {scripts}; "
@@ -66,23 +67,12 @@ def _header(artifacts: RunArtifacts, title: str) -> Html:
     return tag(
         "header",
         top,
-        _stripes(artifacts),
         tag("h1", title),
-        headline(artifacts),
-        draw_notes(artifacts),
+        draw_strip(artifacts),
+        draw_verdict(artifacts),
         draw_gate(artifacts.gate),
-        draw_tiles(artifacts),
+        draw_notes(artifacts),
     )
-
-
-def _stripes(artifacts: RunArtifacts) -> Html | None:
-    if not artifacts.num_layers or not artifacts.region:
-        return None
-    kinds = [
-        "removed" if layer in artifacts.removed else "region" if layer in artifacts.region else "frozen"
-        for layer in range(artifacts.num_layers)
-    ]
-    return tag("div", [tag("i", class_=kind) for kind in kinds], class_="stripes", aria_hidden="true")
 
 
 def _footer() -> Html:

@@ -1,8 +1,10 @@
 """Format numbers, intervals and counts, in one way everywhere on the page."""
 
 import math
+from collections.abc import Iterable
 
 MINUS = "−"
+PERPLEXITY = "perplexity"
 
 
 def percent(share: float, digits: int = 1) -> str:
@@ -19,8 +21,8 @@ def signed(value: float, digits: int = 1) -> str:
 
 
 def points(difference: float, metric: str = "") -> str:
-    """Return a difference of scores in percentage points, or in nats for perplexity."""
-    return f"{signed(difference, 3)} nats" if metric == "perplexity" else f"{signed(100 * difference)} points"
+    """Return a difference of scores in percentage points; of perplexity, given in nats, its change in percent."""
+    return f"{_grown(difference)}%" if metric == PERPLEXITY else f"{signed(100 * difference)} points"
 
 
 def interval(span_text: str, why_none: str) -> str:
@@ -29,24 +31,41 @@ def interval(span_text: str, why_none: str) -> str:
 
 
 def span(low: float | None, high: float | None, metric: str = "") -> str:
-    """Return the interval of a difference as `+4.0 to +8.2`; nothing where there is none."""
+    """Return the interval of a difference as `+4.0 to +8.2`, of perplexity in percent; nothing where there is none."""
     if low is None or high is None:
         return ""
-    scale, digits = (1.0, 3) if metric == "perplexity" else (100.0, 1)
-    return f"{signed(scale * low, digits)} to {signed(scale * high, digits)}"
+    if metric == PERPLEXITY:
+        return f"{_grown(low)}% to {_grown(high)}%"
+    return f"{signed(100 * low)} to {signed(100 * high)}"
 
 
 def score(value: float, metric: str = "") -> str:
-    """Return a score in percent, or a perplexity score in nats a token."""
-    return f"{value:.3f} nats" if metric == "perplexity" else percent(value)
+    """Return a score in percent, or of a perplexity score, which is in nats a token, the perplexity."""
+    return perplexity(value) if metric == PERPLEXITY else percent(value)
+
+
+def perplexity(nats: float) -> str:
+    """Return the perplexity of `nats` a token, with three significant digits."""
+    return plain_number(_exp(nats))
+
+
+def _grown(nats: float) -> str:
+    """Return by how many percent perplexity changes where nats a token do by `nats`."""
+    grown = 100 * (_exp(nats) - 1)
+    return signed(grown) if grown < 1e4 else f"+{plain_number(grown)}"
+
+
+def _exp(nats: float) -> float:
+    """Return e to the power of `nats`, without an end where that is too large for a number."""
+    return math.exp(nats) if nats < 700 else math.inf
 
 
 def score_span(low: float | None, high: float | None, metric: str = "") -> str:
     """Return the interval of a score, without its unit; nothing where there is none."""
     if low is None or high is None:
         return ""
-    if metric == "perplexity":
-        return f"{low:.3f} to {high:.3f}"
+    if metric == PERPLEXITY:
+        return f"{perplexity(low)} to {perplexity(high)}"
     return f"{100 * low:.1f} to {100 * high:.1f}"
 
 
@@ -100,6 +119,18 @@ def plain_number(value: float) -> str:
         digits = max(0, 2 - math.floor(math.log10(abs(value))))
         return f"{value:.{digits}f}".replace("-", MINUS)
     return f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e").replace(".0e", "e").replace("-", MINUS)
+
+
+def layer_list(layers: Iterable[int]) -> str:
+    """Return layers as `0, 3, 8–15`: three in a row or more are told by their ends."""
+    rows: list[list[int]] = []
+    for layer in sorted(layers):
+        if rows and layer == rows[-1][-1] + 1:
+            rows[-1].append(layer)
+        else:
+            rows.append([layer])
+    told = [[f"{row[0]}–{row[-1]}"] if len(row) > 2 else [str(layer) for layer in row] for row in rows]
+    return ", ".join(name for names in told for name in names)
 
 
 def words(name: str) -> str:

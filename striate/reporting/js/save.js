@@ -1,7 +1,7 @@
 // A saved picture carries its colours and fonts in itself, so that any program can open it.
 const KEPT = [
   "fill", "fill-opacity", "stroke", "stroke-width", "stroke-dasharray", "stroke-linejoin", "opacity",
-  "font-size", "font-weight", "font-family", "text-anchor",
+  "font-size", "font-weight", "font-family", "text-anchor", "visibility",
 ];
 
 function standalone(drawn) {

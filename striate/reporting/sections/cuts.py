@@ -31,7 +31,7 @@ def _key(kind: str) -> str:
 
 
 def _note(record: PruneRecord, gone: int) -> str:
-    unit = "share of answer tokens that are not the likeliest" if ACCURACY in record.scorer else "nats an answer token"
+    unit = "share of answer tokens that are not the likeliest" if ACCURACY in record.scorer else "answer loss"
     first = f" {amount(gone, 'layer')} that the region gives up went before." if gone else ""
     return (
         f"What calibration answers cost more than before the first cut, in {unit}, ranked by {record.scorer}.{first}"

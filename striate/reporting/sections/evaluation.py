@@ -11,6 +11,7 @@ from striate.reporting.data.run_artifacts import RunArtifacts
 from striate.reporting.html.chooser import chooser
 from striate.reporting.html.markup import Child, Html, tag
 from striate.reporting.html.model_names import model_class
+from striate.reporting.html.wording import amount
 from striate.reporting.sections.changes import draw_changes, draw_details
 from striate.reporting.sections.retention import draw_retention
 
@@ -36,8 +37,8 @@ def perplexity_bars(artifacts: RunArtifacts, legend: bool) -> Child:
     rows = rows_of(artifacts, "text", "perplexity")
     if not rows:
         return None
-    note = "Mean nats a token: lower is better. Perplexity is e to this power. Whiskers are 95% intervals."
-    label = f"Nats a token on {len(rows)} texts, lower is better"
+    note = "Lower is better: 1 would be a text that the model foresees wholly. Whiskers are 95% intervals."
+    label = f"Perplexity of {amount(len(rows), 'text')}, lower is better"
     return [
         tag("h3", "Perplexity", tag("small", "lower is better")),
         _labels_key(artifacts.labels) if legend else None,
@@ -53,7 +54,7 @@ def comparison(artifacts: RunArtifacts, retention: Retention) -> Child:
     about = (
         f"{pairs}: on the same items, paired, a picture with all of its questions. "
         "Rows over all tasks are unweighted means of the task scores; n counts test items. "
-        "Retention is the score over that of the other model; for perplexity, e to the power of nats saved. "
+        "Retention is the score over that of the other model; for perplexity, the other model's over this one's. "
     )
     shown: list[Child] = [tag("p", about + retention.interval, class_="caption"), not_compared(retention)]
     if rows:

@@ -1,4 +1,4 @@
-"""The result in up to three sentences: what tuning gained, what pruning cost, and what it saved."""
+"""Every figure of the result with its interval: what tuning gained, what pruning cost, and what it saved."""
 
 from collections.abc import Sequence
 
@@ -10,6 +10,7 @@ from striate.reporting.html.wording import (
     count,
     interval,
     percent,
+    perplexity,
     points,
     sample,
     score,
@@ -24,19 +25,29 @@ ITEMS_TO_TIME = 30
 
 
 def headline(artifacts: RunArtifacts) -> Html:
-    """Return the result, a sentence each, with n and 95% intervals; of a run without comparisons how far it is."""
-    sentences = [_gained(artifacts), *_cost(artifacts), _saved(artifacts)]
-    told = [tag("p", sentence, ".") for sentence in sentences if sentence]
-    compared = any(sentences[:-1])
-    return tag("div", [] if compared else tag("p", _unfinished(artifacts)), told, class_="headline")
+    """Return the result, a sentence each, with n and 95% intervals; nothing of a run without comparisons."""
+    missing = unknown_cost(artifacts)
+    told = [_told(artifacts, label, subject) for label, subject in subjects(artifacts).items()]
+    sentences = [*told, missing, _saved(artifacts)]
+    return tag("div", [tag("p", sentence, ".") for sentence in sentences if sentence], class_="headline")
 
 
-def _gained(artifacts: RunArtifacts) -> Child:
-    """Return what tuning did to the visual score and to text, against the start or what the user named."""
-    subject, region = "Tuning", artifacts.train.trainable.region if artifacts.train else artifacts.region
-    if region:
-        subject = f"Tuning {len(region)} of {amount(region.num_layers, 'layer')}"
-    return _told(artifacts, "tuned", subject + (" after pruning" if _first(artifacts) else ""))
+def subjects(artifacts: RunArtifacts) -> dict[str, str]:
+    """Return what was done to make each of the run's models, as the beginning of a sentence, by its label."""
+    region = artifacts.train.trainable.region if artifacts.train else artifacts.region
+    tuning = f"Tuning {len(region)} of {amount(region.num_layers, 'layer')}" if region else "Tuning"
+    cut, first = _cut(artifacts), _first(artifacts)
+    healed = " and healing" if artifacts.config and artifacts.config.heals else ""
+    return {
+        "tuned": tuning + (" after pruning" if first else ""),
+        "pruned": cut + healed,
+        "unhealed": f"{cut} alone",
+    }
+
+
+def _cut(artifacts: RunArtifacts) -> str:
+    named = f"Removing {amount(len(artifacts.removed), 'layer')}" if artifacts.prune else "Pruning"
+    return f"{named} before tuning" if _first(artifacts) else named
 
 
 def _first(artifacts: RunArtifacts) -> bool:
@@ -44,19 +55,14 @@ def _first(artifacts: RunArtifacts) -> bool:
     return artifacts.config is not None and artifacts.config.prune.first
 
 
-def _cost(artifacts: RunArtifacts) -> list[Child]:
-    """Return what pruning did to the tuned model's scores, a sentence a model that lacks layers, or that it is open."""
-    retention = artifacts.retention
-    if not retention:
-        return []
-    named = f"Removing {amount(len(artifacts.removed), 'layer')}" if artifacts.prune else "Pruning"
-    named += " before tuning" if _first(artifacts) else ""
-    healed = " and healing" if artifacts.config and artifacts.config.heals else ""
-    missing = retention.not_held().get("pruned")
-    if missing:
-        cut = named[0].lower() + named[1:]
-        return [tag("b", f"What {cut} cost is not known: {missing} was not evaluated (evaluate.models)")]
-    return [_told(artifacts, "pruned", named + healed), _told(artifacts, "unhealed", f"{named} alone")]
+def unknown_cost(artifacts: RunArtifacts) -> Html | None:
+    """Return that pruning's cost is open, where the tuned model was not evaluated, or None."""
+    missing = artifacts.retention.not_held().get("pruned") if artifacts.retention else None
+    if not missing:
+        return None
+    cut = _cut(artifacts)
+    text = f"What {cut[0].lower()}{cut[1:]} cost is not known: {missing} was not evaluated (evaluate.models)"
+    return tag("b", text)
 
 
 def _told(artifacts: RunArtifacts, label: str, subject: str) -> Child:
@@ -70,9 +76,9 @@ def _told(artifacts: RunArtifacts, label: str, subject: str) -> Child:
 
 
 def _visual(subject: str, row: Difference) -> Child:
-    verb = "leaves the visual score at" if _unchanged(row) else "takes the visual score from"
+    verb = "leaves the visual score at" if unchanged(row) else "takes the visual score from"
     values = f"{score(row.baseline_score)} to {score(row.score)}"
-    if _unchanged(row):
+    if unchanged(row):
         values = f"{score(row.score)}, {row.baseline} {score(row.baseline_score)}"
     return [f"{subject} {verb} ", tag("b", values), _change(row)]
 
@@ -84,7 +90,7 @@ def _text(artifacts: RunArtifacts, label: str) -> Child:
     verdict = f"text {'gains' if row.difference > 0 else 'loses'}"
     if row.low is None:
         verdict = f"text goes from {score(row.baseline_score)} to {score(row.score)}"
-    elif _unchanged(row):
+    elif unchanged(row):
         verdict = "text shows no measurable change"
     return [tag("b", verdict), _change(row)]
 
@@ -96,8 +102,8 @@ def _perplexity(artifacts: RunArtifacts, label: str) -> Child:
     if len(rows) != 1:
         return None
     (row,) = rows
-    values = tag("b", f"{row.baseline_score:.3f} to {row.score:.3f} nats a token")
-    return ["text goes from ", values, _change(row, "lower is better, ")]
+    values = tag("b", f"{perplexity(row.baseline_score)} to {perplexity(row.score)}")
+    return ["perplexity of text goes from ", values, _change(row, "lower is better, ")]
 
 
 def _change(row: Difference, note: str = "") -> Html:
@@ -106,7 +112,7 @@ def _change(row: Difference, note: str = "") -> Html:
     return tag("span", change, class_="interval")
 
 
-def _unchanged(row: Difference) -> bool:
+def unchanged(row: Difference) -> bool:
     """Return whether the interval of the difference holds nought."""
     return row.low is not None and row.high is not None and row.low <= 0 <= row.high
 
@@ -124,25 +130,29 @@ def _saved(artifacts: RunArtifacts) -> Child:
     ]
     if record.bytes_before:
         saved.append(f" and {size(record.bytes_before - record.bytes_after)} of {size(record.bytes_before)}")
+    speeds = quicker(artifacts)
+    if not speeds:
+        return saved
+    told = f"{signed(100 * (speeds[1] / speeds[0] - 1), 0)}%, measured once"
+    return [saved, f", and answers {speeds[1]:.1f} instead of {speeds[0]:.1f} test items a second ({told})"]
+
+
+def quicker(artifacts: RunArtifacts) -> tuple[float, float] | None:
+    """Return how many items a second the whole and the pruned model answered, where both were asked all of them,
+    enough, in one sitting.
+    """
     whole = "start" if _first(artifacts) else "tuned"
-    return [saved, _sooner(artifacts.evals.get(whole), artifacts.evals.get("pruned"))]
-
-
-def _sooner(whole: EvalRecord | None, pruned: EvalRecord | None) -> Child:
-    """Return how many items a second both answered, where both were asked all of them, enough, in one sitting."""
-    asked: Sequence[EvalRecord] = [record for record in (whole, pruned) if record]
+    asked: Sequence[EvalRecord] = [artifacts.evals[label] for label in (whole, "pruned") if label in artifacts.evals]
     speeds = [
         record.asking.items_per_second
         for record in asked
         if record.asking and not record.asking.resumed and record.asking.items >= ITEMS_TO_TIME
     ]
-    if len(speeds) < 2 or not min(speeds):
-        return None
-    told = f"{signed(100 * (speeds[1] / speeds[0] - 1), 0)}%, measured once"
-    return [f", and answers {speeds[1]:.1f} instead of {speeds[0]:.1f} test items a second ({told})"]
+    return (speeds[0], speeds[1]) if len(speeds) == 2 and min(speeds) else None
 
 
-def _unfinished(artifacts: RunArtifacts) -> str:
+def unfinished(artifacts: RunArtifacts) -> str:
+    """Return how far a run without comparisons is."""
     done = [
         ("scored its layers", artifacts.scores),
         ("chosen a region", artifacts.region),

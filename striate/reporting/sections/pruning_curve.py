@@ -11,7 +11,7 @@ from striate.reporting.charts.pareto import ParetoLine, ParetoPoint, draw_pareto
 from striate.reporting.html.chooser import chooser
 from striate.reporting.html.markup import Child, Html, tag
 from striate.reporting.html.tables import Cell, figures, table
-from striate.reporting.html.wording import amount, count, gibibytes, interval, percent, points, sample, span
+from striate.reporting.html.wording import amount, count, gibibytes, interval, percent, perplexity, points, sample, span
 
 AS_CUT, HEALED = "s2", "s1"
 KINDS: tuple[Kind, ...] = ("visual", "text")
@@ -164,7 +164,7 @@ def _score(score: CurveScore | None) -> str:
         return "–"
     if score.answers == "perplexity":
         change = f" ({points(score.tuned.difference, 'perplexity')})" if score.tuned else ""
-        return f"{score.score:.3f} nats{change}"
+        return f"{perplexity(score.score)}{change}"
     if score.tuned is None or score.tuned.retention is None:
         return f"score {percent(score.score)}"
     row = score.tuned

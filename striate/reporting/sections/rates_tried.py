@@ -9,7 +9,7 @@ from striate.reporting.html.markup import Child, tag
 from striate.reporting.html.tables import Cell, figures, table
 from striate.reporting.html.wording import count, percent, plain_number
 
-_METRICS = {"loss": "loss, nats a token", "exact_match": "answers right word for word"}
+_METRICS = {"loss": "answer loss", "exact_match": "answers right word for word"}
 
 
 def draw_rate_search(found: RateSearch) -> list[Child]:
