@@ -96,10 +96,17 @@ def _load(place: ModelPlace, revision: str | None) -> Loaded:
 
 
 def _gguf(place: ModelPlace, out: Path, options: ExportOptions) -> Exported:
-    from striate.models.convert.gguf.gguf_folder import export_gguf
+    from striate.data.chat_template.template_limits import bounded_time, check_template
+    from striate.models.convert.gguf.gguf_folder import chat_of, export_gguf
+    from striate.models.convert.gguf.picture_template import template_of
 
     loaded = _load(place, options.revision)
-    done = export_gguf(loaded.model, loaded.processor, out, kind=options.kind, text_only=options.text_only)
+    model, processor = loaded.model, loaded.processor
+    if template := template_of(processor):
+        check_template(template)
+    with bounded_time():
+        chat = chat_of(model, processor, text_only=options.text_only)
+    done = export_gguf(model, processor, out, kind=options.kind, text_only=options.text_only, chat=chat)
     language = shlex.quote(str(done.language))
     vision = f" --mmproj {shlex.quote(str(done.vision))}" if done.vision else ""
     picture = " --image PICTURE.jpg" if done.vision else ""

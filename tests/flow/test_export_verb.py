@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -207,6 +208,15 @@ def test_mistakes_are_told(run: Path, tmp_path: Path, words: tuple[str, ...], sa
     assert done.exit_code == 1
     assert said in " ".join(done.output.split())
     assert not list(tmp_path.iterdir())
+
+
+def test_a_template_without_an_end_is_told(siglip: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(siglip, tmp_path / "model"))
+    (source / "chat_template.jinja").write_text("{{ 'a' * 10**10 }}")
+    done = striate(source, "--to", "gguf", "--out", tmp_path / "out")
+    assert done.exit_code == 1
+    assert "chat template" in done.output
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_killed_or_full_disk_leaves_nothing(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

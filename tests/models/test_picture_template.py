@@ -72,6 +72,12 @@ def test_what_ollama_has_no_words_for_is_left_out() -> None:
     assert modelfile(["a.gguf"], hostile) == "FROM ./a.gguf\nPARAMETER temperature 0\n"
 
 
+def test_braces_of_ollamas_language_are_not_written() -> None:
+    made = picture_template(processor(TURNS.replace("'</s>\n'", "'{' ~ '{' ~ '\n'")))
+    assert made.stop == "{{"
+    assert made.go is None
+
+
 @pytest.mark.parametrize(
     "template",
     [

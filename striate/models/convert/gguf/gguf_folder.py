@@ -11,7 +11,7 @@ from striate.models.convert.gguf.gguf_writer import bytes_of
 from striate.models.convert.gguf.language_model import language_entries, write_language_model
 from striate.models.convert.gguf.layouts import VisionLayout, layout_of
 from striate.models.convert.gguf.modelfile import modelfile
-from striate.models.convert.gguf.picture_template import picture_template
+from striate.models.convert.gguf.picture_template import PictureTemplate, picture_template
 from striate.models.convert.gguf.vision_model import vision_entries, write_vision_model
 from striate.models.interventions.model_rule import rule_of
 from striate.models.structure.anatomy import unwrap
@@ -39,7 +39,25 @@ class GgufExport:
     notes: list[str] = field(default_factory=list)
 
 
-def export_gguf(model: Any, processor: Any, out: Path, *, kind: str = "f16", text_only: bool = False) -> GgufExport:
+def chat_of(model: Any, processor: Any, *, text_only: bool = False) -> PictureTemplate:
+    """Return how a conversation with `model` is written; its chat template is rendered for that, several times.
+
+    Raises:
+        ModelError: a vision part that llama.cpp does not compute as transformers does.
+    """
+    layout = None if text_only else layout_of(unwrap(model), processor)
+    return picture_template(processor, *((layout.around, layout.own) if layout else ()))
+
+
+def export_gguf(
+    model: Any,
+    processor: Any,
+    out: Path,
+    *,
+    kind: str = "f16",
+    text_only: bool = False,
+    chat: PictureTemplate | None = None,
+) -> GgufExport:
     """Return what was written to the folder `out`, whole or not at all: `model` for llama.cpp, and a Modelfile.
 
     Args:
@@ -48,6 +66,7 @@ def export_gguf(model: Any, processor: Any, out: Path, *, kind: str = "f16", tex
         out: a new or empty folder.
         kind: number format of the language model's matrices, one of `TYPES`; the vision part has float16.
         text_only: leave the vision part out.
+        chat: how a conversation is written; None for `chat_of`.
 
     Raises:
         ModelError: something that llama.cpp does not compute as transformers does, or an unknown format.
@@ -56,7 +75,7 @@ def export_gguf(model: Any, processor: Any, out: Path, *, kind: str = "f16", tex
     _check(model, kind)
     layout = None if text_only else layout_of(unwrap(model), processor)
     check_room(_forecast(model, layout, TYPES[kind]), out)
-    template = picture_template(processor, *((layout.around, layout.own) if layout else ()))
+    template = chat or chat_of(model, processor, text_only=text_only)
     language = LANGUAGE.format(kind)
     with new_folder(out) as folder:
         write_language_model(model, processor, folder / language, TYPES[kind], template.jinja)

@@ -72,7 +72,7 @@ def picture_template(
     if template is None:
         return PictureTemplate(None, exact=False, go=None, stop="")
     wrapped = _wrapped(processor, template, around, own)
-    go, stop = _go_template(processor, template, around, own)
+    go, stop = _go_template(processor, template)
     return PictureTemplate(wrapped or template, wrapped is not None, go, stop)
 
 
@@ -113,9 +113,7 @@ def _picture_tokens(processor: Any) -> list[str]:
     return [token for token in named if isinstance(token, str) and token]
 
 
-def _go_template(
-    processor: Any, template: str, around: tuple[str, str], own: tuple[str, str]
-) -> tuple[str | None, str]:
+def _go_template(processor: Any, template: str) -> tuple[str | None, str]:
     """Return Ollama's template, and what ends an answer; Ollama puts pictures first in the prompt."""
     asked = _render(processor, template, [_message("user", TEXT)])
     told = _render(processor, template, [_message("user", TEXT), _message("assistant", ANSWER)], prompt=False)
@@ -130,6 +128,8 @@ def _go_template(
         opening = (
             f"{{{{ if .System }}}}{system}{{{{ .System }}}}{rest.split(TEXT, 1)[0]}{{{{ else }}}}{start}{{{{ end }}}}"
         )
+    if any(mark in part for part in (asked, told, ruled or "") for mark in ("{{", "}}")):
+        return None, ending.strip()
     return f"{opening}{{{{ .Prompt }}}}{between}{{{{ .Response }}}}{ending}", ending.strip()
 
 
