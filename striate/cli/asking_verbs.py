@@ -87,6 +87,9 @@ def chat(
         from striate.dialogue.conversation import Conversation, checked_picture
         from striate.dialogue.terminal_chat import HELP, Terminal, run_chat
 
+        with suppress(ImportError):
+            # Arrow keys move in the line, and bring earlier ones back.
+            import readline  # noqa: F401
         begun = Conversation().showing(*([checked_picture(picture)] if picture else []))
         (place,) = _places(source, model, False)
         answerer = _answerer(load_place(place, device, dtype), max_new_tokens)

@@ -63,10 +63,12 @@ def bench(
     """
     settings, progress = settings or BenchSettings(), progress or Silent()
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    rounds = settings.repeats * len(loads)
-    with progress.track("bench", len(loads) + rounds) as advance:
-        alone = {name: _peak_alone(read, settings) for name, read in loads.items()} if len(loads) > 1 else {}
-        advance(len(loads))
+    first_runs = len(loads) if len(loads) > 1 else 0
+    with progress.track("bench", first_runs + settings.repeats * len(loads)) as advance:
+        alone: dict[str, float | None] = {}
+        for name, read in loads.items() if len(loads) > 1 else ():
+            alone[name] = _peak_alone(read, settings)
+            advance(1)
         tests = _tests({name: read() for name, read in loads.items()}, settings)
         for test in tests.values():
             test.warm_up()

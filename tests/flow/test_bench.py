@@ -48,7 +48,7 @@ def test_a_run_is_measured_and_keeps_it_and_the_page_shows_it(run: Path, tiny_ll
     assert told in shown.stdout
     page = report(run).read_text(encoding="utf-8")
     assert "Speed on one machine" in page
-    assert f"{pruned.decode_tokens_per_second.median:.1f} (" in page
+    assert f"{ratio.median:.2f} ({ratio.low:.2f}–{ratio.high:.2f})" in page
     assert striate("bench", run, *QUICK, "--models", "start,pruned", "--json").exit_code == 0
     assert list(read_document(run / "speed.json", Bench).models) == ["start", "pruned"]
 

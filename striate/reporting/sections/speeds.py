@@ -35,8 +35,8 @@ def _about(measured: Bench) -> str:
     return (
         f"{one.device}, {one.dtype}, {versions}{load}: {amount(one.prompts, 'prompt')} of {one.prompt_tokens} tokens,"
         f" {one.image_tokens} of them image tokens, and {one.new_tokens} tokens written after, by transformers' own"
-        f" greedy generate. The models took turns, {amount(one.repeats, 'round')} each: medians with the least and the"
-        f" most, and how many times as fast as {name}. Peak memory is that {alone}."
+        f" greedy generate. The models took turns, {amount(one.repeats, 'round')} each: medians, and how many times as"
+        f" fast as {name}, with the least and the most of a round. Peak memory is that {alone}."
     )
 
 
@@ -46,16 +46,16 @@ def _row(name: str, record: SpeedRecord, ratio: SpeedRatio | None) -> list[Cell]
         Cell(model_name(name), head=True),
         *figures(
             str(record.num_layers),
-            _spread(record.prefill_seconds, 3),
+            f"{record.prefill_seconds.median:.3f}",
             f"{record.prefill_tokens_per_second:,.0f}",
-            _spread(record.decode_tokens_per_second, 1),
+            f"{record.decode_tokens_per_second.median:.1f}",
             f"{record.weights_gib:.2f}",
             "–" if peak is None else f"{peak:.2f}",
-            _spread(ratio.prefill, 2) if ratio else "–",
-            _spread(ratio.decode, 2) if ratio else "–",
+            _times(ratio.prefill) if ratio else "–",
+            _times(ratio.decode) if ratio else "–",
         ),
     ]
 
 
-def _spread(values: Spread, digits: int) -> str:
-    return f"{values.median:.{digits}f} ({values.low:.{digits}f}–{values.high:.{digits}f})"
+def _times(ratio: Spread) -> str:
+    return f"{ratio.median:.2f} ({ratio.low:.2f}–{ratio.high:.2f})"
