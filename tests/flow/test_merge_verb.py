@@ -112,6 +112,27 @@ def test_another_base_may_be_given(adapter: Path, tiny_llava_dir: Path, tmp_path
     assert done.exit_code == 0, done.output
 
 
+def test_a_rule_for_image_tokens_comes_along(adapter: Path, tmp_path: Path) -> None:
+    (adapter / "visual_compute.json").write_text(json.dumps({"layers": [0, 2], "num_layers": 4}))
+    done = striate("merge", adapter, "--dtype", "float32", "--out", tmp_path / "merged")
+    assert done.exit_code == 0, done.output
+    card = (tmp_path / "merged" / "README.md").read_text()
+    assert "Image tokens are computed only in layers 0, 2" in card
+    assert "striate.load_model('merged')" in card
+    ids = torch.tensor([[4, 4, 4, 4, 7, 8, 9]])
+    pictures = torch.randn(1, 3, 28, 28, generator=torch.Generator().manual_seed(0))
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pictures}
+    with torch.inference_mode():
+        merged, apart = (
+            load_model(place, device="cpu").model(**inputs, use_cache=False).logits
+            for place in (tmp_path / "merged", adapter)
+        )
+        (adapter / "visual_compute.json").unlink()
+        everywhere = load_model(adapter, device="cpu").model(**inputs, use_cache=False).logits
+    assert torch.allclose(merged, apart, atol=1e-4)
+    assert not torch.allclose(merged, everywhere, atol=1e-2)
+
+
 def test_a_quantised_base_is_refused_with_the_reason(adapter: Path, tiny_llava_dir: Path, tmp_path: Path) -> None:
     _edit(tiny_llava_dir / "config.json", quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})
     done = striate("merge", adapter, "--base", tiny_llava_dir, "--out", tmp_path / "merged")

@@ -123,6 +123,22 @@ def test_the_printed_code_loads_from_the_hub_and_asks(
     assert torch.equal(own(input_ids=ids).logits, load_model("team/tuned", device="cpu").model(input_ids=ids).logits)
 
 
+def test_an_adapter_of_the_hub_is_merged_with_its_base_of_the_hub(
+    tuned_run: Path, hub: Hub, tiny_llava_dir: Path, tmp_path: Path
+) -> None:
+    assert striate("push", tiny_llava_dir, "user/base").exit_code == 0
+    assert striate("push", tuned_run, "user/tuned", "--model", "tuned", "--base-model", "user/base").exit_code == 0
+    done = striate("merge", "user/tuned", "--out", tmp_path / "merged", "--dtype", "float32")
+    assert done.exit_code == 0, done.output
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        own, theirs = (
+            load_model(place, device="cpu").model(input_ids=ids).logits
+            for place in (tuned_run / "checkpoint", tmp_path / "merged")
+        )
+    assert torch.allclose(own, theirs, atol=1e-4)
+
+
 STEPS = {
     "preupload": "preupload",
     "batch": "objects/batch",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -206,6 +207,14 @@ def test_no_card_of_a_base_costs_a_training(tmp_path: Path, content: bytes) -> N
     (tmp_path / CARD_FILE).write_bytes(content)
     assert license_of(str(tmp_path)) is None
     assert "license" not in card_text(facts(base=str(tmp_path)), "tuned")
+
+
+def test_the_code_imports_striate_where_the_vision_encoder_comes_from_it(tmp_path: Path) -> None:
+    write_text(tmp_path / "config.json", json.dumps({"vision_config": {"model_type": "efficientnet_lite"}}))
+    told = facts(adapter=False, method="full")
+    assert "import striate  # for its vision encoder" in card_text(told, "checkpoint", tmp_path)
+    write_text(tmp_path / "config.json", json.dumps({"vision_config": {"model_type": "clip_vision_model"}}))
+    assert "import striate" not in card_text(told, "checkpoint", tmp_path)
 
 
 def test_names_of_folders_and_values_of_the_config_stay_text(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def check_size(config: Any, folder: Path) -> None:
 def check_finite(model: Any, source: str = "memory") -> None:
     """Raise a ModelError where a weight of `model` is infinite or no number: its answers would be noise that scores."""
     for name, weight in model.named_parameters():
-        if weight.is_floating_point() and not weight.is_meta and not _is_finite(weight):
+        if weight.is_floating_point() and not weight.is_meta and not is_finite(weight):
             raise ModelError(
                 f"the weights in {source} hold values that are infinite or no numbers, for example in {name}",
                 "weights that are all finite numbers",
@@ -45,7 +45,8 @@ def check_finite(model: Any, source: str = "memory") -> None:
             )
 
 
-def _is_finite(weight: torch.Tensor) -> bool:
+def is_finite(weight: torch.Tensor) -> bool:
+    """Return whether all of a tensor's numbers are finite."""
     # A sum takes one pass and no memory, and one bad value makes it bad; so do very large ones, rarely.
     return bool(torch.isfinite(weight.sum(dtype=torch.float32))) or bool(torch.isfinite(weight).all())
 

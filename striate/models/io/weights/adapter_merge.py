@@ -19,6 +19,7 @@ from striate.errors import ModelError
 from striate.models.io.adapter_folder import adapter_config
 from striate.models.io.adapters import place_adapter
 from striate.models.io.foreign import reading_model
+from striate.models.io.sane_model import is_finite
 from striate.models.structure.anatomy import plain_name
 
 # Starts of LoRA that change the base weights too: only PEFT's own loading, with all weights there, gives the model.
@@ -116,8 +117,12 @@ class AdapterMerge:
             ),
             torch.no_grad(),
         ):
-            layer.merge(safe_merge=True)
-        return {f"{name}.{own}": parameter.detach() for own, parameter in _own_parameters(layer)}
+            # In place: the weight is a copy already, and PEFT's safe way would take another.
+            layer.merge()
+            merged = {f"{name}.{own}": parameter.detach() for own, parameter in _own_parameters(layer)}
+            if not all(is_finite(tensor) for tensor in merged.values()):
+                raise ValueError("the sum is infinite, or no number")
+        return merged
 
     def _untied(self, tied: Mapping[str, tuple[str, ...]]) -> frozenset[str]:
         """Return the changed parameters, and what they were tied to, that need tensors of their own now."""
