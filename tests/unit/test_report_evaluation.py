@@ -224,7 +224,8 @@ def test_a_gate_without_a_figure_says_so() -> None:
 def test_the_browser_holds_what_every_model_answered(html: str, run: Path) -> None:
     found = asked(html)
     assert found["models"] == list(LABELS)
-    assert found["baseline"] == "start"
+    # It opens on what pruning changed.
+    assert (found["model"], found["against"]) == (LABELS.index("pruned"), LABELS.index("tuned"))
     truth = {label: read_lines(run / f"eval/{label}.predictions.jsonl", Prediction) for label in LABELS}
     assert len(found["items"]) == 12
     answers = {(row.question.removeprefix("<image>\n"), row.answer) for row in truth["tuned"]}
@@ -374,7 +375,7 @@ def test_a_run_with_one_model_has_a_browser_without_comparison(make_run: MakeRun
         (folder / "eval" / name).unlink()
     page = report(folder).read_text(encoding="utf-8")
     assert asked(page)["models"] == ["start"]
-    assert re.findall(r'data-change="(\w+)"', page.partition("<script>")[0]) == ["all", "wrong", "unparsed"]
+    assert re.findall(r'data-change="(\w+)"', page.partition("<script>")[0]) == ["wrong", "unparsed", "all"]
     assert 'id="by-against"' not in page
     assert gather(folder).labels == ["start"]
 

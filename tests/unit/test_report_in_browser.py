@@ -67,7 +67,48 @@ def button(page: Any, kind: str) -> Any:
     return page.locator(f"[data-change={kind}]")
 
 
+def show_all(page: Any, model: str = "tuned", against: str = "start") -> None:
+    page.select_option("#by-model", model)
+    page.select_option("#by-against", against)
+    button(page, "all").click()
+
+
+def test_opens_on_what_pruning_changed_the_worst_first(opened: Any) -> None:
+    assert (opened.input_value("#by-model"), opened.input_value("#by-against")) == ("pruned", "tuned")
+    assert button(opened, "changed").get_attribute("aria-pressed") == "true"
+    assert counted(opened) == "10 of 36 questions"
+    lost, gained = (int(button(opened, kind).locator("span").inner_text()) for kind in ("lost", "gained"))
+    assert lost + gained == 10
+    marks = [
+        [mark.inner_text() for mark in card.locator("li span[role=img]").all()][1:]
+        for card in opened.locator("#cards article").all()
+    ]
+    assert marks == [["✓", "✗"]] * lost + [["✗", "✓"]] * gained
+
+
+def test_the_contents_bar_leads_to_every_part_and_marks_the_one_in_sight(opened: Any) -> None:
+    links = opened.locator(".contents a")
+    parts = ["verdict", "tasks", "trade-off", "answers", "layers", "training", "provenance"]
+    assert links.all_inner_texts() == parts
+    for name in ("answers", "verdict"):
+        links.get_by_text(name, exact=True).click()
+        opened.locator(".contents [aria-current]", has_text=name).wait_for()
+    tops = opened.evaluate(
+        "[...document.querySelectorAll('.contents a')].map((a) => document.querySelector(a.hash).offsetTop)"
+    )
+    assert tops == sorted(tops)
+
+
+def test_intervals_show_when_they_are_asked_for(opened: Any) -> None:
+    whiskers = opened.locator("#verdict-wide .on-demand")
+    assert whiskers.count() == 8
+    assert not any(one.is_visible() for one in whiskers.all())
+    opened.check("#figure-verdict .ask")
+    assert opened.locator("#verdict-wide text.on-demand").first.is_visible()
+
+
 def test_filters_show_the_cards_that_they_count(opened: Any) -> None:
+    show_all(opened)
     assert counted(opened) == "36 of 36 questions"
     assert opened.locator("#cards article").count() == 24
     for kind, total in (("gained", 21), ("lost", 2), ("wrong", 8), ("differ", 23), ("unparsed", 0), ("all", 36)):
@@ -84,8 +125,7 @@ def test_filters_show_the_cards_that_they_count(opened: Any) -> None:
 
 
 def test_models_tasks_and_words_narrow_the_list(opened: Any) -> None:
-    opened.select_option("#by-model", "start")
-    opened.select_option("#by-against", "tuned")
+    show_all(opened, "start", "tuned")
     assert button(opened, "gained").locator("span").inner_text() == "2"
     assert button(opened, "lost").locator("span").inner_text() == "21"
     assert button(opened, "unparsed").locator("span").inner_text() == "4"
@@ -102,6 +142,7 @@ def test_models_tasks_and_words_narrow_the_list(opened: Any) -> None:
 
 
 def test_pages_turn_and_filters_begin_at_the_first(opened: Any) -> None:
+    show_all(opened)
     assert opened.inner_text("#page") == "page 1 of 2"
     assert opened.locator("#before").is_disabled()
     opened.click("#after")
@@ -114,6 +155,7 @@ def test_pages_turn_and_filters_begin_at_the_first(opened: Any) -> None:
 
 def test_pictures_are_made_only_when_they_come_into_sight(opened: Any) -> None:
     assert opened.locator("img").count() == 0
+    show_all(opened)
     opened.locator("#cards article").first.scroll_into_view_if_needed()
     opened.wait_for_selector("#cards img")
     first = opened.locator("#cards img").count()
@@ -158,6 +200,8 @@ def test_cells_tell_their_value_under_the_pointer(opened: Any) -> None:
 
 @pytest.mark.parametrize("name", ["map-all", "function-block-influence", "retention-bars", "strategies"])
 def test_a_saved_figure_stands_alone(opened: Any, name: str, tmp_path: Path) -> None:
+    for fold in opened.locator(".folds summary").all():
+        fold.click()
     with opened.expect_download() as waiting:
         opened.click(f"#figure-{name} [data-save]")
     assert waiting.value.suggested_filename == f"striate-{name}.svg"
@@ -242,6 +286,7 @@ def test_two_thousand_pictures_open_in_two_seconds_and_weigh_less_than_25_megaby
 def test_the_last_of_two_thousand_questions_has_its_own_picture(chromium: Any, large: Path) -> None:
     page = chromium.new_page(viewport={"width": 1280, "height": 900})
     page.goto(large.as_uri())
+    page.click("[data-change=all]")
     page.fill("#search", "sign number 1999 ")
     assert counted(page) == "1 of 2000 questions"
     page.locator("#cards article").scroll_into_view_if_needed()
@@ -267,5 +312,5 @@ def test_only_the_pages_own_scripts_run(chromium: Any, page_path: Path, tmp_path
     assert page.evaluate("window.got") is None
     assert page.evaluate("document.baseURI").startswith("file:")
     assert asked == []
-    assert page.locator("#cards article").count() == 24
+    assert page.locator("#cards article").count() == 10
     page.close()

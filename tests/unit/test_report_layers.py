@@ -293,7 +293,7 @@ def test_a_folder_with_scores_alone_has_a_whole_page(run: Path, tmp_path: Path) 
     html = report(tmp_path).read_text(encoding="utf-8")
     assert "By block influence layer " in html
     sections = re.findall(r'<section id="([a-z]+)"', html)
-    assert sections == ["stack", "layers", "functions", "strategies", "missing", "repeat"]
+    assert sections == ["stack", "layers", "functions", "missing", "repeat"]
     assert html.partition('<section id="missing">')[2].count("Not run yet: ") == 6
 
 

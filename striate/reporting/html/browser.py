@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from striate.config import OWN_MODELS
 from striate.data.pictures import ORDINARY, PictureLimits
 from striate.reporting.charts.bars import task_name
 from striate.reporting.data.correctness import Example, examples_of
@@ -19,13 +20,15 @@ DEFAULT_EXAMPLES = 1000
 LONGEST_QUESTION, LONGEST_ANSWER = 700, 400
 PICTURES_A_BLOCK = 40
 CHANGES = (
-    ("all", "all"),
+    ("changed", "what changed"),
     ("gained", "wrong to right"),
     ("lost", "right to wrong"),
     ("wrong", "wrong"),
     ("differ", "answers differ"),
     ("unparsed", "not readable"),
+    ("all", "all"),
 )
+ALONE = ("all", "wrong", "unparsed")
 
 
 def draw_browser(artifacts: RunArtifacts) -> Html | None:
@@ -38,10 +41,12 @@ def draw_browser(artifacts: RunArtifacts) -> Html | None:
     album = _album(artifacts, shown)
     records = [_record(example, album) for example in shown]
     labels = list(artifacts.predictions)
+    model = _opened(artifacts, labels)
     data = {
         "models": labels,
         "classes": [model_class(label) for label in labels],
-        "baseline": _baseline(artifacts, labels),
+        "model": labels.index(model),
+        "against": labels.index(_against(artifacts, model, labels)),
         "tiny": TINY,
         "block": PICTURES_A_BLOCK,
     }
@@ -70,13 +75,21 @@ def _album(artifacts: RunArtifacts, shown: Sequence[Example]) -> Album:
     return Album(artifacts.run, packs, longest_side(len(pictures)), limits)
 
 
-def _baseline(artifacts: RunArtifacts, labels: Sequence[str]) -> str:
-    named = artifacts.retention.baseline if artifacts.retention else labels[0]
+def _opened(artifacts: RunArtifacts, labels: Sequence[str]) -> str:
+    """Return the model that the browser opens on: the last of the run's own that is held against another."""
+    made = [label for label in labels if label in OWN_MODELS and _against(artifacts, label, labels) != label]
+    return made[-1] if made else labels[-1]
+
+
+def _against(artifacts: RunArtifacts, model: str, labels: Sequence[str]) -> str:
+    """Return the model that `model` is held against, where it answered too; else the first."""
+    named = artifacts.retention.reference(model) if artifacts.retention else labels[0]
     return named if named in labels else labels[0]
 
 
 def _told(everything: Sequence[Example], shown: Sequence[Example], album: Album) -> str:
     coverage = f"{amount(len(everything), 'question')} that every model answered. Right is a score of at least 0.5."
+    coverage += " What the model lost most of stands first." if len(everything[0].answers) > 1 else ""
     if len(shown) < len(everything):
         coverage = (
             f"{count(len(shown))} of {coverage} The rest is left out (report.examples): questions on which models "
@@ -124,10 +137,9 @@ def _filters(labels: Sequence[str]) -> Html:
     if len(labels) > 1:
         menus += [_menu("model", "model", labels), _menu("against", "against", labels)]
     search = tag("input", type="search", id="search", placeholder="in questions and answers", autocomplete="off")
-    kinds = [(kind, name) for kind, name in CHANGES if len(labels) > 1 or kind in ("all", "wrong", "unparsed")]
+    kinds = [(kind, name) for kind, name in CHANGES if len(labels) > 1 or kind in ALONE]
     buttons = [
-        tag("button", name, tag("span"), type="button", data_change=kind, aria_pressed=str(kind == "all").lower())
-        for kind, name in kinds
+        tag("button", name, tag("span"), type="button", data_change=kind, aria_pressed="false") for kind, name in kinds
     ]
     return tag(
         "div",

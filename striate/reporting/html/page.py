@@ -10,11 +10,12 @@ from striate.artifacts import Region
 from striate.reporting.charts.drawing.colours import LIGHT, theme_css
 from striate.reporting.charts.drawing.svg import rect
 from striate.reporting.data.run_artifacts import RunArtifacts
+from striate.reporting.html.contents import contents_bar
 from striate.reporting.html.markup import Html, tag
 from striate.reporting.html.model_names import others_css
 from striate.reporting.sections.data_notes import draw_notes
 from striate.reporting.sections.gate_table import draw_gate
-from striate.reporting.sections.page_sections import draw_sections
+from striate.reporting.sections.page_sections import sections_of
 from striate.reporting.sections.region_strip import draw_strip
 from striate.reporting.sections.verdict import draw_verdict
 
@@ -40,7 +41,13 @@ def draw_page(artifacts: RunArtifacts, regions: Sequence[Region] = ()) -> str:
         tag("link", rel="icon", href=_icon()),
         tag("style", style),
     )
-    body = tag("body", _header(artifacts, title), tag("main", draw_sections(artifacts, regions)), _footer(), script)
+    sections = sections_of(artifacts, regions)
+    # Of a part's sections the first is where the contents bar leads.
+    places = {"verdict": "verdict", **{section.part: section.id for section in reversed(sections)}}
+    order = dict.fromkeys(("verdict", *(section.part for section in sections)))
+    bar = contents_bar({part: places[part] for part in order})
+    main = tag("main", [section.draw() for section in sections])
+    body = tag("body", _top(artifacts), bar, _header(artifacts, title), main, _footer(), script)
     return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
 
 
@@ -60,18 +67,21 @@ def _icon() -> str:
     return f"data:image/svg+xml,{quote(icon)}"
 
 
-def _header(artifacts: RunArtifacts, title: str) -> Html:
+def _top(artifacts: RunArtifacts) -> Html:
     model = artifacts.config.model.path if artifacts.config else next((r.model for r in artifacts.evals.values()), "")
     theme = tag("button", "◐", id="theme", type="button", aria_label="Switch between light and dark")
-    top = tag("div", tag("span", "striate", class_="mark"), tag("span", model, class_="model"), theme, class_="top")
+    return tag("div", tag("span", "striate", class_="mark"), tag("span", model, class_="model"), theme, class_="top")
+
+
+def _header(artifacts: RunArtifacts, title: str) -> Html:
     return tag(
         "header",
-        top,
         tag("h1", title),
         draw_strip(artifacts),
         draw_verdict(artifacts),
         draw_gate(artifacts.gate),
         draw_notes(artifacts),
+        id="verdict",
     )
 
 

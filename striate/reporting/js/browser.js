@@ -9,12 +9,11 @@ if (browser) {
   const element = (id) => document.getElementById(id);
   const cards = element("cards");
   const buttons = all("[data-change]", browser);
-  const state = { task: "", search: "", change: "all", page: 0 };
-  state.against = asked.models.indexOf(asked.baseline);
-  state.model = Math.max(0, asked.models.findIndex((name) => name !== asked.baseline));
+  const state = { task: "", search: "", change: "all", page: 0, model: asked.model, against: asked.against };
 
   const right = (item, model) => item.s[model] >= RIGHT;
   const KINDS = {
+    changed: (item) => right(item, state.model) !== right(item, state.against),
     all: () => true,
     gained: (item) => right(item, state.model) && !right(item, state.against),
     lost: (item) => !right(item, state.model) && right(item, state.against),
@@ -22,6 +21,9 @@ if (browser) {
     differ: (item) => item.a[state.model] !== item.a[state.against],
     unparsed: (item) => Boolean(item.u?.[state.model]),
   };
+  const gain = (item) => item.s[state.model] - item.s[state.against];
+  // Open on what changed; where nothing did, there is only all to show.
+  if (asked.items.some(KINDS.changed)) state.change = "changed";
   for (const item of asked.items) item.text = [item.t, item.q, ...item.e, ...item.a].join("\n").toLowerCase();
 
   function make(tag, kind, text, ...children) {
@@ -103,6 +105,8 @@ if (browser) {
       button.setAttribute("aria-pressed", String(kind === state.change));
     }
     const found = wanted.filter(KINDS[state.change]);
+    // The worst comes first; all are shown in the order in which they were asked.
+    if (state.change !== "all") found.sort((one, other) => gain(one) - gain(other));
     const pages = Math.max(1, Math.ceil(found.length / PAGE));
     state.page = Math.min(state.page, pages - 1);
     const shown = found.slice(state.page * PAGE, (state.page + 1) * PAGE);

@@ -36,3 +36,17 @@ document.getElementById("theme").addEventListener("click", () => {
   const system = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
   root.dataset.theme = (root.dataset.theme || system) === "dark" ? "light" : "dark";
 });
+
+// The contents bar marks the part that is read.
+const links = all(".contents a");
+const parts = links.map((link) => document.getElementById(link.hash.slice(1)));
+function markPart() {
+  const passed = parts.filter((part) => part.getBoundingClientRect().top < 90);
+  const current = links[Math.max(0, passed.length - 1)];
+  for (const link of links) {
+    if (link === current) link.setAttribute("aria-current", "true");
+    else link.removeAttribute("aria-current");
+  }
+}
+document.addEventListener("scroll", markPart, { passive: true });
+markPart();

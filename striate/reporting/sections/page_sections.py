@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from striate.artifacts import Region
 from striate.reporting.charts.bars import rows_of
@@ -40,38 +41,65 @@ class Missing(Html):
     """The note that a stage has not been run."""
 
 
-def draw_sections(artifacts: RunArtifacts, regions: Sequence[Region] = ()) -> list[Html]:
+@dataclass(frozen=True)
+class Section:
+    """One section: `part` is its word in the contents bar, `id` its address, `aside` a remark beside its title."""
+
+    part: str
+    id: str
+    title: str
+    content: Child
+    aside: str = ""
+
+    def draw(self) -> Html:
+        """Return the section as HTML."""
+        heading = tag("h2", self.title, tag("small", self.aside) if self.aside else None)
+        return tag("section", heading, self.content, id=self.id)
+
+
+def sections_of(artifacts: RunArtifacts, regions: Sequence[Region] = ()) -> list[Section]:
     """Return the sections of the page, top to bottom; those that would be empty are listed before the last."""
+    planned = [*_results(artifacts), *_on_layers(artifacts, regions), *_on_training(artifacts)]
+    shown = [one for one in planned if one.content is not None and not isinstance(one.content, Missing)]
+    missing = [one.content for one in planned if isinstance(one.content, Missing)]
+    last = [Section("provenance", "missing", "Not run yet", missing)] if missing else []
+    return [*shown, *last, Section("provenance", "repeat", "Run it again", draw_provenance(artifacts))]
+
+
+def _results(artifacts: RunArtifacts) -> list[Section]:
+    """Return what the models scored, what it costs, and what they answered."""
     visual = rows_of(artifacts, "visual")
     aside = amount(len(visual), "task") if visual else ""
-    planned: list[tuple[str, str, Child, str]] = [
-        ("stack", "The stack of layers", _stack(artifacts), ""),
-        ("layers", "Which layers matter", _layers(artifacts), ""),
-        ("functions", "Which layers matter for which ability", _functions(artifacts), ""),
-        ("strategies", "Regions of several strategies", draw_side_by_side(regions) if len(regions) > 1 else None, ""),
-        ("cuts", "Which layers went, and what each cost", draw_cuts(artifacts), ""),
-        ("tasks", "Visual tasks", _tasks(artifacts, "visual"), aside),
-        ("text", "Text tasks", _text_tasks(artifacts), ""),
-        ("harnesses", "Harnesses", draw_harnesses(artifacts.suites), ""),
-        ("retention", "What changed", _retention(artifacts), ""),
-        ("trade", "Size, speed and quality", trade_off(artifacts), ""),
-        ("curve", "What more layers would cost", draw_curve(artifacts.curve) if artifacts.curve else None, ""),
-        ("answers", "Questions and answers", _answers(artifacts), ""),
-        ("trained", "What trained", _trained(artifacts), ""),
-        ("loss", "Training", _loss(artifacts), ""),
-        ("rates", "Learning rates", draw_rate_search(artifacts.rates) if artifacts.rates else None, ""),
-        ("costs", "Size, time and memory", _costs(artifacts), ""),
-        ("speeds", "Speed on one machine", draw_speeds(artifacts.speed) if artifacts.speed else None, ""),
+    curve, speed = artifacts.curve, artifacts.speed
+    return [
+        Section("tasks", "tasks", "Visual tasks", _tasks(artifacts, "visual"), aside),
+        Section("tasks", "text", "Text tasks", _text_tasks(artifacts)),
+        Section("tasks", "harnesses", "Harnesses", draw_harnesses(artifacts.suites)),
+        Section("tasks", "retention", "What changed", _retention(artifacts)),
+        Section("trade-off", "trade", "Size, speed and quality", trade_off(artifacts)),
+        Section("trade-off", "curve", "What more layers would cost", draw_curve(curve) if curve else None),
+        Section("trade-off", "speeds", "Speed on one machine", draw_speeds(speed) if speed else None),
+        Section("answers", "answers", "Questions and answers", _answers(artifacts)),
     ]
-    shown = [_section(*plan) for plan in planned if plan[2] is not None and not isinstance(plan[2], Missing)]
-    missing = [plan[2] for plan in planned if isinstance(plan[2], Missing)]
-    shown += [_section("missing", "Not run yet", missing)] if missing else []
-    return [*shown, _section("repeat", "Run it again", draw_provenance(artifacts))]
 
 
-def _section(name: str, title: str, content: Child, aside: str = "") -> Html:
-    heading = tag("h2", title, tag("small", aside) if aside else None)
-    return tag("section", heading, content, id=name)
+def _on_layers(artifacts: RunArtifacts, regions: Sequence[Region]) -> list[Section]:
+    return [
+        Section("layers", "stack", "The stack of layers", _stack(artifacts)),
+        Section("layers", "layers", "Which layers matter", _layers(artifacts, regions)),
+        Section("layers", "functions", "Which layers matter for which ability", _functions(artifacts)),
+        Section("layers", "cuts", "Which layers went, and what each cost", draw_cuts(artifacts)),
+    ]
+
+
+def _on_training(artifacts: RunArtifacts) -> list[Section]:
+    rates = artifacts.rates
+    return [
+        Section("training", "loss", "Training", _loss(artifacts)),
+        Section("training", "trained", "What trained", _trained(artifacts)),
+        Section("training", "rates", "Learning rates", draw_rate_search(rates) if rates else None),
+        Section("training", "costs", "Size, time and memory", _costs(artifacts)),
+    ]
 
 
 def _missing(stage: str, what: str) -> Missing:
@@ -105,18 +133,20 @@ def _not_pruned(artifacts: RunArtifacts) -> Html:
     return _missing("prune", "No layer has been removed")
 
 
-def _layers(artifacts: RunArtifacts) -> Child:
+def _layers(artifacts: RunArtifacts, regions: Sequence[Region]) -> Child:
+    """Return the maps, and folded what only a closer look asks for."""
     scores = artifacts.scores
     if not scores or not scores.scorers:
         return None
-    shown: list[Child] = [draw_layer_maps(scores)]
+    spans = draw_span_maps(scores)
+    shown: list[Child] = [draw_layer_maps(scores), [tag("h3", "Spans of layers"), spans] if spans else None]
     for title, block in (
+        ("Regions of several strategies", draw_side_by_side(regions) if len(regions) > 1 else None),
         ("Agreement between scorers", draw_agreements(scores)),
         ("How stable the rankings are", [tag("p", HALVES, class_="caption"), draw_stability(scores)]),
-        ("Spans of layers", draw_span_maps(scores)),
     ):
-        shown += [tag("h3", title), block] if block else []
-    return shown
+        shown.append(tag("details", tag("summary", title), block) if block else None)
+    return tag("div", shown, class_="folds")
 
 
 def _functions(artifacts: RunArtifacts) -> Child:
