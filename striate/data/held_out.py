@@ -10,10 +10,11 @@ from pathlib import Path
 
 from striate.config import DataSection
 from striate.data.mixing import SampleSources, mixed, source_of
-from striate.data.reading import drawn, read_samples
+from striate.data.reading import drawn, joined, read_samples
 from striate.data.samples import Sample
 from striate.data.sources.source_options import SourceOptions
 from striate.data.sources.stored_pictures import Picture
+from striate.data.store.sample_columns import SampleColumns, pictures_shown
 from striate.errors import DataError, TrainingError
 
 
@@ -21,7 +22,7 @@ from striate.errors import DataError, TrainingError
 class TrainingData:
     """The samples to train on, and those that are held out; none of these is among the first."""
 
-    samples: list[Sample]
+    samples: Sequence[Sample]
     held_out: list[Sample]
     sources: SampleSources | None = None
 
@@ -42,22 +43,22 @@ def training_data(
     """
     options = SourceOptions.of(section)
     parts = [read_samples(path, options=options) for path in paths]
-    read = [sample for part in parts for sample in part]
-    sizes = tuple(map(len, parts))
+    read, sizes = joined(parts), tuple(map(len, parts))
     rows: Sequence[int] = drawn(range(len(read)), section.max_train_samples, seed)
     held: set[int] = set()
     if share := section.validation_share:
-        held = {rows[place] for place in _held_out([read[row] for row in rows], share, seed)}
+        held = {rows[place] for place in _held_out(joined(parts, rows), share, seed)}
     left = [row for row in rows if row not in held]
     held_out = list(read_samples(validate, options=options)) if validate else [read[row] for row in sorted(held)]
     if validate:
-        _check_apart([read[row] for row in left], held_out)
-    chosen = mixed(left, section, sizes, lambda row: bool(read[row].images), seed)
+        _check_apart(joined(parts, left), held_out)
+    pictures = SampleColumns.of(read).pictures if section.text is not None else None
+    chosen = mixed(left, section, sizes, lambda row: pictures is not None and bool(pictures[row]), seed)
     source = source_of(sizes)
     counted = Counter(source(row) for row in left)
     available = tuple(counted[number] for number in range(len(sizes)))
     sources = SampleSources(tuple(section.train), sizes, available, chosen)
-    return TrainingData([read[row] for row in chosen], held_out, sources)
+    return TrainingData(joined(parts, chosen), held_out, sources)
 
 
 def split(samples: Sequence[Sample], share: float, seed: int) -> TrainingData:
@@ -120,15 +121,18 @@ def _groups(samples: Sequence[Sample]) -> tuple[list[list[int]], list[list[int]]
             parent[image] = image = parent[parent[image]]
         return image
 
-    for sample in samples:
-        for image in sample.images:
+    for images in pictures_shown(samples):
+        for image in images:
             parent.setdefault(image, image)
-            parent[root(image)] = root(sample.images[0])
+            parent[root(image)] = root(images[0])
     pictured: dict[Picture, list[int]] = {}
-    for index, sample in enumerate(samples):
-        if sample.images:
-            pictured.setdefault(root(sample.images[0]), []).append(index)
-    return list(pictured.values()), [[index] for index, sample in enumerate(samples) if not sample.images]
+    texts: list[list[int]] = []
+    for index, images in enumerate(pictures_shown(samples)):
+        if images:
+            pictured.setdefault(root(images[0]), []).append(index)
+        else:
+            texts.append([index])
+    return list(pictured.values()), texts
 
 
 def _check_apart(samples: Sequence[Sample], held_out: Sequence[Sample]) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from striate.data.reading import iter_samples
-from striate.data.sources.image_folder import IMAGES_FOLDER
+from striate.data.sources.image_folder import name_in, stands
 from striate.data.sources.source_files import SourceFiles, source_files
 from striate.data.sources.source_options import PLAIN, SourceOptions
+from striate.data.store.store_once import stored_samples
 from striate.storage.file_digests import file_digests
 from striate.storage.fingerprints import fingerprint_of
 from striate.storage.noted import read_note, write_note
@@ -20,6 +20,8 @@ KIND, WORTH_SAMPLES = "pictures", 1000
 
 def named_pictures(path: Path, options: SourceOptions = PLAIN) -> list[Path]:
     """Return the picture files that the samples of `path` name, each once; pictures inside its own files are none.
+
+    Those of a large source are known of the stored samples.
 
     What was noted counts only for the same bytes in the same folder, read in the same way by the same version, and
     only while every name still leads to the same place: a file that takes its place or is missing has the samples
@@ -33,14 +35,16 @@ def named_pictures(path: Path, options: SourceOptions = PLAIN) -> list[Path]:
         digests = _digests(source)
     except OSError:  # Reading it says what is wrong, by name.
         return _named(path, options)[0]
+    if stored := stored_samples(source, options, lambda: iter_samples(path, options)):
+        return sorted(picture for picture in stored.pictures if isinstance(picture, Path))
     how = {**options.noted(), "images": [str(root.absolute()) for root in options.images]}
     key = fingerprint_of({"files": digests, "in": str(source.folder.absolute()), "how": how, "by": __version__})
     noted = read_note(KIND, key)
-    if noted is not None and all(_stands(source.folder, name, options.images) for name in noted):
+    if noted is not None and all(stands(source.folder, name, options.images) for name in noted):
         return [source.folder / name for name in noted]
     pictures, samples = _named(path, options)
     if samples > WORTH_SAMPLES and _digests(source) == digests:
-        write_note(KIND, key, [_name_in(source.folder, picture) for picture in pictures])
+        write_note(KIND, key, [name_in(source.folder, picture) for picture in pictures])
     return pictures
 
 
@@ -56,18 +60,3 @@ def _named(path: Path, options: SourceOptions) -> tuple[list[Path], int]:
 
 def _digests(source: SourceFiles) -> list[str]:
     return list(file_digests(source.folder, source.files).values())
-
-
-def _name_in(folder: Path, picture: Path) -> str:
-    """Return the picture's name in the folder; the whole path where it lies elsewhere."""
-    return str(picture.relative_to(folder) if picture.is_relative_to(folder) else picture.absolute())
-
-
-def _stands(folder: Path, name: str, roots: Sequence[Path]) -> bool:
-    """Return whether the picture is there, and none of that name in a folder that would be taken first."""
-    if Path(name).is_absolute():
-        inner = [str(Path(name).relative_to(root)) for root in roots if Path(name).is_relative_to(root)]
-        first = [place / part for part in inner for place in (folder, folder / IMAGES_FOLDER)]
-        return Path(name).is_file() and not any(place.exists() for place in first)
-    inner_name = name.removeprefix(f"{IMAGES_FOLDER}/")
-    return (folder / name).is_file() and (inner_name == name or not (folder / inner_name).exists())

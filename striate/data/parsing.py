@@ -9,6 +9,7 @@ from striate.data.forms.columns import renamed
 from striate.data.forms.content_blocks import turn_text
 from striate.data.forms.conversation_forms import TEXT_FIELDS, RawTurn, raw_turns, with_pictures_first
 from striate.data.forms.picture_values import Reference, is_picture, record_pictures
+from striate.data.forms.plain_turns import plain_turns
 from striate.data.picture_names import refuse_other_media, refuse_other_names
 from striate.data.rows import Row
 from striate.data.samples import PLACEHOLDER, Message, Sample
@@ -44,16 +45,26 @@ def parse_sample(
     sample_id = row.text("id") if row.fields.get("id") not in (None, "") else default_id
     row = row.at(f"{place} (id {shown(sample_id)})")
     own = record_pictures(row)
-    turns, pictures_first = raw_turns(row, options)
-    messages, references = _messages(turns)
-    if own and not references and (pictures_first or (options.untagged == "first" and len(own) == 1)):
-        messages, references = _messages(with_pictures_first(turns, len(own)))
+    plain = None if options.columns or options.question else plain_turns(row)
+    if plain and (plain[1] or not own):
+        messages, references = plain[0], list[Reference]([""] * plain[1])
+    else:
+        messages, references = _full_turns(row, own, options)
     _check_order(messages, row.place)
     if not own and not references:
         _refuse_unused(row)
     pictures = tuple(_found(picture, row, folder) for picture in _matched(own, references, row))
     task = row.text("task") if row.fields.get("task") not in (None, "") else ""
     return Sample(sample_id, tuple(messages), pictures, task)
+
+
+def _full_turns(row: Row, own: list[Reference], options: SourceOptions) -> tuple[list[Message], list[Reference]]:
+    """Return the turns of a record of any form, and what each placeholder in them names, if anything."""
+    turns, pictures_first = raw_turns(row, options)
+    messages, references = _messages(turns)
+    if own and not references and (pictures_first or (options.untagged == "first" and len(own) == 1)):
+        return _messages(with_pictures_first(turns, len(own)))
+    return messages, references
 
 
 def _messages(turns: Sequence[RawTurn]) -> tuple[list[Message], list[Reference]]:

@@ -14,6 +14,9 @@ from striate.data.sources.image_folder import ImageFolder
 from striate.data.sources.records import FORMATS
 from striate.data.sources.source_files import source_files
 from striate.data.sources.source_options import PLAIN, SourceOptions
+from striate.data.store.sample_rows import SampleRows
+from striate.data.store.store_once import stored_samples
+from striate.data.store.stored_samples import StoredSamples
 from striate.errors import DataError
 
 Item = TypeVar("Item")
@@ -39,6 +42,8 @@ def iter_samples(path: Path, options: SourceOptions = PLAIN) -> Iterator[Sample]
 def read_samples(path: Path, limit: int | None = None, options: SourceOptions = PLAIN) -> Sequence[Sample]:
     """Return the samples of `path` in file order, the first `limit` of them if that is given.
 
+    Those of a large source are checked and stored once, and stay on the disk: see `data.store`.
+
     Args:
         path: as `iter_samples`.
         limit: how many samples to read; None reads all.
@@ -47,21 +52,40 @@ def read_samples(path: Path, limit: int | None = None, options: SourceOptions = 
     Raises:
         DataError: as `iter_samples`, or there are no samples.
     """
-    samples = list(islice(iter_samples(path, options), limit))
+    samples: Sequence[Sample] = (_stored(path, options) if limit is None else None) or list(
+        islice(iter_samples(path, options), limit)
+    )
     if not samples:
         raise DataError(f"{_named(path)} holds no samples", FORMATS, "add samples, or leave it out")
     return samples
 
 
+def _stored(path: Path, options: SourceOptions) -> StoredSamples | None:
+    try:
+        return stored_samples(source_files(Path(path)), options, lambda: iter_samples(path, options))
+    except OSError:  # Reading it says what is wrong, by name.
+        return None
+
+
+def joined(parts: Sequence[Sequence[Sample]], rows: Sequence[int] | None = None) -> Sequence[Sample]:
+    """Return the samples of all parts, or the `rows` of them; in memory unless one of the parts is on the disk."""
+    rows = range(sum(map(len, parts))) if rows is None else rows
+    if any(isinstance(part, StoredSamples) for part in parts):
+        return SampleRows(parts, rows)
+    together = [sample for part in parts for sample in part]
+    return together if isinstance(rows, range) and len(rows) == len(together) else [together[row] for row in rows]
+
+
 def read_many(
     paths: Sequence[Path], limit: int | None = None, seed: int = 0, options: SourceOptions = PLAIN
-) -> list[Sample]:
+) -> Sequence[Sample]:
     """Return the samples of all `paths`, or a random `limit` of them, drawn with `seed` and kept in order.
 
     Raises:
         DataError: as `read_samples`, for any of the files.
     """
-    return list(drawn([sample for path in paths for sample in read_samples(path, options=options)], limit, seed))
+    parts = [read_samples(path, options=options) for path in paths]
+    return joined(parts, drawn(range(sum(map(len, parts))), limit, seed))
 
 
 def drawn(samples: Sequence[Item], limit: int | None, seed: int) -> Sequence[Item]:

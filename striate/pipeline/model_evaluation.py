@@ -117,7 +117,7 @@ def read_results(run: Path, labels: Sequence[str]) -> Results:
     }
 
 
-def write_data_notes(run: RunFolder, packs: Sequence[Pack], trained: Callable[[], list[Sample]]) -> None:
+def write_data_notes(run: RunFolder, packs: Sequence[Pack], trained: Callable[[], Sequence[Sample]]) -> None:
     """Say what is odd about test packs and training data, and write eval/data_notes.json.
 
     Without the training data, which an evaluation may outlive, the notes say so.

@@ -175,8 +175,10 @@ def _seen(job: TrainingJob, record: TrainRecord) -> tuple[SourceSeen, ...]:
     if job.sources is None:
         return ()
     times = SeededOrder(job.samples, job.seed, job.plan.batch_size).times_learned(record.weights_step)
-    pairs = zip(job.samples, times, strict=True)
-    return job.sources.seen([0 if sample.id in record.skipped else count for sample, count in pairs])
+    if record.skipped:
+        pairs = zip(job.samples, times, strict=True)
+        times = [0 if sample.id in record.skipped else count for sample, count in pairs]
+    return job.sources.seen(times)
 
 
 def _validation(job: TrainingJob, rows: Sequence[dict[str, Any]]) -> ValidationRecord:

@@ -12,6 +12,7 @@ from striate.config import TrainSection
 from striate.data.checks.broken_samples import usable
 from striate.data.collate import Collator
 from striate.data.samples import Sample
+from striate.data.store.sample_columns import SampleColumns
 from striate.errors import SpecError, TrainingError
 from striate.models.visual_token_skipping.measure_shift import measure_shift
 from striate.models.visual_token_skipping.rule import VisualTokenSkipping, skipping_of
@@ -92,9 +93,10 @@ def begin_skipping(
         installed.remove()
     if compute is None:
         return
-    pictured = [sample for sample in samples if sample.images] or samples[:1]
+    pictured = SampleColumns.of(samples).pictures.nonzero()[0].tolist() or [0]
     try:
-        chosen = usable(collator, pictured[:: -(-len(pictured) // _SHIFT_SAMPLES)])
+        spaced = pictured[:: -(-len(pictured) // _SHIFT_SAMPLES)]
+        chosen = usable(collator, [samples[index] for index in spaced])
         check_rule(model, compute, collator(chosen[:1]))
     except Exception:
         if installed is not None:

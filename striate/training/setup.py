@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import peft
@@ -92,7 +93,7 @@ def prepared_for_training(model: Any, job: TrainingJob) -> Iterator[PreparedMode
     torch.manual_seed(job.seed)
     beside = beside_of(model, config)
     tuned, trainable = _open(model, region, config, beside, job.base_path)
-    pictured = [sample for sample in samples if sample.images][:_EXAMPLES]
+    pictured = list(islice((sample for sample in samples if sample.images), _EXAMPLES))
     example = usable(job.collator, pictured or samples[:_EXAMPLES])[0]
     prepared = PreparedModel(
         model=tuned,

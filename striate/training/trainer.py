@@ -113,8 +113,8 @@ class RegionTrainer(Trainer):
         """
         # The devices are looked up before the parent is built: it may take the model's device and wrap it.
         _use_one_device(args)
-        samples = sampler.order.samples
-        super().__init__(model=model, args=args, train_dataset=list(samples), data_collator=collator)
+        dataset: Any = sampler.order.samples
+        super().__init__(model=model, args=args, train_dataset=dataset, data_collator=collator)
         self.remove_callback(PrinterCallback)
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:

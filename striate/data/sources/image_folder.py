@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from striate.errors import DataError
@@ -45,3 +45,18 @@ class ImageFolder:
         allowed = f"a file inside {self.folder}, named relative to it or to its images/{others}"
         next_step = "check the name, name the folder that it lies in with data.images, or remove the sample"
         raise DataError(f"{place}: no picture {shown(name)}", allowed, next_step)
+
+
+def name_in(folder: Path, picture: Path) -> str:
+    """Return the picture's name in the folder; the whole path where it lies elsewhere."""
+    return str(picture.relative_to(folder) if picture.is_relative_to(folder) else picture.absolute())
+
+
+def stands(folder: Path, name: str, roots: Sequence[Path]) -> bool:
+    """Return whether the picture is there, and none of that name in a folder that would be taken first."""
+    if Path(name).is_absolute():
+        inner = [str(Path(name).relative_to(root)) for root in roots if Path(name).is_relative_to(root)]
+        first = [place / part for part in inner for place in (folder, folder / IMAGES_FOLDER)]
+        return Path(name).is_file() and not any(place.exists() for place in first)
+    inner_name = name.removeprefix(f"{IMAGES_FOLDER}/")
+    return (folder / name).is_file() and (inner_name == name or not (folder / inner_name).exists())

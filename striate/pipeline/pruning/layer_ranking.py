@@ -93,7 +93,7 @@ class LayerRanking:
         return calibration(self._samples, collator, machine.micro_batch)
 
     @cached_property
-    def _samples(self) -> list[Sample]:
+    def _samples(self) -> Sequence[Sample]:
         """The calibration set, read once for the ranking and for every compensation."""
         from striate.data.reading import read_many
         from striate.data.sources.source_options import SourceOptions

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,7 @@ from striate.data.encoding import Encoded
 from striate.data.label_mask import IGNORED
 from striate.data.packing import FILLER, Batch, first_fit
 from striate.data.samples import Sample
+from striate.data.store.sample_columns import SampleColumns
 from striate.errors import DataError
 from striate.training.batching.order import SeededOrder
 from striate.training.distributed.ranks import Ranks
@@ -161,8 +161,7 @@ def broken_of(batch: Batch) -> dict[str, str]:
 
 def stand_ins(samples: Sequence[Sample]) -> list[Sample]:
     """Return samples with the fewest pictures, but one, and the shortest texts; any short ones if none has any."""
-    size = lambda one: (not one.images, len(one.images), sum(len(m.text) for m in one.messages))  # noqa: E731
-    return heapq.nsmallest(_STAND_INS, samples, key=size)
+    return [samples[index] for index in SampleColumns.of(samples).smallest(_STAND_INS)]
 
 
 def share_of(ranks: Ranks, micro_batch: int, config: TrainSection, machine: MachineSection) -> Share:
@@ -176,7 +175,7 @@ def touch_of(ranks: Ranks, config: TrainSection, samples: Sequence[Sample]) -> T
     Ranks that average gradients (DDP) must all have those of projector and vision encoder by then; those that share
     weights (FSDP2, ZeRO-3) must run the same modules in every batch.
     """
-    if ranks.world_size == 1 or not any(sample.images for sample in samples):
+    if ranks.world_size == 1 or not SampleColumns.of(samples).pictures.any():
         return ""
     if sharding():
         return "all"

@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import Sampler
 
 from striate.data.samples import Sample
+from striate.data.store.sample_columns import SampleColumns
 
 
 class SeededOrder(Sampler[int]):
@@ -22,8 +23,8 @@ class SeededOrder(Sampler[int]):
     def __init__(self, samples: Sequence[Sample], seed: int, batch_size: int) -> None:
         """Keep `samples`, their lengths, the seed, and the number of samples of one optimizer step."""
         self.samples = samples
-        self.lengths = [sum(len(message.text) for message in sample.messages) for sample in samples]
-        self.pictures = [len(sample.images) for sample in samples]
+        columns = SampleColumns.of(samples)
+        self.lengths, self.pictures = columns.lengths.tolist(), columns.pictures.tolist()
         self.seed = seed
         self.batch_size = batch_size
         self.epoch = 0

@@ -14,6 +14,9 @@ from striate.config import TrainSection
 from striate.data.pictures import picture_digest
 from striate.data.samples import Sample
 from striate.data.sources.stored_pictures import Picture
+from striate.data.store.sample_columns import pictures_shown
+from striate.data.store.sample_rows import SampleRows
+from striate.data.store.stored_samples import StoredSamples
 from striate.errors import ArtifactError
 from striate.training.approximations import layers_beside, visual_compute
 from striate.training.batching.order import SeededOrder
@@ -111,9 +114,6 @@ def identity(
     held_out: Sequence[Sample] = (),
 ) -> Identity:
     """Return what two sessions of one training must share; `base_weights` is a fingerprint of model and processor."""
-    digest = hashlib.sha256()
-    for sample in samples:
-        digest.update(repr((sample.id, sample.messages, [path.name for path in sample.images])).encode())
     settings = {f"train.{key}": value for key, value in config.noted().items() if key not in _FREE_SETTINGS}
     if held_out:
         settings["data.validate"] = hashlib.sha256("".join(_sample_digests(held_out)).encode()).hexdigest()
@@ -123,7 +123,7 @@ def identity(
         **layers_beside(region, config),
         "num_layers": region.num_layers,
         "samples": len(samples),
-        _DATA: digest.hexdigest(),
+        _DATA: _data_digest(samples),
         "seed": seed,
         "model": base_path,
         _WEIGHTS: base_weights,
@@ -133,13 +133,29 @@ def identity(
     return Identity(facts, _sample_digests(samples), SeededOrder(samples, seed, config.batch_size), measured)
 
 
+def _data_digest(samples: Sequence[Sample]) -> str:
+    """Return a digest of all samples, of pictures their names."""
+    digest = hashlib.sha256()
+    if isinstance(samples, SampleRows | StoredSamples):
+        for index, images in enumerate(pictures_shown(samples)):
+            digest.update(samples.digest(index) + repr([image.name for image in images]).encode())
+        return digest.hexdigest()
+    for sample in samples:
+        digest.update(repr((sample.id, sample.messages, [path.name for path in sample.images])).encode())
+    return digest.hexdigest()
+
+
 def _sample_digests(samples: Sequence[Sample]) -> list[str]:
     """Return a digest of each sample: of its text and of what its pictures' files hold."""
-    paths = list(dict.fromkeys(path for sample in samples for path in sample.images))
+    paths = list(dict.fromkeys(path for images in pictures_shown(samples) for path in images))
     with ThreadPoolExecutor() as pool:
         pictures = dict(zip(paths, pool.map(_content, paths), strict=True))
-    made_of = ((sample.id, sample.messages, [pictures[path] for path in sample.images]) for sample in samples)
-    return [hashlib.sha256(repr(parts).encode(errors="surrogatepass")).hexdigest()[:16] for parts in made_of]
+    if isinstance(samples, SampleRows | StoredSamples):
+        shown = enumerate(pictures_shown(samples))
+        made_of = (samples.digest(row) + "".join(pictures[one] for one in images).encode() for row, images in shown)
+        return [hashlib.sha256(parts).hexdigest()[:16] for parts in made_of]
+    texts = ((sample.id, sample.messages, [pictures[path] for path in sample.images]) for sample in samples)
+    return [hashlib.sha256(repr(parts).encode(errors="surrogatepass")).hexdigest()[:16] for parts in texts]
 
 
 def _content(picture: Picture) -> str:

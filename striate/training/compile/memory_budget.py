@@ -6,9 +6,11 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from striate.artifacts import Region
 from striate.data.label_mask import IGNORED
-from striate.data.samples import Sample
+from striate.data.store.sample_columns import SampleColumns
 from striate.errors import TrainingError
 from striate.models.forecast.layer_shapes import ModelShape, model_shape
 from striate.models.forecast.memory import forecast_memory
@@ -69,11 +71,9 @@ def within_budget(shape: ModelShape, region: Region, settings: Settings, budget_
 def largest_micro_batch(shape: ModelShape, job: TrainingJob) -> Settings:
     """Return the settings of the largest micro-batch: that of the samples with most pictures and longest texts."""
     config, plan = job.config, job.plan
-
-    def size(sample: Sample) -> tuple[int, int]:
-        return len(sample.images), sum(len(message.text) for message in sample.messages)
-
-    labels = job.collator(sorted(job.samples, key=size)[-plan.micro_batch :])["labels"]
+    columns = SampleColumns.of(job.samples)
+    order = np.lexsort((columns.lengths, columns.pictures))
+    labels = job.collator([job.samples[index] for index in order[-plan.micro_batch :].tolist()])["labels"]
     rows, length = labels.shape
     answers = float((labels != IGNORED).sum()) / labels.numel()
     if config.packing:
