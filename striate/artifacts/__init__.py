@@ -32,6 +32,7 @@ from striate.artifacts.prune_record import Cut, PruneRecord, SelfTest, Unfinishe
 from striate.artifacts.rate_search import RateSearch, RateTrial
 from striate.artifacts.region import Region
 from striate.artifacts.speed_record import Bench, SpeedRatio, SpeedRecord, Spread
+from striate.artifacts.sweep_record import RunState, SweepRecord, SweptGroup, SweptRun, SweptScore
 from striate.artifacts.train_record import (
     ComponentCount,
     Resampled,
@@ -71,6 +72,7 @@ __all__ = [
     "Region",
     "Resampled",
     "Retention",
+    "RunState",
     "Scores",
     "SelfTest",
     "SourceSeen",
@@ -79,6 +81,10 @@ __all__ = [
     "SplitHalf",
     "Spread",
     "SuiteRecord",
+    "SweepRecord",
+    "SweptGroup",
+    "SweptRun",
+    "SweptScore",
     "TaskScore",
     "TrainRecord",
     "Trainable",

@@ -19,6 +19,7 @@ from striate.cli import (
     inspect_verbs,
     model_verbs,
     sharing_verbs,
+    sweep_verb,
     training_verbs,
 )
 from striate.cli.boundary import DEBUG, guard
@@ -31,6 +32,7 @@ HELP_ORDER = (
     "analyze",
     "select",
     "find-lr",
+    "sweep",
     "train",
     "prune",
     "evaluate",
@@ -73,6 +75,7 @@ for verbs in (
     export_verbs,
     asking_verbs,
     bench_verb,
+    sweep_verb,
 ):
     verbs.register(app)
 app.registered_commands.sort(key=lambda command: HELP_ORDER.index(command.name or ""))

@@ -115,7 +115,8 @@ class Flow:
 
             check_quantization(self.device)
         self._look_ahead()
-        self.analyze()
+        if self.scores_wanted:
+            self.analyze()
         check_region(self.config, self.select())
         if self.config.prune.first:
             self.prune()
@@ -126,6 +127,11 @@ class Flow:
             self.evaluate()
         self.suites()
         return self.report()
+
+    @property
+    def scores_wanted(self) -> bool:
+        """Whether the whole flow scores layers; for the page alone, where no region or pruning follows from scores."""
+        return True
 
     def analyze(self) -> Scores:
         """Score every decoder layer on the calibration set; write scores.json."""

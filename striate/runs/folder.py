@@ -16,7 +16,7 @@ from striate.progress import Progress
 from striate.runs.config_changes import check_same_config
 from striate.runs.peak_memory import peak_memory_gib, reset_peak_memory
 from striate.runs.run_record import RunRecord, StageRecord
-from striate.storage.atomic import cannot_write, is_temporary, remove_temporaries, write_text
+from striate.storage.atomic import cannot_write, is_temporary, remove_temporaries, write_bytes, write_text
 from striate.storage.fingerprints import earlier_fingerprint, fingerprint, fingerprint_of
 from striate.storage.held_folders import hold
 
@@ -151,6 +151,20 @@ class RunFolder:
 
     def _is_earlier(self, output: str, noted: str) -> bool:
         return (self.path / output).exists() and earlier_fingerprint(self.path / output) == noted
+
+    def take_over(self, stage: str, source: Path, record: StageRecord) -> None:
+        """Copy the outputs of `stage`, whose `record` is given, from another run folder, and note them as this one's.
+
+        Raises:
+            ArtifactError: one is gone there, is not what was noted, or can't be written here.
+        """
+        for name, noted in record.outputs.items():
+            theirs, own = source / name, self.path / name
+            if not theirs.is_file() or fingerprint(theirs) != noted:
+                raise _changed(theirs, stage)
+            own.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(own, theirs.read_bytes())
+        self._put(stage, record)
 
     def rename_output(self, stage: str, old: str, new: str) -> None:
         """Let an output of `stage`, which is done, have another name; what has that name is removed.

@@ -1,0 +1,87 @@
+"""One run of a sweep: the whole flow, in which runs that are alike share what follows from the start model alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from striate.artifacts import Scores, read_document
+from striate.config import load_config
+from striate.errors import StriateError
+from striate.pipeline.flow import Flow
+from striate.progress import Silent
+from striate.runs.folder import RUN_FILE
+from striate.runs.run_record import RunRecord
+from striate.storage.fingerprints import fingerprint_of
+from striate.storage.held_folders import alone_in
+
+if TYPE_CHECKING:
+    from striate.pipeline.model_evaluation import Results
+
+RUNS, SHARED, LOGS, CONFIGS = "runs", "shared", "logs", "configs"
+_OWN = ("tuned", "unhealed", "pruned")
+
+
+class LogLines(Silent):
+    """A progress that keeps lines in a file, each with its time."""
+
+    def __init__(self, file: Path) -> None:
+        """Write to the end of `file`."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self._file = file
+
+    def say(self, text: str) -> None:
+        """Add a line."""
+        with self._file.open("a", encoding="utf-8") as log:
+            log.write(f"{datetime.now(UTC):%H:%M:%S} {text}\n")
+
+
+class ArmFlow(Flow):
+    """The flow of one run; scores and answers that another run of the sweep has of the same inputs are taken over."""
+
+    @property
+    def scores_wanted(self) -> bool:
+        """Whether the region or the pruning follows from scores: a sweep has no use for others."""
+        return self.keys.region_spec.needs_scores or self.config.prune.needs_scores
+
+    def analyze(self) -> Scores:
+        """Score every decoder layer, or take over the scores of a run that has the same inputs."""
+        with self._shared("analyze", self.keys.analyze()):
+            return super().analyze()
+
+    def _results(self, labels: Sequence[str]) -> Results:
+        """Return records and answers of models, those of models that runs share taken over where they are there."""
+        for label in labels:
+            if label not in _OWN:
+                with self._shared(f"evaluate:{label}", self.keys.evaluate(label)):
+                    super()._results([label])
+        return super()._results(labels)
+
+    @contextmanager
+    def _shared(self, stage: str, inputs: Mapping[str, Any]) -> Iterator[None]:
+        """Context of a stage that other runs may do at the same time: one does it, the others wait and take it over."""
+        if self.run.is_done(stage, inputs):
+            yield
+            return
+        key, runs = fingerprint_of(inputs), self.out.parent
+        with alone_in(runs.parent / SHARED / key[:16]):
+            self._take_over(stage, key, runs)
+            yield
+
+    def _take_over(self, stage: str, key: str, runs: Path) -> None:
+        for other in sorted(path for path in runs.iterdir() if path != self.out and path.is_dir()):
+            # A run that is being written, or whose files were changed, is no source.
+            with suppress(StriateError):
+                record = read_document(other / RUN_FILE, RunRecord).stages.get(stage)
+                if record and record.status == "done" and record.key == key:
+                    self.run.take_over(stage, other, record)
+                    self.progress.say(f"{stage}: taken over from {other.name}")
+                    return
+
+
+def run_arm(config: Path, out: Path, log: Path) -> None:
+    """Do one run of a sweep, or what is left of it; what happens goes to the file `log`."""
+    ArmFlow(load_config(config), out, progress=LogLines(log), command=f"striate run {config}").everything()

@@ -1,0 +1,122 @@
+"""Where runs of a sweep are done: so many at a time on each device of this machine, each in a process of its own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from striate.errors import StriateError
+
+Work = Callable[..., Any]
+_CHECK_SECONDS = 1.0
+
+
+class Placement(Protocol):
+    """Places for runs; `submit` takes one, until the future that it returns is done."""
+
+    @property
+    def free(self) -> int:
+        """How many runs may begin."""
+
+    def submit(self, work: Work, *arguments: Any) -> Future[Any]:
+        """Begin `work` in a free place."""
+
+    def close(self) -> None:
+        """Begin nothing more, and wait for what runs."""
+
+
+@dataclass
+class _Place:
+    """One place: a process that does one run after another, so that libraries are imported once.
+
+    Attributes:
+        device: what CUDA_VISIBLE_DEVICES is there; None leaves it as it is.
+        pool: the process.
+        future: of the run that it does.
+    """
+
+    device: str | None
+    pool: ProcessPoolExecutor
+    future: Future[Any] | None = None
+
+    @property
+    def is_free(self) -> bool:
+        """Whether a run may begin here."""
+        return self.future is None or self.future.done()
+
+
+class LocalPlacement:
+    """Places on the devices of this machine."""
+
+    def __init__(self, devices: Sequence[str | None], per_device: int) -> None:
+        """Make `per_device` places on each device; their processes start with their first run."""
+        # One on each device first, then a second one on each.
+        self._places = [_Place(device, _pool(device)) for _ in range(per_device) for device in devices]
+
+    @property
+    def free(self) -> int:
+        """How many runs may begin."""
+        return sum(place.is_free for place in self._places)
+
+    def submit(self, work: Work, *arguments: Any) -> Future[Any]:
+        """Begin `work` in a free place."""
+        place = next(place for place in self._places if place.is_free)
+        if place.future is not None and isinstance(place.future.exception(), BrokenProcessPool):
+            # Its process was killed, for want of memory perhaps: others go on in a new one.
+            place.pool = _pool(place.device)
+        place.future = place.pool.submit(work, *arguments)
+        return place.future
+
+    def close(self) -> None:
+        """Begin nothing more, and wait for what runs."""
+        for place in self._places:
+            place.pool.shutdown(wait=True, cancel_futures=True)
+
+
+def first_ended(futures: Sequence[Future[Any]], seconds: float) -> set[Future[Any]]:
+    """Return the futures that are done, after waiting for one of them up to `seconds`."""
+    return set(wait(futures, timeout=seconds, return_when="FIRST_COMPLETED").done)
+
+
+def told(error: BaseException) -> str:
+    """Return the error of a run in words."""
+    if isinstance(error, BrokenProcessPool):
+        return "its process was ended from outside, as it is where memory runs out"
+    if isinstance(error, StriateError):
+        return str(error)
+    return f"{type(error).__name__}: {error}"
+
+
+def devices_here() -> list[str | None]:
+    """Return the GPUs of this machine as CUDA_VISIBLE_DEVICES names them; one None where there is none."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return [None]
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return list(named.split(",")) if named else [str(index) for index in range(torch.cuda.device_count())]
+
+
+def _pool(device: str | None) -> ProcessPoolExecutor:
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(1, mp_context=context, initializer=_begin, initargs=(device, os.getpid()))
+
+
+def _begin(device: str | None, parent: int) -> None:
+    """Take the device, and end with the process that began this one: it holds a run folder that others wait for."""
+    if device is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = device
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_CHECK_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,179 @@
+"""The runs of a sweep: which there are, what each is called, and their whole configs, checked before anything runs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from striate.config import RunConfig, anchored, load_config
+from striate.config.sweep_settings import MOST_RUNS, SEED, Settings, SweepConfig, override
+from striate.errors import ConfigError
+from striate.printable import shown
+from striate.storage.read_files import Form, read_yaml, user_path
+
+SWEEP_FILE = Form(ConfigError, "a sweep (YAML)", most_bytes=2**20)
+SETTINGS_NAME = "settings.yaml"
+_UNSAFE = re.compile(r"[^A-Za-z0-9=.,+_@%-]+")
+# Of a folder's name, which systems bound.
+_LONGEST_NAME = 160
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run of a sweep.
+
+    Attributes:
+        name: of its folder.
+        settings: what it changes of the base, by the names of `--set`.
+        config: the whole of it.
+        rung: the share of the training that it has.
+    """
+
+    name: str
+    settings: Settings
+    config: RunConfig
+    rung: float = 1.0
+
+    @property
+    def group(self) -> Settings:
+        """What it shares with runs of other seeds."""
+        return {name: value for name, value in self.settings.items() if name != SEED}
+
+    def alike(self, other: Planned, over: Sequence[str]) -> bool:
+        """Return whether the two differ in the settings `over` alone."""
+        own, others = self.settings, other.settings
+        names = set(own) | set(others)
+        return all(own.get(name) == others.get(name) for name in names - set(over))
+
+
+class Plan:
+    """What a sweep's file asks for."""
+
+    def __init__(self, file: Path) -> None:
+        """Read the file.
+
+        Raises:
+            ConfigError: it can't be read, or a run of it is no valid run config; the message names the run.
+        """
+        self.file, self.sweep = file, read_sweep(file)
+        self.base = file.parent / user_path(self.sweep.base)
+        asked = list(self._asked())
+        if len(asked) > MOST_RUNS:
+            raise ConfigError(f"{file} asks for {len(asked)} runs", f"at most {MOST_RUNS}", "leave values out")
+        self.varied = tuple(dict.fromkeys(name for _, settings in asked for name in settings))
+        self._short = _short_names(self.varied)
+        self.runs = tuple(self._planned(name, settings) for name, settings in asked)
+        self._check_measured()
+        if twice := _repeated([run.name for run in self.runs]):
+            raise ConfigError(
+                f"{file} has two runs called {twice}",
+                "runs that differ, with different names",
+                "leave one of them out, or give it another name",
+            )
+
+    def with_settings(self, run: Planned, changes: Settings) -> Planned:
+        """Return the run with other settings."""
+        return self._planned("", {**run.settings, **changes})
+
+    def on_rung(self, run: Planned, share: float) -> Planned:
+        """Return the run with `share` of its training, which is measured on held-out samples and not asked."""
+        train = run.config.train
+        steps = train.max_steps
+        shorter = {"max_steps": max(1, round(share * steps))} if steps else {"epochs": share * train.epochs}
+        config = run.config.model_copy(
+            update={
+                "train": train.model_copy(update=shorter),
+                "prune": run.config.prune.model_copy(update={"remove": 0, "until": None}),
+                "heal": type(run.config.heal)(),
+                "evaluate": run.config.evaluate.model_copy(update={"packs": (), "suites": (), "gate": None}),
+            }
+        )
+        return replace(run, name=f"{run.name}@{100 * share:g}", config=config, rung=share)
+
+    def _check_measured(self) -> None:
+        """Raise where runs are chosen by held-out samples, and one holds none out."""
+        unmeasured = [run.name for run in self.runs if not run.config.data.validate]
+        if self.sweep.choose and unmeasured:
+            raise ConfigError(
+                f"{self.file} chooses by {self.sweep.choose.by}, held out, and {unmeasured[0]} holds nothing out",
+                "data.validate: a share of the training data such as 5%, or a file of samples",
+                f"set it in {self.sweep.base}, or under set:",
+            )
+
+    def _asked(self) -> Iterator[tuple[str, Settings]]:
+        yield from (("", settings) for settings in self.sweep.combinations())
+        yield from ((run.name, run.set) for run in self.sweep.runs)
+        if self.sweep.folders:
+            yield from _of_folders(self.file.parent / user_path(self.sweep.folders))
+
+    def _planned(self, name: str, settings: Settings) -> Planned:
+        # What the run itself says comes last, and counts.
+        overrides = [override(*pair) for pair in {**self.sweep.set, **settings}.items()]
+        name = name or _name({self._short.get(path, path): value for path, value in settings.items()})
+        try:
+            return Planned(name, settings, anchored(load_config(self.base, overrides)))
+        except ConfigError as error:
+            raise ConfigError(f"{self.file}, run {name}: {error.given}", error.allowed, error.next_step) from error
+
+
+def read_sweep(file: Path) -> SweepConfig:
+    """Return the sweep in `file`.
+
+    Raises:
+        ConfigError: it can't be read, or has unknown keys or wrong values.
+    """
+    raw = read_yaml(file, SWEEP_FILE)
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{file} is no mapping", "base: and grid:, runs: or folders:", "see docs/sweeps.md")
+    try:
+        return SweepConfig.model_validate(raw)
+    except ValidationError as error:
+        problems = [f"{file}: {'.'.join(map(str, one['loc']))}: {_message(one)}" for one in error.errors()]
+        raise ConfigError("\n".join(problems), "the keys of docs/sweeps.md", f"fix {file}") from error
+
+
+def _message(problem: Any) -> str:
+    if problem["type"] == "extra_forbidden":
+        return "unknown key"
+    return str(problem["msg"]).removeprefix("Value error, ")
+
+
+def _of_folders(folder: Path) -> Iterator[tuple[str, Settings]]:
+    """Yield the settings of every folder in `folder` that has a file of them."""
+    try:
+        files = sorted(folder.glob(f"*/{SETTINGS_NAME}"))
+    except OSError as error:
+        raise ConfigError(f"{folder} can't be read: {error}", "a folder of folders", "check folders:") from error
+    if not files:
+        raise ConfigError(f"{folder} has no folder with {SETTINGS_NAME}", "one or more", "check folders:")
+    for file in files:
+        settings = read_yaml(file, SWEEP_FILE)
+        if not isinstance(settings, dict) or not all(isinstance(name, str) for name in settings):
+            raise ConfigError(f"{file} is no mapping of settings", "lines such as train.lr: 1e-4", f"fix {file}")
+        yield _safe(file.parent.name), settings
+
+
+def _name(settings: Settings) -> str:
+    return _safe(",".join(override(*pair) for pair in settings.items())) or "base"
+
+
+def _safe(text: str) -> str:
+    name = _UNSAFE.sub("-", text).strip("-.")
+    if len(name) > _LONGEST_NAME:
+        raise ConfigError(f"the run {shown(text)} has too long a name", f"{_LONGEST_NAME} characters", "give it a name")
+    return name
+
+
+def _short_names(paths: Sequence[str]) -> dict[str, str]:
+    """Return the last part of each path, where no other ends alike."""
+    last = [path.rpartition(".")[2] for path in paths]
+    return {path: short for path, short in zip(paths, last, strict=True) if last.count(short) == 1}
+
+
+def _repeated(names: Sequence[str]) -> str:
+    return next((name for index, name in enumerate(names) if name in names[:index]), "")

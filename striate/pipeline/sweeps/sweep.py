@@ -1,0 +1,169 @@
+"""Runs a sweep: begins what is not done wherever there is a free place, and keeps its table as runs end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from striate.artifacts import RunState, SweepRecord, SweptRun, write_document
+from striate.config import dump_config
+from striate.config.sweep_settings import SEED
+from striate.errors import ArtifactError
+from striate.pipeline.sweeps.arm_flow import CONFIGS, LOGS, RUNS, SHARED, run_arm
+from striate.pipeline.sweeps.choosing import survivors
+from striate.pipeline.sweeps.placement import LocalPlacement, Placement, devices_here, first_ended, told
+from striate.pipeline.sweeps.plan import Plan, Planned
+from striate.pipeline.sweeps.room import runs_side_by_side
+from striate.pipeline.sweeps.table import Table
+from striate.printable import shown
+from striate.progress import Progress
+from striate.reporting.sweep_page import draw_sweep
+from striate.storage.atomic import cannot_write, is_temporary, write_text
+from striate.storage.held_folders import hold
+
+RECORD_FILE, PAGE_FILE = "sweep.json", "sweep.html"
+_LOOK_SECONDS = 5.0
+
+
+class Sweep:
+    """One sweep and its folder: `runs/` has a run folder a run, `sweep.json` the table, `sweep.html` the page.
+
+    Nothing is noted of what is done but the run folders: each run is asked, and those that are up to date say so.
+    """
+
+    def __init__(self, plan: Plan, out: Path, placement: Callable[[], Placement], progress: Progress) -> None:
+        """Take the plan, the folder, what makes the places when they are needed, and where to say how far it is."""
+        self.plan, self.out, self.progress = plan, out, progress
+        self._make_placement = placement
+        self._table = Table(plan.sweep, out / RUNS)
+        self._states: dict[str, SweptRun] = {}
+        self._planned: dict[str, Planned] = {}
+
+    def run(self) -> SweepRecord:
+        """Do all runs; return the table. A run that fails is told, and stops no other."""
+        choose = self.plan.sweep.choose
+        self._know(self.plan.runs)
+        places = self._make_placement()
+        try:
+            left = list(self.plan.runs)
+            for share in choose.rungs if choose else ():
+                left = self._rung(places, left, share)
+            self._do(places, left)
+            if choose and choose.seeds:
+                best = self._table.best(self._done(left))
+                seeds = [seed for seed in choose.seeds if seed != best[0].config.seed] if best else []
+                again = [self.plan.with_settings(run, {SEED: seed}) for run in best for seed in seeds]
+                self._know(again)
+                self._do(places, again)
+        finally:
+            places.close()
+        return self.record()
+
+    def record(self) -> SweepRecord:
+        """Return the table as far as runs are done, after writing it and the page."""
+        choose = self.plan.sweep.choose
+        record = SweepRecord(
+            varied=self.plan.varied,
+            chosen_by=choose.by if choose else "",
+            runs=tuple(self._states.values()),
+            groups=self._table.groups(self._done(run for run in self._planned.values() if run.rung == 1)),
+        )
+        write_document(self.out / RECORD_FILE, record)
+        write_text(self.out / PAGE_FILE, draw_sweep(record, self.out.name))
+        return record
+
+    def _rung(self, places: Placement, runs: Sequence[Planned], share: float) -> list[Planned]:
+        """Return the runs that go on after a short training of all of them; the others are dropped."""
+        short = {run.name: self.plan.on_rung(run, share) for run in runs}
+        self._know(short.values())
+        self._do(places, list(short.values()))
+        choose = self.plan.sweep.choose
+        assert choose is not None
+        kept = survivors(runs, choose, lambda run: self._table.measured(short[run.name]))
+        names = {run.name for run in kept}
+        for run in runs:
+            if run.name not in names:
+                self._note(run, "dropped")
+        self.progress.say(f"sweep: {len(kept)} of {len(runs)} runs go on after {100 * share:g}% of the training")
+        return kept
+
+    def _do(self, places: Placement, runs: Sequence[Planned]) -> None:
+        """Do `runs`, as many at a time as there are places."""
+        left, running = list(runs), dict[Future[Any], tuple[Planned, float]]()
+        while left or running:
+            while left and places.free:
+                run = left.pop(0)
+                running[places.submit(run_arm, *self._files(run))] = run, time.perf_counter()
+                self._note(run, "running")
+            for future in first_ended(list(running), _LOOK_SECONDS):
+                run, began = running.pop(future)
+                self._end(run, future.exception(), time.perf_counter() - began)
+
+    def _end(self, run: Planned, error: BaseException | None, seconds: float) -> None:
+        if error is None:
+            self._note(run, "done", seconds=seconds)
+            self.progress.say(f"sweep: {run.name} is done, {seconds:.0f} s; {self._told()}")
+        else:
+            self._note(run, "failed", error=told(error), seconds=seconds)
+            self.progress.say(f"sweep: {run.name} failed: {told(error)}\n  {self._files(run)[2]}; {self._told()}")
+        self.record()
+
+    def _files(self, run: Planned) -> tuple[Path, Path, Path]:
+        """Return the config of a run, written, its folder and its log."""
+        config = self.out / CONFIGS / f"{run.name}.yaml"
+        config.parent.mkdir(parents=True, exist_ok=True)
+        write_text(config, dump_config(run.config))
+        return config, self.out / RUNS / run.name, self.out / LOGS / f"{run.name}.log"
+
+    def _know(self, runs: Iterable[Planned]) -> None:
+        for run in runs:
+            self._planned[run.name] = run
+            self._note(run, "waiting")
+
+    def _note(self, run: Planned, state: RunState, error: str = "", seconds: float | None = None) -> None:
+        self._states[run.name] = SweptRun(
+            name=run.name, settings=run.settings, state=state, rung=run.rung, error=error, seconds=seconds
+        )
+
+    def _done(self, runs: Iterable[Planned]) -> list[Planned]:
+        return [run for run in runs if self._states[run.name].state == "done"]
+
+    def _told(self) -> str:
+        states: tuple[RunState, ...] = ("done", "failed", "running", "waiting")
+        counts = {state: sum(run.state == state for run in self._states.values()) for state in states}
+        return ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+
+
+def open_sweep(plan: Plan, out: Path, progress: Progress) -> Sweep:
+    """Return the sweep in the folder `out`, new or continued, on the devices of this machine.
+
+    Raises:
+        ArtifactError: the folder holds other things, can't be written, or another sweep is at work in it.
+    """
+    _check_folder(out)
+    sweep = Sweep(plan, out, lambda: _places(plan, out, progress), progress)
+    hold(out, sweep)
+    return sweep
+
+
+def _places(plan: Plan, out: Path, progress: Progress) -> Placement:
+    return LocalPlacement(devices_here(), runs_side_by_side(plan, out, progress))
+
+
+def _check_folder(out: Path) -> None:
+    """Make the folder; what is in it must be a sweep's."""
+    own = {RUNS, CONFIGS, LOGS, SHARED, RECORD_FILE, PAGE_FILE}
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        strange = sorted(path.name for path in out.iterdir() if path.name not in own and not is_temporary(path))
+    except OSError as error:
+        raise cannot_write(out, error) from error
+    if strange:
+        raise ArtifactError(
+            f"{out} holds {shown(strange[0])}, which is no part of a sweep",
+            "a new or empty folder, or one of a sweep",
+            "choose another --out",
+        )

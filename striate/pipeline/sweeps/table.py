@@ -1,0 +1,138 @@
+"""The table of a sweep: a row a group of runs that differ in their seed alone, read from their run folders."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from striate.artifacts import EvalRecord, Kind, SweptGroup, SweptScore, TrainRecord, read_if_there
+from striate.config.sweep_settings import SEED, SweepConfig
+from striate.errors import ArtifactError
+from striate.pipeline.model_evaluation import read_results
+from striate.pipeline.sweeps.choosing import Measured, classes_of, ranked
+from striate.pipeline.sweeps.plan import Planned
+from striate.tasks.scoring.compare import MACRO, compare_predictions
+from striate.tasks.scoring.seed_average import Evaluation, seed_average
+
+_SHARED = ("start",)
+
+
+class Table:
+    """What the runs of a sweep reached, as far as they are done."""
+
+    def __init__(self, sweep: SweepConfig, runs: Path) -> None:
+        """Read from the run folders in `runs`."""
+        self._sweep, self._runs = sweep, runs
+        self._answers: dict[tuple[str, str], Evaluation] = {}
+
+    def groups(self, done: Sequence[Planned]) -> tuple[SweptGroup, ...]:
+        """Return a row a group and model of the runs that are `done`, in their order."""
+        grouped: dict[str, list[Planned]] = {}
+        for run in done:
+            grouped.setdefault(repr(run.group), []).append(run)
+        best = {run.name for run in self.best(done)}
+        rows = [(runs, label) for runs in grouped.values() for label in self._labels(runs[0])]
+        whole = self._compared(rows, best)
+        return tuple(self._row(runs, label, best, whole) for runs, label in rows)
+
+    def best(self, done: Sequence[Planned]) -> list[Planned]:
+        """Return the best run of each class of those that differ in what is chosen; none where nothing is."""
+        choose = self._sweep.choose
+        if choose is None:
+            return []
+        classes = classes_of(done, choose.over)
+        return [order[0] for same in classes if (order := ranked(same, choose, self.measured))]
+
+    @property
+    def measured(self) -> Measured:
+        """What a run measured on held-out samples by the metric that chooses."""
+
+        def of(run: Planned) -> float | None:
+            record = self._trained(run.name)
+            choose = self._sweep.choose
+            return record.validation.last.get(choose.by) if choose and record and record.validation else None
+
+        return of
+
+    def _labels(self, run: Planned) -> list[str]:
+        """Return the models of a run that were asked; one nameless one where none was."""
+        files = sorted((self._runs / run.name / "eval").glob("*.predictions.jsonl"))
+        labels = [file.name.removesuffix(".predictions.jsonl") for file in files]
+        return [label for label in labels if label not in (*_SHARED, *run.config.evaluate.others)] or ["tuned"]
+
+    def _compared(self, rows: Sequence[tuple[list[Planned], str]], best: set[str]) -> tuple[list[Planned], str] | None:
+        """Return the group that the others are held against: of those that `compare` picks the best one, or the first.
+
+        A tuned model before a pruned one.
+        """
+        wanted = self._sweep.compare
+        picked = [
+            (runs, label)
+            for runs, label in sorted(rows, key=lambda row: row[1] != "tuned")
+            if wanted and all(runs[0].settings.get(name) == value for name, value in wanted.items())
+        ]
+        chosen = [row for row in picked if any(run.name in best for run in row[0])]
+        return next(iter([*chosen, *picked]), None)
+
+    def _row(
+        self, runs: list[Planned], label: str, best: set[str], whole: tuple[list[Planned], str] | None
+    ) -> SweptGroup:
+        evaluations = [found for run in runs if (found := self._answered(run.name, label))]
+        bases = [found for run in whole[0] if (found := self._answered(run.name, whole[1]))] if whole else []
+        trained = [record for run in runs if (record := self._trained(run.name))]
+        held_out = [record.validation.last for record in trained if record.validation]
+        return SweptGroup(
+            settings=runs[0].group,
+            model=label,
+            runs=tuple(run.name for run in runs),
+            seeds=tuple(int(run.settings.get(SEED, run.config.seed)) for run in runs),
+            visual=_score("visual", evaluations, bases),
+            text=_score("text", evaluations, bases),
+            measured={name: statistics.fmean(one[name] for one in held_out) for name in held_out[0]}
+            if held_out
+            else {},
+            train_seconds=statistics.fmean(record.seconds for record in trained) if trained else None,
+            peak_memory_gib=max((record.peak_memory_gib for record in trained), default=None),
+            parameters=evaluations[0][0].parameters if evaluations else None,
+            layers=evaluations[0][0].num_layers if evaluations else None,
+            best=any(run.name in best for run in runs),
+            compared=whole is not None and whole[0] is runs and whole[1] == label,
+        )
+
+    def _answered(self, name: str, label: str) -> Evaluation | None:
+        """Return the answers of a model of a run, read once; None where it has none."""
+        if (name, label) not in self._answers and (self._runs / name / "eval" / f"{label}.json").exists():
+            self._answers[name, label] = read_results(self._runs / name, [label])[label]
+        return self._answers.get((name, label))
+
+    def _trained(self, name: str) -> TrainRecord | None:
+        return read_if_there(self._runs / name / "train.json", TrainRecord)
+
+
+def _score(kind: Kind, runs: Sequence[Evaluation], bases: Sequence[Evaluation]) -> SweptScore | None:
+    """Return the mean score of a kind and what it keeps of `bases`; None where there are no such tasks."""
+    scores = [100 * score for record, _ in runs if (score := _of(record, kind)) is not None]
+    if not scores:
+        return None
+    found = SweptScore(
+        scores=tuple(scores),
+        mean=statistics.fmean(scores),
+        spread=statistics.stdev(scores) if len(scores) > 1 else None,
+    )
+    if not bases:
+        return found
+    try:
+        rows = compare_predictions(seed_average(bases), seed_average(runs), 0, 0)
+    except ArtifactError:
+        # They were asked other items, and can't be held against each other.
+        return found
+    row = next((row for row in rows if (row.pack, row.task) == (MACRO, kind)), None)
+    if row is None:
+        return found
+    kept = {"kept": row.retention, "low": row.retention_low, "high": row.retention_high, "n": row.n}
+    return found.model_copy(update=kept)
+
+
+def _of(record: EvalRecord, kind: Kind) -> float | None:
+    return record.visual if kind == "visual" else record.text

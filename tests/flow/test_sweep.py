@@ -1,0 +1,165 @@
+"""`striate sweep`: a grid of runs into one table; failures, choices by held-out samples, and going on."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from striate.artifacts import SweepRecord, read_document
+from striate.cli import app
+from striate.errors import StriateError
+from striate.pipeline.sweeps import sweep as module
+from striate.pipeline.sweeps.placement import LocalPlacement, told
+
+
+class Here:
+    """Places of this very process: a run is done before it is asked for."""
+
+    free = 1
+
+    def submit(self, work: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(work(*arguments))
+        except StriateError as error:
+            future.set_exception(error)
+        return future
+
+    def close(self) -> None:
+        """End nothing."""
+
+
+@pytest.fixture
+def swept(run_yaml: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Any, Path]]:
+    """A function that writes a sweep and runs it in this process; returns the call's result and the folder."""
+    monkeypatch.setattr(module, "_places", lambda *_: Here())
+    out = tmp_path / "sweep"
+
+    def run(**settings: Any) -> tuple[Any, Path]:
+        file = tmp_path / "SWEEP.yaml"
+        file.write_text(yaml.safe_dump({"base": str(run_yaml), **settings}, sort_keys=False), encoding="utf-8")
+        return CliRunner().invoke(app, ["sweep", str(file), "--out", str(out)]), out
+
+    return run
+
+
+SHORT = {"train.max_steps": 2, "prune.remove": 0}
+
+
+def test_a_grid_becomes_one_table_and_a_failure_stops_no_other(swept: Callable[..., tuple[Any, Path]]) -> None:
+    grid = {"select.region": ["all", "uniform:50%"], "seed": [0, 1]}
+    asked: dict[str, Any] = {"set": SHORT, "grid": grid, "compare": {"select.region": "all"}}
+    broken = [{"name": "wild", "set": {"train.lr": 1e30}}]
+    result, out = swept(**asked, runs=broken)
+    assert result.exit_code == 1
+    assert "1 of 5 runs failed" in result.output
+    record = read_document(out / "sweep.json", SweepRecord)
+    assert [run.state for run in record.runs] == ["done"] * 4 + ["failed"]
+    assert "diverged" in record.runs[-1].error
+    whole, half = record.groups
+    assert (whole.settings, whole.seeds, whole.compared) == ({"select.region": "all"}, (0, 1), True)
+    assert (half.settings, half.seeds, half.compared) == ({"select.region": "uniform:50%"}, (0, 1), False)
+    assert whole.visual is not None
+    assert whole.visual.kept in (None, 100.0)
+    assert len(whole.visual.scores) == 2
+    assert whole.visual.mean == pytest.approx(sum(whole.visual.scores) / 2)
+    # The start model answers once a seed, by which items are drawn; no layers are scored, as nothing follows.
+    logs = {file.stem: file.read_text(encoding="utf-8") for file in (out / "logs").iterdir()}
+    taken = [name for name, log in logs.items() if "evaluate:start: taken over from" in log]
+    assert sorted(taken) == ["region=uniform-50%,seed=0", "region=uniform-50%,seed=1"]
+    assert not list(out.glob("runs/*/scores.json"))
+    page = (out / "sweep.html").read_text(encoding="utf-8")
+    assert all(part in page for part in ("5 runs: 4 done, 1 failed", "diverged", "uniform:50%", "= 100%"))
+
+    again, _ = swept(**asked)
+    assert again.exit_code == 0, again.output
+    second = read_document(out / "sweep.json", SweepRecord)
+    assert [group.model_dump() for group in second.groups] == [group.model_dump() for group in record.groups]
+    assert "train: up to date" in (out / "logs" / "region=all,seed=0.log").read_text(encoding="utf-8")
+
+
+def test_short_trainings_choose_the_rate_and_the_best_is_repeated(swept: Callable[..., tuple[Any, Path]]) -> None:
+    changes = {**SHORT, "train.max_steps": 4, "data.validate": "25%", "evaluate.packs": []}
+    choose = {"by": "loss", "rungs": ["50%"], "seeds": [1]}
+    result, out = swept(set=changes, grid={"train.lr": [1e-5, 1e-2, 1e30]}, choose=choose)
+    assert result.exit_code == 1, result.output
+    runs = {run.name: run for run in read_document(out / "sweep.json", SweepRecord).runs}
+    assert runs["lr=1.0e+30@50"].state == "failed"
+    assert runs["lr=1.0e+30"].state == "dropped"
+    assert {runs["lr=1.0e-05"].state, runs["lr=0.01"].state} == {"done"}
+    assert runs["lr=0.01,seed=1"].state == "done"
+    record = read_document(out / "sweep.json", SweepRecord)
+    best = [group for group in record.groups if group.best]
+    assert [(group.settings, group.seeds) for group in best] == [({"train.lr": 0.01}, (0, 1))]
+    assert record.groups[0].measured["loss"] > best[0].measured["loss"]
+
+
+def test_the_runs_are_listed_and_other_folders_are_refused(
+    swept: Callable[..., tuple[Any, Path]], tmp_path: Path, run_yaml: Path
+) -> None:
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "thesis.tex").write_text("mine")
+    result, out = swept(grid={"seed": [0, 1]})
+    assert result.exit_code == 1
+    assert "thesis.tex', which is no part of a sweep" in result.output
+    listed = CliRunner().invoke(app, ["sweep", str(tmp_path / "SWEEP.yaml"), "--out", str(out), "--plan"])
+    assert listed.output.split() == ["seed=0", "seed=1"]
+    assert [path.name for path in out.iterdir()] == ["thesis.tex"]
+
+
+def _pid() -> int:
+    return os.getpid()
+
+
+def _end() -> None:
+    os._exit(9)
+
+
+def test_a_place_goes_on_after_its_process_was_killed() -> None:
+    places = LocalPlacement([None], 1)
+    try:
+        first = places.submit(_pid).result()
+        error = places.submit(_end).exception()
+        assert isinstance(error, BrokenProcessPool)
+        assert "ended from outside" in told(error)
+        assert places.submit(_pid).result() not in (first, os.getpid())
+    finally:
+        places.close()
+
+
+def _begin_and_wait(channel: Any) -> None:
+    places = LocalPlacement([None], 1)
+    channel.send(places.submit(_pid).result())
+    time.sleep(60)
+
+
+def test_a_process_ends_with_the_sweep_that_began_it() -> None:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    sweep = context.Process(target=_begin_and_wait, args=(theirs,))
+    sweep.start()
+    child = ours.recv()
+    sweep.kill()
+    sweep.join()
+    for _ in range(100):
+        if not _runs(child):
+            return
+        time.sleep(0.1)
+    pytest.fail("the process of a place runs on")
+
+
+def _runs(process: int) -> bool:
+    try:
+        return "(zombie)" not in Path(f"/proc/{process}/status").read_text()
+    except FileNotFoundError:
+        return False

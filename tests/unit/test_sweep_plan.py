@@ -1,0 +1,126 @@
+"""The runs that a sweep's file asks for, their names, and what is refused before anything runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from striate.config.sweep_settings import override
+from striate.errors import ConfigError
+from striate.pipeline.sweeps.choosing import classes_of, ranked, survivors
+from striate.pipeline.sweeps.plan import Plan, Planned
+
+BASE = {"model": {"path": "m"}, "data": {"train": ["d"], "validate": "5%"}, "train": {"max_steps": 40}}
+
+
+def planned(folder: Path, **sweep: Any) -> Plan:
+    (folder / "run.yaml").write_text(yaml.safe_dump(BASE), encoding="utf-8")
+    file = folder / "sweep.yaml"
+    file.write_text(yaml.safe_dump({"base": "run.yaml", **sweep}), encoding="utf-8")
+    return Plan(file)
+
+
+def test_a_grid_is_combined_and_each_run_has_its_whole_config(tmp_path: Path) -> None:
+    plan = planned(
+        tmp_path,
+        set={"train.epochs": 2},
+        grid={"select.region": ["uniform:25%", "all"], "train.lr": [1e-4, 1e-3]},
+        runs=[{"set": {"train.lora.r": 8}, "name": "thin"}, {"set": {"seed": 3}}],
+    )
+    assert [run.name for run in plan.runs] == [
+        "region=uniform-25%,lr=0.0001",
+        "region=uniform-25%,lr=0.001",
+        "region=all,lr=0.0001",
+        "region=all,lr=0.001",
+        "thin",
+        "seed=3",
+    ]
+    first, thin = plan.runs[0].config, plan.runs[4].config
+    assert (first.select.region, first.train.lr, first.train.epochs) == ("uniform:25%", 1e-4, 2)
+    assert (thin.train.lora.r, thin.train.epochs, thin.select.region) == (8, 2, "uniform:25%")
+    assert plan.varied == ("select.region", "train.lr", "train.lora.r", "seed")
+    assert plan.runs[5].group == {}
+
+
+def test_folders_with_settings_alone_are_runs(tmp_path: Path) -> None:
+    for name, text in (("b one", "train.lr: 0.5\n"), ("a", "select.region: all\n")):
+        (tmp_path / "rows" / name).mkdir(parents=True)
+        (tmp_path / "rows" / name / "settings.yaml").write_text(text, encoding="utf-8")
+    runs = planned(tmp_path, folders="rows").runs
+    assert [(run.name, run.settings) for run in runs] == [
+        ("a", {"select.region": "all"}),
+        ("b-one", {"train.lr": 0.5}),
+    ]
+
+
+@pytest.mark.parametrize("value", [1e-3, 3, True, None, "uniform:25%", [1, "a: b"], {"a": 1}, "x" * 200, "no", "ä"])
+def test_an_override_is_read_back_as_it_was(value: Any) -> None:
+    name, _, written = override("a.b", value).partition("=")
+    assert (name, yaml.safe_load(written)) == ("a.b", value)
+
+
+@pytest.mark.parametrize(
+    ("sweep", "told"),
+    [
+        ({}, "nothing varies: give grid, runs or folders"),
+        ({"grid": {"train.lr": []}}, "grid: train.lr has no values"),
+        ({"grid": {"train.lrr": [1]}}, "run lrr=1: "),
+        ({"grid": {"train.lr": [-1]}}, "run lr=-1: "),
+        ({"gird": {}}, "gird: unknown key"),
+        ({"runs": [{"set": {}, "name": "../x"}]}, "runs.0.name: String should match pattern"),
+        ({"runs": [{"set": {"seed": 1}}, {"set": {"seed": 1}}]}, "two runs called seed=1"),
+        ({"folders": "none"}, "none has no folder with settings.yaml"),
+        ({"grid": {"seed": [1]}, "choose": {}}, "choose.over: train.lr is not in grid (seed)"),
+        ({"grid": {"train.lr": [1], "seed": [1]}, "choose": {"seeds": [2]}}, "choose.seeds and grid.seed are both set"),
+        ({"grid": {"train.lr": [1]}, "choose": {"rungs": ["50%", "20%"]}}, "rungs [0.5, 0.2]: shares of the training"),
+        ({"grid": {"train.lr": [1]}, "set": {"data.validate": None}, "choose": {}}, "lr=1 holds nothing out"),
+        ({"grid": {"seed": list(range(101)), "train.lr": [0.1] * 100}}, "asks for 10100 runs"),
+    ],
+)
+def test_what_can_not_run_is_refused_by_its_name(sweep: dict[str, Any], told: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        planned(tmp_path, **sweep)
+    assert told in str(error.value)
+    assert error.value.allowed
+    assert error.value.next_step
+
+
+def test_a_missing_base_is_named(tmp_path: Path) -> None:
+    (tmp_path / "sweep.yaml").write_text("{base: nowhere.yaml, grid: {seed: [1]}}", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
+        Plan(tmp_path / "sweep.yaml")
+
+
+def test_a_rung_is_a_shorter_training_that_is_not_asked(tmp_path: Path) -> None:
+    plan = planned(tmp_path, grid={"train.lr": [0.1]}, set={"prune.remove": 2, "evaluate.packs": ["p"]})
+    (run,) = plan.runs
+    short = plan.on_rung(run, 0.25)
+    assert (short.name, short.config.train.max_steps, short.rung) == ("lr=0.1@25", 10, 0.25)
+    assert (short.config.prune.remove, short.config.evaluate.packs) == (0, ())
+    assert (run.config.train.max_steps, run.config.prune.remove) == (40, 2)
+
+
+def runs_of(folder: Path) -> tuple[Planned, ...]:
+    grid = {"select.region": ["all", "none"], "train.lr": [1.0, 2.0, 3.0]}
+    return planned(folder, grid=grid, choose={"by": "exact_match"}).runs
+
+
+def test_runs_that_differ_in_the_rate_alone_are_one_class(tmp_path: Path) -> None:
+    classes = classes_of(runs_of(tmp_path), ["train.lr"])
+    assert [[run.settings["train.lr"] for run in same] for same in classes] == [[1.0, 2.0, 3.0]] * 2
+    assert [len(same) for same in classes_of(runs_of(tmp_path), ["train.lr", "select.region"])] == [6]
+
+
+@pytest.mark.parametrize(("metric", "best"), [("exact_match", [3.0, 1.0]), ("loss", [2.0, 1.0])])
+def test_the_better_half_of_a_class_goes_on(metric: str, best: list[float], tmp_path: Path) -> None:
+    plan = planned(tmp_path, grid={"train.lr": [1.0, 2.0, 3.0, 4.0]}, choose={"by": metric})
+    values = {1.0: 0.5, 2.0: 0.1, 3.0: 0.7, 4.0: None}
+    choose = plan.sweep.choose
+    assert choose is not None
+    order = ranked(plan.runs, choose, lambda run: values[run.settings["train.lr"]])
+    assert [run.settings["train.lr"] for run in order][:2] == best
+    kept = survivors(plan.runs, choose, lambda run: values[run.settings["train.lr"]])
+    assert [run.settings["train.lr"] for run in kept] == sorted(best)
