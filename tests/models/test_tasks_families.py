@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from striate.dialogue.answering import _Words
 from striate.errors import ModelError
 from striate.tasks.inference import causality, likelihood
 from striate.tasks.inference.generate import generate_greedily
@@ -29,6 +30,9 @@ class NumberTokenizer:
         found = list(re.finditer(r"\d+", text))
         spans = [(0, 0), *(match.span() for match in found)]
         return {"input_ids": [1, *(int(match[0]) for match in found)], "offset_mapping": spans}
+
+    def decode(self, ids: int | list[int], **options: Any) -> str:
+        return "".join(f"{token} " for token in ([ids] if isinstance(ids, int) else ids))
 
     def batch_decode(self, rows: list[list[int]], **options: Any) -> list[str]:
         return [" ".join(map(str, row)) for row in rows]
@@ -101,3 +105,16 @@ def test_greedy_rows_do_not_depend_on_their_padding(causal: Any) -> None:
         return tokenizer.batch_decode(new_tokens, skip_special_tokens=True)
 
     assert ask(rows) == [*ask(rows[:1]), *ask(rows[1:])]
+
+
+def test_an_answer_streams_on_every_family(family: tuple[Any, Any]) -> None:
+    ids = torch.tensor([[1, 5, 6, 7, 8]])
+    pieces: list[str] = []
+    words = _Words(NumberTokenizer(), [], pieces.append)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    with asking_mode(family[0]):
+        (tokens,) = generate_greedily(family[0], NumberTokenizer(), inputs, [], 4, streamer=words)
+    assert len(tokens) == 4
+    assert "".join(pieces).split() == [str(token) for token in tokens]
+    assert len(pieces) > 1
+    assert words.first > 0
