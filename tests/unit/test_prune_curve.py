@@ -298,10 +298,10 @@ def test_the_page_has_the_picture_the_advice_and_both_forms_of_answers(tmp_path:
     assert curve.recommendation.text in page
     assert "figure-curve-visual-decode" in page
     assert "1 layer removed: 99.0% kept, 95% interval 98.2 to 99.7, n = 400" in page.replace("\u00a0", " ")
-    assert "the axis need not begin at 0" in page
+    assert "it does not begin at 0" in page
     assert "text score, choices and written answers apart" in page
     assert "98.5% (97.7 to 99.2)" in page
-    assert "2.500 nats (+0.500 nats)" in page
+    assert "12.2 (+64.9%)" in page
     assert "Text changes by +0.500 nats a token (+0.400 to +0.600), less being better." in page
     assert "visual, start 30.0%" in page
     # Of 0.8 * (197 - 100) / 100, as the start is given above.

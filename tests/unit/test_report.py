@@ -280,7 +280,7 @@ def test_no_width_is_wider_than_a_phone(html: str) -> None:
 
 
 MISSING = {
-    "scores.json": "striate analyze",
+    "scores.json": "Layers have not been scored",
     "train.json": "Nothing has been trained",
     "train_log.jsonl": "No training log",
     "prune.json": "No layer has been removed",
@@ -294,14 +294,39 @@ def test_says_what_has_not_been_run(name: str, make_run: MakeRun, tmp_path: Path
     (folder / name).unlink()
     page = Page(report(folder).read_text(encoding="utf-8"))
     assert MISSING[name] in page.text
-    assert "Not run yet" in page.text
 
 
 def test_a_run_with_a_region_only_has_a_page(tmp_path: Path) -> None:
     write_document(tmp_path / "region.json", REGION)
     page = Page(report(tmp_path).read_text(encoding="utf-8"))
     assert "This run has chosen a region; models have not been compared yet." in page.text
-    assert "striate evaluate" in page.text
+    assert "No model has answered a question" in page.text
+    # Without a config no command would work.
+    assert "striate evaluate" not in page.text
+
+
+def test_tells_no_place_on_the_disk(run: Path, html: str) -> None:
+    assert str(run / "packs") in (run / "config.yaml").read_text()
+    assert str(run.parent) not in html
+    assert "- shapes" in html
+
+
+def test_prints_no_command_that_would_undo_later_stages(make_run: MakeRun, tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+
+    def steps() -> list[str]:
+        return re.findall(r'class="step">([^<]*)<', report(folder).read_text(encoding="utf-8"))
+
+    assert steps() == []
+    for name in ("scores.json", "train.json"):
+        (folder / name).unlink()
+    assert steps() == []
+    for name in ("prune.json", *(f"eval/{label}.json" for label in LABELS), "eval/retention.json"):
+        (folder / name).unlink()
+    assert "striate train --out run" in steps()
+    assert "striate evaluate --out run" in steps()
+    # A folder with another name is not the one that the command made.
+    assert re.findall('class="step"', report(folder.rename(tmp_path / "other")).read_text(encoding="utf-8")) == []
 
 
 def test_headline_tells_perplexity_where_it_is_the_only_text_measure(make_run: MakeRun, tmp_path: Path) -> None:

@@ -113,6 +113,7 @@ def test_bars_are_as_long_as_their_retention_and_cut_at_the_edge(width: float) -
     assert bars[2][1] == pytest.approx(bars[0][1] * 2.5, abs=0.05)
     assert bars[2][0] + bars[2][1] < width
     assert ">1000.0<" in drawn
+    assert drawn.count("this bar goes on") == 1
 
 
 def record(label: str, scores: list[float], size: int = 2**30, seconds: float = 10.0) -> EvalRecord:
@@ -157,6 +158,15 @@ def test_points_without_an_interval_have_no_whisker_and_say_so() -> None:
     drawn = "".join(draw_scatter(points, "visual", COSTS[0], WIDE)[1])
     assert "start: 40.0%, no 95% interval: too few pictures, or an older run; 7 parameters" in drawn
     assert "whisker" not in drawn
+
+
+def test_an_axis_that_does_not_begin_at_nought_is_marked() -> None:
+    def marks(*scores: float) -> int:
+        points = points_of([record(str(score), [score]) for score in scores], "visual", COSTS[0])
+        return "".join(draw_scatter(points, "visual", COSTS[0], WIDE)[1]).count("this axis does not begin at 0")
+
+    # The upright axis of the first begins at 0; all have the same parameters, from 5.6 millions on.
+    assert (marks(0.05, 0.8), marks(0.5, 0.6)) == (1, 2)
 
 
 def test_a_missing_interval_is_told_wherever_it_would_stand() -> None:

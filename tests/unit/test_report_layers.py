@@ -294,7 +294,7 @@ def test_a_folder_with_scores_alone_has_a_whole_page(run: Path, tmp_path: Path) 
     assert "By block influence layer " in html
     sections = re.findall(r'<section id="([a-z]+)"', html)
     assert sections == ["stack", "layers", "functions", "missing", "repeat"]
-    assert html.partition('<section id="missing">')[2].count("Not run yet: ") == 6
+    assert html.partition('<section id="missing">')[2].count('class="missing"') == 6
 
 
 def test_menus_name_every_scorer_and_task_and_show_the_first(run: Path, unpack: Callable[[str], str]) -> None:

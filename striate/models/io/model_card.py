@@ -22,6 +22,7 @@ from striate.models.visual_token_skipping.visual_compute import (
 )
 from striate.printable import printable
 from striate.storage.atomic import write_bytes
+from striate.storage.local_places import without_places
 from striate.storage.read_files import Form, parse_yaml, read_text
 
 CARD_FILE = "README.md"
@@ -340,19 +341,10 @@ def _config(facts: CardFacts) -> str:
     """Return the run's config, folded, without the places on the disk where it ran."""
     if facts.config is None:
         return ""
-    text = yaml.safe_dump(_without_places(facts.config.model_dump(mode="json")), sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(without_places(facts.config.model_dump(mode="json")), sort_keys=False, allow_unicode=True)
     # A text of several lines may hold a fence of its own.
     fence = max([FENCE, *(f"{ticks}`" for ticks in re.findall("`+", text))], key=len)
     return f"<details><summary>Config of the run</summary>\n\n{fence}yaml\n{text}{fence}\n\n</details>"
-
-
-def _without_places(value: Any) -> Any:
-    """Return `value` with every absolute path cut to its last part."""
-    if isinstance(value, dict):
-        return {key: _without_places(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_without_places(part) for part in value]
-    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def _on_one_line(text: str) -> str:

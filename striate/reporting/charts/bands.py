@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from striate.reporting.charts.drawing.axes import marks_between, tick_label
+from striate.reporting.charts.drawing.axis_break import upright_break
 from striate.reporting.charts.drawing.svg import line, rect, text, text_width
 from striate.reporting.data.series import Series
 from striate.reporting.html.markup import Html, number, tag
@@ -88,6 +89,8 @@ def _grid(axes: _Axes) -> list[Html]:
         y = axes.y(value)
         shapes.append(line(LEFT, y, axes.width - RIGHT, y, class_="grid" if value else "axis"))
         shapes.append(text(LEFT - 8, y + 3.6, tick_label(float(f"{value:.6g}")), class_="tick end"))
+    if axes.low > 0 and not axes.log:
+        shapes += [line(LEFT, axes.top, LEFT, axes.bottom, class_="axis"), upright_break(LEFT, axes.bottom - 6)]
     room = (axes.width - LEFT - RIGHT) / axes.layers
     step = next(step for step in (1, 2, 5, 10, 20, 50) if room * step >= 18)
     shapes += [

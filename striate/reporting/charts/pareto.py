@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from striate.reporting.charts.drawing.axes import marks_between, tick_label
+from striate.reporting.charts.drawing.axis_break import lying_break, upright_break
 from striate.reporting.charts.drawing.svg import WIDE, line, text
 from striate.reporting.html.markup import Html, number, tag
 
@@ -64,7 +65,10 @@ def draw_pareto(lines: Sequence[ParetoLine], x_title: str, width: float) -> tupl
     shapes += [
         line(LEFT, TOP + HEIGHT, width - RIGHT, TOP + HEIGHT, class_="axis"),
         text((LEFT + width - RIGHT) / 2, TOP + HEIGHT + 34, x_title, class_="note middle"),
+        line(LEFT, TOP, LEFT, TOP + HEIGHT, class_="axis"),
     ]
+    shapes += [upright_break(LEFT, TOP + HEIGHT - 6)] if low > 0 else []
+    shapes += [lying_break(LEFT + 8, TOP + HEIGHT)] if left > 0 else []
     for one in lines:
         shapes += _line(one, x, y)
     return TOP + HEIGHT + 40, shapes

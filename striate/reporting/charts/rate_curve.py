@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from striate.reporting.charts.drawing.axes import marks_between, tick_label
+from striate.reporting.charts.drawing.axis_break import upright_break
 from striate.reporting.charts.drawing.svg import line, text
 from striate.reporting.html.markup import Html, number, tag
 
@@ -38,5 +39,7 @@ def draw_rates(reached: Sequence[Reached], width: float, unit: str = "") -> tupl
         shapes.append(tag("circle", tip, cx=x(rate), cy=y(value), r=6.0 if best else 4.0, class_="bar s1"))
         shapes.append(text(x(rate), TOP + HEIGHT + 17, f"{rate:g}", class_="tick middle"))
     shapes.append(line(LEFT, TOP + HEIGHT, width - RIGHT, TOP + HEIGHT, class_="axis"))
+    shapes.append(line(LEFT, TOP, LEFT, TOP + HEIGHT, class_="axis"))
+    shapes += [upright_break(LEFT, TOP + HEIGHT - 6)] if low > 0 else []
     shapes.append(text((LEFT + width - RIGHT) / 2, TOP + HEIGHT + 34, "learning rate", class_="note middle"))
     return TOP + HEIGHT + 40, shapes

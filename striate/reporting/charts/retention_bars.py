@@ -5,6 +5,7 @@ from itertools import groupby
 
 from striate.artifacts import Difference
 from striate.reporting.charts.bars import BAR, PITCH, task_name
+from striate.reporting.charts.drawing.axis_break import lying_break
 from striate.reporting.charts.drawing.svg import WIDE, line, rect, text
 from striate.reporting.html.markup import Html, tag
 from striate.reporting.html.model_names import model_class, place_of
@@ -93,5 +94,6 @@ def _bar(row: Difference, y: float, left: float, scale: float, reach: float) -> 
         "g",
         rect(left, y, min(value, reach) * scale, BAR, f"{tip}, {sample(row.n)}", rx=1.5, class_=f"bar {kind}"),
         whisker,
+        lying_break(left + reach * scale - 10, y + BAR / 2, "this bar goes on") if value > reach else None,
         text(left + end * scale + 6, y + BAR / 2 + 3.5, f"{value:.1f}", class_=f"tiny {kind}"),
     )

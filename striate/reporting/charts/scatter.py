@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from striate.artifacts import EvalRecord, Kind
 from striate.reporting.charts.bands import LEFT
 from striate.reporting.charts.drawing.axes import marks_between, tick_label
+from striate.reporting.charts.drawing.axis_break import lying_break, upright_break
 from striate.reporting.charts.drawing.svg import WIDE, line, text
 from striate.reporting.html.markup import Html, tag
 from striate.reporting.html.model_names import model_class
@@ -90,7 +91,10 @@ def draw_scatter(points: Sequence[ModelPoint], kind: str, cost: Cost, width: flo
         line(LEFT, TOP + HEIGHT, width - RIGHT, TOP + HEIGHT, class_="axis"),
         text((LEFT + width) / 2, TOP + HEIGHT + 34, cost.title, class_="note middle"),
         text(LEFT + 4, TOP + 4, f"{kind} score", class_="note"),
+        line(LEFT, TOP, LEFT, TOP + HEIGHT, class_="axis"),
     ]
+    shapes += [upright_break(LEFT, TOP + HEIGHT - 6)] if low else []
+    shapes += [lying_break(LEFT + 8, TOP + HEIGHT)] if left else []
     return TOP + HEIGHT + 40, [*shapes, *(_point(point, cost, x(point.cost), y, width) for point in points)]
 
 

@@ -18,6 +18,7 @@ from striate.reporting.sections.gate_table import draw_gate
 from striate.reporting.sections.page_sections import sections_of
 from striate.reporting.sections.region_strip import draw_strip
 from striate.reporting.sections.verdict import draw_verdict
+from striate.storage.local_places import last_part
 
 POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {scripts}; "
@@ -70,7 +71,8 @@ def _icon() -> str:
 def _top(artifacts: RunArtifacts) -> Html:
     model = artifacts.config.model.path if artifacts.config else next((r.model for r in artifacts.evals.values()), "")
     theme = tag("button", "◐", id="theme", type="button", aria_label="Switch between light and dark")
-    return tag("div", tag("span", "striate", class_="mark"), tag("span", model, class_="model"), theme, class_="top")
+    name = tag("span", last_part(model), class_="model")
+    return tag("div", tag("span", "striate", class_="mark"), name, theme, class_="top")
 
 
 def _header(artifacts: RunArtifacts, title: str) -> Html:

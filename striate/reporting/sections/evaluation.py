@@ -59,7 +59,7 @@ def comparison(artifacts: RunArtifacts, retention: Retention) -> Child:
     shown: list[Child] = [tag("p", about + retention.interval, class_="caption"), not_compared(retention)]
     if rows:
         label = f"Retention by task, {pairs}"
-        note = "In % of the other model's score, whiskers are 95% intervals. Long bars are cut."
+        note = "In % of the other model's score, whiskers are 95% intervals. Bars that are cut have two strokes across."
         shown.append(_labels_key(labels))
         shown.append(picture("retention-bars", label, lambda width: draw_retention_bars(rows, width), note))
     changes = draw_changes(held)

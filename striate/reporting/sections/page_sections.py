@@ -25,6 +25,7 @@ from striate.reporting.sections.costs import draw_models, draw_stages, draw_surg
 from striate.reporting.sections.cuts import draw_cuts
 from striate.reporting.sections.evaluation import comparison, key, perplexity_bars, task_bars, trade_off
 from striate.reporting.sections.harnesses import draw_harnesses
+from striate.reporting.sections.next_steps import WHERE, next_step
 from striate.reporting.sections.provenance import draw_provenance
 from striate.reporting.sections.pruning_curve import draw_curve
 from striate.reporting.sections.rates_tried import draw_rate_search
@@ -102,13 +103,15 @@ def _on_training(artifacts: RunArtifacts) -> list[Section]:
     ]
 
 
-def _missing(stage: str, what: str) -> Missing:
-    return Missing(tag("p", f"{what}. ", "Not run yet: ", tag("code", f"striate {stage}"), ".", class_="missing"))
+def _missing(artifacts: RunArtifacts, stage: str, what: str) -> Missing:
+    command = next_step(artifacts, stage)
+    how = [f" To do that, {WHERE}: ", tag("code", command, class_="step"), "."] if command else None
+    return Missing(tag("p", f"{what}.", how, class_="missing"))
 
 
 def _stack(artifacts: RunArtifacts) -> Child:
     if not artifacts.num_layers:
-        return _missing("select", "No region has been chosen and no layer scored")
+        return _missing(artifacts, "select", "No region has been chosen and no layer scored")
     region = artifacts.region
     entries = [("region", f"in the region ({len(region)})")] if region else []
     entries.append(("layer", "outside, frozen" if region else "decoder layer"))
@@ -121,8 +124,8 @@ def _stack(artifacts: RunArtifacts) -> Child:
         )
     label = f"{artifacts.num_layers} decoder layers; region {list(region.layers) if region else 'not chosen'}"
     shown = picture("layers", label, lambda width: draw_stack(artifacts, width), tag("p", words_below))
-    notes: list[Child] = [] if region else [_missing("select", "No region has been chosen")]
-    notes += [] if artifacts.scores else [_missing("analyze", "Layers have not been scored")]
+    notes: list[Child] = [] if region else [_missing(artifacts, "select", "No region has been chosen")]
+    notes += [] if artifacts.scores else [_missing(artifacts, "analyze", "Layers have not been scored")]
     notes += [] if artifacts.prune else [_not_pruned(artifacts)]
     return [key(entries), shown, notes]
 
@@ -130,7 +133,7 @@ def _stack(artifacts: RunArtifacts) -> Child:
 def _not_pruned(artifacts: RunArtifacts) -> Html:
     if artifacts.config and not artifacts.config.prune.remove:
         return tag("p", "No layer was to be removed: prune.remove is 0.", class_="missing")
-    return _missing("prune", "No layer has been removed")
+    return _missing(artifacts, "prune", "No layer has been removed")
 
 
 def _layers(artifacts: RunArtifacts, regions: Sequence[Region]) -> Child:
@@ -150,16 +153,19 @@ def _layers(artifacts: RunArtifacts, regions: Sequence[Region]) -> Child:
 
 
 def _functions(artifacts: RunArtifacts) -> Child:
+    """Return the function map; of layers that were not scored by task none: to score them anew undoes later stages."""
     if not artifacts.scores:
         return None
-    return draw_function_maps(artifacts.scores) or _missing("analyze --by task", "Layers have not been scored by task")
+    return draw_function_maps(artifacts.scores)
 
 
 def _tasks(artifacts: RunArtifacts, kind: str) -> Child:
     rows = rows_of(artifacts, kind)
     if not rows and artifacts.evals:
         return tag("p", f"The test packs of this run hold no {kind} task.", class_="missing")
-    return task_bars(artifacts, kind, rows) if rows else _missing("evaluate", f"No {kind} task has been evaluated")
+    if not rows:
+        return _missing(artifacts, "evaluate", f"No {kind} task has been evaluated")
+    return task_bars(artifacts, kind, rows)
 
 
 def _text_tasks(artifacts: RunArtifacts) -> Child:
@@ -171,19 +177,19 @@ def _text_tasks(artifacts: RunArtifacts) -> Child:
 
 def _retention(artifacts: RunArtifacts) -> Child:
     if not artifacts.retention or not artifacts.retention.rows:
-        return _missing("evaluate", "Models have not been compared")
+        return _missing(artifacts, "evaluate", "Models have not been compared")
     return comparison(artifacts, artifacts.retention)
 
 
 def _answers(artifacts: RunArtifacts) -> Child:
     if artifacts.config and not artifacts.config.report.examples:
         return tag("p", "Left out: report.examples is 0.", class_="missing")
-    return draw_browser(artifacts) or _missing("evaluate", "No model has answered a question")
+    return draw_browser(artifacts) or _missing(artifacts, "evaluate", "No model has answered a question")
 
 
 def _trained(artifacts: RunArtifacts) -> Child:
     if not artifacts.train:
-        return _missing("train", "Nothing has been trained")
+        return _missing(artifacts, "train", "Nothing has been trained")
     first = artifacts.config is not None and artifacts.config.prune.first
     note = "The pruned model was tuned: layers are counted as they are in it." if first else None
     return [tag("p", note, class_="caption") if note else None, draw_trained(artifacts.train)]
@@ -192,7 +198,7 @@ def _trained(artifacts: RunArtifacts) -> Child:
 def _loss(artifacts: RunArtifacts) -> Child:
     facts_of_run = draw_course(artifacts.train) if artifacts.train else None
     if not artifacts.log:
-        missing = _missing("train", "No training log")
+        missing = _missing(artifacts, "train", "No training log")
         return [facts_of_run, missing] if facts_of_run else missing
     size = steps_a_point(artifacts.log)
     each = "each step" if size == 1 else f"the mean of every {size} steps"

@@ -1,9 +1,12 @@
 """How to reproduce the run: command, versions, device, seed, fingerprints, config."""
 
-from striate.config import dump_config
+import yaml
+
 from striate.reporting.data.run_artifacts import RunArtifacts
-from striate.reporting.html.markup import Html, tag
+from striate.reporting.html.markup import Child, Html, tag
 from striate.reporting.html.tables import facts
+from striate.reporting.sections.next_steps import WHERE, commands_to_repeat
+from striate.storage.local_places import last_part, without_places
 
 
 def draw_provenance(artifacts: RunArtifacts) -> Html:
@@ -18,11 +21,12 @@ def draw_provenance(artifacts: RunArtifacts) -> Html:
     )
 
 
-def _commands(artifacts: RunArtifacts) -> Html:
-    lines = [artifacts.record.command] if artifacts.record else []
-    if artifacts.config:
-        lines.append("striate run config.yaml        # the config below, as it is")
-    return tag("pre", tag("code", "\n".join(lines) or "no command is recorded (run.json is missing)"))
+def _commands(artifacts: RunArtifacts) -> Child:
+    lines = commands_to_repeat(artifacts)
+    where = f"The second, {WHERE}, makes the run again from its config. " if len(lines) > 1 else ""
+    note = f"{where}Paths of that machine are cut to their last parts."
+    code = tag("pre", tag("code", "\n".join(lines) or "no command is recorded (run.json is missing)"))
+    return [code, tag("p", note, class_="caption") if lines else None]
 
 
 def _machine(artifacts: RunArtifacts) -> Html | None:
@@ -36,7 +40,7 @@ def _machine(artifacts: RunArtifacts) -> Html | None:
 def _fingerprints(artifacts: RunArtifacts) -> Html | None:
     if not artifacts.record or not artifacts.record.fingerprints:
         return None
-    rows = [(name, tag("code", value)) for name, value in artifacts.record.fingerprints.items()]
+    rows = [(last_part(name), tag("code", value)) for name, value in artifacts.record.fingerprints.items()]
     return tag("details", tag("summary", "Fingerprints of model and data"), facts(rows, "facts long"))
 
 
@@ -53,5 +57,6 @@ def _hashes(artifacts: RunArtifacts) -> Html | None:
 def _config(artifacts: RunArtifacts) -> Html | None:
     if not artifacts.config:
         return None
-    text = dump_config(artifacts.config)
+    places = without_places(artifacts.config.model_dump(mode="json"))
+    text = yaml.safe_dump(places, sort_keys=False, allow_unicode=True)
     return tag("details", tag("summary", "Full config"), tag("pre", tag("code", text)))

@@ -78,8 +78,8 @@ def _choice(title: str, name: str, lines: Sequence[ParetoLine], saving: Saving) 
         return []
     better = "left" if saving.name == "size" else "right"
     note = (
-        "% kept of the tuned model's score, the strong line is 100%; the axis need not begin at 0. Numbers are layers "
-        f"removed, whiskers 95% intervals; better is up and to the {better}."
+        "% kept of the tuned model's score, the strong line is 100%; two strokes across an axis: it does not begin "
+        f"at 0. Numbers are layers removed, whiskers 95% intervals; better is up and to the {better}."
     )
     legend = tag("ul", [tag("li", tag("i", class_=f"key {line.shade}"), line.label) for line in lines], class_="legend")
     drawing = picture(f"curve-{name}", title, lambda width: draw_pareto(lines, saving.title, width), note)
