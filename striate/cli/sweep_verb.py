@@ -16,12 +16,17 @@ SweepOut = Annotated[Path, typer.Option("--out", help="Folder of the sweep: made
 Only = Annotated[bool, typer.Option("--plan", help="Only list the runs, each checked.")]
 
 
+On = Annotated[str, typer.Option("--on", help="local, ray, ray:ADDRESS or slurm.")]
+
+
 def register(app: typer.Typer) -> None:
     """Add this module's verb to the command line."""
     app.command("sweep")(sweep)
 
 
-def sweep(config: SweepFile, out: SweepOut = Path("sweep"), *, plan: Only = False, json: Json = False) -> None:
+def sweep(
+    config: SweepFile, out: SweepOut = Path("sweep"), *, on: On = "local", plan: Only = False, json: Json = False
+) -> None:
     """Run a grid of runs, several at a time, into one table and page: sweep.json, sweep.html."""
     from striate.cli.views.sweep_table import sweep_table
     from striate.pipeline.sweeps.plan import Plan
@@ -35,7 +40,7 @@ def sweep(config: SweepFile, out: SweepOut = Path("sweep"), *, plan: Only = Fals
         quiet_libraries()
         from striate.pipeline.sweeps.sweep import open_sweep
 
-        record = open_sweep(planned, out, RichProgress(ERR if json else OUT)).run()
+        record = open_sweep(planned, out, RichProgress(ERR if json else OUT), on).run()
         if json:
             print_json(record.model_dump_json())
         else:

@@ -59,7 +59,8 @@ class SweepConfig(Section):
 
     `base` is a run config, `set` what all runs change in it; `grid` has a list of values for each setting, all of which
     are combined; `runs` are more runs. `folders` is a folder of folders, each with a `settings.yaml`. Settings are
-    named as `--set` names them. `compare` picks the runs that the others are held against.
+    named as `--set` names them. `compare` picks the runs that the others are held against. `per_device` runs share a
+    device; `slurm` is what a job asks for, and `jobs` how many are in the queue.
     """
 
     version: Literal[1] = 1
@@ -71,6 +72,8 @@ class SweepConfig(Section):
     compare: Settings = Field(default_factory=dict)
     choose: ChooseSection | None = None
     per_device: int | None = Field(default=None, ge=1, le=64)
+    slurm: Settings = Field(default_factory=dict)
+    jobs: int = Field(default=16, ge=1, le=1000)
 
     @model_validator(mode="after")
     def _check(self) -> SweepConfig:

@@ -163,3 +163,61 @@ def _runs(process: int) -> bool:
         return "(zombie)" not in Path(f"/proc/{process}/status").read_text()
     except FileNotFoundError:
         return False
+
+
+@pytest.mark.parametrize("where", ["loca", "slurm:x", "ray2", ""])
+def test_a_place_that_is_none_is_refused(where: str, tmp_path: Path, run_yaml: Path) -> None:
+    file = tmp_path / "SWEEP.yaml"
+    file.write_text(yaml.safe_dump({"base": str(run_yaml), "grid": {"seed": [0]}}), encoding="utf-8")
+    result = CliRunner().invoke(app, ["sweep", str(file), "--out", str(tmp_path / "sweep"), "--on", where])
+    assert result.exit_code == 1
+    assert "is no place for runs\n  allowed: local, ray, ray:ADDRESS or slurm" in result.output
+    assert not (tmp_path / "sweep").exists()
+
+
+@pytest.mark.harness
+def test_two_ray_nodes_share_the_runs() -> None:
+    pytest.importorskip("ray", reason="Ray is not installed")
+    from ray.cluster_utils import Cluster
+
+    from striate.pipeline.sweeps.cluster_placement import RayPlacement
+
+    # Within the test, so that they travel by value.
+    def wait() -> int:
+        time.sleep(2)
+        return os.getpid()
+
+    def fail() -> None:
+        raise ValueError("seven")
+
+    def end() -> None:
+        os._exit(9)
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    cluster.add_node(num_cpus=1)
+    places = RayPlacement(cluster.address, 1)
+    try:
+        assert places.free == 2
+        slow = [places.submit(wait), places.submit(wait)]
+        assert places.free == 0
+        assert len({future.result() for future in slow}) == 2
+        assert "seven" in str(places.submit(fail).exception())
+        assert places.submit(end).exception() is not None
+    finally:
+        places.close()
+        cluster.shutdown()
+
+
+@pytest.mark.harness
+def test_jobs_of_submitit_are_places(tmp_path: Path) -> None:
+    pytest.importorskip("submitit", reason="submitit is not installed")
+    from striate.pipeline.sweeps.cluster_placement import SlurmPlacement
+
+    places = SlurmPlacement(tmp_path, {"timeout_min": 1}, 2, cluster="local")
+    first = places.submit(_pid)
+    assert places.free == 1
+    assert first.result() != os.getpid()
+    assert "ValueError" in str(places.submit(int, "x").exception())
+    places.close()
+    with pytest.raises(StriateError, match="slurm: "):
+        SlurmPlacement(tmp_path, {"partitionn": "gpu"}, 1, cluster="local")

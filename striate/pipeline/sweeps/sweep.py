@@ -11,9 +11,10 @@ from typing import Any
 from striate.artifacts import RunState, SweepRecord, SweptRun, write_document
 from striate.config import dump_config
 from striate.config.sweep_settings import SEED
-from striate.errors import ArtifactError
+from striate.errors import ArtifactError, ConfigError, did_you_mean
 from striate.pipeline.sweeps.arm_flow import CONFIGS, LOGS, RUNS, SHARED, run_arm
 from striate.pipeline.sweeps.choosing import survivors
+from striate.pipeline.sweeps.cluster_placement import RayPlacement, SlurmPlacement
 from striate.pipeline.sweeps.placement import LocalPlacement, Placement, devices_here, first_ended, told
 from striate.pipeline.sweeps.plan import Plan, Planned
 from striate.pipeline.sweeps.room import runs_side_by_side
@@ -25,6 +26,7 @@ from striate.storage.atomic import cannot_write, is_temporary, write_text
 from striate.storage.held_folders import hold
 
 RECORD_FILE, PAGE_FILE = "sweep.json", "sweep.html"
+HERE, RAY, SLURM = "local", "ray", "slurm"
 _LOOK_SECONDS = 5.0
 
 
@@ -137,25 +139,49 @@ class Sweep:
         return ", ".join(f"{count} {state}" for state, count in counts.items() if count)
 
 
-def open_sweep(plan: Plan, out: Path, progress: Progress) -> Sweep:
-    """Return the sweep in the folder `out`, new or continued, on the devices of this machine.
+def open_sweep(plan: Plan, out: Path, progress: Progress, where: str = HERE) -> Sweep:
+    """Return the sweep in the folder `out`, new or continued.
+
+    Args:
+        plan: its runs.
+        out: made if it is not there; of a cluster all machines must see it at the same path.
+        progress: where to say how far it is.
+        where: `local` (the devices of this machine), `slurm`, `ray`, or `ray:ADDRESS` of a cluster.
 
     Raises:
         ArtifactError: the folder holds other things, can't be written, or another sweep is at work in it.
+        ConfigError: there is no such place for runs.
     """
+    out = out.absolute()
+    check_place(where)
     _check_folder(out)
-    sweep = Sweep(plan, out, lambda: _places(plan, out, progress), progress)
+    sweep = Sweep(plan, out, lambda: _places(plan, out, progress, where), progress)
     hold(out, sweep)
     return sweep
 
 
-def _places(plan: Plan, out: Path, progress: Progress) -> Placement:
-    return LocalPlacement(devices_here(), runs_side_by_side(plan, out, progress))
+def check_place(where: str) -> None:
+    """Raise where `where` names no place for runs."""
+    if where.partition(":")[0] not in (HERE, RAY, SLURM) or (":" in where and not where.startswith(f"{RAY}:")):
+        raise ConfigError(
+            f"{shown(where)} is no place for runs",
+            f"{HERE}, {RAY}, {RAY}:ADDRESS or {SLURM}",
+            f"leave --on out for the devices of this machine{did_you_mean(where, (HERE, RAY, SLURM))}",
+        )
+
+
+def _places(plan: Plan, out: Path, progress: Progress, where: str) -> Placement:
+    if where == HERE:
+        return LocalPlacement(devices_here(), runs_side_by_side(plan, out, progress))
+    # Of machines that are not this one nothing is forecast.
+    if where == SLURM:
+        return SlurmPlacement(out, plan.sweep.slurm, plan.sweep.jobs)
+    return RayPlacement(where.partition(":")[2] or "auto", plan.sweep.per_device or 1)
 
 
 def _check_folder(out: Path) -> None:
     """Make the folder; what is in it must be a sweep's."""
-    own = {RUNS, CONFIGS, LOGS, SHARED, RECORD_FILE, PAGE_FILE}
+    own = {RUNS, CONFIGS, LOGS, SHARED, SLURM, RECORD_FILE, PAGE_FILE}
     try:
         out.mkdir(parents=True, exist_ok=True)
         strange = sorted(path.name for path in out.iterdir() if path.name not in own and not is_temporary(path))

@@ -1,0 +1,101 @@
+"""Places on several machines that share a file system: those of a Ray cluster, or jobs of a SLURM queue."""
+
+from __future__ import annotations
+
+import importlib
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from striate.errors import ConfigError
+from striate.pipeline.sweeps.placement import Work
+
+_SLURM_FOLDER = "slurm"
+
+
+class RayPlacement:
+    """Places of a Ray cluster: `per_device` on each GPU that it has, or on each CPU where it has none."""
+
+    def __init__(self, address: str, per_device: int) -> None:
+        """Join the cluster at `address`; "auto" is the one that `ray start` began here.
+
+        Raises:
+            ConfigError: Ray is not installed, or there is no cluster.
+        """
+        self._ray = _required("ray", "ray")
+        try:
+            self._ray.init(address=address, ignore_reinit_error=True, log_to_driver=False)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise ConfigError(
+                f"there is no Ray cluster at {address!r}: {str(error).splitlines()[0]}",
+                "the address of a cluster, or auto for the one that this machine is part of",
+                "start one: `ray start --head`, and `ray start --address=HOST:6379` on the others",
+            ) from error
+        resources = self._ray.cluster_resources()
+        kind = "num_gpus" if resources.get("GPU") else "num_cpus"
+        self._options = {kind: 1 / per_device, "max_retries": 0, **({} if kind == "num_cpus" else {"num_cpus": 0})}
+        self._places = int(resources.get("GPU") or resources.get("CPU", 1)) * per_device
+        self._running: list[Future[Any]] = []
+
+    @property
+    def free(self) -> int:
+        """How many runs may begin."""
+        self._running = [future for future in self._running if not future.done()]
+        return self._places - len(self._running)
+
+    def submit(self, work: Work, *arguments: Any) -> Future[Any]:
+        """Begin `work` in a free place; Ray chooses the machine and the GPU."""
+        future: Future[Any] = self._ray.remote(**self._options)(work).remote(*arguments).future()
+        self._running.append(future)
+        return future
+
+    def close(self) -> None:
+        """Leave the cluster."""
+        self._ray.shutdown()
+
+
+class SlurmPlacement:
+    """Places of a SLURM queue: a job a run, `at_once` of them in the queue."""
+
+    def __init__(self, out: Path, settings: dict[str, Any], at_once: int, cluster: str | None = None) -> None:
+        """Take what submitit asks SLURM for: its own names, such as timeout_min, gpus_per_node, slurm_partition.
+
+        Raises:
+            ConfigError: submitit is not installed, or does not know a setting.
+        """
+        submitit = _required("submitit", "slurm")
+        self._executor = submitit.AutoExecutor(folder=out / _SLURM_FOLDER, cluster=cluster)
+        try:
+            self._executor.update_parameters(name="striate-sweep", **settings)
+        except (TypeError, NameError, ValueError, RuntimeError) as error:
+            raise ConfigError(
+                f"slurm: {error}", "the parameters of submitit's AutoExecutor", "see docs/sweeps.md"
+            ) from error
+        # A thread waits for each job.
+        self._waiting = ThreadPoolExecutor(at_once)
+        self._places, self._running = at_once, list[Future[Any]]()
+
+    @property
+    def free(self) -> int:
+        """How many jobs may be added."""
+        self._running = [future for future in self._running if not future.done()]
+        return self._places - len(self._running)
+
+    def submit(self, work: Work, *arguments: Any) -> Future[Any]:
+        """Add a job for `work`."""
+        future = self._waiting.submit(self._executor.submit(work, *arguments).result)
+        self._running.append(future)
+        return future
+
+    def close(self) -> None:
+        """Wait for the jobs that are in the queue."""
+        self._waiting.shutdown(wait=True)
+
+
+def _required(package: str, extra: str) -> Any:
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise ConfigError(
+            f"{package} is not installed", f"striate with its extra {extra!r}", f"pip install 'striate[{extra}]'"
+        ) from error
