@@ -177,7 +177,7 @@ def test_a_place_that_is_none_is_refused(where: str, tmp_path: Path, run_yaml: P
 
 @pytest.mark.harness
 def test_two_ray_nodes_share_the_runs() -> None:
-    pytest.importorskip("ray", reason="Ray is not installed")
+    pytest.importorskip("ray", reason="needs ray (the extra `ray`)")
     from ray.cluster_utils import Cluster
 
     from striate.pipeline.sweeps.cluster_placement import RayPlacement
@@ -210,7 +210,7 @@ def test_two_ray_nodes_share_the_runs() -> None:
 
 @pytest.mark.harness
 def test_jobs_of_submitit_are_places(tmp_path: Path) -> None:
-    pytest.importorskip("submitit", reason="submitit is not installed")
+    pytest.importorskip("submitit", reason="needs submitit (the extra `slurm`)")
     from striate.pipeline.sweeps.cluster_placement import SlurmPlacement
 
     places = SlurmPlacement(tmp_path, {"timeout_min": 1}, 2, cluster="local")
