@@ -14,11 +14,13 @@ import yaml
 from compose_kit import write_encoder, write_llm
 from documented_commands import ROOT, Shown, named_options, python_blocks, shown_commands
 from original_kit import CLIP, LLAVA, SIGLIP, whole_weights, write_base, write_lora, write_original, write_tower
+from places_here import Here
 from typer.main import get_command
 from typer.testing import CliRunner
 
 from striate.cli import app
 from striate.errors import StriateError
+from striate.pipeline.sweeps import sweep
 from striate.pipeline.trials import prune_trials
 
 COMMANDS = shown_commands()
@@ -93,6 +95,10 @@ NOT_RUN |= dict.fromkeys(
     ),
     "publishes on the hub; test_push_verb.py types it to a stand-in",
 )
+NOT_RUN |= {
+    f"striate sweep SWEEP.yaml --out /shared/sweep --on {where}": "needs a cluster; test_sweep.py has two nodes of one"
+    for where in ("ray", "slurm")
+}
 # Commands that end with an error of their own here, and a part of what it says.
 ENDS_WITH = {
     "striate evaluate --out run --gate 'visual>=99,text>=99.5'": "gate",
@@ -157,6 +163,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory, saved_pack: Path, llava_bui
         "machine": {"micro_batch": 2, "device": "cpu"},
     }
     (folder / "RUN.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
+    (folder / "SWEEP.yaml").write_text("{base: RUN.yaml, grid: {train.lr: [0.01]}}", encoding="utf-8")
     done = _call("run", str(folder / "RUN.yaml"), "--out", str(folder / "run"))
     assert done.exit_code == 0, done.output
     for name in ("other", "run-a", "run-b", "runs/map", "runs/a"):
@@ -179,6 +186,7 @@ def readers_folder(reader: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(folder)
     for name, value in {"PROMPT_TOKENS": 24, "NEW_TOKENS": 2, "REPEATS": 1}.items():
         monkeypatch.setattr(prune_trials, name, value)
+    monkeypatch.setattr(sweep, "_places", lambda *_: Here())
     return folder
 
 

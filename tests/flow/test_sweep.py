@@ -6,13 +6,13 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from places_here import Here
 from typer.testing import CliRunner
 
 from striate.artifacts import SweepRecord, read_document
@@ -20,23 +20,6 @@ from striate.cli import app
 from striate.errors import StriateError
 from striate.pipeline.sweeps import sweep as module
 from striate.pipeline.sweeps.placement import LocalPlacement, told
-
-
-class Here:
-    """Places of this very process: a run is done before it is asked for."""
-
-    free = 1
-
-    def submit(self, work: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        try:
-            future.set_result(work(*arguments))
-        except StriateError as error:
-            future.set_exception(error)
-        return future
-
-    def close(self) -> None:
-        """End nothing."""
 
 
 @pytest.fixture
