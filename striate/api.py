@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast
 
 from pydantic import ValidationError
 from torch import nn
@@ -24,10 +24,11 @@ from striate.stages import heal as healing
 from striate.stages import prune as stage
 
 _MAX_LENGTH, _BATCH = 2048, 8
+_Model = TypeVar("_Model", bound=nn.Module)
 
 
 def prune(
-    model: nn.Module,
+    model: _Model,
     region: Region,
     *,
     remove: int | str,
@@ -38,7 +39,7 @@ def prune(
     compensate: CompensationMethod | Literal["none"] = "none",
     heal: HealSection | Mapping[str, Any] | None = None,
     train: TrainSection | None = None,
-) -> nn.Module:
+) -> _Model:
     """Return `model`, in place, without its `remove` least important decoder layers outside `region`.
 
     With `samples`, layers go one after the other by what the model's own answers lose, each candidate asked again after
@@ -64,7 +65,7 @@ def prune(
     ranking = (remove, scores, scorer)
     section = _heal_section(heal, samples, processor)
     if section is None:
-        return _pruned(model, region, ranking, samples, processor, compensate)[0]
+        return cast(_Model, _pruned(model, region, ranking, samples, processor, compensate)[0])
     train = train or TrainSection()
     machine = MachineSection(micro_batch=min(_BATCH, train.batch_size))
     chosen = healing_samples(samples or (), section, train.batch_size, 0)
@@ -72,7 +73,8 @@ def prune(
     teacher = teacher_rows(model, chosen, collator, section, batch_size=machine.micro_batch)
     read = compensate != "none" or not (scores is not None or scorer in ORDERS)
     smaller, record = _pruned(model, region, ranking, samples if read else None, processor, compensate)
-    return healing.heal(smaller, processor, healing.Healing(record, chosen, teacher, section, train, machine))[0]
+    healed, _ = healing.heal(smaller, processor, healing.Healing(record, chosen, teacher, section, train, machine))
+    return cast(_Model, healed)
 
 
 def _pruned(

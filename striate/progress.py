@@ -27,6 +27,19 @@ class Noting(Protocol):
         """Show `text` beside the bar, in place of what was there."""
 
 
+@runtime_checkable
+class Warned(Protocol):
+    """A `Progress` that shows warnings also where it is told to be quiet."""
+
+    def warn(self, text: str) -> None:
+        """Print one line of what a person should know before trusting the result."""
+
+
+def warn(progress: Progress, text: str) -> None:
+    """Say a warning, as such where `progress` tells warnings from what merely happens."""
+    (progress.warn if isinstance(progress, Warned) else progress.say)(text)
+
+
 class Silent:
     """A progress that shows nothing: the default in Python."""
 

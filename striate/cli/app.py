@@ -23,8 +23,10 @@ from striate.cli import (
     training_verbs,
 )
 from striate.cli.boundary import DEBUG, guard
+from striate.cli.console import OUT, QUIET
 from striate.errors import ConfigError
 from striate.printable import shown
+from striate.version import __version__
 
 HELP_ORDER = (
     "quickstart",
@@ -59,7 +61,6 @@ app = typer.Typer(
     help="Find the visual region of a vision-language model, tune only it, prune around it, prove what was kept.",
     no_args_is_help=True,
     rich_markup_mode=None,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 for verbs in (
@@ -81,12 +82,25 @@ for verbs in (
 app.registered_commands.sort(key=lambda command: HELP_ORDER.index(command.name or ""))
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        OUT.print(__version__)
+        raise typer.Exit
+
+
 @app.callback()
 def common(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="Results, warnings and errors alone, without progress; may stand anywhere.")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
 ) -> None:
     """Take the options of all verbs."""
     DEBUG.set(debug)
+    QUIET.set(quiet)
 
 
 def main() -> None:
@@ -96,11 +110,12 @@ def main() -> None:
             # Not every terminal can show every character.
             stream.reconfigure(errors="backslashreplace")
     DEBUG.set("--debug" in sys.argv)
-    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    given = [option for option in ("--debug", "--quiet") if option in sys.argv[1:]]
+    arguments = [argument for argument in sys.argv[1:] if argument not in given]
     try:
         with guard(None):
             _check_text(arguments)
-            app(["--debug", *arguments] if DEBUG.get() else arguments)
+            app([*given, *arguments])
     except typer.Exit as stop:
         sys.exit(stop.exit_code)
 

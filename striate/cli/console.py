@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -30,6 +31,9 @@ class SafeConsole(Console):
 OUT = SafeConsole()
 ERR = SafeConsole(stderr=True)
 
+QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
+"""Whether bars and lines of progress are left out: `striate --quiet VERB`. Results, warnings and errors stay."""
+
 
 class RichProgress:
     """A `Progress` that draws one bar at a time, with the time left and what it is told to note."""
@@ -41,6 +45,9 @@ class RichProgress:
     @contextmanager
     def track(self, label: str, total: int) -> Iterator[Advance]:
         """Yield a function that moves the bar called `label` on."""
+        if QUIET.get():
+            yield lambda count: None
+            return
         columns = (
             TextColumn("{task.fields[name]}", markup=False),
             BarColumn(bar_width=32),
@@ -62,6 +69,11 @@ class RichProgress:
 
     def say(self, text: str) -> None:
         """Print one line of what is happening."""
+        if not QUIET.get():
+            self._console.print(text, style="dim", soft_wrap=True)
+
+    def warn(self, text: str) -> None:
+        """Print one line that stays also where all else is quiet."""
         self._console.print(text, style="dim", soft_wrap=True)
 
 

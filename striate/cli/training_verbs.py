@@ -26,7 +26,14 @@ Rates = Annotated[
     str | None, typer.Option("--rates", metavar="LR,LR,...", help="Rates to try; five around train.lr by default.")
 ]
 Minutes = Annotated[float, typer.Option("--minutes", min=0.01, max=1e6, help="Budget of all trials together.")]
-By = Annotated[Metric, typer.Option("--by", help="What of held-out samples says which is best.")]
+By = Annotated[
+    Metric,
+    typer.Option(
+        "--by",
+        metavar="METRIC",
+        help="What of held-out samples says which is best: loss, exact_match, or one of a kind, as visual_loss.",
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:

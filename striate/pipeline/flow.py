@@ -44,7 +44,7 @@ from striate.pipeline.references import references_of
 from striate.pipeline.resident_model import BASE_LABEL, QUANTIZED, ResidentModel
 from striate.pipeline.run_inputs import locate_inputs
 from striate.pipeline.stage_keys import StageKeys
-from striate.progress import Progress, Silent
+from striate.progress import Progress, Silent, warn
 from striate.pruning.removal import removal_of
 from striate.runs.folder import open_run
 from striate.storage.fingerprints import fingerprint_of
@@ -97,7 +97,7 @@ class Flow:
         self._until_packs: list[Pack] = []
         adopt_earlier_stages(self.keys)
         for line in ineffective_settings(self.config, curve=curve):
-            self.progress.say(line)
+            warn(self.progress, line)
         self._noted = False
 
     @cached_property

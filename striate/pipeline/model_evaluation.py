@@ -20,6 +20,7 @@ from striate.artifacts import (
 )
 from striate.config import EvaluateSection
 from striate.errors import StriateError, first_line
+from striate.progress import warn
 from striate.runs.folder import RunFolder
 from striate.storage.atomic import cannot_write
 from striate.storage.fingerprints import weight_bytes
@@ -130,7 +131,7 @@ def write_data_notes(run: RunFolder, packs: Sequence[Pack], trained: Callable[[]
         lines = [*findings([], packs), f"training data: not compared with the packs: {first_line(error)}"]
     write_document(run.path / FOLDER / NOTES_FILE, DataNotes(lines=tuple(lines)))
     for line in lines:
-        run.progress.say(f"note: {line}")
+        warn(run.progress, f"note: {line}")
 
 
 def write_retention(

@@ -17,7 +17,7 @@ from striate.models.interventions.eval_mode import evaluating
 from striate.models.io.image_token_count import image_tokens_counted
 from striate.models.io.sane_model import check_finite
 from striate.models.structure.anatomy import check_decoder_only, find_anatomy, unwrap
-from striate.progress import Progress, Silent
+from striate.progress import Progress, Silent, warn
 from striate.scorers import SCORERS, measure, runner_of
 from striate.scorers.base import LayerScorer, check_base_named
 from striate.scorers.runners.runner import Calibration
@@ -126,7 +126,7 @@ def _task_scores(
         if entry.by_sample and entry.has_tokens(rows):
             entries.append(entry.summary(rows, seed))
         elif entry.by_sample:
-            progress.say(f"analyze: task {task!r} has no tokens that {entry.scorer.name} needs; left out there")
+            warn(progress, f"analyze: task {task!r} has no tokens that {entry.scorer.name} needs; left out there")
     return tuple(entries)
 
 

@@ -15,7 +15,7 @@ from striate.data.samples import Sample
 from striate.models.io.image_token_count import image_tokens_counted
 from striate.models.io.model_card import CardFacts, Seen
 from striate.models.io.save import save_model
-from striate.progress import Progress, Silent
+from striate.progress import Progress, Silent, warn
 from striate.runs.peak_memory import peak_memory_gib
 from striate.training.batching.order import SeededOrder
 from striate.training.checkpointing.checkpoints import Checkpoint, CheckpointStore
@@ -130,7 +130,7 @@ def _train(
     ranks.on_main(store.remove)
     progress.say(record.proof)
     if record.skipped:
-        progress.say(f"{len(record.skipped)} broken samples were left out, which train.json names")
+        warn(progress, f"{len(record.skipped)} broken samples were left out, which train.json names")
     return record
 
 

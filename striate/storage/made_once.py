@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from striate.progress import Progress
+from striate.progress import Progress, warn
 from striate.storage.atomic import cannot_write, new_folder, remove_temporaries, write_text
 from striate.storage.fingerprints import fingerprint_files
 from striate.storage.held_folders import alone_in
@@ -42,7 +42,7 @@ def _make(target: Path, make: Callable[[Path], object], progress: Progress) -> N
         write_text(target / DIGEST_FILE, _digest(target))
         return
     if target.exists() and any(target.iterdir()):
-        progress.say(f"{target} is damaged: it is made again")
+        warn(progress, f"{target} is damaged: it is made again")
         shutil.rmtree(target)
     with new_folder(target) as folder:
         make(folder)

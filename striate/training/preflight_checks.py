@@ -14,7 +14,7 @@ from striate.data.samples import Sample
 from striate.errors import ArtifactError, TrainingError
 from striate.models.structure.anatomy import DECODER_LAYER, check_decoder_only, find_anatomy
 from striate.models.trainable.apply import is_quantized, no_linear
-from striate.progress import Progress
+from striate.progress import Progress, warn
 from striate.training.approximations import visual_compute
 from striate.training.distributed.sharding import check_sharding, sharding
 from striate.training.lisa import check_lisa, never_sampled
@@ -112,12 +112,13 @@ def warn_of_lisa(region: Region, section: ResampleSection, steps: int, seed: int
     if section.active is None:
         return
     if section.active == len(region):
-        progress.say(f"train.resample has no effect: all {len(region)} layers of the region are open all the time")
+        warn(progress, f"train.resample has no effect: all {len(region)} layers of the region are open all the time")
     left_out = never_sampled(region, section, steps, seed)
     if left_out:
-        progress.say(
+        warn(
+            progress,
             f"layers {', '.join(map(str, left_out))} will not train: {steps} steps, with {section.active} layers drawn"
-            f" every {section.every} steps, are too few; lower train.resample.every or raise train.resample.active"
+            f" every {section.every} steps, are too few; lower train.resample.every or raise train.resample.active",
         )
 
 

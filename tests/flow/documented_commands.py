@@ -34,7 +34,7 @@ def shown_commands() -> list[Shown]:
     for path in (*PAGES, *CONFIGS):
         for line in _command_lines(path.read_text(encoding="utf-8"), is_page=path.suffix == ".md"):
             for part in line.split("&&"):
-                command = re.search(r"(?:^|\s)(striate(?: .*|$))", part.split(" #")[0].strip())
+                command = re.search(r"(?:^|\s)(striate(?: (?!--).*|$))", part.split(" #")[0].strip())
                 if command:
                     places.setdefault(command[1].strip(), []).append(path.relative_to(ROOT).as_posix())
     return [Shown(line, tuple(dict.fromkeys(pages))) for line, pages in places.items()]
@@ -54,7 +54,7 @@ def named_options() -> list[tuple[str, str, str]]:
     """Return page, verb and option of each option that running text names, as in `striate select --beside`."""
     named = []
     for path in PAGES:
-        for verb, rest in re.findall(r"`striate ([a-z-]+)((?: [^`\n]*)?)`", path.read_text(encoding="utf-8")):
+        for verb, rest in re.findall(r"`striate ([a-z][a-z-]*)((?: [^`\n]*)?)`", path.read_text(encoding="utf-8")):
             named += [(path.name, verb, option) for option in re.findall(r"(?<=\s)--[a-z][a-z-]*", rest) or [""]]
     return list(dict.fromkeys(named))
 

@@ -97,6 +97,20 @@ def test_hf_trainer(run: Any, pack_dir: Path, tiny_llava_dir: Path) -> None:
     assert places == {"projector", f"{stack}.layers.0", f"{stack}.layers.2"}
 
 
+def test_python_api(
+    pack_dir: Path, tiny_llava_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    words = [str(tiny_llava_dir), str(pack_dir), str(tmp_path / "out"), "--region", "ids:0,2", "--remove", "1"]
+    monkeypatch.setattr(sys, "argv", ["python_api.py", *words])
+    runpy.run_path(str(EXAMPLES / "python_api.py"), run_name="__main__")
+    assert "layers (0, 2) of 4" in capsys.readouterr().out
+    assert load_model(tmp_path / "out", device="cpu").model.config.text_config.num_hidden_layers == 3
+    monkeypatch.setattr(sys, "argv", ["python_api.py", *words[:4], "unifrm:2"])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(EXAMPLES / "python_api.py"), run_name="__main__")
+    assert "did you mean 'uniform'?" in capsys.readouterr().err
+
+
 def test_the_notebook(pack_dir: Path, tiny_llava_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(tiny_llava_dir, tmp_path / "model")
     monkeypatch.chdir(tmp_path)

@@ -12,6 +12,7 @@ from striate.pipeline.pruning.self_test_prompts import self_test_prompts
 from striate.pipeline.resident_model import ResidentModel
 from striate.pipeline.run_inputs import RunInputs
 from striate.pipeline.stage_keys import StageKeys
+from striate.progress import warn
 from striate.runs.folder import RunFolder
 from striate.storage.fingerprints import fingerprint_of
 
@@ -53,9 +54,10 @@ class HealingRun:
         samples = healing_samples(pool, section, self.run.config.train.batch_size, seed, more)
         text, wanted = sum(not sample.images for sample in samples), int(section.text * len(samples) + 0.5)
         if text < wanted:
-            self.run.progress.say(
+            warn(
+                self.run.progress,
                 f"heal: {text} of {len(samples)} samples have no picture, and heal.text asks for {wanted}: text is what"
-                " pruning loses first, so name some in heal.text_data"
+                " pruning loses first, so name some in heal.text_data",
             )
         return samples
 

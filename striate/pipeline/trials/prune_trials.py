@@ -30,7 +30,7 @@ from striate.pipeline.resident_model import ResidentModel
 from striate.pipeline.run_inputs import RunInputs
 from striate.pipeline.stage_keys import StageKeys
 from striate.pipeline.trials.adopted import asked_in_run
-from striate.progress import Progress
+from striate.progress import Progress, warn
 from striate.storage.atomic import check_file_place
 from striate.storage.fingerprints import fingerprint_of
 
@@ -266,7 +266,7 @@ class PruneTrials:
                 loaded.model, loaded.processor, prompt_tokens=length, new_tokens=NEW_TOKENS, repeats=REPEATS
             )
         except DataError as error:
-            self.progress.say(f"speed is not measured: {first_line(error)}")
+            warn(self.progress, f"speed is not measured: {first_line(error)}")
             return None
 
     @cached_property
