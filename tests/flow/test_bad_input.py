@@ -223,7 +223,8 @@ CASES = [
          prepare=lambda place: _held(place, lambda: place.test_row(id="far", question="is " * 3000)),
          left=NOTHING),
     Case("calibration that is too long, checked", "does not fit: ", ("data.calibration=['ROOT/long.json']",
-         "train.max_length=64"), prepare=_long, command=CHECK, left=NOTHING),
+         "train.max_length=64", "analyze.scorers=[block-influence]", "prune.scorer=block-influence"), prepare=_long,
+         command=CHECK, left=NOTHING),
     Case("held-out samples that are too long, checked", "does not fit: ", ("data.validate='ROOT/long.json'",
          "train.max_length=64"), prepare=_long, command=CHECK, left=NOTHING),
     Case("text of healing that is too long, checked", "does not fit: ", ("heal.text_data=['ROOT/long.json']",
@@ -287,7 +288,7 @@ CASES = [
     Case("too many layers to remove, checked", "3 layers to remove, but 2 of 4 lie outside region 'uniform:50%'",
          ("prune.remove=3",), command=CHECK, left=NOTHING),
     Case("too many layers to remove, by scores", "4 layers to remove, but 1 of 4 lie outside region 'scores:",
-         ("prune.remove=4", "select.region=scores:block-influence:3"), left=SELECTED),
+         ("prune.remove=4", "select.region=scores:block-influence:3")),
     # training data
     Case("missing data", "no such file: ROOT/none", ("data.train=['ROOT/none']",)),
     Case("folder without training file", "has no training file", ("data.train=['ROOT/pack/images']",)),
