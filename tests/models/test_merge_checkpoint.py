@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,14 @@ from typing import Any
 import peft
 import pytest
 import torch
-from family_zoo import build
+from family_inputs import NotBuiltError
+from family_zoo import build, model_types
 from peft import LoraConfig, PeftModel
 from shards_kit import config_of, tensors_of
 from transformers import AutoModelForImageTextToText
 
 from striate.artifacts import Region
-from striate.errors import ModelError
+from striate.errors import ModelError, StriateError
 from striate.models.convert.merge_checkpoint import MergedCheckpoint, write_weights
 from striate.models.structure.anatomy import find_anatomy
 from striate.models.structure.meta_model import blueprint
@@ -205,6 +207,37 @@ def test_embeddings_trained_apart_are_no_longer_tied(family_builder: Callable[[s
     out = stock(tmp_path / "out")
     assert not torch.equal(out.lm_head.weight, out.get_input_embeddings().weight)
     assert torch.allclose(logits_of(out, inputs), exact, atol=1e-4)
+
+
+def _adaptable(name: str) -> tuple[Any, Batch, LoraConfig] | None:
+    """Return a model, inputs and an adapter's config; None of what does not build or takes no LoRA.
+
+    Which these are, and why, is told by test_family_matrix.py.
+    """
+    try:
+        model, inputs = build(name)
+        return model, inputs, lora_config(model, region_of(model), r=4, alpha=8)
+    except (StriateError, NotBuiltError, RuntimeError, ValueError):
+        return None
+
+
+@pytest.mark.families
+def test_every_family_that_takes_an_adapter_is_merged(tmp_path: Path) -> None:
+    merged, wrong, whole = [], [], set()
+    for name in model_types():
+        if (found := _adaptable(name)) is None:
+            continue
+        model, inputs, config = found
+        exact = logits_of(tuned(model, config, tmp_path / name), inputs)
+        whole |= {name} if merge(tmp_path / name, "float32").in_memory else set()
+        logits = logits_of(stock(tmp_path / name / "out"), inputs)
+        close = torch.allclose(logits, exact, atol=1e-3 * max(1, exact.abs().max().item()))
+        (merged if close else wrong).append(name)
+        shutil.rmtree(tmp_path / name)
+    assert wrong == []
+    assert len(merged) >= 85
+    # Their stored matrices are halves or thirds of those that the adapter is on.
+    assert whole <= {"minimax_m3_vl", "molmo2"}
 
 
 def test_an_adapter_on_a_tied_weight_is_refused(family_builder: Callable[[str], Built], tmp_path: Path) -> None:
