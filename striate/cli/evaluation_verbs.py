@@ -63,6 +63,7 @@ def evaluate(
         for record in flow.suites():
             for line in suite_lines(record):
                 OUT.print(line, soft_wrap=True)
+        flow.refresh_report()
         if differences or export:
             _show_differences(flow, export, overwrite)
 

@@ -120,6 +120,7 @@ def prune(
 
     def stage(flow: Flow) -> None:
         _show_pruned(flow, json) if curve is None else _show_curve(flow, curve, json)
+        flow.refresh_report()
 
     console = ERR if json else OUT
     run_stage(config, out, settings, overwrite, stage, console=console, curve=curve is not None)

@@ -415,6 +415,12 @@ class Flow:
 
         return report(self.out)
 
+    def refresh_report(self) -> None:
+        """Write report.html again where there is one, which would tell of a run that is no longer so."""
+        if (self.out / "report.html").is_file():
+            self.report()
+            self.progress.say("report.html shows this now")
+
     def read_packs(self) -> list[Pack]:
         """Return the test packs, read and checked once."""
         from striate.tasks.packs.sources import read_source

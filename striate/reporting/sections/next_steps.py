@@ -5,7 +5,9 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+from striate.config import RunConfig
 from striate.reporting.data.run_artifacts import RunArtifacts
+from striate.selectors.spec.grammar import parse_spec
 from striate.storage.local_places import portable_command
 
 DEFAULT_OUT = "run"
@@ -15,18 +17,37 @@ WHERE = "in the folder where the run was started"
 def next_step(artifacts: RunArtifacts, stage: str) -> str | None:
     """Return the command that does `stage` of this run, or None where it would fail or undo what later stages did."""
     place, config = run_place(artifacts), artifacts.config
-    later = {
-        "analyze": (artifacts.train, artifacts.prune),
-        "select": (artifacts.train, artifacts.prune),
-        "train": (artifacts.prune if config and not config.prune.first else None,),
-        "prune": (artifacts.train if config and config.prune.first else None,),
-    }
-    done_after = [*later.get(stage, ()), *(artifacts.evals.values() if stage in ("analyze", "select", "train") else ())]
-    if not place or not config or any(done_after):
-        return None
-    if stage == "evaluate" and not config.evaluate.packs:
+    if not place or not config or _undone(artifacts, config, stage) or not _ready(artifacts, config, stage):
         return None
     return shlex.join(["striate", stage, "--out", place])
+
+
+def _undone(artifacts: RunArtifacts, config: RunConfig, stage: str) -> bool:
+    """Return whether a later stage was made from what `stage` would write."""
+    trained, pruned, asked = bool(artifacts.train), bool(artifacts.prune), bool(artifacts.evals)
+    later = {
+        "analyze": trained or pruned or asked,
+        "select": trained or pruned or asked,
+        "train": asked or (pruned and not config.prune.first),
+        "prune": trained and config.prune.first,
+    }
+    return later.get(stage, False)
+
+
+def _ready(artifacts: RunArtifacts, config: RunConfig, stage: str) -> bool:
+    """Return whether all is there that `stage` begins with."""
+    scored, chosen = bool(artifacts.scores), bool(artifacts.region)
+    trained, pruned = bool(artifacts.train), bool(artifacts.prune)
+    first, asked = config.prune.first, config.evaluate.models
+    ready = {
+        "select": scored or not parse_spec(config.select.region).needs_scores,
+        "train": chosen and (pruned or not first),
+        "prune": chosen and (scored or not config.prune.needs_scores) and (trained or first),
+        "evaluate": bool(config.evaluate.packs)
+        and (trained or "tuned" not in asked)
+        and (pruned or not config.prune.remove or not {"pruned", "unhealed"} & set(asked)),
+    }
+    return ready.get(stage, True)
 
 
 def run_place(artifacts: RunArtifacts) -> str | None:
