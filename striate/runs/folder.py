@@ -14,7 +14,7 @@ from striate.config import RunConfig, dump_config, load_config
 from striate.errors import ArtifactError, StriateError
 from striate.progress import Progress
 from striate.runs.config_changes import check_same_config
-from striate.runs.peak_memory import peak_memory_gib, reset_peak_memory
+from striate.runs.peak_memory import begin_stage_peak, stage_peak_gib
 from striate.runs.run_record import RunRecord, StageRecord
 from striate.storage.atomic import cannot_write, is_temporary, remove_temporaries, write_bytes, write_text
 from striate.storage.fingerprints import earlier_fingerprint, fingerprint, fingerprint_of
@@ -102,7 +102,7 @@ class RunFolder:
         if old and not again and self.overwrite:
             self._remove(unfinished)
         self.record = self.record.model_copy(update={"device": self._device()})
-        reset_peak_memory(self.record.device)
+        begin_stage_peak(self.record.device)
         try:
             yield Stage(key, stale=True)
         except BaseException:
@@ -239,7 +239,7 @@ class RunFolder:
         stage = StageRecord(
             status=status,
             seconds=time.perf_counter() - begin,
-            peak_memory_gib=peak_memory_gib(self.record.device) if status == "done" else 0,
+            peak_memory_gib=stage_peak_gib(self.record.device) if status == "done" else 0,
             key=key,
             outputs=outputs,
             finished=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -28,7 +28,7 @@ from striate.models.trainable.parameter_selection import is_adapted
 from striate.models.visual_token_skipping.rule import skipping_of
 from striate.progress import Progress, Silent
 from striate.pruning.tested_save import save_tested
-from striate.runs.peak_memory import peak_memory_gib
+from striate.runs.peak_memory import peak_memory_gib, reset_peak_memory
 from striate.training.checkpointing.checkpoints import CheckpointStore
 from striate.training.checkpointing.resume_identity import Identity, identity
 from striate.training.distributed.ranks import Ranks
@@ -129,6 +129,7 @@ def heal(
             objective=HealingObjective(section, healing.teacher),
         )
         checkpoint = store.find(log, overwrite, progress.say)
+        reset_peak_memory(next(model.parameters()).device)
         prepared, result = train_in_place(model, processor, job, progress, store, log, checkpoint)
     record = _record(job, healing, prepared, result)
     progress.say(record.proof)

@@ -16,7 +16,7 @@ from striate.models.io.image_token_count import image_tokens_counted
 from striate.models.io.model_card import CardFacts, Seen
 from striate.models.io.save import save_model
 from striate.progress import Progress, Silent, warn
-from striate.runs.peak_memory import peak_memory_gib
+from striate.runs.peak_memory import peak_memory_gib, reset_peak_memory
 from striate.training.batching.order import SeededOrder
 from striate.training.checkpointing.checkpoints import Checkpoint, CheckpointStore
 from striate.training.checkpointing.resume_identity import identity
@@ -122,6 +122,7 @@ def _train(
     """Return how the training went, after writing the result, whole or not at all, with its card."""
     ranks = Ranks.launched()
     warn_of_lisa(job.region, job.config.resample, job.plan.steps, job.seed, progress)
+    reset_peak_memory(next(model.parameters()).device)
     prepared, result = train_in_place(model, processor, job, progress, store, log, checkpoint)
     record = _record(job, prepared, result, ranks)
     card = _card(job, prepared, record)

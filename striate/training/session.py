@@ -127,7 +127,9 @@ class TrainingSession:
         note, device = self._progress.note, next(self._model.parameters()).device
 
         def step(count: int) -> None:
-            note(f"{metrics.figures()}, {peak_memory_gib(device):.1f} GiB")
+            # Of a process whose peak can't be reset nothing is known.
+            peak = peak_memory_gib(device)
+            note(metrics.figures() + (f", {peak:.1f} GiB" if peak else ""))
             advance(count)
 
         return step

@@ -17,7 +17,9 @@ from fault_kit import FAULTS, Fault, FileOperations, faulty, forked, operations_
 
 from striate.config import RunConfig, parse_config
 from striate.errors import ArtifactError
+from striate.reporting.html.wording import gibibytes
 from striate.runs.folder import RunFolder, open_run
+from striate.runs.peak_memory import begin_stage_peak, peak_memory_gib, reset_peak_memory, stage_peak_gib
 from striate.storage import file_digests, held_folders
 from striate.storage.atomic import new_folder, write_text
 from striate.storage.fingerprints import fingerprint, fingerprint_of
@@ -397,3 +399,32 @@ def test_digests_that_are_damaged_are_made_again(
 def test_fingerprint_of_values_ignores_order() -> None:
     assert fingerprint_of({"a": 1, "b": [2]}) == fingerprint_of({"b": [2], "a": 1})
     assert fingerprint_of({"a": 1}) != fingerprint_of({"a": 2})
+
+
+def held(mebibytes: int) -> None:
+    """Take memory and write into every page of it, then give it back."""
+    taken = bytearray(mebibytes * 2**20)
+    taken[::4096] = b"1" * len(taken[::4096])
+
+
+def test_peak_memory_is_that_of_its_own_stage() -> None:
+    begin_stage_peak("cpu")
+    before = stage_peak_gib("cpu")
+    held(200)
+    # A model's own peak is reset within the stage, whose peak that does not lower.
+    reset_peak_memory("cpu")
+    assert peak_memory_gib("cpu") < before + 0.1
+    assert stage_peak_gib("cpu") > before + 0.18
+    begin_stage_peak("cpu")
+    assert stage_peak_gib("cpu") < before + 0.1
+
+
+def test_a_peak_that_can_not_be_reset_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise OSError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_text", refused)
+        begin_stage_peak("cpu")
+        assert (peak_memory_gib("cpu"), stage_peak_gib("cpu"), gibibytes(0)) == (0, 0, "–")
+    begin_stage_peak("cpu")

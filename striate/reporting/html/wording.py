@@ -95,7 +95,9 @@ def duration(seconds: float) -> str:
 
 
 def gibibytes(value: float) -> str:
-    """Return memory in GiB as `1.25 GiB`, small amounts in MiB."""
+    """Return memory in GiB as `1.25 GiB`, small amounts in MiB; a dash for 0, which says that it is not known."""
+    if not value:
+        return "–"
     return f"{value:.2f} GiB" if value >= 0.1 else f"{1024 * value:.0f} MiB"
 
 
