@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -72,7 +73,13 @@ class LabelMask:
 
 
 def _overlapping(offsets: list[tuple[int, int]], answers: tuple[Answer, ...]) -> list[bool]:
-    return [any(start < answer.end and end > answer.start for answer in answers) for start, end in offsets]
+    """Return which tokens, of which the first and the last character is given, have characters of an answer."""
+    starts_T, ends_T = np.array(offsets, dtype=np.int64).reshape(-1, 2).T
+    chosen_T = np.zeros(len(starts_T), dtype=bool)
+    for answer in answers:
+        chosen_T |= (starts_T < answer.end) & (ends_T > answer.start)
+    found: list[bool] = chosen_T.tolist()
+    return found
 
 
 def _common_length(prefix: torch.Tensor, ids: torch.Tensor) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from striate.artifacts import Region
 from striate.config import RunConfig, is_builtin
 from striate.data.pictures import PictureLimits
+from striate.data.reading import joined
 from striate.pipeline.checking.data_ahead import check_held_out, check_learning, check_lengths, mixed_sources, read_data
 from striate.pipeline.checking.model_ahead import model_plan
 from striate.pipeline.checking.packs_ahead import (
@@ -64,8 +65,9 @@ def check_run(config: RunConfig, out: Path = Path("run")) -> Iterator[str]:
     yield f"model     {told}"
     _check_base(config, plan)
     region = check_region_ahead(config, spec, plan.anatomy.num_layers) if plan else None
-    samples: list[Sample] = []
-    yield from _data(config, limits, samples)
+    parts: list[Sequence[Sample]] = []
+    yield from _data(config, limits, parts)
+    samples = joined(parts)
     found: Lengths | None = None
     if not any(map(is_builtin, config.data.train)):
         check_learning(config, spec, samples)
@@ -92,11 +94,11 @@ def _machine(config: RunConfig) -> Iterator[str]:
         yield f"optimizer {_optimizer(config)}"
 
 
-def _data(config: RunConfig, limits: PictureLimits, samples: list[Sample]) -> Iterator[str]:
-    """Yield a line for each file or folder of samples; `samples` gets those to train on."""
+def _data(config: RunConfig, limits: PictureLimits, parts: list[Sequence[Sample]]) -> Iterator[str]:
+    """Yield a line for each file or folder of samples; `parts` gets those to train on."""
     healing = config.heal.text_data if config.heals else ()
     for name in dict.fromkeys((*config.data.train, *config.data.calibration, *healing)):
-        read = samples if name in config.data.train else []
+        read = parts if name in config.data.train else []
         yield f"data      {read_data(name, config, limits, read)}"
     if config.data.mix or config.data.text:
         yield f"mix       {mixed_sources(config)}"
@@ -104,7 +106,7 @@ def _data(config: RunConfig, limits: PictureLimits, samples: list[Sample]) -> It
         yield f"validate  {check_held_out(config, limits)}"
 
 
-def _tests(config: RunConfig, limits: PictureLimits, samples: list[Sample]) -> Iterator[str]:
+def _tests(config: RunConfig, limits: PictureLimits, samples: Sequence[Sample]) -> Iterator[str]:
     """Yield a line for each test pack, each gate, each suite, and for everything odd about them and the samples."""
     check_pack_names([pack_name_of(name) for name in config.evaluate.packs])
     check_pack_names([pack_name_of(name) for name in until_names(config)])

@@ -34,7 +34,8 @@ def overview_lines(found: SourceOverview) -> Iterator[str]:
     yield f"answers   {found.answers:,}, all of them learned"
     if found.tokens:
         total, usual, longest = found.tokens
-        yield f"tokens    {total:,} of text, {usual} a sample (median), {longest} at most; a picture counts as one"
+        part = "" if found.counted == found.samples else f", of the first {found.counted:,} samples"
+        yield f"tokens    {total:,} of text, {usual} a sample (median), {longest} at most{part}; a picture is one"
     yield from _picture_lines(found)
     tasks = sorted(found.tasks.items(), key=lambda row: -row[1])
     named = ", ".join(f"{shown(name).strip(chr(39))} {count:,}" for name, count in tasks[:MOST_TASKS])

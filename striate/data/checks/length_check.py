@@ -11,6 +11,8 @@ from PIL import Image
 from striate.data.collate import Collator
 from striate.data.pictures import FORMATS, PictureLimits, pillow_source
 from striate.data.samples import Sample
+from striate.data.sources.stored_pictures import Picture
+from striate.data.store.sample_columns import pictures_shown
 from striate.errors import DataError, TooLongError
 
 _UNLIMITED = 2**40
@@ -88,10 +90,15 @@ def lengths(
 
 def _most_image_tokens(collator: Collator, samples: Sequence[Sample]) -> int:
     """Return the most tokens that a picture takes: of the largest, the widest and the tallest that can be used."""
-    sizes = {sample: _size(sample) for sample in samples if sample.images}
+    owners: dict[Picture, int] = {}
+    for index, images in enumerate(pictures_shown(samples)):
+        for image in images:
+            owners.setdefault(image, index)
+    sizes = {picture: _size(picture) for picture in owners}
     most = 0
     for rank in (_area, _width, _height):
-        for sample in sorted(sizes, key=lambda one, rank=rank: -rank(sizes[one])):  # type: ignore[misc]
+        for picture in sorted(sizes, key=lambda one, rank=rank: -rank(sizes[one])):  # type: ignore[misc]
+            sample = samples[owners[picture]]
             try:
                 [encoded] = collator.encode([sample])
                 most = max(most, -(-(encoded.length - collator.text_length(sample)) // len(sample.images)))
@@ -101,16 +108,13 @@ def _most_image_tokens(collator: Collator, samples: Sequence[Sample]) -> int:
     return most
 
 
-def _size(sample: Sample) -> Size:
-    """Return the size of the sample's largest picture; of one that can't be read, the smallest there is."""
-    sizes = [(1, 1)]
-    for path in sample.images:
-        try:
-            with Image.open(pillow_source(path), formats=FORMATS) as picture:
-                sizes.append(picture.size)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-            continue
-    return max(sizes, key=_area)
+def _size(picture: Picture) -> Size:
+    """Return the size of a picture; of one that can't be read, the smallest there is."""
+    try:
+        with Image.open(pillow_source(picture), formats=FORMATS) as opened:
+            return opened.size
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return (1, 1)
 
 
 def _area(size: Size) -> float:

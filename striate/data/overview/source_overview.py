@@ -21,6 +21,8 @@ from striate.errors import DataError
 
 NAMED = 10
 """So many refused records and broken pictures are named."""
+MOST_COUNTED = 20_000
+"""Of so many samples, the first ones, tokens are counted."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class SourceOverview:
         pictured: samples with pictures.
         tasks: how many samples each task has.
         tokens: of texts, with one for each picture: all, a sample's median and most; empty without a processor.
+        counted: of how many samples.
         pictures: what is true of them.
         refused: how many records can't be read.
         reasons: of the first of those.
@@ -47,6 +50,7 @@ class SourceOverview:
     pictured: int
     tasks: dict[str, int]
     tokens: tuple[int, ...]
+    counted: int
     pictures: PictureFacts
     refused: int
     reasons: tuple[str, ...]
@@ -90,7 +94,7 @@ def look_at(
         tally.add(one)
         for picture in one.images:
             owners.setdefault(picture, one.id)
-        if length:
+        if length and len(lengths) < MOST_COUNTED:
             lengths.append(length(one))
     if not tally.samples:
         raise refused[0] if refused else DataError(f"{path} holds no samples", "one or more", "check the file")
@@ -102,6 +106,7 @@ def look_at(
         pictured=tally.pictured,
         tasks={name: task.samples for name, task in tally.tasks.items()},
         tokens=_spread(lengths),
+        counted=len(lengths),
         pictures=pictures,
         refused=count,
         reasons=tuple(error.given for error in refused),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
@@ -20,24 +21,26 @@ if TYPE_CHECKING:
     from striate.data.sources.stored_pictures import Picture
 
 
-def read_data(name: str, config: RunConfig, limits: PictureLimits, read: list[Sample]) -> str:
-    """Return what a source of samples holds, which are added to `read`, after decoding every picture.
+def read_data(name: str, config: RunConfig, limits: PictureLimits, read: list[Sequence[Sample]]) -> str:
+    """Return what a source of samples holds, which are put to `read`, after decoding every picture.
 
     Raises:
         DataError: a sample or a picture is wrong; where broken ones are skipped, a picture may be.
     """
     from striate.data.reading import read_samples
     from striate.data.sources.source_options import SourceOptions
+    from striate.data.store.sample_columns import pictures_shown
 
     if is_builtin(name):
         check_pack(name, FILES)
         return name
     samples = read_samples(user_path(name), options=SourceOptions.of(config.data))
-    read += samples
+    read.append(samples)
     owners: dict[Picture, str] = {}
-    for sample in samples:
-        for image in sample.images:
-            owners.setdefault(image, sample.id)
+    for index, images in enumerate(pictures_shown(samples)):
+        for image in images:
+            if image not in owners:
+                owners[image] = samples[index].id
     try:
         pictures = check_pictures(owners, limits)
     except DataError as error:
@@ -96,7 +99,7 @@ def _training_data(config: RunConfig) -> TrainingData:
     return training_data(section, [user_path(name) for name in section.train], held_out, config.seed)
 
 
-def check_lengths(config: RunConfig, limits: PictureLimits, training: list[Sample]) -> tuple[Lengths, str]:
+def check_lengths(config: RunConfig, limits: PictureLimits, training: Sequence[Sample]) -> tuple[Lengths, str]:
     """Return how long the training samples are, and that all that the run reads fit into `train.max_length`.
 
     Samples that do not are named, where they are left out.
@@ -126,7 +129,7 @@ def check_lengths(config: RunConfig, limits: PictureLimits, training: list[Sampl
     return found, f"{count} samples fit into {most} tokens{left_out if wrong else ''}"
 
 
-def check_learning(config: RunConfig, spec: Spec, training: list[Sample]) -> None:
+def check_learning(config: RunConfig, spec: Spec, training: Sequence[Sample]) -> None:
     """Return if the training samples can train what the config says, and the calibration set can be scored.
 
     Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from itertools import pairwise
 from pathlib import Path
 
 from striate.config import RunConfig
@@ -59,7 +60,7 @@ def run_place(artifacts: RunArtifacts) -> str | None:
     except ValueError:
         return None
     place = DEFAULT_OUT
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in pairwise([*words, ""]):
         if word == "--out":
             place = following
         elif word.startswith("--out="):

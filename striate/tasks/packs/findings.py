@@ -8,6 +8,7 @@ from functools import lru_cache
 from striate.data.pictures import picture_digest, picture_size
 from striate.data.samples import PLACEHOLDER, Sample
 from striate.data.sources.stored_pictures import Picture
+from striate.data.store.sample_columns import pictures_shown
 from striate.errors import StriateError
 from striate.printable import shown
 from striate.tasks.metrics.choices.yes_no import said
@@ -31,15 +32,26 @@ def findings(samples: Sequence[Sample], packs: Sequence[Pack]) -> list[str]:
 
 
 def _training_lines(samples: Sequence[Sample]) -> Iterator[str]:
-    ids = Counter(sample.id for sample in samples)
-    shared = [name for name, count in ids.items() if count > 1]
-    if shared:
-        total = sum(ids[name] for name in shared)
-        yield f"training data: {total} samples share their id with another, such as {shown(shared[0])}"
-    repeated = len(samples) - len({(sample.messages, sample.images) for sample in samples})
+    # Hashes, as there may be a million samples.
+    ids, whole, again = set[int](), set[int](), Counter[str]()
+    repeated, answers = 0, set[str]()
+    for sample in samples:
+        if hash(sample.id) in ids:
+            again[sample.id] += 1
+        ids.add(hash(sample.id))
+        key = hash((sample.messages, sample.images))
+        repeated += key in whole
+        whole.add(key)
+        if len(answers) <= 1:
+            answers.add(_plain(sample.answer))
+    if again:
+        yield (
+            f"training data: {again.total() + len(again)} samples share their id with another,"
+            f" such as {shown(next(iter(again)))}"
+        )
     if repeated:
         yield f"training data: {repeated} of {len(samples)} samples repeat another one word for word"
-    if len(samples) > 1 and len(answers := {_plain(sample.answer) for sample in samples}) == 1:
+    if len(samples) > 1 and len(answers) == 1:
         yield f"training data: every answer of {len(samples)} samples is {shown(answers.pop())}"
 
 
@@ -70,14 +82,16 @@ def _overlaps(samples: Sequence[Sample], packs: Sequence[Pack]) -> Iterator[str]
 
 def _shared_pictures(samples: Sequence[Sample], packs: Sequence[Pack]) -> Iterator[str]:
     """Yield how many pictures of each pack are in the training data; only files of one size are compared."""
-    owners = {picture: sample.id for sample in samples for picture in sample.images} if packs else {}
+    owners = (
+        {picture: index for index, images in enumerate(pictures_shown(samples)) for picture in images} if packs else {}
+    )
     asked = [{picture: item.id for item in pack.items for picture in item.images} for pack in packs]
     sizes = {_size(picture) for pictures in asked for picture in pictures}
     trained = {_content(picture): owner for picture, owner in owners.items() if _size(picture) in sizes}
     for pack, pictures in zip(packs, asked, strict=True):
         shared = [picture for picture in pictures if _content(picture) in trained] if trained else []
         if shared:
-            item_id, sample_id = pictures[shared[0]], trained[_content(shared[0])]
+            item_id, sample_id = pictures[shared[0]], samples[trained[_content(shared[0])]].id
             yield (
                 f"pack {pack.name}: {len(shared)} of its {len(pictures)} pictures are in the training data"
                 f" ({shown(shared[0].name)} of {shown(item_id)} is that of sample {shown(sample_id)})"
