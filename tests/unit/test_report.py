@@ -269,7 +269,7 @@ def test_provenance_holds_command_versions_and_config(page: Page) -> None:
 def test_no_width_is_wider_than_a_phone(html: str) -> None:
     style = re.search(r"<style>(.*?)</style>", html, re.DOTALL)
     assert style
-    always = style[1].split("@media")[0] + style[1].split("@media (max-width: 760px)")[1]
+    always = style[1].split("@media")[0] + style[1].split("@media screen and (max-width: 760px)")[1]
     rules = re.findall(r"(?<![\w-])(?:min-)?width:\s*(\d+)px", always)
     assert all(int(width) <= 350 for width in rules)
     columns = re.findall(r"minmax\((\d+)px", always)

@@ -415,6 +415,8 @@ def test_models_of_others_are_wherever_the_runs_own_are(compared: Path, unpack: 
     def section(name: str) -> str:
         return html.partition(f'<section id="{name}">')[2].partition("</section>")[0]
 
+    chart = html.partition('id="figure-verdict"')[2].partition("</figure>")[0]
+    assert chart.count(f"{OTHER}: visual score ") == chart.count("tuned: visual score ") > 0
     for name in ("tasks", "text", "trade"):
         assert section(name).count(f"{OTHER}: ") == section(name).count("pruned: ") > 0
     assert html.count(f"{OTHER} keeps ") == html.count("tuned keeps ")
@@ -437,3 +439,16 @@ def test_a_page_without_a_config_shows_what_was_compared(compared: Path, tmp_pat
     folder = Path(shutil.copytree(compared, tmp_path / "run"))
     (folder / "config.yaml").unlink()
     assert gather(folder).labels == [*LABELS, OTHER]
+
+
+def test_models_that_were_compared_are_shown_though_the_config_names_them_no_longer(
+    compared: Path, make_run: MakeRun, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(compared, tmp_path / "run"))
+    shutil.copy(make_run(tmp_path / "plain") / "config.yaml", folder / "config.yaml")
+    assert OTHER not in (folder / "config.yaml").read_text(encoding="utf-8")
+    assert gather(folder).labels == [*LABELS, OTHER]
+    html = report(folder).read_text(encoding="utf-8")
+    assert asked(html)["models"] == [*LABELS, OTHER]
+    verdict = html.partition('id="figure-verdict"')[2].partition("</figure>")[0]
+    assert verdict.count(f"{OTHER}: visual score") > 0

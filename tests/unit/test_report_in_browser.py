@@ -227,6 +227,26 @@ def test_no_page_is_wider_than_the_window(chromium: Any, page_path: Path, width:
     page.close()
 
 
+def test_prints_whole_and_in_colour(chromium: Any, page_path: Path) -> None:
+    page = chromium.new_page(viewport={"width": 703, "height": 1000}, color_scheme="dark")
+    page.goto(page_path.as_uri())
+    folds = page.locator("details:not([open])").count()
+    assert folds > 5
+    assert page.locator("img").count() == 0
+    assert page.pdf(format="A4").startswith(b"%PDF")
+    # What is opened for the printer is closed again.
+    assert page.locator("details:not([open])").count() == folds
+    page.emulate_media(media="print")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.locator("details:not([open])").count() == 0
+    assert page.locator("#cards img").count() == page.locator("#cards article").count() == 10
+    assert page.evaluate("document.documentElement.scrollWidth") <= 703
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(253, 253, 252)"
+    assert page.evaluate("getComputedStyle(document.body).printColorAdjust") == "exact"
+    assert not page.locator(".contents").is_visible()
+    page.close()
+
+
 def picture(place: int) -> Image.Image:
     """A picture with as much detail as a small copy of a photo has."""
     made = Image.effect_noise((200, 150), 24).convert("RGB")

@@ -162,12 +162,13 @@ def _read(run: Path) -> RunArtifacts:
 
 
 def _model_labels(config: RunConfig | None, retention: Retention | None) -> list[str]:
-    """Return the models that may have been evaluated; without a config others are those that were compared."""
-    if config:
-        others = list(config.evaluate.others)
-    else:
-        others = [label for row in retention.rows for label in (row.baseline, row.label)] if retention else []
-    return list(dict.fromkeys((*OWN_MODELS, *others)))
+    """Return the models that may have been evaluated: the run's own, and others of the config or of the comparison.
+
+    A run that is asked again with other settings still holds what was compared before.
+    """
+    named = list(config.evaluate.others) if config else []
+    compared = [label for row in retention.rows for label in (row.baseline, row.label)] if retention else []
+    return list(dict.fromkeys((*OWN_MODELS, *named, *compared)))
 
 
 def read_log(path: Path) -> tuple[LogStep, ...]:

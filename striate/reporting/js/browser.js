@@ -40,19 +40,31 @@ if (browser) {
     return opened.get(block)[place % asked.block];
   }
 
+  function reveal(target) {
+    const [source, width, height] = pictureOf(Number(target.dataset.picture));
+    const image = make("img", Math.max(width, height) <= asked.tiny ? "pixels" : "");
+    Object.assign(image, { src: source, width, height, alt: target.dataset.alt });
+    const frame = make("div", "frame", "", image, ...target.boxes);
+    frame.style.aspectRatio = `${width}/${height}`;
+    frame.style.setProperty("--ratio", width / height);
+    target.replaceChildren(frame);
+  }
+
   const sight = new IntersectionObserver((entries) => {
     for (const { isIntersecting, target } of entries) {
       if (!isIntersecting) continue;
       sight.unobserve(target);
-      const [source, width, height] = pictureOf(Number(target.dataset.picture));
-      const image = make("img", Math.max(width, height) <= asked.tiny ? "pixels" : "");
-      Object.assign(image, { src: source, width, height, alt: target.dataset.alt });
-      const frame = make("div", "frame", "", image, ...target.boxes);
-      frame.style.aspectRatio = `${width}/${height}`;
-      frame.style.setProperty("--ratio", width / height);
-      target.replaceChildren(frame);
+      reveal(target);
     }
   }, { rootMargin: "300px" });
+
+  // On paper nothing comes into sight later.
+  addEventListener("beforeprint", () => {
+    for (const target of all("[data-picture]:empty", cards)) {
+      sight.unobserve(target);
+      reveal(target);
+    }
+  });
 
   function boxOf(name, kind, box) {
     const [left, top, right, bottom] = box.map((value) => 100 * value);

@@ -50,3 +50,14 @@ function markPart() {
 }
 document.addEventListener("scroll", markPart, { passive: true });
 markPart();
+
+// Paper has no folds: all are open while the page is printed.
+const folded = () => all("details:not([open])");
+let opened = [];
+addEventListener("beforeprint", () => {
+  opened = folded();
+  for (const fold of opened) fold.open = true;
+});
+addEventListener("afterprint", () => {
+  for (const fold of opened) fold.open = false;
+});

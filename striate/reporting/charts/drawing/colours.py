@@ -55,7 +55,9 @@ def theme_css() -> str:
     return (
         f":root{{color-scheme:light;{light}}}"
         f":root[data-theme=dark]{{color-scheme:dark;{dark}}}"
-        f"@media (prefers-color-scheme:dark){{:root:not([data-theme=light]){{color-scheme:dark;{dark}}}}}"
+        f"@media screen and (prefers-color-scheme:dark){{:root:not([data-theme=light]){{color-scheme:dark;{dark}}}}}"
+        # Paper is light: on it the dark scheme would print pale text.
+        f"@media print{{:root,:root[data-theme]{{color-scheme:light;{light}}}}}"
         f"{classes}"
     )
 
