@@ -47,7 +47,7 @@ def test_rates_are_tried_and_the_best_is_told(config: Path, tmp_path: Path) -> N
     assert not (out / "checkpoint").exists()
     assert CliRunner().invoke(app, ["report", "--out", str(out)]).exit_code == 0
     section = (out / "report.html").read_text(encoding="utf-8").partition('id="rates"')[2].partition("</section>")[0]
-    assert all(part in section for part in ("0.01, best", "diverged", "12 of 12 steps", "<svg", "loss, nats a token"))
+    assert all(part in section for part in ("0.01, best", "diverged", "12 of 12 steps", "<svg", "answer loss"))
     assert section.count("<circle") == 2 * 2
     # What was tried does not hang on the order: the same rate alone is the same training.
     (out / "find_lr.json").unlink()
