@@ -15,6 +15,7 @@ from huggingface_hub import ModelCard
 
 from striate.artifacts import Difference, EvalRecord, PruneRecord, Region, TaskScore
 from striate.config import RunConfig
+from striate.demo.vision_config import EfficientNetLiteConfig
 from striate.errors import ArtifactError
 from striate.models.io.load import Loaded
 from striate.models.io.model_card import CARD_FILE, CardFacts, Seen, card_text, license_of, write_card
@@ -210,7 +211,8 @@ def test_no_card_of_a_base_costs_a_training(tmp_path: Path, content: bytes) -> N
 
 
 def test_the_code_imports_striate_where_the_vision_encoder_comes_from_it(tmp_path: Path) -> None:
-    write_text(tmp_path / "config.json", json.dumps({"vision_config": {"model_type": "efficientnet_lite"}}))
+    own = EfficientNetLiteConfig.model_type
+    write_text(tmp_path / "config.json", json.dumps({"vision_config": {"model_type": own}}))
     told = facts(adapter=False, method="full")
     assert "import striate  # for its vision encoder" in card_text(told, "checkpoint", tmp_path)
     write_text(tmp_path / "config.json", json.dumps({"vision_config": {"model_type": "clip_vision_model"}}))

@@ -9,6 +9,8 @@ from striate.models.io.adapter_folder import base_of, base_revision_of, is_adapt
 from striate.models.io.json_files import object_of
 
 FENCE = "````"
+# The model type that `striate.demo` registers; asking transformers for it would import all of it for a card.
+OWN_ENCODER = "efficientnet_lite"
 PICTURE, QUESTION = "picture.jpg", "What is in this picture?"
 _ASK = (
     "",
@@ -77,11 +79,7 @@ def _has_template(checkpoint: Path) -> bool:
 
 
 def _needs_striate(checkpoint: Path) -> bool:
-    """Return whether the model's vision encoder is one that transformers knows from striate."""
-    # Run records and cards are read without transformers.
-    from transformers import CONFIG_MAPPING
-
+    """Return whether the model's vision encoder is the built-in one, which transformers knows from striate alone."""
     folder = Path(base_of(checkpoint)) if is_adapter(checkpoint) else checkpoint
     vision = object_of(folder / "config.json").get("vision_config")
-    kind = vision.get("model_type") if isinstance(vision, dict) else None
-    return kind in CONFIG_MAPPING and CONFIG_MAPPING[kind].__module__.startswith("striate.")
+    return isinstance(vision, dict) and vision.get("model_type") == OWN_ENCODER
