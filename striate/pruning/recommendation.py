@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from striate.artifacts import CurvePoint, Difference, Kind, Recommendation, Spread
-from striate.reporting.html.wording import amount
+from striate.reporting.html.wording import amount, points, span
 
 # What a smaller model should keep of the tuned one's score, in %, where the run has no conditions of its own.
 KEEPS: Mapping[Kind, float] = {"visual": 98.0, "text": 98.0}
@@ -87,8 +87,8 @@ def _chosen(good: CurvePoint | None, num_layers: int, bounds: Mapping[Kind, floa
     nats = good.of("text", "perplexity")
     if nats and nats.tuned:
         row = nats.tuned
-        reach = row.no_interval or f"{row.low:+.3f} to {row.high:+.3f}"
-        sentences.append(f"Text changes by {row.difference:+.3f} nats a token ({reach}), less being better.")
+        change, reach = points(row.difference, row.metric), span(row.low, row.high, row.metric) or row.no_interval
+        sentences.append(f"The perplexity of text changes by {change} ({reach}), less being better.")
     return sentences
 
 

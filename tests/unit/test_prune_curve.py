@@ -302,7 +302,7 @@ def test_the_page_has_the_picture_the_advice_and_both_forms_of_answers(tmp_path:
     assert "text score, choices and written answers apart" in page
     assert "98.5% (97.7 to 99.2)" in page
     assert "12.2 (+64.9%)" in page
-    assert "Text changes by +0.500 nats a token (+0.400 to +0.600), less being better." in page
+    assert "The perplexity of text changes by +64.9% (+49.2% to +82.2%), less being better." in page
     assert "visual, start 30.0%" in page
     # Of 0.8 * (197 - 100) / 100, as the start is given above.
     assert "+77.6 points" in page
