@@ -28,6 +28,7 @@ def sweep(
     config: SweepFile, out: SweepOut = Path("sweep"), *, on: On = "local", plan: Only = False, json: Json = False
 ) -> None:
     """Run a grid of runs, several at a time, into one table and page: sweep.json, sweep.html."""
+    from striate.cli.views.narrow_tables import fitting
     from striate.cli.views.sweep_table import sweep_table
     from striate.pipeline.sweeps.plan import Plan
 
@@ -44,7 +45,11 @@ def sweep(
         if json:
             print_json(record.model_dump_json())
         else:
-            OUT.print(sweep_table(record))
+            shown = sweep_table(record)
+            # What varies and the model stand before every part of a wide table.
+            keep = [column.header for column in shown.columns].index("model") + 1
+            for part in fitting(shown, OUT.width, keep):
+                OUT.print(part)
             OUT.print(f"{out / 'sweep.html'} and sweep.json", soft_wrap=True)
         if failed := record.count("failed"):
             ERR.print(f"{failed} of {len(record.runs)} runs failed; {out / 'logs'} has what they said", soft_wrap=True)

@@ -143,12 +143,14 @@ def _show_pruned(flow: Flow, json: bool) -> None:
 
 def _show_curve(flow: Flow, spec: str, json: bool) -> None:
     from striate.cli.views.curve_table import curve_table
+    from striate.cli.views.narrow_tables import fitting
 
     curve = flow.curve(spec)
     if json:
         print_json(curve.model_dump_json())
         return
-    OUT.print(curve_table(curve))
+    for part in fitting(curve_table(curve), OUT.width):
+        OUT.print(part)
     if curve.recommendation:
         OUT.print(curve.recommendation.text, soft_wrap=True)
     OUT.print(f"{flow.out / 'curve.json'} and curve.csv; `striate report` draws them", soft_wrap=True)

@@ -212,6 +212,8 @@ def test_every_command_runs(shown: Shown, readers_folder: Path) -> None:
     if any(word.endswith(".yaml") for word in arguments):
         shutil.rmtree(out or "run", ignore_errors=True)
     done = _call(*arguments)
+    # What is piped is plain text.
+    assert "\x1b" not in done.output
     if shown.line in ENDS_WITH:
         assert (done.exit_code, ENDS_WITH[shown.line] in done.output) == (1, True), done.output
     else:

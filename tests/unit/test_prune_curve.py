@@ -28,6 +28,7 @@ from striate.artifacts import (
     write_document,
 )
 from striate.cli.views.curve_table import curve_table
+from striate.cli.views.narrow_tables import fitting
 from striate.errors import ConfigError
 from striate.pruning.curve_counts import curve_counts
 from striate.pruning.curve_csv import curve_csv
@@ -276,6 +277,21 @@ def test_a_row_of_the_table_has_every_figure_of_its_point() -> None:
     assert float(row["decode_times"]) == pytest.approx(30 / 28)
     assert (whole["visual_kept"], float(whole["prefill_times"])) == ("", 1)
     assert not any(name.startswith("text") for name in row)
+
+
+@pytest.mark.parametrize(("width", "tables"), [(80, 3), (200, 1)])
+def test_a_curve_is_told_in_as_many_tables_as_the_terminal_needs(width: int, tables: int) -> None:
+    console = Console(width=width, record=True, file=io.StringIO())
+    curve = curve_of(point(0, 100, 100), point(2, 98.5, 97))
+    for part in fitting(curve_table(curve), width):
+        console.print(part)
+    shown = console.export_text()
+    assert max(len(line.rstrip()) for line in shown.splitlines()) <= width
+    assert shown.count("removed ") == tables
+    assert shown.count("98.5 [97.7, 99.2]") == 2
+    for word in ("written", "choice", "perplexity", "parameters", "prefill", "decode", "28.0 M", "2.500 nats"):
+        assert word in shown
+    assert shown.count("% kept of the tuned model") == 1
 
 
 def test_the_terminal_shows_what_is_kept_with_its_interval() -> None:
