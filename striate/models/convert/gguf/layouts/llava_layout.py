@@ -76,6 +76,6 @@ class LlavaLayout(VisionLayout):
         if self.has_class_token:
             notes.append(
                 "llama.cpp releases since 2025 put CLIP's class token last, so that image tokens are shifted by one and"
-                " the first is lost (its issue 25814): answers differ from transformers'; SigLIP has no such token"
+                " the first is lost (reported as 25814): answers differ from transformers'; SigLIP has no such token"
             )
         return notes
