@@ -54,10 +54,9 @@ def theme_css() -> str:
     classes = "".join(f".{name}{{fill:var(--{name});background:var(--{name})}}" for name in names)
     return (
         f":root{{color-scheme:light;{light}}}"
-        f":root[data-theme=dark]{{color-scheme:dark;{dark}}}"
+        # On the screen alone: on paper the dark scheme would print pale text.
+        f"@media screen{{:root[data-theme=dark]{{color-scheme:dark;{dark}}}}}"
         f"@media screen and (prefers-color-scheme:dark){{:root:not([data-theme=light]){{color-scheme:dark;{dark}}}}}"
-        # Paper is light: on it the dark scheme would print pale text.
-        f"@media print{{:root,:root[data-theme]{{color-scheme:light;{light}}}}}"
         f"{classes}"
     )
 
