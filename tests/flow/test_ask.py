@@ -215,6 +215,8 @@ def test_ctrl_c_at_the_prompt_of_a_real_terminal_leaves(tiny_llava_dir: Path) ->
     child, terminal = pty.fork()
     if not child:
         try:
+            # What began the tests may have it ignored.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             # pytest's own stand in their places.
             sys.stdin, sys.stdout = os.fdopen(0), os.fdopen(1, "w")
             app(["chat", str(tiny_llava_dir), "--max-new-tokens", "3"], standalone_mode=False)

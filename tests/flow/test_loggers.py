@@ -151,11 +151,10 @@ def test_the_bar_shows_loss_speed_and_memory(start: Run, llava_builder: Any, tmp
         assert note.endswith(" GiB")
 
 
-def test_the_terminal_s_bar_has_the_note(monkeypatch: Any) -> None:
+def test_the_terminal_s_bar_has_the_note() -> None:
     screen = console.SafeConsole()
     screen.file, screen._force_terminal, screen.width = StringIO(), True, 80
-    monkeypatch.setattr(console, "OUT", screen)
-    progress = console.RichProgress()
+    progress = console.RichProgress(screen)
     progress.note("nothing is shown yet")
     with progress.track("train", 4000) as advance:
         advance(1234)

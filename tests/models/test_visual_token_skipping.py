@@ -304,7 +304,7 @@ def test_a_refused_training_keeps_the_rule(monkeypatch: pytest.MonkeyPatch) -> N
         raise ModelError("refused", "another model", "choose one")
 
     monkeypatch.setattr(approximations, "check_rule", refuse)
-    sample: Any = SimpleNamespace(images=("1.png",))
+    sample: Any = SimpleNamespace(images=("1.png",), messages=())
     collator: Any = lambda _: inputs  # noqa: E731
     collator.skips_broken = False
     with torch.no_grad():

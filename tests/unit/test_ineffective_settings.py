@@ -196,7 +196,9 @@ def test_check_says_them_and_refuses_what_a_run_would_die_of(pack_dir: Path, tmp
         return shown.exit_code, shown.output
 
     code, printed = check()
-    assert (code, printed.splitlines()[-1]) == (0, "no effect: prune.scorer (prune.remove is 0)")
+    *_, told, last = printed.splitlines()
+    assert (code, told) == (0, "no effect: prune.scorer (prune.remove is 0)")
+    assert last.startswith("ready ")
     twin = tmp_path / "twin" / pack_dir.name
     (tmp_path / "empty").mkdir()
     for settings, text in (
