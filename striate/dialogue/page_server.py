@@ -61,6 +61,8 @@ def served_page(models: PageModels, host: str, port: int) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="striate-demo-") as folder:
         # Read where gradio is imported.
         os.environ.update(GRADIO_ANALYTICS_ENABLED="False", GRADIO_TEMP_DIR=folder, GRADIO_RUN_HISTORY="False")
+        # It would open more than uploads.
+        os.environ.pop("GRADIO_ALLOWED_PATHS", None)
         import gradio as gr
         from starlette.middleware import Middleware
         from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -71,37 +73,52 @@ def served_page(models: PageModels, host: str, port: int) -> Iterator[str]:
         page = demo_page(models, Path(folder))
         names = ["127.0.0.1", "localhost", "[::1]"] if host in LOOPBACK else ["*"]
         try:
-            page.queue(api_open=False).launch(
-                server_name=host,
-                server_port=free_port(host, port),
-                share=False,
-                quiet=True,
-                inbrowser=False,
-                prevent_thread_lock=True,
-                show_error=True,
-                max_file_size=MOST_BYTES,
-                allowed_paths=[],
-                footer_links=[],
-                run_history=False,
-                enable_monitoring=False,
-                ssr_mode=False,
-                mcp_server=False,
-                pwa=False,
-                theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-                css=strip_css() + STYLE,
-                app_kwargs={
-                    "middleware": [
-                        Middleware(TrustedHostMiddleware, allowed_hosts=names),
-                        Middleware(_Headers),
-                    ]
-                },
-            )
+            with _asked_directly(host):
+                page.queue(api_open=False).launch(
+                    server_name=f"[{host}]" if ":" in host else host,
+                    server_port=free_port(host, port),
+                    share=False,
+                    quiet=True,
+                    inbrowser=False,
+                    prevent_thread_lock=True,
+                    show_error=True,
+                    max_file_size=MOST_BYTES,
+                    allowed_paths=[],
+                    footer_links=[],
+                    run_history=False,
+                    enable_monitoring=False,
+                    ssr_mode=False,
+                    mcp_server=False,
+                    pwa=False,
+                    theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+                    css=strip_css() + STYLE,
+                    app_kwargs={
+                        "middleware": [
+                            Middleware(TrustedHostMiddleware, allowed_hosts=names),
+                            Middleware(_Headers),
+                        ]
+                    },
+                )
         except OSError as error:
             raise _no_place(host, port, error) from error
         try:
             yield str(page.local_url)
         finally:
             page.close(verbose=False)
+
+
+@contextmanager
+def _asked_directly(host: str) -> Iterator[None]:
+    """Context in which gradio asks whether its page is there without a proxy, which can't reach it."""
+    kept = {name: os.environ.get(name) for name in ("no_proxy", "NO_PROXY")}
+    known = kept["no_proxy"] or kept["NO_PROXY"]
+    os.environ.update(dict.fromkeys(kept, ",".join(filter(None, (known, *LOOPBACK, host)))))
+    try:
+        yield
+    finally:
+        for name, value in kept.items():
+            os.environ.pop(name)
+            os.environ.update({name: value} if value is not None else {})
 
 
 def free_port(host: str, port: int) -> int:

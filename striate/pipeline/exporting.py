@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from striate.errors import ConfigError, ModelError
 from striate.pipeline.merging import merge_model
-from striate.pipeline.run_models import ModelPlace, model_of
+from striate.pipeline.run_models import ModelPlace, model_of, revision_of
 from striate.progress import Progress
 from striate.storage.atomic import check_new_folder, check_room
 
@@ -89,7 +89,7 @@ def _load(place: ModelPlace, revision: str | None) -> Loaded:
     """Return the model in the format that its folder has; with an adapter merged in, which takes float32."""
     from striate.models.io.load import load_model, read_config
 
-    revision = revision or place.revision
+    revision = revision_of(place, revision)
     stored = "float32" if place.adapter else str(read_config(place.path, revision).dtype).removeprefix("torch.")
     dtype = stored if stored in ("float16", "bfloat16") else "float32"
     return load_model(place.path, device="cpu", dtype=dtype, revision=revision, merge=True)
@@ -123,13 +123,14 @@ def _gguf(place: ModelPlace, out: Path, options: ExportOptions) -> Exported:
 def _vllm(place: ModelPlace, source: str | Path, out: Path, options: ExportOptions) -> Exported:
     from striate.models.convert.vllm_adapter import problems_of, write_adapter
     from striate.models.convert.vllm_rules import model_problem, rank_option
-    from striate.models.io.adapter_folder import adapter_config
+    from striate.models.io.adapter_folder import adapter_config, base_revision_of
     from striate.models.io.load import read_config
     from striate.models.visual_token_skipping.rule import VISUAL_COMPUTE_FILE
 
-    revision = options.revision or place.revision
+    revision = revision_of(place, options.revision)
     whole = place.base or place.path
-    if problem := model_problem(read_config(whole, None if place.adapter else revision)):
+    pinned = base_revision_of(Path(place.path)) if place.adapter else revision
+    if problem := model_problem(read_config(whole, pinned)):
         raise ModelError(problem, "a family that docs/serving.md lists for vLLM", _BY_VLLM)
     if (Path(place.path) / VISUAL_COMPUTE_FILE).is_file():
         raise ModelError(
@@ -143,9 +144,10 @@ def _vllm(place: ModelPlace, source: str | Path, out: Path, options: ExportOptio
         problems = problems_of(folder)
         if not problems:
             write_adapter(folder, out)
+            at = f" --revision {shlex.quote(pinned)}" if pinned and not Path(whole).is_dir() else ""
             rank = rank_option(int(adapter_config(folder)["r"]))
             command = (
-                f"vllm serve {shlex.quote(str(whole))} --enable-lora --max-lora-rank {rank}"
+                f"vllm serve {shlex.quote(str(whole))}{at} --enable-lora --max-lora-rank {rank}"
                 f" --lora-modules {_name(out)}={shlex.quote(str(out))}"
             )
             return Exported(place, "an adapter that vLLM puts on its base model", _sizes(out), [], [command])
@@ -173,10 +175,10 @@ def _compressed(place: ModelPlace, out: Path, to: str, options: ExportOptions) -
         f"{SCHEMES[to].title}{group}: {done.matrices} matrices of decoder layers;"
         f" weights {done.bytes_before / 1e6:.1f} -> {done.bytes_after / 1e6:.1f} MB"
     )
-    commands = [f'AutoModelForImageTextToText.from_pretrained("{out}")  # pip install compressed-tensors']
+    commands = [f"AutoModelForImageTextToText.from_pretrained({str(out)!r})  # pip install compressed-tensors"]
     problem = model_problem(config)
     notes = [f"not for vLLM: {problem}"] if problem else []
-    if config.vision_config.model_type == EfficientNetLiteConfig.model_type:
+    if getattr(getattr(config, "vision_config", None), "model_type", None) == EfficientNetLiteConfig.model_type:
         notes.append("its encoder is striate's own: call striate.demo.register.register_with_transformers() first")
     return Exported(place, what, _sizes(out), notes, commands + ([] if problem else [_serve(out)]))
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from striate.artifacts import Region, read_if_there
 from striate.pipeline.run_card import FOLDERS, card_facts
-from striate.pipeline.run_models import ModelPlace, config_of, model_of
+from striate.pipeline.run_models import ModelPlace, config_of, model_of, revision_of
 from striate.progress import Progress
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def merge_model(
     from striate.models.convert.legacy.legacy_sources import folder_of
     from striate.models.convert.merge_checkpoint import merge_checkpoint
 
-    folder = folder_of(place.path, "model", revision or place.revision)
+    folder = folder_of(place.path, "model", revision_of(place, revision))
     return place, merge_checkpoint(folder, out, base=base, dtype=dtype, card=_facts(place, folder))
 
 

@@ -92,6 +92,21 @@ def model_of(source: str | Path, label: str | None = None, progress: Progress | 
     )
 
 
+def revision_of(place: ModelPlace, given: str | None) -> str | None:
+    """Return the branch, tag or commit to read of `place`: what was `given`, else its own.
+
+    Raises:
+        ModelError: one was given for a folder, which has none.
+    """
+    if given and Path(place.path).is_dir():
+        raise ModelError(
+            f"--revision {shown(given)} is of a model on the hub, and {place.path} is a folder",
+            "a hub id, or no --revision",
+            "leave --revision out",
+        )
+    return given or place.revision
+
+
 def config_of(run: Path) -> RunConfig:
     """Return the config of the run folder `run`.
 

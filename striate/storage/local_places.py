@@ -7,6 +7,8 @@ from typing import Any
 
 # What stands before a path: nothing of a word, of an address (https://) or of a share (1/2).
 _FOLDERS = re.compile(r"(?<![\w.:/~\\-])/(?:[^\s/'\",;:(){}\[\]=]+/)*(?=[^\s/])")
+# A name and a path, but no address.
+_NAMED = re.compile(r"([^/\\\s]+[:@])(/(?!/).*)", re.DOTALL)
 
 
 def without_places(value: Any) -> Any:
@@ -19,8 +21,10 @@ def without_places(value: Any) -> Any:
 
 
 def last_part(place: str) -> str:
-    """Return an absolute path's last part, and any other text as it is."""
-    return Path(place).name or place if Path(place).is_absolute() else place
+    """Return an absolute path's last part, also behind a name (`name:PATH`, `tasks@PATH`); any other text as it is."""
+    named = _NAMED.fullmatch(place)
+    before, path = named.groups() if named else ("", place)
+    return before + (Path(path).name or path) if Path(path).is_absolute() else place
 
 
 def portable_command(command: str) -> str:

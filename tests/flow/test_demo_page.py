@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
-from urllib.request import Request, urlopen
+from urllib.request import ProxyHandler, Request, build_opener, urlopen
 
 import pytest
 from typer.testing import CliRunner
@@ -207,6 +207,32 @@ def test_the_verb_serves_until_it_is_stopped_and_clears_up(
     assert shown.stdout.startswith(("http://127.0.0.1:", "http://localhost:"))
     assert "every machine" not in shown.stdout
     assert not folders[0].exists()
+
+
+def test_a_proxy_is_not_asked_for_a_page_of_this_machine(models: PageModels, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("gradio", reason="needs gradio (the extra `dev`)")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    for name in ("http_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    with page_server.served_page(models, "127.0.0.1", 0) as served:
+        assert build_opener(ProxyHandler({})).open(served, timeout=60).status == 200
+    assert "no_proxy" not in os.environ
+
+
+def test_an_address_of_six_parts_has_brackets(models: PageModels, monkeypatch: pytest.MonkeyPatch) -> None:
+    gradio = pytest.importorskip("gradio", reason="needs gradio (the extra `dev`)")
+    launched: list[str] = []
+
+    def launch(page: Any, **options: Any) -> None:
+        launched.append(options["server_name"])
+        raise OSError("enough")
+
+    monkeypatch.setattr(gradio.Blocks, "launch", launch)
+    monkeypatch.setattr(page_server, "free_port", lambda host, port: port)
+    with pytest.raises(ConfigError, match="can't listen on ::1, port 7860: enough"):
+        page_server.served_page(models, "::1", 7860).__enter__()
+    assert launched == ["[::1]"]
 
 
 def test_a_port_that_is_taken_is_said(address: str, models: PageModels) -> None:

@@ -17,8 +17,10 @@ from typer.testing import CliRunner, Result
 
 from striate.cli import app
 from striate.config import RunConfig
+from striate.models.convert import vllm_adapter
 from striate.models.convert.vllm_rules import adapter_problems, model_problem, rank_option
-from striate.models.io.load import load_model
+from striate.models.io import load
+from striate.models.io.load import load_model, read_config
 from striate.pipeline import Flow
 
 if TYPE_CHECKING:
@@ -151,6 +153,7 @@ def test_vllm_gets_an_adapter_that_it_takes(siglip: Path, tmp_path: Path) -> Non
     [
         ({"modules_to_save": ["multi_modal_projector"]}, "modules that trained whole (modules_to_save)"),
         ({"use_dora": True}, "it is a DoRA"),
+        ({"init_lora_weights": "pissa"}, "it began as pissa, which changes the base weights too"),
         ({"rank_pattern": {"layers.0.self_attn.q_proj": 2}}, "different ranks or scales"),
         ({"target_modules": ["model.multi_modal_projector.linear_1"]}, "it adapts more than decoder layers"),
     ],
@@ -164,6 +167,20 @@ def test_vllm_gets_a_whole_checkpoint_else(siglip: Path, tmp_path: Path, change:
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
 
 
+def test_vllm_is_told_which_revision_of_the_base(siglip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The base on the hub may have moved on since."""
+    source = adapter(siglip, tmp_path / "adapter")
+    file, config = source / "adapter_config.json", read_config(siglip)
+    file.write_text(json.dumps({**json.loads(file.read_text()), "base_model_name_or_path": "a/b", "revision": "v1"}))
+    asked: list[tuple[str, str | None]] = []
+    monkeypatch.setattr(load, "read_config", lambda name, revision: asked.append((name, revision)) or config)
+    monkeypatch.setattr(vllm_adapter, "problems_of", lambda folder: [])
+    done = striate(source, "--to", "vllm", "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    assert "vllm serve a/b --revision v1 --enable-lora" in done.output
+    assert asked == [("a/b", "v1")]
+
+
 def test_what_vllm_takes(tiny_llava: Loaded) -> None:
     lora = {"peft_type": "LORA", "r": 128}
     assert adapter_problems(lora, []) == []
@@ -171,6 +188,11 @@ def test_what_vllm_takes(tiny_llava: Loaded) -> None:
     assert adapter_problems({**lora, "r": 600, "bias": "all"}, []) == [
         "it holds trained biases",
         "its rank 600 is above 512",
+    ]
+    assert adapter_problems({**lora, "lora_bias": True}, []) == ["it holds trained biases"]
+    assert adapter_problems({**lora, "init_lora_weights": "gaussian"}, []) == []
+    assert adapter_problems({**lora, "target_parameters": ["a"]}, []) == [
+        "it adapts single tensors of modules (target_parameters)"
     ]
     assert [rank_option(rank) for rank in (1, 8, 9, 129, 512)] == [8, 8, 16, 256, 512]
     config = tiny_llava.model.config
@@ -199,6 +221,7 @@ def test_eight_bits_of_a_tuned_model(run: Path, tmp_path: Path) -> None:
         (("RUN", "--to", "gguf", "--model", "healed"), "has no model 'healed'"),
         (("RUN", "--to", "vllm", "--type", "f16"), "--type and --text-only are of --to gguf"),
         (("RUN", "--to", "gguf", "--out", "FULL"), "exists already"),
+        (("RUN", "--to", "int8", "--revision", "main"), "--revision 'main' is of a model on the hub"),
     ],
 )
 def test_mistakes_are_told(run: Path, tmp_path: Path, words: tuple[str, ...], said: str) -> None:

@@ -137,6 +137,9 @@ def test_an_adapter_of_the_hub_is_merged_with_its_base_of_the_hub(
             for place in (tuned_run / "checkpoint", tmp_path / "merged")
         )
     assert torch.allclose(own, theirs, atol=1e-4)
+    served = striate("merge", "user/tuned", "--revision", "nowhere", "--out", tmp_path / "other")
+    assert served.exit_code == 1
+    assert "no model at 'user/tuned'" in served.output
 
 
 STEPS = {
@@ -189,6 +192,17 @@ def test_a_repository_that_holds_files_is_replaced_only_when_asked(tuned_run: Pa
     assert len(there.commits) == 3
     assert set(there.files) > WHOLE
     assert "adapter_config.json" not in there.files
+
+
+def test_a_model_that_is_to_be_private_is_not_put_where_everybody_sees_it(tuned_run: Path, hub: Hub) -> None:
+    assert striate("push", tuned_run, "user/small").exit_code == 0
+    there = hub.repositories["user/small"]
+    done = striate("push", tuned_run, "user/small", "--private", "--overwrite")
+    assert done.exit_code == 1
+    assert "user/small is on the hub already, and everybody sees it" in done.output.replace("\n", " ")
+    assert len(there.commits) == 2
+    there.private = True
+    assert striate("push", tuned_run, "user/small", "--private", "--overwrite").exit_code == 0
 
 
 def _half(folder: Path) -> None:
@@ -254,6 +268,8 @@ def test_a_folder_without_a_card_gets_one(tuned_run: Path, hub: Hub, tmp_path: P
     assert "base_model: user/base\n" in card
     assert "base_model_relation: finetune\n" in card
     assert "from_pretrained('user/small')" in card
+    # Nobody noted what was done to it.
+    assert "unchanged" not in card
 
 
 def test_a_card_of_another_trainer_keeps_its_text_and_names_no_folder_of_this_machine(

@@ -12,11 +12,18 @@ import numpy as np
 import pytest
 import torch
 from llama_kit import llama_server, needs_server
-from transformers import AutoModelForCausalLM, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+from tokenizers import Tokenizer, models
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    PreTrainedTokenizerFast,
+)
 
 from striate.errors import ArtifactError, ModelError
 from striate.models.convert.gguf import export_language_model, ggml_library, write_language_model
-from striate.models.convert.gguf.gguf_tokenizer import _pretokenizer
+from striate.models.convert.gguf.gguf_tokenizer import _pretokenizer, write_vocabulary
 from striate.models.io.components import load_llm
 from striate.models.io.save import save_model
 from striate.models.surgery.remove_layers import remove_layers
@@ -267,6 +274,10 @@ def test_refusals(tiny_llava: Loaded, pruned: Path, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="nowhere"):
         export_language_model(pruned, tmp_path / "nowhere" / "a.gguf")
     text = tiny_llava.model.config.text_config
+    text.hidden_act = "gelu"
+    with pytest.raises(ModelError, match="the activation of this llama is 'gelu'"):
+        write_language_model(tiny_llava.model, tiny_llava.processor, tmp_path / "b.gguf")
+    text.hidden_act = "silu"
     text.rope_parameters = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 8.0}
     with pytest.raises(ModelError, match="positions of type 'yarn' are not written"):
         write_language_model(tiny_llava.model, tiny_llava.processor, tmp_path / "b.gguf")
@@ -274,6 +285,15 @@ def test_refusals(tiny_llava: Loaded, pruned: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="is of type 'phi3', which this does not write"):
         write_language_model(tiny_llava.model, tiny_llava.processor, tmp_path / "b.gguf")
     assert not list(tmp_path.glob("*b.gguf*"))
+
+
+def test_numbers_beyond_float16_are_refused(tiny_llava: Loaded, tmp_path: Path) -> None:
+    head = tiny_llava.model.get_output_embeddings().weight
+    head.data[0, 0] = 1e5
+    with pytest.raises(ModelError, match=r"output\.weight holds 1e\+05, and the most of float16 is 65504"):
+        write_language_model(tiny_llava.model, tiny_llava.processor, tmp_path / "a.gguf")
+    assert list(tmp_path.iterdir()) == []
+    write_language_model(tiny_llava.model, tiny_llava.processor, tmp_path / "a.gguf", "bfloat16")
 
 
 @pytest.mark.parametrize(
@@ -296,3 +316,26 @@ def test_how_text_is_cut(steps: list[dict[str, Any]], name: str) -> None:
 def test_other_tokenizers_are_refused() -> None:
     with pytest.raises(ModelError, match="a tokenizer of the kind Unigram"):
         _pretokenizer({"model": {"type": "Unigram"}, "pre_tokenizer": {"type": "Metaspace"}})
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        # As Tekken and GPT-4o have it.
+        [{"type": "Split", "pattern": {"Regex": r"[\p{Lu}\p{M}]*[\p{Ll}]+|\p{N}|\s+"}}, {"type": "ByteLevel"}],
+        [{"type": "Split", "pattern": {"Regex": r"[\p{Lu}\p{M}]*[\p{Ll}]+|\p{N}{1,3}|\s+"}}, {"type": "ByteLevel"}],
+        [{"type": "ByteLevel", "use_regex": False}],
+    ],
+)
+def test_text_that_is_cut_in_another_way_is_refused(steps: list[dict[str, Any]]) -> None:
+    described = {"model": {"type": "BPE"}, "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps}}
+    with pytest.raises(ModelError, match="is not written as GGUF"):
+        _pretokenizer(described)
+
+
+def test_unigrams_with_bytes_are_no_sentencepiece_bpe(tiny_llava: Loaded) -> None:
+    words = Tokenizer(models.Unigram([("<unk>", 0.0), ("a", -1.0)], unk_id=0, byte_fallback=True))
+    processor = SimpleNamespace(tokenizer=PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>"))
+    writer = gguf.GGUFWriter(None, "llama")
+    with pytest.raises(ModelError, match="a tokenizer of the kind Unigram"):
+        write_vocabulary(writer, processor, 8)

@@ -19,6 +19,7 @@ from striate.models.convert.legacy.legacy_sources import shard_files
 from striate.models.io.components import load_encoder, load_llm
 from striate.models.io.load import load_model, load_processor, read_config
 from striate.models.io.model_folder import check_source
+from striate.models.io.weight_files import check_weights_whole
 from striate.models.io.weights.safetensors_shards import INDEX, WHOLE, read_shards
 from striate.models.io.weights.stored_matrices import StoredMatrices
 from striate.models.structure.meta_model import blueprint
@@ -187,6 +188,14 @@ def test_an_index_names_no_weights_elsewhere(way: str, sharded: Path, tmp_path: 
         with pytest.raises(ModelError, match=rf"{INDEX} places tensors in '.*' leaves the model folder"):
             use()
     assert not (tmp_path / "pruned").exists()
+
+
+def test_a_whole_file_beside_an_old_index_is_what_is_read(tiny_llava_dir: Path) -> None:
+    """A folder that a smaller model, or one of larger shards, was saved to again: as transformers reads it."""
+    write_index(tiny_llava_dir, "model-00001-of-00002.safetensors")
+    assert load_model(str(tiny_llava_dir), device="cpu").model
+    assert {tensor.file for tensor in read_shards(tiny_llava_dir).values()} == {tiny_llava_dir / WHOLE}
+    check_weights_whole(tiny_llava_dir)
 
 
 def test_an_index_of_bin_files_names_none_elsewhere_either(sharded: Path) -> None:

@@ -27,3 +27,17 @@ def test_a_command_keeps_its_words() -> None:
 def test_every_text_in_a_config_is_looked_at() -> None:
     config = {"data": {"train": ["/home/me/photos", "hf:me/data"], "mix": {"/home/me/photos": 2}}, "seed": 1}
     assert without_places(config) == {"data": {"train": ["photos", "hf:me/data"], "mix": {"photos": 2}}, "seed": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("mine:/home/me/packs/shapes", "mine:shapes"),
+        ("lm-eval:piqa,boolq@/home/me/tasks", "lm-eval:piqa,boolq@tasks"),
+        ("https://example.org/a/b", None),
+        ("hf:me/data", None),
+        ("a word: /home", None),
+    ],
+)
+def test_a_path_behind_a_name_is_cut_too(text: str, shown: str | None) -> None:
+    assert without_places([text]) == [shown or text]

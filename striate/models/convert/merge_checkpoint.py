@@ -78,6 +78,12 @@ def merge_checkpoint(
     """
     check_source(str(source))
     adapter = source if is_adapter(source) else None
+    if base and adapter is None:
+        raise ModelError(
+            f"--base gives the base model of an adapter, and {source} holds a whole model",
+            "an adapter, or no --base",
+            "leave --base out, or name the adapter; of a run with --model tuned",
+        )
     with quietly(True), new_folder(out) as target:
         folder = _base_folder(adapter, base) if adapter else source
         processor = _processor(source, folder)

@@ -10,7 +10,13 @@ from safetensors import SafetensorError, safe_open
 
 from striate.errors import ModelError
 from striate.models.convert.vllm_rules import adapter_problems
-from striate.models.io.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_config, base_of
+from striate.models.io.adapter_folder import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    adapter_config,
+    base_of,
+    base_revision_of,
+)
 from striate.models.structure.anatomy import find_anatomy, layer_of, plain_name
 from striate.models.structure.meta_model import blueprint
 from striate.storage.atomic import new_folder, write_text
@@ -22,7 +28,7 @@ def problems_of(adapter: Path) -> list[str]:
     Raises:
         ModelError: the adapter or its base model can't be read.
     """
-    anatomy = find_anatomy(blueprint(base_of(adapter)).model)
+    anatomy = find_anatomy(blueprint(base_of(adapter), base_revision_of(adapter)).model)
     outside = [name for name in _names(adapter) if layer_of(anatomy, plain_name(name)) is None]
     return adapter_problems(adapter_config(adapter), outside)
 

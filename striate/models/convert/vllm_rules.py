@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from striate.models.io.adapter_folder import changed_base
+
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Values of vLLM's --max-lora-rank."""
 
@@ -67,10 +69,14 @@ def adapter_problems(config: Mapping[str, Any], outside: Iterable[str]) -> list[
         problems.append("it holds modules that trained whole (modules_to_save), such as the projector")
     if config.get("use_dora"):
         problems.append("it is a DoRA")
-    if config.get("bias", "none") != "none":
+    if start := changed_base(config):
+        problems.append(f"it began as {start}, which changes the base weights too")
+    if config.get("bias", "none") != "none" or config.get("lora_bias"):
         problems.append("it holds trained biases")
     if config.get("rank_pattern") or config.get("alpha_pattern"):
         problems.append("its modules have different ranks or scales, which vLLM does not read")
+    if config.get("target_parameters"):
+        problems.append("it adapts single tensors of modules (target_parameters)")
     if int(config.get("r") or 0) > RANKS[-1]:
         problems.append(f"its rank {config['r']} is above {RANKS[-1]}")
     if first := next(iter(sorted(outside)), None):

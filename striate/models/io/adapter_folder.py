@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from striate.models.io.json_files import read_json
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+# Starts of LoRA that leave the base weights as they are.
+_PLAIN_STARTS = ("gaussian", "eva", "orthogonal")
 
 
 def is_adapter(path: Path) -> bool:
@@ -49,3 +52,12 @@ def adapter_config(path: Path) -> dict[str, Any]:
         ModelError: it can't be read.
     """
     return read_json(path / ADAPTER_CONFIG, "the JSON that PEFT writes", "save the adapter again")
+
+
+def changed_base(config: Mapping[str, Any]) -> str:
+    """Return how a LoRA of this config began, such as `pissa`, where that changed the base weights too; else nothing.
+
+    Only PEFT's own loading, which changes them again, gives the model that was trained.
+    """
+    start = config.get("init_lora_weights")
+    return start if isinstance(start, str) and start not in _PLAIN_STARTS else ""

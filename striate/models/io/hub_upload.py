@@ -120,6 +120,12 @@ def publish(upload: Upload, *, private: bool = False, overwrite: bool = False) -
             "a new or empty repository",
             "choose another name, or replace what it holds with --overwrite",
         )
+    if private and there is not None and not there.private:
+        raise ArtifactError(
+            f"{repository} is on the hub already, and everybody sees it: --private makes new repositories private",
+            "a new name, or a repository that is private already",
+            "choose another name, make that one private in its settings on the hub, or leave --private out",
+        )
     with _asking(repository, "make it"):
         if there is None:
             api.create_repo(repository, private=private)

@@ -111,7 +111,7 @@ def card_text(facts: CardFacts, folder: str, checkpoint: Path | None = None) -> 
     """
     compute = read_visual_compute(checkpoint) if checkpoint else None
     parts = [
-        f"# {_plain(folder)}: {_plain(_base_name(facts.base))}, {_deed(facts)}",
+        f"# {_plain(folder)}: {', '.join(filter(None, (_plain(_base_name(facts.base)), _deed(facts))))}",
         _summary(facts),
         _region(facts),
         _figures(facts),
@@ -208,7 +208,9 @@ def _base_name(base: str) -> str:
 def _deed(facts: CardFacts) -> str:
     tuned = f"tuned in {len(facts.region)} of {facts.region.num_layers} layers" if facts.region and facts.method else ""
     gone = f"{len(facts.prune.removed)} layers removed" if facts.prune and facts.prune.removed else ""
-    return ", ".join(part for part in (tuned, gone) if part) or "unchanged"
+    parts = [tuned or ("tuned" if facts.method else ""), gone]
+    # Of a model whose making nobody noted, nothing is claimed.
+    return ", ".join(part for part in parts if part) or ("unchanged" if facts.prune else "")
 
 
 def _summary(facts: CardFacts) -> str:

@@ -12,7 +12,7 @@ from striate.models.io.foreign import reading_model
 from striate.models.io.json_files import read_json
 
 DESCRIBED = ("whole weights of the model that config.json describes", "download or save the model again")
-INDEX = "model.safetensors.index.json"
+WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _PATTERNS = ("*.safetensors*", "pytorch_model*.bin*")
 
 
@@ -54,7 +54,8 @@ def check_weights_whole(folder: Path) -> None:
 def _indexed(folder: Path) -> list[Path]:
     """Return the shards that the folder's index names, if it has one."""
     index = folder / INDEX
-    if not index.is_file():
+    # transformers takes a whole file first.
+    if (folder / WHOLE).is_file() or not index.is_file():
         return []
     names = read_json(index, "the JSON that save_pretrained writes", DESCRIBED[1]).get("weight_map")
     shards = sorted({str(name) for name in names.values()}) if isinstance(names, dict) else []

@@ -26,7 +26,7 @@ def write_vocabulary(writer: gguf.GGUFWriter, processor: Any, size: int) -> None
     tokenizer = processor.tokenizer
     described = json.loads(tokenizer.backend_tokenizer.to_str())
     tokens, kinds = _tokens(tokenizer, described, size)
-    if described["model"].get("byte_fallback"):
+    if described["model"]["type"] == "BPE" and described["model"].get("byte_fallback"):
         _write_sentencepiece(writer, tokens, kinds, described)
     else:
         writer.add_tokenizer_model("gpt2")
@@ -95,14 +95,17 @@ def _pretokenizer(described: dict[str, Any]) -> str:
     steps = step.get("pretokenizers", [step])
     kinds = [part.get("type") for part in steps]
     if described["model"]["type"] == "BPE" and kinds[-1:] == ["ByteLevel"]:
-        if kinds == ["ByteLevel"]:
+        by_words = steps[-1].get("use_regex", True)
+        if kinds == ["ByteLevel"] and by_words:
             return "gpt-2"
-        if kinds == ["Digits", "ByteLevel"] and steps[0].get("individual_digits"):
+        if kinds == ["Digits", "ByteLevel"] and steps[0].get("individual_digits") and by_words:
             return "smollm"
         pattern = steps[0].get("pattern", {}).get("Regex", "") if kinds == ["Split", "ByteLevel"] else ""
-        if r"\p{N}{1,3}" in pattern:
+        # Others that treat digits alike, such as Tekken, cut between small and capital letters or at accents.
+        plain = not any(kind in pattern for kind in (r"\p{Lu}", r"\p{M}"))
+        if plain and r"\p{N}{1,3}" in pattern:
             return "llama-bpe"
-        if r"|\p{N}|" in pattern:
+        if plain and r"|\p{N}|" in pattern:
             return "qwen2"
     raise ModelError(
         f"a tokenizer of the kind {described['model']['type']} with steps {kinds} is not written as GGUF",

@@ -12,6 +12,7 @@ import gguf
 import numpy as np
 import torch
 
+from striate.errors import ModelError
 from striate.models.convert.gguf import ggml_library
 from striate.storage.atomic import cannot_write
 
@@ -63,7 +64,7 @@ def write_gguf(
 
     Raises:
         ArtifactError: the file can't be written.
-        ModelError: a format of llama.cpp's own, and no llama.cpp is installed.
+        ModelError: a format of llama.cpp's own, and no llama.cpp is installed; numbers beyond float16.
     """
     if any(tensor.kind in _BY_GGML for tensor in entries):
         ggml_library.check_library()
@@ -77,14 +78,27 @@ def write_gguf(
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         for tensor in entries:
-            quantize = ggml_library.quantize if tensor.kind in _BY_GGML else gguf.quantize
-            writer.write_tensor_data(quantize(tensor.values(), tensor.kind))
+            writer.write_tensor_data(_rounded(tensor))
         writer.close()
         partly.rename(target)
     except OSError as error:
         raise cannot_write(target, error) from error
     finally:
         partly.unlink(missing_ok=True)
+
+
+def _rounded(tensor: Entry) -> np.ndarray:
+    """Return the values of a tensor in its number format, as they lie in the file."""
+    quantize = ggml_library.quantize if tensor.kind in _BY_GGML else gguf.quantize
+    with np.errstate(over="ignore"):
+        rounded: np.ndarray = quantize(tensor.values(), tensor.kind)
+    if tensor.kind == F16 and not np.isfinite(rounded).all():
+        raise ModelError(
+            f"{tensor.name} holds {np.abs(tensor.values()).max():.3g}, and the most of float16 is 65504",
+            "weights within the range of their format",
+            "take --type bf16; a vision part, which is always in float16, is left out by --text-only",
+        )
+    return rounded
 
 
 def _announce(writer: gguf.GGUFWriter, tensor: Entry) -> None:

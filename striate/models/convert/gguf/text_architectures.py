@@ -25,12 +25,14 @@ class TextArchitecture:
         pairs: whether it rotates neighbouring values of a head: then rows of queries and keys are reordered.
         facts: writes what the file says beyond the sizes that all have.
         change: returns a tensor's values as llama.cpp expects them, from its name in the file.
+        activations: names of what its MLP computes between matrices.
     """
 
     kind: gguf.MODEL_ARCH
     pairs: bool = False
     facts: Callable[[gguf.GGUFWriter, Any, Any], None] = lambda writer, config, core: None
     change: Callable[[str, torch.Tensor, Any], torch.Tensor] = lambda name, tensor, config: tensor
+    activations: tuple[str, ...] = ("silu", "swish")
 
 
 def text_architecture(config: Any) -> TextArchitecture:
@@ -45,6 +47,13 @@ def text_architecture(config: Any) -> TextArchitecture:
             f"the language model is of type {config.model_type!r}, which this does not write as GGUF",
             ", ".join(ARCHITECTURES),
             ELSEWHERE,
+        )
+    act = getattr(config, "hidden_activation", None) or getattr(config, "hidden_act", None)
+    if act not in architecture.activations:
+        raise ModelError(
+            f"the activation of this {config.model_type} is {act!r}, which llama.cpp does not compute in it",
+            architecture.activations[0],
+            "serve it with transformers or vLLM",
         )
     for kind, rope in rope_settings(config).items():
         if rope.get("rope_type", "default") not in _ROPE_TYPES.get(config.model_type, _ANY_ROPE):
@@ -134,6 +143,8 @@ ARCHITECTURES = {
     "qwen2_vl_text": TextArchitecture(gguf.MODEL_ARCH.QWEN2VL, facts=_sections),
     "qwen2_5_vl_text": TextArchitecture(gguf.MODEL_ARCH.QWEN2VL, facts=_sections),
     "qwen3_vl_text": TextArchitecture(gguf.MODEL_ARCH.QWEN3VL, facts=_deepstack),
-    "gemma3_text": TextArchitecture(gguf.MODEL_ARCH.GEMMA3, facts=_gemma3_facts, change=_gemma3_change),
+    "gemma3_text": TextArchitecture(
+        gguf.MODEL_ARCH.GEMMA3, facts=_gemma3_facts, change=_gemma3_change, activations=("gelu_pytorch_tanh",)
+    ),
 }
 """Type of a text config -> its architecture in llama.cpp."""

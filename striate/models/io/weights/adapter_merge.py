@@ -16,14 +16,12 @@ from peft.utils.other import ModulesToSaveWrapper
 from torch import Tensor, nn
 
 from striate.errors import ModelError
-from striate.models.io.adapter_folder import adapter_config
+from striate.models.io.adapter_folder import adapter_config, changed_base
 from striate.models.io.adapters import place_adapter
 from striate.models.io.foreign import reading_model
 from striate.models.io.sane_model import is_finite
 from striate.models.structure.anatomy import plain_name
 
-# Starts of LoRA that change the base weights too: only PEFT's own loading, with all weights there, gives the model.
-_PLAIN_STARTS = ("gaussian", "eva", "orthogonal")
 _WRAPPER = ".token_adapter"
 Read = Callable[[str], Tensor]
 """Reads one parameter of the base model by its name."""
@@ -36,14 +34,14 @@ def cannot_stream(adapter: Path) -> str:
         ModelError: the adapter is none that can be merged at all.
     """
     config = adapter_config(adapter)
-    kind, start = config.get("peft_type"), config.get("init_lora_weights")
+    kind = config.get("peft_type")
     if kind in ("PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING", "ADAPTION_PROMPT", "CPT"):
         raise ModelError(
             f"the adapter in {adapter} is {kind}: it adds to the prompt, and there are no weights to merge it into",
             "an adapter that changes weights, such as LoRA",
             "serve it as an adapter, or train a LoRA",
         )
-    if isinstance(start, str) and start not in _PLAIN_STARTS:
+    if start := changed_base(config):
         return f"its LoRA began as {start}, which changes the base weights too"
     return "it adapts single tensors of modules" if config.get("target_parameters") else ""
 

@@ -101,11 +101,12 @@ def read_shards(folder: Path) -> dict[str, Stored]:
     Raises:
         ModelError: no weights, a shard that is missing or damaged, or shards and index that disagree.
     """
+    # Where an index is there too, transformers takes the whole file.
+    if (folder / WHOLE).is_file():
+        return read_file(model_file(folder, WHOLE, "weights"))
     index = folder / INDEX
     if not index.is_file():
-        if not (folder / WHOLE).is_file():
-            raise ModelError(f"{folder} has no safetensors weights", ALLOWED, _hint(folder))
-        return read_file(model_file(folder, WHOLE, "weights"))
+        raise ModelError(f"{folder} has no safetensors weights", ALLOWED, _hint(folder))
     placed = weight_map(index)
     what = f"{INDEX} places tensors in"
     missing = sorted(file for file in set(placed.values()) if not model_file(folder, file, what).is_file())
