@@ -147,11 +147,22 @@ def check_new_folder(path: Path) -> None:
     """Check that `path` is a new or empty folder.
 
     Raises:
-        ArtifactError: it holds files, or is one.
+        ArtifactError: it holds files, or is one; or a finished folder can't take its place.
     """
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise ArtifactError(
             f"{path} exists already", "a new or empty folder", "choose another folder, or remove that one first"
+        )
+    kinds = {
+        "is a link": path.is_symlink(),
+        "has no name of its own": path.name in ("", ".."),
+        "is where a disk is mounted": path.is_mount(),
+    }
+    if kind := next((kind for kind, found in kinds.items() if found), None):
+        raise ArtifactError(
+            f"{path} {kind}: the finished folder could not take its place",
+            "a new folder, or an empty one of its own",
+            f"choose one, such as {path / 'new'}",
         )
 
 

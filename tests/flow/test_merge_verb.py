@@ -108,6 +108,7 @@ def test_another_base_may_be_given(adapter: Path, tiny_llava_dir: Path, tmp_path
     refused = striate("merge", adapter, "--out", tmp_path / "merged")
     assert refused.exit_code == 1
     assert "no base model at '/nowhere/base'" in refused.output
+    assert "--base names another place" in refused.output.replace("\n", " ")
     done = striate("merge", adapter, "--base", tiny_llava_dir, "--out", tmp_path / "merged")
     assert done.exit_code == 0, done.output
 

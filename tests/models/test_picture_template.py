@@ -85,6 +85,8 @@ def test_braces_of_ollamas_language_are_not_written() -> None:
         # It takes texts alone, refuses all, knows no generation prompt, or writes no picture.
         "{% for message in messages %}{{ message['content'].upper() }}{% endfor %}",
         "{{ raise_exception('no') }}",
+        # More than the sandbox of templates lets it.
+        "{% for turn in range(99999999) %}{% endfor %}",
         TURNS.replace("PICTURE", ""),
     ],
 )

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from striate.errors import ArtifactError, DataError
-from striate.storage.atomic import check_file_place, new_folder, write_text
+from striate.storage.atomic import check_file_place, check_new_folder, new_folder, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -138,3 +138,20 @@ def test_the_umask_decides_for_what_libraries_write_into_a_folder(tmp_path: Path
         os.umask(before)
     for name in ("weights", "in/run", "plain"):
         assert (tmp_path / "new" / name).stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_what_a_finished_folder_can_not_replace_is_said_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    monkeypatch.chdir(tmp_path / "empty")
+    for path, kind in (
+        (tmp_path / "link", "is a link"),
+        (tmp_path / "dangling", "is a link"),
+        (Path(), "has no name of its own"),
+    ):
+        with pytest.raises(ArtifactError, match=f"{kind}: the finished folder could not take its place"):
+            check_new_folder(path)
+    monkeypatch.setattr(Path, "is_mount", lambda path: True)
+    with pytest.raises(ArtifactError, match="is where a disk is mounted"):
+        check_new_folder(tmp_path / "empty")

@@ -103,9 +103,7 @@ def merge_checkpoint(
 
 
 def _base_folder(adapter: Path, base: str | None) -> Path:
-    folder = (
-        folder_of(base, "base model") if base else folder_of(base_of(adapter), "base model", base_revision_of(adapter))
-    )
+    folder = folder_of(base, "base model") if base else _named_base(adapter)
     if is_adapter(folder):
         raise ModelError(
             f"{folder} is an adapter itself, and {adapter} names it as its base model",
@@ -113,6 +111,13 @@ def _base_folder(adapter: Path, base: str | None) -> Path:
             f"merge {folder} into its own base first, and give the result with --base",
         )
     return folder
+
+
+def _named_base(adapter: Path) -> Path:
+    try:
+        return folder_of(base_of(adapter), "base model", base_revision_of(adapter))
+    except ModelError as error:
+        raise ModelError(error.given, error.allowed, f"{error.next_step}; --base names another place") from error
 
 
 def _processor(source: Path, folder: Path) -> Any:
