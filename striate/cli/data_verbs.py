@@ -51,6 +51,7 @@ def data(
         quiet_libraries()
         config = _config(source, settings or [])
         share = _share(split, out)
+        _one_of(split, convert)
         if share is not None and out is not None:
             lines, found = _split(source, config, share, out)
         elif convert is not None:
@@ -68,6 +69,16 @@ def _config(source: str, settings: list[str]) -> RunConfig:
     from striate.config import parse_config
 
     return parse_config({"model": {"path": "builtin"}, "data": {"train": [source]}}, settings)
+
+
+def _one_of(split: str | None, convert: Path | None) -> None:
+    """Return unless both are there, of which one would be passed over; raises ConfigError."""
+    from striate.errors import ConfigError
+
+    if split is not None and convert is not None:
+        raise ConfigError(
+            "--split and --convert write two folders", "one of them", "run the command twice, with one each"
+        )
 
 
 def _share(split: str | None, out: Path | None) -> float | None:

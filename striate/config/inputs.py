@@ -100,6 +100,9 @@ with warnings.catch_warnings():
             if total and (total >= 1 - 1e-9 if others else abs(total - 1) > 1e-9):
                 kind = "below 100%, as other places have no share" if others else "100%, as every place has one"
                 raise ValueError(f"mix: its shares are {100 * total:g}% together: {kind}")
+            twice = next((name for name in self.mix if self.train.count(name) > 1), None)
+            if twice:
+                raise ValueError(f"mix: train names {twice!r} twice: name it once, and say here how often it is shown")
             return self
 
         @field_validator("validate")

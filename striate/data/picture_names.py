@@ -12,14 +12,10 @@ from striate.printable import shown
 
 KEYS = ("image", "images")
 OTHER_MEDIA = re.compile(r"(?:videos?|audios?)(?:_(?:path|file|url)s?)?", re.IGNORECASE)
-MEDIA_FILE = re.compile(
-    r"data:(?:image|video|audio)/.*"
-    r"|.*\.(?:jpe?g|png|webp|gif|bmp|tiff?|mp4|m4v|avi|mov|mkv|webm|wav|mp3|flac|ogg|m4a)",
-    re.IGNORECASE | re.DOTALL,
-)
-MOVING = re.compile(
-    r"data:(?:video|audio)/.*|.*\.(?:mp4|m4v|avi|mov|mkv|webm|wav|mp3|flac|ogg|m4a)", re.IGNORECASE | re.DOTALL
-)
+_STILL = "jpe?g|jpe|jfif|a?png|webp|gif|bmp|tiff?|hei[cf]|avif|jp2|jxl|p[bgnp]m|svg"
+_MOVES = "mp4|m4v|mpe?g|wmv|flv|3gp|avi|mov|mkv|webm|wav|mp3|flac|ogg|opus|aac|m4a"
+MEDIA_FILE = re.compile(rf"data:(?:image|video|audio)/.*|.*\.(?:{_STILL}|{_MOVES})", re.IGNORECASE | re.DOTALL)
+MOVING = re.compile(rf"data:(?:video|audio)/.*|.*\.(?:{_MOVES})", re.IGNORECASE | re.DOTALL)
 MEDIA_PLACEHOLDER = re.compile(r"^[ \t]*<(video|audio)>[ \t]*$|\A\s*<(video|audio)>", re.MULTILINE)
 ONLY_PICTURES = "pictures, under 'image' or 'images'"
 

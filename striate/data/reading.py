@@ -20,6 +20,7 @@ from striate.data.store.stored_samples import StoredSamples
 from striate.errors import DataError
 
 Item = TypeVar("Item")
+_MOST_LOOKED_AT = 1000
 
 
 def iter_samples(path: Path, options: SourceOptions = PLAIN) -> Iterator[Sample]:
@@ -65,6 +66,18 @@ def _stored(path: Path, options: SourceOptions) -> StoredSamples | None:
         return stored_samples(source_files(Path(path)), options, lambda: iter_samples(path, options))
     except OSError:  # Reading it says what is wrong, by name.
         return None
+
+
+def columns_apply(path: Path, options: SourceOptions) -> bool:
+    """Return whether one of the first records of `path` has a column of `data.columns`; true where that names none.
+
+    Raises:
+        DataError: as `iter_samples`.
+    """
+    source, columns = source_files(Path(path)), set(options.columns.values())
+    records = (record.value for file in source.files for record in source.read(file))
+    first = islice(records, _MOST_LOOKED_AT)
+    return not columns or any(isinstance(value, dict) and not columns.isdisjoint(value) for value in first)
 
 
 def joined(parts: Sequence[Sequence[Sample]], rows: Sequence[int] | None = None) -> Sequence[Sample]:

@@ -86,8 +86,18 @@ def _form_of(row: Row, columns: Mapping[str, str]) -> ConversationForm:
     raise row.refuse(
         f"it has no conversation; its fields are {have or 'empty'}",
         f"one of {', '.join(names)}",
-        _nearest(row) or "say which fields hold question and answer: data.columns={question: NAME, answer: NAME}",
+        _unapplied(row, columns)
+        + (_nearest(row) or "say which fields hold question and answer: data.columns={question: NAME, answer: NAME}"),
     )
+
+
+def _unapplied(row: Row, columns: Mapping[str, str]) -> str:
+    """Return that the record has none of the columns that `data.columns` names, if so."""
+    if not columns or any(name in row.fields for name in columns):
+        return ""
+    have = [key for key in row.fields if isinstance(key, str)]
+    meant = next(filter(None, (did_you_mean(column, have) for column in columns.values())), "")
+    return f"{meant}it has no field {', '.join(map(shown, columns.values()))} of data.columns: correct that, or "
 
 
 @lru_cache(maxsize=1024)

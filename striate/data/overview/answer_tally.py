@@ -13,6 +13,8 @@ from striate.printable import shown
 # What tables hold where nobody wrote an answer.
 BLANKS = frozenset({"n/a", "na", "nan", "none", "null", "nil", "-", "--", ".", "?", "[]", "{}", "tbd", "todo"})
 NOT_LETTERS = re.compile(r"[\W\d_]+")
+# Of answers numbers count.
+NOT_WORDS = re.compile(r"[\W_]+")
 UNNAMED = "(no task)"
 _MOST_ANSWERS = 1000
 _FEW, _NEARLY_ALL = 20, 0.9
@@ -65,13 +67,14 @@ class AnswerTally:
         self.tasks.setdefault(sample.task or UNNAMED, Task()).add(_plain(sample.answer))
         self._shared += self._again(self._ids, hash(sample.id), "ids", sample)
         whole = hash((sample.messages, sample.images))
-        coarse = hash((tuple(NOT_LETTERS.sub(" ", one.text.lower()) for one in sample.messages), sample.images))
+        coarse = hash((tuple(NOT_LETTERS.sub(" ", one.text.lower()).strip() for one in sample.messages), sample.images))
+        said = hash(NOT_WORDS.sub("", sample.answer.lower()))
         if self._again(self._whole, whole, "repeated", sample):
             self._repeated += 1
+        elif self._asked.setdefault(hash((sample.prompt().messages, sample.images)), said) != said:
+            self._contradicting += self._note("contradicting", sample)
         elif self._again(self._coarse, coarse, "alike", sample):
             self._alike += 1
-        elif self._asked.setdefault(hash((sample.prompt().messages, sample.images)), whole) != whole:
-            self._contradicting += self._note("contradicting", sample)
         if any(m.role == "assistant" and _plain(m.text) in BLANKS for m in sample.messages):
             self._blank += self._note("blank", sample)
         self._coarse.add(coarse)

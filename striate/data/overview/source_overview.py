@@ -12,12 +12,14 @@ from striate.data.overview.answer_tally import AnswerTally
 from striate.data.overview.picture_facts import PictureFacts, picture_facts
 from striate.data.parsing import parse_sample
 from striate.data.pictures import PictureLimits
+from striate.data.reading import columns_apply
 from striate.data.samples import Sample
 from striate.data.sources.image_folder import ImageFolder
 from striate.data.sources.source_files import source_files
 from striate.data.sources.source_options import SourceOptions
 from striate.data.sources.stored_pictures import Picture
 from striate.errors import DataError
+from striate.printable import shown as printable
 
 NAMED = 10
 """So many refused records and broken pictures are named."""
@@ -110,7 +112,7 @@ def look_at(
         pictures=pictures,
         refused=count,
         reasons=tuple(error.given for error in refused),
-        warnings=(*_warnings(pictures), *tally.warnings()),
+        warnings=(*_unused(path, options), *_warnings(pictures), *tally.warnings()),
         shown=tuple(drawn[index] for index in sorted(drawn)),
     )
 
@@ -143,6 +145,12 @@ def _draw(drawn: dict[int, Sample], most: int, index: int, sample: Sample, chanc
 def _spread(lengths: array[int]) -> tuple[int, ...]:
     ordered = sorted(lengths)
     return (sum(ordered), ordered[len(ordered) // 2], ordered[-1]) if ordered else ()
+
+
+def _unused(path: Path, options: SourceOptions) -> Iterator[str]:
+    if not columns_apply(path, options):
+        names = ", ".join(map(printable, options.columns.values()))
+        yield f"data.columns has no effect here: none of the first records has a column {names}"
 
 
 def _warnings(pictures: PictureFacts) -> Iterator[str]:

@@ -107,12 +107,15 @@ class _Cells:
             columns = [self.of(part, name, rows) for part in array.flatten()]
             objects = [dict(zip(names, parts, strict=True)) for parts in zip(*columns, strict=True)]
             return [one if there else None for one, there in zip(objects, array.is_valid().to_pylist(), strict=True)]
-        if kinds.is_list(kind) or kinds.is_large_list(kind) or kinds.is_fixed_size_list(kind):
+        if _is_list(kind):
             pairs = zip(array, rows, strict=True)
             return [self.of(one.values, name, [row] * len(one)) if one.is_valid else None for one, row in pairs]
         if kinds.is_map(kind) or kinds.is_union(kind):
             return list(array.to_pylist())
         labels = [f"{self.file}: row {row}, {shown(name)}" for row in rows]
+        if _is_view(kind):
+            values = zip(array.to_pylist(), labels, strict=True)
+            return [None if value is None else PictureBytes(value, label) for value, label in values]
         return self._pictures(array, labels)
 
     def _pictures(self, array: Any, labels: Sequence[str]) -> list[PictureBytes | None]:
@@ -163,10 +166,24 @@ def _rows(batches: Any, cells: _Cells) -> Iterator[Record]:
                 yield Record(f"row {number}", number, dict(zip(names, row, strict=True)))
 
 
+def _is_list(kind: Any) -> bool:
+    import pyarrow.types as kinds
+
+    lists = kinds.is_list, kinds.is_large_list, kinds.is_fixed_size_list, kinds.is_list_view, kinds.is_large_list_view
+    return any(is_one(kind) for is_one in lists)
+
+
+def _is_view(kind: Any) -> bool:
+    """Return whether bytes lie as polars writes them: each may be in another buffer."""
+    import pyarrow.types as kinds
+
+    return bool(kinds.is_binary_view(kind))
+
+
 def _has_bytes(kind: Any) -> bool:
     import pyarrow.types as kinds
 
-    if kinds.is_binary(kind) or kinds.is_large_binary(kind) or kinds.is_fixed_size_binary(kind):
+    if kinds.is_binary(kind) or kinds.is_large_binary(kind) or kinds.is_fixed_size_binary(kind) or _is_view(kind):
         return True
     parts = [kind.field(number).type for number in range(kind.num_fields)] if kinds.is_nested(kind) else []
     return any(map(_has_bytes, parts))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from filecmp import cmp
 from pathlib import Path
 
 from striate.errors import DataError
@@ -35,16 +36,30 @@ class ImageFolder:
     def _look(self, name: str, place: str) -> Path:
         kind = "data folder and data.images" if self.roots else "data folder"
         next_step = "check the name, or allow the folder that it lies in with data.images"
-        places = [(self.folder, name), (self.folder / IMAGES_FOLDER, name), *((root, name) for root in self.roots)]
-        for folder, part in places:
+        roots = [(root, (name,)) for root in self.roots]
+        places = [(self.folder, (name,)), (self.folder, (IMAGES_FOLDER, name)), *roots]
+        for folder, parts in places:
             also = (self.folder, *self.roots)
-            candidate = inside(folder, part, what=f"{place}: picture", kind=kind, also=also, next_step=next_step)
+            candidate = inside(folder, *parts, what=f"{place}: picture", kind=kind, also=also, next_step=next_step)
             if candidate.is_file():
+                if folder in self.roots:
+                    self._refuse_another(candidate, name, place)
                 return candidate
         others = f", or inside {' or '.join(map(str, self.roots))}" if self.roots else ""
         allowed = f"a file inside {self.folder}, named relative to it or to its images/{others}"
         next_step = "check the name, name the folder that it lies in with data.images, or remove the sample"
         raise DataError(f"{place}: no picture {shown(name)}", allowed, next_step)
+
+    def _refuse_another(self, found: Path, name: str, place: str) -> None:
+        """Raise if another of the roots has another picture of the name: nobody says which is meant."""
+        others = (root / name for root in self.roots)
+        for other in others:
+            if other.is_file() and not other.samefile(found) and not cmp(other, found, shallow=False):
+                raise DataError(
+                    f"{place}: picture {shown(name)} may be {found} or {other}, which differ",
+                    "names that only one of the folders of data.images has",
+                    "name a folder above both in data.images and the folder of each in the data, or give whole paths",
+                )
 
 
 def name_in(folder: Path, picture: Path) -> str:

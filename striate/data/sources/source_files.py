@@ -29,6 +29,7 @@ READERS: dict[str, ReadRecords] = {
 TRAIN_FILES = ("train.json", "train.jsonl")
 # Files that other programs split one data set into.
 _SHARDED = ((".parquet",), (".arrow",), (".tar",))
+_PART = re.compile(r"(.*?)(\d{1,9})-of-(\d{1,9})(?:-[0-9a-f]+)?")
 _OTHER_SPLIT = re.compile(r"(?:^|[-_.])(?:test|val|valid|validation|dev|eval)(?:[-_.]|$)", re.IGNORECASE)
 # What `datasets.save_to_disk` writes beside the Arrow files.
 _STATE, _SPLITS, _INFO = "state.json", "dataset_dict.json", "dataset_info.json"
@@ -90,7 +91,7 @@ def _of_folder(folder: Path) -> tuple[Path, ...]:
         for files in ([folder / f"train{ending}"], _shards(folder, ending), _shards(folder / "data", ending)):
             there = tuple(file for file in files if file.is_file())
             if there:
-                return there
+                return _whole(there)
     return _only_kind(folder)
 
 
@@ -98,13 +99,31 @@ def _shards(folder: Path, ending: str) -> list[Path]:
     return sorted(folder.glob(f"train[-_.]*{ending}"))
 
 
+def _whole(files: tuple[Path, ...]) -> tuple[Path, ...]:
+    """Return the files, where their names do not say that there are more, such as train-00001-of-00003."""
+    parts: dict[tuple[str, str], set[str]] = {}
+    for found in filter(None, (_PART.fullmatch(file.stem) for file in files)):
+        parts.setdefault((found[1], found[3]), set()).add(found[2])
+    for (name, total), there in parts.items():
+        if len(there) < int(total):
+            whole = shown(f"{name}...-of-{total}", 60)
+            raise DataError(
+                f"folder {files[0].parent} has {len(there)} of the {int(total)} files {whole}",
+                "all files of a data set",
+                "fetch the others, or name those that are there under data.train",
+            )
+    return files
+
+
 def _only_kind(folder: Path) -> tuple[Path, ...]:
     """Return the folder's one file of data, or all of them where they are of a kind that is written in parts."""
     inner = sorted(file for file in folder.iterdir() if file.suffix.lower() in READERS and file.is_file())
-    files = [file for file in inner if not _OTHER_SPLIT.search(file.stem) and file.name != _INFO]
+    # Hidden ones are of the system, such as a Mac's ._labels.csv.
+    seen = [file for file in inner if not file.name.startswith(".")]
+    files = [file for file in seen if not _OTHER_SPLIT.search(file.stem) and file.name != _INFO]
     kinds = tuple({file.suffix.lower() for file in files})
     if len(files) == 1 or kinds in _SHARDED:
-        return tuple(files)
+        return _whole(tuple(files))
     names = ", ".join(shown(file.name, 40) for file in files[:5])
     if files:
         raise DataError(

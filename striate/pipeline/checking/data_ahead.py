@@ -27,14 +27,15 @@ def read_data(name: str, config: RunConfig, limits: PictureLimits, read: list[Se
     Raises:
         DataError: a sample or a picture is wrong; where broken ones are skipped, a picture may be.
     """
-    from striate.data.reading import read_samples
+    from striate.data.reading import columns_apply, read_samples
     from striate.data.sources.source_options import SourceOptions
     from striate.data.store.sample_columns import pictures_shown
 
     if is_builtin(name):
         check_pack(name, FILES)
         return name
-    samples = read_samples(user_path(name), options=SourceOptions.of(config.data))
+    options = SourceOptions.of(config.data)
+    samples = read_samples(user_path(name), options=options)
     read.append(samples)
     owners: dict[Picture, str] = {}
     for index, images in enumerate(pictures_shown(samples)):
@@ -47,7 +48,8 @@ def read_data(name: str, config: RunConfig, limits: PictureLimits, read: list[Se
         if config.data.broken != "skip":
             raise
         pictures = f"{len(owners)} pictures, some broken: {error.given}"
-    return f"{name}: {len(samples)} samples, {pictures}"
+    own = "" if columns_apply(user_path(name), options) else ", none with a column of data.columns"
+    return f"{name}: {len(samples)} samples, {pictures}{own}"
 
 
 def check_held_out(config: RunConfig, limits: PictureLimits) -> str:

@@ -119,10 +119,14 @@ def _items(
 ) -> Iterator[dict[str, Any]]:
     """Yield the lines of the pack; ids that repeat get a number."""
     seen: Counter[str] = Counter()
+    names: set[str] = set()
     for number, question in enumerate(questions):
         sample, (task, metric) = question.sample, tasks[number]
-        seen[sample.id] += 1
-        name = sample.id if seen[sample.id] == 1 else f"{sample.id} ({seen[sample.id]})"
+        name = sample.id
+        while name in names:
+            seen[sample.id] += 1
+            name = f"{sample.id} ({seen[sample.id] + 1})"
+        names.add(name)
         shown = sample.images[: question.pictures]
         images = {"image": [writer.picture(picture, sample.id) for picture in shown]} if shown else {}
         yield {"id": name, **images, **item_row(question, metric, task)}

@@ -1,0 +1,173 @@
+"""Data that is easily mistaken for something else than it is: another picture, half of a data set, text alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from source_kit import picture, tar_of, write_pictures
+from typer.testing import CliRunner
+
+from striate.cli.app import app
+from striate.config import parse_config
+from striate.data.overview.answer_tally import AnswerTally
+from striate.data.reading import columns_apply, read_samples
+from striate.data.samples import Message, Sample
+from striate.data.sources.source_options import PLAIN, SourceOptions
+from striate.errors import ConfigError, DataError
+
+ROW = {"question": "Q", "answer": "A"}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STRIATE_CACHE", str(tmp_path / "cache"))
+
+
+def refused(path: Path, options: SourceOptions = PLAIN) -> str:
+    with pytest.raises(DataError) as caught:
+        read_samples(path, options=options)
+    assert caught.value.next_step
+    return str(caught.value)
+
+
+def rows(folder: Path, *records: dict[str, Any], name: str = "train.jsonl") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text("".join(f"{json.dumps(record)}\n" for record in records), encoding="utf-8")
+    return folder / name
+
+
+@pytest.mark.parametrize("ending", ["heic", "AVIF", "jfif", "ppm"])
+def test_a_picture_of_any_ending_is_never_left_out(ending: str, tmp_path: Path) -> None:
+    row = json.dumps(ROW).encode()
+    tar_of([(f"0.{ending}", picture("0.png")), ("0.json", row)], tmp_path / "a.tar")
+    (sample,) = read_samples(tmp_path / "a.tar")
+    assert sample.images[0].read_bytes() == picture("0.png")
+    path = rows(tmp_path / "data", {**ROW, "photo": f"0.{ending}"})
+    assert "no picture under 'image' or 'images', but 'photo' is" in refused(path)
+
+
+@pytest.mark.parametrize("ending", ["mpg", "wmv", "aac"])
+def test_a_video_of_any_ending_is_refused(ending: str, tmp_path: Path) -> None:
+    tar_of([(f"0.{ending}", b"x"), ("0.json", json.dumps(ROW).encode())], tmp_path / "a.tar")
+    assert "videos and sounds can't be shown" in refused(tmp_path / "a.tar")
+
+
+def test_two_allowed_folders_with_another_picture_of_one_name(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder in (first, second):
+        write_pictures(folder)
+    both = SourceOptions(images=(first, second))
+    path = rows(tmp_path / "data", {**ROW, "image": "0.png"})
+    assert read_samples(path, options=both)[0].images == (first / "0.png",)
+    Image.new("RGB", (30, 28), "white").save(second / "0.png")
+    message = refused(path, both)
+    assert f"picture '0.png' may be {first}/0.png or {second}/0.png, which differ" in message
+    named = rows(tmp_path / "data", {**ROW, "image": str(second / "0.png")})
+    assert read_samples(named, options=both)[0].images == (second / "0.png",)
+
+
+def test_hidden_files_are_no_data(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("question,answer\nQ,A\n")
+    (tmp_path / "._labels.csv").write_bytes(b"\x00\x05\x16\x07")
+    assert len(read_samples(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("hash_of_part", ["", "-a09b74b3ef9c3b56"])
+def test_a_data_set_of_which_files_are_missing(hash_of_part: str, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    name = "train-0000{}-of-00003" + hash_of_part + ".jsonl"
+    for number in (0, 2):
+        rows(folder, {**ROW, "id": str(number)}, name=name.format(number))
+    assert "has 2 of the 3 files 'train-...-of-00003'" in refused(folder)
+    assert len(read_samples(folder / name.format(0))) == 1
+    rows(folder, {**ROW, "id": "1"}, name=name.format(1))
+    assert [sample.id for sample in read_samples(folder)] == ["0", "1", "2"]
+
+
+def test_columns_that_no_record_has_are_told(tmp_path: Path) -> None:
+    path = rows(tmp_path / "data", {**ROW, "category": "trees"})
+    assert columns_apply(path, PLAIN)
+    assert columns_apply(path, SourceOptions(columns={"task": "category"}))
+    assert not columns_apply(path, SourceOptions(columns={"task": "categroy"}))
+    shown = CliRunner().invoke(app, ["data", str(path), "--set", "data.columns={task: categroy}"])
+    assert "data.columns has no effect here: none of the first records has a column 'categroy'" in shown.stdout
+    message = refused(
+        rows(tmp_path / "other", {"label": "A"}), SourceOptions(columns={"answer": "lable"}, question="Q")
+    )
+    assert "did you mean 'label'? it has no field 'lable' of data.columns: correct that" in message
+
+
+def test_a_split_and_a_conversion_are_two_commands(tmp_path: Path) -> None:
+    path = rows(tmp_path / "data", ROW, ROW)
+    asked = ["data", str(path), "--split", "50%", "--out", str(tmp_path / "a"), "--convert", str(tmp_path / "b")]
+    shown = CliRunner().invoke(app, asked)
+    assert shown.exit_code == 1
+    assert "--split and --convert write two folders" in shown.stderr
+    assert not (tmp_path / "a").exists()
+
+
+def test_ids_that_look_like_those_of_repeats(tmp_path: Path) -> None:
+    names = ("x", "x", "x (2)", "x (2)")
+    path = rows(tmp_path / "data", *({"id": name, "question": f"Q{n}", "answer": "A"} for n, name in enumerate(names)))
+    out = tmp_path / "out"
+    shown = CliRunner().invoke(app, ["data", str(path), "--split", "75%", "--out", str(out)])
+    assert shown.exit_code == 0, shown.output
+    ids = [json.loads(line)["id"] for line in (out / "test.jsonl").read_text().splitlines()]
+    assert len(set(ids)) == len(ids) == 3
+
+
+@pytest.mark.parametrize(
+    ("answers", "text"),
+    [
+        (("3", "4"), "ask the same of the same pictures as another, answered else"),
+        (("Red.", "red"), "differ from another one in digits, case and punctuation alone"),
+        (("red", "red"), "repeat another one word for word"),
+    ],
+)
+def test_another_number_is_another_answer(answers: tuple[str, str], text: str) -> None:
+    tally = AnswerTally()
+    for number, answer in enumerate(answers):
+        tally.add(Sample(str(number), (Message("user", "How many?"), Message("assistant", answer))))
+    assert [line for line in tally.warnings() if line.startswith("1 of 2")] == [f"1 of 2 samples {text}: such as '1'"]
+
+
+def test_a_place_that_stands_twice_has_no_share() -> None:
+    raw = {"model": {"path": "owner/m"}, "data": {"train": ["a", "a", "b"], "mix": {"a": "60%"}}}
+    with pytest.raises(ConfigError, match="train names 'a' twice: name it once, and say here how often it is shown"):
+        parse_config(raw)
+
+
+@pytest.mark.parametrize("kind", ["binary_view", "list of binary_view", "list_view of binary"])
+def test_bytes_of_another_layout_of_arrow(kind: str, tmp_path: Path) -> None:
+    import pyarrow
+
+    kinds = {
+        "binary_view": pyarrow.binary_view(),
+        "list of binary_view": pyarrow.list_(pyarrow.binary_view()),
+        "list_view of binary": pyarrow.list_view(pyarrow.binary()),
+    }
+    pictures = [picture("0.png"), None, picture("1.png")]
+    listed: list[Any] = pictures if kind == "binary_view" else [None if one is None else [one] for one in pictures]
+    columns = {"question": ["Q"] * 3, "answer": ["A"] * 3, "images": pyarrow.array(listed, kinds[kind])}
+    table = pyarrow.table(columns)
+    with pyarrow.OSFile(str(tmp_path / "a.arrow"), "wb") as stream, pyarrow.ipc.new_file(stream, table.schema) as file:
+        file.write_table(table)
+    samples = read_samples(tmp_path / "a.arrow")
+    found = [[image.read_bytes() for image in sample.images] for sample in samples]
+    assert found == [[picture("0.png")], [], [picture("1.png")]]
+
+
+def test_a_folder_of_pictures_that_is_a_link_leads_nowhere_else(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    write_pictures(secret)
+    for name in ("0.png", "images/0.png"):
+        path = rows(tmp_path / "data", {**ROW, "image": name})
+        if not (tmp_path / "data/images").exists():
+            (tmp_path / "data/images").symlink_to(secret)
+        assert "leaves the data folder" in refused(path)
+        allowed = SourceOptions(images=(secret,))
+        assert read_samples(path, options=allowed)[0].images[0].resolve() == (secret / "0.png").resolve()
