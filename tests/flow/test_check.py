@@ -141,7 +141,9 @@ def test_too_little_of_anything_is_said(run_config: Any, monkeypatch: pytest.Mon
 
 def test_a_missing_shard_is_named(tiny_llava_dir: Path) -> None:
     folder = tiny_llava_dir
-    index = {"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors", "c": "../model.safetensors"}}
+    # Beside a whole weight file an index counts for nothing.
+    (folder / "model.safetensors").rename(folder / "model-1.safetensors")
+    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors", "c": "../model.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(ModelError, match=r"lacks 2 shards of its weights, such as '\.\./model\.safetensors'"):
         check_weights_whole(folder)
