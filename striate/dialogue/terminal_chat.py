@@ -39,7 +39,7 @@ def run_chat(answerer: Answerer, conversation: Conversation, terminal: Terminal)
             if line.startswith("/"):
                 conversation = _obeyed(line, conversation, terminal)
             elif line:
-                conversation = _answered(answerer, conversation.asked(line), terminal)
+                conversation = _answered(answerer, conversation, line, terminal)
         except StriateError as error:
             terminal.tell(f"error: {error}")
 
@@ -59,9 +59,10 @@ def _obeyed(line: str, conversation: Conversation, terminal: Terminal) -> Conver
     return conversation
 
 
-def _answered(answerer: Answerer, asked: Conversation, terminal: Terminal) -> Conversation:
-    """Return the conversation after the answer, or after as much of it as Ctrl-C left."""
+def _answered(answerer: Answerer, begun: Conversation, question: str, terminal: Terminal) -> Conversation:
+    """Return the conversation after the answer, or what Ctrl-C left of it; as it was where that is nothing."""
     said: list[str] = []
+    asked = begun.asked(question)
 
     def on_text(text: str) -> None:
         said.append(text)
@@ -71,6 +72,7 @@ def _answered(answerer: Answerer, asked: Conversation, terminal: Terminal) -> Co
         text = answerer.answer(asked.sample(), on_text).text
     except KeyboardInterrupt:
         text = "".join(said)
-        terminal.write(" (stopped)")
+        terminal.write(" (stopped)\n")
+        return asked.answered(text) if text else begun
     terminal.write("\n")
     return asked.answered(text)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 TARGETS = ("gguf", "vllm", "int8", "int4", "fp8")
 QUANTIZED = TARGETS[2:]
 _BY_VLLM = "export it as gguf or int8, or serve it with transformers"
+_EXPERTS = "the {} stacks of experts keep their format, beside linear layers in fewer bits"
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ def _compressed(place: ModelPlace, out: Path, to: str, options: ExportOptions) -
         f" weights {done.bytes_before / 1e6:.1f} -> {done.bytes_after / 1e6:.1f} MB"
     )
     commands = [f"AutoModelForImageTextToText.from_pretrained({str(out)!r})  # pip install compressed-tensors"]
-    problem = model_problem(config)
+    problem = model_problem(config) or (_EXPERTS.format(done.experts) if done.experts else "")
     notes = [f"not for vLLM: {problem}"] if problem else []
     if getattr(getattr(config, "vision_config", None), "model_type", None) == EfficientNetLiteConfig.model_type:
         notes.append("its encoder is striate's own: call striate.demo.register.register_with_transformers() first")

@@ -201,6 +201,26 @@ def test_a_chat_goes_on_after_what_is_wrong_and_after_ctrl_c_in_an_answer(
     assert typed.written.endswith(" (stopped)\n\n")
 
 
+def test_a_question_that_ctrl_c_takes_back_before_a_word_was_never_asked(
+    tiny_llava: Loaded, pictures: list[Path]
+) -> None:
+    answerer = Answerer(tiny_llava.model, tiny_llava.processor, 4)
+    asked: list[Sample] = []
+    answer = answerer.answer
+
+    def slow(sample: Sample, on_text: Any) -> Any:
+        asked.append(sample)
+        if len(asked) == 1:
+            raise KeyboardInterrupt
+        return answer(sample, on_text)
+
+    answerer.answer = slow  # type: ignore[method-assign]
+    typed = Scripted("What?", "Which colour?")
+    run_chat(answerer, Conversation().showing(pictures[0]), typed.terminal)
+    assert typed.written.startswith(" (stopped)\n")
+    assert [message.text for message in asked[1].messages] == ["<image>\nWhich colour?"]
+
+
 def test_the_verb_reads_lines_until_they_end(run_of_three: Path, pictures: list[Path]) -> None:
     shown = striate("chat", run_of_three, pictures[0], "--max-new-tokens", "4", typed=f"{QUESTION}\nAnd?\n")
     assert shown.exit_code == 0, shown.output

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from family_zoo import build
 from transformers import AutoModelForImageTextToText
 
 from striate.errors import ArtifactError, ModelError
 from striate.models.convert import compressed_checkpoint
 from striate.models.convert.compressed_checkpoint import SCHEMES, write_compressed
+from striate.pipeline.exporting import export_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -119,3 +121,16 @@ def test_too_little_room_is_said_before(tiny_llava: Loaded, tmp_path: Path, monk
     monkeypatch.setattr(atomic.shutil, "disk_usage", lambda place: SimpleNamespace(free=1000))
     with pytest.raises(ArtifactError, match=r"will take 0\.0 GiB, and the disk of .* has 0\.0 GiB free"):
         write_compressed(tiny_llava.model, tiny_llava.processor, tmp_path / "out", "int8")
+
+
+def test_stacks_of_experts_keep_their_format_and_that_is_said(tiny_llava: Loaded, tmp_path: Path) -> None:
+    model, _ = build("qwen3_vl_moe")
+    stacks = {name: tensor.bfloat16() for name, tensor in model.named_parameters() if ".mlp.experts." in name}
+    model.config.image_token_id = tiny_llava.model.config.image_token_id
+    model.save_pretrained(tmp_path / "model")
+    tiny_llava.processor.save_pretrained(tmp_path / "model")
+    done = export_model(tmp_path / "model", tmp_path / "out", "int8")
+    assert done.notes[0].startswith(f"not for vLLM: the {len(stacks)} stacks of experts keep their format")
+    assert not any(command.startswith("vllm") for command in done.commands)
+    again = AutoModelForImageTextToText.from_pretrained(tmp_path / "out", dtype="auto")
+    assert all(torch.equal(again.get_parameter(name), tensor) for name, tensor in stacks.items())

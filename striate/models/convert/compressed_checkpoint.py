@@ -44,12 +44,16 @@ SCHEMES = {
 
 @dataclass(frozen=True)
 class CompressedCheckpoint:
-    """What was written: how many matrices were quantised, their group size, and bytes of weights before and after."""
+    """What was written: how many matrices were quantised, their group size, and bytes of weights before and after.
+
+    `experts` are the stacks of experts' matrices, which are no linear layers and keep their format.
+    """
 
     matrices: int
     group: int | None
     bytes_before: int
     bytes_after: int
+    experts: int = 0
 
 
 def write_compressed(model: Any, processor: Any, out: Path, kind: str) -> CompressedCheckpoint:
@@ -70,6 +74,7 @@ def write_compressed(model: Any, processor: Any, out: Path, kind: str) -> Compre
     """
     scheme = _checked(model, kind)
     chosen = _matrices(model)
+    experts = _experts(model)
     group = _group(chosen) if scheme.grouped else None
     before = _size(model)
     check_room(before, out)
@@ -87,7 +92,7 @@ def write_compressed(model: Any, processor: Any, out: Path, kind: str) -> Compre
         compressor.update_config(str(folder))
         processor.save_pretrained(folder)
         after = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    return CompressedCheckpoint(len(chosen), group, before, after)
+    return CompressedCheckpoint(len(chosen), group, before, after, experts)
 
 
 def _checked(model: Any, kind: str) -> Scheme:
@@ -127,6 +132,13 @@ def _matrices(model: Any) -> dict[str, nn.Linear]:
             "quantise it with a tool for its kind of layers",
         )
     return found
+
+
+def _experts(model: Any) -> int:
+    """Return how many parameters of decoder layers are stacks of matrices."""
+    anatomy = find_anatomy(model)
+    named = unwrap(model).named_parameters()
+    return sum(tensor.ndim > 2 and layer_of(anatomy, name) is not None for name, tensor in named)
 
 
 def _group(chosen: dict[str, nn.Linear]) -> int:
