@@ -251,13 +251,24 @@ def test_without_a_token_the_next_step_is_told(tuned_run: Path, hub: Hub, monkey
 
 def test_only_files_of_the_model_go(tuned_run: Path, hub: Hub, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tuned_run / "pruned", tmp_path / "pruned"))
-    for name in ("optimizer.pt", "notes.txt", ".env", "trainer_state.json", "training_args.bin", "train.jsonl"):
+    for name in (
+        "optimizer.pt",
+        "notes.txt",
+        ".env",
+        "trainer_state.json",
+        "training_args.bin",
+        "train.jsonl",
+        "secrets.json",
+    ):
         (folder / name).write_text("mine")
     (folder / "LICENSE.txt").write_text("terms")
     assert striate("push", folder, "user/small").exit_code == 0
     files = set(hub.repositories["user/small"].files)
     assert "LICENSE.txt" in files
-    assert not files & {"optimizer.pt", "notes.txt", ".env", "trainer_state.json", "training_args.bin", "train.jsonl"}
+    assert files == {file.name for file in (tuned_run / "pruned").iterdir()} - {"training_record.json"} | {
+        "LICENSE.txt",
+        ".gitattributes",
+    }
 
 
 def test_a_folder_without_a_card_gets_one(tuned_run: Path, hub: Hub, tmp_path: Path) -> None:

@@ -27,6 +27,9 @@ from striate.storage.read_files import read_text
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _NOTES = ("LICENSE*", "LICENCE*", "NOTICE*", "COPYING*")
 _PROCESSORS = ("processor_config.json", "preprocessor_config.json")
+# JSON of models, processors and tokenizers, and striate's own; others in the folder may be anything, secrets too.
+_JSON = "*config.json *vocab*.json tokenizer.json added_tokens.json special_tokens_map.json chat_template*.json"
+_JSON += " normalizer.json *.safetensors.index.json region.json visual_compute.json"
 _ATTRIBUTES = ".gitattributes"
 
 
@@ -216,7 +219,8 @@ def _files(folder: Path) -> Iterator[tuple[str, Path]]:
     for file in (*model_files(folder), *notes):
         name = file.relative_to(folder).as_posix()
         # What only the run itself reads, and weights in a form that runs code as it is read.
-        if name != RECORD_FILE and file.suffix != ".bin":
+        ours = file.suffix != ".json" or any(file.match(pattern) for pattern in _JSON.split())
+        if ours and name != RECORD_FILE and file.suffix != ".bin":
             yield name, model_file(folder, name, "the model's file")
 
 
