@@ -65,7 +65,8 @@ def test_two_allowed_folders_with_another_picture_of_one_name(tmp_path: Path) ->
     assert read_samples(path, options=both)[0].images == (first / "0.png",)
     Image.new("RGB", (30, 28), "white").save(second / "0.png")
     message = refused(path, both)
-    assert f"picture '0.png' may be {first}/0.png or {second}/0.png, which differ" in message
+    # Long paths are cut.
+    assert "picture '0.png' may be either of two that differ: " in message
     named = rows(tmp_path / "data", {**ROW, "image": str(second / "0.png")})
     assert read_samples(named, options=both)[0].images == (second / "0.png",)
 

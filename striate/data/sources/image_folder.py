@@ -56,7 +56,7 @@ class ImageFolder:
         for other in others:
             if other.is_file() and not other.samefile(found) and not cmp(other, found, shallow=False):
                 raise DataError(
-                    f"{place}: picture {shown(name)} may be {found} or {other}, which differ",
+                    f"{place}: picture {shown(name)} may be either of two that differ: {found} or {other}",
                     "names that only one of the folders of data.images has",
                     "name a folder above both in data.images and the folder of each in the data, or give whole paths",
                 )
