@@ -49,7 +49,7 @@ def test_the_largest_run_decides(
     on("cuda")
     asked = []
 
-    def share(run: Any, out: Path, progress: Any) -> float:
+    def share(run: Any, *_: Any) -> float:
         asked.append(run.config.select.region)
         return largest if run.config.select.region == "all" else 0.01
 

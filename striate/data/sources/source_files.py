@@ -8,7 +8,7 @@ from pathlib import Path
 
 from striate.data.sources.arrow_files import arrow_records, parquet_records
 from striate.data.sources.hub import PREFIX, fetch_hub_data, is_hub
-from striate.data.sources.json_files import line_records, list_records
+from striate.data.sources.json_records import line_records, list_records
 from striate.data.sources.records import FORMATS, TRAINING_FILE, ReadRecords
 from striate.data.sources.table_files import table_records
 from striate.data.sources.tar_files import tar_records

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,8 @@ def runs_side_by_side(plan: Plan, out: Path, progress: Progress) -> int:
     if resolve_device(plan.runs[0].config.machine.device).type == "cpu":
         return 1
     try:
-        shares = [_share(run, out, progress) for run in _kinds(plan.runs)]
+        known: dict[Hashable, Lengths] = {}
+        shares = [_share(run, out, progress, known) for run in _kinds(plan.runs)]
     except StriateError as error:
         progress.say(f"sweep: one run a device, as memory can't be forecast: {error.given}")
         return 1
@@ -41,20 +43,24 @@ def _kinds(runs: tuple[Planned, ...]) -> list[Planned]:
     return list(kinds.values())
 
 
-def _share(run: Planned, out: Path, progress: Progress) -> float:
-    """Return the share of a device's memory that a run's training takes."""
+def _share(run: Planned, out: Path, progress: Progress, known: dict[Hashable, Lengths]) -> float:
+    """Return the share of a device's memory that a run's training takes; `known` keeps what was read of the data."""
     from striate.pipeline.checking.model_ahead import model_plan
     from striate.pipeline.checking.run_forecast import forecast_run
+    from striate.selectors.spec.grammar import resolve
     from striate.selectors.spec.required_scores import parse_unscored
 
     blueprint, told = model_plan(run.config)
     if blueprint is None:
         raise StriateError(told)
-    region = parse_unscored("select.region", run.config.select.region)
-    from striate.selectors.spec.grammar import resolve
-
-    chosen = resolve(region, blueprint.anatomy.num_layers)
-    found = forecast_run(run.config, blueprint, chosen, _lengths(run, progress), out)
+    spec = parse_unscored("select.region", run.config.select.region)
+    region = resolve(spec, blueprint.anatomy.num_layers)
+    config = run.config
+    besides = config.analyze, config.prune, config.heal, config.machine, config.train.batch_size
+    read = config.model, config.data, config.train.max_length, config.seed, besides
+    if read not in known:
+        known[read] = _lengths(run, progress)
+    found = forecast_run(config, blueprint, region, known[read], out)
     return found.memory / found.memory_there
 
 
@@ -65,4 +71,4 @@ def _lengths(run: Planned, progress: Progress) -> Lengths:
 
     inputs = locate_inputs(run.config, progress)
     samples = read_many(inputs.train, run.config.data.max_train_samples, run.config.seed, inputs.options)
-    return check_lengths(run.config, PictureLimits.of(run.config.machine), list(samples))[0]
+    return check_lengths(run.config, PictureLimits.of(run.config.machine), samples)[0]
