@@ -14,8 +14,11 @@ from striate.cli.console import OUT, print_json, quiet_libraries
 from striate.cli.options import Json
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from striate.config import RunConfig
     from striate.data.overview.learned_text import Piece
+    from striate.data.pictures import PictureLimits
     from striate.data.samples import Sample
 
 Found = dict[str, Any]
@@ -109,22 +112,38 @@ def _share(split: str | None, out: Path | None) -> float | None:
 
 def _split(source: str, config: RunConfig, share: float, out: Path) -> tuple[list[str], Found]:
     from striate.data.pictures import PictureLimits
-    from striate.data.reading import read_samples
-    from striate.data.sources.source_options import SourceOptions
-    from striate.storage.read_files import user_path
     from striate.tasks.packs.pack_split import write_split
 
-    read = read_samples(user_path(source), options=SourceOptions.of(config.data))
-    record = write_split(read, share, config.seed, out, PictureLimits.of(config.machine))
+    limits = PictureLimits.of(config.machine)
+    read, left_out = _to_part(source, config, limits)
+    record = write_split(read, share, config.seed, out, limits)
     lines = [
         f"train     {record.train:,} samples: {out / 'train.jsonl'}",
         f"test      {record.test:,} items with {record.pictures:,} pictures, none of which is trained on: {out}",
         *(f"          task {name}: {count} items, metric {metric}" for name, (metric, count) in record.tasks.items()),
+        *([f"left out  {left_out:,} that can't be used"] if left_out else []),
         *([f"note      {record.cut} items ask the first question of a longer conversation"] if record.cut else []),
         *([f"note      {record.systems} items lack the system turn of their sample"] if record.systems else []),
         f"use it    --set data.train=[{out}] --set evaluate.packs=[{out}]",
     ]
-    return lines, {**asdict(record), "out": str(out)}
+    return lines, {**asdict(record), "out": str(out), "left_out": left_out}
+
+
+def _to_part(source: str, config: RunConfig, limits: PictureLimits) -> tuple[Sequence[Sample], int]:
+    """Return the samples of a source, and how many are left out where `data.broken` is skip; else none may be wrong."""
+    from striate.data.overview.source_overview import each_sample
+    from striate.data.reading import read_samples
+    from striate.data.sources.source_options import SourceOptions
+    from striate.data.writing.sample_writer import whole_samples
+    from striate.storage.read_files import user_path
+
+    options = SourceOptions.of(config.data)
+    if config.data.broken != "skip":
+        return read_samples(user_path(source), options=options), 0
+    whole, wrong = whole_samples(each_sample(user_path(source), options), limits)
+    if not whole and wrong:
+        raise wrong[0]
+    return whole, len(wrong)
 
 
 def _convert(source: str, config: RunConfig, out: Path) -> tuple[list[str], Found]:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from striate.config import DataSection
 from striate.data.mixing import SampleSources, mixed, source_of
+from striate.data.picture_copies import first_copies
 from striate.data.reading import drawn, joined, read_samples
 from striate.data.samples import Sample
 from striate.data.sources.source_options import SourceOptions
 from striate.data.sources.stored_pictures import Picture
-from striate.data.store.sample_columns import SampleColumns, pictures_shown
+from striate.data.store.sample_columns import SampleColumns, pictures_shown, turns_digest
 from striate.errors import DataError, TrainingError
 
 
@@ -64,7 +65,8 @@ def training_data(
 def split(samples: Sequence[Sample], share: float, seed: int) -> TrainingData:
     """Return `samples` in their order, about a `share` of them held out, at least one: drawn with `seed`.
 
-    Samples that share a picture stay together. Of those with pictures and of those without the share is alike.
+    Samples that show a picture with the same bytes, or without pictures say the same, stay together. Of those with
+    pictures and of those without the share is alike.
 
     Raises:
         DataError: nothing is left to train on.
@@ -86,11 +88,12 @@ def _held_out(samples: Sequence[Sample], share: float, seed: int) -> set[int]:
                 taken += len(group)
                 chosen |= set(group)
     # Of few samples the share may be less than one, or less than the samples about one picture.
-    smallest = min([*pictured, *texts], key=len)
-    chosen = chosen or set(smallest)
+    usual = max(pictured, texts, key=lambda groups: (len(groups) > 1, sum(map(len, groups))))
+    chosen = chosen or set(min(usual, key=lambda group: len(group)))
     if len(chosen) == len(samples):
         raise DataError(
-            f"data.validate would hold out all of {len(samples)} samples, as those that share a picture stay together",
+            f"data.validate would hold out all of {len(samples)} samples, as those that share a picture or say the"
+            " same stay together",
             "a share that leaves samples to train on",
             "choose a smaller share, add samples, or name a file with data.validate=PATH",
         )
@@ -113,32 +116,39 @@ def check_metric(metric: str, pictured: int, texts: int) -> None:
 
 
 def _groups(samples: Sequence[Sample]) -> tuple[list[list[int]], list[list[int]]]:
-    """Return the numbers of the samples with pictures, those that share one together, and of those without."""
-    parent: dict[Picture, Picture] = {}
+    """Return the numbers of the samples with pictures, those that share one together, and of those without.
+
+    Of the latter those that say the same are together.
+    """
+    copies = first_copies(image for images in pictures_shown(samples) for image in images)
+    parent = {image: image for image in copies.values()}
 
     def root(image: Picture) -> Picture:
+        image = copies[image]
         while parent[image] != image:
             parent[image] = image = parent[parent[image]]
         return image
 
     for images in pictures_shown(samples):
         for image in images:
-            parent.setdefault(image, image)
             parent[root(image)] = root(images[0])
     pictured: dict[Picture, list[int]] = {}
-    texts: list[list[int]] = []
+    texts: dict[bytes, list[int]] = {}
     for index, images in enumerate(pictures_shown(samples)):
         if images:
             pictured.setdefault(root(images[0]), []).append(index)
         else:
-            texts.append([index])
-    return list(pictured.values()), texts
+            texts.setdefault(turns_digest(samples[index]), []).append(index)
+    return list(pictured.values()), list(texts.values())
 
 
 def _check_apart(samples: Sequence[Sample], held_out: Sequence[Sample]) -> None:
-    """Raise if a held-out sample is among those to train on."""
-    trained = {_content(sample) for sample in samples} if held_out else set()
-    both = [sample for sample in held_out if _content(sample) in trained]
+    """Raise if a held-out sample is among those to train on: the same turns about pictures of the same bytes."""
+    turns = {sample.messages for sample in held_out}
+    same = [sample for sample in samples if sample.messages in turns] if held_out else []
+    copies = first_copies(image for sample in (*same, *held_out) for image in sample.images)
+    trained = {_content(sample, copies) for sample in same}
+    both = [sample for sample in held_out if _content(sample, copies) in trained]
     if both:
         raise DataError(
             f"{len(both)} of {len(held_out)} samples of data.validate are trained on, such as {both[0].id!r}",
@@ -147,5 +157,5 @@ def _check_apart(samples: Sequence[Sample], held_out: Sequence[Sample]) -> None:
         )
 
 
-def _content(sample: Sample) -> object:
-    return sample.messages, tuple(image.resolve() for image in sample.images)
+def _content(sample: Sample, copies: Mapping[Picture, Picture]) -> object:
+    return sample.messages, tuple(copies[image] for image in sample.images)

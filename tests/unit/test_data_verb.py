@@ -159,6 +159,11 @@ def test_nothing_is_half_written(odd: Path, saved_pack: Path, tmp_path: Path) ->
     assert "exists already" in refused(saved_pack, "--convert", odd)
     assert "left out  1 that can't be used" in done(odd, "--convert", out, "--set", "data.broken=skip")
     assert len(read_samples(out)) == 7
+    write(odd, *rows, chat("9", "Why?", "", "u"))
+    skipping = ("--set", "data.broken=skip", "--split", "20%", "--out", tmp_path / "parted")
+    # All but grey.png show copies of one picture, so that it alone is the test.
+    assert "left out  2 that can't be used" in done(odd, *skipping)
+    assert len(read_samples(tmp_path / "parted")) + len(read_pack(tmp_path / "parted").items) == 7
 
 
 def test_what_is_converted_reads_the_same(saved_pack: Path, tmp_path: Path) -> None:
@@ -176,9 +181,13 @@ def test_what_is_converted_reads_the_same(saved_pack: Path, tmp_path: Path) -> N
 )
 def test_no_picture_is_on_both_sides(saved_pack: Path, shown: list[list[int]], share: float, seed: int) -> None:
     pictures = sorted((saved_pack / "images").iterdir())
-    messages = (Message("user", "q"), Message("assistant", "a"))
     samples = [
-        Sample(str(index), messages, tuple(pictures[one] for one in numbers)) for index, numbers in enumerate(shown)
+        Sample(
+            str(index),
+            (Message("user", f"q{index % 5}"), Message("assistant", "a")),
+            tuple(pictures[one] for one in numbers),
+        )
+        for index, numbers in enumerate(shown)
     ]
     # Samples that all share pictures can't be parted.
     with suppress(DataError):
@@ -192,6 +201,8 @@ def check_sides(samples: list[Sample], train: list[Sample], test: list[Sample]) 
     assert test
     sides = [{image.read_bytes() for one in side for image in one.images} for side in (train, test)]
     assert not sides[0] & sides[1]
+    said = [{one.messages for one in side if not one.images} for side in (train, test)]
+    assert not said[0] & said[1]
 
 
 ASKED = "<image>\nWhich?\nA. a cat\nB. a dog"

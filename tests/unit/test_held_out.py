@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,21 @@ def test_pictures_that_are_shared_by_some_of_a_sample_s_keep_them_together() -> 
     assert all(ids == {"d", "e"} for ids in held_out)
 
 
+def test_copies_of_a_picture_and_texts_that_repeat_stay_on_one_side(tmp_path: Path) -> None:
+    for index in range(20):
+        (tmp_path / f"{index}.png").write_bytes(b"%02d" % (index // 2))
+    pictured = [sample(f"p{index}", str(tmp_path / f"{index}.png")) for index in range(20)]
+    said = [replace(sample(f"say {index // 2}"), id=str(index)) for index in range(20)]
+    for seed in range(40):
+        data = split([*pictured, *said], 0.2, seed)
+        assert len(data.held_out) == 8
+        sides = [
+            {one.images[0].read_bytes() if one.images else one.messages for one in side}
+            for side in (data.samples, data.held_out)
+        ]
+        assert sides[0].isdisjoint(sides[1])
+
+
 def test_at_least_one_is_held_out_and_one_is_left() -> None:
     assert len(split(MIXED[:20], 0.001, 0).held_out) == 2
     assert len(split(MIXED[100:110], 0.001, 0).held_out) == 1
@@ -78,6 +94,9 @@ def test_what_follows_from_validation_needs_it(setting: str) -> None:
 
 def test_a_file_of_held_out_samples(pack_dir: Path, tmp_path: Path) -> None:
     rows = json.loads((pack_dir / "train.json").read_text())
+    # Pictures of the pack repeat: what is asked tells the samples apart.
+    for number, row in enumerate(rows):
+        row["conversations"][0]["value"] += f" ({number})"
     kept, apart = pack_dir / "kept.json", pack_dir / "apart.json"
     kept.write_text(json.dumps(rows[:8]))
     apart.write_text(json.dumps(rows[8:]))
@@ -87,6 +106,10 @@ def test_a_file_of_held_out_samples(pack_dir: Path, tmp_path: Path) -> None:
     assert [one.id for one in data.held_out] == [row["id"] for row in rows[8:]]
     # The same sample under another name is the same sample.
     renamed = [{**row, "id": f"other-{index}"} for index, row in enumerate(rows[6:])]
+    apart.write_text(json.dumps(renamed))
+    image = pack_dir / "images" / "copied.png"
+    image.write_bytes((pack_dir / renamed[0]["image"]).read_bytes())
+    renamed[0]["image"] = "images/copied.png"
     apart.write_text(json.dumps(renamed))
     message = f"2 of {len(renamed)} samples of data.validate are trained on, such as 'other-0'"
     with pytest.raises(DataError, match=message):

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from striate.data.pictures import FORMATS, PictureLimits, open_image, picture_digest, picture_size, pillow_source
+from striate.data.picture_copies import first_copies
+from striate.data.pictures import FORMATS, PictureLimits, open_image, pillow_source
 from striate.data.sources.stored_pictures import Picture
-from striate.errors import DataError, StriateError
+from striate.errors import DataError
 
 # So many are decoded at the most, to find those that look alike.
 MOST_COMPARED = 5000
@@ -64,10 +65,8 @@ def picture_facts(owners: Mapping[Picture, str], limits: PictureLimits) -> Pictu
     with ThreadPoolExecutor() as pool:
         headers = [found for found in pool.map(_header, pictures) if found]
         seen = list(pool.map(partial(_look, limits=limits), chosen, [owners[one] for one in chosen]))
-    digests = _digests(pictures)
-    looks = {
-        digests.get(one, str(one)): look for one, look in zip(chosen, seen, strict=True) if not isinstance(look, str)
-    }
+    copies = first_copies(pictures)
+    looks = {copies[one]: look for one, look in zip(chosen, seen, strict=True) if not isinstance(look, str)}
     sizes = [size for size, _, _ in headers]
     return PictureFacts(
         count=len(pictures),
@@ -76,7 +75,7 @@ def picture_facts(owners: Mapping[Picture, str], limits: PictureLimits) -> Pictu
         modes=dict(Counter(mode for _, mode, _ in headers).most_common()),
         formats=dict(Counter(kind for _, _, kind in headers).most_common()),
         broken=tuple(look for look in seen if isinstance(look, str)),
-        copies=len(digests) - len(set(digests.values())),
+        copies=sum(one != first for one, first in copies.items()),
         alike=_alike(list(looks.values())),
         compared=len(chosen),
     )
@@ -119,22 +118,3 @@ def _alike(looks: list[Look]) -> int:
             np.abs(levels_NP[index + 1 : last] - levels_NP[index]).max(axis=1, initial=0) <= _NEAR
         )
     return int(found.sum())
-
-
-def _digests(pictures: list[Picture]) -> dict[Picture, str]:
-    """Return a digest of each picture of which another one has as many bytes."""
-    sizes: dict[Picture, int] = {}
-    for picture in pictures:
-        try:
-            sizes[picture] = picture_size(picture)
-        except OSError:
-            continue
-    often = Counter(sizes.values())
-    digests: dict[Picture, str] = {}
-    for picture, size in sizes.items():
-        if often[size] > 1:
-            try:
-                digests[picture] = picture_digest(picture)
-            except StriateError:
-                continue
-    return digests

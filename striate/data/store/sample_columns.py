@@ -62,6 +62,12 @@ def of_record(record: bytes, images: tuple[Picture, ...]) -> Sample:
     return Sample(values[0], tuple(Message(role, text) for role, text in values[2]), images, values[1])
 
 
+def turns_digest(sample: Sample) -> bytes:
+    """Return what stands for the turns of a sample, whatever its id and task."""
+    turns = json.dumps([(message.role, message.text) for message in sample.messages])
+    return text_digest(turns.encode())
+
+
 def text_digest(record: bytes) -> bytes:
     """Return what stands for a record."""
     return hashlib.blake2b(record, digest_size=DIGEST_BYTES).digest()

@@ -81,6 +81,32 @@ class SampleWriter:
         return name
 
 
+def whole_samples(records: Iterable[Sample | DataError], limits: PictureLimits) -> tuple[list[Sample], list[DataError]]:
+    """Return the samples of which every picture can be decoded, and what is wrong with each of the others."""
+    whole: list[Sample] = []
+    wrong: list[DataError] = []
+    checked: dict[Picture, DataError | None] = {}
+    for record in records:
+        if isinstance(record, DataError):
+            wrong.append(record)
+            continue
+        for picture in record.images:
+            if picture not in checked:
+                checked[picture] = _fault(picture, record.id, limits)
+        faults = [fault for picture in record.images if (fault := checked[picture])]
+        wrong += faults[:1]
+        whole += [] if faults else [record]
+    return whole, wrong
+
+
+def _fault(picture: Picture, owner: str, limits: PictureLimits) -> DataError | None:
+    try:
+        verify_image(picture, owner, limits)
+    except DataError as error:
+        return error
+    return None
+
+
 def convert(samples: Iterable[Sample | DataError], out: Path, limits: PictureLimits, skips: bool) -> tuple[int, int]:
     """Return how many samples the new folder `out` holds, and how many were left out.
 

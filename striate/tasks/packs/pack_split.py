@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from striate.data.held_out import split
-from striate.data.pictures import PictureLimits, picture_digest
+from striate.data.pictures import PictureLimits
 from striate.data.reading import read_samples
 from striate.data.samples import Sample
-from striate.data.sources.stored_pictures import Picture
 from striate.data.writing.sample_writer import TRAIN_NAME, SampleWriter
 from striate.errors import DataError
 from striate.storage.atomic import new_folder
@@ -44,8 +43,8 @@ class SplitRecord:
 def write_split(samples: Sequence[Sample], share: float, seed: int, out: Path, limits: PictureLimits) -> SplitRecord:
     """Return what the new folder `out` holds: about a `share` of the samples as a test pack, the rest to train on.
 
-    Samples of which a picture has the same bytes stay on one side. Of those with pictures and of those without the
-    share is alike. What is written is read again before the folder takes its name.
+    Samples that show a picture with the same bytes, or say the same without one, stay on one side. Of those with
+    pictures and of those without the share is alike. What is written is read again before the folder takes its name.
 
     Raises:
         DataError: nothing is left to train on, or a picture can't be used.
@@ -72,25 +71,18 @@ def write_split(samples: Sequence[Sample], share: float, seed: int, out: Path, l
 
 
 def parted(samples: Sequence[Sample], share: float, seed: int) -> tuple[list[Sample], list[Sample]]:
-    """Return the samples to train on and those to test with, and no picture's bytes on both sides.
+    """Return the samples to train on and those to test with; no picture's bytes and no text on both sides.
 
     Raises:
         DataError: nothing is left to train on.
     """
-    digests: dict[Picture, Path] = {}
-    for sample in samples:
-        for picture in sample.images:
-            if picture not in digests:
-                digests[picture] = Path(picture_digest(picture))
-    stand_ins = [
-        replace(sample, id=str(index), images=tuple(digests[picture] for picture in sample.images))
-        for index, sample in enumerate(samples)
-    ]
+    numbered = [replace(sample, id=str(index)) for index, sample in enumerate(samples)]
     try:
-        chosen = {int(one.id) for one in split(stand_ins, share, seed).held_out}
+        chosen = {int(one.id) for one in split(numbered, share, seed).held_out}
     except DataError as error:
         raise DataError(
-            f"a share of {share:.0%} would take all of {len(samples)} samples, as those of one picture stay together",
+            f"a share of {share:.0%} would take all of {len(samples)} samples, as those that share a picture or say the"
+            " same stay together",
             "a share that leaves samples to train on",
             "choose a smaller share, or add samples",
         ) from error
