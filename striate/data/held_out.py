@@ -89,7 +89,8 @@ def _held_out(samples: Sequence[Sample], share: float, seed: int) -> set[int]:
                 chosen |= set(group)
     # Of few samples the share may be less than one, or less than the samples about one picture.
     usual = max(pictured, texts, key=lambda groups: (len(groups) > 1, sum(map(len, groups))))
-    chosen = chosen or set(min(usual, key=lambda group: len(group)))
+    smallest = min(usual, key=len)
+    chosen = chosen or set(smallest)
     if len(chosen) == len(samples):
         raise DataError(
             f"data.validate would hold out all of {len(samples)} samples, as those that share a picture or say the"
