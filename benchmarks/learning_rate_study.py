@@ -6,13 +6,16 @@
 MODEL is an LVLM's folder, DATA a folder of packs (train.json, test.jsonl, held_out.json). Every arm tunes a copy of the
 start model with the first seed; the rate with the most held-out answers that match exactly is then repeated with the
 other seeds, so that test items choose nothing. Retention is of tuning all layers with the same method at its own best
-rate. `--groups` names what is measured: `full`, `lora`, `rank` (LoRA of other ranks).
+rate. `--groups` names what is measured: `full`, `lora`, `rank` (LoRA of other ranks), `moving` (`moving:25%@20`: as
+many layers, which move on by one every 20 steps; `lisa:25%@20`: as many, drawn anew; neither keeps the optimizer state
+of layers that close).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -32,6 +35,8 @@ LOWEST = {
 # The middle ones first.
 TIMES = (4, 2, 8, 1, 16)
 RANK = 32
+GROUPS = ("full", "lora", "rank", "moving")
+MOVING = ("moving:25%@20", "moving:25%@100", "lisa:25%@20")
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,20 @@ def arms(groups: Sequence[str], seed: int) -> Iterator[Arm]:
         for times in TIMES:
             for region in ("all", "uniform:25%"):
                 yield from (Arm(region, "lora", times * LOWEST["lora"][region], rank, seed) for rank in (8, 128))
+    if "moving" in groups:
+        for times in TIMES[:4]:
+            yield from (Arm(region, "full", times * LOWEST["full"]["uniform:25%"], seed=seed) for region in MOVING)
+
+
+def turns_of(name: str, num_layers: int) -> tuple[str, dict[str, Any]]:
+    """Return the SPEC of an arm's region and `train.resample`, which moving ones have."""
+    kind, _, rest = name.partition(":")
+    if kind not in ("moving", "lisa"):
+        return name, {}
+    share, _, every = rest.partition("@")
+    active = max(1, math.floor(float(share.removesuffix("%")) / 100 * num_layers + 0.5))
+    order = "moving" if kind == "moving" else "random"
+    return "all", {"active": active, "every": int(every), "order": order, "state": "drop"}
 
 
 def repeated(out: Path, firsts: Sequence[Arm], seeds: Sequence[int]) -> list[Arm]:
@@ -101,11 +120,12 @@ class Rates(Parts):
         arm, first = task.given
         model, processor = self.start()
         lora = {"r": arm.rank, "alpha": 2 * arm.rank}
-        train = self.train(method=arm.method, lr=arm.lr, lora=lora, validate_every=1_000_000)
+        spec, turns = turns_of(arm.region, model.config.get_text_config().num_hidden_layers)
+        train = self.train(method=arm.method, lr=arm.lr, lora=lora, validate_every=1_000_000, resample=turns)
         folder = self.out / f"work-{arm.name}"
         shutil.rmtree(folder, ignore_errors=True)
         workers = self.args.readers if first else self.args.workers
-        region = self.region(arm.region, model)
+        region = self.region(spec, model)
         record = self.tune(model, processor, region, train, arm.seed, folder, workers, self.held)
         del model
         tuned = load_model(folder / "checkpoint", merge=True).model
@@ -128,7 +148,7 @@ def main() -> None:
     """Run what is missing, and print what each arm reaches."""
     parser = options(__doc__)
     parser.add_argument("--out", type=Path, default=Path("rates"))
-    parser.add_argument("--groups", nargs="+", choices=("full", "lora", "rank"), default=["full", "lora", "rank"])
+    parser.add_argument("--groups", nargs="+", choices=GROUPS, default=GROUPS[:3])
     parser.add_argument("--held-out", type=int, default=384, help="samples that rates are chosen by")
     args = parser.parse_args()
     if args.until:

@@ -37,7 +37,7 @@ class Trainable(Document):
 
 
 class Resampled(Document):
-    """How the layers of a region took turns: `active` open at a time, others drawn every `every` steps.
+    """How the layers of a region took turns: `active` open at a time, others every `every` steps, in `order`.
 
     `steps_open` counts the steps in which each layer was open; in each step exactly the open ones received gradients.
     """
@@ -46,6 +46,7 @@ class Resampled(Document):
     every: int
     state: Literal["keep", "drop"]
     steps_open: dict[int, int]
+    order: Literal["random", "moving"] = "random"
 
 
 class ValidationRecord(Document):

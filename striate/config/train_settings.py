@@ -45,19 +45,25 @@ class LoraSection(Section):
 
 
 class ResampleSection(Section):
-    """LISA: `active` layers of the region train at a time, others are sampled every `every` steps; none: all train.
+    """LISA: `active` layers of the region train at a time, and others after `every` steps; none: all train.
 
-    `state` says whether the optimizer's state of a closed layer is kept until the layer is opened again, or dropped.
+    `order` says which: sampled at random, or evenly spread ones that move on by one layer each time. `state` says
+    whether the optimizer's state of a closed layer is kept until the layer is opened again, or dropped.
     """
+
+    later: ClassVar[frozenset[str]] = frozenset({"order"})
 
     active: int | None = Field(default=None, ge=1, le=10_000)
     every: int = Field(default=20, ge=1, le=MOST)
     state: Literal["keep", "drop"] = "keep"
+    order: Literal["random", "moving"] = "random"
 
     @model_validator(mode="after")
     def _check(self) -> ResampleSection:
-        if self.active is None and (self.every, self.state) != (20, "keep"):
-            raise ValueError("every and state have no effect without active, the number of layers open at a time")
+        if self.active is None and (self.every, self.state, self.order) != (20, "keep", "random"):
+            raise ValueError(
+                "every, state and order have no effect without active, the number of layers open at a time"
+            )
         return self
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import cycle, islice
 from random import Random
 from typing import Any
 
@@ -43,11 +43,27 @@ def sampled_layers(layers: Sequence[int], active: int, seed: int) -> Iterator[tu
         yield tuple(sorted(hand))
 
 
+def moving_layers(layers: Sequence[int], active: int) -> Iterator[tuple[int, ...]]:
+    """Yield sets of `active` of the layers without end, evenly spread, each set one layer further than the last."""
+    total = len(layers)
+    # The widest gap between two of them is as many sets as it takes until every layer has been open.
+    for offset in cycle(range(math.ceil(total / active))):
+        yield tuple(sorted(layers[(i * total // active + offset) % total] for i in range(active)))
+
+
+def turns(layers: Sequence[int], section: ResampleSection, seed: int) -> Iterator[tuple[int, ...]]:
+    """Yield without end which of the layers are open together, in the order that the section asks for."""
+    assert section.active is not None
+    if section.order == "moving":
+        return moving_layers(layers, section.active)
+    return sampled_layers(layers, section.active, seed)
+
+
 def never_sampled(region: Region, section: ResampleSection, steps: int, seed: int) -> tuple[int, ...]:
     """Return the layers of `region` that are not open in any of `steps` steps."""
     if section.active is None:
         return ()
-    samples = islice(sampled_layers(region.layers, section.active, seed), math.ceil(steps / section.every))
+    samples = islice(turns(region.layers, section, seed), math.ceil(steps / section.every))
     return tuple(sorted(set(region.layers).difference(*samples)))
 
 
@@ -83,7 +99,7 @@ class LisaSchedule:
         self._active = section.active
         self._section = section
         self._tensors = _tensors_by_layer(model)
-        self._samples = enumerate(sampled_layers(region.layers, section.active, seed))
+        self._samples = enumerate(turns(region.layers, section, seed))
         self._period = -1
 
     def open_for_step(self, step: int, optimizer: Any) -> bool:
@@ -154,6 +170,7 @@ def lisa_record(section: ResampleSection, layers: Sequence[int], rows: Sequence[
         active=section.active,
         every=section.every,
         state=section.state,
+        order=section.order,
         steps_open={layer: steps_open[layer] for layer in layers},
     )
 

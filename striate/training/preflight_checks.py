@@ -117,8 +117,8 @@ def warn_of_lisa(region: Region, section: ResampleSection, steps: int, seed: int
     if left_out:
         warn(
             progress,
-            f"layers {', '.join(map(str, left_out))} will not train: {steps} steps, with {section.active} layers drawn"
-            f" every {section.every} steps, are too few; lower train.resample.every or raise train.resample.active",
+            f"layers {', '.join(map(str, left_out))} will not train: {steps} steps, with {section.active} layers open"
+            f" for {section.every} steps, are too few; lower train.resample.every or raise train.resample.active",
         )
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from striate.data.reading import read_samples
 from striate.errors import ConfigError, TrainingError
 from striate.models.io.load import Loaded
 from striate.models.structure.anatomy import decoder_layers
-from striate.training.lisa import LisaSchedule, never_sampled, sampled_layers
+from striate.selectors.spec.grammar import resolve
+from striate.training.lisa import LisaSchedule, moving_layers, never_sampled, sampled_layers
 from striate.training.trainer import RegionTrainer
 
 ALL = Region(layers=(0, 1, 2, 3), num_layers=4, spec="all")
@@ -228,7 +230,7 @@ def test_too_few_steps_are_said_beforehand(run: Run, tiny_llava: Loaded) -> None
     assert record.resampled
     idle = [layer for layer, steps in record.resampled.steps_open.items() if not steps]
     assert len(idle) == 2
-    said = f"layers {idle[0]}, {idle[1]} will not train: 3 steps, with 1 layers drawn every 2 steps, are too few"
+    said = f"layers {idle[0]}, {idle[1]} will not train: 3 steps, with 1 layers open for 2 steps, are too few"
     assert any(line.startswith(said) for line in listener.said)
 
 
@@ -246,6 +248,29 @@ def test_sampling_is_fair(layers: int, active: int, seed: int) -> None:
             counts[layer] += 1
         assert max(counts.values()) - min(counts.values()) <= 1
     assert sum(counts.values()) == 3 * layers * active
+
+
+@given(st.integers(1, 40), st.integers(1, 40))
+def test_a_moving_region_is_uniform_and_comes_everywhere(layers: int, active: int) -> None:
+    active = min(active, layers)
+    names = [3 * layer for layer in range(layers)]
+    rounds = math.ceil(layers / active)
+    hands = list(islice(moving_layers(names, active), 2 * rounds))
+    assert hands[0] == tuple(3 * layer for layer in resolve(f"uniform:{active}", layers).layers)
+    assert hands[:rounds] == hands[rounds:]
+    assert set().union(*hands) == set(names)
+    for hand, after in pairwise(hands[:rounds]):
+        assert len(set(hand)) == active
+        assert after == tuple(sorted(names[(names.index(layer) + 1) % layers] for layer in hand))
+
+
+def test_a_moving_region_trains_its_open_layers(run: Run, tiny_llava: Loaded, tmp_path: Path) -> None:
+    turns = ResampleSection(active=2, every=3, order="moving", state="drop")
+    record = run(tiny_llava, "run", FULL.model_copy(update={"resample": turns}))
+    assert [row["open_layers"] for row in log_of(tmp_path / "run")] == [[0, 2]] * 3 + [[1, 3]] * 3 + [[0, 2]] * 2
+    assert record.resampled is not None
+    assert (record.resampled.order, record.resampled.steps_open) == ("moving", {0: 5, 1: 3, 2: 5, 3: 3})
+    assert never_sampled(ALL, turns, 3, 0) == (1, 3)
 
 
 def test_samples_follow_from_the_seed() -> None:
@@ -316,8 +341,10 @@ def test_what_a_person_gets_wrong(run: Run, tiny_llava: Loaded, tmp_path: Path) 
     for setting, words in {
         "train.resample.every=0": "train.resample.every: Input should be greater than or equal to 1",
         "train.resample.active=0": "train.resample.active: Input should be greater than or equal to 1",
-        "train.resample.every=5": "every and state have no effect without active",
-        "train.resample.state=drop": "every and state have no effect without active",
+        "train.resample.every=5": "every, state and order have no effect without active",
+        "train.resample.state=drop": "every, state and order have no effect without active",
+        "train.resample.order=moving": "every, state and order have no effect without active",
+        "train.resample.order=move": "train.resample.order: Input should be 'random' or 'moving'",
         "train.resample.evry=5": "did you mean 'every'?",
     }.items():
         with pytest.raises(ConfigError) as refused:

@@ -70,6 +70,7 @@ STALE: dict[str, tuple[Any, set[str]]] = {
     "train.resample.active": (2, TRAINED),
     "train.resample.every": (7, TRAINED),
     "train.resample.state": ("drop", TRAINED),
+    "train.resample.order": ("moving", TRAINED),
     "train.projector": ("lora", TRAINED),
     "train.train_projector": (False, TRAINED),
     "train.vision": ("full", TRAINED),
