@@ -80,8 +80,8 @@ class SourceSeen(Document):
 class TrainRecord(Document):
     """How a training run went (`train.json`); `tokens` are those of its samples, `padding` is a share of all slots.
 
-    `skipped` says by their ids which broken samples were left out at a step, and why (`data.broken`). `sources` says
-    what the weights that were kept saw of each place of the training data.
+    `skipped` says which broken samples were left out at a step, and why (`data.broken`): by their ids, after their
+    source where there are several. `sources` says what the weights that were kept saw of each of these.
     """
 
     version: Literal[1] = 1

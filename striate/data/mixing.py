@@ -30,6 +30,11 @@ class SampleSources:
     available: tuple[int, ...]
     rows: Sequence[int]
 
+    def name_of(self, index: int, sample_id: str) -> str:
+        """Return what tells a sample of the training set from those of its id in other sources."""
+        source = source_of(self.sizes)(self.rows[index])
+        return sample_id if len(self.names) == 1 else f"{self.names[source]}: {sample_id}"
+
     def seen(self, times: Sequence[int]) -> tuple[SourceSeen, ...]:
         """Return what was seen of each source, where `times` says how often each sample was learned from."""
         different: list[set[int]] = [set() for _ in self.names]

@@ -90,7 +90,7 @@ def train(
     check_validation(config, held_out)
     ranks = _joined(model, broken)
     progress = progress if progress and ranks.is_main else Silent()
-    facts = identity(region, config, samples, seed, base_path, base_weights, held_out=held_out)
+    facts = identity(region, config, samples, seed, base_path, base_weights, held_out=held_out, sources=sources)
     store = CheckpointStore(work_dir, facts)
     checkpoint = ranks.on_main(lambda: store.find(log, overwrite, progress.say))
     collator = Collator(processor, config.max_length, True, PictureLimits.of(machine), broken == "skip")
@@ -177,8 +177,7 @@ def _seen(job: TrainingJob, record: TrainRecord) -> tuple[SourceSeen, ...]:
         return ()
     times = SeededOrder(job.samples, job.seed, job.plan.batch_size).times_learned(record.weights_step)
     if record.skipped:
-        pairs = zip(job.samples, times, strict=True)
-        times = [0 if sample.id in record.skipped else count for sample, count in pairs]
+        times = [0 if job.name_of(index) in record.skipped else count for index, count in enumerate(times)]
     return job.sources.seen(times)
 
 

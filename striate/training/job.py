@@ -43,3 +43,8 @@ class TrainingJob:
     held_out: Sequence[Sample] = ()
     objective: Objective = field(default_factory=Objective)
     sources: SampleSources | None = None
+
+    def name_of(self, index: int) -> str:
+        """Return what records call a sample: its id, after its source where there are several."""
+        sample_id = self.samples[index].id
+        return self.sources.name_of(index, sample_id) if self.sources else sample_id

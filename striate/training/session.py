@@ -62,7 +62,7 @@ class TrainingResult:
 
     @property
     def skipped(self) -> dict[str, str]:
-        """Why broken samples were left out, by their ids."""
+        """Why broken samples were left out, by their names (`TrainingJob.name_of`)."""
         return {sample: why for row in self.rows for sample, why in row.get("skipped", {}).items()}
 
     @property
@@ -204,6 +204,7 @@ class TrainingSession:
             checkpointing=config.gradient_checkpointing,
             store=self._store,
             objective=job.objective,
+            name_of=job.name_of,
             longest=longest,
             lisa=self._prepared.lisa,
             on_turn=layers.recheck,

@@ -22,7 +22,7 @@ from striate.data.label_mask import IGNORED
 from striate.data.packing import FILLER, SEGMENTS, Batch
 from striate.errors import DataError
 from striate.models.structure.anatomy import PROJECTOR, VISION, component_of, find_anatomy
-from striate.training.batching.micro_batches import BROKEN, StepCollator, StepSampler, broken_of
+from striate.training.batching.micro_batches import BROKEN, NumberedSamples, StepCollator, StepSampler, broken_of
 from striate.training.callbacks import LisaCallback, MetricsCallback, Proof, ProofCallback
 from striate.training.checkpointing.checkpoints import COMPLETE, CheckpointStore
 from striate.training.checkpointing.trained_weights import load_trainable, norm_of, save_trainable
@@ -85,6 +85,7 @@ class RegionTrainer(Trainer):
         checkpointing: bool,
         store: CheckpointStore,
         objective: Objective,
+        name_of: Callable[[int], str],
         longest: int | None = 0,
         lisa: LisaSchedule | None = None,
         on_turn: Callable[[], None] = lambda: None,
@@ -106,6 +107,7 @@ class RegionTrainer(Trainer):
             checkpointing: whether the model's decoder layers are set to recompute activations.
             store: where checkpoints go.
             objective: what is minimised.
+            name_of: what the log calls a sample of a number.
             longest: tokens of the longest sample that earlier sessions learned from; None where that is not known.
             lisa: which layers are open in each step; None leaves the whole region open.
             on_turn: called when other layers are open than before.
@@ -113,7 +115,7 @@ class RegionTrainer(Trainer):
         """
         # The devices are looked up before the parent is built: it may take the model's device and wrap it.
         _use_one_device(args)
-        dataset: Any = sampler.order.samples
+        dataset: Any = NumberedSamples(sampler.order.samples)
         super().__init__(model=model, args=args, train_dataset=dataset, data_collator=collator)
         self.remove_callback(PrinterCallback)
         for callback in self.callback_handler.callbacks:
@@ -133,6 +135,7 @@ class RegionTrainer(Trainer):
         self._start_norm = norm_of(model, self._trained)
         self._tokens = self._slots = 0
         self._skipped: dict[str, str] = {}
+        self._name_of = name_of
         self._loader: StepLoader | None = None
         self._find_frozen()
         self._proofs = ProofCallback(proofs, self._enter_modes)
@@ -288,7 +291,7 @@ class RegionTrainer(Trainer):
         self._tokens += int(batch["attention_mask"].sum()) if "attention_mask" in batch else slots
         self._tokens -= int(batch.get(FILLER, 0))
         if BROKEN in batch:
-            self._skipped |= broken_of(batch)
+            self._skipped |= {self._name_of(number): why for number, why in broken_of(batch).items()}
 
     def _counted(self) -> tuple[int, int] | torch.Tensor:
         """Return tokens and slots since the last call; an unread tensor (2,) where several processes count."""

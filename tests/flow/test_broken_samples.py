@@ -97,6 +97,18 @@ def test_a_broken_sample_is_left_out_and_recorded(case: Case) -> None:
     assert case.train() == ["select: up to date", "train: up to date"]
 
 
+def test_of_two_sources_that_share_ids_only_the_broken_sample_is_left_out(case: Case) -> None:
+    other = Path(shutil.copytree(case.pack, case.folder / "other"))
+    case.cut()
+    case.train("data.broken=skip", f'data.train=["{case.pack}", "{other}"]')
+    record, size = case.record(), len(case.rows)
+    assert list(record.skipped) == [f"{case.pack}: {case.sample['id']}"]
+    assert [(one.name, one.samples, one.seen) for one in record.sources] == [
+        (str(case.pack), size, size - 1),
+        (str(other), size, size),
+    ]
+
+
 @pytest.mark.attack
 @pytest.mark.parametrize("setting", ["train.packing=true", "machine.cache_vision=memory", "train.image_tokens=region"])
 def test_everything_that_looks_at_samples_beforehand_skips_too(case: Case, setting: str) -> None:

@@ -92,7 +92,7 @@ def test_every_sample_once_an_epoch_on_any_number_of_processes(samples: list[Sam
 
 def test_a_row_holds_its_samples_whole(tiny_llava: Loaded, samples: list[Sample]) -> None:
     collator = Collator(tiny_llava.processor, 96, train=True)
-    rows = StepCollator(collator, Share(2, 100))(samples)
+    rows = StepCollator(collator, Share(2, 100))(list(enumerate(samples)))
     items = collator.encode_each(samples)
     found = []
     for row in rows:

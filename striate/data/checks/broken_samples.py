@@ -10,8 +10,8 @@ from striate.data.samples import Sample
 from striate.errors import DataError
 
 
-def encode_usable(collator: Collator, samples: Sequence[Sample]) -> tuple[list[Encoded], dict[str, str]]:
-    """Return the samples, encoded; where the collator skips broken ones, without these: why, by their ids.
+def encode_usable(collator: Collator, samples: Sequence[Sample]) -> tuple[list[Encoded], dict[int, str]]:
+    """Return the samples, encoded; where the collator skips broken ones, without these: why, by their places.
 
     Raises:
         DataError: a sample that can't be used, where none is skipped.
@@ -22,12 +22,12 @@ def encode_usable(collator: Collator, samples: Sequence[Sample]) -> tuple[list[E
         if not collator.skips_broken:
             raise
     encoded: list[Encoded] = []
-    broken: dict[str, str] = {}
-    for sample in samples:
+    broken: dict[int, str] = {}
+    for place, sample in enumerate(samples):
         try:
             encoded += collator.encode_each([sample])
         except DataError as error:
-            broken[sample.id] = error.given
+            broken[place] = error.given
     return encoded, broken
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch.utils.data import Sampler
+from torch.utils.data import Dataset, Sampler
 
 from striate.config import MachineSection, TrainSection
 from striate.data.checks.broken_samples import encode_usable, usable
@@ -54,6 +54,20 @@ class Share:
             return list(step[self.rank :: self.world_size])
         firsts = range(self.rank * self.micro_batch, len(step), self.world_size * self.micro_batch)
         return [index for first in firsts for index in step[first : first + self.micro_batch]]
+
+
+class NumberedSamples(Dataset[tuple[int, Sample]]):
+    """Samples with their numbers: several sources may have samples of one id."""
+
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        """Keep the samples, in the order of their numbers."""
+        self._samples = samples
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, index: int) -> tuple[int, Sample]:
+        return index, self._samples[index]
 
 
 class StepSampler(Sampler[list[int]]):
@@ -103,19 +117,20 @@ class StepCollator:
         self._unlabelled: Encoded | None = None
         self._fill = fill
 
-    def __call__(self, samples: Sequence[Sample]) -> list[Batch] | DataError:
-        """Return the micro-batches, at least one, or the error for a sample that can't be used.
+    def __call__(self, samples: Sequence[tuple[int, Sample]]) -> list[Batch] | DataError:
+        """Return the micro-batches of numbered samples, at least one, or the error for one that can't be used.
 
         Raised in a worker process, an error would arrive as its traceback.
         """
         try:
-            items, broken = encode_usable(self.collator, samples)
+            items, broken = encode_usable(self.collator, [sample for _, sample in samples])
             groups = self.grouped(items) or [[]]
             batches = [self._join(self._touched(group, index + 1 == len(groups))) for index, group in enumerate(groups)]
         except DataError as error:
             return error
         if broken:
-            batches[0][BROKEN] = torch.frombuffer(bytearray(json.dumps(broken).encode()), dtype=torch.uint8)
+            numbered = {samples[place][0]: why for place, why in broken.items()}
+            batches[0][BROKEN] = torch.frombuffer(bytearray(json.dumps(numbered).encode()), dtype=torch.uint8)
         return batches
 
     def grouped(self, items: Sequence[Encoded]) -> list[list[Encoded]]:
@@ -153,10 +168,10 @@ class StepCollator:
         return {**batch, FILLER: batch.get(FILLER, torch.tensor(0)) + added} if added else batch
 
 
-def broken_of(batch: Batch) -> dict[str, str]:
-    """Return which samples were left out of the step of a batch that tells (`BROKEN`), and why, by their ids."""
+def broken_of(batch: Batch) -> dict[int, str]:
+    """Return which samples were left out of the step of a batch that tells (`BROKEN`), and why, by their numbers."""
     broken: dict[str, str] = json.loads(batch[BROKEN].numpy().tobytes())
-    return broken
+    return {int(number): why for number, why in broken.items()}
 
 
 def stand_ins(samples: Sequence[Sample]) -> list[Sample]:

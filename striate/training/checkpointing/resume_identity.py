@@ -11,6 +11,7 @@ from typing import Any
 
 from striate.artifacts import Region
 from striate.config import TrainSection
+from striate.data.mixing import SampleSources
 from striate.data.pictures import picture_digest
 from striate.data.samples import Sample
 from striate.data.sources.stored_pictures import Picture
@@ -37,7 +38,7 @@ class Progressed:
         facts: `Identity.facts` of its training.
         samples: `Identity.samples` of it; None in checkpoints of earlier versions.
         longest: tokens of the longest sample that it learned from; None where that is not known.
-        skipped: ids of broken samples that were left out.
+        skipped: names of broken samples that were left out.
     """
 
     step: int
@@ -56,12 +57,14 @@ class Identity:
         samples: a digest of each sample, what its pictures' files hold included.
         order: the samples, as steps learn from them.
         measured: whether what steps compute was measured on samples from everywhere before the first one.
+        sources: where the samples come from, if several share ids.
     """
 
     facts: dict[str, Any]
     samples: list[str]
     order: SeededOrder
     measured: bool = False
+    sources: SampleSources | None = None
 
     def differences(self, done: Progressed) -> list[str]:
         """Return in words what keeps this training from going on where another one had come to.
@@ -97,9 +100,10 @@ class Identity:
             learned = range(len(self.samples)) if self.measured else self.order.learned(done.step)
             for index in learned:
                 sample = self.order.samples[index]
-                skipped = sample.id in done.skipped and not self.measured
+                name = self.sources.name_of(index, sample.id) if self.sources else sample.id
+                skipped = name in done.skipped and not self.measured
                 if done.samples[index] != self.samples[index] and not skipped:
-                    yield f"data (sample {sample.id!r}, which a step has learned from)"
+                    yield f"data (sample {name!r}, which a step has learned from)"
                     return
 
 
@@ -112,6 +116,7 @@ def identity(
     base_weights: str = "",
     *,
     held_out: Sequence[Sample] = (),
+    sources: SampleSources | None = None,
 ) -> Identity:
     """Return what two sessions of one training must share; `base_weights` is a fingerprint of model and processor."""
     settings = {f"train.{key}": value for key, value in config.noted().items() if key not in _FREE_SETTINGS}
@@ -130,7 +135,7 @@ def identity(
         "sharding": sharding(),
     }
     measured = config.image_shift and visual_compute(region, config) is not None
-    return Identity(facts, _sample_digests(samples), SeededOrder(samples, seed, config.batch_size), measured)
+    return Identity(facts, _sample_digests(samples), SeededOrder(samples, seed, config.batch_size), measured, sources)
 
 
 def _data_digest(samples: Sequence[Sample]) -> str:
