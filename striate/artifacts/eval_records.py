@@ -206,7 +206,10 @@ class GateRow(Document):
         n: items, drawn from `clusters` pictures (or items without one).
         passed: whether the retention reaches the threshold.
         resolvable: whether the whole interval lies on one side of the threshold: the sample is large enough to tell.
-        needed_n: items of this kind that would make it so; None where that can't be forecast.
+        needed_n: items of this kind that tell a true retention which lies `effect` off the threshold in 80% of
+            repetitions; None where that can't be forecast. Of earlier versions, without an effect: one that lies where
+            the retention was measured, in half of them.
+        effect: in points of retention.
         no_interval: why there is no interval, where there is none.
         against: the model that it is held against; empty in earlier versions, which took the baseline.
     """
@@ -223,6 +226,7 @@ class GateRow(Document):
     passed: bool
     resolvable: bool
     needed_n: int | None = None
+    effect: float | None = None
     no_interval: str = ""
     against: str = ""
 

@@ -70,8 +70,8 @@ def evaluate(
     with guard(out):
         _check(gate, export, overwrite)
     options = {"gate": gate, "baseline": baseline, "suites": suite or None}
-    extra = [f"evaluate.{key}={json.dumps(value)}" for key, value in options.items() if value is not None]
-    run_stage(config, out, [*(settings or []), *extra], overwrite, stage)
+    once = [f"evaluate.{key}={json.dumps(value)}" for key, value in options.items() if value is not None]
+    run_stage(config, out, settings, overwrite, stage, once=once)
     show_gate(out)
 
 

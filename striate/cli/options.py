@@ -50,8 +50,9 @@ def open_flow(
     *,
     console: Console = OUT,
     curve: bool = False,
+    kept: RunConfig | None = None,
 ) -> Flow:
-    """Return the flow of `config` in the run folder `out`, which says on `console` what happens.
+    """Return the flow of `config` in the run folder `out`, which says on `console` what happens and keeps `kept`.
 
     Raises:
         ConfigError: a launcher started several processes, and the verb is not one for them (`together`).
@@ -68,7 +69,7 @@ def open_flow(
 
     command = shlex.join(["striate", *sys.argv[1:]])
     progress = RichProgress(console)
-    return Flow(config, out, progress=progress, overwrite=overwrite, command=command, curve=curve)
+    return Flow(config, out, progress=progress, overwrite=overwrite, command=command, curve=curve, kept=kept)
 
 
 def chosen_places(sources: Sequence[str], only: str | None) -> dict[str, ModelPlace]:
@@ -122,11 +123,13 @@ def run_stage(
     together: bool = False,
     console: Console = OUT,
     curve: bool = False,
+    once: Sequence[str] = (),
 ) -> None:
     """Run one stage in the run folder `out`, with the config given or else the one that lies there.
 
     With `together` it may run on several processes: rank zero runs the stage, the others join its training. What
-    happens is said on `console`; `curve` tells that the stage is one of `prune --curve`.
+    happens is said on `console`; `curve` tells that the stage is one of `prune --curve`. Settings of `once` count for
+    this call: the run folder keeps the config without them.
     """
     from striate.config import load_config
 
@@ -138,11 +141,12 @@ def run_stage(
                 "a run config (YAML), or a run folder that has one",
                 "give RUN.yaml, or the folder of an earlier run with --out",
             )
-        read = load_config(source, settings or [])
+        kept = load_config(source, settings or [])
+        read = load_config(source, [*(settings or []), *once])
         if together and launch().rank:
             quiet_libraries()
             from striate.pipeline.distributed_job import run_worker
 
             run_worker(read)
             return
-        stage(open_flow(read, out, overwrite, together, console=console, curve=curve))
+        stage(open_flow(read, out, overwrite, together, console=console, curve=curve, kept=kept))

@@ -16,8 +16,10 @@ class EvaluateSection(Section):
     `others` names further checkpoints (folders or hub ids) that answer beside the run's own models, such as
     `{tuned all: runs/all/checkpoint}`. `baseline` is the model that others are held against, but for a pruned
     one, which is held against the model that was pruned. `gate` is what each must retain, in %:
-    `visual>=99,text>=99.5`, also of a pack or of PACK/TASK. `bootstrap` counts the draws behind the intervals of
-    perplexity.
+    `visual>=99,text>=99.5`, also of a pack or of PACK/TASK, and with `:MODEL` of one model; without, it means neither
+    the baseline nor the start. `effect` is what its sample is to tell, in points of retention off the bound: how many
+    items that takes is said; left out, it is from the bound up to 100%. `bootstrap` counts the draws behind the
+    intervals of perplexity.
     """
 
     packs: tuple[str, ...] = ()
@@ -26,6 +28,7 @@ class EvaluateSection(Section):
     others: dict[str, str] = Field(default_factory=dict)
     baseline: str = "start"
     gate: str | None = None
+    effect: float | None = Field(default=None, gt=0, le=100, allow_inf_nan=False)
     limit: int | None = Field(default=None, ge=1, le=MOST)
     max_new_tokens: int = Field(default=32, ge=1, le=16_384)
     bootstrap: int = Field(default=2000, ge=100, le=100_000)

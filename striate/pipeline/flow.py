@@ -73,10 +73,12 @@ class Flow:
         overwrite: bool = False,
         command: str = "",
         curve: bool = False,
+        kept: RunConfig | None = None,
     ) -> None:
         """Find the model and data of `config`, fetching what is built in; then open the run folder `out`.
 
         Settings that have no effect are said; those that only a curve reads have one where `curve` is asked for.
+        `kept` is what the folder keeps of `config`, where some of it counts for this call alone.
 
         Raises:
             StriateError: the model's path, a data path, the gate or the folder can't be used.
@@ -89,7 +91,13 @@ class Flow:
             _ = self.device
         self.inputs = locate_inputs(self.config, self.progress)
         self.run = open_run(
-            out, self.config, self.progress, command=command, device=lambda: str(self.device), overwrite=overwrite
+            out,
+            self.config,
+            self.progress,
+            command=command,
+            device=lambda: str(self.device),
+            overwrite=overwrite,
+            kept=anchored(kept) if kept else None,
         )
         self.keys = StageKeys(self.run, self.inputs, self.read_packs, self.read_until_packs)
         self._models = ResidentModel(self.config, self._checked_path_of)

@@ -99,6 +99,7 @@ RULES: tuple[Rule, ...] = (
         lambda run: not run.evaluate.packs and not run.evaluate.suites,
         "evaluate.packs and evaluate.suites are empty",
     ),
+    ("evaluate.effect", lambda run: not run.evaluate.gate, "evaluate.gate is not set"),
     ("machine.pack_tokens", lambda run: not run.train.packing, "train.packing is false"),
     ("machine.cache_folder", lambda run: run.machine.cache_vision != "disk", "machine.cache_vision is not disk"),
     ("model.revision", lambda run: _is_local(run.model.path), "model.path is no id of the hub"),

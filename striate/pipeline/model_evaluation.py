@@ -181,7 +181,14 @@ def write_gate(
     if not section.gate:
         remove(path)
         return None
-    repetitions = section.bootstrap
-    result = hold_against(section.gate, section.baseline, results, repetitions, seed, references=references)
+    result = hold_against(
+        section.gate,
+        section.baseline,
+        results,
+        section.bootstrap,
+        seed,
+        references=references,
+        effect=section.effect,
+    )
     write_document(path, result)
     return result

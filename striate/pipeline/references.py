@@ -30,7 +30,7 @@ def check_references(config: RunConfig) -> None:
     """
     evaluated, references = labels_of(config), references_of(config)
     for condition in parse_gate(config.evaluate.gate or ""):
-        for label in references if condition.label is None else [condition.label]:
+        for label in condition.models(references, config.evaluate.baseline):
             reference = references.get(label, config.evaluate.baseline)
             if reference not in evaluated:
                 raise ConfigError(

@@ -161,7 +161,7 @@ class StageKeys:
         config = self.run.config
         return {
             "packs": self._until_packs() if until and self.inputs.until_packs else self._packs(),
-            "section": config.evaluate.model_dump(exclude={"models", "baseline", "suites", "others", "gate"}),
+            "section": config.evaluate.model_dump(exclude={"models", "baseline", "suites", "others", "gate", "effect"}),
             "seed": config.seed,
         }
 

@@ -263,10 +263,12 @@ def open_run(
     command: str,
     device: Callable[[], str],
     overwrite: bool = False,
+    kept: RunConfig | None = None,
 ) -> RunFolder:
     """Return the run folder at `path`, new or continued, held for this process as long as it is used.
 
-    The record has the `device` of the last stage that ran; of a folder where none has, that of this machine.
+    The record has the `device` of the last stage that ran; of a folder where none has, that of this machine. The
+    folder keeps the config `kept`: `config` without what counts for one call; left out, all of it is kept.
 
     Raises:
         ArtifactError: the folder holds a run of another config (unless `overwrite`), holds other files, can't be
@@ -288,7 +290,7 @@ def open_run(
     run.overwrite = overwrite
     # The record first: it is what makes a folder one of striate, from the first file on.
     run._save()
-    write_text(path / CONFIG_FILE, dump_config(config))
+    write_text(path / CONFIG_FILE, dump_config(kept or config))
     return run
 
 

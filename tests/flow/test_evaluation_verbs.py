@@ -41,6 +41,10 @@ def test_other_checkpoints_a_gate_and_where_answers_differ(run_yaml: Path, other
     assert json.loads((out / "eval" / "second.json").read_text())["asking"]["items"] == 12
     assert not (out / "eval" / "gate.json").exists()
 
+    def kept() -> str:
+        return (out / "config.yaml").read_text()
+
+    before = kept()
     # The run folder keeps its config: only what is new runs, and the gate is said of every model.
     gated = call("evaluate", "--out", out, "--gate", "pack/colour>=0.1:same,visual>=1000:second")
     assert gated.exit_code == 1, gated.output
@@ -50,7 +54,9 @@ def test_other_checkpoints_a_gate_and_where_answers_differ(run_yaml: Path, other
     assert "of start in visual, 1000% is asked" in gated.stderr
     assert not json.loads((out / "eval" / "gate.json").read_text())["rows"][1]["passed"]
 
-    listed = call("evaluate", "--out", out, "--set", "evaluate.gate=", "--differences")
+    # A flag counts for its call: the folder keeps none of them.
+    assert kept() == before
+    listed = call("evaluate", "--out", out, "--differences")
     assert listed.exit_code == 0, listed.output
     assert "12 items are answered otherwise by some model" in listed.stdout
     assert not (out / "eval" / "gate.json").exists()
@@ -61,6 +67,19 @@ def test_other_checkpoints_a_gate_and_where_answers_differ(run_yaml: Path, other
     turned = call("evaluate", "--out", out, "--baseline", "second")
     assert turned.exit_code == 0, turned.output
     assert json.loads((out / "eval" / "retention.json").read_text())["baseline"] == "second"
+    lacking = call("evaluate", "--out", out, "--suite", "lmms-eval:mine", "--gate", "visual>=1000")
+    assert lacking.exit_code == 1
+    assert kept() == before
+    again = call("evaluate", "--out", out)
+    assert again.exit_code == 0, again.output
+    assert json.loads((out / "eval" / "retention.json").read_text())["baseline"] == "start"
+
+    # A config may keep what flags say for one call; so did runs of earlier versions.
+    stored = call("evaluate", "--out", out, "--set", "evaluate.gate=visual>=1000:second")
+    assert stored.exit_code == 1
+    assert "visual>=1000:second" in kept()
+    assert call("evaluate", "--out", out).exit_code == 1
+    assert call("evaluate", "--out", out, "--set", "evaluate.gate=").exit_code == 0
 
 
 def yaml_model(run_yaml: Path) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from striate.artifacts import EvalRecord, Prediction
+from striate.artifacts import EvalRecord, GateResult, GateRow, Prediction
 from striate.cli.views.evaluation_tables import failing_lines, gate_table
 from striate.errors import ConfigError
 from striate.reporting.sections.gate_table import draw_gate
@@ -133,8 +133,43 @@ def test_a_small_sample_passes_but_can_not_tell() -> None:
     (row,) = hold_against("p/count>=99", "start", results, 500, 0).rows
     assert (row.retention, row.passed, row.resolvable, row.n) == (100, True, False, 40)
     assert row.low is not None
-    # The half-width has to shrink to the margin of one per cent.
-    assert row.needed_n == pytest.approx(40 * (100 - row.low) ** 2, abs=1)
+    assert row.high is not None
+    # Of one per cent, the half-width has to be 1.96 / (1.96 + 0.84) of it.
+    assert (row.effect, row.needed_n) == (1, pytest.approx(40 * (1.4294 * (row.high - row.low) / 2) ** 2, rel=1e-3))
+
+
+@pytest.mark.parametrize(("condition", "effect", "stated"), [("90", None, 10), ("90", 2.5, 2.5), ("100", None, None)])
+def test_the_sample_that_a_gate_needs_follows_from_a_stated_effect(
+    condition: str, effect: float | None, stated: float | None
+) -> None:
+    results = {
+        "start": (record("start"), answers([1] * 90 + [0] * 10)),
+        "tuned": (record("tuned"), answers([0] * 3 + [1] * 87 + [0] * 10)),
+    }
+    (row,) = hold_against(f"visual>={condition}", "start", results, 500, 0, effect=effect).rows
+    assert row.effect == stated
+    if stated is None:
+        assert row.needed_n is None
+        return
+    assert row.low is not None
+    assert row.high is not None
+    assert row.needed_n == pytest.approx(100 * (1.4294 * (row.high - row.low) / 2 / stated) ** 2, abs=1)
+
+
+def test_a_sample_that_is_too_small_says_what_one_of_its_size_would_tell() -> None:
+    row = GateRow(
+        condition="visual>=98", label="tuned", scope="visual", threshold=98, retention=98, low=90, high=105, n=100,
+        passed=True, resolvable=False, needed_n=12_000, effect=2,
+    )  # fmt: skip
+    earlier = row.model_copy(update={"effect": None})
+    told = [gate_table(GateResult(gate="g", baseline="start", rows=(one,))).columns[-1] for one in (row, earlier)]
+    begin = "no: 98% lies inside the 95% interval of n = 100; about 12,000 items "
+    assert [next(iter(column.cells)) for column in told] == [
+        f"{begin}tell a true 100% from it, 4 times in 5",
+        f"{begin}would",
+    ]
+    page = str(draw_gate(GateResult(gate="g", baseline="start", rows=(row,))))
+    assert "about 12\u202f000 items tell a true 100% from 98%, 4 times in 5." in page
 
 
 def test_every_model_is_held_against_it_unless_one_is_named() -> None:
@@ -145,6 +180,28 @@ def test_every_model_is_held_against_it_unless_one_is_named() -> None:
         ("visual", "pruned"),
         ("p", "pruned"),
     ]
+
+
+def test_the_start_is_meant_only_where_it_is_named() -> None:
+    right = {"tuned all": [1] * 20, "start": [0] * 20, "tuned": [1] * 20, "pruned": [1] * 20}
+    results = {label: (record(label), answers(scores)) for label, scores in right.items()}
+    gate = hold_against("visual>=90", "tuned all", results, 200, 0, references={"pruned": "tuned"})
+    assert [(row.label, row.against) for row in gate.rows] == [("tuned", "tuned all"), ("pruned", "tuned")]
+    assert gate.passed
+    (named,) = hold_against("visual>=90:start", "tuned all", results, 200, 0).rows
+    assert (named.label, named.passed) == ("start", False)
+
+
+def test_a_gate_that_means_no_model_is_refused() -> None:
+    pack = Pack("p", Path("p"), (Item(id="1", pack="p", task="t", metric="exact", question="?", answers=("x",)),))
+    check_gate("text>=99:start", [pack], ["start", "tuned all"], "tuned all")
+    with pytest.raises(ConfigError) as caught:
+        check_gate("text>=99", [pack], ["start", "tuned all"], "tuned all")
+    assert str(caught.value) == (
+        "gate 'text>=99' means no model: only start and tuned all are evaluated\n"
+        "  allowed: a model beside the baseline and the start, or one that is named\n"
+        "  next:    evaluate another model, or write text>=99:MODEL"
+    )
 
 
 def test_a_model_is_held_against_the_one_that_it_was_made_from() -> None:

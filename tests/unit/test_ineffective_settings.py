@@ -122,6 +122,10 @@ SAID: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("evaluate={limit: 3, models: [start], others: {x: a/b}}", "machine.eval_batch=3"),
         ("evaluate.suites=[lm-eval:boolq]",),
     ),
+    "no effect: evaluate.effect (evaluate.gate is not set)": (
+        ("evaluate.packs=[p]", "evaluate.effect=2"),
+        ("evaluate.gate=visual>=98",),
+    ),
     "no effect: machine.pack_tokens (train.packing is false)": (("machine.pack_tokens=99",), ("train.packing=true",)),
     "no effect: machine.cache_folder (machine.cache_vision is not disk)": (
         ("machine.cache_folder=c",),

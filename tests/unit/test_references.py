@@ -52,6 +52,8 @@ def test_a_gate_that_means_a_pruned_model_needs_the_tuned_one(gate: str) -> None
     )
     check_references(parse_config(RAW, [*settings, "evaluate.gate=text>=9:tuned all"]))
     check_references(parse_config(RAW, [f"evaluate.gate={gate}"]))
+    # The start is nothing that a gate is about.
+    check_references(parse_config(RAW, [*settings, "prune.remove=0", "evaluate.gate=text>=9"]))
 
 
 def row(label: str, baseline: str, before: float, after: float) -> Difference:

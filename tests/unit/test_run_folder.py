@@ -15,7 +15,7 @@ from unittest import mock
 import pytest
 from fault_kit import FAULTS, Fault, FileOperations, faulty, forked, operations_of
 
-from striate.config import RunConfig, parse_config
+from striate.config import RunConfig, load_config, parse_config
 from striate.errors import ArtifactError
 from striate.reporting.html.wording import gibibytes
 from striate.runs.folder import RunFolder, open_run
@@ -64,6 +64,13 @@ def test_new_folder_has_config_and_record(tmp_path: Path) -> None:
     assert (record["seed"], record["device"], record["command"]) == (0, "cpu", "striate run x")
     assert {"torch", "transformers", "peft"} <= record["versions"].keys()
     assert record["stages"] == {}
+
+
+def test_the_folder_keeps_a_config_without_what_counts_for_one_call(tmp_path: Path) -> None:
+    asked = parse_config(CONFIG.model_dump(), ["evaluate.suites=['lm-eval:piqa']", "evaluate.others={a: b}"])
+    run = open_run(tmp_path / "run", asked, Said(), command="", device=lambda: "cpu", kept=CONFIG)
+    assert run.config == asked
+    assert load_config(tmp_path / "run" / "config.yaml") == CONFIG
 
 
 def test_stage_runs_once(tmp_path: Path) -> None:

@@ -126,6 +126,7 @@ STALE: dict[str, tuple[Any, set[str]]] = {
     "evaluate.others": ({"tuned all": "ROOT/base"}, NONE),
     "evaluate.baseline": ("tuned", NONE),
     "evaluate.gate": ("text>=99", NONE),
+    "evaluate.effect": (2.0, NONE),
     # The page is written anew each time.
     "report.title": ("another", NONE),
     "report.examples": (3, NONE),

@@ -46,7 +46,7 @@ def test_a_missing_harness_names_its_extra(harness: str, monkeypatch: pytest.Mon
     assert str(caught.value) == (
         f"suite {harness}:x,y needs the package {harness}, which is not installed\n"
         f"  allowed: striate with its extra '{harness}'\n"
-        f"  next:    pip install 'striate[{harness}]'"
+        f"  next:    pip install 'striate[{harness}]', or use --set evaluate.suites=[]"
     )
 
 

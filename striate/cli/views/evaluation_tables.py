@@ -106,8 +106,15 @@ def _telling(row: GateRow) -> str:
         return f"yes, n = {row.n:,}"
     if row.low is None or row.high is None:
         return f"no: {row.no_interval}"
-    needed = "" if row.needed_n is None else f"; about {row.needed_n:,} items would"
+    needed = "" if row.needed_n is None else f"; about {row.needed_n:,} items {_effect(row)}"
     return f"no: {row.threshold:g}% lies inside the 95% interval of n = {row.n:,}{needed}"
+
+
+def _effect(row: GateRow) -> str:
+    """Return what as many items as a row needs would tell; earlier versions took the measured retention for true."""
+    if row.effect is None:
+        return "would"
+    return f"tell a true {row.threshold + row.effect:g}% from it, 4 times in 5"
 
 
 def _table(

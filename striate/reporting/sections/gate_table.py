@@ -34,5 +34,8 @@ def _kept(row: GateRow, against: str) -> str:
 def _told(row: GateRow) -> str:
     if row.resolvable:
         return "The sample is large enough to tell."
-    more = f": about {count(row.needed_n)} items would do" if row.needed_n else ""
-    return f"The sample is too small to tell{more}."
+    if not row.needed_n:
+        return "The sample is too small to tell."
+    # Earlier versions took the measured retention for true.
+    told = f" tell a true {row.threshold + row.effect:g}% from {row.threshold:g}%, 4 times in 5" if row.effect else ""
+    return f"The sample is too small to tell: about {count(row.needed_n)} items{told or ' would do'}."

@@ -9,10 +9,17 @@ from striate.artifacts import Difference, EvalRecord, GateResult, GateRow, Predi
 from striate.errors import ConfigError, did_you_mean
 from striate.tasks.packs.items import Pack
 from striate.tasks.scoring.compare import KINDS, MACRO, compare_scope, in_scope, task_key
+from striate.tasks.scoring.intervals import POWER_NORMAL
+from striate.tasks.scoring.picture_sample import NORMAL
 
 Results = Mapping[str, tuple[EvalRecord, Sequence[Prediction]]]
 FORM = re.compile(r"\s*(?P<scope>[^<>=]+?)\s*>=\s*(?P<least>\d+(?:\.\d+)?)\s*%?\s*(?::\s*(?P<label>[^,]+?)\s*)?")
 ALLOWED = "SCOPE>=PERCENT or SCOPE>=PERCENT:MODEL, with commas between; SCOPE is visual, text, PACK or PACK/TASK"
+# The model that the run began with, which no gate is about unless it is named.
+START = "start"
+# How often a sample of `needed_n` items tells the stated effect, and what that takes of a 95% interval's half-width
+# (Cohen 1988, chapter 2).
+_POWER_WIDTHS = (NORMAL + POWER_NORMAL) / NORMAL
 # A baseline that is right in a tenth of its answers can be surpassed so far, and no further.
 MOST_PERCENT = 1000
 EXAMPLE = "for example --gate 'visual>=99,text>=99.5'"
@@ -20,7 +27,7 @@ EXAMPLE = "for example --gate 'visual>=99,text>=99.5'"
 
 @dataclass(frozen=True)
 class Condition:
-    """One condition: at least `least` % of the baseline in `scope`, of every model or of the one called `label`."""
+    """One condition: at least `least` % in `scope` of what a model is held against, of all or of the one called `label`."""
 
     text: str
     scope: str
@@ -34,6 +41,10 @@ class Condition:
             return MACRO, self.scope
         pack, _, task = self.scope.partition("/")
         return pack, task or MACRO
+
+    def models(self, labels: Iterable[str], baseline: str) -> list[str]:
+        """Return which of the `labels` it means: the one that it names, else all but the baseline and the start."""
+        return [self.label] if self.label else [label for label in labels if label not in (baseline, START)]
 
 
 def parse_gate(text: str) -> tuple[Condition, ...]:
@@ -91,6 +102,12 @@ def check_gate(
             others = ", ".join(label for label in labels if label != baseline)
             given = f"gate {condition.text!r} holds the baseline against itself"
             raise ConfigError(given, others, "name another model")
+        if not condition.models(labels, baseline):
+            raise ConfigError(
+                f"gate {condition.text!r} means no model: only {' and '.join(labels)} are evaluated",
+                "a model beside the baseline and the start, or one that is named",
+                f"evaluate another model, or write {condition.text}:MODEL",
+            )
         if not in_scope(keys, condition.place):
             raise _no_shares(condition, tasks)
 
@@ -104,12 +121,16 @@ def hold_against(
     *,
     only: Sequence[str] | None = None,
     references: Mapping[str, str] | None = None,
+    effect: float | None = None,
 ) -> GateResult:
-    """Return what the gate says of every model but the baseline, a row a condition and model.
+    """Return what the gate says of every model but the baseline and the start, a row a condition and model.
 
     A condition is met when the retention itself reaches its threshold. Whether the sample is large enough to tell is
     said apart: `resolvable` when the whole 95% interval lies on one side of the threshold. `needed_n` is the number
-    of items at which it would, the half-width of an interval falling with the root of n.
+    of items of which it would in 80% of repetitions where the true retention lies `effect` from the threshold, the
+    half-width of an interval falling with the root of n. It does not follow from the retention that was measured:
+    what a sample happens to show is no effect to plan for (Hoenig and Heisey 2001, The American Statistician 55,
+    19-24).
 
     Args:
         gate: the conditions, as `parse_gate` reads them.
@@ -119,6 +140,7 @@ def hold_against(
         seed: of the draws.
         only: labels to hold against the conditions that name no model; all but the baseline if left out.
         references: by label, the model that another is held against in place of the baseline.
+        effect: in points of retention; left out, from the threshold up to 100%.
 
     Raises:
         ConfigError: a condition names something that was not measured.
@@ -130,12 +152,12 @@ def hold_against(
     others = [label for label in results if label != baseline and (only is None or label in only)]
     rows = []
     for condition in conditions:
-        for label in others if condition.label is None else [condition.label]:
+        for label in condition.models(others, baseline):
             reference = (references or {}).get(label, baseline)
             difference = compare_scope(results[reference], results[label], condition.place, repetitions, seed)
             if difference is None:
                 raise _no_shares(condition, tasks)
-            rows.append(_row(condition, difference))
+            rows.append(_row(condition, difference, effect))
     return GateResult(gate=gate, baseline=baseline, rows=tuple(rows))
 
 
@@ -161,8 +183,9 @@ def _condition(part: str, text: str) -> Condition:
     return Condition(part.strip(), match["scope"], least, match["label"])
 
 
-def _row(condition: Condition, difference: Difference) -> GateRow:
+def _row(condition: Condition, difference: Difference, effect: float | None) -> GateRow:
     least, low, high = condition.least, difference.retention_low, difference.retention_high
+    stated = effect or (100 - least if least < 100 else None)
     passed = difference.retention is not None and difference.retention >= least
     resolvable = low is not None and high is not None and (low >= least if passed else high < least)
     return GateRow(
@@ -177,17 +200,16 @@ def _row(condition: Condition, difference: Difference) -> GateRow:
         clusters=difference.clusters,
         passed=passed,
         resolvable=resolvable,
-        needed_n=_needed(least, difference),
+        needed_n=None if stated is None else _needed(stated, difference),
+        effect=stated,
         no_interval=difference.no_interval,
         against=difference.baseline,
     )
 
 
-def _needed(least: float, difference: Difference) -> int | None:
-    """Return how many items would put the interval on one side of `least`; None where that can't be forecast."""
-    retention, low, high = difference.retention, difference.retention_low, difference.retention_high
-    if retention is None or low is None or high is None:
+def _needed(effect: float, difference: Difference) -> int | None:
+    """Return how many items tell `effect`, in points of retention; None of a sample without an interval."""
+    low, high = difference.retention_low, difference.retention_high
+    if low is None or high is None:
         return None
-    margin = abs(retention - least)
-    half = retention - low if retention >= least else high - retention
-    return math.ceil(difference.n * (half / margin) ** 2) if margin > 1e-9 else None
+    return math.ceil(difference.n * (_POWER_WIDTHS * (high - low) / 2 / effect) ** 2)
