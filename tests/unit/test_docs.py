@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import pkgutil
 import re
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from striate.config import RunConfig, load_config
 from striate.selectors.spec.grammar import parse_spec
+from striate.tasks.scoring.gate import parse_gate
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -76,3 +78,18 @@ def test_the_glossary_says_where_each_word_is() -> None:
 
 def test_the_readme_has_no_open_places() -> None:
     assert "@@" not in README
+
+
+def test_the_readmes_gate_holds_on_the_run_that_the_readme_shows() -> None:
+    gate = re.search(r"striate evaluate --out striate-quickstart --gate '([^']+)'", README)
+    assert gate
+    number = r"(\d+\.\d+)"
+    shown = re.findall(rf"^(\w+) +(visual|text \((\S+)\)): \w+ {number}%? -> {number}", README, re.MULTILINE)
+    kept: dict[str, dict[str, float]] = {}
+    for model, scope, task, before, after in shown:
+        old, new = float(before), float(after)
+        # Of perplexity, in nats a token, less is kept where there is more.
+        kept.setdefault(task or scope, {})[model] = 100 * (math.exp(old - new) if task else new / old)
+    for condition in parse_gate(gate[1]):
+        assert kept[condition.scope].keys() == {"tuned", "pruned"}
+        assert min(kept[condition.scope].values()) >= condition.least

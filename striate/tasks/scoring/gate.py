@@ -27,7 +27,7 @@ EXAMPLE = "for example --gate 'visual>=99,text>=99.5'"
 
 @dataclass(frozen=True)
 class Condition:
-    """One condition: at least `least` % in `scope` of what a model is held against, of all or of the one called `label`."""
+    """One condition: at least `least` % in `scope` of what all models, or the one called `label`, are held against."""
 
     text: str
     scope: str
