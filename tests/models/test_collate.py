@@ -123,6 +123,32 @@ def test_a_generation_prompt_with_more_than_the_header(tiny_llava: Loaded, sampl
     assert answers_of(tiny_llava.processor, batch, 0) == "green<|im_end|>1<|im_end|>"
 
 
+# As Qwen3 has it: an empty block before the last answer, and with THINKING in the generation prompt half of it.
+THINKS = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
+    "{% if m['role'] == 'assistant' and (loop.last or ALL) %}<think>\n\n</think>\n\n{% endif %}"
+    "{% for c in m['content'] %}{{ '<image>' if c['type'] == 'image' else c['text'] }}{% endfor %}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\nTHINKING{% endif %}"
+)
+
+
+@pytest.mark.parametrize("answer", ["red", "in", "<think", "</think>", "<|im_end|> in", "\nthink\n"])
+@pytest.mark.parametrize(
+    ("every", "thinking"), [("true", ""), ("false", ""), ("true", "<think>\n"), ("false", "<think>")]
+)
+def test_what_a_template_writes_before_an_answer_is_learned_and_never_taken_for_it(
+    tiny_llava: Loaded, answer: str, every: str, thinking: str
+) -> None:
+    tiny_llava.processor.chat_template = THINKS.replace("ALL", every).replace("THINKING", thinking)
+    turns = (Message("user", "a"), Message("assistant", answer), Message("user", "b"), Message("assistant", answer))
+    processor, sample = tiny_llava.processor, Sample("s", turns)
+    block = "<think>\n\n</think>\n\n".removeprefix(thinking)
+    first = block if every == "true" else ""
+    tokens = Collator(processor, 999, train=True)([sample])["labels"]
+    learned = processor.tokenizer.decode(tokens[tokens != IGNORED])
+    assert learned == f"{first}{answer}<|im_end|>{block}{answer}<|im_end|>"
+
+
 def test_a_template_that_changes_answers_is_refused(tiny_llava: Loaded, samples: list[Sample]) -> None:
     tiny_llava.processor.chat_template = "{% for m in messages %}{{ m['role'] }}{% endfor %}"
     with pytest.raises(DataError, match="chat template changes or drops the answer 'yes'"):

@@ -172,3 +172,9 @@ def test_marks_come_back_in_the_order_of_the_items() -> None:
     items = [item("exact", "x"), item("letter", choices=DOGS, answer_index=1), item("exact", "y")]
     found = mark_all(items, [Reply("x"), Reply("A"), Reply("y")])
     assert [one.score for one in found] == [1, 0, 1]
+
+
+def test_reasoning_before_an_answer_is_no_part_of_it() -> None:
+    items = [item("exact", "oak"), item("exact", "oak")]
+    found = mark_all(items, [Reply("\n</think>\n\noak"), Reply("<think>an oak?</think>an elm")])
+    assert [(mark.score, mark.answer) for mark in found] == [(1.0, "oak"), (0.0, "an elm")]

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from striate.data.chat_template.template_limits import bounded_time, check_template
-from striate.data.samples import Sample
+from striate.data.samples import Message, Sample
 from striate.errors import DataError, ModelError, first_line
+
+_STAND_IN = "\uf8a1"
 
 
 @dataclass(frozen=True)
@@ -87,18 +90,51 @@ class Renderer:
         return Conversation(result + text[copied:], tuple(answers))
 
     def _locate(self, sample: Sample, index: int, text: str) -> tuple[int, int]:
-        """Return where in `text` the model begins to speak turn `index`, and where that turn's words end."""
+        """Return where in `text` the model begins to speak turn `index`, and where that turn's words end.
+
+        What a template writes before the words and not in its generation prompt, such as an empty `<think>` block, the
+        model must write itself: it is learned.
+        """
         header = self._render(replace(sample, messages=sample.messages[:index]), generation=True)
         start = _shared_length(text, header)
         words = sample.messages[index].text.strip()
-        words_start = text.find(words, start)
-        if words_start < 0 or (start < len(header) and text[start:words_start].strip()):
+        rest = text[start:].lstrip()
+        if rest.startswith(words) and not self._adds_words:
+            return start, len(text) - len(rest) + len(words)
+        # The words may stand in what the template adds as well, or begin as the rest of the header does.
+        words_start = self._place_of_words(sample, index, text)
+        start = min(start, words_start)
+        if words_start < 0 or (not text.startswith(header) and text[start:words_start].strip()):
             raise DataError(
                 f"sample {sample.id!r}: the model's chat template changes or drops the answer {words!r:.60}",
                 "a chat template that keeps every turn as it is",
                 "split the sample into single turns, or use another chat template",
             )
         return start, words_start + len(words)
+
+    def _place_of_words(self, sample: Sample, index: int, text: str) -> int:
+        """Return where in `text` the words of turn `index` begin, found with others in their place; -1 if nowhere."""
+        before, message, after = sample.messages[:index], sample.messages[index], sample.messages[index + 1 :]
+        words = message.text.strip()
+        turn = replace(message, text=message.text.replace(words, _STAND_IN, 1))
+        other = self._render(replace(sample, messages=(*before, turn, *after)))
+        place = other.find(_STAND_IN)
+        same = place >= 0 and text == other[:place] + words + other[place + len(_STAND_IN) :]
+        return place if same else -1
+
+    @cached_property
+    def _adds_words(self) -> bool:
+        """Whether the template writes more than white space between its generation prompt and an answer."""
+        turns = (Message("user", "Q"), Message("assistant", _STAND_IN))
+        try:
+            text = self._render(Sample("", turns * 2))
+            headers = [self._render(Sample("", (turns * 2)[:index]), generation=True) for index in (1, 3)]
+        # It refuses these turns, and what it does to others is seen at each.
+        except DataError:
+            return False
+        starts = [_shared_length(text, header) for header in headers]
+        places = [found.start() for found in re.finditer(_STAND_IN, text)]
+        return any(text[start:place].strip() for start, place in zip(starts, places, strict=False))
 
     def _render(self, sample: Sample, generation: bool = False) -> str:
         try:

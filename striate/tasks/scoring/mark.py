@@ -1,6 +1,7 @@
 """Score replies: one by one, or a whole task together where its metric needs that. No torch."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from striate.errors import DataError
 from striate.tasks.metrics import METRICS
@@ -33,13 +34,18 @@ def mark_all(items: Sequence[Item], replies: Sequence[Reply]) -> list[Mark]:
     marks: dict[int, Mark] = {}
     for (_, _, name), places in _tasks(items).items():
         metric = METRICS.get(name)
-        chosen = [(items[place], replies[place]) for place in places]
+        chosen = [(items[place], _spoken(replies[place])) for place in places]
         if metric.corpus is None:
             task_marks = [metric.function(item, reply) for item, reply in chosen]
         else:
             task_marks = metric.corpus([item for item, _ in chosen], [reply for _, reply in chosen])
         marks.update(zip(places, task_marks, strict=True))
     return [marks[index] for index in range(len(items))]
+
+
+def _spoken(reply: Reply) -> Reply:
+    """Return the reply without reasoning before its answer, which some chat templates have every answer begin with."""
+    return replace(reply, text=reply.text.rpartition("</think>")[2]) if "</think>" in reply.text else reply
 
 
 def _tasks(items: Sequence[Item]) -> dict[tuple[str, str, str], list[int]]:
