@@ -28,11 +28,24 @@ class Noting(Protocol):
 
 
 @runtime_checkable
+class Sized(Protocol):
+    """A `Progress` that can also follow bytes, and shows them in units."""
+
+    def track_bytes(self, label: str, total: int) -> AbstractContextManager[Advance]:
+        """Return what `track` does, for `total` bytes."""
+
+
+@runtime_checkable
 class Warned(Protocol):
     """A `Progress` that shows warnings also where it is told to be quiet."""
 
     def warn(self, text: str) -> None:
         """Print one line of what a person should know before trusting the result."""
+
+
+def track_bytes(progress: Progress, label: str, total: int) -> AbstractContextManager[Advance]:
+    """Return what `Progress.track` does, for `total` bytes: with units where `progress` knows them."""
+    return (progress.track_bytes if isinstance(progress, Sized) else progress.track)(label, total)
 
 
 def warn(progress: Progress, text: str) -> None:

@@ -1,12 +1,24 @@
 """Terminal output: progress bars with time left, short lines, and tables."""
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
+from datetime import timedelta
 
 from rich.console import Console, ConsoleOptions, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.segment import Segment
 from rich.table import Table
 
@@ -35,6 +47,10 @@ QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
 """Whether bars and lines of progress are left out: `striate --quiet VERB`. Results, warnings and errors stay."""
 
 
+SECONDS_BETWEEN_LINES = 60.0
+"""How often a pipe or a file, where no bar moves, has a line of progress."""
+
+
 class RichProgress:
     """A `Progress` that draws one bar at a time, with the time left and what it is told to note."""
 
@@ -42,16 +58,23 @@ class RichProgress:
         self._console = console
         self._note: Callable[[str], None] = lambda text: None
 
+    def track(self, label: str, total: int) -> AbstractContextManager[Advance]:
+        """Return a context of a function that moves the bar called `label` on."""
+        return self._bar(label, total, MofNCompleteColumn())
+
+    def track_bytes(self, label: str, total: int) -> AbstractContextManager[Advance]:
+        """Return the same for bytes, which are shown in kB, MB or GB."""
+        return self._bar(label, total, DownloadColumn())
+
     @contextmanager
-    def track(self, label: str, total: int) -> Iterator[Advance]:
-        """Yield a function that moves the bar called `label` on."""
+    def _bar(self, label: str, total: int, amount: ProgressColumn) -> Iterator[Advance]:
         if QUIET.get():
             yield lambda count: None
             return
         columns = (
             TextColumn("{task.fields[name]}", markup=False),
             BarColumn(bar_width=32),
-            MofNCompleteColumn(),
+            amount,
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
@@ -61,7 +84,13 @@ class RichProgress:
             task = bars.add_task(label, total=total, name=f"{label:<28}", note="")
             # Beside a note the label takes no more room than it needs.
             self._note = lambda text: bars.update(task, name=label, note=text)
-            yield lambda count: bars.advance(task, count)
+            tell = _by_the_minute(bars.tasks[0], label, self._console)
+
+            def advance(count: int) -> None:
+                bars.advance(task, count)
+                tell()
+
+            yield advance
 
     def note(self, text: str) -> None:
         """Show `text` beside the bar."""
@@ -75,6 +104,22 @@ class RichProgress:
     def warn(self, text: str) -> None:
         """Print one line that stays also where all else is quiet."""
         self._console.print(text, style="dim", soft_wrap=True)
+
+
+def _by_the_minute(task: Task, label: str, console: Console) -> Callable[[], None]:
+    """Return what prints once a minute how far `task` is, where no bar moves: in a pipe or a file."""
+    told = time.monotonic()
+
+    def tell() -> None:
+        nonlocal told
+        if console.is_terminal or time.monotonic() < told + SECONDS_BETWEEN_LINES:
+            return
+        told = time.monotonic()
+        passed, left = (str(timedelta(seconds=int(part or 0))) for part in (task.elapsed, task.time_remaining))
+        note = f", {task.fields['note']}" if task.fields["note"] else ""
+        console.print(f"{label} {task.completed:g}/{task.total:g}, {passed}, {left} left{note}", soft_wrap=True)
+
+    return tell
 
 
 def print_json(text: str) -> None:

@@ -13,15 +13,17 @@ DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
 class MachineSection(Section):
     """The machine, apart from the science: changing it must not change what is learned, only how fast.
 
-    `eval_batch` is the most rows, `eval_tokens` the most tokens (padding and new tokens included) of a batch in
-    evaluation; the defaults depend on the device. With `train.packing`, `pack_tokens` is the most tokens of a row, in
-    place of `micro_batch`. `compile` compiles every decoder layer for training (regional compilation).
-    `memory_budget` is the peak in GiB that training may reach: the fewest layers are recomputed (activation
-    checkpointing) that keep it. `graphs` launches the kernels of compiled layers as CUDA graphs: for small models with
-    `train.packing`. `cache_vision` caches the frozen vision encoder's features of each training picture, in memory, or
-    on disk in `cache_folder` for all runs of a sweep. `max_pixels` and `max_ratio`, of the longer side to the shorter,
-    bound the pictures that are decoded at all: a picture beyond them is an error. `log_to` names loggers that get the
-    numbers of training, through Hugging Face's callbacks.
+    `micro_batch` is the most samples of a padded micro-batch; where it does not divide what falls to a process of
+    `train.batch_size`, the largest number below it that does is taken. `eval_batch` is the most rows, `eval_tokens`
+    the most tokens (padding and new tokens included) of a batch in evaluation; the defaults depend on the device.
+    With `train.packing`, `pack_tokens` is the most tokens of a row, in place of `micro_batch`. `compile` compiles
+    every decoder layer for training (regional compilation). `memory_budget` is the peak in GiB that training may
+    reach: the fewest layers are recomputed (activation checkpointing) that keep it. `graphs` launches the kernels
+    of compiled layers as CUDA graphs: for small models with `train.packing`. `cache_vision` caches the frozen
+    vision encoder's features of each training picture, in memory, or on disk in `cache_folder` for all runs of a
+    sweep. `max_pixels` and `max_ratio`, of the longer side to the shorter, bound the pictures that are decoded at
+    all: a picture beyond them is an error. `log_to` names loggers that get the numbers of training, through Hugging
+    Face's callbacks.
     """
 
     device: str = "auto"

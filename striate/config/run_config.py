@@ -37,11 +37,6 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _check_training(self) -> RunConfig:
-        micro = min(self.machine.micro_batch, self.train.batch_size)
-        if self.train.batch_size % micro:
-            raise ValueError(
-                f"train.batch_size {self.train.batch_size} is not a multiple of machine.micro_batch {micro}"
-            )
         if self.train.method == "qlora" and self.machine.dtype not in ("auto", "bfloat16"):
             raise ValueError(f"train.method qlora computes in bfloat16, not in machine.dtype {self.machine.dtype}")
         watched = [name for name, holds in self.train.on_validation.items() if holds]

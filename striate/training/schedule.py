@@ -34,25 +34,35 @@ class Plan:
     def of(cls, samples: int, config: TrainSection, machine: MachineSection, processes: int = 1) -> Plan:
         """Return the plan for `samples` samples; an epoch's last step takes what is left.
 
-        A step's samples are dealt to `processes` processes: batch size = micro-batch x processes x accumulation.
+        A step's samples are dealt to `processes` processes: batch size = micro-batch x processes x accumulation. The
+        micro-batch is the largest of at most `machine.micro_batch` samples that divides what falls to a process.
 
         Raises:
-            TrainingError: the batch size is not a multiple of the micro-batch times the processes.
+            TrainingError: the batch size is not a multiple of the processes.
         """
         size = config.batch_size
-        micro = max(1, min(machine.micro_batch, size // processes))
-        if size % (micro * processes):
-            on = f" x {processes} processes" if processes > 1 else ""
+        share, rest = divmod(size, processes)
+        if rest:
             raise TrainingError(
-                f"train.batch_size {size} is not a multiple of machine.micro_batch {micro}{on}",
-                "a batch of whole micro-batches, as many on every process",
-                "choose a machine.micro_batch that divides train.batch_size"
-                + (", and a number of processes that divides the rest" if processes > 1 else ""),
+                f"train.batch_size {size} is not a multiple of {processes} processes",
+                "a step of as many samples on every process",
+                "choose another batch size, or a number of processes that divides it",
             )
+        micro = next(count for count in range(min(machine.micro_batch, share), 0, -1) if share % count == 0)
         per_epoch = math.ceil(samples / size)
         steps = config.max_steps or math.ceil(config.epochs * per_epoch)
         warmup = math.ceil(config.warmup_ratio * steps)
-        return cls(samples, size, micro, size // (micro * processes), per_epoch, steps, warmup)
+        return cls(samples, size, micro, share // micro, per_epoch, steps, warmup)
+
+
+def told_micro_batch(plan: Plan, machine: MachineSection) -> str:
+    """Return in words that micro-batches are smaller than `machine.micro_batch`, to fit the batch; empty if not."""
+    asked = min(machine.micro_batch, plan.micro_batch * plan.accumulation)
+    if plan.micro_batch == asked:
+        return ""
+    return (
+        f"micro-batches of {plan.micro_batch}: {asked} (machine.micro_batch) do not divide a step's {plan.batch_size}"
+    )
 
 
 def vision_rate(config: TrainSection) -> float:

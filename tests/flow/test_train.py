@@ -23,6 +23,7 @@ from striate.stages.train import train
 from striate.training.batching.order import SeededOrder
 from striate.training.loss import answer_loss
 from striate.training.precision import FrozenModules, MasterWeights, checkpointed
+from striate.training.schedule import Plan, told_micro_batch
 
 REGION = Region(layers=(1, 3), num_layers=4, spec="ids:1,3")
 ALL = Region(layers=(0, 1, 2, 3), num_layers=4, spec="all")
@@ -325,6 +326,27 @@ def test_order_sorts_by_length_within_a_step_only() -> None:
     assert [set(step) for step in steps] == [set(unsorted[first : first + 8]) for first in range(0, 50, 8)]
 
 
+@pytest.mark.parametrize(
+    ("size", "most", "processes", "micro", "accumulation"),
+    [(12, 8, 1, 6, 2), (12, 4, 1, 4, 3), (7, 3, 1, 1, 7), (4, 8, 1, 4, 1), (12, 8, 2, 6, 1), (18, 4, 3, 3, 2)],
+)
+def test_a_micro_batch_divides_what_falls_to_a_process(
+    size: int, most: int, processes: int, micro: int, accumulation: int
+) -> None:
+    machine, config = MachineSection(micro_batch=most), TrainSection(batch_size=size)
+    plan = Plan.of(100, config, machine, processes)
+    assert (plan.micro_batch, plan.accumulation) == (micro, accumulation)
+    assert bool(told_micro_batch(plan, machine)) == (micro < min(most, size // processes))
+
+
+def test_a_batch_is_whole_on_every_process() -> None:
+    with pytest.raises(TrainingError, match=r"train\.batch_size 9 is not a multiple of 2 processes"):
+        Plan.of(100, TrainSection(batch_size=9), MachineSection(), 2)
+    plan = Plan.of(100, TrainSection(batch_size=12), MachineSection(micro_batch=8))
+    said = "micro-batches of 6: 8 (machine.micro_batch) do not divide a step's 12"
+    assert told_micro_batch(plan, MachineSection(micro_batch=8)) == said
+
+
 def test_errors(run: Run, tiny_llava: Loaded, samples: list[Sample], tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="there are no training samples"):
         run(tiny_llava, FULL, samples=[])
@@ -335,8 +357,6 @@ def test_errors(run: Run, tiny_llava: Loaded, samples: list[Sample], tmp_path: P
     nothing = Region(layers=(), num_layers=4, spec="none")
     with pytest.raises(TrainingError):
         run(tiny_llava, FULL.model_copy(update={"projector": "frozen"}), "nothing", region=nothing)
-    with pytest.raises(TrainingError, match=r"batch_size 4 is not a multiple of machine\.micro_batch 3"):
-        run(tiny_llava, FULL, machine=MachineSection(micro_batch=3))
     with pytest.raises(TrainingError, match="float16 does not train on the CPU"):
         run(Loaded(copy.deepcopy(tiny_llava.model).half(), tiny_llava.processor), FULL)
     full = tmp_path / "taken" / "checkpoint"

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from tqdm.auto import tqdm
 from transformers import AutoProcessor, LlamaConfig, LlamaForCausalLM, LlavaForConditionalGeneration
 
 from striate.artifacts import Region
 from striate.errors import ModelError
 from striate.models.io.devices import resolve_device, resolve_dtype
 from striate.models.io.load import Loaded, load_model
+from striate.models.io.quiet import quietly
 from striate.models.io.save import save_model
 
 Batch = dict[str, Any]
@@ -187,3 +189,12 @@ def test_dtypes() -> None:
     with pytest.raises(ModelError) as caught:
         resolve_dtype("bf16", torch.device("cpu"))
     assert str(caught.value).startswith("unknown dtype 'bf16'\n  allowed: auto, float32, bfloat16, float16\n")
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_bars_of_libraries_are_drawn_by_those_who_want_them(quiet: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    with quietly(quiet):
+        assert list(tqdm(range(3), desc="Converting tensors")) == [0, 1, 2]
+    assert ("Converting tensors" in capsys.readouterr().err) == (not quiet)
+    list(tqdm(range(2), desc="afterwards"))
+    assert "afterwards" in capsys.readouterr().err

@@ -128,7 +128,6 @@ def test_later_override_wins_and_source_is_untouched() -> None:
         ("heal={steps: 3, share: 5%}", "run.yaml: heal: steps and share are both set, and each says how long"),
         ("heal={ce: 0, kl: 0}", "run.yaml: heal: ce, kl and hidden are all 0: there is nothing to learn"),
         ("evaluate={packs: [p], baseline: unhealed, models: [unhealed]}", "'unhealed', but nothing is healed"),
-        ("train.batch_size=12", "run.yaml: train.batch_size 12 is not a multiple of machine.micro_batch 8"),
     ],
 )
 def test_refused_override(override: str, text: str) -> None:

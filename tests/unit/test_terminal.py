@@ -16,9 +16,9 @@ from rich.console import Console
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from striate.cli import app, main
+from striate.cli import app, console, main
 from striate.cli.console import OUT, QUIET, RichProgress, show_table
-from striate.progress import Silent, warn
+from striate.progress import Silent, track_bytes, warn
 from striate.version import __version__
 
 VERBS: dict[str, Any] = getattr(get_command(app), "commands", {})
@@ -151,3 +151,25 @@ def test_bash_completes_verbs_and_options(typed_so_far: str, offered: set[str], 
     done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, env=environment, check=True)
     assert set(done.stdout.split()) == offered
     assert done.stderr == ""
+
+
+def test_a_pipe_has_a_line_of_progress_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No bar moves there; every minute, here at once, it says how far it is and what is left."""
+    monkeypatch.setattr(console, "SECONDS_BETWEEN_LINES", 0.0)
+    progress = RichProgress()
+    with progress.track("train", 4) as advance:
+        progress.note("loss 1.234, 99 tok/s, 2.0 GiB")
+        advance(1)
+        advance(1)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("train ")]
+    assert re.fullmatch(r"train 2/4, 0:00:0\d, 0:00:\d\d left, loss 1.234, 99 tok/s, 2.0 GiB", lines[1])
+
+
+def test_bytes_have_units(capsys: pytest.CaptureFixture[str]) -> None:
+    with track_bytes(RichProgress(), "fetch weights", 92_871_040) as advance:
+        advance(92_871_040)
+    assert "92.9/92.9 MB" in capsys.readouterr().out
+    with track_bytes(Silent(), "fetch weights", 3) as advance:
+        advance(3)
