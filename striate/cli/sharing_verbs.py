@@ -89,7 +89,7 @@ def push(
     """Publish a run's model on the hub: weights, processor and card, all in one commit."""
     with guard(None):
         quiet_libraries()
-        from striate.models.io.hub_upload import licence_on_hub, publish
+        from striate.models.io.hub_upload import check_numbers, licence_on_hub, publish
         from striate.pipeline.pushing import upload_of
 
         progress = RichProgress(ERR if json else OUT)
@@ -99,6 +99,8 @@ def push(
             _, upload = upload_of(source, repository, licence=licence_on_hub(upload.base_model), **options)
         if not json:
             _show_upload(place.label, place.path, upload)
+        if dry_run:
+            check_numbers(upload)
         done = None if dry_run else publish(upload, private=private, overwrite=overwrite)
         if json:
             told: dict[str, Any] = {
@@ -106,6 +108,7 @@ def push(
                 "path": place.path,
                 "repository": repository,
                 "files": upload.sizes,
+                "left_out": upload.left_out,
             }
             told |= {"license": upload.license, "base_model": upload.base_model, "published": done and vars(done)}
             print_json(dumps(told))
@@ -120,5 +123,7 @@ def push(
 def _show_upload(label: str, path: str, upload: Upload) -> None:
     OUT.print(f"{label} ({path}) -> {upload.repository}", soft_wrap=True)
     show_table("", ["file", "bytes"], [[name, f"{size:,}"] for name, size in upload.sizes.items()])
+    if upload.left_out:
+        OUT.print(f"left out, as no loader reads it beside these: {', '.join(upload.left_out)}", soft_wrap=True)
     OUT.print(f"licence: {upload.license or 'none known; --license ID says one'}")
     OUT.print(f"base model: {upload.base_model or 'none on the hub'}")

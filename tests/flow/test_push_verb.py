@@ -16,6 +16,7 @@ import torch
 from hub_stand_in import Hub, serving
 from huggingface_hub import constants, hf_api, snapshot_download
 from huggingface_hub.utils import _http, close_session
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
 from striate.cli import app
@@ -213,6 +214,21 @@ def _mute(folder: Path) -> None:
     (folder / "processor_config.json").unlink()
 
 
+def test_weights_of_no_numbers_are_not_published(tuned_run: Path, hub: Hub, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tuned_run / "checkpoint", tmp_path / "checkpoint"))
+    weights = load_file(folder / "adapter_model.safetensors")
+    name = next(name for name in weights if "lora_B" in name)
+    weights[name][0, 0] = float("nan")
+    save_file(weights, folder / "adapter_model.safetensors")
+    for options in (("--dry-run",), ()):
+        done = striate("push", folder, "user/small", "--base-model", "user/base", *options)
+        assert done.exit_code == 1
+        told = done.output.replace("\n", "")
+        assert "adapter_model.safetensors hold values that are infinite or no numbers" in told
+        assert name in told
+    assert hub.repositories == {}
+
+
 @pytest.mark.parametrize(("damage", "text"), [(_half, "is damaged"), (_mute, "has no processor: nobody could ask")])
 def test_half_a_model_is_not_published(damage: Any, text: str, tuned_run: Path, hub: Hub, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tuned_run / "pruned", tmp_path / "pruned"))
@@ -269,6 +285,24 @@ def test_only_files_of_the_model_go(tuned_run: Path, hub: Hub, tmp_path: Path) -
         "LICENSE.txt",
         ".gitattributes",
     }
+
+
+def test_weights_that_no_loader_reads_stay_here_and_that_is_said(tuned_run: Path, hub: Hub, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tuned_run / "pruned", tmp_path / "pruned"))
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-00001-of-00001.safetensors"}}')
+    shutil.copyfile(folder / "model.safetensors", folder / "consolidated.safetensors")
+    (folder / "pytorch_model.bin").write_bytes(b"")
+    done = striate("push", folder, "user/small")
+    assert done.exit_code == 0, done.output
+    left = "consolidated.safetensors, model.safetensors.index.json, pytorch_model.bin"
+    assert f"left out, as no loader reads it beside these: {left}\n" in done.output
+    assert not any(name in hub.repositories["user/small"].files for name in left.split(", "))
+    # Named by config.json, the other file is the model.
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"transformers_weights": "consolidated.safetensors"}))
+    told = json.loads(striate("push", folder, "user/other", "--dry-run", "--json").stdout)
+    assert "consolidated.safetensors" in told["files"]
+    assert told["left_out"] == ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"]
 
 
 def test_a_folder_without_a_card_gets_one(tuned_run: Path, hub: Hub, tmp_path: Path) -> None:

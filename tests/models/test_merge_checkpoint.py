@@ -20,6 +20,7 @@ from transformers import AutoModelForImageTextToText
 from striate.artifacts import Region
 from striate.errors import ModelError, StriateError
 from striate.models.convert.merge_checkpoint import MergedCheckpoint, write_weights
+from striate.models.io.adapters import add_adapter
 from striate.models.structure.anatomy import find_anatomy
 from striate.models.structure.meta_model import blueprint
 from striate.models.trainable.apply import lora_config
@@ -255,6 +256,45 @@ def test_an_adapter_of_no_numbers_is_refused(family_builder: Callable[[str], Bui
     wrapped.save_pretrained(tmp_path / "adapter")
     with pytest.raises(ModelError, match=r"can't be added to model.language_model.layers.0"):
         merge(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "adapted"),
+    [
+        ("lm_head", torch.bfloat16, False),
+        ("lm_head", torch.float32, False),
+        ("language_model.layers.0.self_attn.q_proj", torch.bfloat16, True),
+        ("language_model.layers.1.self_attn.q_proj", torch.float32, True),
+    ],
+)
+def test_a_model_of_no_numbers_is_refused_by_name(
+    name: str, kind: torch.dtype, adapted: bool, family_builder: Callable[[str], Built], tmp_path: Path
+) -> None:
+    """Whole or under an adapter, in a tensor that the adapter changes or not, copied or made anew."""
+    model, _ = family_builder("llava")
+    layer = next(module for own, module in model.named_modules() if own.endswith(name))
+    with torch.no_grad():
+        layer.weight[1, 1] = float("inf")
+    tuned(model.to(kind), lora_config(model, region_of(model), r=4), tmp_path)
+    (tmp_path / "out").mkdir()
+    base, adapter = tmp_path / "base", tmp_path / "adapter" if adapted else None
+    with pytest.raises(ModelError) as error:
+        write_weights(blueprint(str(base)), base, adapter, "auto", tmp_path / "out")
+    assert str(error.value).startswith(f"the weights in {base}")
+    assert f"{name.removeprefix('language_model.')}.weight\n" in str(error.value)
+
+
+def test_a_whole_module_of_no_numbers_is_the_adapters(family_builder: Callable[[str], Built], tmp_path: Path) -> None:
+    model, _ = family_builder("llava")
+    wrapped = tuned(model, lora_config(model, region_of(model), r=4, projector="full"), tmp_path)
+    with torch.no_grad():
+        next(p for n, p in wrapped.named_parameters() if "modules_to_save" in n).fill_(float("nan"))
+    wrapped.save_pretrained(tmp_path / "adapter")
+    said = rf"the weights in {tmp_path / 'adapter'} hold values .* for example in model.multi_modal_projector"
+    with pytest.raises(ModelError, match=said):
+        merge(tmp_path)
+    with pytest.raises(ModelError, match=rf"the weights in {tmp_path / 'adapter'} hold values"):
+        add_adapter(stock(tmp_path / "base"), tmp_path / "adapter")
 
 
 def test_a_prompt_is_no_change_of_weights(family_builder: Callable[[str], Built], tmp_path: Path) -> None:

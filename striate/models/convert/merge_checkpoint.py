@@ -21,7 +21,7 @@ from striate.models.io.model_card import CARD_FILE, CardFacts, card_text
 from striate.models.io.model_folder import check_source, model_file
 from striate.models.io.named_card import A_CARD, named_card
 from striate.models.io.quiet import quietly
-from striate.models.io.sane_model import check_image_token, check_special_tokens
+from striate.models.io.sane_model import check_finite, check_image_token, check_special_tokens
 from striate.models.io.save import REGION_FILE
 from striate.models.io.weights.adapter_merge import cannot_stream
 from striate.models.io.weights.merged_shards import MergedShards, chosen_format, main_format, set_dtype
@@ -165,6 +165,7 @@ def _write_in_memory(folder: Path, adapter: Path, dtype: str, target: Path, reas
     wrapped = add_adapter(load_weights(folder, device=torch.device("cpu"), dtype=torch.float32), adapter)
     modules = sum(hasattr(module, "lora_A") or hasattr(module, "modules_to_save") for module in wrapped.modules())
     model: Any = merged(wrapped).to(kind)
+    check_finite(model, str(adapter))
     try:
         model.save_pretrained(target)
     except SafetensorError as error:

@@ -17,6 +17,7 @@ from striate.models.io.adapter_folder import (
     base_of,
     base_revision_of,
 )
+from striate.models.io.weights.safetensors_shards import check_finite_file
 from striate.models.structure.anatomy import find_anatomy, layer_of, plain_name
 from striate.models.structure.meta_model import blueprint
 from striate.storage.atomic import new_folder, write_text
@@ -38,7 +39,9 @@ def write_adapter(adapter: Path, out: Path) -> None:
 
     Raises:
         ArtifactError: `out` can't be written.
+        ModelError: weights that are no numbers.
     """
+    check_finite_file(adapter / ADAPTER_WEIGHTS)
     config = adapter_config(adapter) | {"base_model_name_or_path": base_of(adapter)}
     with new_folder(out) as folder:
         write_text(folder / ADAPTER_CONFIG, json.dumps(config, indent=2) + "\n")

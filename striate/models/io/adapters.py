@@ -15,16 +15,19 @@ from safetensors.torch import load_file
 from striate.errors import ModelError
 from striate.models.io.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_config
 from striate.models.io.foreign import reading_model
+from striate.models.io.sane_model import is_finite
+from striate.models.io.weights.finite_bytes import not_finite
 
 
 def add_adapter(model: Any, path: Path) -> PeftModel:
     """Return `model` with the adapter of `path` on it, in eval mode; the trained projector is restored with it.
 
     Raises:
-        ModelError: no weights, or not every tensor of the adapter has its place in `model`.
+        ModelError: no weights, values that are no numbers, or not every tensor of the adapter has its place in `model`.
     """
     stored = _stored(path)
     _check_modules(stored, path)
+    _check_finite(stored, path)
     dtype = next(model.parameters()).dtype
     with _fitting(path):
         # Adapters in the model's own type: outside autocast a float32 projector can't follow a bfloat16 encoder.
@@ -73,7 +76,12 @@ def _fitting(path: Path) -> Iterator[None]:
 
 def merged(model: PeftModel) -> Any:
     """Return the plain transformers model with the adapter added into its weights (W + alpha / r * B A)."""
-    return model.merge_and_unload(safe_merge=True).eval()
+    with reading_model(
+        "the adapter can't be added into the weights of its base model",
+        "an adapter whose sums with the weights are finite numbers of their format",
+        "take an earlier checkpoint, or another number format with --dtype",
+    ):
+        return model.merge_and_unload(safe_merge=True).eval()
 
 
 def _stored(path: Path) -> dict[str, torch.Tensor]:
@@ -84,6 +92,13 @@ def _stored(path: Path) -> dict[str, torch.Tensor]:
         raise ModelError(f"{path} has no {ADAPTER_WEIGHTS}", "a whole adapter folder", "copy it again") from error
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{file} is damaged: {error}", "a whole safetensors file", "copy or save it again") from error
+
+
+def _check_finite(stored: dict[str, torch.Tensor], path: Path) -> None:
+    """Raise at values that are no numbers: no value equals them, so that they would seem to have no place."""
+    for name, tensor in stored.items():
+        if not is_finite(tensor):
+            raise not_finite(path, name)
 
 
 def _check_modules(stored: dict[str, torch.Tensor], path: Path) -> None:

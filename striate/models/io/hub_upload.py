@@ -19,7 +19,8 @@ from striate.models.io.hub_reach import SECONDS, within
 from striate.models.io.model_card import CARD_FILE, CardFacts, card_text, license_of
 from striate.models.io.model_folder import check_source, model_file
 from striate.models.io.named_card import A_CARD, metadata_of, named_card
-from striate.models.io.weights.safetensors_shards import read_file, read_shards
+from striate.models.io.weights.safetensors_shards import check_finite_file, read_file, read_shards, weights_of
+from striate.models.visual_token_skipping.shift import SHIFT_FILE
 from striate.printable import shown
 from striate.storage.fingerprints import RECORD_FILE, model_files
 from striate.storage.read_files import read_text
@@ -29,7 +30,7 @@ _NOTES = ("LICENSE*", "LICENCE*", "NOTICE*", "COPYING*")
 _PROCESSORS = ("processor_config.json", "preprocessor_config.json")
 # JSON of models, processors and tokenizers, and striate's own; others in the folder may be anything, secrets too.
 _JSON = "*config.json *vocab*.json tokenizer.json added_tokens.json special_tokens_map.json chat_template*.json"
-_JSON += " normalizer.json *.safetensors.index.json region.json visual_compute.json"
+_JSON += " normalizer.json region.json visual_compute.json"
 _ATTRIBUTES = ".gitattributes"
 
 
@@ -42,12 +43,14 @@ class Upload:
         files: where each file's content is, or that content itself, by its name.
         license: as the card names it; None where nobody said.
         base_model: the hub id of the model that this one was made from, if it has one.
+        left_out: weights that lie in the folder too, and that no loader reads beside these.
     """
 
     repository: str
     files: Mapping[str, Path | bytes]
     license: str | None
     base_model: str | None
+    left_out: tuple[str, ...] = ()
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -90,7 +93,8 @@ def prepare_upload(
     check_source(str(folder))
     _check_whole(folder)
     named = base_of(folder) if is_adapter(folder) else None
-    files: dict[str, Path | bytes] = dict(_files(folder))
+    weights = _weights(folder)
+    files: dict[str, Path | bytes] = {**dict(_files(folder)), **weights}
     if named is not None:
         base_model = base_model or _hub_base(folder, named)
         if base_model != named:
@@ -98,7 +102,8 @@ def prepare_upload(
             files[ADAPTER_CONFIG] = (json.dumps(content, indent=2) + "\n").encode()
     fields, card = _card(folder, repository, licence, base_model, named)
     files[CARD_FILE] = card.encode()
-    return Upload(repository, dict(sorted(files.items())), fields.get("license"), fields.get("base_model"))
+    named_files = dict(sorted(files.items()))
+    return Upload(repository, named_files, fields.get("license"), fields.get("base_model"), _unread(folder, weights))
 
 
 def publish(upload: Upload, *, private: bool = False, overwrite: bool = False) -> Published:
@@ -111,9 +116,11 @@ def publish(upload: Upload, *, private: bool = False, overwrite: bool = False) -
 
     Raises:
         ArtifactError: the hub can't be reached or refuses, or the repository holds files already.
+        ModelError: weights that are no numbers.
     """
     api, repository = HfApi(), upload.repository
     _check_owner(api, repository)
+    check_numbers(upload)
     with _asking(repository, "look at it"):
         there = _repository(api, repository)
     names = _names(there)
@@ -137,6 +144,17 @@ def publish(upload: Upload, *, private: bool = False, overwrite: bool = False) -
     with _asking(repository, "publish all files in one commit"):
         commit = _commit(api, upload, removed, there.sha if there else None)
     return Published(f"{constants.ENDPOINT}/{repository}", commit, tuple(removed))
+
+
+def check_numbers(upload: Upload) -> None:
+    """Return if all weights of `upload` are finite numbers; every file is read once, a buffer at a time.
+
+    Raises:
+        ModelError: one is infinite or no number.
+    """
+    for content in upload.files.values():
+        if isinstance(content, Path) and content.suffix == ".safetensors":
+            check_finite_file(content)
 
 
 def _commit(api: HfApi, upload: Upload, removed: Sequence[str], parent: str | None) -> str:
@@ -214,13 +232,35 @@ def _check_whole(folder: Path) -> None:
         )
 
 
+def _weights(folder: Path) -> dict[str, Path]:
+    """Return the files of weights that are read of the folder, an index of theirs among them, by their names there."""
+    if is_adapter(folder):
+        files = [folder / ADAPTER_WEIGHTS]
+    else:
+        files = [weights_of(folder), *(tensor.file for tensor in read_shards(folder).values())]
+    if (folder / SHIFT_FILE).is_file():
+        files.append(folder / SHIFT_FILE)
+    named = {file.absolute().relative_to(folder.absolute()).as_posix() for file in files}
+    return {name: model_file(folder, name, "weights") for name in named}
+
+
+def _unread(folder: Path, weights: Mapping[str, Path]) -> tuple[str, ...]:
+    names = (file.relative_to(folder).as_posix() for file in model_files(folder) if _holds_weights(file))
+    return tuple(sorted(name for name in set(names) if name not in weights))
+
+
+def _holds_weights(file: Path) -> bool:
+    return file.name.endswith((".safetensors", ".bin", ".index.json"))
+
+
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Yield what goes with the weights."""
     notes = (file for pattern in _NOTES for file in folder.glob(pattern) if file.is_file())
     for file in (*model_files(folder), *notes):
         name = file.relative_to(folder).as_posix()
-        # What only the run itself reads, and weights in a form that runs code as it is read.
         ours = file.suffix != ".json" or any(file.match(pattern) for pattern in _JSON.split())
-        if ours and name != RECORD_FILE and file.suffix != ".bin":
+        # What only the run itself reads; and of weights those that are read are known.
+        if ours and name != RECORD_FILE and not _holds_weights(file):
             yield name, model_file(folder, name, "the model's file")
 
 

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 from striate.errors import ModelError
+from striate.models.io.weights.finite_bytes import not_finite
 from striate.models.structure.anatomy import find_anatomy
 
 MOST_PER_BYTE, LARGE = 8, 10**9
@@ -38,11 +39,7 @@ def check_finite(model: Any, source: str = "memory") -> None:
     """Raise a ModelError where a weight of `model` is infinite or no number: its answers would be noise that scores."""
     for name, weight in model.named_parameters():
         if weight.is_floating_point() and not weight.is_meta and not is_finite(weight):
-            raise ModelError(
-                f"the weights in {source} hold values that are infinite or no numbers, for example in {name}",
-                "weights that are all finite numbers",
-                "its training diverged, or a file is damaged: take an earlier checkpoint, or copy the model again",
-            )
+            raise not_finite(source, name)
 
 
 def is_finite(weight: torch.Tensor) -> bool:

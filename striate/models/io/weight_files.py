@@ -10,9 +10,9 @@ from striate.errors import ModelError
 from striate.models.io.adapter_folder import ADAPTER_WEIGHTS, base_of, is_adapter
 from striate.models.io.foreign import reading_model
 from striate.models.io.json_files import read_json
+from striate.models.io.weights.safetensors_shards import is_index, weights_of
 
 DESCRIBED = ("whole weights of the model that config.json describes", "download or save the model again")
-WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _PATTERNS = ("*.safetensors*", "pytorch_model*.bin*")
 
 
@@ -53,9 +53,7 @@ def check_weights_whole(folder: Path) -> None:
 
 def _indexed(folder: Path) -> list[Path]:
     """Return the shards that the folder's index names, if it has one."""
-    index = folder / INDEX
-    # transformers takes a whole file first.
-    if (folder / WHOLE).is_file() or not index.is_file():
+    if not (any(folder.glob("*.safetensors*")) and is_index(index := weights_of(folder))):
         return []
     names = read_json(index, "the JSON that save_pretrained writes", DESCRIBED[1]).get("weight_map")
     shards = sorted({str(name) for name in names.values()}) if isinstance(names, dict) else []

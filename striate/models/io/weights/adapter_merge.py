@@ -20,6 +20,7 @@ from striate.models.io.adapter_folder import adapter_config, changed_base
 from striate.models.io.adapters import place_adapter
 from striate.models.io.foreign import reading_model
 from striate.models.io.sane_model import is_finite
+from striate.models.io.weights.finite_bytes import not_finite
 from striate.models.structure.anatomy import plain_name
 
 _WRAPPER = ".token_adapter"
@@ -89,6 +90,8 @@ class AdapterMerge:
             ModelError: the adapter's numbers are not finite.
         """
         if name not in self._parameters:
+            if not is_finite(self._given[name]):
+                raise not_finite(self._adapter, name)
             return self._given[name]
         module = self._parameters[name]
         if self._last[0] == module:

@@ -14,7 +14,7 @@ from striate.models.io.weights.adapter_merge import AdapterMerge
 from striate.models.io.weights.safetensors_shards import Stored, Written, read_shards
 from striate.models.io.weights.stored_model import stored_targets
 from striate.models.io.weights.stored_names import StoredNames
-from striate.models.io.weights.tensor_bytes import FLOATS, computed, read_tensor
+from striate.models.io.weights.tensor_bytes import FLOATS, computed, read_finite
 from striate.models.structure.meta_model import Blueprint
 
 AUTO = "auto"
@@ -103,7 +103,7 @@ class MergedShards:
             return self._made(changed, stored, partial(self._value, changed))
         if self._format in (None, stored.dtype) or stored.dtype not in FLOATS:
             return stored
-        return self._made(name, stored, partial(read_tensor, stored))
+        return self._made(name, stored, partial(read_finite, stored, name))
 
     def _made(self, name: str, stored: Stored, make: Callable[[], Tensor]) -> Written:
         return computed(name, self._format or stored.dtype, stored.shape, make)
@@ -114,7 +114,7 @@ class MergedShards:
         return self._read(name)
 
     def _read(self, name: str) -> Tensor:
-        return read_tensor(self._stored[self._places[name]])
+        return read_finite(self._stored[self._places[name]], self._places[name])
 
 
 def aliases(model: nn.Module) -> dict[str, tuple[str, ...]]:

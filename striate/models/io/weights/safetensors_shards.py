@@ -2,7 +2,8 @@
 
 The format (https://huggingface.co/docs/safetensors): 8 bytes with the header's length, little-endian; a JSON header
 with dtype, shape and byte range of each tensor; then the tensors' bytes without gaps. Nothing here decodes a tensor:
-of those that are copied one buffer is in memory, and every dtype comes through unchanged.
+of those that are copied one buffer is in memory, looked at for values that are no numbers, and every dtype comes
+through unchanged.
 """
 
 from __future__ import annotations
@@ -15,14 +16,19 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from striate.errors import ModelError
-from striate.models.io.model_folder import model_file, weight_map
+from striate.models.io.json_files import object_of
+from striate.models.io.model_folder import CONFIG, model_file, weight_map
+from striate.models.io.weights.finite_bytes import all_finite, not_finite
 from striate.storage.atomic import write_text
 
 WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+NAMED = "transformers_weights"
+"""The key of config.json that names other weights than these."""
 ALLOWED = "model.safetensors, or its shards with model.safetensors.index.json"
 AGAIN = "download or save the model again"
-_BUFFER = 1 << 20
+# Larger ones leave the cache of a core, and take three times as long to look at.
+_BUFFER = 1 << 18
 _LENGTH_BYTES, _MOST_HEADER = 8, 100_000_000
 
 
@@ -101,30 +107,55 @@ def read_shards(folder: Path) -> dict[str, Stored]:
     Raises:
         ModelError: no weights, a shard that is missing or damaged, or shards and index that disagree.
     """
-    # Where an index is there too, transformers takes the whole file.
-    if (folder / WHOLE).is_file():
-        return read_file(model_file(folder, WHOLE, "weights"))
-    index = folder / INDEX
-    if not index.is_file():
-        raise ModelError(f"{folder} has no safetensors weights", ALLOWED, _hint(folder))
+    index = weights_of(folder)
+    if not is_index(index):
+        return read_file(index)
     placed = weight_map(index)
-    what = f"{INDEX} places tensors in"
+    what = f"{index.name} places tensors in"
     missing = sorted(file for file in set(placed.values()) if not model_file(folder, file, what).is_file())
     if missing:
         given = f"{folder} lacks {len(missing)} of {len(set(placed.values()))} shards, for example {missing[0]}"
-        raise ModelError(given, f"every shard that {INDEX} names", AGAIN)
+        raise ModelError(given, f"every shard that {index.name} names", AGAIN)
     tensors: dict[str, Stored] = {}
     for file in sorted(set(placed.values())):
         for name, tensor in read_file(folder / file).items():
             if placed.get(name) != file:
-                given = f"{folder / file} holds {name}, but {INDEX} places it in {placed.get(name, 'no shard')}"
+                given = f"{folder / file} holds {name}, but {index.name} places it in {placed.get(name, 'no shard')}"
                 raise ModelError(given, "shards and an index of one model", AGAIN)
             tensors[name] = tensor
     lost = sorted(set(placed) - set(tensors))
     if lost:
-        given = f"{folder / placed[lost[0]]} lacks {lost[0]}, which {INDEX} places there"
+        given = f"{folder / placed[lost[0]]} lacks {lost[0]}, which {index.name} places there"
         raise ModelError(given, "shards and an index of one model", AGAIN)
     return tensors
+
+
+def weights_of(folder: Path) -> Path:
+    """Return the weights, or the index of shards, that transformers reads of the model in `folder`.
+
+    Raises:
+        ModelError: there are none, or config.json names others that are no safetensors, not there or elsewhere.
+    """
+    named = object_of(folder / CONFIG).get(NAMED)
+    if named is not None:
+        file = model_file(folder, str(named), f"{CONFIG} names as {NAMED}")
+        if not (file.is_file() and file.name.endswith((".safetensors", ".safetensors.index.json"))):
+            raise ModelError(
+                f"{folder / CONFIG} names {str(named)!r} as {NAMED}, which is no such file of safetensors",
+                "the name of a .safetensors file in that folder, or of its .safetensors.index.json",
+                f"mend the name; without {NAMED} it is {ALLOWED}",
+            )
+        return file
+    # Where an index is there too, transformers takes the whole file.
+    for name in (WHOLE, INDEX):
+        if (folder / name).is_file():
+            return model_file(folder, name, "weights")
+    raise ModelError(f"{folder} has no safetensors weights", ALLOWED, _hint(folder))
+
+
+def is_index(weights: Path) -> bool:
+    """Return whether a file of `weights_of` names shards, and holds no tensors itself."""
+    return weights.name.endswith(".json")
 
 
 def read_file(path: Path) -> dict[str, Stored]:
@@ -155,6 +186,7 @@ def write_shards(folder: Path, groups: Sequence[Mapping[str, Written]]) -> None:
     """Write each group of tensors, by its new names, as one shard in `folder`, with the index where there are several.
 
     Raises:
+        ModelError: a tensor that is copied has values that are infinite or no numbers.
         OSError: the folder can't be written, or the disk is full.
     """
     files = shard_names(len(groups))
@@ -220,21 +252,43 @@ def _write_all(target: BinaryIO, tensors: Iterable[tuple[str, Written]]) -> None
                 if source is not None:
                     source.close()
                 source = tensor.file.open("rb")
-            for begin, size in tensor.pieces():
-                source.seek(begin)
-                _copy(source, target, size)
+            for chunk in _chunks(source, tensor):
+                target.write(chunk)
     finally:
         if source is not None:
             source.close()
 
 
-def _copy(source: BinaryIO, target: BinaryIO, size: int) -> None:
-    while size:
-        chunk = source.read(min(size, _BUFFER))
-        if not chunk:
-            raise OSError(f"{source.name} ends early")
-        target.write(chunk)
-        size -= len(chunk)
+def check_finite_file(path: Path) -> None:
+    """Return if every number in a safetensors file is finite; a buffer of it is in memory.
+
+    Raises:
+        ModelError: one is infinite or no number, or the file is damaged.
+    """
+    with path.open("rb") as source:
+        for tensor in read_file(path).values():
+            for _ in _chunks(source, tensor):
+                pass
+
+
+def _chunks(source: BinaryIO, tensor: Stored) -> Iterator[bytes]:
+    """Yield the bytes of a tensor out of its open file, and raise at values that are no numbers."""
+    for begin, size in tensor.pieces():
+        source.seek(begin)
+        while size:
+            chunk = source.read(min(size, _BUFFER))
+            if not chunk:
+                raise OSError(f"{source.name} ends early")
+            if not all_finite(tensor.dtype, chunk):
+                raise not_finite(tensor.file, _name_of(tensor))
+            yield chunk
+            size -= len(chunk)
+
+
+def _name_of(tensor: Stored) -> str:
+    """Return the name that a tensor has in its file."""
+    place = (tensor.begin, tensor.end)
+    return next(name for name, other in read_file(tensor.file).items() if (other.begin, other.end) == place)
 
 
 def _stored(path: Path, row: Mapping[str, Any], start: int) -> Stored:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from striate.errors import ModelError
+from striate.models.io.sane_model import is_finite
+from striate.models.io.weights.finite_bytes import not_finite
 from striate.models.io.weights.safetensors_shards import Computed, Stored
 
 FLOATS: Mapping[str, torch.dtype] = {
@@ -42,21 +44,34 @@ def read_tensor(stored: Stored) -> Tensor:
     return tensor.reshape(stored.shape)
 
 
+def read_finite(stored: Stored, name: str) -> Tensor:
+    """Return the stored tensor called `name` as `read_tensor` does, once its numbers are looked at.
+
+    Raises:
+        ModelError: as `read_tensor`; or one is infinite or no number.
+    """
+    tensor = read_tensor(stored)
+    if not is_finite(tensor):
+        raise not_finite(stored.file, name)
+    return tensor
+
+
 def computed(name: str, code: str, shape: tuple[int, ...], make: Callable[[], Tensor]) -> Computed:
     """Return the tensor called `name` that `make` makes when it is written, rounded to the format `code`.
 
-    Writing it raises a ModelError where a finite number is too large for that format.
+    Writing it raises a ModelError where a number is too large for that format.
     """
     dtype = FLOATS[code]
 
     def content() -> memoryview:
         tensor = make()
         rounded = tensor.to(dtype)
-        if code == "F16" and not torch.isfinite(rounded).all() and torch.isfinite(tensor).all():
+        if not is_finite(rounded):
             raise ModelError(
-                f"{name} holds {tensor.abs().max().item():.3g}, and the most of float16 is 65504",
+                f"{name} holds {tensor.abs().max().item():.3g}, and the most of {str(dtype).removeprefix('torch.')} is"
+                f" {torch.finfo(dtype).max:.5g}",
                 "weights within the range of their format",
-                "use --dtype bfloat16",
+                f"use --dtype {'bfloat16' if code == 'F16' else 'float32'}",
             )
         return rounded.contiguous().reshape(-1).view(torch.uint8).numpy().data
 
