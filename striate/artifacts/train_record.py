@@ -80,6 +80,7 @@ class SourceSeen(Document):
 class TrainRecord(Document):
     """How a training run went (`train.json`); `tokens` are those of its samples, `padding` is a share of all slots.
 
+    `lr` is the learning rate of the region's layers at its highest; earlier versions did not note it.
     `skipped` says which broken samples were left out at a step, and why (`data.broken`): by their ids, after their
     source where there are several. `sources` says what the weights that were kept saw of each of these.
     """
@@ -94,6 +95,7 @@ class TrainRecord(Document):
     last_loss: float
     seconds: float
     peak_memory_gib: float
+    lr: float | None = None
     tokens: int = 0
     padding: float = 0.0
     resampled: Resampled | None = None

@@ -6,8 +6,9 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from striate.config.learning_rate import AUTO, Rate, healing_rate, number_or_auto
 from striate.config.section import MOST, LayerSpec, Section
-from striate.config.train_settings import FLOAT32, ResampleSection, TrainSection
+from striate.config.train_settings import ResampleSection, TrainSection
 
 # Regions that have no SPEC: they follow from the region and from what was removed.
 REGION, BESIDE = "region", "beside"
@@ -20,17 +21,17 @@ class HealSection(Section):
 
     `share` is how much of the training data is learned from, once: 5% or 0.05. `region` is which layers of the pruned
     model train: `region` (the visual region), `beside` (kept layers next to removed ones), `all`, or a SPEC. `method`
-    and `lr` are those of train where nothing is set; batch size, optimizer, schedule, length and LoRA are train's. The
-    loss is `ce` times the cross entropy, plus `kl` times the divergence from the `top_k` likeliest tokens of the tuned
-    model, plus `hidden` times the distance of last hidden states. `text` is the share of samples without a picture,
-    drawn from the training data and from `text_data`.
+    and `lr` are those of train where nothing is set, and `lr: auto` is a quarter of that of train; batch size,
+    optimizer, schedule, length and LoRA are train's. The loss is `ce` times the cross entropy, plus `kl` times the
+    divergence from the `top_k` likeliest tokens of the tuned model, plus `hidden` times the distance of last hidden
+    states. `text` is the share of samples without a picture, drawn from the training data and from `text_data`.
     """
 
     steps: int | None = Field(default=None, ge=1, le=MOST)
     share: float | None = Field(default=None, gt=0, le=1)
     region: LayerSpec = REGION
     method: Literal["lora", "full"] | None = None
-    lr: float | None = Field(default=None, gt=0, le=FLOAT32)
+    lr: Rate | None = None
     ce: float = Field(default=1.0, ge=0, le=1_000_000)
     kl: float = Field(default=1.0, ge=0, le=1_000_000)
     hidden: float = Field(default=0.0, ge=0, le=1_000_000)
@@ -48,6 +49,11 @@ class HealSection(Section):
             return float(value.strip().removesuffix("%")) / 100
         except ValueError:
             return value
+
+    @field_validator("lr", mode="before")
+    @classmethod
+    def _rate(cls, value: Any) -> Any:
+        return None if value is None else number_or_auto(value)
 
     @model_validator(mode="after")
     def _check(self) -> HealSection:
@@ -67,6 +73,12 @@ class HealSection(Section):
         """Whether something of the tuned model is learned."""
         return self.kl > 0 or self.hidden > 0
 
+    def rate(self, lr: Rate) -> Rate:
+        """Return the learning rate that heals, where that of train is `lr`; `auto` beside `auto` is no number yet."""
+        if self.lr is None or lr == AUTO:
+            return self.lr or lr
+        return healing_rate(lr) if self.lr == AUTO else self.lr
+
     def training(self, train: TrainSection) -> TrainSection:
         """Return the settings of training that heal: those of `train`, but of one pass or `steps`, and without modes.
 
@@ -79,7 +91,7 @@ class HealSection(Section):
             "method": method,
             # Full weights and adapters are no one checkpoint.
             "projector": "full" if method == "full" and train.projector == "lora" else train.projector,
-            "lr": self.lr or train.lr,
+            "lr": self.rate(train.lr),
             "epochs": 1.0,
             "max_steps": self.steps,
             "resample": ResampleSection(),

@@ -6,11 +6,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from striate.config.learning_rate import AUTO, FLOAT32, Rate, auto_rate, number_or_auto
 from striate.config.section import MOST, LayerSpec, Section
-
-# Weights in float32 can't take a step beyond this.
-FLOAT32 = 1e38
-
 
 Metric = Literal["loss", "visual_loss", "text_loss", "exact_match", "visual_exact_match", "text_exact_match"]
 Rank = Annotated[int, Field(ge=1, le=65_536)]
@@ -70,6 +67,8 @@ class ResampleSection(Section):
 class TrainSection(Section):
     """Visual instruction tuning of the region and the projector; defaults are the paper's.
 
+    `lr` is that of the region's layers: a number, or `auto`, which follows from the method and from the share of layers
+    that train (docs/learning-rate.md).
     `projector` trains in full, by adapters, or not at all; older configs say so by `train_projector`. So do the layers
     of the vision encoder that the SPEC `vision_layers` names by `vision`, at the learning rate `vision_lr` (none: 2e-6
     in full, 2e-5 by adapters).
@@ -105,7 +104,7 @@ class TrainSection(Section):
     resample: ResampleSection = ResampleSection()
     projector: Literal["frozen", "full", "lora"] = "full"
     train_projector: bool | None = Field(default=None, exclude=True, strict=True)
-    lr: float = Field(default=2e-4, gt=0, le=FLOAT32)
+    lr: Rate = 2e-4
     projector_lr: float = Field(default=2e-5, gt=0, le=FLOAT32)
     vision: Literal["frozen", "lora", "full"] = "frozen"
     vision_lr: float | None = Field(default=None, gt=0, le=FLOAT32)
@@ -131,6 +130,25 @@ class TrainSection(Section):
     metric_for_best_model: Metric = "loss"
     early_stopping_patience: int | None = Field(default=None, ge=1, le=MOST)
     early_stopping_threshold: float = Field(default=0.0, ge=0, le=FLOAT32)
+
+    _lr = field_validator("lr", mode="before")(number_or_auto)
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the region's layers, of settings in which it is a number by now."""
+        assert self.lr != AUTO
+        return self.lr
+
+    def settled(self, layers: int, num_layers: int) -> TrainSection:
+        """Return the settings with a number for `lr`, where `layers` of a model's `num_layers` train.
+
+        Layers that take turns count as many as are open at a time. Where none trains, `lr` is the projector's.
+        """
+        if self.lr != AUTO:
+            return self
+        opened = min(layers, self.resample.active or layers)
+        found = auto_rate(self.method, opened / num_layers, self.lora.r) if opened else self.projector_lr
+        return self.model_copy(update={"lr": found})
 
     @property
     def on_validation(self) -> dict[str, bool]:

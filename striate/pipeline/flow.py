@@ -23,7 +23,7 @@ from striate.artifacts import (
     read_document,
     write_document,
 )
-from striate.config import RunConfig, anchored
+from striate.config import AUTO, RunConfig, anchored
 from striate.errors import ArtifactError
 from striate.pipeline.earlier_keys import adopt_earlier_stages
 from striate.pipeline.ineffective_settings import ineffective_settings
@@ -200,9 +200,11 @@ class Flow:
                 if stage.stale:
                     from striate.pipeline.distributed_job import TrainingRequest
 
-                    origin = origin_of(self.config, "tuned")
+                    origin, config = origin_of(self.config, "tuned"), self.keys.settled()
+                    if self.config.train.lr == AUTO:
+                        self.progress.say(f"train: train.lr auto is {config.train.rate:g} for this region")
                     job = TrainingRequest(
-                        self.config,
+                        config,
                         self.out,
                         self._path_of(origin),
                         self.inputs.train,
@@ -258,7 +260,7 @@ class Flow:
             follows,
             self.progress,
         )
-        return trials.search(rates or rates_around(self.config.train.lr), minutes, metric)
+        return trials.search(rates or rates_around(self.keys.settled().train.rate), minutes, metric)
 
     def prune(self) -> PruneRecord:
         """Remove layers outside the region; write pruned/ and prune.json, or unhealed/ where a healed one follows."""

@@ -21,6 +21,11 @@ RULES: tuple[Rule, ...] = (
         lambda run: run.train.method == "full" and not (run.heals and run.heal.method == "lora"),
         "train.method is full",
     ),
+    (
+        "train.lr",
+        lambda run: run.select.region == "none" and not run.heals,
+        "select.region is none: train.projector_lr is the projector's",
+    ),
     ("train.projector_lr", lambda run: run.train.projector == "frozen", "train.projector is frozen"),
     (
         "train.vision_lr train.vision_layers",

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from striate.artifacts import EvalRecord, HealRecord, PruneRecord, Retention, TrainRecord, read_if_there
+from striate.artifacts import EvalRecord, HealRecord, PruneRecord, Region, Retention, TrainRecord, read_if_there
 from striate.config import RunConfig
 from striate.models.io.model_card import CardFacts, Seen, write_card
+from striate.pipeline.settled_rates import settled
 
 FOLDERS = {"tuned": "checkpoint", "unhealed": "unhealed", "pruned": "pruned"}
 
@@ -31,6 +32,7 @@ def card_facts(run: Path, label: str, config: RunConfig, base: str, figures: boo
     if config.prune.first:
         # The pruned model was not tuned yet, and the tuned one is counted in layers of the pruned one.
         train, base = (None, base) if label == "pruned" else (train, str(run / FOLDERS["pruned"]))
+    region = read_if_there(run / "region.json", Region)
     retention = read_if_there(run / "eval" / "retention.json", Retention) if figures else None
     return CardFacts(
         base=base,
@@ -38,13 +40,14 @@ def card_facts(run: Path, label: str, config: RunConfig, base: str, figures: boo
         region=train.trainable.region if train else prune.region if prune else None,
         trained=(train.trainable.trainable, train.trainable.total) if train else None,
         seen=_seen(train, config) if train else None,
+        lr=train.lr if train else None,
         sources=train.sources if train else (),
         adapter=label == "tuned" and config.train.method != "full",
         prune=prune,
         heal=heal,
         evaluation=read_if_there(run / "eval" / f"{label}.json", EvalRecord) if figures else None,
         differences=retention.of(label) if retention else (),
-        config=config,
+        config=settled(config, region) if region else config,
     )
 
 

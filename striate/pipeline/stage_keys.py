@@ -6,13 +6,15 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from striate.config import BESIDE, REGION, PruneSection, specs_of
+from striate.artifacts import Region, read_document
+from striate.config import AUTO, BESIDE, REGION, PruneSection, RunConfig, specs_of
 from striate.data.named_pictures import named_pictures
 from striate.data.sources.hub import is_hub
 from striate.data.sources.source_files import source_files
 from striate.harness.suites import Suite
 from striate.pipeline.model_origins import origin_of
 from striate.pipeline.run_inputs import RunInputs
+from striate.pipeline.settled_rates import settled
 from striate.runs.folder import RunFolder
 from striate.selectors.spec.grammar import Spec, parse_spec
 from striate.storage.fingerprints import fingerprint, fingerprint_files, visible_files
@@ -43,6 +45,17 @@ class StageKeys:
             SpecError: it can't be read.
         """
         return parse_spec(self.run.config.select.region)
+
+    def settled(self) -> RunConfig:
+        """Return the run's config with numbers for learning rates that follow from the region.
+
+        Raises:
+            ArtifactError: some do, and there is no region yet.
+        """
+        config = self.run.config
+        if AUTO not in (config.train.lr, config.heal.lr):
+            return config
+        return settled(config, read_document(self.run.path / "region.json", Region))
 
     def analyze(self) -> dict[str, Any]:
         """Return what the scores follow from."""
@@ -75,7 +88,7 @@ class StageKeys:
             **self._mix(),
             "limit": config.data.max_train_samples,
             "region": self._region(),
-            "section": config.train.noted(),
+            "section": self.settled().train.noted(),
             **{name: file for name, spec in specs_of(config.train).items() if (file := _file(parse_spec(spec)))},
             "seed": config.seed,
         }
@@ -129,7 +142,7 @@ class StageKeys:
 
     def healing(self) -> dict[str, Any]:
         """Return what healing follows from, whatever layers are gone."""
-        section, train = self.run.config.heal, self.run.config.train
+        section, train = self.settled().heal, self.settled().train
         settings = section.training(train).noted()
         return {
             "teacher": self.teacher(),

@@ -30,6 +30,7 @@ from striate.pipeline.preflight import (
     prompts_fit,
 )
 from striate.pipeline.run_inputs import check_model_path, locate_base
+from striate.pipeline.settled_rates import told_rates
 from striate.progress import Silent
 from striate.pruning.removal import layers_to_remove
 from striate.selectors.spec.grammar import parse_spec
@@ -74,6 +75,8 @@ def check_run(config: RunConfig, out: Path = Path("run")) -> Iterator[str]:
         if user_path(config.model.path).is_dir():
             found, told = check_lengths(config, limits, samples)
             yield f"lengths   {told}"
+    if region and (rates := told_rates(config, region)):
+        yield f"rates     {rates}"
     if config.prune.remove:
         yield f"prune     {_removal(config, region)}"
     yield from _tests(config, limits, samples)

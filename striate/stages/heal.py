@@ -166,7 +166,8 @@ def _settings(model: nn.Module, region: Region, healing: Healing) -> TrainSectio
     Raises:
         TrainingError: layers would heal that compute no image tokens.
     """
-    config = healing.section.training(healing.train)
+    region_then = healing.pruned.region
+    config = healing.section.training(healing.train.settled(len(region_then), region_then.num_layers))
     if not any(sample.images for sample in healing.samples):
         config = config.model_copy(update={"projector": "frozen"})
     rule = skipping_of(model)
@@ -203,7 +204,7 @@ def _record(job: TrainingJob, healing: Healing, prepared: PreparedModel, result:
     return HealRecord(
         layers=section.region,
         method=job.config.method,
-        lr=job.config.lr,
+        lr=job.config.rate,
         weights={"ce": section.ce, "kl": section.kl, "hidden": section.hidden},
         top_k=section.top_k if section.kl else 0,
         trainable=prepared.trainable,

@@ -86,6 +86,7 @@ def train(
         DataError: a sample that can't be used, or none that can.
         ArtifactError: a folder that can't be written, or `out` is not empty.
     """
+    config = config.settled(len(region), region.num_layers)
     check_training(model, region, samples, config, out)
     check_validation(config, held_out)
     ranks = _joined(model, broken)
@@ -145,6 +146,7 @@ def _card(job: TrainingJob, prepared: PreparedModel, record: TrainRecord) -> Car
         region=prepared.region,
         trained=(prepared.trainable.trainable, prepared.trainable.total),
         seen=Seen.after(record.weights_step, record.samples, job.plan.batch_size, len(record.skipped)),
+        lr=record.lr,
         sources=record.sources,
         adapter=job.config.method != "full",
     )
@@ -156,6 +158,7 @@ def _record(job: TrainingJob, prepared: PreparedModel, result: TrainingResult, r
     first, last = result.losses
     record = TrainRecord(
         trainable=prepared.trainable,
+        lr=job.config.rate,
         proof=result.proof,
         samples=job.plan.samples,
         steps=len(result.rows),

@@ -96,7 +96,7 @@ def training_arguments(
         per_device_train_batch_size=plan.batch_size,
         max_steps=plan.steps,
         optim=NAMES[config.optimizer],
-        learning_rate=config.lr,
+        learning_rate=config.rate,
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
         lr_scheduler_type=scheduler,

@@ -257,7 +257,7 @@ CASES = [
          left=NOTHING),
     Case("unknown section", "unknown key 'trian' did you mean 'train'?", ("trian.lr=1",), left=NOTHING),
     Case("--set without =", "--set 'train.lr' has no '='", ("train.lr",), left=NOTHING),
-    Case("--set of a wrong kind", "train.lr: Input should be a valid number", ("train.lr=fast",), left=NOTHING),
+    Case("--set of a wrong kind", "train.lr: 'fast' is neither a number over 0", ("train.lr=fast",), left=NOTHING),
     Case("--set below a value", "--set 'model.path.x=1': 'path' is not a section", ("model.path.x=1",), left=NOTHING),
     Case("pruning by a scorer that won't run", "prune.scorer 'x' is none of answer-los",
          ("prune.scorer=x",), left=NOTHING),

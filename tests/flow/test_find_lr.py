@@ -76,6 +76,20 @@ def test_it_goes_on_where_it_was_interrupted(config: Path, tmp_path: Path, monke
     assert trained == [1e-3, 1e-3, None, 2e-3, 4e-3]
 
 
+def test_it_starts_around_the_rate_that_auto_gives(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[float, ...]] = []
+
+    def search(self: Any, rates: tuple[float, ...], minutes: float, metric: str) -> None:
+        asked.append(rates)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(rate_trials.RateTrials, "search", search)
+    called(str(config), "--out", str(tmp_path / "run"), "--set", "train.lr=auto")
+    assert asked == [(2.5e-5, 5e-5, 1e-4, 2e-4, 4e-4)]
+
+
 def test_every_trial_has_a_fresh_model(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, seen = rate_trials.RateTrials._trained, []
 

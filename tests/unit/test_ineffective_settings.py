@@ -26,6 +26,10 @@ SAID: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ),
         ("train.method=lora",),
     ),
+    "no effect: train.lr (select.region is none: train.projector_lr is the projector's)": (
+        ("select.region=none", "train.method=full", "train.lr=1"),
+        ("select.region=top:1",),
+    ),
     "no effect: train.projector_lr (train.projector is frozen)": (
         ("train.projector=frozen", "train.projector_lr=1"),
         ("train.projector=lora",),

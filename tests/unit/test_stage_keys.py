@@ -14,6 +14,7 @@ import pytest
 from pydantic import BaseModel
 
 import striate
+from striate.artifacts import write_document
 from striate.config import RunConfig, parse_config
 from striate.errors import ArtifactError
 from striate.harness.suites import parse_suite
@@ -22,6 +23,7 @@ from striate.pipeline.run_inputs import locate_inputs
 from striate.pipeline.stage_keys import StageKeys
 from striate.progress import Silent
 from striate.runs.config_changes import check_same_config
+from striate.selectors.spec.grammar import resolve
 from striate.storage.fingerprints import fingerprint_of
 from striate.tasks.packs.items import Pack
 from striate.tasks.packs.sources import Source, read_source
@@ -196,6 +198,10 @@ class FinishedRun:
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
+        self.path = Path(config.data.train[0]).parent
+        spec = config.select.region
+        region = resolve("uniform:2" if spec.startswith("scores") else spec, 8)
+        write_document(self.path / "region.json", region)
 
     def output(self, stage: str, name: str, inputs: dict[str, Any]) -> str:
         return fingerprint_of({"stage": stage, "name": name, **inputs})
@@ -257,6 +263,29 @@ def test_with_pruning_first_the_tuned_model_follows_from_the_pruned_one(root: Pa
     # Without removed layers it has no effect.
     old, new = (keys_of(parse_config(raw, ["prune.remove=0", *more])) for more in ([], first))
     assert old == new
+
+
+def test_a_learning_rate_that_follows_from_the_region_counts_as_the_number_it_is(root: Path) -> None:
+    def stale(one: list[str], other: list[str]) -> set[str]:
+        old, new = (keys_of(parse_config(base_config(root), more)) for more in (one, other))
+        return {stage for stage in old if old[stage] != new[stage]}
+
+    # Of the region's two layers, one trains at a time, of eight.
+    same = ["train.lr=4e-4", "heal.lr=1e-4"]
+    assert stale(["train.lr=auto", "heal.lr=auto"], same) == NONE
+    assert stale(["train.lr=4e-4", "heal.lr=auto"], same) == NONE
+    assert stale(["train.lr=auto", "heal.lr=auto"], ["train.lr=auto", "heal.lr=2e-4"]) == HEALED
+    assert stale(["train.lr=auto"], ["train.lr=4e-4"]) == NONE
+    assert stale(["train.lr=auto"], ["train.lr=auto", "train.resample={}"]) == TRAINED
+    assert stale(["train.lr=auto", "train.method=full"], ["train.lr=3.2e-3", "train.method=full"]) == NONE
+
+
+def test_layers_that_went_before_tuning_are_none_of_the_model_that_is_tuned(root: Path) -> None:
+    raw = base_config(root)
+    del raw["heal"]
+    first = ["prune.when=before", "prune.remove=4", "train.resample={}"]
+    auto, number = (keys_of(parse_config(raw, [*first, f"train.lr={lr}"])) for lr in ("auto", 1e-4))
+    assert auto == number
 
 
 def test_a_percentage_of_layers_is_what_the_pruned_model_follows_from(root: Path) -> None:

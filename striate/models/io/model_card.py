@@ -67,6 +67,7 @@ class CardFacts:
         region: in the layer numbers of the base.
         trained: trained parameters and all parameters.
         seen: of how many samples it learned.
+        lr: the learning rate of the region's layers.
         sources: what it saw of each place of its training data.
         adapter: whether the folder holds an adapter, which needs its base.
         merged: the number format of a model whose adapter was added into its weights.
@@ -82,6 +83,7 @@ class CardFacts:
     region: Region | None
     trained: tuple[int, int] | None = None
     seen: Seen | None = None
+    lr: float | None = None
     sources: tuple[SourceSeen, ...] = ()
     adapter: bool = False
     merged: str = ""
@@ -216,7 +218,8 @@ def _deed(facts: CardFacts) -> str:
 def _summary(facts: CardFacts) -> str:
     told = [f"Base model: `{_code(_base_name(facts.base))}`."]
     if facts.method:
-        told.append(f"Visual instruction tuning with {METHODS.get(facts.method, facts.method)}.")
+        rate = f" at a learning rate of {facts.lr:g}" if facts.lr else ""
+        told.append(f"Visual instruction tuning with {METHODS.get(facts.method, facts.method)}{rate}.")
     if facts.trained:
         trained, total = facts.trained
         told.append(f"{trained:,} of {total:,} parameters were trained ({100 * trained / (total or 1):.1f}%).")

@@ -130,7 +130,7 @@ class HealingRun:
         """Return what `stages.heal.heal` does, by the run's settings; `places` are its arguments on files."""
         from striate.stages.heal import Healing, heal
 
-        config = self.run.config
+        config = self.keys.settled()
         healing = Healing(pruned, self.samples, rows, config.heal, config.train, config.machine, config.seed)
         return heal(
             loaded.model,

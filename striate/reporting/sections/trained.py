@@ -30,6 +30,7 @@ def draw_course(record: TrainRecord) -> Html:
     return facts(
         [
             ("method", _METHODS.get(record.trainable.method, record.trainable.method)),
+            *([("learning rate", f"{record.lr:g}")] if record.lr else []),
             ("samples", count(record.samples)),
             *((shown_place(one.name), _seen(one)) for one in (record.sources if len(record.sources) > 1 else ())),
             *([("skipped as broken", count(len(record.skipped)))] if record.skipped else []),
