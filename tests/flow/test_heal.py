@@ -161,12 +161,14 @@ def test_another_setting_heals_again_and_ranks_no_more(
     unhealed = weights_of(out)
     with pytest.raises(ArtifactError, match=r"holds a run of another config: heal.steps: None -> 1"):
         run(run_config(*SHORT, "heal.steps=1"), out, listener())
-    for more in (("heal.steps=1",), ("heal.steps=1", "heal.lr=0.001")):
+    for more in (("heal.steps=1",), ("heal.steps=1", "heal.lr=auto")):
         heard = listener()
         run(run_config(*SHORT, *more), out, heard, overwrite=True)
         assert "prune: up to date" in heard.said
         assert "heal: up to date" not in heard.said
         assert weights_of(out, "unhealed") == unhealed
+    record, tuned_at = read_document(out / "heal.json", HealRecord), run_config(*SHORT).train.rate
+    assert record.lr == pytest.approx(tuned_at / 4)
     heard = listener()
     run(run_config(*SHORT), out, heard, overwrite=True)
     assert "prune: up to date" in heard.said
