@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from striate.data.reading import iter_samples
-from striate.data.sources.image_folder import name_in, stands
+from striate.data.sources.image_folder import name_in, rivals, stands
 from striate.data.sources.source_files import SourceFiles, source_files
 from striate.data.sources.source_options import PLAIN, SourceOptions
 from striate.data.store.store_once import stored_samples
@@ -40,12 +40,17 @@ def named_pictures(path: Path, options: SourceOptions = PLAIN) -> list[Path]:
     how = {**options.noted(), "images": [str(root.absolute()) for root in options.images]}
     key = fingerprint_of({"files": digests, "in": str(source.folder.absolute()), "how": how, "by": __version__})
     noted = read_note(KIND, key)
-    if noted is not None and all(stands(source.folder, name, options.images) for name in noted):
+    if noted is not None and all(_stands(source.folder, name, options) for name in noted):
         return [source.folder / name for name in noted]
     pictures, samples = _named(path, options)
     if samples > WORTH_SAMPLES and _digests(source) == digests:
         write_note(KIND, key, [name_in(source.folder, picture) for picture in pictures])
     return pictures
+
+
+def _stands(folder: Path, name: str, options: SourceOptions) -> bool:
+    several = len(options.images) > 1 and Path(name).is_absolute()
+    return stands(folder, name, options.images) and not (several and rivals(name, options.images))
 
 
 def _named(path: Path, options: SourceOptions) -> tuple[list[Path], int]:

@@ -73,7 +73,9 @@ def _messages(turns: Sequence[RawTurn]) -> tuple[list[Message], list[Reference]]
     references: list[Reference] = []
     for role, content, row in turns:
         before = len(references)
-        message = Message(role, turn_text(content, references, row))
+        text = turn_text(content, references, row)
+        # Templates have a space of their own before an answer; two would be other tokens.
+        message = Message(role, text.strip() if role == "assistant" else text)
         if message.images != len(references) - before:
             raise row.refuse(f"{PLACEHOLDER} is cut between two blocks", "each placeholder within one block")
         if message.images and role != "user":

@@ -173,3 +173,58 @@ def test_a_folder_of_pictures_that_is_a_link_leads_nowhere_else(tmp_path: Path) 
         assert "leaves the data folder" in refused(path)
         allowed = SourceOptions(images=(secret,))
         assert read_samples(path, options=allowed)[0].images[0].resolve() == (secret / "0.png").resolve()
+
+
+NEAR = {
+    "photos/IMG_1.JPG": "; upper and lower case differ",
+    "Photos/IMG_1.jpg": "; upper and lower case differ",
+    "photos\\IMG_1.jpg": "; / stands between folders, not \\",
+    "C:\\Users\\me\\photos\\img_1.jpg": "; / stands between folders, not \\",
+    "photos/IMG_1.jpeg": "",
+    "photos/IMG_1": "",
+    "home/me/photos/IMG_1.jpg": "",
+}
+
+
+@pytest.mark.parametrize("name", NEAR)
+def test_the_near_match_of_a_name_is_said(name: str, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "IMG_1.jpg").write_bytes(picture("0.png"))
+    (tmp_path / "photos" / "IMG_2.jpg").write_bytes(picture("0.png"))
+    message = refused(rows(tmp_path, {**ROW, "image": name}))
+    assert f"write 'photos/IMG_1.jpg', which is there{NEAR[name]}" in message
+    # A name is never read as another one's, and what lies outside is not told of.
+    assert "no picture " in message
+    for other in ("photos/IMG_3.jpg", "../photos/IMG_1.png", "photos"):
+        assert "which is there" not in refused(rows(tmp_path, {**ROW, "image": other}))
+
+
+def test_tables_of_other_marks(tmp_path: Path) -> None:
+    for mark in "\t;":
+        (tmp_path / "t.csv").write_text(f"question{mark}answer\nA, b?{mark}c, d\n")
+        (sample,) = read_samples(tmp_path / "t.csv")
+        assert (sample.question, sample.answer) == ("A, b?", "c, d")
+    for name, mark in (("t.csv", "|"), ("t.tsv", ","), ("t.tsv", ";")):
+        (tmp_path / name).write_text(f"question{mark}answer\nA{mark}b\n")
+        assert f"has one column, 'question{mark}answer': its columns are separated by '{mark}'" in refused(
+            tmp_path / name
+        )
+
+
+@pytest.mark.parametrize("order", ["pictures first", "texts first"])
+def test_a_tar_whose_samples_are_torn_apart(order: str, tmp_path: Path) -> None:
+    members = [
+        (f"d/{number}.{ending}", content)
+        for ending, content in (("png", picture("0.png")), ("json", json.dumps(ROW).encode()))
+        for number in range(2)
+    ]
+    if order == "texts first":
+        members = [*members[2:], *members[:2]]
+    tar_of(members, tmp_path / "a.tar")
+    message = refused(tmp_path / "a.tar")
+    assert f"{members[0][0]!r} and {members[2][0]!r} are one sample, and others stand between them" in message
+    assert "tar --sort=name" in message
+    tar_of(sorted(members), tmp_path / "b.tar")
+    assert [len(sample.images) for sample in read_samples(tmp_path / "b.tar")] == [1, 1]
+    tar_of([("a.json", json.dumps(ROW).encode()), *sorted(members)], tmp_path / "c.tar")
+    assert [len(sample.images) for sample in read_samples(tmp_path / "c.tar")] == [0, 1, 1]

@@ -22,6 +22,7 @@ from striate.data.parsing import parse_sample
 from striate.data.reading import iter_samples, joined, read_many, read_samples
 from striate.data.samples import Sample
 from striate.data.sources.image_folder import ImageFolder
+from striate.data.sources.source_options import SourceOptions
 from striate.data.store import store_once
 from striate.data.store.sample_columns import SampleColumns, pictures_shown
 from striate.data.store.sample_rows import SampleRows
@@ -136,6 +137,36 @@ def test_a_picture_that_went_is_missed(large: Path) -> None:
     with pytest.raises(DataError, match="no picture 'images/square_03"):
         read_samples(large)
     assert not stores(large)
+
+
+def test_a_picture_of_the_same_name_in_another_root_is_seen(large: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    shutil.move(large / "images", first / "images")
+    second.mkdir()
+    options = SourceOptions(images=(first, second))
+    read_samples(large, options=options)
+    shutil.copytree(first / "images", second / "images")
+    read_samples(large, options=options)
+    (second / "images/square_03.png").write_bytes(b"another")
+    with pytest.raises(DataError, match="may be either of two that differ"):
+        read_samples(large, options=options)
+
+
+def test_pictures_named_by_whole_paths_are_stored_whatever_lies_in_another_root(
+    large: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second = tmp_path / "second"
+    shutil.copytree(large / "images", second / "images")
+    (second / "images/square_03.png").write_bytes(b"another")
+    shutil.move(large / "images", tmp_path / "first" / "images")
+    rows = json.loads((large / "train.json").read_text())
+    for row in rows:
+        row |= {"image": str(tmp_path / "first" / row["image"])} if "image" in row else {}
+    (large / "train.json").write_text(json.dumps(rows))
+    options = SourceOptions(images=(tmp_path / "first", second))
+    stored = list(read_samples(large, options=options))
+    parsed_never(monkeypatch)
+    assert list(read_samples(large, options=options)) == stored
 
 
 def test_a_link_that_leads_out_by_now_is_refused(large: Path, tmp_path: Path) -> None:

@@ -276,6 +276,19 @@ def test_turns_as_json_and_as_columns(tmp_path: Path) -> None:
     assert [sample.messages for sample in samples] == [samples[0].messages] * 3
 
 
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"question": " Q ", "answer": " oak\n"},
+        {"conversations": [{"from": "human", "value": " Q "}, {"from": "gpt", "value": "\n oak "}]},
+        {"messages": [{"role": "user", "content": " Q "}, {"role": "assistant", "content": [{"text": " oak"}]}]},
+    ],
+)
+def test_white_space_around_an_answer_is_left_out(record: dict[str, Any], tmp_path: Path) -> None:
+    (sample,) = read_samples(_rows(tmp_path, record))
+    assert [message.text for message in sample.messages] == [" Q ", "oak"]
+
+
 def test_conversations_of_several_turns(tmp_path: Path) -> None:
     rows = [
         {"query": "And?", "response": "B", "history": [["<image>\nQ", "A"]], "images": ["0.png"], "system": "S"},

@@ -37,5 +37,5 @@ def plain_turns(row: Row) -> tuple[list[Message], int] | None:
             if role != "user" or text.count("<") != count:
                 return None
             pictures += count
-        messages.append(Message(role, text))
+        messages.append(Message(role, text.strip() if role == "assistant" else text))
     return (messages, pictures) if messages else None

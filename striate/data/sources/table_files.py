@@ -17,8 +17,7 @@ _ALLOWED = "a table in UTF-8 with a header and as many cells in every row, separ
 def table_records(file: Path) -> Iterator[Record]:
     """Yield each row of a table by the names in its header, a few in memory at a time.
 
-    A .csv of which the header has semicolons and no comma is separated by those, as spreadsheets of some countries
-    write it.
+    A .csv of which the header has tabs or semicolons and no comma is separated by those, as some spreadsheets write it.
 
     Raises:
         DataError: it can't be read, has no header or one that names a column twice, or a row of another length.
@@ -49,13 +48,19 @@ def table_records(file: Path) -> Iterator[Record]:
 def _delimiter(file: Path, header: str) -> str:
     if file.suffix.lower() == ".tsv":
         return "\t"
-    return ";" if ";" in header and "," not in header else ","
+    return "," if "," in header else next((mark for mark in "\t;" if mark in header), ",")
 
 
 def _header(cells: list[str], file: Path) -> list[str]:
     names = [cell.strip() for cell in cells]
     if not any(names):
         raise DataError(f"{file} has no header", _ALLOWED, "name the columns in its first line")
+    if len(names) == 1 and (mark := next((mark for mark in ",;|" if mark in names[0]), "")):
+        raise DataError(
+            f"{file} has one column, {shown(names[0])}: its columns are separated by {shown(mark)}",
+            _ALLOWED,
+            "save it again with commas or tabs, under the ending of those",
+        )
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise DataError(f"{file} names two columns {shown(twice)}", "a header of different names", "rename one of them")

@@ -31,7 +31,11 @@ def tar_records(file: Path) -> Iterator[Record]:
     """
     try:
         with tarfile.open(file, "r:") as archive:
+            looked = False
             for number, (key, members) in enumerate(_groups(archive, file)):
+                if not looked and len({_is_text(member) for member in members}) == 1:
+                    looked = True
+                    _check_beside(key, members[-1], file)
                 yield Record(f"sample {shown(key)}", number, _fields(key, members, archive, file))
     except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:
         raise DataError(
@@ -57,7 +61,7 @@ def _groups(archive: tarfile.TarFile, file: Path) -> Iterator[tuple[str, list[ta
                 _ALLOWED,
                 "write the archive with files only",
             )
-        key = member.name[: len(member.name) - len(name)] + name.partition(".")[0]
+        key = _key(member)
         if group and key != before:
             yield before, group
             group = []
@@ -65,6 +69,33 @@ def _groups(archive: tarfile.TarFile, file: Path) -> Iterator[tuple[str, list[ta
         group.append(member)
     if group:
         yield before, group
+
+
+def _check_beside(key: str, last: tarfile.TarInfo, file: Path) -> None:
+    """Raise if members of a sample that is all text, or all pictures, stand elsewhere in the archive.
+
+    Looked up once a file, whose other samples are written in the same way.
+    """
+    with tarfile.open(file, "r:") as archive:
+        for member in archive:
+            archive.members = []  # type: ignore[attr-defined]
+            if member.offset > last.offset and member.isreg() and _key(member) == key:
+                raise DataError(
+                    f"{file}: {shown(last.name)} and {shown(member.name)} are one sample, and others stand between"
+                    " them",
+                    "the members of a sample beside each other, as 000.jpg, 000.json, 001.jpg, 001.json",
+                    "write the archive in the order of names: tar --sort=name -cf NEW.tar FOLDER",
+                )
+
+
+def _key(member: tarfile.TarInfo) -> str:
+    """Return what members of one sample share: folder and name up to its first dot."""
+    folder, slash, name = member.name.rpartition("/")
+    return folder + slash + name.partition(".")[0]
+
+
+def _is_text(member: tarfile.TarInfo) -> bool:
+    return member.name.rpartition("/")[2].partition(".")[2].lower() in TEXTS
 
 
 def _fields(key: str, members: list[tarfile.TarInfo], archive: tarfile.TarFile, file: Path) -> dict[str, Any]:

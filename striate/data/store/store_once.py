@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -9,7 +10,7 @@ from pathlib import Path
 from shutil import rmtree
 
 from striate.data.samples import Sample
-from striate.data.sources.image_folder import ImageFolder, stands
+from striate.data.sources.image_folder import ImageFolder, rivals, stands
 from striate.data.sources.source_files import SourceFiles
 from striate.data.sources.source_options import SourceOptions
 from striate.data.store.stored_samples import StoredSamples, write_samples
@@ -21,7 +22,7 @@ from striate.storage.fingerprints import fingerprint_of
 from striate.storage.made_once import made_once
 from striate.version import __version__
 
-KIND = "samples"
+KIND, RIVALS = "samples", "rivals.json"
 WORTH_BYTES = 64 * 2**20
 """Sources of fewer bytes are parsed whenever they are read, and held in memory."""
 _DAYS = 30
@@ -33,8 +34,8 @@ def stored_samples(
     """Return the samples of a large source, from the cache folder; None of a small one.
 
     What lies there counts only for the same bytes in the same folder, read in the same way by the same version, and
-    only while every picture's name still leads to the same place; else `samples` are read again. What was not asked
-    for in a month is removed when another source is stored.
+    only while every picture's name still leads to the same place, and to it alone; else `samples` are read again. What
+    was not asked for in a month is removed when another source is stored.
 
     Raises:
         DataError: a sample can't be read.
@@ -51,7 +52,12 @@ def stored_samples(
         rmtree(place, ignore_errors=True)
     if not place.exists():
         _remove_unused(place.parent)
-    made_once(place, lambda folder: write_samples(samples(), folder, source.folder), Silent())
+
+    def write(folder: Path) -> None:
+        write_samples(samples(), folder, source.folder)
+        (folder / RIVALS).write_text(json.dumps(sorted(_rivalled(folder, source.folder, options))), encoding="utf-8")
+
+    made_once(place, write, Silent())
     with suppress(OSError):
         place.touch()
     return StoredSamples(place, source.folder)
@@ -61,6 +67,8 @@ def _stand(place: Path, folder: Path, options: SourceOptions) -> bool:
     """Return whether each picture is where it was when the samples were stored, and no link leads out by now."""
     with suppress(OSError, ValueError, StriateError):
         stored, images = StoredSamples(place, folder), ImageFolder(folder, options.images)
+        if _rivalled(place, folder, options) - set(json.loads((place / RIVALS).read_bytes())):
+            return False
         return all(
             stands(folder, name, options.images) and images.find(name, "") == stored.pictures[number]
             if isinstance(name, str)
@@ -68,6 +76,17 @@ def _stand(place: Path, folder: Path, options: SourceOptions) -> bool:
             for number, name in enumerate(stored.names)
         )
     return False
+
+
+def _rivalled(place: Path, folder: Path, options: SourceOptions) -> set[str]:
+    """Return the pictures of which another folder of `data.images` has another one of their name.
+
+    When samples are stored these are named by whole paths, as such a name alone is refused.
+    """
+    if len(options.images) < 2:
+        return set()
+    names = (name for name in StoredSamples(place, folder).names if isinstance(name, str))
+    return {name for name in names if Path(name).is_absolute() and rivals(name, options.images)}
 
 
 def _remove_unused(folder: Path) -> None:
