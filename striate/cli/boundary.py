@@ -18,6 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import typer
+from rich.text import Text
 
 from striate.cli.console import ERR
 from striate.errors import StriateError, first_line
@@ -68,8 +69,7 @@ def _tell(error: Exception) -> int:
         ERR.print("".join(traceback.format_exception(error)), soft_wrap=True)
     said = error if isinstance(error, StriateError) else _of_the_machine(error) or other_count(error)
     if said is not None:
-        ERR.print("error:", style="bold red", end=" ")
-        ERR.print(str(said), soft_wrap=True)
+        ERR.print(Text.assemble(("error:", "bold red"), f" {said}"), soft_wrap=True)
         return 1
     report = _saved(_report(error))
     place = f"a report is in {report}" if report else "no folder took its report"

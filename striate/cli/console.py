@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
+from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
@@ -21,10 +22,13 @@ from rich.progress import (
 )
 from rich.segment import Segment
 from rich.table import Table
+from rich.text import Text
 
 from striate.artifacts import Difference, PruneRecord, Region, Retention
+from striate.cli.views.word_wrap import between_words
 from striate.printable import printable
 from striate.progress import Advance
+from striate.reporting.html.wording import MINUS, PERPLEXITY, points, score, span
 
 
 class SafeConsole(Console):
@@ -33,6 +37,17 @@ class SafeConsole(Console):
     def __init__(self, *, stderr: bool = False) -> None:
         # Paths and names may hold brackets and colons.
         super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+    def print(self, *objects: Any, soft_wrap: bool | None = None, **options: Any) -> None:  # type: ignore[override]
+        """Print; what is softly wrapped is broken between words on a terminal, and stays one line in a pipe or a file.
+
+        With `no_wrap` it stays one line there too, as a command that is copied should.
+        """
+        if soft_wrap and self.is_terminal and not options.get("no_wrap"):
+            objects = tuple(
+                between_words(each, self.width) if isinstance(each, str | Text) else each for each in objects
+            )
+        super().print(*objects, soft_wrap=soft_wrap, **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Yield the segments of anything that is printed, each with printable text."""
@@ -152,12 +167,15 @@ def draw_stack(region: Region, removed: tuple[int, ...] = ()) -> str:
 def result_lines(retention: Retention) -> list[str]:
     """Return the run's result, a line a comparison: each model's visual score and text, with what it is held against.
 
-    A model whose comparison is not there has a line that says so.
+    Changes are in points, of perplexity in percent, with 95% intervals, as the first line says. A model whose
+    comparison is not there has a line that says so.
     """
     rows = [row for row in retention.held_rows() if row.pack == "*" or row.metric == "perplexity"]
     labels = list(dict.fromkeys(row.label for row in rows))
+    less = "; less perplexity is better" if any(row.metric == PERPLEXITY for row in rows) else ""
+    head = [f"each change with its 95% interval{less}"] if rows else []
     lines = [_line(row) for row in sorted(rows, key=lambda row: (labels.index(row.label), row.kind == "text"))]
-    return lines + [
+    return [*head, *lines] + [
         f"{label:<7} not compared with {reference}, which was not evaluated: add {reference} to evaluate.models"
         for label, reference in retention.not_held().items()
     ]
@@ -174,17 +192,20 @@ def saved_line(prune: PruneRecord) -> str:
 
 
 def _line(row: Difference) -> str:
-    if row.metric == "perplexity":
-        figures = f"{row.baseline_score:.3f} -> {row.score:.3f} nats a token (lower is better)"
-        change = f"{row.difference:+.3f}, {_interval(row, 1, 3)}"
-    else:
-        figures = f"{100 * row.baseline_score:.1f}% -> {100 * row.score:.1f}%"
-        change = f"{100 * row.difference:+.1f} points, {_interval(row, 100, 1)}"
-    what = f"{row.kind}" if row.pack == "*" else f"{row.kind} ({row.task})"
-    return f"{row.label:<7} {what}: {row.baseline} {figures}; {change}, n = {row.n}"
+    before, after = (score(value, row.metric) for value in (row.baseline_score, row.score))
+    change = f"{_plain(points(row.difference, row.metric))} {_interval(row)}, n = {row.n:,}"
+    if row.metric == PERPLEXITY:
+        return f"{row.label:<7} {row.task}: perplexity of {row.baseline} {before} -> {after}; {change}"
+    return f"{row.label:<7} {row.kind}: {row.baseline} {before} -> {after}; {change}"
 
 
-def _interval(row: Difference, scale: float, digits: int) -> str:
+def _interval(row: Difference) -> str:
     if row.low is None or row.high is None:
-        return f"no 95% interval ({row.no_interval})"
-    return f"95% interval {scale * row.low:+.{digits}f} to {scale * row.high:+.{digits}f}"
+        return f"(no 95% interval: {row.no_interval})"
+    ends = _plain(span(row.low, row.high, row.metric))
+    return f"[{ends.replace('%', '').replace(' to ', ', ')}]"
+
+
+def _plain(text: str) -> str:
+    """Return a signed number with the minus sign of a keyboard, by which it is found."""
+    return text.replace(MINUS, "-")

@@ -68,8 +68,8 @@ def export(
             return
         OUT.print(f"{done.model.label} ({done.model.path}): {done.what}", soft_wrap=True)
         for name, size in done.files.items():
-            OUT.print(f"{size / 1e6:10,.1f} MB  {name}", soft_wrap=True, highlight=False)
+            OUT.print(f"{size / 1e6:10,.1f} MB  {name}", soft_wrap=True, no_wrap=True)
         for note in done.notes:
             OUT.print(f"note: {note}", soft_wrap=True)
         for command in done.commands:
-            OUT.print(command, soft_wrap=True, highlight=False)
+            OUT.print(command, soft_wrap=True, no_wrap=True)

@@ -36,7 +36,7 @@ def sweep(
         planned = Plan(config)
         if plan:
             for run in planned.runs:
-                OUT.print(run.name, soft_wrap=True, highlight=False)
+                OUT.print(run.name, soft_wrap=True, no_wrap=True)
             return
         quiet_libraries()
         from striate.pipeline.sweeps.sweep import open_sweep

@@ -85,7 +85,7 @@ def find_lr(
         found = flow.find_lr(tried, minutes, by)
         OUT.print(rate_table(found))
         for line in advice(found):
-            OUT.print(line, soft_wrap=True, highlight=False)
+            OUT.print(line, soft_wrap=True, no_wrap=True)
 
     run_stage(config, out, settings, overwrite, stage)
 

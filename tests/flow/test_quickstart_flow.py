@@ -160,14 +160,15 @@ def test_it_ends_well_and_says_where_the_page_is(quick: Any) -> None:
     assert quick["shown"].exit_code == 0, quick["shown"].output
     lines = quick["shown"].stdout.strip().splitlines()
     assert lines[-1].startswith(f"report  {(quick['out'] / 'report.html').resolve()}  (")
-    results = [line for line in lines if "95% interval" in line]
+    results = [line for line in lines if "95% interval:" in line]
     assert len(results) == 4
     assert all(f"{label:<7} {what}" in text for (label, what), text in zip(_rows(), results, strict=True)), results
 
 
 def _rows() -> list[tuple[str, str]]:
     pairs = [("tuned", "start"), ("pruned", "tuned")]
-    return [(label, f"{what}: {base} ") for label, base in pairs for what in ("visual", "text (language-reference)")]
+    tasks = ("visual: {}", "language-reference: perplexity of {}")
+    return [(label, f"{what.format(base)} ") for label, base in pairs for what in tasks]
 
 
 def test_its_artifacts(quick: Any) -> None:

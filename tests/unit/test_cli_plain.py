@@ -89,9 +89,9 @@ def test_result_lines() -> None:
         ),
     )  # fmt: skip
     assert result_lines(Retention(baseline="start", repetitions=100, rows=rows)) == [
-        "tuned   visual: start 50.0% -> 62.5%; +12.5 points, 95% interval +10.0 to +15.0, n = 300",
-        "tuned   text (prose): start 3.000 -> 3.250 nats a token (lower is better); "
-        "+0.250, 95% interval +0.200 to +0.300, n = 300",
+        "each change with its 95% interval; less perplexity is better",
+        "tuned   visual: start 50.0% -> 62.5%; +12.5 points [+10.0, +15.0], n = 300",
+        "tuned   prose: perplexity of start 20.1 -> 25.8; +28.4% [+22.1, +35.0], n = 300",
     ]
 
 
@@ -106,8 +106,9 @@ def test_a_missing_interval_is_told_on_the_terminal() -> None:
     )  # fmt: skip
     retention = Retention(baseline="start", repetitions=100, rows=(row,))
     assert result_lines(retention) == [
-        "tuned   visual: start 50.0% -> 62.5%; +12.5 points, "
-        "no 95% interval (2 independent pictures are too few), n = 100"
+        "each change with its 95% interval",
+        "tuned   visual: start 50.0% -> 62.5%; +12.5 points "
+        "(no 95% interval: 2 independent pictures are too few), n = 100",
     ]
     assert missing_interval_lines({}, retention) == ["no 95% interval of visual: 2 independent pictures are too few"]
 

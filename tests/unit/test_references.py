@@ -80,11 +80,12 @@ def test_lines_of_the_result_say_what_pruning_cost() -> None:
     against = {"tuned": "start", "pruned": "tuned"}
     retention = Retention(baseline="start", repetitions=100, rows=rows, held=held, against=against)
     assert result_lines(retention) == [
-        "tuned   visual: start 43.0% -> 87.0%; +44.0 points, 95% interval +39.0 to +49.0, n = 300",
-        "pruned  visual: tuned 87.0% -> 70.7%; -16.3 points, 95% interval -21.3 to -11.3, n = 300",
+        "each change with its 95% interval",
+        "tuned   visual: start 43.0% -> 87.0%; +44.0 points [+39.0, +49.0], n = 300",
+        "pruned  visual: tuned 87.0% -> 70.7%; -16.3 points [-21.3, -11.3], n = 300",
     ]
     for earlier in (retention.model_copy(update={"held": ()}), Retention(baseline="start", repetitions=100, rows=rows)):
-        assert result_lines(earlier)[1:] == [
+        assert result_lines(earlier)[2:] == [
             "pruned  not compared with tuned, which was not evaluated: add tuned to evaluate.models"
         ]
     assert [(row.label, row.baseline) for row in retention.held_rows()] == [("tuned", "start"), ("pruned", "tuned")]

@@ -17,7 +17,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from striate.cli import app, console, main
-from striate.cli.console import OUT, QUIET, RichProgress, show_table
+from striate.cli.console import OUT, QUIET, RichProgress, SafeConsole, show_table
 from striate.progress import Silent, track_bytes, warn
 from striate.version import __version__
 
@@ -173,3 +173,20 @@ def test_bytes_have_units(capsys: pytest.CaptureFixture[str]) -> None:
     assert "92.9/92.9 MB" in capsys.readouterr().out
     with track_bytes(Silent(), "fetch weights", 3) as advance:
         advance(3)
+
+
+@pytest.mark.parametrize(("terminal", "lines"), [(True, 2), (False, 1)])
+def test_prose_is_broken_between_words_on_a_terminal_alone(
+    terminal: bool, lines: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = f"a report is in {'/a' * 50}"
+    shown = SafeConsole()
+    shown.file, shown._force_terminal, shown.width = io.StringIO(), terminal, 80
+    shown.print(said, soft_wrap=True)
+    wrapped = re.sub(r"\x1b\[[\d;]*m", "", shown.file.getvalue()).splitlines()
+    assert len(wrapped) == lines
+    # A path is longer than a line, and whole.
+    assert [line for line in wrapped if line.rstrip().endswith("/a" * 50)] == wrapped[-1:]
+    shown.file = io.StringIO()
+    shown.print(said, soft_wrap=True, no_wrap=True)
+    assert shown.file.getvalue() == f"{said}\n"

@@ -3,6 +3,7 @@
 from rich.table import Table
 
 from striate.artifacts import AnswerForm, Curve, CurvePoint, CurveScore, Kind
+from striate.reporting.html.wording import PERPLEXITY, perplexity
 
 _KINDS: tuple[Kind, ...] = ("visual", "text")
 
@@ -29,7 +30,7 @@ def _title(curve: Curve) -> str:
 
 
 def _score(row: CurveScore) -> str:
-    return f"{row.score:.3f} nats" if row.answers == "perplexity" else f"score {100 * row.score:.1f}"
+    return perplexity(row.score) if row.answers == PERPLEXITY else f"score {100 * row.score:.1f}"
 
 
 def _name(point: CurvePoint) -> str:
@@ -40,8 +41,8 @@ def _kept(point: CurvePoint, kind: Kind, answers: AnswerForm) -> str:
     score = point.of(kind, answers)
     if score is None:
         return "-"
-    if answers == "perplexity":
-        return f"{score.score:.3f} nats"
+    if answers == PERPLEXITY:
+        return perplexity(score.score)
     if score.tuned is None:
         return f"score {100 * score.score:.1f}"
     row = score.tuned

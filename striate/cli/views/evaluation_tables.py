@@ -17,6 +17,7 @@ from striate.artifacts import (
     SuiteRecord,
     TaskScore,
 )
+from striate.reporting.html.wording import PERPLEXITY, perplexity, score_span
 from striate.tasks.scoring.answer_diff import change
 from striate.tasks.scoring.compare import MACRO
 
@@ -71,7 +72,7 @@ def difference_lines(rows: Sequence[Mapping[str, Prediction]], baseline: str) ->
         yield f"  expected  {' | '.join(first.expected)}"
         for label, item in row.items():
             how = change(first, item) if label != baseline else ""
-            yield f"  {label:<9} {item.answer or '(nothing)'}  [{item.score:g}]{f'  {how}' if how else ''}"
+            yield f"  {label:<9} {item.answer or '(nothing)'}{_points(item)}{f'  {how}' if how else ''}"
 
 
 def suite_lines(record: SuiteRecord) -> list[str]:
@@ -93,6 +94,11 @@ def failing_lines(gate: GateResult) -> list[str]:
         for row in gate.rows
         if not row.passed
     ]
+
+
+def _points(item: Prediction) -> str:
+    """Return the score of an answer; the perplexity of a text is its answer already."""
+    return "" if item.metric == PERPLEXITY else f"  [{item.score:g}]"
 
 
 def _error(figures: dict[str, float], name: str) -> str:
@@ -144,8 +150,9 @@ def _task(record: EvalRecord, like: TaskScore) -> TaskScore | None:
 def _cell(score: TaskScore | None, row: Difference | None) -> str:
     if score is None:
         return "-"
-    if score.metric == "perplexity":
-        return f"{score.score:.3f}{_span(score.low, score.high, 3)}{_kept(row)}"
+    if score.metric == PERPLEXITY:
+        ends = score_span(score.low, score.high, score.metric).replace(" to ", ", ")
+        return f"{perplexity(score.score)}{f' [{ends}]' if ends else ''}{_kept(row)}"
     return f"{100 * score.score:.1f}{_span(score.low, score.high, 1, 100)}{_kept(row)}"
 
 
