@@ -38,7 +38,7 @@ class SafeConsole(Console):
         # Paths and names may hold brackets and colons.
         super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False)
 
-    def print(self, *objects: Any, soft_wrap: bool | None = None, **options: Any) -> None:  # type: ignore[override]
+    def print(self, *objects: Any, soft_wrap: bool | None = None, **options: Any) -> None:
         """Print; what is softly wrapped is broken between words on a terminal, and stays one line in a pipe or a file.
 
         With `no_wrap` it stays one line there too, as a command that is copied should.
