@@ -17,7 +17,7 @@ import typer
 
 from striate.cli.boundary import guard
 from striate.cli.console import ERR, OUT, RichProgress, print_json
-from striate.cli.options import UNHEALED, Device, Dtype, Json, Only, chosen_places, load_place
+from striate.cli.options import Device, Dtype, Json, Only, chosen_places, load_place
 from striate.errors import ConfigError
 from striate.printable import printable
 from striate.storage.read_files import user_path
@@ -179,7 +179,7 @@ def _show(source: str, question: str, places: Sequence[ModelPlace], answers: dic
 
 def _places(source: str, label: str | None, everything: bool) -> list[ModelPlace]:
     """Return the models to ask."""
-    from striate.pipeline.run_models import is_run, model_of, models_of
+    from striate.pipeline.run_models import UNHEALED, is_run, model_of, models_of, warn_unhealed
 
     if not everything:
         return [model_of(source, label, RichProgress(ERR))]
@@ -189,7 +189,9 @@ def _places(source: str, label: str | None, everything: bool) -> list[ModelPlace
         raise ConfigError(
             f"{source} is one model, and --all compares those of a run", "a run folder", "leave out --all"
         )
-    return [place for label, place in models_of(source, RichProgress(ERR)).items() if label != UNHEALED]
+    models = models_of(source, RichProgress(ERR))
+    warn_unhealed(models, RichProgress(ERR))
+    return [place for label, place in models.items() if label != UNHEALED]
 
 
 def _answerer(loaded: Loaded, max_new_tokens: int) -> Answerer:

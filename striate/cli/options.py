@@ -31,9 +31,6 @@ Replace = Annotated[
     bool, typer.Option("--overwrite", help="Do the stage again if its inputs have changed; replace --export's file.")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Do stages again whose inputs have changed.")]
-UNHEALED = "unhealed"
-"""The model of a run that comes with its pruned one: as large and as fast, and asked only where it is named."""
-
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")]
 Only = Annotated[
@@ -78,11 +75,13 @@ def chosen_places(sources: Sequence[str], only: str | None) -> dict[str, ModelPl
     Raises:
         ConfigError: `only` names a model that no run has.
     """
-    from striate.pipeline.run_models import ALONE, models_of
+    from striate.pipeline.run_models import ALONE, UNHEALED, models_of, warn_unhealed
 
     found = [(source, models_of(source, RichProgress(ERR))) for source in sources]
     several = sum(ALONE not in models for _, models in found) > 1
     labels = [label.strip() for label in only.split(",")] if only else []
+    for _, models in found if not labels else ():
+        warn_unhealed(models, RichProgress(ERR))
     known = {label for _, models in found for label in models if label != ALONE}
     if unknown := sorted(set(labels) - known):
         raise ConfigError(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from striate.errors import ConfigError, ModelError
-from striate.pipeline.merging import merge_model
+from striate.pipeline.merging import facts_of, merge_model
 from striate.pipeline.run_models import ModelPlace, model_of, revision_of
 from striate.progress import Progress
 from striate.storage.atomic import check_new_folder, check_room
@@ -162,15 +162,24 @@ def _vllm(place: ModelPlace, source: str | Path, out: Path, options: ExportOptio
 
 def _compressed(place: ModelPlace, out: Path, to: str, options: ExportOptions) -> Exported:
     from striate.demo.vision_config import EfficientNetLiteConfig
+    from striate.models.convert.beside_weights import write_beside, write_card_beside
     from striate.models.convert.compressed_checkpoint import SCHEMES, write_compressed
     from striate.models.convert.vllm_rules import model_problem
 
+    folder, base = _folders(place, options.revision)
     loaded = _load(place, options.revision)
     model: Any = loaded.model
     if str(model.dtype) == "torch.float32":
         model = model.bfloat16()
-    config = model.config
-    done = write_compressed(model, loaded.processor, out, to)
+    config, facts = model.config, facts_of(place, folder)
+    if facts is not None and place.adapter:
+        facts = replace(facts, adapter=False, merged=str(model.dtype).removeprefix("torch."))
+
+    def beside(target: Path) -> None:
+        write_beside(folder, base, target)
+        write_card_beside(folder, target, facts, out.name)
+
+    done = write_compressed(model, loaded.processor, out, to, beside)
     group = f", groups of {done.group}" if done.group else ""
     what = (
         f"{SCHEMES[to].title}{group}: {done.matrices} matrices of decoder layers;"
@@ -182,6 +191,17 @@ def _compressed(place: ModelPlace, out: Path, to: str, options: ExportOptions) -
     if getattr(getattr(config, "vision_config", None), "model_type", None) == EfficientNetLiteConfig.model_type:
         notes.append("its encoder is striate's own: call striate.demo.register.register_with_transformers() first")
     return Exported(place, what, _sizes(out), notes, commands + ([] if problem else [_serve(out)]))
+
+
+def _folders(place: ModelPlace, revision: str | None) -> tuple[Path, Path]:
+    """Return the folders of a model, and of the one under it where it is an adapter; those of the hub are fetched."""
+    from striate.models.convert.legacy.legacy_sources import folder_of
+    from striate.models.io.adapter_folder import base_of, base_revision_of, is_adapter
+
+    folder = folder_of(place.path, "model", revision_of(place, revision))
+    if not is_adapter(folder):
+        return folder, folder
+    return folder, folder_of(base_of(folder), "base model", base_revision_of(folder))
 
 
 def _serve(out: Path) -> str:

@@ -44,11 +44,15 @@ def merge_model(
     from striate.models.convert.merge_checkpoint import merge_checkpoint
 
     folder = folder_of(place.path, "model", revision_of(place, revision))
-    return place, merge_checkpoint(folder, out, base=base, dtype=dtype, card=_facts(place, folder))
+    return place, merge_checkpoint(folder, out, base=base, dtype=dtype, card=facts_of(place, folder))
 
 
-def _facts(place: ModelPlace, folder: Path) -> CardFacts | None:
-    """Return what is known of a model; None of a whole one outside a run, whose own card tells it."""
+def facts_of(place: ModelPlace, folder: Path) -> CardFacts | None:
+    """Return what is known of the model of `place` in `folder`; None of a whole one outside a run, whose card tells it.
+
+    Raises:
+        StriateError: an artifact of the run, or the adapter's config, can't be read.
+    """
     from striate.models.io.adapter_folder import adapter_config, base_of, is_adapter
     from striate.models.io.model_card import CardFacts, has_figures
     from striate.models.io.save import REGION_FILE
@@ -59,9 +63,5 @@ def _facts(place: ModelPlace, folder: Path) -> CardFacts | None:
     if not is_adapter(folder):
         return None
     kind = str(adapter_config(folder).get("peft_type", "")).lower()
-    return CardFacts(
-        base=base_of(folder),
-        method=kind if kind == "lora" else "",
-        region=read_if_there(folder / REGION_FILE, Region),
-        adapter=True,
-    )
+    region = read_if_there(folder / REGION_FILE, Region)
+    return CardFacts(base=base_of(folder), method="", region=region, adapter=True, kind=kind)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +13,12 @@ from striate.errors import ConfigError, ModelError
 from striate.pipeline.run_card import FOLDERS
 from striate.pipeline.run_inputs import MODEL_CONFIGS, check_model_path
 from striate.printable import shown
-from striate.progress import Progress, Silent
+from striate.progress import Progress, Silent, warn
 from striate.runs.folder import CONFIG_FILE, RUN_FILE
 from striate.storage.read_files import user_path
+
+UNHEALED = "unhealed"
+"""The model of a run that comes before its pruned one: as large and as fast, and asked only where it is named."""
 
 ALONE = "model"
 """The label of a model that belongs to no run."""
@@ -76,6 +81,8 @@ def model_of(source: str | Path, label: str | None = None, progress: Progress | 
     models = models_of(source, progress)
     if label is None:
         last = list(models.values())[-1]
+        if last.label == UNHEALED:
+            warn_unhealed(models, progress or Silent())
         if last.label != OWN_MODELS[0]:
             return last
         raise ModelError(
@@ -90,6 +97,16 @@ def model_of(source: str | Path, label: str | None = None, progress: Progress | 
         if label in OWN_MODELS and is_run(source)
         else "choose one of these",
     )
+
+
+def warn_unhealed(models: Mapping[str, ModelPlace], progress: Progress) -> None:
+    """Say of a run that stopped between pruning and healing which model it has; of any other models nothing."""
+    if UNHEALED in models and "pruned" not in models:
+        run = shlex.quote(str(models[UNHEALED].run))
+        warn(
+            progress,
+            f"healing has not finished: the pruned model is {UNHEALED!r}; `striate prune --out {run}` heals it",
+        )
 
 
 def revision_of(place: ModelPlace, given: str | None) -> str | None:
@@ -124,7 +141,7 @@ def _of_run(run: Path, progress: Progress) -> dict[str, ModelPlace]:
     revision = None if config.model.path == BUILTIN else config.model.revision
     found = {OWN_MODELS[0]: _place(OWN_MODELS[0], start, revision, run)}
     # Layers go after the tuning, or before it.
-    order = ("unhealed", "pruned", "tuned") if config.prune.first else ("tuned", "unhealed", "pruned")
+    order = (UNHEALED, "pruned", "tuned") if config.prune.first else ("tuned", UNHEALED, "pruned")
     for label in order:
         folder = run / FOLDERS[label]
         if any((folder / name).is_file() for name in MODEL_CONFIGS):

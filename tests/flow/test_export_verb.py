@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import gguf
 import pytest
+import torch
 from gguf_kit import build, pictures
 from llama_kit import llama_server, needs_server
 from peft import LoraConfig, get_peft_model
@@ -204,14 +205,25 @@ def test_what_vllm_takes(tiny_llava: Loaded) -> None:
     assert model_problem(config) == "vLLM has no model of its own for Kosmos2ForConditionalGeneration"
 
 
-def test_eight_bits_of_a_tuned_model(run: Path, tmp_path: Path) -> None:
+def test_eight_bits_of_a_tuned_model(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     done = striate(run, "--model", "tuned", "--to", "int8", "--out", tmp_path / "out", "--json")
     assert done.exit_code == 0, done.output
     told = json.loads(done.output)
     assert (told["model"], list(told["files"])) == ("tuned", ["model.safetensors"])
     assert "28 matrices of decoder layers" in told["what"]
     assert any(f"vllm serve {tmp_path}/out" in command for command in told["commands"])
-    assert load_model(tmp_path / "out", device="cpu").model.config.text_config.num_hidden_layers == 4
+    out = tmp_path / "out"
+    assert {"README.md", "region.json", "processor_config.json"} < {file.name for file in out.iterdir()}
+    card = (out / "README.md").read_text()
+    assert "tuned in 2 of 4 layers" in card
+    assert (
+        "The adapter is added into the weights, which are bfloat16. Its quantised matrices are 8-bit integers." in card
+    )
+    capsys.readouterr()
+    model = load_model(out, device="cpu").model
+    assert model.config.text_config.num_hidden_layers == 4
+    assert model(input_ids=torch.tensor([[5, 6]])).logits.isfinite().all()
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(
@@ -251,5 +263,5 @@ def test_a_killed_or_full_disk_leaves_nothing(run: Path, tmp_path: Path, monkeyp
     monkeypatch.setattr(gguf_writer.gguf.GGUFWriter, "write_tensor_data", full)
     done = striate(run, "--to", "gguf", "--out", tmp_path / "out")
     assert done.exit_code == 1
-    assert "No space left on device" in done.output
+    assert f"can't write {tmp_path / 'out'}: No space left on device" in done.output.replace("\n", "")
     assert not list(tmp_path.iterdir())

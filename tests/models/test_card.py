@@ -17,8 +17,9 @@ from striate.artifacts import Difference, EvalRecord, PruneRecord, Region, TaskS
 from striate.config import RunConfig
 from striate.demo.vision_config import EfficientNetLiteConfig
 from striate.errors import ArtifactError
+from striate.models.convert.beside_weights import write_beside, write_card_beside
 from striate.models.io.load import Loaded
-from striate.models.io.model_card import CARD_FILE, CardFacts, Seen, card_text, license_of, write_card
+from striate.models.io.model_card import CARD_FILE, UNKNOWN, CardFacts, Seen, card_text, license_of, write_card
 from striate.models.io.save import save_model
 from striate.models.trainable.apply import lora_config
 from striate.storage.atomic import write_text
@@ -217,6 +218,50 @@ def test_the_code_imports_striate_where_the_vision_encoder_comes_from_it(tmp_pat
     assert "import striate  # for its vision encoder" in card_text(told, "checkpoint", tmp_path)
     write_text(tmp_path / "config.json", json.dumps({"vision_config": {"model_type": "clip_vision_model"}}))
     assert "import striate" not in card_text(told, "checkpoint", tmp_path)
+
+
+def quantised(folder: Path, *, bits: Any = 8) -> Path:
+    weights = {"num_bits": bits, "type": "int"}
+    settings = {"quant_method": "compressed-tensors", "config_groups": {"group_0": {"weights": weights}}}
+    folder.mkdir(exist_ok=True)
+    write_text(folder / "config.json", json.dumps({"quantization_config": settings}))
+    return folder
+
+
+def test_an_adapter_of_unknown_making_gets_no_claim_about_its_training() -> None:
+    told = card_text(CardFacts(base="owner/base", method="", region=None, kind="lora", merged="bfloat16"), "merged")
+    assert "# merged: owner/base\n" in told
+    assert "Base model: `owner/base`. An adapter (LoRA) is added into the weights, which are bfloat16." in told
+    assert metadata(told)["tags"] == ["striate", "lora"]
+    assert UNKNOWN in told
+    for claim in ("Visual instruction tuning", "arXiv", "tuned"):
+        assert claim not in told
+
+
+def test_a_quantised_model_says_so_and_when_it_was_measured(tmp_path: Path) -> None:
+    told = card_text(facts(adapter=False, merged="bfloat16", evaluation=evaluation()), "small", quantised(tmp_path))
+    assert "Its quantised matrices are 8-bit integers.\n" in told
+    assert "They were measured before the weights were quantised.\n" in told
+    assert "````python\n# pip install compressed-tensors\n" in told
+    told = card_text(facts(adapter=False), "small", quantised(tmp_path, bits="<script>"))
+    assert "Its weights are quantised.\n" in told
+    assert "<script>" not in told
+
+
+def test_a_copied_card_is_told_apart_from_the_quantised_copy(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", quantised(tmp_path / "target")
+    source.mkdir()
+    write_text(source / CARD_FILE, "---\nmodel_name: source\n---\n# Mine\n\nIt scores 90%.\n")
+    write_text(source / "LICENSE.txt", "terms")
+    write_beside(source, source, target)
+    assert (target / "LICENSE.txt").read_text() == "terms"
+    write_card_beside(source, target, None, "target")
+    text = (target / CARD_FILE).read_text()
+    stored = "Its quantised matrices are 8-bit integers. What stands above tells of the model before that."
+    assert text.endswith(f"It scores 90%.\n\n{stored}\n")
+    # A copy of a copy says it once.
+    write_card_beside(target, quantised(tmp_path / "again"), None, "again")
+    assert (tmp_path / "again" / CARD_FILE).read_text().count("quantised") == 1
 
 
 def test_names_of_folders_and_values_of_the_config_stay_text(tmp_path: Path) -> None:

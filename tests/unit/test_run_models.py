@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from striate.cli.console import ERR, RichProgress
+from striate.cli.options import chosen_places
 from striate.config import dump_config, parse_config
 from striate.errors import ModelError, StriateError
 from striate.pipeline.run_models import model_of, models_of
@@ -49,6 +51,23 @@ def test_a_run_has_the_models_that_it_made(tmp_path: Path) -> None:
     assert model_of(place, "tuned").adapter
     with pytest.raises(ModelError, match=r"(?s)has no model 'unhealed'.*start, tuned, pruned.*run the stage"):
         model_of(place, "unhealed")
+
+
+def test_a_run_that_stopped_before_healing_says_which_model_is_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = run(tmp_path / "run", str(model(tmp_path / "start")), "heal.steps=1")
+    model(place / "checkpoint", str(tmp_path / "start"))
+    model(place / "unhealed")
+    told = f"healing has not finished: the pruned model is 'unhealed'; `striate prune --out {place}` heals it\n"
+    assert model_of(place, progress=RichProgress(ERR)).label == "unhealed"
+    assert capsys.readouterr().err == told
+    assert list(chosen_places([str(place)], None)) == ["start", "tuned"]
+    assert capsys.readouterr().err == told
+    assert model_of(place, "unhealed", RichProgress(ERR)).label == "unhealed"
+    model(place / "pruned")
+    assert model_of(place, progress=RichProgress(ERR)).label == "pruned"
+    assert capsys.readouterr().err == ""
 
 
 def test_where_layers_go_first_the_tuned_model_is_the_last(tmp_path: Path) -> None:

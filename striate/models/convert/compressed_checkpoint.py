@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -56,7 +54,9 @@ class CompressedCheckpoint:
     experts: int = 0
 
 
-def write_compressed(model: Any, processor: Any, out: Path, kind: str) -> CompressedCheckpoint:
+def write_compressed(
+    model: Any, processor: Any, out: Path, kind: str, beside: Callable[[Path], None] = lambda folder: None
+) -> CompressedCheckpoint:
     """Return what was written to the folder `out`, whole or not at all; `model` itself is quantised by it.
 
     Rounded to nearest, without calibration data: the decoder's matrices alone; encoder, projector, embeddings, LM head
@@ -67,6 +67,7 @@ def write_compressed(model: Any, processor: Any, out: Path, kind: str) -> Compre
         processor: its own.
         out: a new or empty folder.
         kind: one of `SCHEMES`.
+        beside: writes to the folder, once it holds the model, what else belongs there, such as a card.
 
     Raises:
         ModelError: an unknown kind, no compressed-tensors, a model already quantised, or rows of an odd length.
@@ -86,11 +87,11 @@ def write_compressed(model: Any, processor: Any, out: Path, kind: str) -> Compre
         compressor = ModelCompressor.from_pretrained_model(model)
         # It lists every layer by the name that it has in transformers; vLLM has others.
         compressor.quantization_config.ignore = patterns
-        with _no_bars():
-            compressor.compress_model(model)
+        compressor.compress_model(model)
         model.save_pretrained(folder)
         compressor.update_config(str(folder))
         processor.save_pretrained(folder)
+        beside(folder)
         after = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     return CompressedCheckpoint(len(chosen), group, before, after, experts)
 
@@ -171,7 +172,7 @@ def _quantize(model: Any, chosen: dict[str, nn.Linear], scheme: Scheme, group: i
     targets = QuantizationScheme(
         targets=["Linear"], weights=weights, input_activations=inputs if scheme.activations else None
     )
-    with _no_bars():
+    with quietly(True):
         apply_quantization_config(unwrap(model), QuantizationConfig(config_groups={"group_0": targets}, ignore=ignored))
     for module in chosen.values():
         rows = module.weight.detach().float().unflatten(-1, (-1, group or module.in_features))
@@ -179,13 +180,6 @@ def _quantize(model: Any, chosen: dict[str, nn.Linear], scheme: Scheme, group: i
         for name, value in (("weight_scale", scale), ("weight_zero_point", zero)):
             if isinstance(kept := getattr(module, name, None), nn.Parameter):
                 kept.data.copy_(value)
-
-
-@contextmanager
-def _no_bars() -> Iterator[None]:
-    """Context without the progress bars of compressed-tensors, which no setting turns off."""
-    with Path(os.devnull).open("w") as nowhere, redirect_stderr(nowhere):
-        yield
 
 
 def _ignored(core: Any, chosen: dict[str, nn.Linear]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,19 +9,17 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from striate.artifacts import Region, read_if_there, write_document
 from striate.errors import ModelError
+from striate.models.convert.beside_weights import write_beside, write_card_beside
 from striate.models.convert.legacy.legacy_sources import folder_of
 from striate.models.interventions.model_rule import save_rule
 from striate.models.io.adapter_folder import ADAPTER_CONFIG, base_of, base_revision_of, is_adapter
 from striate.models.io.adapters import add_adapter, merged
 from striate.models.io.load import load_processor, load_weights
-from striate.models.io.model_card import CARD_FILE, CardFacts, card_text
-from striate.models.io.model_folder import check_source, model_file
-from striate.models.io.named_card import A_CARD, named_card
+from striate.models.io.model_card import CardFacts
+from striate.models.io.model_folder import check_source
 from striate.models.io.quiet import quietly
 from striate.models.io.sane_model import check_finite, check_image_token, check_special_tokens
-from striate.models.io.save import REGION_FILE
 from striate.models.io.weights.adapter_merge import cannot_stream
 from striate.models.io.weights.merged_shards import MergedShards, chosen_format, main_format, set_dtype
 from striate.models.io.weights.safetensors_shards import read_shards, write_shards
@@ -30,11 +27,7 @@ from striate.models.io.weights.stored_model import check_unquantized, write_conf
 from striate.models.io.weights.tensor_bytes import FLOATS
 from striate.models.structure.meta_model import Blueprint, blueprint
 from striate.models.visual_token_skipping.rule import load_rule
-from striate.storage.atomic import new_folder, write_text
-from striate.storage.read_files import read_text
-
-# What comes along beside weights, processor and config: how the base generates, and its terms.
-_KEPT = ("generation_config.json", "LICENSE*", "LICENCE*", "NOTICE*", "COPYING*")
+from striate.storage.atomic import new_folder
 
 
 @dataclass(frozen=True)
@@ -95,10 +88,9 @@ def merge_checkpoint(
         done = write_weights(plan, folder, adapter, dtype, target)
         processor.save_pretrained(target)
         save_rule(plan.model, target)
-        _write_rest(source, folder, target)
-        _write_card(
-            source, target, card and replace(card, adapter=False, merged=done.dtype if adapter else ""), out.name
-        )
+        write_beside(source, folder, target)
+        facts = card and replace(card, adapter=False, merged=done.dtype if adapter else "")
+        write_card_beside(source, target, facts, out.name)
     return done
 
 
@@ -173,24 +165,6 @@ def _write_in_memory(folder: Path, adapter: Path, dtype: str, target: Path, reas
         raise OSError(str(error)) from error
     count = sum(tensor.numel for tensor in read_shards(target).values())
     return MergedCheckpoint(folder, modules, count, _name(kind), reason)
-
-
-def _write_rest(source: Path, folder: Path, target: Path) -> None:
-    for pattern in _KEPT:
-        for file in sorted(folder.glob(pattern)):
-            if file.is_file() and not (target / file.name).exists():
-                shutil.copyfile(model_file(folder, file.name, "the model's file"), target / file.name)
-    region = read_if_there(source / REGION_FILE, Region)
-    if region is not None:
-        write_document(target / REGION_FILE, region)
-
-
-def _write_card(source: Path, target: Path, card: CardFacts | None, name: str) -> None:
-    if card is not None:
-        write_text(target / CARD_FILE, card_text(card, name, target))
-    elif (source / CARD_FILE).is_file():
-        text = read_text(model_file(source, CARD_FILE, "the model's file"), A_CARD)
-        write_text(target / CARD_FILE, named_card(text, name))
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from striate.models.io.adapter_folder import base_of, base_revision_of, is_adapter
 from striate.models.io.json_files import object_of
@@ -62,6 +63,8 @@ def example_code(name: str, base: str | None, checkpoint: Path | None, by_striat
             f"base = AutoModelForImageTextToText.from_pretrained({base!r}{pinned})",
             f"model = PeftModel.from_pretrained(base, {name!r})",
         ]
+    if checkpoint is not None and _settings(checkpoint).get("quant_method") == "compressed-tensors":
+        head = ["# pip install compressed-tensors", *head]
     return [
         *head,
         "from transformers import AutoModelForImageTextToText, AutoProcessor",
@@ -70,6 +73,24 @@ def example_code(name: str, base: str | None, checkpoint: Path | None, by_striat
         f"processor = AutoProcessor.from_pretrained({name!r})",
         *(_ASK if asks else ()),
     ]
+
+
+def quantisation_of(checkpoint: Path) -> str:
+    """Return the sentence that says how a quantised checkpoint is stored; empty of any other."""
+    settings = _settings(checkpoint)
+    groups = settings.get("config_groups")
+    group = next(iter(groups.values()), None) if isinstance(groups, dict) else None
+    weights = group.get("weights") if isinstance(group, dict) else None
+    if isinstance(weights, dict) and isinstance(weights.get("num_bits"), int):
+        kind = "floats" if weights.get("type") == "float" else "integers"
+        return f"Its quantised matrices are {weights['num_bits']}-bit {kind}."
+    return "Its weights are quantised." if settings else ""
+
+
+def _settings(checkpoint: Path) -> dict[str, Any]:
+    """Return the settings of a quantised checkpoint; none of any other."""
+    settings = object_of(checkpoint / "config.json").get("quantization_config")
+    return settings if isinstance(settings, dict) else {}
 
 
 def _has_template(checkpoint: Path) -> bool:

@@ -197,8 +197,15 @@ def _read_plain(source: str, dtype: torch.dtype, revision: str | None, **options
             trust_remote_code=False,
             **options,
         )
+        _unpack(model)
         _check_complete(source, model, info)
     return model
+
+
+def _unpack(model: Any) -> None:
+    """Unpack matrices that compressed-tensors would unpack at the first pass, whose time is then that of an answer."""
+    if hasattr(model, "ct_decompress_hook"):
+        model.hf_quantizer.compressor.decompress_model(model)
 
 
 def _lvlm_config(source: str, revision: str | None) -> Any:

@@ -14,7 +14,7 @@ import yaml
 from striate.artifacts import Difference, EvalRecord, HealRecord, PruneRecord, Region, SourceSeen, TaskScore
 from striate.config import RunConfig, looks_like_hub_id
 from striate.errors import ModelError
-from striate.models.io.card_code import FENCE, example_code, fenced
+from striate.models.io.card_code import FENCE, example_code, fenced, quantisation_of
 from striate.models.visual_token_skipping.visual_compute import (
     VISUAL_COMPUTE_FILE,
     VisualCompute,
@@ -30,7 +30,8 @@ BASE_CARD = Form(ModelError, "a model card")
 PIPELINE = "image-text-to-text"
 PERPLEXITY = "perplexity"
 METHODS = {"lora": "LoRA", "qlora": "QLoRA", "full": "full weights"}
-MEASURED_BEFORE = " They were measured before the weights were merged and rounded."
+MEASURED_BEFORE = " They were measured before the weights were {}."
+UNKNOWN = "This card is striate's; how the model was trained is not noted where it was written."
 SKIPPING = (
     "**Image tokens are computed only in layers {layers}**: in others they {keep} (visual token skipping)."
     " `striate.load_model` reads that from {file}. Plain transformers and PEFT load these weights too, but compute"
@@ -70,6 +71,7 @@ class CardFacts:
         lr: the learning rate of the region's layers.
         sources: what it saw of each place of its training data.
         adapter: whether the folder holds an adapter, which needs its base.
+        kind: of an adapter of whose training nothing else is known, such as `lora`.
         merged: the number format of a model whose adapter was added into its weights.
         prune: which layers are gone.
         heal: how the pruned model was trained since.
@@ -86,6 +88,7 @@ class CardFacts:
     lr: float | None = None
     sources: tuple[SourceSeen, ...] = ()
     adapter: bool = False
+    kind: str = ""
     merged: str = ""
     prune: PruneRecord | None = None
     heal: HealRecord | None = None
@@ -112,17 +115,23 @@ def card_text(facts: CardFacts, folder: str, checkpoint: Path | None = None) -> 
         checkpoint: where the model is by now, to see whether image tokens skip layers of it.
     """
     compute = read_visual_compute(checkpoint) if checkpoint else None
+    stored = quantisation_of(checkpoint) if checkpoint else ""
     parts = [
         f"# {_plain(folder)}: {', '.join(filter(None, (_plain(_base_name(facts.base)), _deed(facts))))}",
-        _summary(facts),
+        f"{_summary(facts)} {stored}".rstrip(),
         _region(facts),
-        _figures(facts),
+        _figures(facts, stored),
         _loading(facts, folder, checkpoint, compute),
         _config(facts),
-        "Made with striate, after arXiv 2412.12785 (ACL 2025).",
+        "Made with striate, after arXiv 2412.12785 (ACL 2025)." if _is_ours(facts) else UNKNOWN,
     ]
     body = "\n\n".join(part for part in parts if part)
     return f"---\n{_metadata(facts, folder)}\n---\n\n{body}\n"
+
+
+def _is_ours(facts: CardFacts) -> bool:
+    """Return whether striate made the model, and not its card alone."""
+    return bool(facts.method or facts.prune or facts.region or facts.config)
 
 
 def license_of(base: str) -> str | None:
@@ -175,7 +184,8 @@ def _metadata(facts: CardFacts, folder: str) -> str:
 
 
 def _tags(facts: CardFacts) -> list[str]:
-    named = [("visual-region", facts.region is not None), (facts.method, facts.method in ("lora", "qlora"))]
+    method = facts.method or facts.kind
+    named = [("visual-region", facts.region is not None), (method, method in ("lora", "qlora"))]
     removed = facts.prune is not None and bool(facts.prune.removed)
     return ["striate", *(name for name, on in [*named, ("layer-pruning", removed)] if on)]
 
@@ -228,7 +238,8 @@ def _summary(facts: CardFacts) -> str:
     if len(facts.sources) > 1:
         told.append(f"Of each source: {'; '.join(map(_source, facts.sources))}.")
     if facts.merged:
-        told.append(f"The adapter is added into the weights, which are {facts.merged}.")
+        adapter = f"An adapter ({METHODS.get(facts.kind, _code(facts.kind))})" if facts.kind else "The adapter"
+        told.append(f"{adapter} is added into the weights, which are {facts.merged}.")
     if facts.prune:
         told.append(
             f"Parameters: {facts.prune.parameters_before:,} before pruning, {facts.prune.parameters_after:,} now."
@@ -283,15 +294,16 @@ def _moves(prune: PruneRecord | None) -> str:
     return told + (f"\n\n{prune.compensation.told}" if prune.compensation else "")
 
 
-def _figures(facts: CardFacts) -> str:
+def _figures(facts: CardFacts, stored: str) -> str:
     if facts.evaluation is None:
         return ""
+    changed = "quantised" if stored else "merged and rounded" if facts.merged else ""
     rows = {(row.pack, row.task, row.metric): row for row in facts.differences}
     lines = [
         "## Evaluation",
         "",
         "Scores in % with 95% intervals (perplexity: nats a token, lower is better); retention against "
-        f"{_reference(facts)} on the same items.{MEASURED_BEFORE if facts.merged else ''}",
+        f"{_reference(facts)} on the same items.{MEASURED_BEFORE.format(changed) if changed else ''}",
         "",
         "| task | metric | n | score | 95% interval | retention | 95% interval |",
         "|---|---|---|---|---|---|---|",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partialmethod
+from typing import Any
 
 from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
@@ -20,9 +21,9 @@ def quietly(quiet: bool) -> Iterator[None]:
     level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    # Its reader of GGUF files draws bars that it can't be told to leave out.
+    # Its reader of GGUF files and compressed-tensors draw bars that they can't be told to leave out.
     drawing = tqdm.__init__
-    tqdm.__init__ = partialmethod(drawing, disable=True)
+    tqdm.__init__ = partialmethod(_without_bar, drawing)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -32,3 +33,7 @@ def quietly(quiet: bool) -> Iterator[None]:
         transformers_logging.set_verbosity(level)
         if bars:
             transformers_logging.enable_progress_bar()
+
+
+def _without_bar(bar: Any, drawing: Callable[..., None], *arguments: Any, **settings: Any) -> None:
+    drawing(bar, *arguments, **{**settings, "disable": True})

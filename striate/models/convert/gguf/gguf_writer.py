@@ -14,7 +14,6 @@ import torch
 
 from striate.errors import ModelError
 from striate.models.convert.gguf import ggml_library
-from striate.storage.atomic import cannot_write
 
 F32, F16, BF16, Q8_0, Q5_0, Q4_K, Q6_K = (
     gguf.GGMLQuantizationType[name] for name in ("F32", "F16", "BF16", "Q8_0", "Q5_0", "Q4_K", "Q6_K")
@@ -63,7 +62,7 @@ def write_gguf(
     """Write `target`: what `facts` tells the writer, then the tensors; under a temporary name until it is whole.
 
     Raises:
-        ArtifactError: the file can't be written.
+        OSError: the file can't be written.
         ModelError: a format of llama.cpp's own, and no llama.cpp is installed; numbers beyond float16.
     """
     if any(tensor.kind in _BY_GGML for tensor in entries):
@@ -81,8 +80,6 @@ def write_gguf(
             writer.write_tensor_data(_rounded(tensor))
         writer.close()
         partly.rename(target)
-    except OSError as error:
-        raise cannot_write(target, error) from error
     finally:
         partly.unlink(missing_ok=True)
 

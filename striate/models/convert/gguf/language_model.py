@@ -25,6 +25,7 @@ from striate.models.io.adapter_folder import is_adapter
 from striate.models.io.load import load_model, read_config
 from striate.models.structure.anatomy import unwrap
 from striate.models.structure.decoder_stack import find_decoder
+from striate.storage.atomic import cannot_write
 
 
 def export_language_model(model: str | Path, out: str | Path, *, dtype: str = "float16") -> Path:
@@ -45,7 +46,10 @@ def export_language_model(model: str | Path, out: str | Path, *, dtype: str = "f
     if target.exists():
         raise ArtifactError(f"{target} exists already", "a new file", "remove it, or choose another name")
     loaded = load_model(model, device="cpu", dtype=stored_dtype(model), merge=True)
-    write_language_model(loaded.model, loaded.processor, target, dtype)
+    try:
+        write_language_model(loaded.model, loaded.processor, target, dtype)
+    except OSError as error:
+        raise cannot_write(target, error) from error
     return target
 
 
@@ -66,7 +70,7 @@ def write_language_model(
 
     Raises:
         ModelError: a language model, positions or tokenizer that this does not know.
-        ArtifactError: the file can't be written.
+        OSError: the file can't be written.
     """
     core = unwrap(model)
     config = core.config.get_text_config(decoder=True)

@@ -25,7 +25,7 @@ def write_vision_model(model: Any, processor: Any, target: Path, dtype: str = "f
 
     Raises:
         ModelError: a family, an encoder or a setting that llama.cpp does not compute as transformers does.
-        ArtifactError: the file can't be written.
+        OSError: the file can't be written.
     """
     layout = layout_of(unwrap(model), processor)
     entries = list(vision_entries(layout, dtype))
