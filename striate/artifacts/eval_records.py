@@ -129,6 +129,9 @@ class Difference(Document):
         wrong_to_right: items that only this model got right; None where scores are graded.
         mcnemar_p: two-sided exact p of these two counts (McNemar 1947); None where scores are graded.
         resolvable: the smallest true difference that a sample like this one detects with 80% power.
+        floor: the baseline's score without its pictures, where it was asked so.
+        above_floor: (score - floor) / (baseline_score - floor), in %, with its 95% interval.
+        no_above_floor: why there is none, where the floor was measured.
     """
 
     label: str
@@ -152,6 +155,22 @@ class Difference(Document):
     wrong_to_right: int | None = None
     mcnemar_p: float | None = None
     resolvable: float | None = None
+    floor: float | None = None
+    above_floor: float | None = None
+    above_floor_low: float | None = None
+    above_floor_high: float | None = None
+    no_above_floor: str = ""
+
+    @property
+    def kept_above_floor(self) -> "Difference":
+        """The same comparison with the retention above the floor in the place of the plain one."""
+        changed = {
+            "retention": self.above_floor,
+            "retention_low": self.above_floor_low,
+            "retention_high": self.above_floor_high,
+            "no_interval": self.no_above_floor,
+        }
+        return self.model_copy(update=changed)
 
 
 class Retention(Document):
@@ -212,6 +231,7 @@ class GateRow(Document):
         effect: in points of retention.
         no_interval: why there is no interval, where there is none.
         against: the model that it is held against; empty in earlier versions, which took the baseline.
+        above_floor: whether the retention is that above the floor.
     """
 
     condition: str
@@ -229,6 +249,12 @@ class GateRow(Document):
     effect: float | None = None
     no_interval: str = ""
     against: str = ""
+    above_floor: bool = False
+
+    @property
+    def what(self) -> str:
+        """What it is about, in words."""
+        return f"{self.scope}{' above the floor' if self.above_floor else ''}"
 
 
 class GateResult(Document):

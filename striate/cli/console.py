@@ -175,10 +175,24 @@ def result_lines(retention: Retention) -> list[str]:
     less = "; less perplexity is better" if any(row.metric == PERPLEXITY for row in rows) else ""
     head = [f"each change with its 95% interval{less}"] if rows else []
     lines = [_line(row) for row in sorted(rows, key=lambda row: (labels.index(row.label), row.kind == "text"))]
-    return [*head, *lines] + [
+    return [*head, *lines, *_floor_lines(retention)] + [
         f"{label:<7} not compared with {reference}, which was not evaluated: add {reference} to evaluate.models"
         for label, reference in retention.not_held().items()
     ]
+
+
+def _floor_lines(retention: Retention) -> list[str]:
+    """Return what each model keeps above the floor of what it is held against, over all tasks with a picture."""
+    rows = [row for row in retention.held_rows() if row.pack == "*" and row.floor is not None]
+    return [f"{row.label:<7} {row.kind} above the floor: {_above_floor(row)}" for row in rows]
+
+
+def _above_floor(row: Difference) -> str:
+    floor = f"{row.baseline} without pictures {100 * (row.floor or 0):.1f}%"
+    if row.above_floor is None:
+        return f"can't be told: {row.no_above_floor} ({floor})"
+    ends = f"[{row.above_floor_low:.1f}, {row.above_floor_high:.1f}]"
+    return f"{row.above_floor:.1f}% of {row.baseline} kept {ends}; {floor}, n = {row.n:,}"
 
 
 def saved_line(prune: PruneRecord) -> str:

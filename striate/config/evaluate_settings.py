@@ -17,9 +17,10 @@ class EvaluateSection(Section):
     `{tuned all: runs/all/checkpoint}`. `baseline` is the model that others are held against, but for a pruned
     one, which is held against the model that was pruned. `gate` is what each must retain, in %:
     `visual>=99,text>=99.5`, also of a pack or of PACK/TASK, and with `:MODEL` of one model; without, it means neither
-    the baseline nor the start. `effect` is what its sample is to tell, in points of retention off the bound: how many
-    items that takes is said; left out, it is from the bound up to 100%. `bootstrap` counts the draws behind the
-    intervals of perplexity.
+    the baseline nor the start. `floor` asks the models that others are held against once more, without their
+    pictures: retention is then told above that floor too, which a gate means by `visual_above_floor>=98`. `effect` is
+    what a gate's sample is to tell, in points of retention off the bound: how many items that takes is said; left out,
+    it is from the bound up to 100%. `bootstrap` counts the draws behind the intervals of perplexity.
     """
 
     packs: tuple[str, ...] = ()
@@ -28,6 +29,7 @@ class EvaluateSection(Section):
     others: dict[str, str] = Field(default_factory=dict)
     baseline: str = "start"
     gate: str | None = None
+    floor: bool = False
     effect: float | None = Field(default=None, gt=0, le=100, allow_inf_nan=False)
     limit: int | None = Field(default=None, ge=1, le=MOST)
     max_new_tokens: int = Field(default=32, ge=1, le=16_384)

@@ -31,6 +31,8 @@ _SIXTEEN_BITS = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
 _TWELVE_BITS = 4095
 # Tags of TIFF: bits of a sample, and whether 0 means black or white, which Pillow passes over for deep grey.
 _DEPTH, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
+# How EXIF says that a picture was taken with the camera on its side.
+_ORIENTATION, _ON_ITS_SIDE = 274, range(5, 9)
 _PREFIX_BYTES = 16
 # How other formats begin, or go on after four bytes: for errors only.
 _OTHERS = (
@@ -107,6 +109,24 @@ def open_image(
     with _decoded(path, owner, limits, near) as image:
         shallow = _eight_bits(image)
         return _on_white(shallow) if shallow.has_transparency_data else shallow.convert("RGB")
+
+
+def upright_size(path: Picture, owner: str, limits: PictureLimits = ORDINARY) -> tuple[int, int]:
+    """Return the width and height that `open_image` would give the picture, without decoding it.
+
+    Raises:
+        DataError: as `open_image`, of what its head tells.
+    """
+    try:
+        with Image.open(pillow_source(path), formats=FORMATS) as image:
+            limits.check(image.size, path, owner)
+            width, height = image.size
+            return (height, width) if image.getexif().get(_ORIENTATION, 1) in _ON_ITS_SIDE else (width, height)
+    except DataError:
+        raise
+    # Pillow's decoders raise errors of every kind for damaged files.
+    except Exception as error:
+        raise _unreadable(path, owner, first_line(error)) from error
 
 
 def check_pictures(owners: Mapping[Picture, str], limits: PictureLimits = ORDINARY) -> str:

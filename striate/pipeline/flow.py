@@ -40,7 +40,7 @@ from striate.pipeline.preflight import (
     num_layers_of,
     prompts_fit,
 )
-from striate.pipeline.references import references_of
+from striate.pipeline.references import floors_of, references_of
 from striate.pipeline.resident_model import BASE_LABEL, QUANTIZED, ResidentModel
 from striate.pipeline.run_inputs import locate_inputs
 from striate.pipeline.stage_keys import StageKeys
@@ -367,31 +367,40 @@ class Flow:
 
     def evaluate(self) -> Retention:
         """Ask every model the test packs; write eval/LABEL.json, its predictions, retention.json and gate.json."""
-        from striate.pipeline.model_evaluation import write_gate, write_retention
+        from striate.pipeline.model_evaluation import read_floors, write_gate, write_retention
 
-        section = self.config.evaluate
-        results, references = self._results(self.labels), references_of(self.config)
-        retention = write_retention(self.out, results, section, self.config.seed, references)
-        write_gate(self.out, results, section, self.config.seed, references)
+        section, seed, blind = self.config.evaluate, self.config.seed, self._floors()
+        results, references = self._results(self.labels, blind), references_of(self.config)
+        floors = read_floors(self.out, blind)
+        retention = write_retention(self.out, results, section, seed, references, floors)
+        write_gate(self.out, results, section, seed, references, floors)
         for label in self.labels:
             self._write_card(label, figures=True)
         return retention
 
-    def _results(self, labels: Sequence[str]) -> Results:
-        """Return records and answers of models, by label, after asking those that are not up to date."""
+    def _results(self, labels: Sequence[str], blind: Sequence[str] = ()) -> Results:
+        """Return records and answers of models, by label, after asking those that are not up to date.
+
+        Those of `blind` are asked without their pictures too.
+        """
         from striate.pipeline.model_evaluation import evaluate_model, read_results
 
         for label in labels:
-            evaluate_model(
-                self.run,
-                label,
-                model=self._path_of(label),
-                key=self.keys.evaluate(label),
-                packs=self._noted_packs,
-                load=partial(self._models.load, label),
-            )
+            model, load = self._path_of(label), partial(self._models.load, label)
+            key, floor = self.keys.evaluate(label), self.keys.floor(label)
+            evaluate_model(self.run, label, model=model, key=key, packs=self._noted_packs, load=load)
+            if label in blind:
+                evaluate_model(self.run, label, model=model, key=floor, packs=self._noted_packs, load=load, blind=True)
             self._models.drop()
         return read_results(self.out, labels)
+
+    def _floors(self) -> list[str]:
+        """Return which models are asked without their pictures; none where no item has one, which is said."""
+        labels = floors_of(self.config)
+        if labels and not any(item.images for pack in self.read_packs() for item in pack.items):
+            warn(self.progress, "no effect: evaluate.floor (no test item has a picture)")
+            return []
+        return labels
 
     @property
     def labels(self) -> list[str]:

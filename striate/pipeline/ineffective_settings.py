@@ -95,7 +95,8 @@ RULES: tuple[Rule, ...] = (
     ("heal.top_k", lambda run: run.heals and not run.heal.kl, "heal.kl is 0"),
     ("heal.text_data", lambda run: run.heals and not run.heal.text, "heal.text is 0"),
     (
-        "evaluate.max_new_tokens evaluate.bootstrap evaluate.baseline machine.eval_tokens report.examples",
+        "evaluate.max_new_tokens evaluate.bootstrap evaluate.baseline evaluate.floor machine.eval_tokens"
+        " report.examples",
         lambda run: not run.evaluate.packs,
         "evaluate.packs is empty",
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from striate.artifacts import (
@@ -34,11 +35,13 @@ if TYPE_CHECKING:
     from striate.tasks.packs.items import Pack
 
 Results = dict[str, tuple[EvalRecord, list[Prediction]]]
+Floors = Mapping[str, Sequence[Prediction]]
 FOLDER, RETENTION_FILE, GATE_FILE, NOTES_FILE = "eval", "retention.json", "gate.json", "data_notes.json"
 
 
-def _evaluation_files(label: str) -> list[str]:
-    return [f"{FOLDER}/{label}.json", f"{FOLDER}/{label}.predictions.jsonl"]
+def _evaluation_files(label: str, blind: bool = False) -> list[str]:
+    folder = f"{FOLDER}/floor" if blind else FOLDER
+    return [f"{folder}/{label}.json", f"{folder}/{label}.predictions.jsonl"]
 
 
 def evaluate_model(
@@ -49,6 +52,7 @@ def evaluate_model(
     key: dict[str, Any],
     packs: Callable[[], list[Pack]],
     load: Callable[[], Loaded],
+    blind: bool = False,
 ) -> None:
     """Ask the model called `label` all packs, unless that is up to date; write its record and predictions.
 
@@ -61,13 +65,14 @@ def evaluate_model(
         key: what its answers follow from.
         packs: reads the packs, called only when they are needed.
         load: loads the model, called only when it is needed.
+        blind: whether it is asked for its floor: the items with a picture, without it.
 
     Raises:
         StriateError: see `striate.stages.evaluate.evaluate`.
     """
-    record_file, answers_file = files = _evaluation_files(label)
-    journal = f"{FOLDER}/{label}.replies.jsonl"
-    with run.stage(f"evaluate:{label}", key, files, unfinished=[journal]) as stage:
+    record_file, answers_file = files = _evaluation_files(label, blind)
+    journal = record_file.removesuffix(".json") + ".replies.jsonl"
+    with run.stage(f"{'floor' if blind else 'evaluate'}:{label}", key, files, unfinished=[journal]) as stage:
         if not stage.stale:
             return
         # With it comes transformers, which an evaluation that is up to date need not wait for.
@@ -87,7 +92,9 @@ def evaluate_model(
             progress=run.progress,
             journal=run.path / journal,
             journal_key=stage.key,
+            blind=blind,
         )
+        (run.path / answers_file).parent.mkdir(parents=True, exist_ok=True)
         write_lines(run.path / answers_file, predictions)
         write_document(run.path / record_file, record)
         remove(run.path / journal)
@@ -118,6 +125,15 @@ def read_results(run: Path, labels: Sequence[str]) -> Results:
     }
 
 
+def read_floors(run: Path, labels: Sequence[str]) -> Floors:
+    """Return what models answered without pictures, by label.
+
+    Raises:
+        ArtifactError: one of them was not asked.
+    """
+    return {label: read_lines(run / _evaluation_files(label, blind=True)[1], Prediction) for label in labels}
+
+
 def write_data_notes(run: RunFolder, packs: Sequence[Pack], trained: Callable[[], Sequence[Sample]]) -> None:
     """Say what is odd about test packs and training data, and write eval/data_notes.json.
 
@@ -135,7 +151,12 @@ def write_data_notes(run: RunFolder, packs: Sequence[Pack], trained: Callable[[]
 
 
 def write_retention(
-    run: Path, results: Results, section: EvaluateSection, seed: int, references: Mapping[str, str]
+    run: Path,
+    results: Results,
+    section: EvaluateSection,
+    seed: int,
+    references: Mapping[str, str],
+    floors: Floors = MappingProxyType({}),
 ) -> Retention:
     """Return every model's comparison with the baseline, and with what it is held against; write eval/retention.json.
 
@@ -145,6 +166,7 @@ def write_retention(
         section: settings of the evaluation.
         seed: of the draws behind perplexity's intervals.
         references: by label, the model that another is held against (`references_of`).
+        floors: by label, what models that others are held against answered without pictures.
 
     Raises:
         ArtifactError: two models did not answer the same items.
@@ -152,7 +174,8 @@ def write_retention(
     others = [label for label in results if label != section.baseline]
 
     def compared(label: str, reference: str) -> list[Difference]:
-        return compare_predictions(results[reference], results[label], section.bootstrap, seed)
+        floor = floors.get(reference, ())
+        return compare_predictions(results[reference], results[label], section.bootstrap, seed, floor)
 
     apart = {label: references[label] for label in others if references[label] in {*results} - {section.baseline}}
     retention = Retention(
@@ -168,11 +191,17 @@ def write_retention(
 
 
 def write_gate(
-    run: Path, results: Results, section: EvaluateSection, seed: int, references: Mapping[str, str]
+    run: Path,
+    results: Results,
+    section: EvaluateSection,
+    seed: int,
+    references: Mapping[str, str],
+    floors: Floors = MappingProxyType({}),
 ) -> GateResult | None:
     """Return what the gate says of every model, and write eval/gate.json; without a gate, None and no such file.
 
-    Each model is held against that of `references`.
+    Each model is held against that of `references`, above what that answered without pictures (`floors`) where a
+    condition says so.
 
     Raises:
         ConfigError: the gate can't be read, or names something that was not measured.
@@ -189,6 +218,7 @@ def write_gate(
         seed,
         references=references,
         effect=section.effect,
+        floors=floors,
     )
     write_document(path, result)
     return result

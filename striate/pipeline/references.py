@@ -22,6 +22,11 @@ def references_of(config: RunConfig) -> dict[str, str]:
     return {label: origin_of(config, "pruned") if label in CUT else baseline for label in others}
 
 
+def floors_of(config: RunConfig) -> list[str]:
+    """Return which models are asked without their pictures: those that others are held against."""
+    return [label for label in labels_of(config) if config.evaluate.floor and label in references_of(config).values()]
+
+
 def check_references(config: RunConfig) -> None:
     """Check that every model that the gate means can be held against what it is to be held against.
 

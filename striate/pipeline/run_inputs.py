@@ -113,6 +113,7 @@ def _locate_packs(config: RunConfig, progress: Progress) -> list[Source]:
             [read_source(source, section.limit) for source in sources],
             labels_of(config),
             section.baseline,
+            floor=section.floor,
         )
     return sources
 

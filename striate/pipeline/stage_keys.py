@@ -169,12 +169,16 @@ class StageKeys:
         """Return what the answers of the model called `label` follow from."""
         return {"model": self.model(label), **self.asked()}
 
+    def floor(self, label: str) -> dict[str, Any]:
+        """Return what the answers of the model called `label` without pictures follow from."""
+        return {**self.evaluate(label), "pictures": "grey"}
+
     def asked(self, until: bool = False) -> dict[str, Any]:
         """Return what answers follow from besides the model: those of the test, or by which `prune.until` chooses."""
         config = self.run.config
         return {
             "packs": self._until_packs() if until and self.inputs.until_packs else self._packs(),
-            "section": config.evaluate.model_dump(exclude={"models", "baseline", "suites", "others", "gate", "effect"}),
+            "section": config.evaluate.model_dump(include={"packs", "limit", "max_new_tokens", "bootstrap"}),
             "seed": config.seed,
         }
 

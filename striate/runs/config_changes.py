@@ -7,7 +7,7 @@ from typing import Any
 from striate.config import RunConfig
 from striate.errors import ArtifactError
 
-_COMPARED = ("models", "others", "baseline", "gate", "effect", "suites")
+_COMPARED = ("models", "others", "baseline", "gate", "effect", "floor", "suites")
 FREE = {"machine", "report", "data.broken", "data.images", "prune.until_packs"}
 FREE |= {f"evaluate.{key}" for key in _COMPARED}
 """Settings that no artifact of an earlier stage follows from, or only one that says so itself."""

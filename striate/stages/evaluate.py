@@ -1,6 +1,7 @@
 """Evaluate: ask a model its test packs and score every task, with 95% intervals."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from striate.runs.peak_memory import peak_memory_gib, reset_peak_memory
 from striate.storage.fingerprints import earlier_fingerprint
 from striate.tasks.inference.ask import ask
 from striate.tasks.inference.reply_journal import Journal
+from striate.tasks.inference.without_pictures import without_pictures
 from striate.tasks.packs.items import Item, Mark, Pack, Reply
 from striate.tasks.packs.sources import check_pack_names
 from striate.tasks.scoring.compare import macro_average, macro_intervals, task_scores
@@ -37,6 +39,7 @@ def evaluate(
     progress: Progress | None = None,
     journal: Path | None = None,
     journal_key: str = "",
+    blind: bool = False,
 ) -> tuple[EvalRecord, list[Prediction]]:
     """Return the model's score on every task with its 95% interval, and its answer to every item.
 
@@ -57,28 +60,33 @@ def evaluate(
         progress: where to say how far it is.
         journal: file for the replies meanwhile; the caller deletes it when the result is written.
         journal_key: what the replies follow from, a fingerprint of model, packs and settings.
+        blind: for the floor: whether the items with a picture, and they alone, are asked with a grey one in its place.
 
     Raises:
         DataError: no packs, two packs of one name, a picture that can't be read, or an item that is too long.
         ModelError: weights or logits that are not finite, or a processor that is not the model's.
         ArtifactError: the journal can't be written.
     """
-    items = _all_items(packs)
+    items = [item for item in _all_items(packs) if item.images or not blind]
     check_corpora(items)
     check_finite(unwrap(model))
     reset_peak_memory(unwrap(model).device)
     replies_file = Journal(journal, journal_key) if journal else None
-    with (progress or Silent()).track(f"evaluate {label}", len(items)) as advance:
+    limits, name = PictureLimits.of(machine), f"{'floor of' if blind else 'evaluate'} {label}"
+    with (
+        without_pictures(items, limits) if blind else nullcontext(items) as shown,
+        (progress or Silent()).track(name, len(items)) as advance,
+    ):
         asked = ask(
             model,
             processor,
-            items,
+            shown,
             max_new_tokens=config.max_new_tokens,
             batch_size=machine.eval_batch,
             token_budget=machine.eval_tokens,
             advance=advance,
             journal=replies_file,
-            limits=PictureLimits.of(machine),
+            limits=limits,
         )
     predictions = _predictions(items, asked.replies)
     tasks = tuple(task_scores(predictions, config.bootstrap, seed))

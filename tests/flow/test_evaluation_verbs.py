@@ -64,6 +64,24 @@ def test_other_checkpoints_a_gate_and_where_answers_differ(run_yaml: Path, other
     assert table.exit_code == 0, table.output
     assert "second answer" in (tmp_path / "answers.csv").read_text().splitlines()[0]
 
+    # Models that others are held against are asked without their pictures, where there are any, and once.
+    floors = call("evaluate", "--out", out, "--set", "evaluate.floor=true", "--gate", "visual_above_floor>=1:second")
+    assert "visual above the floor: " in floors.stdout
+    assert floors.exit_code == 1
+    assert "of start in visual above the floor, 1% is asked" in floors.stderr
+    answered = [json.loads(line) for line in (out / "eval" / "floor" / "start.predictions.jsonl").open()]
+    seen = [json.loads(line) for line in (out / "eval" / "start.predictions.jsonl").open()]
+    assert [(row["id"], row["picture"]) for row in answered] == [
+        (row["id"], row["picture"]) for row in seen if row["image"]
+    ]
+    assert any(one["answer"] != two["answer"] for one, two in zip(answered, seen, strict=False))
+    assert [path.name for path in (out / "eval" / "floor").iterdir() if "second" in path.name] == []
+    off = call("evaluate", "--out", out, "--set", "evaluate.floor=false")
+    assert "above the floor" not in off.stdout
+    again = call("evaluate", "--out", out, "--set", "evaluate.floor=true")
+    assert "floor:start: up to date" in again.stdout
+    assert call("evaluate", "--out", out, "--set", "evaluate.floor=false").exit_code == 0
+
     turned = call("evaluate", "--out", out, "--baseline", "second")
     assert turned.exit_code == 0, turned.output
     assert json.loads((out / "eval" / "retention.json").read_text())["baseline"] == "second"

@@ -129,6 +129,7 @@ STALE: dict[str, tuple[Any, set[str]]] = {
     "evaluate.baseline": ("tuned", NONE),
     "evaluate.gate": ("text>=99", NONE),
     "evaluate.effect": (2.0, NONE),
+    "evaluate.floor": (True, NONE),
     # The page is written anew each time.
     "report.title": ("another", NONE),
     "report.examples": (3, NONE),

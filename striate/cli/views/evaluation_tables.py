@@ -90,7 +90,7 @@ def failing_lines(gate: GateResult) -> list[str]:
     """Return a sentence for each row of the gate that did not pass."""
     return [
         f"gate: {row.label} keeps {'no measurable share' if row.retention is None else f'{row.retention:.1f}%'}"
-        f" of {gate.reference(row)} in {row.scope}, {row.threshold:g}% is asked; {_telling(row)}"
+        f" of {gate.reference(row)} in {row.what}, {row.threshold:g}% is asked; {_telling(row)}"
         for row in gate.rows
         if not row.passed
     ]

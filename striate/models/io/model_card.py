@@ -32,6 +32,13 @@ PERPLEXITY = "perplexity"
 METHODS = {"lora": "LoRA", "qlora": "QLoRA", "full": "full weights"}
 MEASURED_BEFORE = " They were measured before the weights were {}."
 UNKNOWN = "This card is striate's; how the model was trained is not noted where it was written."
+# What a table with floors tells more: of itself, in its head, and in the line below.
+ABOVE_FLOOR = (
+    " Its floor is its score with grey pictures in place of the right ones; above it is kept (score - floor) /"
+    " (its score - floor).",
+    " its floor | above the floor | 95% interval |",
+    "---|---|---|",
+)
 SKIPPING = (
     "**Image tokens are computed only in layers {layers}**: in others they {keep} (visual token skipping)."
     " `striate.load_model` reads that from {file}. Plain transformers and PEFT load these weights too, but compute"
@@ -299,16 +306,22 @@ def _figures(facts: CardFacts, stored: str) -> str:
         return ""
     changed = "quantised" if stored else "merged and rounded" if facts.merged else ""
     rows = {(row.pack, row.task, row.metric): row for row in facts.differences}
+    floors = any(row.floor is not None for row in facts.differences)
+    about, heads, rule = ABOVE_FLOOR if floors else ("", "", "")
     lines = [
         "## Evaluation",
         "",
         "Scores in % with 95% intervals (perplexity: nats a token, lower is better); retention against "
-        f"{_reference(facts)} on the same items.{MEASURED_BEFORE.format(changed) if changed else ''}",
+        f"{_reference(facts)} on the same items.{about}{MEASURED_BEFORE.format(changed) if changed else ''}",
         "",
-        "| task | metric | n | score | 95% interval | retention | 95% interval |",
-        "|---|---|---|---|---|---|---|",
-        *(_whole_row(row) for row in facts.differences if row.pack == "*"),
-        *(_row(task, rows.get((task.pack, task.task, task.metric))) for task in facts.evaluation.tasks),
+        f"| task | metric | n | score | 95% interval | retention | 95% interval |{heads}",
+        f"|---|---|---|---|---|---|---|{rule}",
+        *(_whole_row(row) + _above_floor(row, floors) for row in facts.differences if row.pack == "*"),
+        *(
+            _row(task, row) + _above_floor(row, floors)
+            for task in facts.evaluation.tasks
+            for row in [rows.get((task.pack, task.task, task.metric))]
+        ),
     ]
     return "\n".join(lines)
 
@@ -333,6 +346,16 @@ def _row(task: TaskScore, row: Difference | None) -> str:
 def _whole_row(row: Difference) -> str:
     cells = [f"all {row.kind} tasks", "mean", str(row.n), f"{100 * row.score:.1f}", "", *_retention(row)]
     return f"| {' | '.join(cells)} |"
+
+
+def _above_floor(row: Difference | None, shown: bool) -> str:
+    """Return the cells of the floor, which stand in the table where any row has one."""
+    if not shown:
+        return ""
+    if row is None or row.floor is None:
+        return "  |  |  |"
+    kept = _retention(row.kept_above_floor) if row.above_floor is not None else (f"none: {row.no_above_floor}", "")
+    return f" {100 * row.floor:.1f} | {kept[0]} | {kept[1]} |"
 
 
 def _retention(row: Difference | None) -> Sequence[str]:

@@ -73,14 +73,15 @@ def check_run_gate(config: RunConfig, packs: list[Pack]) -> str:
         ConfigError: it can't be read, or no pack can decide it.
     """
     from striate.pipeline.references import check_references
-    from striate.tasks.scoring.gate import check_gate, check_scopes, parse_gate
+    from striate.tasks.scoring.gate import check_floor, check_gate, check_scopes, parse_gate
 
     gate = config.evaluate.gate or ""
     check_references(config)
     if len(packs) == len(config.evaluate.packs):
-        check_gate(gate, packs, labels_of(config), config.evaluate.baseline)
+        check_gate(gate, packs, labels_of(config), config.evaluate.baseline, floor=config.evaluate.floor)
         return gate
     names, conditions = [pack_name_of(name) for name in config.evaluate.packs], parse_gate(gate)
+    check_floor(conditions, floor=config.evaluate.floor)
     named = [condition.place for condition in conditions if condition.place[0] in names]
     check_scopes(conditions, [*((name, "") for name in names), *named], labels_of(config))
     return gate

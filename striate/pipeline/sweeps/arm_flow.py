@@ -52,13 +52,16 @@ class ArmFlow(Flow):
         with self._shared("analyze", self.keys.analyze()):
             return super().analyze()
 
-    def _results(self, labels: Sequence[str]) -> Results:
+    def _results(self, labels: Sequence[str], blind: Sequence[str] = ()) -> Results:
         """Return records and answers of models, those of models that runs share taken over where they are there."""
         for label in labels:
             if label not in _OWN:
                 with self._shared(f"evaluate:{label}", self.keys.evaluate(label)):
                     super()._results([label])
-        return super()._results(labels)
+                if label in blind:
+                    with self._shared(f"floor:{label}", self.keys.floor(label)):
+                        super()._results([label], [label])
+        return super()._results(labels, blind)
 
     @contextmanager
     def _shared(self, stage: str, inputs: Mapping[str, Any]) -> Iterator[None]:

@@ -15,6 +15,11 @@ from striate.reporting.html.wording import amount
 from striate.reporting.sections.changes import draw_changes, draw_details
 from striate.reporting.sections.retention import draw_retention
 
+FLOOR = (
+    "The floor is the score of the model that is held against, asked with grey pictures in place of its own: what is "
+    "kept above it is (score - floor) / (its score - floor). "
+)
+
 
 def key(entries: Sequence[tuple[str, str]]) -> Html:
     """Return a legend of colour patches."""
@@ -56,6 +61,8 @@ def comparison(artifacts: RunArtifacts, retention: Retention) -> Child:
         "Rows over all tasks are unweighted means of the task scores; n counts test items. "
         "Retention is the score over that of the other model; for perplexity, the other model's over this one's. "
     )
+    if any(row.floor is not None for row in held):
+        about += FLOOR
     shown: list[Child] = [tag("p", about + retention.interval, class_="caption"), not_compared(retention)]
     if rows:
         label = f"Retention by task, {pairs}"

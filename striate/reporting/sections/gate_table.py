@@ -26,9 +26,10 @@ def _row(row: GateRow, against: str) -> list[Html]:
 
 def _kept(row: GateRow, against: str) -> str:
     if row.retention is None:
-        return f"no retention: {against} scores nothing"
+        return f"no retention: {row.no_interval or f'{against} scores nothing'}"
     ends = f"{row.low:.1f} to {row.high:.1f}" if row.low is not None and row.high is not None else ""
-    return f"keeps {row.retention:.1f}% of {against}, {interval(ends, row.no_interval)}, {sample(row.n)}"
+    above = " above its floor" if row.above_floor else ""
+    return f"keeps {row.retention:.1f}% of {against}{above}, {interval(ends, row.no_interval)}, {sample(row.n)}"
 
 
 def _told(row: GateRow) -> str:

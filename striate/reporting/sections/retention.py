@@ -43,7 +43,18 @@ def _table(rows: Sequence[Difference]) -> Html:
     ends = [end for row in shares for end in (row.low, row.difference, row.high) if end is not None]
     widest = max(map(abs, ends), default=0.0)
     heads = ["task", "model", "against", "n", "its score", "score", "difference", "95% interval", "", "retention"]
-    return table(heads, [_cells(row, widest) for row in rows])
+    if not any(row.floor is not None for row in rows):
+        return table(heads, [_cells(row, widest) for row in rows])
+    more = ["its floor", "above the floor"]
+    return table([*heads, *more], [[*_cells(row, widest), *_above_floor(row)] for row in rows])
+
+
+def _above_floor(row: Difference) -> list[Cell]:
+    """Return the floor, and what is kept above it, or why that can't be told; dashes of a task without pictures."""
+    if row.floor is None:
+        return figures("–", "–")
+    kept = f"none: {row.no_above_floor}" if row.above_floor is None else _retained(row.kept_above_floor)
+    return figures(score(row.floor, row.metric), kept)
 
 
 def _cells(row: Difference, widest: float) -> list[Cell]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Collection, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -9,6 +10,7 @@ from striate.artifacts import Difference, EvalRecord, Kind, Prediction, TaskScor
 from striate.errors import ArtifactError
 from striate.tasks.metrics import METRICS
 from striate.tasks.packs.items import Item
+from striate.tasks.scoring.above_floor import above_floor
 from striate.tasks.scoring.bootstrap import bootstrap_t
 from striate.tasks.scoring.intervals import (
     Interval,
@@ -19,7 +21,7 @@ from striate.tasks.scoring.intervals import (
     retention_interval,
     share_interval,
 )
-from striate.tasks.scoring.paired_scores import Paired
+from striate.tasks.scoring.paired_scores import Floats, Paired
 from striate.tasks.scoring.picture_sample import PictureSample
 
 TaskKey = tuple[str, str, str, Kind]
@@ -87,6 +89,7 @@ def compare_predictions(
     other: tuple[EvalRecord, Sequence[Prediction]],
     repetitions: int,
     seed: int,
+    floor: Sequence[Prediction] = (),
 ) -> list[Difference]:
     """Return one row a task and one macro row a kind (pack `*`, task `visual` or `text`): `other` against `baseline`.
 
@@ -96,17 +99,22 @@ def compare_predictions(
 
     Items that share a picture count as one observation, in all tasks together, since they are right and wrong together
     (Cameron, Gelbach and Miller 2008, Review of Economics and Statistics 90, 414-427): intervals are over pictures.
+    With a `floor`, the baseline's answers without their pictures, visual rows tell what is kept above it.
 
     Raises:
-        ArtifactError: the two did not answer the same items.
+        ArtifactError: the two, or the baseline with and without pictures, did not answer the same items.
     """
-    pairs = _paired_tasks(baseline, other)
+    pairs, floors = _paired_tasks(baseline, other), _floors(baseline, floor)
     labels = (other[0].label, baseline[0].label)
-    rows = [compare_pairs(labels, key, [pair], repetitions, seed) for key, pair in pairs.items()]
+
+    def compared(key: TaskKey, tasks: Sequence[TaskKey]) -> Difference:
+        blind = [floors[task] for task in tasks if task in floors]
+        return compare_pairs(labels, key, [pairs[task] for task in tasks], repetitions, seed, blind)
+
+    rows = [compared(key, [key]) for key in pairs]
     for kind in KINDS:
-        chosen = [pair for key, pair in pairs.items() if key[3] == kind and METRICS.get(key[2]).higher_is_better]
-        if chosen:
-            rows.append(compare_pairs(labels, (MACRO, kind, MACRO_METRIC, kind), chosen, repetitions, seed))
+        if chosen := in_scope(pairs, (MACRO, kind)):
+            rows.append(compared((MACRO, kind, MACRO_METRIC, kind), chosen))
     return rows
 
 
@@ -116,20 +124,24 @@ def compare_scope(
     scope: tuple[str, str],
     repetitions: int,
     seed: int,
+    floor: Sequence[Prediction] = (),
 ) -> Difference | None:
     """Return the row of one task, or the macro row of a kind (`*`, `visual`) or of a pack (PACK, `*`); None if empty.
 
+    A row has a retention above the `floor`, as in `compare_predictions`, where all of its tasks were asked for it.
+
     Raises:
-        ArtifactError: the two did not answer the same items.
+        ArtifactError: as `compare_predictions`.
     """
     pack, task = scope
-    pairs = _paired_tasks(baseline, other)
+    pairs, floors = _paired_tasks(baseline, other), _floors(baseline, floor)
     chosen = {key: pairs[key] for key in in_scope(pairs, scope)}
     if not chosen:
         return None
     labels, first = (other[0].label, baseline[0].label), next(iter(chosen))
     key = first if len(chosen) == 1 and pack != MACRO else (pack, task, MACRO_METRIC, first[3])
-    return compare_pairs(labels, key, list(chosen.values()), repetitions, seed)
+    blind = [floors[task] for task in chosen if task in floors]
+    return compare_pairs(labels, key, list(chosen.values()), repetitions, seed, blind)
 
 
 def compare_tasks(
@@ -216,8 +228,27 @@ def _paired_tasks(
     }
 
 
+def _floors(baseline: tuple[EvalRecord, Sequence[Prediction]], floor: Sequence[Prediction]) -> dict[TaskKey, Floats]:
+    """Return the baseline's scores without pictures, of each task that was asked so, in the order of its answers."""
+    scores = {(*task_key(item), item.id): item.score for item in floor}
+    asked = {key: group for key, group in by_task(baseline[1]).items() if key in by_task(floor)}
+    items = [(*key, item.id) for key, group in asked.items() for item in group]
+    if len(items) != len(scores) or not scores.keys() >= {*items}:
+        raise ArtifactError(
+            f"{baseline[0].label!r} did not answer the same items with and without their pictures",
+            "two evaluations with the same packs and the same limit",
+            "run `striate evaluate --overwrite`",
+        )
+    return {key: np.array([scores[*key, item.id] for item in group]) for key, group in asked.items()}
+
+
 def compare_pairs(
-    labels: tuple[str, str], key: TaskKey, pairs: Sequence[Paired], repetitions: int, seed: int
+    labels: tuple[str, str],
+    key: TaskKey,
+    pairs: Sequence[Paired],
+    repetitions: int,
+    seed: int,
+    floors: Sequence[Floats] = (),
 ) -> Difference:
     """Return the comparison of one task, or of the macro average of several.
 
@@ -227,6 +258,7 @@ def compare_pairs(
         pairs: both models' scores, one entry a task.
         repetitions: draws of the bootstrap, of perplexity's interval.
         seed: of the draws.
+        floors: the baseline's scores without pictures, one entry a task, where all of them were asked so.
     """
     pack, task, metric, kind = key
     sample, top = _sample(pairs)
@@ -262,7 +294,19 @@ def compare_pairs(
         wrong_to_right=changed[1] if changed else None,
         mcnemar_p=mcnemar(*changed) if changed else None,
         resolvable=None if resolvable is None else resolvable * top,
+        **(_above_floor(pairs, floors) if len(floors) == len(pairs) else {}),
     )
+
+
+def _above_floor(pairs: Sequence[Paired], floors: Sequence[Floats]) -> dict[str, Any]:
+    found = above_floor(pairs, floors)
+    return {
+        "floor": found.floor,
+        "above_floor": found.kept,
+        "above_floor_low": found.interval.low,
+        "above_floor_high": found.interval.high,
+        "no_above_floor": found.interval.why_none,
+    }
 
 
 def _likelihood_kept(nats: Interval) -> Interval:

@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from striate.artifacts import Difference, EvalRecord, GateResult, GateRow, Prediction
 from striate.errors import ConfigError, did_you_mean
@@ -15,6 +16,8 @@ from striate.tasks.scoring.picture_sample import NORMAL
 Results = Mapping[str, tuple[EvalRecord, Sequence[Prediction]]]
 FORM = re.compile(r"\s*(?P<scope>[^<>=]+?)\s*>=\s*(?P<least>\d+(?:\.\d+)?)\s*%?\s*(?::\s*(?P<label>[^,]+?)\s*)?")
 ALLOWED = "SCOPE>=PERCENT or SCOPE>=PERCENT:MODEL, with commas between; SCOPE is visual, text, PACK or PACK/TASK"
+ABOVE_FLOOR = "_above_floor"
+"""What stands after a scope of which the retention above the floor is meant."""
 # The model that the run began with, which no gate is about unless it is named.
 START = "start"
 # How often a sample of `needed_n` items tells the stated effect, and what that takes of a 95% interval's half-width
@@ -27,12 +30,16 @@ EXAMPLE = "for example --gate 'visual>=99,text>=99.5'"
 
 @dataclass(frozen=True)
 class Condition:
-    """One condition: at least `least` % in `scope` of what all models, or the one called `label`, are held against."""
+    """One condition: at least `least` % in `scope` of what all models, or the one called `label`, are held against.
+
+    With `floor` it is of what lies above the floor.
+    """
 
     text: str
     scope: str
     least: float
     label: str | None = None
+    floor: bool = False
 
     @property
     def place(self) -> tuple[str, str]:
@@ -54,7 +61,7 @@ def parse_gate(text: str) -> tuple[Condition, ...]:
         ConfigError: a part that is no condition, or that is there twice; the text shows it and an example.
     """
     conditions = tuple(_condition(part, text) for part in text.split(","))
-    seen = [(condition.scope, condition.label) for condition in conditions]
+    seen = [(condition.scope, condition.label, condition.floor) for condition in conditions]
     repeated = next((condition for condition, key in zip(conditions, seen, strict=True) if seen.count(key) > 1), None)
     if repeated:
         raise ConfigError(f"gate {text!r}: {repeated.scope!r} is there twice", ALLOWED, "keep one of the two")
@@ -86,14 +93,22 @@ def check_scopes(
 
 
 def check_gate(
-    gate: str, packs: Iterable[Pack], labels: Sequence[str], baseline: str, setting: str = "evaluate.gate"
+    gate: str,
+    packs: Iterable[Pack],
+    labels: Sequence[str],
+    baseline: str,
+    setting: str = "evaluate.gate",
+    *,
+    floor: bool = False,
 ) -> None:
     """Return if every condition of `gate` can be held against what will be asked: before anything is.
 
     Raises:
-        ConfigError: no gate, an unknown pack, task or model, or a scope without shares of right answers.
+        ConfigError: no gate, an unknown pack, task or model, or a scope without shares of right answers; one above the
+            floor where models are not asked without their pictures (`floor`), or that has none.
     """
     conditions = parse_gate(gate)
+    check_floor(conditions, setting, floor=floor)
     keys = dict.fromkeys(task_key(item) for pack in packs for item in pack.items)
     tasks = [(pack, task) for pack, task, *_ in keys]
     check_scopes(conditions, tasks, labels, setting)
@@ -110,6 +125,28 @@ def check_gate(
             )
         if not in_scope(keys, condition.place):
             raise _no_shares(condition, tasks)
+        if condition.floor and any(kind != "visual" for *_, kind in in_scope(keys, condition.place)):
+            raise ConfigError(
+                f"gate {condition.text!r}: {condition.scope} has tasks without a picture, which have no floor",
+                f"visual{ABOVE_FLOOR}, or a pack or task whose items all have one",
+                "name such a scope",
+            )
+
+
+def check_floor(conditions: Sequence[Condition], setting: str = "evaluate.gate", *, floor: bool) -> None:
+    """Return if no condition is about what lies above the floor, or models are asked for it.
+
+    Raises:
+        ConfigError: one is, and they are not.
+    """
+    above = next((condition for condition in conditions if condition.floor), None)
+    if above is None or floor:
+        return
+    raise ConfigError(
+        f"gate {above.text!r}: no model is asked without its pictures, so that there is no floor",
+        "evaluate.gate with evaluate.floor, which asks the models that others are held against once more",
+        "set evaluate.floor=true" if setting == "evaluate.gate" else f"leave {ABOVE_FLOOR} out of {setting}",
+    )
 
 
 def hold_against(
@@ -122,6 +159,7 @@ def hold_against(
     only: Sequence[str] | None = None,
     references: Mapping[str, str] | None = None,
     effect: float | None = None,
+    floors: Mapping[str, Sequence[Prediction]] = MappingProxyType({}),
 ) -> GateResult:
     """Return what the gate says of every model but the baseline and the start, a row a condition and model.
 
@@ -141,6 +179,7 @@ def hold_against(
         only: labels to hold against the conditions that name no model; all but the baseline if left out.
         references: by label, the model that another is held against in place of the baseline.
         effect: in points of retention; left out, from the threshold up to 100%.
+        floors: by label, what a model that others are held against answered without pictures.
 
     Raises:
         ConfigError: a condition names something that was not measured.
@@ -154,7 +193,8 @@ def hold_against(
     for condition in conditions:
         for label in condition.models(others, baseline):
             reference = (references or {}).get(label, baseline)
-            difference = compare_scope(results[reference], results[label], condition.place, repetitions, seed)
+            pair, floor = (results[reference], results[label]), floors.get(reference, ())
+            difference = compare_scope(*pair, condition.place, repetitions, seed, floor if condition.floor else ())
             if difference is None:
                 raise _no_shares(condition, tasks)
             rows.append(_row(condition, difference, effect))
@@ -180,10 +220,12 @@ def _condition(part: str, text: str) -> Condition:
     if not 0 < least <= MOST_PERCENT:
         given = f"gate {text!r}: {part.strip()!r} holds {'always' if least <= 0 else 'never'}"
         raise ConfigError(given, f"a share from over 0 to {MOST_PERCENT} %", EXAMPLE)
-    return Condition(part.strip(), match["scope"], least, match["label"])
+    scope = match["scope"].removesuffix(ABOVE_FLOOR)
+    return Condition(part.strip(), scope, least, match["label"], floor=scope != match["scope"])
 
 
-def _row(condition: Condition, difference: Difference, effect: float | None) -> GateRow:
+def _row(condition: Condition, compared: Difference, effect: float | None) -> GateRow:
+    difference = compared.kept_above_floor if condition.floor else compared
     least, low, high = condition.least, difference.retention_low, difference.retention_high
     stated = effect or (100 - least if least < 100 else None)
     passed = difference.retention is not None and difference.retention >= least
@@ -204,6 +246,7 @@ def _row(condition: Condition, difference: Difference, effect: float | None) -> 
         effect=stated,
         no_interval=difference.no_interval,
         against=difference.baseline,
+        above_floor=condition.floor,
     )
 
 
