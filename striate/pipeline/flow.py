@@ -185,7 +185,8 @@ class Flow:
 
     def scores_if_any(self) -> Scores | None:
         """Return the scores of this run's settings, or None where `analyze` has not made them."""
-        done = self.run.is_done("analyze", self.keys.analyze())
+        # What scores follow from includes all of the data: nothing of it is read where there are none.
+        done = (self.out / "scores.json").is_file() and self.run.is_done("analyze", self.keys.analyze())
         return read_document(self.out / "scores.json", Scores) if done else None
 
     def train(self) -> TrainRecord:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from striate.artifacts import Region
-from striate.config import RunConfig
+from striate.config import BUILTIN, RunConfig
 from striate.errors import ConfigError, ModelError, TrainingError, first_line
 from striate.healing.healed_layers import layers_ahead
 from striate.printable import shown
@@ -202,8 +202,10 @@ def check_parts(config: RunConfig, model_path: str) -> None:
     adapters_of(plan.model, Region(layers=tuple(range(depth)), num_layers=depth, spec="all"), section)
 
 
-def prompts_fit(config: RunConfig, model_path: str, packs: Sequence[Pack]) -> Iterator[str]:
-    """Yield, of each model in a folder that is asked the packs, into how many tokens their items fit.
+def prompts_fit(config: RunConfig, model_path: str, packs: Sequence[Pack], *, fetches: bool = True) -> Iterator[str]:
+    """Yield, of each model that is asked the packs, into how many tokens their items fit.
+
+    Of models of the hub config and processor are fetched, if `fetches`; otherwise these models are left out.
 
     Raises:
         StriateError: an item is too long for one of them, or its config or processor can't be used.
@@ -216,8 +218,10 @@ def prompts_fit(config: RunConfig, model_path: str, packs: Sequence[Pack]) -> It
     items, section = [item for pack in packs for item in pack.items], config.evaluate
     for path in dict.fromkeys((model_path, *section.others.values())):
         folder = user_path(path)
-        if folder.is_dir():
-            described = read_config(base_of(folder) if is_adapter(folder) else folder)
-            limits = PictureLimits.of(config.machine)
-            most = check_items(load_processor(folder), described, items, section.max_new_tokens, limits)
+        there, revision = folder.is_dir(), config.model.revision if path == model_path else None
+        if there or (fetches and path != BUILTIN):
+            place = folder if there else path
+            described = read_config(base_of(folder) if there and is_adapter(folder) else place, revision)
+            limits, processor = PictureLimits.of(config.machine), load_processor(place, revision=revision)
+            most = check_items(processor, described, items, section.max_new_tokens, limits)
             yield f"{len(items)} items fit into the {most} tokens of {path}"

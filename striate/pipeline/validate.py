@@ -12,7 +12,7 @@ from striate.config import RunConfig, is_builtin
 from striate.data.pictures import PictureLimits
 from striate.data.reading import joined
 from striate.pipeline.checking.data_ahead import check_held_out, check_learning, check_lengths, mixed_sources, read_data
-from striate.pipeline.checking.model_ahead import model_plan
+from striate.pipeline.checking.model_ahead import model_plan, unreached
 from striate.pipeline.checking.packs_ahead import (
     check_run_gate,
     check_until_gate,
@@ -35,7 +35,6 @@ from striate.progress import Silent
 from striate.pruning.removal import layers_to_remove
 from striate.selectors.spec.grammar import parse_spec
 from striate.selectors.spec.required_scores import check_specs
-from striate.storage.read_files import user_path
 from striate.tasks.packs.findings import findings
 from striate.tasks.packs.sources import check_pack_names
 
@@ -52,7 +51,7 @@ def check_run(config: RunConfig, out: Path = Path("run")) -> Iterator[str]:
     `out` is where its run folder would lie.
 
     Raises:
-        StriateError: the first part that is wrong.
+        StriateError: the first part that is wrong; last, that the model can't be had here.
     """
     spec, limits = parse_spec(config.select.region), PictureLimits.of(config.machine)
     check_specs(config, spec)
@@ -72,15 +71,17 @@ def check_run(config: RunConfig, out: Path = Path("run")) -> Iterator[str]:
     found: Lengths | None = None
     if not any(map(is_builtin, config.data.train)):
         check_learning(config, spec, samples)
-        if user_path(config.model.path).is_dir():
+        if plan:
             found, told = check_lengths(config, limits, samples)
             yield f"lengths   {told}"
     if region and (rates := told_rates(config, region)):
         yield f"rates     {rates}"
     if config.prune.remove:
         yield f"prune     {_removal(config, region)}"
-    yield from _tests(config, limits, samples)
+    yield from _tests(config, limits, samples, fetches=plan is not None)
     yield from ineffective_settings(config)
+    if plan is None and not is_builtin(config.model.path):
+        raise unreached(config.model.path)
     yield f"ready     {_ready(config, plan, region, found, out)}"
 
 
@@ -109,8 +110,11 @@ def _data(config: RunConfig, limits: PictureLimits, parts: list[Sequence[Sample]
         yield f"validate  {check_held_out(config, limits)}"
 
 
-def _tests(config: RunConfig, limits: PictureLimits, samples: Sequence[Sample]) -> Iterator[str]:
-    """Yield a line for each test pack, each gate, each suite, and for everything odd about them and the samples."""
+def _tests(config: RunConfig, limits: PictureLimits, samples: Sequence[Sample], *, fetches: bool) -> Iterator[str]:
+    """Yield a line for each test pack, each gate, each suite, and for everything odd about them and the samples.
+
+    Of models of the hub the lengths of items are counted if `fetches`.
+    """
     check_pack_names([pack_name_of(name) for name in config.evaluate.packs])
     check_pack_names([pack_name_of(name) for name in until_names(config)])
     packs: list[Pack] = []
@@ -119,7 +123,8 @@ def _tests(config: RunConfig, limits: PictureLimits, samples: Sequence[Sample]) 
         for names, read_packs in ((config.evaluate.packs, packs), (until_names(config), until_packs)):
             for name in names:
                 yield f"pack      {read_test_pack(name, config, read_packs, limits, stack)}"
-            for line in prompts_fit(config, config.model.path, read_packs) if read_packs else ():
+            fit = prompts_fit(config, config.model.path, read_packs, fetches=fetches) if read_packs else ()
+            for line in fit:
                 yield f"prompts   {line}"
         for line in findings(samples, [*packs, *(pack for pack in until_packs if pack not in packs)]):
             yield f"note      {line}"
@@ -134,7 +139,7 @@ def _tests(config: RunConfig, limits: PictureLimits, samples: Sequence[Sample]) 
 def _ready(config: RunConfig, plan: Blueprint | None, region: Region | None, found: Lengths | None, out: Path) -> str:
     """Return what the run will take, as far as that can be told."""
     if plan is None or region is None or found is None:
-        return "time, memory and disk are forecast of a model and data in folders"
+        return "time, memory and disk are not forecast of a built-in model or built-in data"
     from striate.pipeline.checking.run_forecast import forecast_run
 
     return str(forecast_run(config, plan, region, found, out))

@@ -230,7 +230,7 @@ CASES = [
     Case("text of healing that is too long, checked", "does not fit: ", ("heal.text_data=['ROOT/long.json']",
          "heal.text=0.9", "heal.share=1.0", "prune.remove=1", "train.max_length=64"), prepare=_long, command=CHECK,
          left=NOTHING),
-    Case("a metric of no held-out sample, checked", "is text_loss, and of 1 held-out samples 1 have a picture",
+    Case("a metric of no held-out sample, checked", "is text_loss, and of 3 held-out samples 3 have a picture",
          ("data.validate=10%", "train.metric_for_best_model=text_loss"), command=CHECK, left=NOTHING),
     Case("held-out samples that are not built in, checked", "unknown built-in pack 'builtin:x'",
          ("data.validate='builtin:x'",), command=CHECK, left=NOTHING),

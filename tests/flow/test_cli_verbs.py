@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from striate.cli import app
+from striate.data import reading
 
 VERBS = ["analyze", "select", "train", "prune", "evaluate", "report"]
 SAME = ["config.yaml", "scores.json", "region.json", "checkpoint/adapter_model.safetensors"]
@@ -90,6 +91,14 @@ def test_region_file_of_another_run(run_yaml: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "two" / "region.json").read_text())["layers"] == [0, 1]
 
 
+def test_a_region_without_scores_reads_no_data(run_yaml: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*given: Any) -> None:
+        raise AssertionError("the data is read")
+
+    monkeypatch.setattr(reading, "parse_sample", refuse)
+    assert "of 4 layers" in done("select", run_yaml, "--out", tmp_path / "run")
+
+
 def test_check_needs_no_model_and_writes_nothing(run_yaml: Path) -> None:
     before = sorted(run_yaml.parent.rglob("*"))
     lines = done("check", run_yaml).splitlines()
@@ -104,7 +113,9 @@ def test_check_needs_no_model_and_writes_nothing(run_yaml: Path) -> None:
     percent = done("check", run_yaml, "--set", "prune={remove: 50%, scorer: answer-loss, when: before}")
     assert "prune     2 of 4 layers, ranked by answer-loss, before tuning" in percent.splitlines()
     hub = ("--set", "model.path=owner/name", "--set", "prune.remove=30%")
-    assert "prune     30% of the layers, ranked by modality-block-influence, after" in done("check", run_yaml, *hub)
+    unreached = call("check", run_yaml, *hub)
+    assert "prune     30% of the layers, ranked by modality-block-influence, after" in unreached.stdout
+    assert (unreached.exit_code, "not ready: the model 'owner/name'" in unreached.stderr) == (1, True)
     assert "items are in the training data, same picture and question" in notes[0]
     assert sorted(run_yaml.parent.rglob("*")) == before
 

@@ -14,13 +14,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from published_kit import mmbench
 
-from striate.data.checks.length_check import oversized
+from striate.data.checks.length_check import lengths, oversized
 from striate.data.collate import Collator
 from striate.data.pictures import ORDINARY
 from striate.data.reading import read_samples
 from striate.data.samples import Message, Sample
 from striate.errors import ArtifactError, DataError
 from striate.pipeline import Flow
+from striate.pipeline.checking import data_ahead
 from striate.pipeline.validate import check_run
 from striate.tasks.inference.ask import ask
 from striate.tasks.packs.reader import read_pack
@@ -77,6 +78,28 @@ def test_what_a_template_refuses_keeps_its_own_advice(
 def test_check_says_that_all_fit(run_config: Any, saved_pack: Path) -> None:
     count = len(read_samples(saved_pack))
     assert f"lengths   {count} samples fit into 128 tokens" in lines(run_config, saved_pack)
+
+
+def test_of_many_samples_some_are_counted_and_the_longest_among_them(
+    run_config: Any, saved_pack: Path, pack: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = len(read_samples(saved_pack))
+    monkeypatch.setattr(data_ahead, "MOST_COUNTED", 6)
+    said = [line for line in lines(run_config, saved_pack) if line.startswith(("lengths", "ready"))]
+    assert said[0] == (
+        f"lengths   of {count} samples 6 were counted, among them those of the most text and pictures: 6 samples fit"
+        " into 128 tokens"
+    )
+    with pytest.raises(DataError, match=r"'train-03' does not fit.*\nsample 'train-04' does not fit"):
+        lines(run_config, pack)
+
+
+def test_what_is_estimated_of_samples_that_are_not_counted(tiny_llava: Loaded, saved_pack: Path) -> None:
+    samples = [*read_samples(saved_pack)] * 4
+    whole, some = (lengths(tiny_llava.processor, samples, 128, ORDINARY, most_counted=most) for most in (None, 26))
+    assert (whole.counted, some.counted, some.samples) == (52, 26, 52)
+    assert (some.longest, some.pictures, some.image_tokens) == (whole.longest, whole.pictures, whole.image_tokens)
+    assert abs(some.text - whole.text) < 0.1 * whole.text
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

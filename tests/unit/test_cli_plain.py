@@ -119,14 +119,15 @@ def test_check_prints_paths_as_they_are(pack_dir: Path, tmp_path: Path) -> None:
     config = tmp_path / "run.yaml"
     config.write_text(f"model: {{path: owner/name}}\ndata: {{train: ['{odd}']}}\nevaluate: {{packs: ['{odd}']}}\n")
     shown = call("check", str(config))
-    assert shown.exit_code == 0, shown.output
+    assert shown.exit_code == 1, shown.output
+    assert "not ready: the model 'owner/name' is not on this machine, and the hub can't be reached" in shown.stderr
+    assert "hf download owner/name" in shown.stderr
     assert [line for line in shown.stdout.splitlines() if not line.startswith("note ")] == [
         "region    uniform:25%",
         "scorers   block-influence, modality-block-influence",
         "model     owner/name, whose config can't be had here: nothing that follows from it is looked at",
         f"data      {odd}: 13 samples, 12 pictures",
         f"pack      {odd}: 48 items of 4 tasks, 12 pictures",
-        "ready     time, memory and disk are forecast of a model and data in folders",
     ]
 
 

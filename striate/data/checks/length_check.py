@@ -6,16 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from striate.data.collate import Collator
 from striate.data.pictures import FORMATS, PictureLimits, pillow_source
 from striate.data.samples import Sample
 from striate.data.sources.stored_pictures import Picture
-from striate.data.store.sample_columns import pictures_shown
+from striate.data.store.sample_columns import SampleColumns, pictures_shown
 from striate.errors import DataError, TooLongError
 
 _UNLIMITED = 2**40
+# Of a token of text.
+_CHARACTERS = 4
 Size = tuple[int, int]
 
 
@@ -24,16 +27,18 @@ class Lengths:
     """How long samples are, in tokens.
 
     Attributes:
-        wrong: what is wrong with each sample that does not fit, by its id.
+        wrong: the id of each sample that does not fit, and what is wrong with it.
         samples: how many there are.
-        text: tokens of all texts, with one for each picture.
+        counted: of how many the tokens were counted.
+        text: tokens of all texts, with one for each picture; estimated of those that were not counted.
         longest: of the longest text, likewise.
         pictures: how often a picture is shown.
         image_tokens: the most that one takes, of those that were encoded.
     """
 
-    wrong: dict[str, str]
+    wrong: tuple[tuple[str, str], ...]
     samples: int
+    counted: int
     text: int
     longest: int
     pictures: int
@@ -50,7 +55,7 @@ def oversized(
     skips: bool = False,
 ) -> dict[str, str]:
     """Return what is wrong with each sample that does not fit into `max_length` tokens, by its id; as `lengths`."""
-    return lengths(processor, samples, max_length, limits, train=train, skips=skips).wrong
+    return dict(lengths(processor, samples, max_length, limits, train=train, skips=skips).wrong)
 
 
 def lengths(
@@ -61,11 +66,13 @@ def lengths(
     *,
     train: bool = True,
     skips: bool = False,
+    most_counted: int | None = None,
 ) -> Lengths:
     """Return how long the samples are, and what is wrong with each that does not fit into `max_length` tokens.
 
     A sample is encoded only if its text and the most image tokens that a picture takes are more than that. With `train`
-    off samples are prompts, of which nothing is cut.
+    off samples are prompts, of which nothing is cut. Of more than `most_counted` samples so many are looked at: half of
+    them those with the most text and pictures, the others evenly spaced among the rest.
 
     Raises:
         DataError: a sample is wrong in another way, such as that the chat template refuses it; with `skips` that is
@@ -73,19 +80,36 @@ def lengths(
     """
     collator = Collator(processor, max_length, train, limits)
     most = _most_image_tokens(Collator(processor, _UNLIMITED, train, limits), samples)
-    wrong: dict[str, str] = {}
-    total = longest = pictures = 0
-    for sample in samples:
+    columns, wrong = SampleColumns.of(samples), list[tuple[str, str]]()
+    largest, others = _chosen(columns, most, most_counted)
+    texts: dict[int, int] = {}
+    for index in sorted([*largest, *others]):
+        sample = samples[index]
         try:
-            text = collator.text_length(sample)
-            total, longest, pictures = total + text, max(longest, text), pictures + len(sample.images)
-            if text + most * len(sample.images) > max_length:
+            texts[index] = collator.text_length(sample)
+            if texts[index] + most * len(sample.images) > max_length:
                 collator.encode([sample])
         except DataError as error:
             if not (skips or isinstance(error, TooLongError)):
                 raise
-            wrong[sample.id] = error.given
-    return Lengths(wrong, len(samples), total, longest, pictures, most)
+            wrong.append((sample.id, error.given))
+    counted = len(largest) + len(others)
+    usual = sum(texts.get(index, 0) for index in others) / max(1, len(others))
+    total = sum(texts.get(index, 0) for index in largest) + round(usual * (len(samples) - len(largest)))
+    return Lengths(
+        tuple(wrong), len(samples), counted, total, max(texts.values(), default=0), int(columns.pictures.sum()), most
+    )
+
+
+def _chosen(columns: SampleColumns, image_tokens: int, most: int | None) -> tuple[list[int], list[int]]:
+    """Return the samples that are counted: those of the most text and pictures, and others, which are all of a few."""
+    count = len(columns.lengths)
+    if most is None or count <= most:
+        return [], list(range(count))
+    order = np.argsort(-(columns.lengths + _CHARACTERS * image_tokens * columns.pictures), kind="stable")
+    largest = order[: most // 2].tolist()
+    rest = np.sort(order[most // 2 :])
+    return largest, rest[np.linspace(0, len(rest) - 1, most - len(largest)).astype(int)].tolist()
 
 
 def _most_image_tokens(collator: Collator, samples: Sequence[Sample]) -> int:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from striate.data.samples import Sample
     from striate.data.sources.stored_pictures import Picture
 
+MOST_COUNTED = 20_000
+
 
 def read_data(name: str, config: RunConfig, limits: PictureLimits, read: list[Sequence[Sample]]) -> str:
     """Return what a source of samples holds, which are put to `read`, after decoding every picture.
@@ -104,7 +106,7 @@ def _training_data(config: RunConfig) -> TrainingData:
 def check_lengths(config: RunConfig, limits: PictureLimits, training: Sequence[Sample]) -> tuple[Lengths, str]:
     """Return how long the training samples are, and that all that the run reads fit into `train.max_length`.
 
-    Samples that do not are named, where they are left out.
+    Samples that do not are named, where they are left out. Of more than `MOST_COUNTED` so many are counted.
 
     Raises:
         DataError: one does not fit.
@@ -114,21 +116,26 @@ def check_lengths(config: RunConfig, limits: PictureLimits, training: Sequence[S
     from striate.models.io.load import load_processor
 
     section, most = config.data, config.train.max_length
-    processor, skips = load_processor(user_path(config.model.path)), section.broken == "skip"
+    folder, skips = user_path(config.model.path), section.broken == "skip"
+    processor = load_processor(folder if folder.is_dir() else config.model.path, revision=config.model.revision)
     mixes = bool(section.mix or section.text)
     trained = _training_data(config).samples if mixes else drawn(training, section.max_train_samples, config.seed)
     besides = _read_besides(config)
-    found = lengths(processor, trained, most, limits, skips=skips)
-    wrong = found.wrong | oversized(processor, besides, most, limits, skips=skips)
+    found = lengths(processor, trained, most, limits, skips=skips, most_counted=MOST_COUNTED)
+    wrong = [*found.wrong, *oversized(processor, besides, most, limits, skips=skips).items()]
     if wrong and not skips:
         raise DataError(
-            "\n".join(wrong.values()),
+            "\n".join(why for _, why in wrong),
             f"pictures, question and the start of the answer within train.max_length {most}",
             "raise train.max_length, make pictures smaller, shorten or remove these samples, or use data.broken=skip",
         )
-    left_out = f"; left out: {len(wrong)} ({', '.join(list(wrong)[:5])}{', ...' if len(wrong) > 5 else ''})"
-    count = len(trained) + len(besides) - len(wrong)
-    return found, f"{count} samples fit into {most} tokens{left_out if wrong else ''}"
+    left_out = (
+        f"; left out: {len(wrong)} ({', '.join(name for name, _ in wrong[:5])}{', ...' if len(wrong) > 5 else ''})"
+    )
+    count = found.counted + len(besides) - len(wrong)
+    some = f"of {found.samples} samples {found.counted} were counted, among them those of the most text and pictures: "
+    told = some if found.counted < found.samples else ""
+    return found, f"{told}{count} samples fit into {most} tokens{left_out if wrong else ''}"
 
 
 def check_learning(config: RunConfig, spec: Spec, training: Sequence[Sample]) -> None:

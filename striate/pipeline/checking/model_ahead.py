@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from striate.config import RunConfig, is_builtin
 from striate.errors import ModelError, first_line
 from striate.pipeline.preflight import check_adapter, check_base, check_parts
+from striate.printable import shown
 from striate.storage.read_files import user_path
 
 if TYPE_CHECKING:
@@ -61,6 +62,15 @@ def model_plan(config: RunConfig) -> tuple[Blueprint | None, str]:
     check_decoder_only(plan.anatomy)
     check_parts(config, place)
     return plan, f"{path}: {plan.anatomy.model_type}, {plan.anatomy.num_layers} decoder layers"
+
+
+def unreached(path: str) -> ModelError:
+    """Return the error for a model of the hub that a run could not load now."""
+    return ModelError(
+        f"not ready: the model {shown(path)} is not on this machine, and the hub can't be reached",
+        "a model in a folder, one that was fetched before, or a hub that can be reached",
+        f"fetch it where there is a network (hf download {path}), or check again with one",
+    )
 
 
 def _unreached(error: BaseException | None) -> bool:
