@@ -12,9 +12,8 @@ from striate.demo.register import register_when_imported
 from striate.version import __version__
 
 if TYPE_CHECKING:
-    from striate.api import prune
+    from striate.api import load_model, prune
     from striate.artifacts import Region, Scores
-    from striate.models.io.load import load_model
     from striate.models.trainable.apply import apply_region, lora_config
     from striate.stages.analyze import analyze
     from striate.stages.select import select
@@ -37,7 +36,7 @@ _PLACES = {
     "Scores": "striate.artifacts",
     "analyze": "striate.stages.analyze",
     "apply_region": "striate.models.trainable.apply",
-    "load_model": "striate.models.io.load",
+    "load_model": "striate.api",
     "lora_config": "striate.models.trainable.apply",
     "prune": "striate.api",
     "select": "striate.stages.select",

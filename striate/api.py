@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
 from pydantic import ValidationError
@@ -13,9 +14,13 @@ from striate.artifacts import CompensationMethod, PruneRecord, Region, Scores
 from striate.config import HealSection, MachineSection, TrainSection
 from striate.data.collate import Collator
 from striate.data.samples import Sample
+from striate.demo.places import locate_model
 from striate.errors import ConfigError
 from striate.healing.sample_mix import healing_samples
 from striate.healing.teacher_pass import teacher_rows
+from striate.models.io import load
+from striate.models.io.load import Loaded
+from striate.progress import Silent
 from striate.pruning.compensation.compensate import compensate as compensate_for
 from striate.pruning.greedy_ranking import MEASURES, Question, calibration, rank_greedily
 from striate.pruning.position_order import ORDERS
@@ -25,6 +30,33 @@ from striate.stages import prune as stage
 
 _MAX_LENGTH, _BATCH = 2048, 8
 _Model = TypeVar("_Model", bound=nn.Module)
+
+
+def load_model(
+    path: str | Path,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    revision: str | None = None,
+    merge: bool = False,
+    quiet: bool = True,
+) -> Loaded:
+    """Return the LVLM at `path` in eval mode, with its processor: as `striate.models.io.load.load_model`, or built in.
+
+    Args:
+        path: a Hugging Face LVLM folder, a hub id, a PEFT adapter folder, or `builtin` for the small LVLM that comes
+            with striate, which is fetched and built once.
+        device: `auto` (CUDA where there is some, else CPU), `cpu`, `cuda`, `cuda:N` or `mps`.
+        dtype: `auto` (float32 on CPU, bfloat16 elsewhere), `float32`, `bfloat16` or `float16`.
+        revision: branch, tag or commit of a hub id.
+        merge: add an adapter into the weights, which gives a plain transformers model.
+        quiet: show no progress bars and warnings of transformers.
+
+    Raises:
+        ModelError: no such path, a text-only model, missing or damaged weights, base model or processor.
+    """
+    place = locate_model(str(path), Silent())
+    return load.load_model(place, device=device, dtype=dtype, revision=revision, merge=merge, quiet=quiet)
 
 
 def prune(

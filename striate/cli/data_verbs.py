@@ -11,7 +11,7 @@ import typer
 
 from striate.cli.boundary import guard
 from striate.cli.console import OUT, print_json, quiet_libraries
-from striate.cli.options import Json
+from striate.cli.options import Json, located
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +33,7 @@ def data(
     source: Annotated[str, typer.Argument(help="File or folder of training data, or a data set as hf:owner/name.")],
     *,
     model: Annotated[
-        str | None, typer.Option(help="Model folder or hub id whose processor shows tokens; weights are not read.")
+        str | None, typer.Option(help="Folder, hub id or builtin, whose processor shows tokens; weights are not read.")
     ] = None,
     settings: Annotated[
         list[str] | None,
@@ -172,11 +172,12 @@ def _look(source: str, config: RunConfig, model: str | None, shown: int, as_json
     limits = PictureLimits.of(config.machine)
     learned, length = plain_pieces, None
     if model is not None:
+        place = located(model)
         from striate.data.collate import Collator
         from striate.data.overview.learned_text import learned_pieces
         from striate.models.io.load import load_processor
 
-        processor = load_processor(user_path(model) if user_path(model).is_dir() else model)
+        processor = load_processor(place)
         collator = Collator(processor, config.train.max_length, True, limits)
         length = collator.text_length
         learned = lambda sample: learned_pieces(collator, processor, sample)  # noqa: E731

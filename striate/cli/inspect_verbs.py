@@ -9,6 +9,7 @@ import typer
 
 from striate.cli.boundary import guard
 from striate.cli.console import OUT, draw_stack, quiet_libraries, show_table
+from striate.cli.options import located
 
 if TYPE_CHECKING:
     from striate.artifacts import Region
@@ -23,7 +24,7 @@ def register(app: typer.Typer) -> None:
 
 
 def inspect(
-    model: Annotated[str, typer.Argument(help="Model folder or hub id; weights are not read.")],
+    model: Annotated[str, typer.Argument(help="Model folder, hub id or builtin; weights are not read.")],
     region: Annotated[
         str | None,
         typer.Option("--region", metavar="SPEC", help="What this region would train, and what a step takes."),
@@ -45,6 +46,7 @@ def inspect(
     """Show an LVLM's parts, what a region would train, and a forecast of a step's memory and time."""
     with guard(None):
         quiet_libraries()
+        place = located(model)
         from striate.config import parse_config
         from striate.models.forecast.layer_shapes import model_shape
         from striate.models.forecast.settings import Settings as Step
@@ -53,7 +55,7 @@ def inspect(
         from striate.stages.select import select
         from striate.training.what_trains import encoder_layers_of
 
-        plan = blueprint(model)
+        plan = blueprint(place)
         OUT.print(f"{plan.anatomy.model_type}: {plan.anatomy.num_layers} decoder layers at {plan.anatomy.layers_name}")
         OUT.print(str(count_image_tokens(plan.model)), soft_wrap=True)
         show_table("", ["component", "parameters", "share"], plan.rows())

@@ -7,6 +7,7 @@ import typer
 
 from striate.cli.boundary import guard
 from striate.cli.console import OUT, quiet_libraries
+from striate.cli.options import located
 from striate.errors import ConfigError
 
 NewModel = Annotated[Path, typer.Option("--out", help="Folder of the new model: new or empty.")]
@@ -28,6 +29,10 @@ def import_checkpoint(
     """Turn an original LLaVA-1.5 or Bunny checkpoint into one of transformers' own form."""
     with guard(None):
         quiet_libraries()
+        from striate.pipeline.run_models import reached
+
+        for place in filter(None, (source, vision, base)):
+            reached(place)
         from striate.models.convert.legacy.importing import import_checkpoint as convert
 
         done = convert(source, out, vision=vision, base=base)
@@ -44,6 +49,10 @@ def compose_model(
     """Put a new LVLM together from an encoder and a language model, with a fresh projector."""
     with guard(None):
         quiet_libraries()
+        from striate.pipeline.run_models import reached
+
+        for place in (vision, llm):
+            reached(place)
         from striate.models.convert.compose import compose
         from striate.models.io.save import save_model
 
@@ -57,16 +66,18 @@ def compose_model(
 
 
 def remove_layers(
-    model: Annotated[Path, typer.Argument(help="Model folder with safetensors; it is not changed.")],
+    model: Annotated[str, typer.Argument(help="Folder with safetensors, hub id or builtin; not changed.")],
     layers: Annotated[str, typer.Option(metavar="N,N,...", help="Decoder layers to remove, counted from 0.")],
     out: NewModel,
 ) -> None:
     """Write a model without some decoder layers, shard by shard: memory stays small."""
     with guard(None):
         quiet_libraries()
+        numbers, place = _numbers(layers), located(model)
+        from striate.models.convert.legacy.legacy_sources import folder_of
         from striate.models.surgery.prune_checkpoint import prune_checkpoint
 
-        done = prune_checkpoint(model, _numbers(layers), out)
+        done = prune_checkpoint(folder_of(place, "model"), numbers, out)
         OUT.print(f"{len(done.old_to_new)} layers kept")
         OUT.print(f"{done.parameters_before:,} -> {done.parameters_after:,} parameters")
         OUT.print(str(out), soft_wrap=True)

@@ -63,7 +63,10 @@ def open_flow(
         )
     quiet_libraries()
     from striate.pipeline import Flow
+    from striate.pipeline.run_models import is_run, reached
 
+    if not is_run(out):
+        reached(config.model.path, config.model.revision)
     command = shlex.join(["striate", *sys.argv[1:]])
     progress = RichProgress(console)
     return Flow(config, out, progress=progress, overwrite=overwrite, command=command, curve=curve, kept=kept)
@@ -100,6 +103,18 @@ def chosen_places(sources: Sequence[str], only: str | None) -> dict[str, ModelPl
     return places
 
 
+def located(model: str) -> str:
+    """Return the path of the model that a person named: `builtin`, a folder, or a hub id that can be had.
+
+    Raises:
+        ModelError: the hub has no such model, or does not answer within seconds; the built-in one can't be fetched.
+    """
+    from striate.demo.places import locate_model
+    from striate.pipeline.run_models import reached
+
+    return reached(locate_model(model, RichProgress(ERR)))
+
+
 def load_place(place: ModelPlace, device: str, dtype: str) -> Loaded:
     """Return the model at `place`, adapters merged, with its processor.
 
@@ -107,8 +122,10 @@ def load_place(place: ModelPlace, device: str, dtype: str) -> Loaded:
         ModelError: it can't be loaded.
     """
     quiet_libraries()
+    from striate.models.io.hub_download import fetch_weights
     from striate.models.io.load import load_model
 
+    fetch_weights(place.base or place.path, None if place.base else place.revision, RichProgress(ERR))
     return load_model(place.path, device=device, dtype=dtype, revision=place.revision, merge=True)
 
 

@@ -11,12 +11,12 @@ import typer
 from striate.cli.boundary import guard
 from striate.cli.console import ERR, OUT, RichProgress, print_json, quiet_libraries, show_table
 from striate.cli.model_verbs import NewModel
-from striate.cli.options import Json
+from striate.cli.options import Json, located
 
 if TYPE_CHECKING:
     from striate.models.io.hub_upload import Upload
 
-Source = Annotated[str, typer.Argument(help="Run folder, model's folder or hub id.")]
+Source = Annotated[str, typer.Argument(help="Run folder, model's folder, hub id or builtin.")]
 Label = Annotated[
     str | None,
     typer.Option("--model", metavar="LABEL", help="Of a run: start, tuned or pruned. Left out: the last one made."),
@@ -52,6 +52,7 @@ def merge(
     """Write a run's model, or an adapter, as one ordinary checkpoint in 16 bits, tensor by tensor."""
     with guard(None):
         quiet_libraries()
+        base = located(base) if base else None
         from striate.pipeline.merging import merge_model
 
         progress = RichProgress(ERR if json else OUT)

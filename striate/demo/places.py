@@ -35,7 +35,11 @@ def quickstart_config(overrides: tuple[str, ...] = ()) -> RunConfig:
 
 
 def locate_model(name: str, progress: Progress) -> str:
-    """Return the path of the model called `name`: a whole path for a folder, the built-in one's for `builtin`."""
+    """Return the path of the model called `name`: a whole path for a folder, the built-in one's for `builtin`.
+
+    Raises:
+        ModelError: the built-in model can't be fetched.
+    """
     if name == BUILTIN:
         return str(builtin_model(None, None, progress))
     folder = user_path(name)

@@ -516,6 +516,9 @@ class Flow:
         return str(places.get(label, self.inputs.model))
 
     def _checked_path_of(self, label: str) -> str:
+        from striate.models.io.hub_download import fetch_weights
+
+        fetch_weights(self.inputs.model, self.config.model.revision, self.progress)
         path = self._path_of(label)
         if label not in (BASE_LABEL, QUANTIZED):
             base = self._path_of(origin_of(self.config, "tuned")) if label == "tuned" else self.inputs.model

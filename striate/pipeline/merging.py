@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from striate.artifacts import Region, read_if_there
 from striate.pipeline.run_card import FOLDERS, card_facts
 from striate.pipeline.run_models import ModelPlace, config_of, model_of, revision_of
-from striate.progress import Progress
+from striate.progress import Progress, Silent
 
 if TYPE_CHECKING:
     from striate.models.convert.merge_checkpoint import MergedCheckpoint
@@ -34,7 +34,7 @@ def merge_model(
         base: the adapter's base model, in place of the one that it names.
         dtype: as `merge_checkpoint`.
         revision: branch, tag or commit of a hub id.
-        progress: told where the built-in LVLM must be built first.
+        progress: told what is fetched, or built first.
 
     Raises:
         StriateError: see `model_of` and `merge_checkpoint`.
@@ -42,8 +42,11 @@ def merge_model(
     place = model_of(source, label, progress)
     from striate.models.convert.legacy.legacy_sources import folder_of
     from striate.models.convert.merge_checkpoint import merge_checkpoint
+    from striate.models.io.hub_download import fetch_weights
 
-    folder = folder_of(place.path, "model", revision_of(place, revision))
+    commit = revision_of(place, revision)
+    fetch_weights(place.path, commit, progress or Silent())
+    folder = folder_of(place.path, "model", commit)
     return place, merge_checkpoint(folder, out, base=base, dtype=dtype, card=facts_of(place, folder))
 
 

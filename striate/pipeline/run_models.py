@@ -69,7 +69,20 @@ def models_of(source: str | Path, progress: Progress | None = None) -> dict[str,
         return _of_run(user_path(source).resolve(), progress or Silent())
     text = str(source)
     _check_source(text)
-    return {ALONE: _place(ALONE, locate_model(text, progress or Silent()))}
+    return {ALONE: _place(ALONE, reached(locate_model(text, progress or Silent())))}
+
+
+def reached(place: str, revision: str | None = None) -> str:
+    """Return `place`, a folder or a hub id that can be had: libraries that take long to load come after it.
+
+    Raises:
+        ModelError: the hub has no such model, or does not answer within seconds and nothing was fetched before.
+    """
+    if looks_like_hub_id(place) and not user_path(place).exists():
+        from striate.models.io.hub_reach import check_reach
+
+        check_reach(place, revision)
+    return place
 
 
 def model_of(source: str | Path, label: str | None = None, progress: Progress | None = None) -> ModelPlace:

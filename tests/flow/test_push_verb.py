@@ -7,6 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +24,9 @@ from striate.cli import app
 from striate.errors import ModelError
 from striate.models.convert.legacy.legacy_sources import folder_of
 from striate.models.io import hub_reach, hub_upload
+from striate.models.io.hub_download import fetch_weights
 from striate.models.io.load import load_model
+from striate.progress import Advance, Silent
 
 WHOLE = {"README.md", "config.json", "model.safetensors", "processor_config.json", "tokenizer.json"}
 
@@ -374,3 +377,28 @@ def test_a_hub_that_is_silent_is_waited_for_seconds(tuned_run: Path, hub: Hub, m
 def _late(method: str, path: str) -> str:
     time.sleep(1)
     return "drop"
+
+
+def test_weights_come_by_one_bar_in_bytes(
+    tuned_run: Path, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert striate("push", tuned_run, "user/small").exit_code == 0
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "empty"))
+    size = len(hub.repositories["user/small"].files["model.safetensors"])
+    moved: list[int] = []
+
+    class Bytes(Silent):
+        @contextmanager
+        def track_bytes(self, label: str, total: int) -> Iterator[Advance]:
+            assert (label, total) == ("fetch user/small", size)
+            yield moved.append
+
+    fetch_weights("user/small", None, Bytes())
+    assert sum(moved) == size
+    moved.clear()
+    fetch_weights("user/small", None, Bytes())
+    assert load_model("user/small", device="cpu").model.config.text_config.num_hidden_layers == 3
+    # Nothing comes twice, and no bar is drawn but the one.
+    assert moved == []
+    assert sum(line.startswith("GET") and line.endswith("model.safetensors") for line in hub.requests) == 1
+    assert "%|" not in capfd.readouterr().err

@@ -11,6 +11,7 @@ from striate.cli.console import ERR, RichProgress
 from striate.cli.options import chosen_places
 from striate.config import dump_config, parse_config
 from striate.errors import ModelError, StriateError
+from striate.models.io import hub_reach
 from striate.pipeline.run_models import model_of, models_of
 
 
@@ -78,12 +79,15 @@ def test_where_layers_go_first_the_tuned_model_is_the_last(tmp_path: Path) -> No
     assert (models_of(place)["start"].path, models_of(place)["start"].revision) == ("owner/name", "v1")
 
 
-def test_a_folder_or_hub_id_is_one_model(tmp_path: Path) -> None:
+def test_a_folder_or_hub_id_is_one_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, str | None]] = []
+    monkeypatch.setattr(hub_reach, "check_reach", lambda *name: asked.append(name))
     whole, adapter = model(tmp_path / "whole"), model(tmp_path / "adapter", "../whole")
     assert model_of(whole).path == str(whole)
     assert model_of(adapter).base == str(whole)
     assert model_of("owner/name").path == "owner/name"
     assert list(models_of("owner/name")) == ["model"]
+    assert asked == [("owner/name", None)] * 2
 
 
 @pytest.mark.parametrize(

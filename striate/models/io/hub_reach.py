@@ -13,7 +13,7 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
 
 from striate.errors import ModelError, first_line
 
-SECONDS = 4.0
+SECONDS = 3.5
 """The most that is waited for the hub's first answer."""
 
 ValueT = TypeVar("ValueT")
@@ -77,15 +77,34 @@ def copy_if_silent(name: str, revision: str | None = None) -> Path | None:
     # What a connection raises depends on the library below, and on its version.
     except Exception as error:
         reason = first_line(error)
-    for file in ("config.json", "adapter_config.json"):
-        found = try_to_load_from_cache(name, file, revision=revision)
-        if isinstance(found, str):
-            return Path(found).parent
-    raise ModelError(
-        f"no model at {name!r}: the hub can't be reached ({reason}), and nothing of it was downloaded before",
+    if copy := _copy(name, revision):
+        return copy
+    raise _out_of_reach(name, f"the hub can't be reached ({reason})", "check the network")
+
+
+def check_reach(name: str, revision: str | None = None) -> None:
+    """Raise within seconds for a repository of which nothing can be had: as `copy_if_silent`, and offline at once.
+
+    Raises:
+        ModelError: see `copy_if_silent`; or HF_HUB_OFFLINE is set, and nothing was downloaded before.
+    """
+    if constants.HF_HUB_OFFLINE and _copy(name, revision) is None:
+        raise _out_of_reach(name, "HF_HUB_OFFLINE is set", "unset HF_HUB_OFFLINE")
+    copy_if_silent(name, revision)
+
+
+def _out_of_reach(name: str, reason: str, next_step: str) -> ModelError:
+    return ModelError(
+        f"no model at {name!r}: {reason}, and nothing of it was downloaded before",
         "a folder of this machine, or a hub id with a network",
-        "check the path; for a hub id, check the network",
+        f"check the path; for a hub id, {next_step}",
     )
+
+
+def _copy(name: str, revision: str | None) -> Path | None:
+    """Return the folder of what was downloaded earlier, if anything was."""
+    files = (try_to_load_from_cache(name, file, revision=revision) for file in ("config.json", "adapter_config.json"))
+    return next((Path(file).parent for file in files if isinstance(file, str)), None)
 
 
 def _unknown(name: str, reason: str) -> ModelError:

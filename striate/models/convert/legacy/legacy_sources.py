@@ -14,6 +14,7 @@ from striate.config import looks_like_hub_id
 from striate.errors import ModelError, first_line
 from striate.models.io.hub_reach import copy_if_silent
 from striate.models.io.model_folder import check_source, model_file, weight_map
+from striate.models.io.quiet import quietly
 from striate.models.io.weights.safetensors_shards import AGAIN, INDEX, WHOLE, read_shards
 from striate.storage.read_files import user_path
 
@@ -41,7 +42,8 @@ def _fetched(text: str, what: str, revision: str | None) -> Path:
     if copy is not None:
         return copy
     try:
-        return Path(snapshot_download(text, revision=revision))
+        with quietly(True):
+            return Path(snapshot_download(text, revision=revision))
     except (OSError, ValueError) as error:
         raise ModelError(
             f"no {what} at {text!r}: {first_line(error)}",
