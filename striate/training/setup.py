@@ -17,6 +17,7 @@ from striate.artifacts import Region, Trainable
 from striate.config import TrainSection
 from striate.data.checks.broken_samples import usable
 from striate.data.packing import Batch
+from striate.models.io.weights.adapter_names import check_adapter_names
 from striate.models.trainable.apply import apply_region
 from striate.models.trainable.beside import Beside
 from striate.models.trainable.gradient_proof import prove_trainable
@@ -125,6 +126,7 @@ def _open(model: Any, region: Region, config: TrainSection, beside: Beside, base
             warnings.simplefilter("ignore", FutureWarning)
             tuned = peft.get_peft_model(model, lora)
         tuned.peft_config["default"].base_model_name_or_path = base_path
+        check_adapter_names(tuned)
     return tuned, apply_region(
         tuned,
         region,

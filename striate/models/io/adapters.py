@@ -16,6 +16,7 @@ from striate.errors import ModelError
 from striate.models.io.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_config
 from striate.models.io.foreign import reading_model
 from striate.models.io.sane_model import is_finite
+from striate.models.io.weights.adapter_names import as_peft_reads
 from striate.models.io.weights.finite_bytes import not_finite
 
 
@@ -32,7 +33,7 @@ def add_adapter(model: Any, path: Path) -> PeftModel:
     with _fitting(path):
         # Adapters in the model's own type: outside autocast a float32 projector can't follow a bfloat16 encoder.
         wrapped = PeftModel.from_pretrained(model, str(path), autocast_adapter_dtype=False)
-    _check_match(stored, get_peft_model_state_dict(wrapped), path)
+    _check_match(as_peft_reads(wrapped, stored), get_peft_model_state_dict(wrapped), path)
     for name, parameter in wrapped.named_parameters():
         if parameter.is_floating_point() and (".lora_" in name or ".modules_to_save." in name):
             parameter.data = parameter.data.to(dtype)
@@ -56,6 +57,7 @@ def place_adapter(model: Any, path: Path) -> PeftModel:
         wrapped = get_peft_model(model, config, autocast_adapter_dtype=False, low_cpu_mem_usage=True)
         empty = wrapped.state_dict()
         placed = get_peft_model_state_dict(wrapped, state_dict=empty)
+    stored = as_peft_reads(wrapped, stored)
     _check_match(stored, placed, path)
     # PEFT hands tensors through under the names of its file: which is which shows in their identity.
     names = {id(tensor): name for name, tensor in empty.items()}

@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from peft import PeftModel
 from safetensors import SafetensorError
 
 from striate.artifacts import Region, write_document
 from striate.models.interventions.model_rule import save_rule
 from striate.models.io.model_card import CARD_FILE, CardFacts, card_text
 from striate.models.io.quiet import quietly
+from striate.models.io.weights.adapter_names import rename_for_peft
 from striate.storage.atomic import new_folder, write_text
 from striate.storage.fingerprints import RECORD_FILE
 from striate.storage.manifest import write_manifest
@@ -36,10 +38,13 @@ def save_model(
 
     Raises:
         ArtifactError: `path` holds files already, can't be written, or the disk is full.
+        ModelError: an adapter that PEFT would not read back.
     """
     with new_folder(Path(path)) as folder, quietly(True):
         try:
             model.save_pretrained(folder)
+            if isinstance(model, PeftModel):
+                rename_for_peft(model, folder)
         except SafetensorError as error:
             # The folder's own writer says it, under the name that was asked for.
             raise OSError(str(error)) from error

@@ -17,8 +17,8 @@ from striate.models.io.load import load_weights
 from striate.models.io.quiet import quietly
 from striate.models.io.weights.safetensors_shards import Stored, read_shards
 from striate.models.io.weights.stored_names import StoredNames
-from striate.models.structure.anatomy import Anatomy, layer_of, plain_name
-from striate.models.structure.meta_model import blueprint
+from striate.models.structure.anatomy import layer_of, plain_name
+from striate.models.structure.meta_model import Blueprint, blueprint
 from striate.models.trainable.lora_modules import value_of
 from striate.storage.read_files import user_path
 
@@ -50,7 +50,13 @@ class StoredMatrices:
                 "a base model in a folder of this machine",
                 f"download it, and name that folder in {self._folder / ADAPTER_CONFIG}",
             )
-        self.anatomy, self._shapes, self._places, self._whole = _places(source)
+        plan = blueprint(str(source))
+        with quietly(True):
+            names = StoredNames(plan.model)
+        if self._adapter:
+            self._adapter.name_as(names)
+        self.anatomy = plan.anatomy
+        self._shapes, self._places, self._whole = _places(source, plan, names)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -90,6 +96,14 @@ class _Adapter:
             stored = {plain_name(name): name for name in file.keys()}  # noqa: SIM118
         self._factors = {name: stored[name] for name in stored if name.endswith(_FACTORS)}
 
+    def name_as(self, names: StoredNames) -> None:
+        """Call every factor by the parameter that it is added to, whatever checkpoints call that."""
+        found = {}
+        for name, stored in self._factors.items():
+            module, end = name[: -len(_FACTORS[0])], name[-len(_FACTORS[0]) :]
+            found[names.target(f"{module}.weight").name.removesuffix(".weight") + end] = stored
+        self._factors = found
+
     def added(self, name: str, weight: Tensor) -> Tensor:
         """Return `W + scale * B A` in float32, or `weight` itself where the adapter has nothing for it."""
         module = name.removesuffix(".weight")
@@ -106,10 +120,9 @@ class _Adapter:
 
 
 def _places(
-    folder: Path,
-) -> tuple[Anatomy, dict[str, tuple[int, ...]], dict[str, tuple[str, Stored]], Any]:
-    """Return anatomy, shapes, and where each matrix is stored; or the loaded model where names do not tell."""
-    plan = blueprint(str(folder))
+    folder: Path, plan: Blueprint, names: StoredNames
+) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[str, Stored]], Any]:
+    """Return shapes, and where each matrix is stored; or the loaded model where names do not tell."""
     if getattr(plan.model.config, "quantization_config", None):
         raise ModelError(
             f"{folder} is quantised", "weights in bfloat16, float16 or float32", "use the model before that"
@@ -121,15 +134,14 @@ def _places(
         if tensor.ndim >= 2 and layer_of(plan.anatomy, name) is not None
     }
     with quietly(True):
-        names = StoredNames(plan.model)
         stored = read_shards(folder)
         targets = {stored_name: names.target(stored_name) for stored_name in stored}
     places = {target.name: (name, stored[name]) for name, target in targets.items() if not target.reshaped}
     missing = [name for name in shapes if name not in places]
     if not missing:
-        return plan.anatomy, shapes, places, None
+        return shapes, places, None
     if not any(target.reshaped for target in targets.values()):
         raise ModelError(
             f"{folder} lacks {missing[0]}", "whole weights of the model that config.json describes", "download it again"
         )
-    return plan.anatomy, shapes, {}, load_weights(folder, device=torch.device("cpu"), dtype=torch.float32)
+    return shapes, {}, load_weights(folder, device=torch.device("cpu"), dtype=torch.float32)
