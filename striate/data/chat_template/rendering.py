@@ -152,6 +152,9 @@ class Renderer:
 
 
 def _shared_length(text: str, other: str) -> int:
+    # Nearly always so, and found at once.
+    if text.startswith(other):
+        return len(other)
     pairs = enumerate(zip(text, other, strict=False))
     return next((index for index, (a, b) in pairs if a != b), min(len(text), len(other)))
 
