@@ -25,6 +25,7 @@ from striate.artifacts import (
 )
 from striate.config import AUTO, RunConfig, anchored
 from striate.errors import ArtifactError
+from striate.pipeline.all_done import all_done
 from striate.pipeline.earlier_keys import adopt_earlier_stages
 from striate.pipeline.ineffective_settings import ineffective_settings
 from striate.pipeline.model_origins import origin_of
@@ -117,15 +118,14 @@ class Flow:
 
     def everything(self) -> Path:
         """Run all stages in order; return the path of the report."""
-        check_number_format(self.config, self.device)
-        if self.config.train.method == "qlora":
-            from striate.models.io.quantized import check_quantization
-
-            check_quantization(self.device)
-        self._look_ahead()
+        done = all_done(self.keys, scores=self.scores_wanted)
+        if not done:
+            self._look_ahead()
         if self.scores_wanted:
             self.analyze()
-        check_region(self.config, self.select())
+        region = self.select()
+        if not done:
+            check_region(self.config, region)
         if self.config.prune.first:
             self.prune()
         self.train()
@@ -414,8 +414,10 @@ class Flow:
         from striate.pipeline.harness_runs import run_suite_stage
 
         suites = [parse_suite(text) for text in self.config.evaluate.suites]
-        for suite in suites:
-            require(suite)
+        asked = {suite: [self.keys.suite(label, suite) for label in self.labels] for suite in suites}
+        for suite, keys in asked.items():
+            if not all(map(self.run.is_done, [f"suite:{label}.{suite.slug}" for label in self.labels], keys)):
+                require(suite)
         return [
             run_suite_stage(
                 self.run,
@@ -480,6 +482,11 @@ class Flow:
         from striate.pipeline.checking.region_ahead import check_region_ahead
         from striate.selectors.spec.required_scores import check_specs
 
+        check_number_format(self.config, self.device)
+        if self.config.train.method == "qlora":
+            from striate.models.io.quantized import check_quantization
+
+            check_quantization(self.device)
         check_models(self.config, self.inputs.model)
         check_loggers(self.config)
         check_cache_folder(self.config)

@@ -445,8 +445,9 @@ import sys
 from typer.testing import CliRunner
 from striate.cli import app
 
-for verb in ("analyze", "select", "train", "prune", "evaluate"):
-    result = CliRunner().invoke(app, [verb, "--out", sys.argv[1]])
+for verb in ("analyze", "select", "train", "prune", "evaluate", "run"):
+    config = [f"{sys.argv[1]}/config.yaml"] if verb == "run" else []
+    result = CliRunner().invoke(app, [verb, *config, "--out", sys.argv[1]])
     assert result.exit_code == 0 and "up to date" in result.output, (verb, result.output)
     assert "torch" not in sys.modules, verb
 """
