@@ -20,7 +20,9 @@ from striate.stages.report import report
 from striate.storage.atomic import write_text
 
 MakeRun = Callable[[Path], Path]
-CHROMIUM = os.environ.get("STRIATE_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+CHROMIUM = os.environ.get("STRIATE_CHROMIUM") or next(
+    filter(None, map(shutil.which, ("chromium", "chromium-headless-shell", "google-chrome"))), None
+)
 SIZES = [(1280, 900), (390, 844)]
 SAMPLES, PICTURES = 2000, 200
 

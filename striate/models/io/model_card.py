@@ -31,7 +31,7 @@ PIPELINE = "image-text-to-text"
 PERPLEXITY = "perplexity"
 METHODS = {"lora": "LoRA", "qlora": "QLoRA", "full": "full weights"}
 MEASURED_BEFORE = " They were measured before the weights were {}."
-UNKNOWN = "This card is striate's; how the model was trained is not noted where it was written."
+UNKNOWN = "This card was written by striate, which does not know how the model was trained."
 # What a table with floors tells more: of itself, in its head, and in the line below.
 ABOVE_FLOOR = (
     " Its floor is its score with grey pictures in place of the right ones; above it is kept (score - floor) /"
