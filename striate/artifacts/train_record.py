@@ -80,7 +80,7 @@ class SourceSeen(Document):
 class TrainRecord(Document):
     """How a training run went (`train.json`); `tokens` are those of its samples, `padding` is a share of all slots.
 
-    `lr` is the learning rate of the region's layers at its highest; earlier versions did not note it.
+    `lr` is the learning rate of the region's layers at its highest; None without layers.
     `skipped` says which broken samples were left out at a step, and why (`data.broken`): by their ids, after their
     source where there are several. `sources` says what the weights that were kept saw of each of these.
     """

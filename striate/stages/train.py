@@ -158,7 +158,7 @@ def _record(job: TrainingJob, prepared: PreparedModel, result: TrainingResult, r
     first, last = result.losses
     record = TrainRecord(
         trainable=prepared.trainable,
-        lr=job.config.rate,
+        lr=job.config.rate if job.region.layers else None,
         proof=result.proof,
         samples=job.plan.samples,
         steps=len(result.rows),

@@ -161,7 +161,7 @@ def test_another_setting_heals_again_and_ranks_no_more(
     unhealed = weights_of(out)
     with pytest.raises(ArtifactError, match=r"holds a run of another config: heal.steps: None -> 1"):
         run(run_config(*SHORT, "heal.steps=1"), out, listener())
-    for more in (("heal.steps=1",), ("heal.steps=1", "heal.lr=auto")):
+    for more in (("heal.steps=1", "heal.lr=0.001"), ("heal.steps=1", "heal.lr=auto")):
         heard = listener()
         run(run_config(*SHORT, *more), out, heard, overwrite=True)
         assert "prune: up to date" in heard.said

@@ -48,7 +48,7 @@ def test_a_number_takes_the_place_of_auto(settings: dict[str, Any], layers: int,
 
 
 def test_a_run_whose_rates_are_numbers_stays_as_it_is() -> None:
-    run = config("train.lr=0.1", "prune={remove: 2, scorer: spaced}", "heal.steps=3")
+    run = config("train.lr=0.1", "prune={remove: 2, scorer: spaced}", "heal={steps: 3, lr: null}")
     assert settled(run, QUARTER) is run
     assert told_rates(run, QUARTER) == ""
 
@@ -56,7 +56,7 @@ def test_a_run_whose_rates_are_numbers_stays_as_it_is() -> None:
 @pytest.mark.parametrize(
     ("settings", "train", "heal", "told"),
     [
-        (("train.lr=auto",), 2e-4, None, "train.lr auto is 0.0002, of 8 of 32 layers"),
+        (("train.lr=auto", "heal.lr=null"), 2e-4, None, "train.lr auto is 0.0002, of 8 of 32 layers"),
         (("train.lr=auto", "heal.lr=auto"), 2e-4, 5e-5, "train.lr auto is 0.0002, of 8 of 32 layers"),
         (
             ("train={lr: auto, method: full}", "heal={steps: 1, lr: auto}", "prune={remove: 4, scorer: spaced}"),
@@ -71,7 +71,7 @@ def test_a_run_whose_rates_are_numbers_stays_as_it_is() -> None:
             "heal.lr auto is 0.025",
         ),
         (
-            ("train.lr=auto", "prune={remove: 16, scorer: spaced, when: before}"),
+            ("train.lr=auto", "heal.lr=null", "prune={remove: 16, scorer: spaced, when: before}"),
             1e-4,
             None,
             "train.lr auto is 0.0001, of 8 of 16 layers",
