@@ -27,6 +27,7 @@ class LayerScorer(Strategy[Callable[..., Any]]):
         shown: parts that are reported beside the score and do not count in it; they may have no tokens.
         spans: whether it also scores spans of several layers.
         needs_pictures: whether it has no score without image tokens.
+        bounds: the least and the most that a sample may score, where samples often score alike.
     """
 
     source: Source = "hidden states"
@@ -35,6 +36,7 @@ class LayerScorer(Strategy[Callable[..., Any]]):
     shown: tuple[str, ...] = ()
     spans: bool = False
     needs_pictures: bool = False
+    bounds: tuple[float, float] | None = None
 
     @property
     def needs_base(self) -> bool:

@@ -43,5 +43,6 @@ KNOCK_OUT_ACCURACY = AlteredScorer(
     paper="https://arxiv.org/abs/2402.09025",
     source="altered layers",
     limits="coarse: it moves only where the likeliest token changes, and given answers hide errors that pile up",
+    bounds=(-1.0, 1.0),
     skips="answer",
 )

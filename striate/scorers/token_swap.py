@@ -59,6 +59,7 @@ TOKEN_SWAP_FLIPS = PairScorer(
     paper=_PAPER,
     source="picture pairs",
     limits="coarse: it moves only where the preferred answer changes; drawn pictures only",
+    bounds=(0.0, 1.0),
 )
 
 TOKEN_SWAP_ONWARD = PairScorer(

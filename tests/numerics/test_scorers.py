@@ -205,6 +205,19 @@ def test_tokens_weigh_the_same_whatever_sample_they_are_in() -> None:
     assert summarize("x", {"all": sums}, seed=0).values == (3.5 / 4,)
 
 
+def test_none_and_all_of_the_samples_have_intervals_that_are_as_wide_as_exact_ones() -> None:
+    never, always, half = np.zeros(60), np.ones(60), np.arange(60) % 2.0
+    sums = {"all": PartSums(np.stack([never, always, half], axis=1), np.ones(60))}
+    found = summarize("x", sums, seed=0, bounds=(0.0, 1.0))
+    # Clopper and Pearson: of 0 of 60 the upper end is 1 - 0.025 ** (1 / 60).
+    end = 1 - 0.025 ** (1 / 60)
+    assert (found.low[:2], found.high[:2]) == (pytest.approx((0, 1 - end)), pytest.approx((end, 1)))
+    plain = summarize("x", sums, seed=0)
+    assert (plain.low[2], plain.high[2]) == (found.low[2], found.high[2])
+    either = summarize("x", sums, seed=0, bounds=(-1.0, 1.0))
+    assert (either.low[0], either.high[0]) == pytest.approx((-end, end))
+
+
 def test_parts_weigh_the_same_however_many_tokens_they_have() -> None:
     image = PartSums(np.array([[90.0, 0.0]]), np.array([90.0]))
     text = PartSums(np.array([[0.0, 5.0]]), np.array([10.0]))

@@ -8,12 +8,16 @@ from typing import Any
 
 import pytest
 
+from striate.artifacts import SuiteRecord
+from striate.cli.views.evaluation_tables import suite_lines
 from striate.config import anchored, parse_config
 from striate.errors import ConfigError, SpecError
 from striate.harness import suites as names
 from striate.harness.outcome import figures_of
 from striate.harness.suites import Suite, check_tasks, parse_suite, require
 from striate.pipeline.validate import check_run
+from striate.reporting.sections.harnesses import draw_harnesses
+from striate.scores.alike import alike_share
 
 
 def test_suites(tmp_path: Path) -> None:
@@ -94,3 +98,19 @@ def test_paths_after_names_are_anchored(tmp_path: Path, monkeypatch: pytest.Monk
     section = anchored(config(tmp_path, packs=["mmlu@0:mmlu", "mmlu"], suites=["lm-eval:x@mmlu", "lm-eval:x"])).evaluate
     assert section.packs == (f"mmlu@0:{tmp_path}/mmlu", f"{tmp_path}/mmlu")
     assert section.suites == (f"lm-eval:x@{tmp_path}/mmlu", "lm-eval:x")
+
+
+def test_where_all_items_are_alike_a_harness_tells_no_error_of_nothing() -> None:
+    figures = {"acc": 1.0, "acc_stderr": 0.0, "em,strict": 0.5, "em_stderr,strict": 0.08, "f1": 0.3}
+    record = SuiteRecord(
+        label="tuned", model="m", harness="lm-eval", harness_version="1", packages={}, tasks=("arc",),
+        samples={"arc": 40}, figures={"arc": figures, "group": {"acc": 0.0, "acc_stderr": 0.0}}, seconds=1,
+    )  # fmt: skip
+    alike = "all 40 alike: 95% interval of their share 91.2 to 100%"
+    assert suite_lines(record) == [
+        f"tuned  lm-eval arc: acc 1 ± ? ({alike}), em,strict 0.5 ± 0.08, f1 0.3 (n = 40)",
+        "tuned  lm-eval group: acc 0",
+    ]
+    page = str(draw_harnesses([record]))
+    assert "none: all 40 alike, 95% interval of their share 91.2 to 100%" in page
+    assert alike_share(40) == pytest.approx(0.025 ** (1 / 40))

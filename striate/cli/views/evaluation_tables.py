@@ -18,6 +18,7 @@ from striate.artifacts import (
     TaskScore,
 )
 from striate.reporting.html.wording import PERPLEXITY, perplexity, score_span
+from striate.scores.alike import alike_share
 from striate.tasks.scoring.answer_diff import change
 from striate.tasks.scoring.compare import MACRO
 
@@ -80,7 +81,8 @@ def suite_lines(record: SuiteRecord) -> list[str]:
     lines = []
     for task, figures in record.figures.items():
         names = [name for name in figures if "_stderr" not in name]
-        shown = ", ".join(f"{name} {figures[name]:.4g}{_error(figures, name)}" for name in names)
+        n = record.samples.get(task, 0)
+        shown = ", ".join(f"{name} {figures[name]:.4g}{_error(figures, name, n)}" for name in names)
         count = f" (n = {record.samples[task]})" if task in record.samples else ""
         lines.append(f"{record.label}  {record.harness} {task}: {shown}{count}")
     return lines
@@ -101,10 +103,13 @@ def _points(item: Prediction) -> str:
     return "" if item.metric == PERPLEXITY else f"  [{item.score:g}]"
 
 
-def _error(figures: dict[str, float], name: str) -> str:
+def _error(figures: dict[str, float], name: str, n: int) -> str:
+    """Return a figure's standard error; of items that are all alike, which have none, how many others there may be."""
     metric, comma, kind = name.partition(",")
     error = figures.get(f"{metric}_stderr{comma}{kind}")
-    return "" if error is None else f" ± {error:.2g}"
+    if error == 0 and n:
+        return f" ± ? (all {n:,} alike: 95% interval of their share {100 * alike_share(n):.1f} to 100%)"
+    return f" ± {error:.2g}" if error else ""
 
 
 def _telling(row: GateRow) -> str:

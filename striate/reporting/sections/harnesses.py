@@ -7,6 +7,7 @@ from striate.reporting.html.markup import Html
 from striate.reporting.html.model_names import model_name, place_of
 from striate.reporting.html.tables import Cell, figures, table
 from striate.reporting.html.wording import count, plain_number
+from striate.scores.alike import alike_share
 
 ERROR = "_stderr"
 HEADS = ["task", "model", "harness", "metric", "n", "value", "standard error"]
@@ -34,6 +35,15 @@ def _error_of(metric: str) -> str:
     return f"{name}{ERROR}{comma}{way}"
 
 
+def _told(error: float | None, n: int) -> str:
+    """Return a standard error; of items that are all alike, which have none, how many others there may be."""
+    if error is None or (not error and not n):
+        return "–"
+    if error:
+        return plain_number(error)
+    return f"none: all {count(n)} alike, 95% interval of their share {100 * alike_share(n):.1f} to 100%"
+
+
 def _cells(record: SuiteRecord, task: str, metric: str, value: float, error: float | None) -> list[Cell]:
     return [
         Cell(task, head=True),
@@ -41,5 +51,5 @@ def _cells(record: SuiteRecord, task: str, metric: str, value: float, error: flo
         Cell(f"{record.harness} {record.harness_version}"),
         Cell(metric),
         *figures(count(record.samples[task]) if task in record.samples else "–", plain_number(value)),
-        *figures("–" if error is None else plain_number(error)),
+        *figures(_told(error, record.samples.get(task, 0))),
     ]

@@ -36,9 +36,9 @@ class Measurement:
         if self.values is not None:
             return of_weights(self.scorer.name, self.values)
         if not self.by_sample:
-            return summarize(self.scorer.name, self.parts, seed, self.scorer.shown)
+            return summarize(self.scorer.name, self.parts, seed, self.scorer.shown, bounds=self.scorer.bounds)
         spans = None if self.spans is None else self.spans[rows]
-        return summarize(self.scorer.name, self._of(rows), seed, self.scorer.shown, spans)
+        return summarize(self.scorer.name, self._of(rows), seed, self.scorer.shown, spans, self.scorer.bounds)
 
     def has_tokens(self, rows: NDArray[np.intp]) -> bool:
         """Return whether the samples `rows` have tokens of every part that counts."""

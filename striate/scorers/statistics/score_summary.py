@@ -11,6 +11,7 @@ from striate.scorers.statistics.peaks import peak_of
 from striate.scorers.statistics.stability import mean_of, split_half
 from striate.scorers.statistics.sums import PartSums
 from striate.scorers.streaming.spans import Spans, span_table
+from striate.scores.alike import alike_share
 from striate.scores.student_t import FEWEST, expanded_tail
 
 REPETITIONS = 2000
@@ -24,6 +25,7 @@ def summarize(
     seed: int,
     shown: Sequence[str] = (),
     spans: Spans | None = None,
+    bounds: tuple[float, float] | None = None,
 ) -> LayerScores:
     """Return the layer scores of `scorer`: the mean over all tokens of each part, then over parts with equal weight.
 
@@ -36,6 +38,8 @@ def summarize(
         seed: of resamples and splits.
         shown: parts that don't count in the score; they are left out where there is no such token.
         spans: the angles of spans, shape (N, L, L), where the scorer has some.
+        bounds: the least and the most that a sample may score: where all score alike at a layer, as of 0 of n answers
+            that change, the interval is that of how many may score otherwise.
 
     Raises:
         DataError: the calibration set has no token of some part that counts.
@@ -52,9 +56,9 @@ def summarize(
     # The only part that counts is the score itself.
     listed = [part for part in with_tokens if len(counted) > 1 or part not in counted]
     samples = {part: int(np.count_nonzero(sums.counts)) for part, sums in with_tokens.items()}
-    bands = {part: _band(draws[part], samples[part]) for part in listed}
+    bands = {part: _band(draws[part], samples[part], bounds) for part in listed}
     fewest = min(samples[part] for part in counted)
-    low, high = _band(draws_RL, fewest)
+    low, high = _band(draws_RL, fewest, bounds)
     return LayerScores(
         scorer=scorer,
         values=tuple(values_L.tolist()),
@@ -101,12 +105,18 @@ def _draws(parts: Mapping[str, PartSums], seed: int) -> dict[str, Floats]:
     return {part: np.concatenate(means) for part, means in rows.items()}
 
 
-def _band(draws_RL: Floats, samples: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _band(
+    draws_RL: Floats, samples: int, bounds: tuple[float, float] | None
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return both ends by layer, or nothing of so few samples that no interval holds."""
     if samples < FEWEST:
         return (), ()
     tail = expanded_tail(samples)
     low_L, high_L = np.nanquantile(draws_RL, [tail, 1 - tail], axis=0)
+    if bounds:
+        alike_L, others = np.nanmax(draws_RL, axis=0) == np.nanmin(draws_RL, axis=0), 1 - alike_share(samples)
+        low_L = np.where(alike_L, low_L - others * (low_L - bounds[0]), low_L)
+        high_L = np.where(alike_L, high_L + others * (bounds[1] - high_L), high_L)
     return tuple(low_L.tolist()), tuple(high_L.tolist())
 
 
