@@ -204,9 +204,10 @@ def test_check_says_them_and_refuses_what_a_run_would_die_of(pack_dir: Path, tmp
         return shown.exit_code, shown.output
 
     code, printed = check()
-    *_, told, last = printed.splitlines()
-    assert (code, told) == (0, "no effect: prune.scorer (prune.remove is 0)")
-    assert last.startswith("ready ")
+    *_, told, refused, _, _ = printed.splitlines()
+    assert (code, told) == (1, "no effect: prune.scorer (prune.remove is 0)")
+    # Nothing else is wrong: the model alone is elsewhere.
+    assert refused.startswith("error: not ready: the model 'a/b' is not on this machine")
     twin = tmp_path / "twin" / pack_dir.name
     (tmp_path / "empty").mkdir()
     for settings, text in (
