@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from striate.cli.boundary import guard
-from striate.cli.console import OUT, draw_stack
-from striate.cli.options import Config, Out, Overwrite, Replace, Settings, run_stage
+from striate.cli.console import ERR, OUT, VERBOSE, draw_stack, print_json
+from striate.cli.options import Config, Json, Out, Overwrite, Replace, Settings, run_stage
 from striate.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -46,29 +48,34 @@ def analyze(
     export: Export = None,
     settings: Settings = None,
     overwrite: Replace = False,
+    json: Json = False,
 ) -> None:
     """Score every decoder layer for vision and text: scores.json."""
     if compare:
         with guard(None):
             _check_alone(config, export, settings, overwrite)
-            _show_comparison(*compare, by)
+            _show_comparison(*compare, by, json)
         return
 
     def stage(flow: Flow) -> None:
         from striate.scores.export import export_scores
 
         scores = flow.analyze()
-        _show_scores(scores, _region(out, scores.num_layers))
+        if json:
+            print_json(scores.model_dump_json())
+        else:
+            _show_scores(scores, _region(out, scores.num_layers))
         if export:
             export_scores(scores, export, overwrite=overwrite)
-            OUT.print(f"scores in {export}", soft_wrap=True)
+            (ERR if json else OUT).print(f"scores in {export}", soft_wrap=True)
 
     with guard(out):
         if export:
             from striate.scores.export import check_export
 
             check_export(export, overwrite)
-    run_stage(config, out, [*(settings or []), *([f"analyze.by={by}"] if by else [])], overwrite, stage)
+    given = [*(settings or []), *([f"analyze.by={by}"] if by else [])]
+    run_stage(config, out, given, overwrite, stage, console=ERR if json else OUT)
 
 
 def select(
@@ -77,6 +84,7 @@ def select(
     beside: Beside = None,
     settings: Settings = None,
     overwrite: Overwrite = False,
+    json: Json = False,
 ) -> None:
     """Choose the visual region: region.json."""
 
@@ -88,11 +96,18 @@ def select(
             parse_spec(spec)
         region = flow.select()
         others = [choose(region.num_layers, spec, flow.scores_if_any()) for spec in beside or []]
+        if json:
+            told = {
+                "region": region.model_dump(mode="json"),
+                "beside": [each.model_dump(mode="json") for each in others],
+            }
+            print_json(dumps(told))
+            return
         width = max(len(shown.spec) for shown in (region, *others)) if others else 0
         for shown in (region, *others):
             OUT.print(_line(shown, region, width), soft_wrap=True)
 
-    run_stage(config, out, settings, overwrite, stage)
+    run_stage(config, out, settings, overwrite, stage, console=ERR if json else OUT)
 
 
 def _line(region: Region, chosen: Region, width: int) -> str:
@@ -104,22 +119,32 @@ def _line(region: Region, chosen: Region, width: int) -> str:
 
 
 def _show_scores(scores: Scores, region: Region | None) -> None:
-    from striate.cli.views.score_tables import agreement_table, stability_table, stack_tables
+    from striate.cli.views.score_tables import agreement_table, score_lines, stability_table, stack_tables
 
+    if not VERBOSE.get():
+        for line in score_lines(scores, region):
+            OUT.print(line, soft_wrap=True)
+        return
     for table in (*stack_tables(scores, region, OUT.width), agreement_table(scores), stability_table(scores)):
         if table:
             OUT.print(table)
             OUT.print()
 
 
-def _show_comparison(first: Path, second: Path, by: str | None) -> None:
+def _show_comparison(first: Path, second: Path, by: str | None, json: bool) -> None:
     from striate.cli.views.score_tables import comparison_tables
     from striate.scores.comparison import compare_scores, shared_tasks
 
     scores, others = _scores(first), _scores(second)
-    for task in [None, *(shared_tasks(scores, others) if by == "task" else [])]:
+    tasks = [None, *(shared_tasks(scores, others) if by == "task" else [])]
+    compared = {task: compare_scores(scores, others, task) for task in tasks}
+    if json:
+        rows = [{"task": task, "scorers": [asdict(row) for row in found]} for task, found in compared.items()]
+        print_json(dumps({"first": str(first), "second": str(second), "compared": rows}))
+        return
+    for task, found in compared.items():
         OUT.print(f"{first} and {second}{f', task {task}' if task else ''}", style="bold", soft_wrap=True)
-        for table in comparison_tables(compare_scores(scores, others, task)):
+        for table in comparison_tables(found):
             OUT.print(table)
             OUT.print()
 

@@ -23,7 +23,7 @@ from striate.cli import (
     training_verbs,
 )
 from striate.cli.boundary import DEBUG, guard
-from striate.cli.console import OUT, QUIET
+from striate.cli.console import OUT, QUIET, VERBOSE
 from striate.errors import ConfigError
 from striate.printable import shown
 from striate.version import __version__
@@ -94,6 +94,9 @@ def common(
     quiet: Annotated[
         bool, typer.Option("--quiet", help="Results, warnings and errors alone, without progress; may stand anywhere.")
     ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Tables of every layer and task; may stand anywhere.")
+    ] = False,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
     ] = False,
@@ -101,6 +104,7 @@ def common(
     """Take the options of all verbs."""
     DEBUG.set(debug)
     QUIET.set(quiet)
+    VERBOSE.set(verbose)
 
 
 def main() -> None:
@@ -110,7 +114,7 @@ def main() -> None:
             # Not every terminal can show every character.
             stream.reconfigure(errors="backslashreplace")
     DEBUG.set("--debug" in sys.argv)
-    given = [option for option in ("--debug", "--quiet") if option in sys.argv[1:]]
+    given = [option for option in ("--debug", "--quiet", "--verbose") if option in sys.argv[1:]]
     arguments = [argument for argument in sys.argv[1:] if argument not in given]
     try:
         with guard(None):

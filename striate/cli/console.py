@@ -62,6 +62,9 @@ QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
 """Whether bars and lines of progress are left out: `striate --quiet VERB`. Results, warnings and errors stay."""
 
 
+VERBOSE: ContextVar[bool] = ContextVar("verbose", default=False)
+"""Whether tables that take more than a screen are printed whole: `striate --verbose VERB`."""
+
 SECONDS_BETWEEN_LINES = 60.0
 """How often a pipe or a file, where no bar moves, has a line of progress."""
 

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-import json
+from json import dumps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from striate.cli.boundary import guard
-from striate.cli.console import ERR, OUT, result_lines
-from striate.cli.options import Config, Out, Replace, Settings, run_stage
+from striate.cli.console import ERR, OUT, VERBOSE, print_json, result_lines
+from striate.cli.options import Config, Json, Out, Replace, Settings, run_stage
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
+
+    from striate.artifacts import Retention, SuiteRecord
     from striate.pipeline import Flow
+
+ONE_SCREEN = 8
+"""The most tasks whose table, of two lines each, is printed without being asked for."""
 
 Gate = Annotated[
     str | None,
@@ -52,39 +60,48 @@ def evaluate(
     export: Export = None,
     settings: Settings = None,
     overwrite: Replace = False,
+    json: Json = False,
 ) -> None:
     """Ask every model the test packs: eval/."""
 
     def stage(flow: Flow) -> None:
         from striate.cli.views.evaluation_tables import suite_lines
 
-        if flow.config.evaluate.packs or not flow.config.evaluate.suites:
-            _show_retention(flow)
-        for record in flow.suites():
-            for line in suite_lines(record):
-                OUT.print(line, soft_wrap=True)
+        asked = bool(flow.config.evaluate.packs) or not flow.config.evaluate.suites
+        retention = flow.evaluate() if asked else None
+        suites = flow.suites()
+        if json:
+            print_json(dumps(_told(flow, retention, suites)))
+        elif retention:
+            _show_retention(flow, retention)
+        for line in () if json else (line for record in suites for line in suite_lines(record)):
+            OUT.print(line, soft_wrap=True)
         flow.refresh_report()
         if differences or export:
-            _show_differences(flow, export, overwrite)
+            _show_differences(flow, export, overwrite, ERR if json else OUT)
 
     with guard(out):
         _check(gate, export, overwrite)
     options = {"gate": gate, "baseline": baseline, "suites": suite or None}
-    once = [f"evaluate.{key}={json.dumps(value)}" for key, value in options.items() if value is not None]
-    run_stage(config, out, settings, overwrite, stage, once=once)
-    show_gate(out)
+    once = [f"evaluate.{key}={dumps(value)}" for key, value in options.items() if value is not None]
+    run_stage(config, out, settings, overwrite, stage, once=once, console=ERR if json else OUT)
+    show_gate(out, ERR if json else OUT)
 
 
-def report(out: Out = Path("run")) -> None:
+def report(out: Out = Path("run"), json: Json = False) -> None:
     """Write report.html from the run folder's artifacts."""
     from striate.stages.report import report as write_report
 
     with guard(out):
-        OUT.print(str(write_report(out)), soft_wrap=True)
+        page = write_report(out)
+        if json:
+            print_json(dumps({"report": str(page)}))
+        else:
+            OUT.print(str(page), soft_wrap=True)
 
 
-def show_gate(out: Path) -> None:
-    """Print the gate of the run folder `out`, if it has one, and exit with 1 if a model does not meet it.
+def show_gate(out: Path, console: Console = OUT) -> None:
+    """Print on `console` the gate of the run folder `out`, if it has one, and exit with 1 if a model does not meet it.
 
     Raises:
         Exit: a condition is not met.
@@ -98,7 +115,7 @@ def show_gate(out: Path) -> None:
 
     with guard(out):
         result = read_document(path, GateResult)
-    OUT.print(gate_table(result))
+    console.print(gate_table(result))
     for line in failing_lines(result):
         ERR.print(line, style="bold red", soft_wrap=True)
     if not result.passed:
@@ -117,19 +134,38 @@ def _check(gate: str | None, export: Path | None, overwrite: bool) -> None:
         check_export(export, overwrite)
 
 
-def _show_retention(flow: Flow) -> None:
+def _told(flow: Flow, retention: Retention | None, suites: Sequence[SuiteRecord]) -> dict[str, Any]:
+    """Return what was measured: each model's record, what is kept, the harnesses' figures, and the gate."""
+    from striate.artifacts import GateResult, read_if_there
+    from striate.pipeline.model_evaluation import read_results
+
+    records = {label: record for label, (record, _) in read_results(flow.out, flow.labels).items()} if retention else {}
+    gate = read_if_there(flow.out / "eval" / "gate.json", GateResult)
+    return {
+        "models": {label: record.model_dump(mode="json") for label, record in records.items()},
+        "retention": retention and retention.model_dump(mode="json"),
+        "suites": [record.model_dump(mode="json") for record in suites],
+        "gate": gate and gate.model_dump(mode="json"),
+    }
+
+
+def _show_retention(flow: Flow, retention: Retention) -> None:
     from striate.cli.views.evaluation_tables import missing_interval_lines, retention_tables
     from striate.pipeline.model_evaluation import read_results
 
-    retention = flow.evaluate()
     records = {label: record for label, (record, _) in read_results(flow.out, flow.labels).items()}
-    for table in retention_tables(records, retention, OUT.width):
-        OUT.print(table)
-    for line in [*missing_interval_lines(records, retention), *result_lines(retention)]:
+    for line in [*result_lines(retention), *missing_interval_lines(records, retention)]:
         OUT.print(line, soft_wrap=True)
+    tasks = max(len(record.tasks) for record in records.values())
+    if tasks > ONE_SCREEN and not VERBOSE.get():
+        OUT.print(f"{tasks} tasks: --verbose shows each", soft_wrap=True)
+        return
+    for table in retention_tables(records, retention, OUT.width):
+        OUT.print()
+        OUT.print(table)
 
 
-def _show_differences(flow: Flow, path: Path | None, overwrite: bool) -> None:
+def _show_differences(flow: Flow, path: Path | None, overwrite: bool, console: Console) -> None:
     from striate.cli.views.evaluation_tables import difference_lines
     from striate.pipeline.model_evaluation import read_results
     from striate.tasks.scoring.answer_diff import differing, export
@@ -139,8 +175,8 @@ def _show_differences(flow: Flow, path: Path | None, overwrite: bool) -> None:
     total = len(results[flow.config.evaluate.baseline][1])
     if path:
         export(rows, path, overwrite=overwrite)
-        OUT.print(f"{len(rows)} of {total} items in {path}", soft_wrap=True)
+        console.print(f"{len(rows)} of {total} items in {path}", soft_wrap=True)
         return
     for line in difference_lines(rows, flow.config.evaluate.baseline):
-        OUT.print(line, soft_wrap=True)
-    OUT.print(f"{len(rows)} of {total} items are answered otherwise by some model", soft_wrap=True)
+        console.print(line, soft_wrap=True)
+    console.print(f"{len(rows)} of {total} items are answered otherwise by some model", soft_wrap=True)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import time
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from striate.cli.boundary import guard
-from striate.cli.console import OUT, RichProgress, print_json, quiet_libraries, result_lines, saved_line
+from striate.cli.console import ERR, OUT, RichProgress, print_json, quiet_libraries, result_lines, saved_line
 from striate.cli.evaluation_verbs import show_gate
 from striate.cli.options import Json, Out, Overwrite, Settings, open_flow
 
@@ -36,6 +36,7 @@ def quickstart(
     vision: Annotated[Path | None, typer.Option(help="Local copy of EfficientNet-Lite0's weights.")] = None,
     settings: Settings = None,
     overwrite: Overwrite = False,
+    json: Json = False,
 ) -> None:
     """Run the whole flow on the built-in LVLM; a CPU and a few minutes are enough."""
     from striate.demo.places import builtin_model, quickstart_config
@@ -44,8 +45,8 @@ def quickstart(
         overrides = list(settings or [])
         if llm or vision:
             quiet_libraries()
-            overrides.append(f"model.path={builtin_model(llm, vision, RichProgress())}")
-        _everything(quickstart_config(tuple(_with_device(overrides, device))), out, overwrite)
+            overrides.append(f"model.path={builtin_model(llm, vision, RichProgress(ERR if json else OUT))}")
+        _everything(quickstart_config(tuple(_with_device(overrides, device))), out, overwrite, json)
 
 
 def run(
@@ -54,42 +55,48 @@ def run(
     device: Device = None,
     settings: Settings = None,
     overwrite: Overwrite = False,
+    json: Json = False,
 ) -> None:
     """Run the whole flow on your model and your data."""
     from striate.config import load_config
 
     with guard(out):
-        _everything(load_config(config, _with_device(settings, device)), out, overwrite)
+        _everything(load_config(config, _with_device(settings, device)), out, overwrite, json)
 
 
-def check(config: RunFile, settings: Settings = None, out: Out = Path("run"), json_: Json = False) -> None:
+def check(config: RunFile, settings: Settings = None, out: Out = Path("run"), json: Json = False) -> None:
     """Validate a run config, its SPECs and its data, without loading a model; forecast time, memory and disk."""
     from striate.config import load_config
     from striate.pipeline.validate import check_run
 
     with guard(None):
         lines = check_run(load_config(config, settings or []), out)
-        if json_:
+        if json:
             rows = [line.split(maxsplit=1) for line in lines]
-            print_json(json.dumps([{"part": part, "found": found} for part, found in rows]))
+            print_json(dumps([{"part": part, "found": found} for part, found in rows]))
             return
         for line in lines:
             OUT.print(line, soft_wrap=True)
 
 
-def _everything(config: RunConfig, out: Path, overwrite: bool) -> None:
-    from striate.artifacts import PruneRecord, Retention, read_document
+def _everything(config: RunConfig, out: Path, overwrite: bool, json: bool) -> None:
+    from striate.artifacts import GateResult, PruneRecord, Retention, read_if_there
 
-    begin = time.perf_counter()
-    page = open_flow(config, out, overwrite).everything()
-    OUT.print()
-    if (out / "eval" / "retention.json").is_file():
-        for line in result_lines(read_document(out / "eval" / "retention.json", Retention)):
+    begin, console = time.perf_counter(), ERR if json else OUT
+    page = open_flow(config, out, overwrite, console=console).everything()
+    seconds = time.perf_counter() - begin
+    retention = read_if_there(out / "eval" / "retention.json", Retention)
+    pruned = read_if_there(out / "prune.json", PruneRecord) if config.prune.remove else None
+    if json:
+        gate = read_if_there(out / "eval" / "gate.json", GateResult)
+        parts = {"retention": retention, "prune": pruned, "gate": gate}
+        told = {name: part and part.model_dump(mode="json") for name, part in parts.items()}
+        print_json(dumps({"report": str(page.resolve()), "seconds": round(seconds, 1), **told}))
+    else:
+        lines = [*(result_lines(retention) if retention else ()), *([saved_line(pruned)] if pruned else ())]
+        for line in ["", *lines, f"report  {page.resolve()}  ({seconds:.0f} s)"]:
             OUT.print(line, soft_wrap=True)
-    if config.prune.remove and (out / "prune.json").is_file():
-        OUT.print(saved_line(read_document(out / "prune.json", PruneRecord)), soft_wrap=True)
-    OUT.print(f"report  {page.resolve()}  ({time.perf_counter() - begin:.0f} s)", soft_wrap=True)
-    show_gate(out)
+    show_gate(out, console)
 
 
 def _with_device(settings: list[str] | None, device: str | None) -> list[str]:

@@ -1,12 +1,14 @@
 """The verbs ls and version."""
 
 from collections.abc import Callable
+from json import dumps
 from typing import Annotated
 
 import typer
 
 from striate.cli.boundary import guard
-from striate.cli.console import OUT, show_table
+from striate.cli.console import OUT, print_json, show_table
+from striate.cli.options import Json
 from striate.errors import ConfigError, did_you_mean
 from striate.version import __version__
 
@@ -17,19 +19,24 @@ def register(app: typer.Typer) -> None:
     app.command("version")(version)
 
 
-def list_names(what: Annotated[str, typer.Argument(help="scorers, selectors, tasks or families")]) -> None:
+def list_names(
+    what: Annotated[str, typer.Argument(help="scorers, selectors, tasks or families")], json: Json = False
+) -> None:
     """List what exists, one line each."""
     with guard(None):
         rows = _listings().get(what)
         if rows is None:
             hint = f"{did_you_mean(what, _listings())}for example `striate ls scorers`"
             raise ConfigError(f"unknown list {what!r}", ", ".join(_listings()), hint)
-        show_table("", ["name", "what it is"], rows())
+        if json:
+            print_json(dumps([{"name": name, "what": told} for name, told in rows()]))
+        else:
+            show_table("", ["name", "what it is"], rows())
 
 
-def version() -> None:
+def version(json: Json = False) -> None:
     """Print the version."""
-    OUT.print(__version__)
+    print_json(dumps({"version": __version__})) if json else OUT.print(__version__)
 
 
 def _listings() -> dict[str, Callable[[], list[list[str]]]]:

@@ -1,13 +1,15 @@
 """Verbs that make a model folder out of others: import, compose and remove-layers; no run folder is involved."""
 
+from dataclasses import asdict
+from json import dumps
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from striate.cli.boundary import guard
-from striate.cli.console import OUT, quiet_libraries
-from striate.cli.options import located
+from striate.cli.console import OUT, print_json, quiet_libraries
+from striate.cli.options import Json, located
 from striate.errors import ConfigError
 
 NewModel = Annotated[Path, typer.Option("--out", help="Folder of the new model: new or empty.")]
@@ -25,6 +27,7 @@ def import_checkpoint(
     out: NewModel,
     vision: Annotated[str | None, typer.Option(help="Vision tower; left out, the one that its config names.")] = None,
     base: Annotated[str | None, typer.Option(help="Language model under a LoRA checkpoint.")] = None,
+    json: Json = False,
 ) -> None:
     """Turn an original LLaVA-1.5 or Bunny checkpoint into one of transformers' own form."""
     with guard(None):
@@ -36,6 +39,9 @@ def import_checkpoint(
         from striate.models.convert.legacy.importing import import_checkpoint as convert
 
         done = convert(source, out, vision=vision, base=base)
+        if json:
+            print_json(dumps({"out": str(out), **asdict(done)}))
+            return
         OUT.print(f"{done.title}: {done.parameters:,} parameters, {done.image_tokens} image tokens a picture")
         OUT.print(str(out), soft_wrap=True)
 
@@ -45,6 +51,7 @@ def compose_model(
     llm: Annotated[str, typer.Option(help="Causal language model: folder, hub id or .gguf file.")],
     out: NewModel,
     seed: Annotated[int, typer.Option(help="Of the projector's first weights.")] = 0,
+    json: Json = False,
 ) -> None:
     """Put a new LVLM together from an encoder and a language model, with a fresh projector."""
     with guard(None):
@@ -60,6 +67,9 @@ def compose_model(
         save_model(loaded.model, loaded.processor, out)
         count = sum(parameter.numel() for parameter in loaded.model.parameters())
         tokens = loaded.model.config.image_seq_length
+        if json:
+            print_json(dumps({"out": str(out), "parameters": count, "image_tokens": tokens}))
+            return
         OUT.print(f"{count:,} parameters, {tokens} image tokens a picture; the projector is random")
         OUT.print("align it first: train with region none and train.method full", soft_wrap=True)
         OUT.print(str(out), soft_wrap=True)
@@ -69,6 +79,7 @@ def remove_layers(
     model: Annotated[str, typer.Argument(help="Folder with safetensors, hub id or builtin; not changed.")],
     layers: Annotated[str, typer.Option(metavar="N,N,...", help="Decoder layers to remove, counted from 0.")],
     out: NewModel,
+    json: Json = False,
 ) -> None:
     """Write a model without some decoder layers, shard by shard: memory stays small."""
     with guard(None):
@@ -78,6 +89,9 @@ def remove_layers(
         from striate.models.surgery.prune_checkpoint import prune_checkpoint
 
         done = prune_checkpoint(folder_of(place, "model"), numbers, out)
+        if json:
+            print_json(dumps({"out": str(out), **asdict(done)}))
+            return
         OUT.print(f"{len(done.old_to_new)} layers kept")
         OUT.print(f"{done.parameters_before:,} -> {done.parameters_after:,} parameters")
         OUT.print(str(out), soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from json import dumps
 from pathlib import Path
 from typing import Annotated
 
@@ -34,6 +35,9 @@ def sweep(
 
     with guard(out):
         planned = Plan(config)
+        if plan and json:
+            print_json(dumps([run.name for run in planned.runs]))
+            return
         if plan:
             for run in planned.runs:
                 OUT.print(run.name, soft_wrap=True, no_wrap=True)

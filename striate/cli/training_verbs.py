@@ -44,12 +44,19 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
-    config: Config = None, out: Out = Path("run"), settings: Settings = None, overwrite: Overwrite = False
+    config: Config = None,
+    out: Out = Path("run"),
+    settings: Settings = None,
+    overwrite: Overwrite = False,
+    json: Json = False,
 ) -> None:
     """Tune the region and the projector: checkpoint/."""
 
     def stage(flow: Flow) -> None:
         record = flow.train()
+        if json:
+            print_json(record.model_dump_json())
+            return
         OUT.print(
             f"{record.steps} steps in {record.seconds:.0f} s, loss {record.first_loss:.3f} -> {record.last_loss:.3f}"
         )
@@ -58,7 +65,7 @@ def train(
             losses = f"{held_out.first['loss']:.3f} -> {held_out.last['loss']:.3f}"
             OUT.print(f"held out: loss {losses} on {samples} samples; the weights of step {kept} are kept")
 
-    run_stage(config, out, settings, overwrite, stage, together=True)
+    run_stage(config, out, settings, overwrite, stage, together=True, console=ERR if json else OUT)
 
 
 def find_lr(
@@ -70,6 +77,7 @@ def find_lr(
     by: By = "exact_match",
     settings: Settings = None,
     overwrite: Overwrite = False,
+    json: Json = False,
 ) -> None:
     """Try learning rates in short trainings within a budget: find_lr.json, and the line to set."""
     from striate.cli.views.rate_table import advice, rate_table
@@ -83,11 +91,14 @@ def find_lr(
         if flow.config.prune.first:
             flow.prune()
         found = flow.find_lr(tried, minutes, by)
+        if json:
+            print_json(found.model_dump_json())
+            return
         OUT.print(rate_table(found))
         for line in advice(found):
-            OUT.print(line, soft_wrap=True, no_wrap=True)
+            OUT.print(line, soft_wrap=True, no_wrap=line.startswith("--set"))
 
-    run_stage(config, out, settings, overwrite, stage)
+    run_stage(config, out, settings, overwrite, stage, console=ERR if json else OUT)
 
 
 def _rates(text: str | None) -> tuple[float, ...]:

@@ -45,7 +45,17 @@ def analysed(tmp_path_factory: pytest.TempPathFactory, _saved_llava: Path, saved
         "train": {"max_length": 128},
     }
     (folder / "RUN.yaml").write_text(yaml.safe_dump(raw))
-    said = done("analyze", folder / "RUN.yaml", "--out", folder / "run", "--by", "task", "--export", folder / "s.csv")
+    said = done(
+        "--verbose",
+        "analyze",
+        folder / "RUN.yaml",
+        "--out",
+        folder / "run",
+        "--by",
+        "task",
+        "--export",
+        folder / "s.csv",
+    )
     done("select", "--out", folder / "run")
     return folder / "run", said
 
@@ -70,7 +80,7 @@ def test_analyze_shows_and_exports(analysed: tuple[Path, str]) -> None:
 
 def test_analyze_again_marks_the_region(analysed: tuple[Path, str]) -> None:
     out, _ = analysed
-    said = done("analyze", "--out", out)
+    said = done("--verbose", "analyze", "--out", out)
     assert "analyze: up to date" in said
     region = json.loads((out / "region.json").read_text())
     marks = re.findall(r"^ +([0-3])  ([█░])  ", said, re.MULTILINE)[:4]
@@ -101,6 +111,8 @@ def test_two_runs_compared(analysed: tuple[Path, str]) -> None:
     assert re.search(r"modality-block-influence +1\.00", said)
     assert "block-influence: layers that moved most" in said
     assert "up to date" not in said
+    told = json.loads(done("analyze", "--compare", out, other, "--json"))["compared"]
+    assert [row["scorer"] for row in told[0]["scorers"]] == [entry.scorer for entry in scores.scorers]
     task = next(iter(scores.tasks))
     assert f"task {task}" in done("analyze", "--compare", out, other, "--by", "task").replace("\n", "")
 

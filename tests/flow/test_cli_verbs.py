@@ -32,7 +32,7 @@ def done(*arguments: object) -> str:
 def verbs(run_yaml: Path, tmp_path: Path) -> tuple[Path, dict[str, str]]:
     """A run made by the single verbs, and what each printed; only the first is given the config."""
     out = tmp_path / "verbs"
-    said = {"analyze": done("analyze", run_yaml, "--out", out)}
+    said = {"analyze": done("--verbose", "analyze", run_yaml, "--out", out)}
     said |= {verb: done(verb, "--out", out) for verb in VERBS[1:]}
     return out, said
 
@@ -64,6 +64,39 @@ def test_verbs_say_what_they_did(verbs: tuple[Path, dict[str, str]]) -> None:
     assert "tuned   visual: start " in said["evaluate"]
     assert said["report"].strip() == str(out / "report.html")
     assert "select: up to date" in done("select", "--out", out)
+
+
+def test_without_verbose_scores_take_a_screen(verbs: tuple[Path, dict[str, str]]) -> None:
+    lines = done("analyze", "--out", verbs[0]).splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 120
+    assert any(re.match(r"block-influence: highest in layers [0-3](, [0-3]){3}", line) for line in lines)
+    assert sum(bool(re.fullmatch(r"  [▁▂▃▄▅▆▇█]{4}", line)) for line in lines) == 2
+    assert "  █░█░" in lines
+
+
+@pytest.mark.parametrize(
+    ("verb", "keys"),
+    [
+        ("analyze", {"scorers", "num_layers", "samples"}),
+        ("select", {"region", "beside"}),
+        ("train", {"steps", "seconds", "last_loss"}),
+        ("prune", {"prune", "heal"}),
+        ("evaluate", {"models", "retention", "suites", "gate"}),
+        ("report", {"report"}),
+        ("run", {"report", "seconds", "retention", "prune", "gate"}),
+    ],
+)
+def test_json_is_all_that_standard_output_has(verbs: tuple[Path, dict[str, str]], verb: str, keys: set[str]) -> None:
+    out, _ = verbs
+    shown = call(verb, *([out / "config.yaml"] if verb == "run" else []), "--out", out, "--json")
+    assert shown.exit_code == 0, shown.output
+    told = json.loads(shown.stdout)
+    assert keys <= set(told)
+    if verb == "evaluate":
+        assert {"start", "tuned", "pruned"} == set(told["models"])
+    # What happens is told beside it.
+    assert ("up to date" in shown.stderr) == (verb != "report")
 
 
 def test_settings_of_a_verb(run_yaml: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import pty
 import re
@@ -92,6 +93,26 @@ def test_a_pipe_has_plain_text_in_80_columns(arguments: str) -> None:
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verbs_help_has_80_columns(verb: str) -> None:
     plain_lines(CliRunner().invoke(app, [verb, "--help"]).stdout)
+
+
+def test_every_verb_that_tells_something_tells_it_as_json() -> None:
+    """chat and demo tell nothing that ends."""
+    assert {verb for verb, command in VERBS.items() if not any("--json" in each.opts for each in command.params)} == {
+        "chat",
+        "demo",
+    }
+
+
+@pytest.mark.parametrize("arguments", ["ls scorers", "ls tasks", "ls families", "version"])
+def test_lists_are_json_too(arguments: str) -> None:
+    found = json.loads(CliRunner().invoke(app, [*arguments.split(), "--json"]).stdout)
+    assert found == {"version": __version__} if arguments == "version" else len(found) > 10
+
+
+@pytest.mark.parametrize(("words", "verbose"), [("version --verbose", True), ("version", False)])
+def test_verbose_may_stand_anywhere(monkeypatch: pytest.MonkeyPatch, words: str, verbose: bool) -> None:
+    assert typed(monkeypatch, *words.split()) == 0
+    assert console.VERBOSE.get() is verbose
 
 
 def plain_lines(shown: str) -> None:

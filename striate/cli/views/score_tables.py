@@ -14,6 +14,8 @@ from striate.scores.ranking import Agreement, agreement
 from striate.scores.student_t import FEWEST
 
 BAR_CELLS = 8
+HIGHEST = 4
+_HEIGHTS = "▁▂▃▄▅▆▇█"
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
@@ -51,6 +53,26 @@ def stack_tables(scores: Scores, region: Region | None, width: int) -> Iterator[
         ]
         yield from _tables(f"{entry.scorer} by part", parts, region, width)
         yield from _tables(f"{entry.scorer} by task", tasks, region, width)
+
+
+def score_lines(scores: Scores, region: Region | None) -> Iterator[str]:
+    """Yield on one screen what the scorers say: a strip of layers each, its highest ones, and whether halves agree."""
+    yield f"{scores.samples} samples; a strip has layer 0 first, and --verbose shows every score with its interval"
+    if region:
+        yield f"region {region.spec}: {len(region)} of {region.num_layers} layers"
+        yield f"  {''.join('█' if layer in region else '░' for layer in range(region.num_layers))}"
+    for entry in scores.scorers:
+        order = sorted(range(len(entry.values)), key=entry.values.__getitem__, reverse=True)[:HIGHEST]
+        agree = f"; halves of the samples agree {_split_half(entry)[0]}" if entry.split_half else ""
+        yield f"{entry.scorer}: highest in layers {', '.join(map(str, order))}{agree}"
+        yield f"  {strip(entry.values)}"
+
+
+def strip(values: Sequence[float]) -> str:
+    """Return a character a value, the higher the more of its cell is full: from the least of all to the most."""
+    least, most = min(values), max(values)
+    steps = [round(7 * (value - least) / (most - least)) if most > least else 0 for value in values]
+    return "".join(_HEIGHTS[step] for step in steps)
 
 
 def agreement_table(scores: Scores) -> Group | None:
