@@ -228,3 +228,20 @@ def test_a_tar_whose_samples_are_torn_apart(order: str, tmp_path: Path) -> None:
     assert [len(sample.images) for sample in read_samples(tmp_path / "b.tar")] == [1, 1]
     tar_of([("a.json", json.dumps(ROW).encode()), *sorted(members)], tmp_path / "c.tar")
     assert [len(sample.images) for sample in read_samples(tmp_path / "c.tar")] == [0, 1, 1]
+
+
+def test_what_a_table_of_photos_needs_is_said(tmp_path: Path) -> None:
+    (tmp_path / "1.jpg").write_bytes(picture("0.png"))
+    table, columns = tmp_path / "t.csv", SourceOptions(columns={"image": "file", "answer": "label"}, question="Q")
+    table.write_text("file,label\n1.jpg,oak\n,\n")
+    assert "data.columns={image: file, answer: label}, and what is asked of every picture" in refused(table)
+    assert [sample.answer for sample in read_samples(table, options=columns)] == ["oak"]
+    table.write_text("file,label,notes\n1.jpg,oak,x\n")
+    assert "data.columns={image: file, answer: NAME}" in refused(table)
+    table.write_text("file,label\n1.jpg,oak\n1.jpg,\n")
+    assert "line 3 (id 't-2'): its 'label' is empty, which data.columns says is 'answer'" in refused(table, columns)
+    table.write_text("1.jpg,oak\n")
+    assert "has no header: its first line names a file, '1.jpg'" in refused(table, columns)
+    table.write_text("sep=;\r\nfile;label\r\n1.jpg;oak\r\n")
+    assert [sample.answer for sample in read_samples(table, options=columns)] == ["oak"]
+    assert "data.columns={answer: caption}" in refused(rows(tmp_path / "d", {"image": "1.jpg", "caption": "a tree"}))

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from striate.data.forms.picture_values import is_picture
+from striate.data.picture_names import KEYS, MEDIA_FILE
 from striate.data.rows import Row
 from striate.data.samples import PLACEHOLDER, Role
 from striate.data.sources.source_options import SourceOptions
@@ -24,6 +26,7 @@ ROLES: dict[str, Role] = {
     "bing": "assistant",
 }
 LLAVA, CHAT = ("from", "value"), ("role", "content")
+_ASKED, _COLUMNS = "question and answer", "question: NAME, answer: NAME"
 _PAIR = "a list of pairs: [[question, answer], ...]"
 
 
@@ -83,11 +86,18 @@ def _form_of(row: Row, columns: Mapping[str, str]) -> ConversationForm:
             "one conversation a sample",
             f"say which with data.columns, such as {{{found[0].keys[0]}: {found[0].keys[0]}}}",
         )
+    empty = next((name for name in columns if name not in KEYS and name in _WORDS and name not in row), None)
+    if empty and empty in row.fields:
+        raise row.refuse(
+            f"its {shown(columns[empty])} is empty, which data.columns says is {empty!r}",
+            "some text",
+            "fill it, or remove the record",
+        )
     raise row.refuse(
         f"it has no conversation; its fields are {have or 'empty'}",
         f"one of {', '.join(names)}",
         _unapplied(row, columns)
-        + (_nearest(row) or "say which fields hold question and answer: data.columns={question: NAME, answer: NAME}"),
+        + (_nearest(row) or _of_pictures(row) or f"say which fields hold {_ASKED}: data.columns={{{_COLUMNS}}}"),
     )
 
 
@@ -115,6 +125,25 @@ def _nearest(row: Row) -> str:
             same = ", or ask every record the same with data.question" if missing == ["question"] else ""
             return f"add {lacks}, or say which field it is with data.columns={{{missing[0]}: NAME}}{same}"
     return ""
+
+
+def _of_pictures(row: Row) -> str:
+    """Return how a record is read that has a picture and no words that are known by name; empty if it has none."""
+    there = [key for key, value in row.fields.items() if isinstance(key, str) and value is not None]
+    pictures = [key for key in there if key in KEYS or is_picture(row.fields[key]) or _is_named(row.fields[key])]
+    if not pictures:
+        return ""
+    others = [key for key in there if key not in (*pictures, "id", "task")]
+    answer = others[0] if len(others) == 1 else "NAME"
+    image = "" if pictures[0] in KEYS else f"image: {shown(pictures[0], 30).strip(chr(39))}, "
+    return (
+        f"say which field is learned, with data.columns={{{image}answer: {shown(answer, 30).strip(chr(39))}}}, and what"
+        " is asked of every picture, with data.question='What is it?'"
+    )
+
+
+def _is_named(value: Any) -> bool:
+    return isinstance(value, str) and MEDIA_FILE.fullmatch(value) is not None
 
 
 def _listed(key: str, names: tuple[str, str]) -> Callable[[Row], Iterator[RawTurn]]:
@@ -226,6 +255,7 @@ FORMS = (
     ConversationForm(("prompt", "completion"), _prompt_completion),
     ConversationForm(("question", "answer"), _question_answer, pictures_first=True),
 )
+_WORDS = frozenset(key for form in FORMS for key in form.keys)
 TEXT_FIELDS = frozenset({"system", *(key for form in FORMS for key in (*form.keys, *form.texts))})
 
 
