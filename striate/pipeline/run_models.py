@@ -170,6 +170,10 @@ def _place(label: str, path: str, revision: str | None = None, run: Path | None 
 
 
 def _check_source(text: str) -> None:
+    if not text.strip():
+        raise ModelError(
+            "no model was named: the name is empty", "a run folder, a model's folder or a hub id", "name one"
+        )
     if user_path(text).is_file():
         raise ModelError(
             f"{text} is a file", "a run folder, a model's folder or a hub id", "give the folder that the file is in"

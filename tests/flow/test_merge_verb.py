@@ -163,6 +163,14 @@ def test_what_can_not_be_merged_is_refused(words: tuple[str, ...], text: str, ru
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_text_model_is_told_from_one_that_lacks_its_processor(tmp_path: Path) -> None:
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    done = striate("merge", tmp_path / "text", "--out", tmp_path / "merged")
+    assert "is a text-only model: it has no vision encoder" in done.output.replace("\n", " ")
+    assert not (tmp_path / "merged").exists()
+
+
 def test_a_folder_that_holds_files_is_left_alone(run: Path, tmp_path: Path) -> None:
     (tmp_path / "merged").mkdir()
     (tmp_path / "merged" / "mine.txt").write_text("mine")

@@ -97,6 +97,7 @@ def test_a_folder_or_hub_id_is_one_model(tmp_path: Path, monkeypatch: pytest.Mon
         ("empty", "has no config.json"),
         ("a file", "is a file"),
         ("half", "has no config.yaml"),
+        ("", "the name is empty"),
     ],
 )
 def test_what_holds_no_model_is_refused(name: str, text: str, tmp_path: Path) -> None:
@@ -105,4 +106,4 @@ def test_what_holds_no_model_is_refused(name: str, text: str, tmp_path: Path) ->
     (tmp_path / "half" / "run.json").write_text("{}")
     (tmp_path / "a file").write_text("")
     with pytest.raises(StriateError, match=text):
-        models_of(tmp_path / name)
+        models_of(tmp_path / name if name else " ")

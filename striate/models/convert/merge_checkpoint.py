@@ -79,8 +79,8 @@ def merge_checkpoint(
         )
     with quietly(True), new_folder(out) as target:
         folder = _base_folder(adapter, base) if adapter else source
-        processor = _processor(source, folder)
         plan = blueprint(str(folder))
+        processor = _processor(source, folder)
         check_unquantized(plan.model.config, folder, _advice(adapter))
         check_image_token(plan.model, processor, str(source))
         check_special_tokens(plan.model, processor, str(source))
