@@ -55,7 +55,7 @@ def ask(
     dtype: Dtype = "auto",
     json_: Json = False,
 ) -> None:
-    """Ask a model, or all models of a run, about pictures; the answer streams."""
+    """Ask a model, or all models of a run, about pictures. The answer streams."""
     with guard(None):
         conversation = _question(words)
         places = _places(source, model, everything)
@@ -82,7 +82,7 @@ def chat(
     device: Device = "auto",
     dtype: Dtype = "auto",
 ) -> None:
-    """Talk with a model about pictures: /picture PATH, /new, /quit."""
+    """Talk with a model about pictures. There are /picture PATH, /new and /quit."""
     with guard(None):
         from striate.dialogue.conversation import Conversation, checked_picture
         from striate.dialogue.terminal_chat import HELP, Terminal, run_chat
@@ -110,7 +110,7 @@ def demo(
     ),
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes one that is free.")] = 7860,
 ) -> None:
-    """Serve a page on this machine: drop a picture, ask, compare the run's models, see which layers read it."""
+    """Serve a page that asks and compares a run's models. It shows which layers read a picture."""
     with guard(None):
         from striate.dialogue.page_server import LOOPBACK, check_gradio, free_port, served_page
 

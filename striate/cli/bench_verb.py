@@ -39,7 +39,7 @@ def bench(
     dtype: Dtype = "auto",
     json: Json = False,
 ) -> None:
-    """Measure models in turns: time to first token, prefill and decode speed, memory; kept in the run: speed.json."""
+    """Measure speed and memory of models in turns: speed.json. These are time to first token, prefill and decode."""
     with guard(None):
         from striate.artifacts import write_document
         from striate.pipeline.run_models import is_run

@@ -65,6 +65,7 @@ QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
 VERBOSE: ContextVar[bool] = ContextVar("verbose", default=False)
 """Whether tables that take more than a screen are printed whole: `striate --verbose VERB`."""
 
+SECONDS_OF_SPEED = 1800.0
 SECONDS_BETWEEN_LINES = 60.0
 """How often a pipe or a file, where no bar moves, has a line of progress."""
 
@@ -98,7 +99,8 @@ class RichProgress:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}", markup=False),
         )
-        with Progress(*columns, console=self._console) as bars:
+        # A step may take minutes: the time left follows from the last ones, however slow.
+        with Progress(*columns, console=self._console, speed_estimate_period=SECONDS_OF_SPEED) as bars:
             task = bars.add_task(label, total=total, name=f"{label:<28}", note="")
             # Beside a note the label takes no more room than it needs.
             self._note = lambda text: bars.update(task, name=label, note=text)
@@ -133,9 +135,11 @@ def _by_the_minute(task: Task, label: str, console: Console) -> Callable[[], Non
         if console.is_terminal or time.monotonic() < told + SECONDS_BETWEEN_LINES:
             return
         told = time.monotonic()
-        passed, left = (str(timedelta(seconds=int(part or 0))) for part in (task.elapsed, task.time_remaining))
+        passed = task.elapsed or 0.0
+        left = passed * ((task.total or 0) - task.completed) / max(task.completed, 1)
+        times = [str(timedelta(seconds=round(seconds))) for seconds in (passed, left)]
         note = f", {task.fields['note']}" if task.fields["note"] else ""
-        console.print(f"{label} {task.completed:g}/{task.total:g}, {passed}, {left} left{note}", soft_wrap=True)
+        console.print(f"{label} {task.completed:g}/{task.total:g}, {times[0]}, {times[1]} left{note}", soft_wrap=True)
 
     return tell
 

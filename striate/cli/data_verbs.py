@@ -49,7 +49,7 @@ def data(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Show what is understood of training data, and what is learned of it; make a test pack, or convert it."""
+    """Show what is understood and learned of training data. Or make a test pack, or our own form."""
     with guard(None):
         quiet_libraries()
         config = _config(source, settings or [])

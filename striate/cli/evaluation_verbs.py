@@ -154,7 +154,7 @@ def _show_retention(flow: Flow, retention: Retention) -> None:
     from striate.pipeline.model_evaluation import read_results
 
     records = {label: record for label, (record, _) in read_results(flow.out, flow.labels).items()}
-    for line in [*result_lines(retention), *missing_interval_lines(records, retention)]:
+    for line in result_lines(retention):
         OUT.print(line, soft_wrap=True)
     tasks = max(len(record.tasks) for record in records.values())
     if tasks > ONE_SCREEN and not VERBOSE.get():
@@ -163,6 +163,8 @@ def _show_retention(flow: Flow, retention: Retention) -> None:
     for table in retention_tables(records, retention, OUT.width):
         OUT.print()
         OUT.print(table)
+    for line in missing_interval_lines(records, retention):
+        OUT.print(line, soft_wrap=True)
 
 
 def _show_differences(flow: Flow, path: Path | None, overwrite: bool, console: Console) -> None:

@@ -52,7 +52,7 @@ def export(
     revision: Revision = None,
     json: Json = False,
 ) -> None:
-    """Write a model for llama.cpp, Ollama or vLLM, or in 8 or 4 bits, and print what serves it."""
+    """Write a model for llama.cpp or vLLM, or in 4 or 8 bits. Prints what serves it."""
     with guard(None):
         if to is not Target.GGUF and (kind or text_only):
             raise ConfigError("--type and --text-only are of --to gguf", "--to gguf", "leave them out")

@@ -38,7 +38,7 @@ def quickstart(
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Run the whole flow on the built-in LVLM; a CPU and a few minutes are enough."""
+    """Run the whole flow on the built-in LVLM. A CPU and a few minutes are enough."""
     from striate.demo.places import builtin_model, quickstart_config
 
     with guard(out):
@@ -65,7 +65,7 @@ def run(
 
 
 def check(config: RunFile, settings: Settings = None, out: Out = Path("run"), json: Json = False) -> None:
-    """Validate a run config, its SPECs and its data, without loading a model; forecast time, memory and disk."""
+    """Validate a run config and its data. No model is loaded; time, memory and disk are forecast."""
     from striate.config import load_config
     from striate.pipeline.validate import check_run
 

@@ -47,7 +47,7 @@ def inspect(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Show an LVLM's parts, what a region would train, and a forecast of a step's memory and time."""
+    """Show an LVLM's parts, and what a region would train. With a forecast of a step's memory and time."""
     with guard(None):
         quiet_libraries()
         place = located(model)

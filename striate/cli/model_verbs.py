@@ -29,7 +29,7 @@ def import_checkpoint(
     base: Annotated[str | None, typer.Option(help="Language model under a LoRA checkpoint.")] = None,
     json: Json = False,
 ) -> None:
-    """Turn an original LLaVA-1.5 or Bunny checkpoint into one of transformers' own form."""
+    """Turn a LLaVA or Bunny checkpoint into transformers' form. Theirs is another one."""
     with guard(None):
         quiet_libraries()
         from striate.pipeline.run_models import reached
@@ -53,7 +53,7 @@ def compose_model(
     seed: Annotated[int, typer.Option(help="Of the projector's first weights.")] = 0,
     json: Json = False,
 ) -> None:
-    """Put a new LVLM together from an encoder and a language model, with a fresh projector."""
+    """Put an LVLM together from an encoder and a language model. Its projector is fresh."""
     with guard(None):
         quiet_libraries()
         from striate.pipeline.run_models import reached
@@ -81,7 +81,7 @@ def remove_layers(
     out: NewModel,
     json: Json = False,
 ) -> None:
-    """Write a model without some decoder layers, shard by shard: memory stays small."""
+    """Write a model without some decoder layers. It goes shard by shard: memory stays small."""
     with guard(None):
         quiet_libraries()
         numbers, place = _numbers(layers), located(model)

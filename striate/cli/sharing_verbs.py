@@ -49,7 +49,7 @@ def merge(
     revision: Revision = None,
     json: Json = False,
 ) -> None:
-    """Write a run's model, or an adapter, as one ordinary checkpoint in 16 bits, tensor by tensor."""
+    """Write a run's model, or an adapter, as one checkpoint. In 16 bits, tensor by tensor."""
     with guard(None):
         quiet_libraries()
         base = located(base) if base else None
@@ -87,7 +87,7 @@ def push(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Publish a run's model on the hub: weights, processor and card, all in one commit."""
+    """Publish a run's model on the hub. Weights, processor and card go in one commit."""
     with guard(None):
         quiet_libraries()
         from striate.models.io.hub_upload import check_numbers, licence_on_hub, publish

@@ -28,7 +28,7 @@ def register(app: typer.Typer) -> None:
 def sweep(
     config: SweepFile, out: SweepOut = Path("sweep"), *, on: On = "local", plan: Only = False, json: Json = False
 ) -> None:
-    """Run a grid of runs, several at a time, into one table and page: sweep.json, sweep.html."""
+    """Run a grid of runs into one table and page. Several run at a time: sweep.json, sweep.html."""
     from striate.cli.views.narrow_tables import fitting
     from striate.cli.views.sweep_table import sweep_table
     from striate.pipeline.sweeps.plan import Plan

@@ -79,7 +79,7 @@ def find_lr(
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Try learning rates in short trainings within a budget: find_lr.json, and the line to set."""
+    """Try learning rates in short trainings within a budget. Writes find_lr.json, and prints the line to set."""
     from striate.cli.views.rate_table import advice, rate_table
 
     tried = _rates(rates)
@@ -127,7 +127,7 @@ def prune(
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Remove layers outside the region, and heal where the config asks for it: pruned/."""
+    """Remove layers outside the region, and heal: pruned/."""
 
     def stage(flow: Flow) -> None:
         _show_pruned(flow, json) if curve is None else _show_curve(flow, curve, json)

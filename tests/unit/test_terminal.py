@@ -115,6 +115,12 @@ def test_verbose_may_stand_anywhere(monkeypatch: pytest.MonkeyPatch, words: str,
     assert console.VERBOSE.get() is verbose
 
 
+def test_the_list_of_verbs_has_whole_sentences() -> None:
+    listed = CliRunner().invoke(app, ["--help"]).stdout.partition("Commands:")[2]
+    assert len(listed.split("\n")) > len(VERBS)
+    assert [line for line in listed.splitlines() if line.endswith("...")] == []
+
+
 def plain_lines(shown: str) -> None:
     """Check text that a person reads in 80 columns: no line is longer, none has a control character."""
     assert shown.strip()

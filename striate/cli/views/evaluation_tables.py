@@ -22,7 +22,7 @@ from striate.scores.alike import alike_share
 from striate.tasks.scoring.answer_diff import change
 from striate.tasks.scoring.compare import MACRO
 
-TASK_WIDTH, MODEL_WIDTH = 34, 24
+TASK_WIDTH, MODEL_WIDTH, CONDITION_WIDTH = 34, 24, 32
 Key = tuple[str, str, str, str]
 
 
@@ -56,6 +56,8 @@ def gate_table(gate: GateResult) -> Table:
     table = Table(title="gate", title_justify="left", box=None, pad_edge=False)
     for name in ("condition", "model", "held against", "retention", "n", "passed", "can the sample tell"):
         table.add_column(name, justify="right" if name in ("retention", "n") else "left", overflow="fold")
+    # The last column is the one that is broken over lines.
+    table.columns[0].min_width = min(CONDITION_WIDTH, max(len(row.condition) for row in gate.rows))
     for row in gate.rows:
         retention = "-" if row.retention is None else f"{row.retention:.1f}%{_span(row.low, row.high, 1)}"
         passed, against = "yes" if row.passed else "NO", gate.reference(row)

@@ -53,8 +53,9 @@ def _change(row: Difference) -> str:
     if unchanged(row):
         return f"made no measurable difference to {name}"
     if row.low is None:
-        ends = f"from {score(row.baseline_score, row.metric)} to {score(row.score, row.metric)}"
-        return f"moved {name} {ends} (too few items to tell)"
+        before, after = (score(value, row.metric) for value in (row.baseline_score, row.score))
+        change = f"left {name} at {after}" if before == after else f"moved {name} from {before} to {after}"
+        return f"{change} (too few items to tell)"
     amount = points(row.difference, row.metric).lstrip("+" + MINUS)
     return f"{'raised' if row.difference > 0 else 'lowered'} {name} by {amount}"
 
