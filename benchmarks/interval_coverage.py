@@ -3,11 +3,15 @@
 
     python benchmarks/interval_coverage.py --out results/interval-coverage.jsonl
     python benchmarks/interval_coverage.py --only rare thirty-tasks --repetitions 4000
+    python benchmarks/interval_coverage.py --floor --out results/floor-coverage.jsonl
 
 Every setting draws two models' scores whose true means are known, compares them as `striate evaluate` does, and counts
 how often the interval of the score, of the difference and of the retention holds the truth, among the repetitions that
 gave an interval; and how often, of all repetitions, the gate would have called a pass or a failure sure against the
 truth. The Monte Carlo error of a share p is sqrt(p (1 - p) / repetitions): 0.5 points at 95% and 2,000. One core.
+
+With `--floor` the same of the retention above a floor of half the baseline's score, drawn apart from both models'
+answers: the least that it can have in common with them.
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from striate.tasks.scoring.above_floor import above_floor
 from striate.tasks.scoring.compare import compare_pairs, nats_interval
 from striate.tasks.scoring.intervals import share_interval
 from striate.tasks.scoring.paired_scores import Paired
@@ -147,6 +152,30 @@ SETTINGS: dict[str, tuple[str, Setting]] = {
     "eight-pictures": ("8 pictures with 8 questions", lambda g: changed(g, [8] * 8, 0.3, 0.1, 0.5)),
 }
 
+FLOOR_SETTINGS = ("changed-50", "changed-100", "changed-300", "five-a-picture", "ten-a-picture", "five-tasks", "rare")
+
+
+def above_floor_measured(name: str, repetitions: int, seed: int) -> dict[str, Any]:
+    """Return how often the interval of the retention above the floor held the truth in one setting."""
+    told, setting = SETTINGS[name]
+    generator, counts = np.random.default_rng([seed, 1, *name.encode()]), np.zeros(4, dtype=int)
+    for _ in range(repetitions):
+        draw = setting(generator)
+        floor = draw.baseline / 2
+        blind = [(generator.random(len(pair.baseline)) < floor) * 1.0 for pair in draw.pairs]
+        found = above_floor(draw.pairs, blind).interval
+        counts += _fate(found.low, found.high, 100 * (draw.other - floor) / (draw.baseline - floor))
+    given, held, above, below = (int(count) for count in counts)
+    return {
+        "setting": name,
+        "what": told,
+        "repetitions": repetitions,
+        "given": given / repetitions,
+        "coverage": held / given if given else None,
+        "above_truth": above / repetitions,
+        "below_truth": below / repetitions,
+    }
+
 
 def measured(name: str, repetitions: int, bootstrap: int, seed: int) -> dict[str, Any]:
     """Return the coverage of one setting's three intervals, and the shares of sure and wrong verdicts of a gate."""
@@ -208,10 +237,15 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=2000)
     parser.add_argument("--bootstrap", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", nargs="+", choices=SETTINGS, default=list(SETTINGS))
+    parser.add_argument("--only", nargs="+", choices=SETTINGS)
+    parser.add_argument("--floor", action="store_true", help="only the retention above a floor")
     args = parser.parse_args()
     lines = []
-    for name in args.only:
+    for name in args.only or (FLOOR_SETTINGS if args.floor else SETTINGS):
+        if args.floor:
+            lines.append(above_floor_measured(name, args.repetitions, args.seed))
+            print(json.dumps(lines[-1]), flush=True)
+            continue
         lines.append(measured(name, args.repetitions, args.bootstrap, args.seed))
         print(table_row(lines[-1]), flush=True)
     if args.out:
