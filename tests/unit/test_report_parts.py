@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from striate.artifacts import LayerScores, Region, Scores, write_document
+from striate.artifacts import LayerScores, Region, Scores, Trainable, TrainRecord, write_document
 from striate.errors import ArtifactError
 from striate.reporting.charts.drawing.axes import nice_step
 from striate.reporting.charts.drawing.colours import DARK, LIGHT, STEPS, step_of, theme_css
@@ -21,6 +21,7 @@ from striate.reporting.html import wording
 from striate.reporting.html.box_overlay import read_box
 from striate.reporting.html.markup import Html, tag
 from striate.reporting.html.thumbnails import find_picture
+from striate.reporting.sections.trained import draw_course
 from striate.storage.atomic import write_text
 
 
@@ -137,6 +138,29 @@ def test_held_out_samples_have_a_curve_of_their_own() -> None:
 @pytest.mark.parametrize(("highest", "step"), [(1.0, 0.25), (3.0, 1.0), (0.0002, 5e-5), (870.0, 250.0)])
 def test_axis_steps_are_round(highest: float, step: float) -> None:
     assert nice_step(highest) == pytest.approx(step)
+
+
+def test_the_learning_rate_is_told_where_it_was_noted() -> None:
+    trainable = Trainable(
+        method="lora", region=Region(layers=(1,), num_layers=4, spec="ids:1"), components=(), layers=()
+    )
+    figures = {
+        "samples": 4,
+        "steps": 2,
+        "epochs": 1,
+        "first_loss": 2,
+        "last_loss": 1,
+        "seconds": 3,
+        "peak_memory_gib": 1,
+    }
+    noted, earlier = (
+        TrainRecord.model_validate({"trainable": trainable, "proof": "", **figures, **more})
+        for more in ({"lr": 1.6e-3}, {})
+    )
+    told = draw_course(noted)
+    assert "learning rate" in told
+    assert "0.0016" in told
+    assert "learning rate" not in draw_course(earlier)
 
 
 def test_pictures_are_found_in_their_pack(tmp_path: Path) -> None:
