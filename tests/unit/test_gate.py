@@ -135,7 +135,8 @@ def test_a_small_sample_passes_but_can_not_tell() -> None:
     assert row.low is not None
     assert row.high is not None
     # Of one per cent, the half-width has to be 1.96 / (1.96 + 0.84) of it.
-    assert (row.effect, row.needed_n) == (1, pytest.approx(40 * (1.4294 * (row.high - row.low) / 2) ** 2, rel=1e-3))
+    assert str(row.needed_n).rstrip("0") in (str(row.needed_n)[:1], str(row.needed_n)[:2])
+    assert (row.effect, row.needed_n) == (1, pytest.approx(40 * (1.4294 * (row.high - row.low) / 2) ** 2, rel=0.05))
 
 
 @pytest.mark.parametrize(("condition", "effect", "stated"), [("90", None, 10), ("90", 2.5, 2.5), ("100", None, None)])
@@ -153,7 +154,7 @@ def test_the_sample_that_a_gate_needs_follows_from_a_stated_effect(
         return
     assert row.low is not None
     assert row.high is not None
-    assert row.needed_n == pytest.approx(100 * (1.4294 * (row.high - row.low) / 2 / stated) ** 2, abs=1)
+    assert row.needed_n == pytest.approx(100 * (1.4294 * (row.high - row.low) / 2 / stated) ** 2, rel=0.06)
 
 
 def test_a_sample_that_is_too_small_says_what_one_of_its_size_would_tell() -> None:

@@ -251,8 +251,10 @@ def _row(condition: Condition, compared: Difference, effect: float | None) -> Ga
 
 
 def _needed(effect: float, difference: Difference) -> int | None:
-    """Return how many items tell `effect`, in points of retention; None of a sample without an interval."""
+    """Return how many items tell `effect`, in points of retention, to two digits; None without an interval."""
     low, high = difference.retention_low, difference.retention_high
     if low is None or high is None:
         return None
-    return math.ceil(difference.n * (_POWER_WIDTHS * (high - low) / 2 / effect) ** 2)
+    items = math.ceil(difference.n * (_POWER_WIDTHS * (high - low) / 2 / effect) ** 2)
+    digit = 10 ** max(0, len(str(items)) - 2)
+    return math.ceil(items / digit) * digit
