@@ -170,6 +170,7 @@ def _show_retention(flow: Flow, retention: Retention) -> None:
 def _show_differences(flow: Flow, path: Path | None, overwrite: bool, console: Console) -> None:
     from striate.cli.views.evaluation_tables import difference_lines
     from striate.pipeline.model_evaluation import read_results
+    from striate.pipeline.references import references_of
     from striate.tasks.scoring.answer_diff import differing, export
 
     results = read_results(flow.out, flow.labels)
@@ -179,6 +180,6 @@ def _show_differences(flow: Flow, path: Path | None, overwrite: bool, console: C
         export(rows, path, overwrite=overwrite)
         console.print(f"{len(rows)} of {total} items in {path}", soft_wrap=True)
         return
-    for line in difference_lines(rows, flow.config.evaluate.baseline):
+    for line in difference_lines(rows, flow.config.evaluate.baseline, references_of(flow.config)):
         console.print(line, soft_wrap=True)
     console.print(f"{len(rows)} of {total} items are answered otherwise by some model", soft_wrap=True)

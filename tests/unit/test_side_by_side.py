@@ -61,6 +61,19 @@ def test_lines_name_the_item_and_each_answer() -> None:
     ]
 
 
+def test_what_a_pruned_model_changed_is_told_of_the_tuned_one() -> None:
+    row = {"start": said("1", "c", 0), "tuned": said("1", "a", 1), "pruned": said("1", "d", 0)}
+    against = {"tuned": "start", "pruned": "tuned"}
+    assert list(difference_lines([row], "start", against))[3:] == [
+        "  start     c  [0]",
+        "  tuned     a  [1]  wrong to right",
+        "  pruned    d  [0]  right to wrong, beside tuned",
+    ]
+    # Where the tuned model was not asked, the baseline is all that there is.
+    del row["tuned"]
+    assert list(difference_lines([row], "start", against))[-1] == "  pruned    d  [0]  other words"
+
+
 def test_tables_read_back(tmp_path: Path) -> None:
     rows = differing(RESULTS, "start")
     export(rows, tmp_path / "answers.csv")

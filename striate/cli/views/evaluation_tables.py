@@ -1,6 +1,7 @@
 """Tables of evaluations on the terminal: tasks by models, the gate, and answers that differ."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 from rich.console import Group
 from rich.table import Table
@@ -65,8 +66,13 @@ def gate_table(gate: GateResult) -> Table:
     return table
 
 
-def difference_lines(rows: Sequence[Mapping[str, Prediction]], baseline: str) -> Iterator[str]:
-    """Yield, for every item that models answer otherwise, the question and each model's answer, with what changed."""
+def difference_lines(
+    rows: Sequence[Mapping[str, Prediction]], baseline: str, references: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[str]:
+    """Yield, for every item that models answer otherwise, the question and each model's answer, with what changed.
+
+    That is told of the baseline's answer, or of the one of another model that `references` names.
+    """
     for row in rows:
         first = row[baseline]
         picture = f"  {first.image}" if first.image else ""
@@ -74,8 +80,10 @@ def difference_lines(rows: Sequence[Mapping[str, Prediction]], baseline: str) ->
         yield f"  asked     {' '.join(first.question.split())}"
         yield f"  expected  {' | '.join(first.expected)}"
         for label, item in row.items():
-            how = change(first, item) if label != baseline else ""
-            yield f"  {label:<9} {item.answer or '(nothing)'}{_points(item)}{f'  {how}' if how else ''}"
+            reference = references.get(label, baseline)
+            how = change(row.get(reference, first), item) if label != baseline else ""
+            of = f", beside {reference}" if reference != baseline and reference in row else ""
+            yield f"  {label:<9} {item.answer or '(nothing)'}{_points(item)}{f'  {how}{of}' if how else ''}"
 
 
 def suite_lines(record: SuiteRecord) -> list[str]:
