@@ -154,7 +154,7 @@ def test_the_learning_rate_is_told_where_it_was_noted() -> None:
         "peak_memory_gib": 1,
     }
     noted, earlier = (
-        TrainRecord.model_validate({"trainable": trainable, "proof": "", **figures, **more})
+        TrainRecord.model_validate({"trainable": trainable, "proof": "", "peak_memory_gib": 1, **figures, **more})
         for more in ({"lr": 1.6e-3}, {})
     )
     told = draw_course(noted)
