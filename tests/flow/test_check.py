@@ -12,7 +12,7 @@ import pytest
 from safetensors import safe_open
 
 from striate.artifacts import Region, write_document
-from striate.config import RunConfig
+from striate.config import RunConfig, auto_rate
 from striate.errors import DataError, ModelError, StriateError
 from striate.models.io.weight_files import check_weights_whole
 from striate.pipeline import Flow
@@ -119,17 +119,18 @@ READY = re.compile(
 def test_the_last_line_says_what_the_run_takes(run_config: Any, tmp_path: Path) -> None:
     config: RunConfig = run_config("prune.remove=2", "train.save_steps=100", "evaluate.packs=[]", "train.lr=auto")
     lines = list(check_run(config, tmp_path / "run"))
-    assert "rates     train.lr auto is 0.0001, of 2 of 4 layers" in lines
+    rate = auto_rate("lora", 2 / 4, config.train.lora.r)
+    assert f"rates     train.lr auto is {rate:g}, of 2 of 4 layers" in lines
     ready = READY.fullmatch(lines[-1])
     assert ready
     flow = Flow(config, tmp_path / "run")
     flow.everything()
-    assert (int(ready[1]), 1e-4) == (flow.train().steps, flow.train().lr)
+    assert (int(ready[1]), rate) == (flow.train().steps, flow.train().lr)
     card = (tmp_path / "run/checkpoint/README.md").read_text(encoding="utf-8")
-    assert "LoRA at a learning rate of 0.0001." in card
-    assert "\n  lr: 0.0001\n" in card
+    assert f"LoRA at a learning rate of {rate:g}." in card
+    assert f"\n  lr: {rate:g}\n" in card
     log = (tmp_path / "run/train_log.jsonl").read_text(encoding="utf-8").splitlines()
-    assert max(json.loads(line)["lr"] for line in log) == pytest.approx(1e-4, rel=0.05)
+    assert max(json.loads(line)["lr"] for line in log) == pytest.approx(rate, rel=0.05)
     kept = sum(
         (tmp_path / "run" / folder / name).stat().st_size
         for folder, name in (("checkpoint", "adapter_model.safetensors"), ("pruned", "model.safetensors"))

@@ -11,8 +11,10 @@ from typer.testing import CliRunner
 
 from striate.artifacts import RateSearch, read_document
 from striate.cli import app
+from striate.config import auto_rate
 from striate.errors import DivergedError
 from striate.pipeline.trials import rate_trials
+from striate.pipeline.trials.rate_choice import rates_around
 
 
 @pytest.fixture
@@ -87,7 +89,7 @@ def test_it_starts_around_the_rate_that_auto_gives(
 
     monkeypatch.setattr(rate_trials.RateTrials, "search", search)
     called(str(config), "--out", str(tmp_path / "run"), "--set", "train.lr=auto")
-    assert asked == [(2.5e-5, 5e-5, 1e-4, 2e-4, 4e-4)]
+    assert asked == [rates_around(auto_rate("lora", 2 / 4, 2))]
 
 
 def test_every_trial_has_a_fresh_model(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

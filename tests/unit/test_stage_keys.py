@@ -15,7 +15,8 @@ from pydantic import BaseModel
 
 import striate
 from striate.artifacts import write_document
-from striate.config import RunConfig, parse_config
+from striate.config import RunConfig, auto_rate, parse_config
+from striate.config.learning_rate import healing_rate
 from striate.errors import ArtifactError
 from striate.harness.suites import parse_suite
 from striate.pipeline.preflight import labels_of
@@ -272,20 +273,20 @@ def test_a_learning_rate_that_follows_from_the_region_counts_as_the_number_it_is
         return {stage for stage in old if old[stage] != new[stage]}
 
     # Of the region's two layers, one trains at a time, of eight.
-    same = ["train.lr=4e-4", "heal.lr=1e-4"]
-    assert stale(["train.lr=auto", "heal.lr=auto"], same) == NONE
-    assert stale(["train.lr=4e-4", "heal.lr=auto"], same) == NONE
-    assert stale(["train.lr=auto", "heal.lr=auto"], ["train.lr=auto", "heal.lr=2e-4"]) == HEALED
-    assert stale(["train.lr=auto"], ["train.lr=4e-4"]) == NONE
+    rate = auto_rate("lora", 1 / 8)
+    number, same = f"train.lr={rate}", f"heal.lr={healing_rate(rate)}"
+    assert stale(["train.lr=auto", "heal.lr=auto"], [number, same]) == NONE
+    assert stale([number, "heal.lr=auto"], [number, same]) == NONE
+    assert stale(["train.lr=auto", "heal.lr=auto"], ["train.lr=auto", f"heal.lr={rate}"]) == HEALED
+    assert stale(["train.lr=auto"], [number]) == NONE
     assert stale(["train.lr=auto"], ["train.lr=auto", "train.resample={}"]) == TRAINED
-    assert stale(["train.lr=auto", "train.method=full"], ["train.lr=3.2e-3", "train.method=full"]) == NONE
 
 
 def test_layers_that_went_before_tuning_are_none_of_the_model_that_is_tuned(root: Path) -> None:
     raw = base_config(root)
     del raw["heal"]
     first = ["prune.when=before", "prune.remove=4", "train.resample={}"]
-    auto, number = (keys_of(parse_config(raw, [*first, f"train.lr={lr}"])) for lr in ("auto", 1e-4))
+    auto, number = (keys_of(parse_config(raw, [*first, f"train.lr={lr}"])) for lr in ("auto", auto_rate("lora", 2 / 4)))
     assert auto == number
 
 
