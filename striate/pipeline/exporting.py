@@ -78,12 +78,25 @@ def export_model(
     if to not in TARGETS:
         raise ConfigError(f"unknown form {to!r}", ", ".join(TARGETS), "for example --to gguf")
     check_new_folder(out)
-    place = model_of(source, label, progress)
+    place, options = _fetched(model_of(source, label, progress), options)
     if to == "gguf":
         return _gguf(place, out, options)
     if to == "vllm":
-        return _vllm(place, source, out, options)
+        return _vllm(place, source if place.run else place.path, out, options)
     return _compressed(place, out, to, options)
+
+
+def _fetched(place: ModelPlace, options: ExportOptions) -> tuple[ModelPlace, ExportOptions]:
+    """Return `place` as the folder of an adapter where its hub id is one's, at its revision; any other as it is."""
+    from striate.models.io.adapter_folder import base_of, is_adapter
+    from striate.models.io.load import source_of
+
+    if Path(place.path).is_dir():
+        return place, options
+    folder = Path(source_of(place.path, revision_of(place, options.revision)))
+    if not is_adapter(folder):
+        return place, options
+    return replace(place, path=str(folder), base=base_of(folder), revision=None), replace(options, revision=None)
 
 
 def _load(place: ModelPlace, revision: str | None) -> Loaded:

@@ -141,6 +141,9 @@ def test_an_adapter_of_the_hub_is_merged_with_its_base_of_the_hub(
             for place in (tuned_run / "checkpoint", tmp_path / "merged")
         )
     assert torch.allclose(own, theirs, atol=1e-4)
+    done = striate("export", "user/tuned", "--revision", "main", "--to", "int8", "--out", tmp_path / "small")
+    assert done.exit_code == 0, done.output
+    assert "base_model: user/base\n" in (tmp_path / "small" / "README.md").read_text()
     served = striate("merge", "user/tuned", "--revision", "nowhere", "--out", tmp_path / "other")
     assert served.exit_code == 1
     assert "no model at 'user/tuned'" in served.output

@@ -56,6 +56,15 @@ def test_an_adapter_is_read_back_by_plain_peft_and_by_striate(model_type: str, t
         assert all(torch.equal(found[name], expected[name]) for name in own)
 
 
+def test_an_adapter_that_plain_peft_saved_is_placed_by_the_names_that_it_has(tmp_path: Path) -> None:
+    base, tuned = saved("deepseek_ocr2", tmp_path)
+    tuned.save_pretrained(tmp_path / "plain")
+    with torch.device("meta"):
+        empty = copy.deepcopy(base).to("meta")
+    found, expected = place_adapter(empty, tmp_path / "plain").state_dict(), tuned.state_dict()
+    assert all(torch.equal(found[name], expected[name]) for name in expected if ".lora_" in name)
+
+
 def test_differences_of_weights_are_read_by_the_models_names(tmp_path: Path) -> None:
     base, tuned = saved("mistral_large4", tmp_path)
     name = next(name for name, module in tuned.named_modules() if name.endswith("layers.4.mlp.shared_experts.up_proj"))

@@ -73,7 +73,7 @@ def load_model(
     place = resolve_device(device)
     kind = resolve_dtype(dtype, place)
     with quietly(quiet):
-        source = _source(str(path), revision)
+        source = source_of(str(path), revision)
         model = _read_model(source, place, kind, revision, merge)
         load_rule(model, Path(source))
         processor = _read_processor(source, revision)
@@ -91,7 +91,7 @@ def load_weights(
         ModelError: as `load_model`, but a processor is not asked for.
     """
     with quietly(True):
-        source = _source(str(path), revision)
+        source = source_of(str(path), revision)
         model = _read_model(source, device, dtype, revision, False, **options)
         load_rule(model, Path(source))
         return model
@@ -104,7 +104,7 @@ def load_processor(path: str | Path, *, revision: str | None = None) -> Any:
         ModelError: no such path, or no processor there.
     """
     with quietly(True):
-        return _read_processor(_source(str(path), revision), revision)
+        return _read_processor(source_of(str(path), revision), revision)
 
 
 def read_config(path: str | Path, revision: str | None = None) -> Any:
@@ -113,11 +113,15 @@ def read_config(path: str | Path, revision: str | None = None) -> Any:
     Raises:
         ModelError: no such model, or a text-only one.
     """
-    return _lvlm_config(_source(str(path), revision), revision)
+    return _lvlm_config(source_of(str(path), revision), revision)
 
 
-def _source(path: str, revision: str | None) -> str:
-    """Return the folder or hub id to read from; hub ids of adapters are fetched and become a folder."""
+def source_of(path: str, revision: str | None) -> str:
+    """Return the folder or hub id to read from; hub ids of adapters are fetched and become a folder.
+
+    Raises:
+        ModelError: neither, or one that may not be loaded.
+    """
     folder = user_path(path)
     if folder.is_dir():
         _refuse_original(folder / "config.json", str(folder))
@@ -129,7 +133,7 @@ def _source(path: str, revision: str | None) -> str:
         raise _no_such(path, "there is no such folder")
     copy = copy_if_silent(path, revision)
     if copy is not None:
-        return _source(str(copy), None)
+        return source_of(str(copy), None)
     try:
         plain, adapter = (
             cached_file(path, name, revision=revision, _raise_exceptions_for_missing_entries=False)
@@ -174,7 +178,7 @@ def _read_unchecked(
         return _read_plain(source, dtype, revision, **options).to(device).eval()
     base, pinned = base_of(folder), base_revision_of(folder)
     try:
-        plain = _read_plain(_source(base, pinned), dtype, pinned, **options)
+        plain = _read_plain(source_of(base, pinned), dtype, pinned, **options)
     except ModelError as error:
         given = f"the adapter in {source} needs its base model, which can't be used: {error.given}"
         hint = f"fix base_model_name_or_path in {folder / ADAPTER_CONFIG}"
@@ -281,4 +285,4 @@ def _processor_places(source: str, revision: str | None) -> Iterator[tuple[str, 
     folder = Path(source)
     if is_adapter(folder):
         pinned = base_revision_of(folder)
-        yield _source(base_of(folder), pinned), pinned
+        yield source_of(base_of(folder), pinned), pinned
