@@ -55,6 +55,14 @@ def test_where_no_answer_changed_the_interval_still_has_a_width() -> None:
     assert 100 - found.interval.low == pytest.approx(100 * 0.037 / 0.4, rel=0.15)
 
 
+def test_scores_beyond_1_are_brought_within_and_told_as_they_were() -> None:
+    pair, floor = Paired.of(right(80, 20), right(75, 25)), right(30, 70)
+    tall = Paired.of(2 * pair.baseline, 2 * pair.other, None, pair.pictures)
+    plain, doubled = above_floor([pair], [floor]), above_floor([tall], [2 * floor])
+    assert doubled.floor == pytest.approx(2 * plain.floor)
+    assert (doubled.kept, doubled.interval) == (plain.kept, plain.interval)
+
+
 def test_without_a_clear_gain_from_pictures_there_is_no_figure() -> None:
     found = above_floor([Paired.of(right(50, 50), right(60, 40))], [right(0, 2, 48, 50)])
     assert (found.floor, found.kept, found.interval.why_none) == (pytest.approx(0.48), None, NO_SIGHT)

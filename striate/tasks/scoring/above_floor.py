@@ -8,8 +8,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from striate.tasks.scoring.intervals import Interval, difference_interval
 from striate.tasks.scoring.paired_scores import Floats, Paired
 from striate.tasks.scoring.picture_sample import PictureSample
@@ -52,17 +50,15 @@ def above_floor(pairs: Sequence[Paired], floors: Sequence[Floats]) -> AboveFloor
         pairs: both models' scores, one entry a task.
         floors: the baseline's scores on the same items without their pictures, (n,) a task.
     """
-    top = max(1.0, *(float(np.max(part)) for pair in pairs for part in (pair.baseline, pair.other)))
-    blind = [floor / top for floor in floors]
-    base, other = (
-        [part / top for part in parts] for parts in zip(*((p.baseline, p.other) for p in pairs), strict=True)
-    )
+    base, other = [pair.baseline for pair in pairs], [pair.other for pair in pairs]
+    # Of metrics that go beyond 1.
+    top = max(1.0, *(float(part.max()) for part in (*base, *other, *floors)))
 
     def sample(first: Sequence[Floats], second: Sequence[Floats]) -> PictureSample:
         told = zip(pairs, first, second, strict=True)
-        return PictureSample.of([Paired(one, two, pair.weights, pair.pictures) for pair, one, two in told])
+        return PictureSample.of([Paired(one / top, two / top, pair.weights, pair.pictures) for pair, one, two in told])
 
-    changed, gained, both = sample(base, other), sample(blind, base), sample(blind, other)
+    changed, gained, both = sample(base, other), sample(floors, base), sample(floors, other)
     floor = float(gained.means[0]) * top
     change, gain = _estimate(changed), _estimate(gained)
     if change is None or gain is None:
