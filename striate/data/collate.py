@@ -98,6 +98,23 @@ class Collator:
         """
         marked = self._special.marked(sample)
         text = self._renderer.conversation(marked).text if self.train else self._renderer.prompt(marked)
+        return self._tokens(text)
+
+    def opening_length(self, sample: Sample) -> int | None:
+        """Return the tokens before the first answer of a conversation, with one for each picture.
+
+        None for a prompt, and where pictures stand behind that answer.
+
+        Raises:
+            DataError: the chat template refuses it.
+        """
+        if not self.train:
+            return None
+        conversation = self._renderer.conversation(self._special.marked(sample))
+        first = conversation.answers[0]
+        return self._tokens(conversation.text[: first.start]) if first.images == len(sample.images) else None
+
+    def _tokens(self, text: str) -> int:
         return len(self._encoder.tokenizer(text, add_special_tokens=self._encoder.adds_special_tokens(text)).input_ids)
 
     def join(self, items: Sequence[Encoded]) -> Batch:

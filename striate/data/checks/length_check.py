@@ -19,6 +19,8 @@ from striate.errors import DataError, TooLongError
 _UNLIMITED = 2**40
 # Of a token of text.
 _CHARACTERS = 4
+# Tokens by which a text may differ from its parts, and one of the answer.
+_SLACK = 8
 Size = tuple[int, int]
 
 
@@ -87,7 +89,8 @@ def lengths(
         sample = samples[index]
         try:
             texts[index] = collator.text_length(sample)
-            if texts[index] + most * len(sample.images) > max_length:
+            room = max_length - most * len(sample.images)
+            if texts[index] > room and not _opens_within(collator, sample, room):
                 collator.encode([sample])
         except DataError as error:
             if not (skips or isinstance(error, TooLongError)):
@@ -99,6 +102,12 @@ def lengths(
     return Lengths(
         tuple(wrong), len(samples), counted, total, max(texts.values(), default=0), int(columns.pictures.sum()), most
     )
+
+
+def _opens_within(collator: Collator, sample: Sample, room: int) -> bool:
+    """Return whether its first answer surely begins within `room` tokens of text: what is behind may be cut."""
+    opening = collator.opening_length(sample)
+    return opening is not None and opening + _SLACK <= room
 
 
 def _chosen(columns: SampleColumns, image_tokens: int, most: int | None) -> tuple[list[int], list[int]]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from striate.data.samples import Sample
     from striate.data.sources.stored_pictures import Picture
 
-MOST_COUNTED = 20_000
+MOST_COUNTED = 5_000
 
 
 def read_data(name: str, config: RunConfig, limits: PictureLimits, read: list[Sequence[Sample]]) -> str:
