@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import json
 import os
 import sys
@@ -287,6 +288,9 @@ def main(chosen: Callable[[Path, str], dict[str, Any]] = scenario) -> None:
         result = chosen(folder, name)
         text = json.dumps(result)
         (folder / f"{name}.{ranks.rank}.json").write_text(text, encoding="utf-8")
+        # Each training collects garbage more than once, and would go through all that was imported.
+        gc.collect()
+        gc.freeze()
         ranks.barrier()
     if ranks.world_size > 1:
         torch.distributed.destroy_process_group()

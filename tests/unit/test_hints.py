@@ -42,7 +42,8 @@ def texts(tree: ast.AST) -> Iterator[str]:
 TEXTS = [
     (f"{path.relative_to(SOURCE)}", text)
     for path in sorted(SOURCE.rglob("*.py"))
-    for text in texts(ast.parse(path.read_text(encoding="utf-8")))
+    if re.search(r"striate |--set ", source := path.read_text(encoding="utf-8"))
+    for text in texts(ast.parse(source))
 ]
 COMMANDS = {(place, found) for place, text in TEXTS for found in re.findall(r"`(striate [^`]+)`", text)}
 SETTINGS = {
