@@ -101,6 +101,14 @@ def _held_out(samples: Sequence[Sample], share: float, seed: int) -> set[int]:
     return chosen
 
 
+def shows_trained(data: TrainingData) -> int:
+    """Return how many held-out samples show a picture with the bytes of one that is trained on."""
+    trained = {image for images in pictures_shown(data.samples) for image in images}
+    copies = first_copies([*trained, *(image for sample in data.held_out for image in sample.images)])
+    known = {copies[image] for image in trained}
+    return sum(any(copies[image] in known for image in sample.images) for sample in data.held_out)
+
+
 def check_metric(metric: str, pictured: int, texts: int) -> None:
     """Return if held-out samples, so many with a picture and without, have a kind that `metric` is measured on.
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from striate.config import parse_config
-from striate.data.held_out import split, training_data
+from striate.data.held_out import shows_trained, split, training_data
 from striate.data.reading import read_samples
 from striate.data.samples import Message, Sample
 from striate.errors import ConfigError, DataError
@@ -104,6 +104,9 @@ def test_a_file_of_held_out_samples(pack_dir: Path, tmp_path: Path) -> None:
     data = training_data(section, [kept], apart, seed=0)
     assert [one.id for one in data.samples] == [row["id"] for row in rows[:8]]
     assert [one.id for one in data.held_out] == [row["id"] for row in rows[8:]]
+    assert shows_trained(data) == 4
+    assert shows_trained(replace(data, samples=data.samples[4:])) == 4
+    assert shows_trained(replace(data, samples=data.samples[:1])) == 1
     # The same sample under another name is the same sample.
     renamed = [{**row, "id": f"other-{index}"} for index, row in enumerate(rows[6:])]
     apart.write_text(json.dumps(renamed))

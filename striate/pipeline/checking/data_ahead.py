@@ -60,7 +60,7 @@ def check_held_out(config: RunConfig, limits: PictureLimits) -> str:
     Raises:
         StriateError: what is held out can't be measured, or a picture is wrong.
     """
-    from striate.data.held_out import check_metric, training_data
+    from striate.data.held_out import check_metric, shows_trained, training_data
 
     section, share = config.data, config.data.validation_share
     names = [*section.train, *([] if share or section.validate is None else [section.validate])]
@@ -73,7 +73,9 @@ def check_held_out(config: RunConfig, limits: PictureLimits) -> str:
     pictured = sum(bool(sample.images) for sample in data.held_out)
     check_metric(config.train.metric_for_best_model, pictured, len(data.held_out) - pictured)
     check_pictures({image: sample.id for sample in reversed(data.held_out) for image in sample.images}, limits)
-    return f"{section.validate}: {len(data.held_out)} samples are measured, {len(data.samples)} train"
+    known = shows_trained(data)
+    shared = f"; {known} of the measured show pictures that are trained on" if known else ""
+    return f"{section.validate}: {len(data.held_out)} samples are measured, {len(data.samples)} train{shared}"
 
 
 def mixed_sources(config: RunConfig) -> str:
