@@ -143,6 +143,7 @@ def _vllm(place: ModelPlace, source: str | Path, out: Path, options: ExportOptio
 
     revision = revision_of(place, options.revision)
     whole = place.base or place.path
+    whole = str(Path(whole).resolve()) if Path(whole).is_dir() else whole
     pinned = base_revision_of(Path(place.path)) if place.adapter else revision
     if problem := model_problem(read_config(whole, pinned)):
         raise ModelError(problem, "a family that docs/serving.md lists for vLLM", _BY_VLLM)

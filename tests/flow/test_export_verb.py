@@ -168,6 +168,18 @@ def test_vllm_gets_a_whole_checkpoint_else(siglip: Path, tmp_path: Path, change:
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
 
 
+def test_vllm_finds_a_base_that_was_named_from_the_working_folder(
+    siglip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = adapter(siglip, tmp_path / "adapter")
+    file = source / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "base_model_name_or_path": "model"}))
+    monkeypatch.chdir(siglip.parent)
+    done = striate(source, "--to", "vllm", "--out", tmp_path / "out")
+    assert f"vllm serve {siglip} --enable-lora" in done.output
+    assert json.loads((tmp_path / "out" / file.name).read_text())["base_model_name_or_path"] == str(siglip)
+
+
 def test_vllm_is_told_which_revision_of_the_base(siglip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The base on the hub may have moved on since."""
     source = adapter(siglip, tmp_path / "adapter")

@@ -42,7 +42,10 @@ def write_adapter(adapter: Path, out: Path) -> None:
         ModelError: weights that are no numbers.
     """
     check_finite_file(adapter / ADAPTER_WEIGHTS)
-    config = adapter_config(adapter) | {"base_model_name_or_path": base_of(adapter)}
+    base = base_of(adapter)
+    # A name that is looked for from the working folder is none to whoever serves it from elsewhere.
+    base = str(Path(base).resolve()) if Path(base).is_dir() else base
+    config = adapter_config(adapter) | {"base_model_name_or_path": base}
     with new_folder(out) as folder:
         write_text(folder / ADAPTER_CONFIG, json.dumps(config, indent=2) + "\n")
         shutil.copyfile(adapter / ADAPTER_WEIGHTS, folder / ADAPTER_WEIGHTS)
