@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from striate.cli import app
+from striate.cli.console import ERR, OUT
 from striate.data import reading
 
 VERBS = ["analyze", "select", "train", "prune", "evaluate", "report"]
@@ -73,6 +74,41 @@ def test_without_verbose_scores_take_a_screen(verbs: tuple[Path, dict[str, str]]
     assert any(re.match(r"block-influence: highest in layers [0-3](, [0-3]){3}", line) for line in lines)
     assert sum(bool(re.fullmatch(r"  [▁▂▃▄▅▆▇█]{4}", line)) for line in lines) == 2
     assert "  █░█░" in lines
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "analyze",
+        "--verbose analyze",
+        "select --beside top:1 --beside scores:block-influence:50%",
+        "train",
+        "prune",
+        "evaluate",
+        "evaluate --differences",
+        "report",
+        "run config.yaml",
+        "check config.yaml",
+        "inspect pruned --region uniform:25% --remove 1",
+        "ask . picture.png What? --all --max-new-tokens 2",
+    ],
+)
+def test_a_terminal_of_80_columns_has_whole_words(
+    verbs: tuple[Path, dict[str, str]], saved_pack: Path, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No line is longer, but one that is a word by itself, such as a path."""
+    out, _ = verbs
+    monkeypatch.chdir(out)
+    verb = words.removeprefix("--verbose ").split()[0]
+    command = [str(next(saved_pack.rglob("*.png"))) if word == "picture.png" else word for word in words.split()]
+    if verb not in ("inspect", "ask"):
+        command += ["--out", "."]
+    for shown in (OUT, ERR):
+        monkeypatch.setattr(shown, "_force_terminal", True)
+        monkeypatch.setattr(shown, "_width", 80)
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", done(*command)).replace("\r", "\n").splitlines()
+    assert any(lines)
+    assert [line for line in lines if len(line.rstrip()) > 80 and " " in line.strip()] == []
 
 
 @pytest.mark.parametrize(
