@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from striate.cli.boundary import guard
-from striate.cli.console import OUT, print_json, quiet_libraries
+from striate.cli.console import ERR, OUT, RichProgress, print_json, quiet_libraries
 from striate.cli.options import Json, located
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def register(app: typer.Typer) -> None:
 
 
 def data(
-    source: Annotated[str, typer.Argument(help="File or folder of training data, or a data set as hf:owner/name.")],
+    source: Annotated[str, typer.Argument(help="File or folder, hf:owner/name, or builtin:easy-vqa.")],
     *,
     model: Annotated[
         str | None, typer.Option(help="Folder, hub id or builtin, whose processor shows tokens; weights are not read.")
@@ -72,6 +72,13 @@ def _config(source: str, settings: list[str]) -> RunConfig:
     from striate.config import parse_config
 
     return parse_config({"model": {"path": "builtin"}, "data": {"train": [source]}}, settings)
+
+
+def _place(source: str) -> Path:
+    """Return where the training data called `source` is, which is fetched where it comes with striate."""
+    from striate.demo.places import locate_data
+
+    return locate_data(source, RichProgress(ERR))
 
 
 def _one_of(split: str | None, convert: Path | None) -> None:
@@ -135,12 +142,11 @@ def _to_part(source: str, config: RunConfig, limits: PictureLimits) -> tuple[Seq
     from striate.data.reading import read_samples
     from striate.data.sources.source_options import SourceOptions
     from striate.data.writing.sample_writer import whole_samples
-    from striate.storage.read_files import user_path
 
     options = SourceOptions.of(config.data)
     if config.data.broken != "skip":
-        return read_samples(user_path(source), options=options), 0
-    whole, wrong = whole_samples(each_sample(user_path(source), options), limits)
+        return read_samples(_place(source), options=options), 0
+    whole, wrong = whole_samples(each_sample(_place(source), options), limits)
     if not whole and wrong:
         raise wrong[0]
     return whole, len(wrong)
@@ -151,9 +157,8 @@ def _convert(source: str, config: RunConfig, out: Path) -> tuple[list[str], Foun
     from striate.data.pictures import PictureLimits
     from striate.data.sources.source_options import SourceOptions
     from striate.data.writing.sample_writer import convert
-    from striate.storage.read_files import user_path
 
-    records = each_sample(user_path(source), SourceOptions.of(config.data))
+    records = each_sample(_place(source), SourceOptions.of(config.data))
     skips = config.data.broken == "skip"
     count, left_out = convert(records, out, PictureLimits.of(config.machine), skips)
     lines = [f"train     {count:,} samples: {out / 'train.jsonl'}"]
@@ -167,7 +172,6 @@ def _look(source: str, config: RunConfig, model: str | None, shown: int, as_json
     from striate.data.overview.source_overview import look_at
     from striate.data.pictures import PictureLimits
     from striate.data.sources.source_options import SourceOptions
-    from striate.storage.read_files import user_path
 
     limits = PictureLimits.of(config.machine)
     learned, length = plain_pieces, None
@@ -182,7 +186,7 @@ def _look(source: str, config: RunConfig, model: str | None, shown: int, as_json
         length = collator.text_length
         learned = lambda sample: learned_pieces(collator, processor, sample)  # noqa: E731
     options = SourceOptions.of(config.data)
-    found = look_at(user_path(source), options, limits, shown=shown, seed=config.seed, length=length)
+    found = look_at(_place(source), options, limits, shown=shown, seed=config.seed, length=length)
     pieces = [(sample, _pieces(learned, sample)) for sample in found.shown]
     if as_json:
         return {**asdict(found), "shown": [_sample_row(sample, one) for sample, one in pieces]}

