@@ -35,25 +35,30 @@ LOWEST = {
 # The middle ones first.
 TIMES = (4, 2, 8, 1, 16)
 RANK = 32
-GROUPS = ("full", "lora", "rank", "moving")
-MOVING = ("moving:25%@20", "moving:25%@100", "lisa:25%@20")
+# What `full` found best: for pictures, and for pictures and text.
+FOUND = (("all", 4e-4), ("uniform:25%", 8e-4), ("uniform:25%", 1.6e-3))
+SHORT = (0.6, 0.75)
+GROUPS = ("full", "lora", "rank", "moving", "seeds", "short")
+MOVING = ("moving:25%@20", "lisa:25%@20")
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One training: of which layers, how, and with which seed."""
+    """One training: of which layers, how, with which seed, and for which share of the steps."""
 
     region: str
     method: str
     lr: float
     rank: int = RANK
     seed: int = 0
+    share: float = 1.0
 
     @property
     def name(self) -> str:
         """What tells it from the others."""
         rank = f",r{self.rank}" if self.method == "lora" else ""
-        return f"{self.region},{self.method}{rank},{self.lr:g},{self.seed}"
+        steps = f",{self.share:g} of the steps" if self.share < 1 else ""
+        return f"{self.region},{self.method}{rank},{self.lr:g},{self.seed}{steps}"
 
     @property
     def kind(self) -> tuple[str, str, int]:
@@ -62,19 +67,30 @@ class Arm:
 
 
 def arms(groups: Sequence[str], seed: int) -> Iterator[Arm]:
-    """Yield the arms of one seed."""
+    """Yield the arms of one seed whose rates are compared."""
     for times in TIMES:
         for method in ("full", "lora"):
             if method in groups:
                 for region, lowest in LOWEST[method].items():
+                    # Fewer of the regions that are neither what is asked about nor what it is held against.
+                    if method == "lora" and times not in TIMES[:3] and region not in ("all", "uniform:25%"):
+                        continue
                     yield Arm(region, method, times * lowest, seed=seed)
     if "rank" in groups:
-        for times in TIMES:
-            for region in ("all", "uniform:25%"):
-                yield from (Arm(region, "lora", times * LOWEST["lora"][region], rank, seed) for rank in (8, 128))
+        for times in TIMES[:3]:
+            lr = times * LOWEST["lora"]["uniform:25%"]
+            yield from (Arm("uniform:25%", "lora", lr, rank, seed) for rank in (8, 128))
     if "moving" in groups:
-        for times in TIMES[:4]:
+        for times in TIMES[:3]:
             yield from (Arm(region, "full", times * LOWEST["full"]["uniform:25%"], seed=seed) for region in MOVING)
+
+
+def given(groups: Sequence[str], seeds: Sequence[int]) -> Iterator[Arm]:
+    """Yield the arms whose rates are known."""
+    if "seeds" in groups:
+        yield from (Arm(region, "full", lr, seed=seed) for seed in seeds for region, lr in FOUND)
+    if "short" in groups:
+        yield from (Arm("all", "full", 4e-4, seed=seeds[0], share=share) for share in SHORT)
 
 
 def turns_of(name: str, num_layers: int) -> tuple[str, dict[str, Any]]:
@@ -122,6 +138,8 @@ class Rates(Parts):
         lora = {"r": arm.rank, "alpha": 2 * arm.rank}
         spec, turns = turns_of(arm.region, model.config.get_text_config().num_hidden_layers)
         train = self.train(method=arm.method, lr=arm.lr, lora=lora, validate_every=1_000_000, resample=turns)
+        if arm.share < 1:
+            train = train.model_copy(update={"max_steps": round(arm.share * self.args.max_steps)})
         folder = self.out / f"work-{arm.name}"
         shutil.rmtree(folder, ignore_errors=True)
         workers = self.args.readers if first else self.args.workers
@@ -136,12 +154,15 @@ class Rates(Parts):
 
 def tasks(args: argparse.Namespace) -> list[Task]:
     """Return everything to do, in order."""
-    firsts = list(arms(args.groups, args.seeds[0]))
+    methods = [group for group in args.groups if group in ("full", "lora")]
+    compared, known = list(arms(methods, args.seeds[0])), list(given(args.groups, args.seeds))
+    later = [arm for arm in arms(args.groups, args.seeds[0]) if arm not in compared]
+    ordered = [*compared, *repeated(args.out, compared, args.seeds[1:]), *known, *later]
+    ordered = list(dict.fromkeys([*ordered, *repeated(args.out, later, args.seeds[1:])]))
     # The first keeps the vision features that the others read, and compiles what they find compiled.
-    needs = (f"work-{firsts[0].name}/train_log.jsonl",) if args.cache_vision == "disk" else ()
-    listed = [Task("start"), *(Task(f"arm,{arm.name}", (arm, False), needs) for arm in firsts[1:])]
-    listed += [Task(f"arm,{arm.name}", (arm, False), needs) for arm in repeated(args.out, firsts, args.seeds[1:])]
-    return [Task(f"arm,{firsts[0].name}", (firsts[0], True)), *listed]
+    needs = (f"work-{ordered[0].name}/train_log.jsonl",) if args.cache_vision == "disk" else ()
+    first = Task(f"arm,{ordered[0].name}", (ordered[0], True))
+    return [first, Task("start"), *(Task(f"arm,{arm.name}", (arm, False), needs) for arm in ordered[1:])]
 
 
 def main() -> None:

@@ -18,7 +18,9 @@ def summarise(out: Path) -> list[dict[str, Any]]:
     for file in sorted(out.glob("arm,*.json")):
         run = json.loads(file.read_text())
         arm = run["arm"]
-        groups.setdefault((arm["method"], arm["rank"], arm["region"], arm["lr"]), []).append(run)
+        share = arm.get("share", 1)
+        region = arm["region"] if share == 1 else f"{arm['region']}, {share:g} of the steps"
+        groups.setdefault((arm["method"], arm["rank"], region, arm["lr"]), []).append(run)
     bests = {kind: _best(groups, kind) for kind in {key[:3] for key in groups}}
     return [_line(key, runs, groups, bests) for key, runs in sorted(groups.items(), key=str)]
 

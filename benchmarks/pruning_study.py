@@ -25,7 +25,7 @@ from typing import Any
 from pruning_plan import base, best_of, ranked, tasks, wanted
 from pruning_tables import summarise, table
 from pruning_trials import BY_PLACE, GREEDY, GROUPS, REFITTING, STEPS, Trial
-from refit_rankings import after_each_cut, among_the_cheapest, by_error
+from refit_rankings import after_each_cut, by_error
 from study_parts import Parts, options
 from task_queue import Task, launch, work
 
@@ -121,8 +121,7 @@ class Study(Parts):
         if ranking == "refit-error":
             cuts = by_error(fresh, batches, region, most)
         elif ranking in REFITTING:
-            ranked = after_each_cut if ranking.endswith("+refit") else among_the_cheapest
-            cuts = ranked(fresh, batches, region, most, question)
+            cuts = after_each_cut(fresh, batches, region, most, question)
         else:
             cuts = rank_greedily(model, batches, region, most, question)
         return {"cuts": [cut.model_dump(mode="json") for cut in cuts], "ranking": time.perf_counter() - began}
@@ -218,7 +217,7 @@ def main() -> None:
     parser.add_argument("--calibration", type=int, default=256, help="held-out samples that layers are ranked by")
     parser.add_argument("--batch", type=int, default=32, help="samples side by side while ranking")
     args = parser.parse_args()
-    args.groups = args.groups or [["ideas"], ["ways", "cuts", "before"], ["healed", "parts", "rankings"]]
+    args.groups = args.groups or [["ideas"], ["ways", "cuts", "before", "finalists"], ["healed", "parts", "rankings"]]
     if args.until:
         work(args.out, lambda: list(dict.fromkeys(tasks(args))), Study(args).do, args.until)
         return

@@ -7,8 +7,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 # Of `refit_rankings.py`.
-REFITTING = ("answer-loss+refit", "answer-loss+shortlist", "refit-error")
+REFITTING = ("answer-loss+refit", "refit-error")
 GREEDY = ("answer-loss", "answer-accuracy", *REFITTING)
+# Greedy ones that are also made with more weight on text.
+WEIGHED = ("answer-loss", "answer-loss+refit")
 ONE_SHOT = ("modality-block-influence", "angular-distance", "knock-out")
 BY_PLACE = ("spaced", "top")
 RANKINGS = (*GREEDY[:2], *ONE_SHOT, *BY_PLACE)
@@ -97,10 +99,10 @@ class Common:
 def _ideas(seeds: Sequence[int], common: Common) -> Iterator[Trial]:
     """Yield ways of cutting, of the first seed and without healing."""
     for remove in (CHOSEN, 10):
-        for ranking in ("answer-loss", *REFITTING, "angular-distance"):
-            for weight in (0.5, 0.8) if ranking == "answer-loss" else (0.5,):
+        for ranking in ("answer-loss", *REFITTING, "angular-distance", "knock-out"):
+            for weight in (0.5, 0.8) if ranking in WEIGHED else (0.5,):
                 for compensate in ("refit", "refit-deep"):
-                    yield Trial(seeds[0], ranking, weight, remove, compensate)
+                    yield replace(common.trial, ranking=ranking, weight=weight, remove=remove, compensate=compensate)
 
 
 def _cuts(seeds: Sequence[int], common: Common) -> Iterator[Trial]:
@@ -118,6 +120,14 @@ def _rankings(seeds: Sequence[int], common: Common) -> Iterator[Trial]:
         for remove in REMOVED:
             yield from (replace(one, remove=remove, compensate=how) for how in (one.compensate, "none"))
         yield common.healed(215, ranking=ranking, weight=0.5)
+
+
+def _finalists(seeds: Sequence[int], common: Common) -> Iterator[Trial]:
+    """Yield what rankings that suit a refit reach when they are healed."""
+    for ranking in ("angular-distance", "knock-out", "answer-loss"):
+        for remove in (CHOSEN, 10):
+            for steps in (215, 43):
+                yield common.healed(steps, ranking=ranking, weight=0.5, remove=remove)
 
 
 def _ways(seeds: Sequence[int], common: Common) -> Iterator[Trial]:
@@ -140,6 +150,7 @@ def _parts(seeds: Sequence[int], common: Common) -> Iterator[Trial]:
         {"kl": 4.0},
         {"text": 0.0},
         {"text": 0.25},
+        {"text": 0.5},
         {"text": 0.75},
         {"kl": 0.0, "text": 0.0},
         {"stories": False},
@@ -155,7 +166,7 @@ def _parts(seeds: Sequence[int], common: Common) -> Iterator[Trial]:
 def _healed(seeds: Sequence[int], common: Common) -> Iterator[Trial]:
     """Yield how much healing gives back, of every seed."""
     for remove in (CHOSEN, 10, 3, 15):
-        for steps in reversed(STEPS):
+        for steps in STEPS[:0:-1] if remove in (3, 15) else STEPS[::-1]:
             yield from (common.healed(steps, seed=seed, remove=remove) for seed in seeds)
 
 
@@ -169,6 +180,7 @@ GROUPS = {
     "ideas": _ideas,
     "cuts": _cuts,
     "ways": _ways,
+    "finalists": _finalists,
     "before": _before,
     "parts": _parts,
     "healed": _healed,
