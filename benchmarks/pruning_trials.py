@@ -101,8 +101,10 @@ def _ideas(seeds: Sequence[int], common: Common) -> Iterator[Trial]:
     for remove in (CHOSEN, 10):
         for ranking in ("answer-loss", *REFITTING, "angular-distance", "knock-out"):
             for weight in (0.5, 0.8) if ranking in WEIGHED else (0.5,):
-                for compensate in ("refit", "refit-deep"):
-                    yield replace(common.trial, ranking=ranking, weight=weight, remove=remove, compensate=compensate)
+                yield replace(common.trial, ranking=ranking, weight=weight, remove=remove)
+    for remove in (CHOSEN, 10):
+        for ranking in ("angular-distance", "answer-loss+refit", "answer-loss"):
+            yield replace(common.trial, ranking=ranking, remove=remove, compensate="refit-deep")
 
 
 def _cuts(seeds: Sequence[int], common: Common) -> Iterator[Trial]:
