@@ -238,6 +238,26 @@ def test_dropout_runs_in_every_family(name: str, family_builder: Any) -> None:
     assert not any(entry.refused for entry in layers._layers)
 
 
+def test_keys_of_dropout_are_no_static_inputs(family_builder: Any) -> None:
+    """A CUDA graph is recorded anew for each address of an input that counts as static, and keys are new each call."""
+    seen: dict[torch.dtype, set[Any]] = {}
+
+    def backend(graph: torch.fx.GraphModule, given: Any) -> Any:
+        for node in graph.graph.find_nodes(op="placeholder"):
+            static = node.meta["tensor_dict"].get("_dynamo_static_input_type") if "tensor_dict" in node.meta else None
+            seen.setdefault(node.meta["example_value"].dtype, set()).add(static)
+        return graph.forward
+
+    # Else graphs of other tests are taken.
+    torch.compiler.reset()
+    model, inputs = family_builder("llava")
+    model = opened(model, "lora", dropout=0.3)
+    with compiled_layers(model, backend=backend):
+        loss_and_gradients(model, inputs)
+    assert seen[torch.int32] == {None}
+    assert "unguarded" in seen[torch.float32]
+
+
 def test_keys_of_a_row_hold_for_an_input_without_the_batch_axis() -> None:
     """Experts see tokens one after another: (B T, D) instead of (B, T, D)."""
     torch.manual_seed(0)

@@ -22,6 +22,19 @@ _FIRST, _SECOND = 0x7FEB352D, 0x846CA68B - 2**32
 _STRIDE = 0x9E3779B9 - 2**32
 
 
+class _Drawn:
+    """The keys of the layer that runs, int32 (dropouts, B, T).
+
+    No attribute of a module: those count as being at one address for good, and a CUDA graph is recorded anew for each
+    other one.
+    """
+
+    keys: Tensor | None = None
+
+
+_DRAWN = _Drawn()
+
+
 def keep_mask(keys: Tensor, columns: int, probability: float) -> Tensor:
     """Return which values dropout keeps, bool (..., columns), each with probability 1 - `probability`.
 
@@ -47,11 +60,12 @@ class KeyedDropout(nn.Module):
     Inputs of other rows than the layer's, such as a vision encoder's in cross-attention, are dropped as torch does.
 
     Attributes:
-        keys: one random number a row, int32, as `draw_keys` makes them before each call. Drawn outside the graph, they
-            are the same with and without the compiler, and for the backward pass.
+        place: which of the keys that `draw_keys` makes before each call of its layer are its own, one a row; none
+            outside a layer. Drawn outside the graph, they are the same with and without the compiler, and for the
+            backward pass.
     """
 
-    keys: Tensor | None = None
+    place: int | None = None
 
     def __init__(self, p: float, scale: float = 1.0) -> None:
         """Drop each value with probability `p`, and multiply the rest by `scale`."""
@@ -75,11 +89,12 @@ class KeyedDropout(nn.Module):
             return x if self.scale == 1 else x * self.scale
         device = x.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-        if self.keys is None or self.keys.numel() != x.shape[:-1].numel():
+        drawn = _DRAWN.keys
+        if self.place is None or drawn is None or drawn.shape[1:].numel() != x.shape[:-1].numel():
             if not torch.compiler.is_compiling():
                 self._unkeyed = True
             return nn.functional.dropout(x.to(dtype), self.p) * self.scale
-        keys = self.keys.reshape(x.shape[:-1])
+        keys = drawn[self.place].reshape(x.shape[:-1])
         how: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
         dropped: Tensor = checkpoint(_drop, x, keys, self.p, self.scale / (1 - self.p), dtype, **how)
         return dropped
@@ -91,12 +106,12 @@ def keyed_dropouts(module: nn.Module) -> list[KeyedDropout]:
 
 
 def draw_keys(dropouts: Sequence[KeyedDropout], hidden: Tensor) -> None:
-    """Give the dropouts of a layer new keys, for its call on `hidden` (B, T, D)."""
+    """Draw new keys for the dropouts of a layer, for its call on `hidden` (B, T, D)."""
     if any(dropout.drops for dropout in dropouts):
+        for place, dropout in enumerate(dropouts):
+            dropout.place = place
         shape = (len(dropouts), *hidden.shape[:-1])
-        keys = torch.randint(-(2**31), 2**31, shape, dtype=torch.int32, device=hidden.device)
-        for dropout, own in zip(dropouts, keys.unbind(0), strict=True):
-            dropout.keys = own
+        _DRAWN.keys = torch.randint(-(2**31), 2**31, shape, dtype=torch.int32, device=hidden.device)
 
 
 def _drop(x: Tensor, keys: Tensor, p: float, scale: float, dtype: torch.dtype) -> Tensor:
@@ -131,6 +146,7 @@ def keyed_dropout(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
+        _DRAWN.keys = None
         for module, dropouts, scaling, casts in before:
             module.cast_input_dtype_enabled = casts
             module.scaling.update(scaling)
