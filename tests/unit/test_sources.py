@@ -8,6 +8,7 @@ import os
 import pickle
 import re
 import tarfile
+import time
 import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
@@ -450,6 +451,21 @@ def test_a_data_set_of_the_hub_is_fetched_once(tmp_path: Path, monkeypatch: pyte
     assert read_samples(Path("hf:owner/photos")) == samples
     (folder / "photos-train.arrow").unlink()
     assert "can't fetch hf:owner/photos" in error_of(Path("hf:owner/photos"))
+
+
+def test_a_hub_that_is_silent_is_told_before_a_data_set_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import HfApi, constants
+
+    from striate.data.sources import hub
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub, "SECONDS", 0.05)
+    monkeypatch.setattr(HfApi, "dataset_info", lambda *_, **__: time.sleep(1))
+    assert error_of(Path("hf:owner/photos")).splitlines() == [
+        f"can't fetch hf:owner/photos: the hub can't be reached ({constants.ENDPOINT} did not answer within 0.05 s)",
+        f"  allowed: {hub._ALLOWED}",
+        "  next:    check the network; for a data set that was fetched before, set HF_HUB_OFFLINE=1",
+    ]
 
 
 @pytest.mark.parametrize("name", ["hf:photos", "hf:owner/a/b/c", "hf:", "hf:owner/name:"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ from striate.errors import DataError, first_line
 from striate.printable import shown
 from striate.storage.fingerprints import fingerprint_of
 from striate.storage.noted import read_note, write_note
+from striate.storage.timely import SECONDS, within
 
 KIND, PREFIX = "hub-data", "hf:"
 _NAME = re.compile(
@@ -60,6 +62,7 @@ def _fetched(place: str, named: re.Match[str]) -> tuple[Path, ...]:
             "pip install 'striate[hub]', or name files that lie on this machine",
         ) from error
     wanted = named["split"] or "train"
+    _check_reach(place, named)
     try:
         data: Any = datasets.load_dataset(
             f"{named['owner']}/{named['name']}",
@@ -86,3 +89,24 @@ def _pictures_folder() -> Path:
     from huggingface_hub.constants import HF_HOME
 
     return Path(HF_HOME)
+
+
+def _check_reach(place: str, named: re.Match[str]) -> None:
+    """Raise where the hub does not answer within seconds: `datasets` would ask it for minutes."""
+    from huggingface_hub import HfApi, constants
+
+    if constants.HF_HUB_OFFLINE:
+        return
+    name = f"{named['owner']}/{named['name']}"
+    try:
+        ask = partial(HfApi().dataset_info, name, revision=named["revision"], timeout=SECONDS)
+        within(SECONDS, ask, constants.ENDPOINT)
+    # What a connection raises depends on the library below; what the hub itself says, `datasets` tells.
+    except Exception as error:
+        if getattr(error, "response", None) is not None:
+            return
+        raise DataError(
+            f"can't fetch {place}: the hub can't be reached ({first_line(error)})",
+            _ALLOWED,
+            "check the network; for a data set that was fetched before, set HF_HUB_OFFLINE=1",
+        ) from error

@@ -2,51 +2,14 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
 
 from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
 
 from striate.errors import ModelError, first_line
-
-SECONDS = 3.5
-"""The most that is waited for the hub's first answer."""
-
-ValueT = TypeVar("ValueT")
-
-
-class NoAnswerError(Exception):
-    """The hub did not answer in time, or can't be reached."""
-
-
-def within(seconds: float, ask: Callable[[], ValueT]) -> ValueT:
-    """Return what `ask` returns, or raise what it raises.
-
-    Raises:
-        NoAnswerError: it took longer: looking up a name, say, can't be given a limit of its own.
-    """
-    answers: list[Any] = []
-    faults: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            answers.append(ask())
-        except BaseException as error:
-            faults.append(error)
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if faults:
-        raise faults[0]
-    if not answers:
-        raise NoAnswerError(f"{constants.ENDPOINT} did not answer within {seconds:g} s")
-    found: ValueT = answers[0]
-    return found
+from striate.storage.timely import SECONDS, within
 
 
 @lru_cache(maxsize=64)
@@ -61,7 +24,7 @@ def copy_if_silent(name: str, revision: str | None = None) -> Path | None:
     if constants.HF_HUB_OFFLINE:
         return None
     try:
-        within(SECONDS, lambda: HfApi().model_info(name, revision=revision, timeout=SECONDS))
+        within(SECONDS, lambda: HfApi().model_info(name, revision=revision, timeout=SECONDS), constants.ENDPOINT)
         return None
     except GatedRepoError as error:
         raise ModelError(

@@ -15,7 +15,6 @@ from huggingface_hub.errors import RepositoryNotFoundError
 
 from striate.errors import ArtifactError, ModelError, first_line
 from striate.models.io.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_config, base_of, is_adapter
-from striate.models.io.hub_reach import SECONDS, within
 from striate.models.io.model_card import CARD_FILE, CardFacts, card_text, license_of
 from striate.models.io.model_folder import check_source, model_file
 from striate.models.io.named_card import A_CARD, metadata_of, named_card
@@ -24,6 +23,7 @@ from striate.models.visual_token_skipping.shift import SHIFT_FILE
 from striate.printable import shown
 from striate.storage.fingerprints import RECORD_FILE, model_files
 from striate.storage.read_files import read_text
+from striate.storage.timely import SECONDS, within
 
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _NOTES = ("LICENSE*", "LICENCE*", "NOTICE*", "COPYING*")
@@ -308,7 +308,7 @@ def _text(value: Any) -> str | None:
 def _check_owner(api: HfApi, repository: str) -> None:
     """Raise unless this person may publish under the owner's name, before anything is sent."""
     try:
-        me = within(SECONDS, api.whoami)
+        me = within(SECONDS, api.whoami, constants.ENDPOINT)
     except Exception as error:
         raise ArtifactError(
             f"{constants.ENDPOINT} does not say who you are: {first_line(error)}",
