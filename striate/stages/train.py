@@ -122,7 +122,7 @@ def _train(
 ) -> TrainRecord:
     """Return how the training went, after writing the result, whole or not at all, with its card."""
     ranks = Ranks.launched()
-    if told := told_micro_batch(job.plan, job.machine):
+    if not job.config.packing and (told := told_micro_batch(job.plan, job.machine)):
         progress.say(told)
     warn_of_lisa(job.region, job.config.resample, job.plan.steps, job.seed, progress)
     reset_peak_memory(next(model.parameters()).device)

@@ -19,6 +19,7 @@ from striate.data.reading import read_samples
 from striate.data.samples import Message, Sample
 from striate.errors import ArtifactError, DataError, TrainingError
 from striate.models.io.load import Loaded, load_model
+from striate.progress import Silent
 from striate.stages.train import train
 from striate.training.batching.order import SeededOrder
 from striate.training.loss import answer_loss
@@ -375,3 +376,14 @@ def test_text_only_data_without_the_projector(run: Run, tiny_llava: Loaded, samp
         torch.equal(projector[name], tensor)
         for name, tensor in state(tiny_llava.model.model.multi_modal_projector).items()
     )
+
+
+def test_a_smaller_micro_batch_is_said(run: Run, tiny_llava: Loaded, samples: list[Sample]) -> None:
+    said: list[str] = []
+
+    class Lines(Silent):
+        def say(self, text: str) -> None:
+            said.append(text)
+
+    run(tiny_llava, FULL.model_copy(update={"max_steps": 1}), machine=MachineSection(micro_batch=3), progress=Lines())
+    assert "micro-batches of 2: 3 (machine.micro_batch) do not divide a step's 4" in said
