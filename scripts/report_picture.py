@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="run folder, such as striate-quickstart")
     parser.add_argument("--out", type=Path, default=Path("docs/report.png"))
     parser.add_argument("--width", type=int, default=1280)
-    parser.add_argument("--height", type=int, default=1500)
+    parser.add_argument("--height", type=int, default=1060)
     given = parser.parse_args()
     draw(report(given.run), given.out, given.width, given.height)
     print(f"{given.out}: {given.out.stat().st_size:,} bytes")
