@@ -12,7 +12,7 @@ which ability it asks for. Two sets of kinds:
     aligned   what the built-in LVLM was aligned on, other pictures: colour, shape, counting, place, relation, reading,
               tallest, compare
 
-MODEL's tokenizer names the words; a tenth of them are in tests alone.
+MODEL's tokenizer (a folder's, or that of `builtin`) names the words; a tenth of them are in tests alone.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ from rendered_scenes import GENERATORS, Supplies, words_of
 from transformers import AutoTokenizer
 
 from striate.data.shapes import COLOURS, SHAPES
+from striate.demo.places import locate_model
+from striate.progress import Silent
 
 
 class Kind(NamedTuple):
@@ -181,7 +183,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.out.exists():
         parser.error(f"{args.out} is there already: give a folder that is not")
-    words = words_of(AutoTokenizer.from_pretrained(args.model).get_vocab())
+    words = words_of(AutoTokenizer.from_pretrained(locate_model(args.model, Silent())).get_vocab())
     SUPPLIES["train"] = Supplies([word for word in words if not is_held(word)])
     SUPPLIES["test"] = SUPPLIES["held"] = Supplies([word for word in words if is_held(word)])
     with multiprocessing.get_context("fork").Pool(args.workers) as pool:

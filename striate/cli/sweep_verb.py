@@ -10,13 +10,11 @@ import typer
 
 from striate.cli.boundary import guard
 from striate.cli.console import ERR, OUT, RichProgress, print_json, quiet_libraries
-from striate.cli.options import Json
+from striate.cli.options import Json, Overwrite
 
 SweepFile = Annotated[Path, typer.Argument(help="Sweep (YAML): base, and grid, runs or folders.")]
 SweepOut = Annotated[Path, typer.Option("--out", help="Folder of the sweep: made, or continued.")]
 Only = Annotated[bool, typer.Option("--plan", help="Only list the runs, each checked.")]
-
-
 On = Annotated[str, typer.Option("--on", help="local, ray, ray:ADDRESS or slurm.")]
 
 
@@ -26,12 +24,19 @@ def register(app: typer.Typer) -> None:
 
 
 def sweep(
-    config: SweepFile, out: SweepOut = Path("sweep"), *, on: On = "local", plan: Only = False, json: Json = False
+    config: SweepFile,
+    out: SweepOut = Path("sweep"),
+    *,
+    on: On = "local",
+    plan: Only = False,
+    overwrite: Overwrite = False,
+    json: Json = False,
 ) -> None:
     """Run a grid of runs into one table and page. Several run at a time: sweep.json, sweep.html."""
     from striate.cli.views.narrow_tables import fitting
-    from striate.cli.views.sweep_table import sweep_table
+    from striate.cli.views.sweep_table import BEST, sweep_table
     from striate.pipeline.sweeps.plan import Plan
+    from striate.reporting.sweep_wording import legend
 
     with guard(out):
         planned = Plan(config)
@@ -45,7 +50,7 @@ def sweep(
         quiet_libraries()
         from striate.pipeline.sweeps.sweep import open_sweep
 
-        record = open_sweep(planned, out, RichProgress(ERR if json else OUT), on).run()
+        record = open_sweep(planned, out, RichProgress(ERR if json else OUT), on, overwrite).run()
         if json:
             print_json(record.model_dump_json())
         else:
@@ -54,6 +59,8 @@ def sweep(
             keep = [column.header for column in shown.columns].index("model") + 1
             for part in fitting(shown, OUT.width, keep):
                 OUT.print(part)
+            for line in legend(record, BEST):
+                OUT.print(line, highlight=False)
             OUT.print(f"{out / 'sweep.html'} and sweep.json", soft_wrap=True)
         if failed := record.count("failed"):
             ERR.print(f"{failed} of {len(record.runs)} runs failed; {out / 'logs'} has what they said", soft_wrap=True)

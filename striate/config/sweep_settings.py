@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import yaml
@@ -91,6 +91,12 @@ class SweepConfig(Section):
         """Yield the settings of every run of the grid, the last of its settings varying fastest."""
         for values in itertools.product(*self.grid.values()) if self.grid else ():
             yield dict(zip(self.grid, values, strict=True))
+
+
+def short_names(paths: Sequence[str]) -> dict[str, str]:
+    """Return what each setting is called beside the others: the last part of its path, where no other ends alike."""
+    last = [path.rpartition(".")[2] for path in paths]
+    return {path: short if last.count(short) == 1 else path for path, short in zip(paths, last, strict=True)}
 
 
 def override(name: str, value: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.resources import files
 from typing import get_args
@@ -14,8 +14,11 @@ from striate.reporting.charts.pareto import ParetoLine, ParetoPoint, draw_pareto
 from striate.reporting.html.markup import Child, Html, tag
 from striate.reporting.html.tables import Cell, figures, table
 from striate.reporting.html.wording import amount
+from striate.reporting.sweep_wording import COMPARED, cells, columns, kept_told, legend, score_told, settings_told
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+
+BEST = "★"
 
 
 def draw_sweep(record: SweepRecord, title: str) -> str:
@@ -34,27 +37,6 @@ def draw_sweep(record: SweepRecord, title: str) -> str:
     return f"<!doctype html>\n{tag('html', head, tag('body', top, main), lang='en')}\n"
 
 
-def settings_told(group: SweptGroup, varied: Sequence[str]) -> str:
-    """Return what a group changes, in a few words."""
-    told = ", ".join(f"{name.rpartition('.')[2]} {group.settings[name]}" for name in varied if name in group.settings)
-    return f"{told or 'the base'}{'' if group.model == 'tuned' else f', {group.model}'}"
-
-
-def score_told(score: SweptScore | None) -> str:
-    """Return a score: its mean, and its spread over seeds where there is one."""
-    if score is None:
-        return ""
-    return f"{score.mean:.1f}" + ("" if score.spread is None else f" ± {score.spread:.1f}")
-
-
-def kept_told(score: SweptScore | None) -> str:
-    """Return what a score keeps, with its interval."""
-    if score is None or score.kept is None:
-        return ""
-    ends = "" if score.low is None or score.high is None else f" ({score.low:.1f} to {score.high:.1f})"
-    return f"{score.kept:.1f}%{ends}"
-
-
 def _how_far(record: SweepRecord) -> str:
     counts = ", ".join(f"{record.count(state)} {state}" for state in get_args(RunState) if record.count(state))
     return f"{amount(len(record.runs), 'run')}: {counts}."
@@ -66,14 +48,15 @@ def _best(record: SweepRecord) -> Html | None:
         return None
     best = max(scored, key=lambda group: group.visual.mean if group.visual else 0.0)
     against = next((group for group in record.groups if group.compared), None)
-    held = f", which keeps {kept_told(best.visual)} of {settings_told(against, record.varied)}" if against else ""
-    return tag("p", f"Highest visual score: {settings_told(best, record.varied)}, {score_told(best.visual)}{held}.")
+    shown, kept = columns(record), kept_told(best.visual)
+    held = f", which keeps {kept} of {settings_told(against, shown)}" if against and kept and against != best else ""
+    return tag("p", f"Highest visual score: {settings_told(best, shown)}, {score_told(best.visual)}{held}.")
 
 
 def _pictures(record: SweepRecord) -> list[Child]:
     drawn: list[Child] = []
     for kind in ("visual", "text"):
-        points = [point for group in record.groups if (point := _point(group, kind, record.varied))]
+        points = [point for group in record.groups if (point := _point(group, kind, columns(record)))]
         if len(points) > 1:
             lines = [ParetoLine(label=kind, shade="s1", points=(point,)) for point in points]
             shape = picture(
@@ -90,11 +73,11 @@ def _drawn(lines: Sequence[ParetoLine], width: float) -> tuple[float, list[Html]
     return draw_pareto(lines, "seconds of training", width)
 
 
-def _point(group: SweptGroup, kind: str, varied: Sequence[str]) -> ParetoPoint | None:
+def _point(group: SweptGroup, kind: str, shown: Mapping[str, str]) -> ParetoPoint | None:
     score: SweptScore | None = getattr(group, kind)
     if score is None or score.kept is None or group.train_seconds is None:
         return None
-    name = settings_told(group, varied)
+    name = settings_told(group, shown)
     tip = f"{name}: {kept_told(score)}, {group.train_seconds:.0f} s"
     return ParetoPoint(name=name, x=group.train_seconds, kept=score.kept, low=score.low, high=score.high, tip=tip)
 
@@ -102,15 +85,15 @@ def _point(group: SweptGroup, kind: str, varied: Sequence[str]) -> ParetoPoint |
 def _table(record: SweepRecord) -> Html | None:
     if not record.groups:
         return None
-    names = [name.rpartition(".")[2] for name in record.varied if any(name in one.settings for one in record.groups)]
-    heads = [*names, "model", "seeds", "visual", "kept", "text", "kept", "held out", "seconds", "peak, GiB", "layers"]
-    return table(heads, [_row(group, record) for group in record.groups])
+    shown = columns(record)
+    scores = "seeds", "visual", "kept", "text", "kept", "held out"
+    heads = [*shown.values(), "model", *scores, "seconds", "peak, GiB", "layers"]
+    rows = table(heads, [_row(group, record, shown) for group in record.groups])
+    return tag("div", rows, [tag("p", f"{line}.") for line in legend(record, BEST)])
 
 
-def _row(group: SweptGroup, record: SweepRecord) -> list[Cell]:
-    paths = [name for name in record.varied if any(name in one.settings for one in record.groups)]
-    settings = [str(group.settings.get(name, "")) for name in paths]
-    marks = f"{'  ★' if group.best else ''}{'  = 100%' if group.compared else ''}"
+def _row(group: SweptGroup, record: SweepRecord, shown: Mapping[str, str]) -> list[Cell]:
+    marks = f"{f'  {BEST}' if group.best else ''}{f'  {COMPARED}' if group.compared else ''}"
     held_out = group.measured.get(record.chosen_by or "loss")
     numbers = figures(
         str(len(group.seeds)),
@@ -123,8 +106,8 @@ def _row(group: SweptGroup, record: SweepRecord) -> list[Cell]:
         "" if group.peak_memory_gib is None else f"{group.peak_memory_gib:.1f}",
         "" if group.layers is None else str(group.layers),
     )
-    head = [Cell(f"{text}{marks if index == 0 else ''}", head=index == 0) for index, text in enumerate(settings)]
-    return [*head, Cell(group.model), *numbers]
+    first, *others = [*cells(group, shown), group.model]
+    return [Cell(f"{first}{marks}", head=True), *map(Cell, others), *numbers]
 
 
 def _failed(record: SweepRecord) -> list[Child]:

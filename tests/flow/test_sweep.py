@@ -28,10 +28,10 @@ def swept(run_yaml: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
     monkeypatch.setattr(module, "_places", lambda *_: Here())
     out = tmp_path / "sweep"
 
-    def run(**settings: Any) -> tuple[Any, Path]:
+    def run(*options: str, **settings: Any) -> tuple[Any, Path]:
         file = tmp_path / "SWEEP.yaml"
         file.write_text(yaml.safe_dump({"base": str(run_yaml), **settings}, sort_keys=False), encoding="utf-8")
-        return CliRunner().invoke(app, ["sweep", str(file), "--out", str(out)]), out
+        return CliRunner().invoke(app, ["sweep", str(file), "--out", str(out), *options]), out
 
     return run
 
@@ -66,9 +66,19 @@ def test_a_grid_becomes_one_table_and_a_failure_stops_no_other(swept: Callable[.
 
     again, _ = swept(**asked)
     assert again.exit_code == 0, again.output
+    assert f"1 in {out / 'runs'} are not asked for now, and stay: wild" in again.output.replace("\n", "")
     second = read_document(out / "sweep.json", SweepRecord)
     assert [group.model_dump() for group in second.groups] == [group.model_dump() for group in record.groups]
     assert "train: up to date" in (out / "logs" / "region=all,seed=0.log").read_text(encoding="utf-8")
+
+    asked = {**asked, "set": {**SHORT, "evaluate.limit": 4}, "grid": {"select.region": ["all"], "seed": [0]}}
+    changed, _ = swept(**asked)
+    assert (changed.exit_code, "seed=0: evaluate.limit: 8 -> 4" in changed.output.replace("\n", "")) == (1, True)
+    assert read_document(out / "sweep.json", SweepRecord) == second
+    over, _ = swept("--overwrite", **asked)
+    assert over.exit_code == 0, over.output
+    (only,) = read_document(out / "sweep.json", SweepRecord).groups
+    assert (only.visual is not None and only.visual.n, only.seeds) == (4, (0,))
 
 
 def test_short_trainings_choose_the_rate_and_the_best_is_repeated(swept: Callable[..., tuple[Any, Path]]) -> None:

@@ -77,6 +77,14 @@ def test_an_override_is_read_back_as_it_was(value: Any) -> None:
         ({"grid": {"train.lr": [1], "seed": [1]}, "choose": {"seeds": [2]}}, "choose.seeds and grid.seed are both set"),
         ({"grid": {"train.lr": [1]}, "choose": {"rungs": ["50%", "20%"]}}, "rungs [0.5, 0.2]: shares of the training"),
         ({"grid": {"train.lr": [1]}, "set": {"data.validate": None}, "choose": {}}, "lr=1 holds nothing out"),
+        ({"grid": {"train.lr": 0.1}}, "grid.train.lr: give a list, such as [0.1]"),
+        ({"grid": {"select.region": ["all", "middel:2"]}}, "run region=middel-2: region 'middel:2': "),
+        (
+            {"grid": {"seed": [0, 1]}, "runs": [{"name": "first", "set": {"seed": 0}}]},
+            "same run twice: seed=0 and first",
+        ),
+        ({"grid": {"seed": [1]}, "compare": {"train.lr": 0.1}}, "compares with train.lr: 0.1, which no run has"),
+        ({"grid": {"train.lr": [0.2]}, "compare": {"train.lr": 0.1}}, "allowed: train.lr: 0.2"),
         ({"grid": {"seed": list(range(101)), "train.lr": [0.1] * 100}}, "asks for 10100 runs"),
     ],
 )

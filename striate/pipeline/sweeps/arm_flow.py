@@ -85,6 +85,7 @@ class ArmFlow(Flow):
                     return
 
 
-def run_arm(config: Path, out: Path, log: Path) -> None:
+def run_arm(config: Path, out: Path, log: Path, overwrite: bool = False) -> None:
     """Do one run of a sweep, or what is left of it; what happens goes to the file `log`."""
-    ArmFlow(load_config(config), out, progress=LogLines(log), command=f"striate run {config}").everything()
+    command, progress = f"striate run {config}", LogLines(log)
+    ArmFlow(load_config(config), out, progress=progress, command=command, overwrite=overwrite).everything()

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from striate.errors import ConfigError
-from striate.pipeline.sweeps.placement import Work
+from striate.pipeline.sweeps.placement import CountedPlaces, Work
 
 _SLURM_FOLDER = "slurm"
 
 
-class RayPlacement:
+class RayPlacement(CountedPlaces):
     """Places of a Ray cluster: `per_device` on each GPU that it has, or on each CPU where it has none."""
 
     def __init__(self, address: str, per_device: int) -> None:
@@ -34,27 +34,18 @@ class RayPlacement:
         resources = self._ray.cluster_resources()
         kind = "num_gpus" if resources.get("GPU") else "num_cpus"
         self._options = {kind: 1 / per_device, "max_retries": 0, **({} if kind == "num_cpus" else {"num_cpus": 0})}
-        self._places = int(resources.get("GPU") or resources.get("CPU", 1)) * per_device
-        self._running: list[Future[Any]] = []
-
-    @property
-    def free(self) -> int:
-        """How many runs may begin."""
-        self._running = [future for future in self._running if not future.done()]
-        return self._places - len(self._running)
+        super().__init__(int(resources.get("GPU") or resources.get("CPU", 1)) * per_device)
 
     def submit(self, work: Work, *arguments: Any) -> Future[Any]:
         """Begin `work` in a free place; Ray chooses the machine and the GPU."""
-        future: Future[Any] = self._ray.remote(**self._options)(work).remote(*arguments).future()
-        self._running.append(future)
-        return future
+        return self.take(self._ray.remote(**self._options)(work).remote(*arguments).future())
 
     def close(self) -> None:
         """Leave the cluster."""
         self._ray.shutdown()
 
 
-class SlurmPlacement:
+class SlurmPlacement(CountedPlaces):
     """Places of a SLURM queue: a job a run, `at_once` of them in the queue."""
 
     def __init__(self, out: Path, settings: dict[str, Any], at_once: int, cluster: str | None = None) -> None:
@@ -73,19 +64,11 @@ class SlurmPlacement:
             ) from error
         # A thread waits for each job.
         self._waiting = ThreadPoolExecutor(at_once)
-        self._places, self._running = at_once, list[Future[Any]]()
-
-    @property
-    def free(self) -> int:
-        """How many jobs may be added."""
-        self._running = [future for future in self._running if not future.done()]
-        return self._places - len(self._running)
+        super().__init__(at_once)
 
     def submit(self, work: Work, *arguments: Any) -> Future[Any]:
         """Add a job for `work`."""
-        future = self._waiting.submit(self._executor.submit(work, *arguments).result)
-        self._running.append(future)
-        return future
+        return self.take(self._waiting.submit(self._executor.submit(work, *arguments).result))
 
     def close(self) -> None:
         """Wait for the jobs that are in the queue."""

@@ -32,6 +32,25 @@ class Placement(Protocol):
         """Begin nothing more, and wait for what runs."""
 
 
+class CountedPlaces:
+    """So many places, of which those are taken whose runs are not done."""
+
+    def __init__(self, places: int) -> None:
+        """Take how many places there are."""
+        self._places, self._running = places, list[Future[Any]]()
+
+    @property
+    def free(self) -> int:
+        """How many runs may begin."""
+        self._running = [future for future in self._running if not future.done()]
+        return self._places - len(self._running)
+
+    def take(self, future: Future[Any]) -> Future[Any]:
+        """Return the future of a run, which takes a place until it is done."""
+        self._running.append(future)
+        return future
+
+
 @dataclass
 class _Place:
     """One place: a process that does one run after another, so that libraries are imported once.

@@ -11,9 +11,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from striate.config import RunConfig, anchored, load_config
-from striate.config.sweep_settings import MOST_RUNS, SEED, Settings, SweepConfig, override
-from striate.errors import ConfigError
+from striate.config.sweep_settings import MOST_RUNS, SEED, Settings, SweepConfig, override, short_names
+from striate.errors import ConfigError, StriateError
 from striate.printable import shown
+from striate.selectors.spec.grammar import parse_spec
 from striate.storage.read_files import Form, read_yaml, user_path
 
 SWEEP_FILE = Form(ConfigError, "a sweep (YAML)", most_bytes=2**20)
@@ -44,6 +45,10 @@ class Planned:
         """What it shares with runs of other seeds."""
         return {name: value for name, value in self.settings.items() if name != SEED}
 
+    def has(self, wanted: Settings) -> bool:
+        """Return whether it is one of the runs that have the settings `wanted`."""
+        return all(self.settings.get(name) == value for name, value in wanted.items())
+
     def alike(self, other: Planned, over: Sequence[str]) -> bool:
         """Return whether the two differ in the settings `over` alone."""
         own, others = self.settings, other.settings
@@ -66,15 +71,11 @@ class Plan:
         if len(asked) > MOST_RUNS:
             raise ConfigError(f"{file} asks for {len(asked)} runs", f"at most {MOST_RUNS}", "leave values out")
         self.varied = tuple(dict.fromkeys(name for _, settings in asked for name in settings))
-        self._short = _short_names(self.varied)
+        self._short = short_names(self.varied)
         self.runs = tuple(self._planned(name, settings) for name, settings in asked)
         self._check_measured()
-        if twice := _repeated([run.name for run in self.runs]):
-            raise ConfigError(
-                f"{file} has two runs called {twice}",
-                "runs that differ, with different names",
-                "leave one of them out, or give it another name",
-            )
+        self._check_compared()
+        check_different(file, self.runs)
 
     def with_settings(self, run: Planned, changes: Settings) -> Planned:
         """Return the run with other settings."""
@@ -105,6 +106,17 @@ class Plan:
                 f"set it in {self.sweep.base}, or under set:",
             )
 
+    def _check_compared(self) -> None:
+        """Raise where `compare` picks no run."""
+        wanted = self.sweep.compare
+        if wanted and not any(run.has(wanted) for run in self.runs):
+            known = {name: list(dict.fromkeys(_values(self.runs, name))) for name in wanted if name in self.varied}
+            raise ConfigError(
+                f"{self.file} compares with {told_settings(wanted)}, which no run has",
+                told_settings(known) if known else f"some of what varies: {', '.join(self.varied)}",
+                "name settings of a run as the sweep writes them, or leave compare: out",
+            )
+
     def _asked(self) -> Iterator[tuple[str, Settings]]:
         yield from (("", settings) for settings in self.sweep.combinations())
         yield from ((run.name, run.set) for run in self.sweep.runs)
@@ -116,8 +128,10 @@ class Plan:
         overrides = [override(*pair) for pair in {**self.sweep.set, **settings}.items()]
         name = name or _name({self._short.get(path, path): value for path, value in settings.items()})
         try:
-            return Planned(name, settings, anchored(load_config(self.base, overrides)))
-        except ConfigError as error:
+            config = anchored(load_config(self.base, overrides))
+            parse_spec(config.select.region)
+            return Planned(name, settings, config)
+        except StriateError as error:
             raise ConfigError(f"{self.file}, run {name}: {error.given}", error.allowed, error.next_step) from error
 
 
@@ -140,6 +154,8 @@ def read_sweep(file: Path) -> SweepConfig:
 def _message(problem: Any) -> str:
     if problem["type"] == "extra_forbidden":
         return "unknown key"
+    if problem["type"] == "tuple_type":
+        return f"give a list, such as [{shown(problem['input'])}]"
     return str(problem["msg"]).removeprefix("Value error, ")
 
 
@@ -169,11 +185,32 @@ def _safe(text: str) -> str:
     return name
 
 
-def _short_names(paths: Sequence[str]) -> dict[str, str]:
-    """Return the last part of each path, where no other ends alike."""
-    last = [path.rpartition(".")[2] for path in paths]
-    return {path: short for path, short in zip(paths, last, strict=True) if last.count(short) == 1}
+def _values(runs: Sequence[Planned], name: str) -> list[str]:
+    return [shown(run.settings[name]) for run in runs if name in run.settings]
 
 
-def _repeated(names: Sequence[str]) -> str:
-    return next((name for index, name in enumerate(names) if name in names[:index]), "")
+def told_settings(settings: Settings) -> str:
+    """Return settings in words."""
+    told = {name: ", ".join(value) if isinstance(value, list) else shown(value) for name, value in settings.items()}
+    return "; ".join(f"{name}: {value}" for name, value in told.items())
+
+
+def check_different(file: Path, runs: Sequence[Planned]) -> None:
+    """Raise where two runs have the same name, or the same whole config."""
+    names, configs = set[str](), dict[str, str]()
+    for run in runs:
+        if run.name in names:
+            raise ConfigError(
+                f"{file} has two runs called {run.name}",
+                "runs that differ, with different names",
+                "leave one of them out, or give it another name",
+            )
+        names.add(run.name)
+        config = run.config.model_dump_json()
+        if config in configs:
+            raise ConfigError(
+                f"{file} asks for the same run twice: {configs[config]} and {run.name}",
+                "runs that differ",
+                "leave one of them out",
+            )
+        configs[config] = run.name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from striate.errors import ArtifactError, ConfigError, did_you_mean
 from striate.pipeline.sweeps.arm_flow import CONFIGS, LOGS, RUNS, SHARED, run_arm
 from striate.pipeline.sweeps.choosing import survivors
 from striate.pipeline.sweeps.cluster_placement import RayPlacement, SlurmPlacement
+from striate.pipeline.sweeps.earlier_runs import check_unchanged, runs_beside
 from striate.pipeline.sweeps.placement import LocalPlacement, Placement, devices_here, first_ended, told
 from striate.pipeline.sweeps.plan import Plan, Planned
 from striate.pipeline.sweeps.room import runs_side_by_side
@@ -36,16 +37,25 @@ class Sweep:
     Nothing is noted of what is done but the run folders: each run is asked, and those that are up to date say so.
     """
 
-    def __init__(self, plan: Plan, out: Path, placement: Callable[[], Placement], progress: Progress) -> None:
-        """Take the plan, the folder, what makes the places when they are needed, and where to say how far it is."""
-        self.plan, self.out, self.progress = plan, out, progress
+    def __init__(
+        self, plan: Plan, out: Path, placement: Callable[[], Placement], progress: Progress, overwrite: bool = False
+    ) -> None:
+        """Take the plan, the folder, what makes the places when they are needed, and where to say how far it is.
+
+        With `overwrite` runs whose settings have changed do again the stages that follow from these.
+        """
+        self.plan, self.out, self.progress, self.overwrite = plan, out, progress, overwrite
         self._make_placement = placement
         self._table = Table(plan.sweep, out / RUNS)
         self._states: dict[str, SweptRun] = {}
         self._planned: dict[str, Planned] = {}
 
     def run(self) -> SweepRecord:
-        """Do all runs; return the table. A run that fails is told, and stops no other."""
+        """Do all runs; return the table. A run that fails is told, and stops no other.
+
+        Raises:
+            ArtifactError: runs in the folder have other settings than now, and nothing may be overwritten.
+        """
         choose = self.plan.sweep.choose
         self._know(self.plan.runs)
         places = self._make_placement()
@@ -62,6 +72,9 @@ class Sweep:
                 self._do(places, again)
         finally:
             places.close()
+        if left_out := runs_beside(self.out / RUNS, self._planned):
+            names = ", ".join(left_out[:4]) + (", ..." if len(left_out) > 4 else "")
+            self.progress.say(f"sweep: {len(left_out)} in {self.out / RUNS} are not asked for now, and stay: {names}")
         return self.record()
 
     def record(self) -> SweepRecord:
@@ -98,7 +111,7 @@ class Sweep:
         while left or running:
             while left and places.free:
                 run = left.pop(0)
-                running[places.submit(run_arm, *self._files(run))] = run, time.perf_counter()
+                running[places.submit(run_arm, *self._files(run), self.overwrite)] = run, time.perf_counter()
                 self._note(run, "running")
             for future in first_ended(list(running), _LOOK_SECONDS):
                 run, began = running.pop(future)
@@ -120,7 +133,9 @@ class Sweep:
         write_text(config, dump_config(run.config))
         return config, self.out / RUNS / run.name, self.out / LOGS / f"{run.name}.log"
 
-    def _know(self, runs: Iterable[Planned]) -> None:
+    def _know(self, runs: Collection[Planned]) -> None:
+        if not self.overwrite:
+            check_unchanged(self.out / RUNS, runs)
         for run in runs:
             self._planned[run.name] = run
             self._note(run, "waiting")
@@ -139,7 +154,7 @@ class Sweep:
         return ", ".join(f"{count} {state}" for state, count in counts.items() if count)
 
 
-def open_sweep(plan: Plan, out: Path, progress: Progress, where: str = HERE) -> Sweep:
+def open_sweep(plan: Plan, out: Path, progress: Progress, where: str = HERE, overwrite: bool = False) -> Sweep:
     """Return the sweep in the folder `out`, new or continued.
 
     Args:
@@ -147,6 +162,7 @@ def open_sweep(plan: Plan, out: Path, progress: Progress, where: str = HERE) -> 
         out: made if it is not there; of a cluster all machines must see it at the same path.
         progress: where to say how far it is.
         where: `local` (the devices of this machine), `slurm`, `ray`, or `ray:ADDRESS` of a cluster.
+        overwrite: whether stages of runs are done again whose inputs have changed.
 
     Raises:
         ArtifactError: the folder holds other things, can't be written, or another sweep is at work in it.
@@ -155,7 +171,7 @@ def open_sweep(plan: Plan, out: Path, progress: Progress, where: str = HERE) -> 
     out = out.absolute()
     check_place(where)
     _check_folder(out)
-    sweep = Sweep(plan, out, lambda: _places(plan, out, progress, where), progress)
+    sweep = Sweep(plan, out, lambda: _places(plan, out, progress, where), progress, overwrite)
     hold(out, sweep)
     return sweep
 

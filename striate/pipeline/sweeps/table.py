@@ -70,7 +70,7 @@ class Table:
         picked = [
             (runs, label)
             for runs, label in sorted(rows, key=lambda row: row[1] != "tuned")
-            if wanted and all(runs[0].settings.get(name) == value for name, value in wanted.items())
+            if wanted and runs[0].has(wanted)
         ]
         chosen = [row for row in picked if any(run.name in best for run in row[0])]
         return next(iter([*chosen, *picked]), None)

@@ -1,0 +1,57 @@
+"""The words of a sweep's table, on the page and in the terminal: its settings, its scores, what its marks mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from striate.artifacts import SweepRecord, SweptGroup, SweptScore
+from striate.config.sweep_settings import short_names
+
+COMPARED = "= 100%"
+
+
+def columns(record: SweepRecord) -> dict[str, str]:
+    """Return the settings that have a column in the table, and what each is called there."""
+    return short_names([name for name in record.varied if any(name in group.settings for group in record.groups)])
+
+
+def cells(group: SweptGroup, shown: Mapping[str, str]) -> list[str]:
+    """Return what a group has in each of the columns `shown`."""
+    return [str(group.settings.get(name, "")) for name in shown]
+
+
+def settings_told(group: SweptGroup, shown: Mapping[str, str]) -> str:
+    """Return what a group changes, in a few words."""
+    pairs = zip(shown.values(), cells(group, shown), strict=True)
+    told = ", ".join(f"{called} {value}" for called, value in pairs if value)
+    return f"{told or 'the base'}{'' if group.model == 'tuned' else f', {group.model}'}"
+
+
+def score_told(score: SweptScore | None) -> str:
+    """Return a score: its mean, and its spread over seeds where there is one."""
+    if score is None:
+        return ""
+    return f"{score.mean:.1f}" + ("" if score.spread is None else f" ± {score.spread:.1f}")
+
+
+def kept_told(score: SweptScore | None) -> str:
+    """Return what a score keeps, with its interval."""
+    if score is None or score.kept is None:
+        return ""
+    ends = "" if score.low is None or score.high is None else f" ({score.low:.1f} to {score.high:.1f})"
+    return f"{score.kept:.1f}%{ends}"
+
+
+def legend(record: SweepRecord, best: str) -> list[str]:
+    """Return what the marks in the table mean, of those that stand there; `best` is that of the chosen runs."""
+    scores = [score for group in record.groups for score in (group.visual, group.text) if score]
+    compared = next((group for group in record.groups if group.compared), None)
+    against = [score for score in (compared.visual, compared.text) if score] if compared else []
+    told = {
+        f"{best}: the best by {record.chosen_by} on held-out samples": any(group.best for group in record.groups),
+        f"{COMPARED}: what the others are held against": compared is not None,
+        "±: standard deviation over seeds": any(score.spread is not None for score in scores),
+        "in brackets: 95% interval over items": any(score.low is not None for score in scores),
+        "of a score of 0 nothing can be kept": any(score.mean == 0 for score in against),
+    }
+    return [line for line, stands in told.items() if stands]

@@ -1,0 +1,57 @@
+"""The words of a sweep's table: its columns, what a group changes, and what its marks mean."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from rich.console import Console
+
+from striate.artifacts import SweepRecord, SweptGroup, SweptScore
+from striate.cli.views.sweep_table import sweep_table
+from striate.reporting.sweep_page import draw_sweep
+from striate.reporting.sweep_wording import columns, legend, settings_told
+
+
+def group(visual: SweptScore | None = None, model: str = "tuned", **settings: Any) -> SweptGroup:
+    return SweptGroup(settings=settings, model=model, runs=("a",), seeds=(0,), visual=visual)
+
+
+def record(*groups: SweptGroup, **more: Any) -> SweepRecord:
+    return SweepRecord(varied=("train.lr", "heal.lr", "seed", "select.region"), runs=(), groups=groups, **more)
+
+
+def test_settings_that_end_alike_are_told_by_their_whole_names() -> None:
+    rates = group(**{"train.lr": 0.1, "heal.lr": 0.2, "select.region": "all"})
+    found = columns(record(rates))
+    assert list(found.values()) == ["train.lr", "heal.lr", "region"]
+    assert settings_told(rates, found) == "train.lr 0.1, heal.lr 0.2, region all"
+    assert list(columns(record(group(**{"train.lr": 0.1}))).values()) == ["lr"]
+    assert settings_told(group(model="pruned"), {}) == "the base, pruned"
+
+
+def test_the_legend_tells_the_marks_that_stand_there() -> None:
+    assert legend(record(group()), "*") == []
+    best = group(SweptScore(scores=(50.0, 60.0), mean=55.0, spread=7.1, kept=90.0, low=80.0, high=99.0))
+    whole = group(SweptScore(scores=(0.0,), mean=0.0)).model_copy(update={"compared": True})
+    full = record(best.model_copy(update={"best": True}), whole, chosen_by="loss")
+    assert legend(full, "*") == [
+        "*: the best by loss on held-out samples",
+        "= 100%: what the others are held against",
+        "±: standard deviation over seeds",
+        "in brackets: 95% interval over items",
+        "of a score of 0 nothing can be kept",
+    ]
+
+
+def test_page_and_terminal_tell_the_same_of_a_group() -> None:
+    rates = group(SweptScore(scores=(50.0,), mean=50.0), **{"train.lr": 0.1, "heal.lr": 0.2})
+    whole = rates.model_copy(update={"compared": True})
+    console = Console(width=200, file=io.StringIO())
+    with console.capture() as printed:
+        console.print(sweep_table(record(whole)))
+    line = printed.get().splitlines()[1]
+    assert line.split()[:5] == ["0.1", "0.2", "tuned", "=", "100%"]
+    page = draw_sweep(record(whole), "s")
+    assert "Highest visual score: train.lr 0.1, heal.lr 0.2, 50.0." in page
+    assert "= 100%: what the others are held against." in page
