@@ -62,6 +62,28 @@ def test_a_copy_is_refused_wherever_the_value_lies_and_by_its_name(
         check_finite_file(tmp_path / "other.safetensors")
 
 
+def test_a_mask_of_zeros_and_minus_infinity_passes_and_nothing_like_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(safetensors_shards, "_BUFFER", 64)
+    file, name = tmp_path / "model.safetensors", "text.attn_mask"
+    mask = np.triu(np.full((20, 20), -math.inf, np.float32), 1)
+    for kind in (np.float64, np.float32, np.float16):
+        save_file({name: mask.astype(kind)}, file)
+        check_finite_file(file)
+    (tmp_path / "copy").mkdir()
+    write_shards(tmp_path / "copy", [read_shards(tmp_path)])
+    assert (tmp_path / "copy/model.safetensors").read_bytes()[-800:] == file.read_bytes()[-800:]
+    # Wherever it lies, before the infinite values or behind them.
+    for place in ((0, 0), (19, 0)):
+        for value in (1e-30, math.nan, math.inf):
+            other = mask.copy()
+            other[place] = value
+            save_file({name: other}, file)
+            with pytest.raises(ModelError, match=r"no numbers, for example in text\.attn_mask"):
+                check_finite_file(file)
+
+
 def test_the_file_that_config_json_names_is_the_one_that_is_read(tmp_path: Path) -> None:
     for name, value in (("model", 0.0), ("other", 1.0)):
         save_file({name: np.full(2, value, np.float32)}, tmp_path / f"{name}.safetensors")

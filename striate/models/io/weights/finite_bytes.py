@@ -30,6 +30,34 @@ def all_finite(code: str, content: bytes) -> bool:
     return not values.size or bool((values & mask).max() != mask)
 
 
+class PassingNumbers:
+    """Looks at the bytes of one tensor as they pass: numbers that are finite, or a mask of zeros and minus infinity.
+
+    Some checkpoints hold such a mask, which is added to attention scores, as a buffer: nothing has diverged there.
+    """
+
+    def __init__(self, code: str) -> None:
+        """Begin with a tensor in the format `code`."""
+        self._code, self._finite, self._mask = code, True, True
+
+    def fine(self, content: bytes) -> bool:
+        """Return whether all that passed until now, `content` included, is finite or a mask."""
+        self._finite = self._finite and all_finite(self._code, content)
+        # Ordinary weights show in their first piece that they are none, and that is not asked again.
+        self._mask = self._mask and _is_mask(self._code, content)
+        return self._finite or self._mask
+
+
+def _is_mask(code: str, content: bytes) -> bool:
+    """Return whether `content` is zeros and minus infinity alone."""
+    if code not in _ALL_SET or code == "F8_E4M3":  # Formats without an infinity.
+        return False
+    kind, bits = _ALL_SET[code]
+    sign = 1 << (8 * kind().itemsize - 1)
+    values = np.frombuffer(content, dtype=kind, count=len(content) // kind().itemsize)
+    return bool((((values & kind(sign - 1)) == 0) | (values == kind(sign | bits))).all())
+
+
 def not_finite(source: Path | str, name: str) -> ModelError:
     """Return the error for weights at `source` of which the tensor called `name` has such values."""
     return ModelError(

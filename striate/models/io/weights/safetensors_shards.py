@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 from striate.errors import ModelError
 from striate.models.io.json_files import object_of
 from striate.models.io.model_folder import CONFIG, model_file, weight_map
-from striate.models.io.weights.finite_bytes import all_finite, not_finite
+from striate.models.io.weights.finite_bytes import PassingNumbers, not_finite
 from striate.storage.atomic import write_text
 
 WHOLE = "model.safetensors"
@@ -260,10 +260,10 @@ def _write_all(target: BinaryIO, tensors: Iterable[tuple[str, Written]]) -> None
 
 
 def check_finite_file(path: Path) -> None:
-    """Return if every number in a safetensors file is finite; a buffer of it is in memory.
+    """Return if every tensor of a safetensors file is of finite numbers, or a mask; a buffer of it is in memory.
 
     Raises:
-        ModelError: one is infinite or no number, or the file is damaged.
+        ModelError: another has an infinite value or no number, or the file is damaged.
     """
     with path.open("rb") as source:
         for tensor in read_file(path).values():
@@ -273,13 +273,14 @@ def check_finite_file(path: Path) -> None:
 
 def _chunks(source: BinaryIO, tensor: Stored) -> Iterator[bytes]:
     """Yield the bytes of a tensor out of its open file, and raise at values that are no numbers."""
+    numbers = PassingNumbers(tensor.dtype)
     for begin, size in tensor.pieces():
         source.seek(begin)
         while size:
             chunk = source.read(min(size, _BUFFER))
             if not chunk:
                 raise OSError(f"{source.name} ends early")
-            if not all_finite(tensor.dtype, chunk):
+            if not numbers.fine(chunk):
                 raise not_finite(tensor.file, _name_of(tensor))
             yield chunk
             size -= len(chunk)

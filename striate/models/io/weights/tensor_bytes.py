@@ -48,12 +48,21 @@ def read_finite(stored: Stored, name: str) -> Tensor:
     """Return the stored tensor called `name` as `read_tensor` does, once its numbers are looked at.
 
     Raises:
-        ModelError: as `read_tensor`; or one is infinite or no number.
+        ModelError: as `read_tensor`; or one is infinite or no number, in what is no mask of zeros and minus infinity.
     """
     tensor = read_tensor(stored)
-    if not is_finite(tensor):
+    if not _fine(tensor):
         raise not_finite(stored.file, name)
     return tensor
+
+
+def _fine(tensor: Tensor) -> bool:
+    return is_finite(tensor) or _is_mask(tensor)
+
+
+def _is_mask(tensor: Tensor) -> bool:
+    """Return whether the tensor is zeros and minus infinity alone: a mask that is kept as a buffer."""
+    return bool(((tensor == 0) | (tensor == -torch.inf)).all())
 
 
 def computed(name: str, code: str, shape: tuple[int, ...], make: Callable[[], Tensor]) -> Computed:
@@ -66,7 +75,7 @@ def computed(name: str, code: str, shape: tuple[int, ...], make: Callable[[], Te
     def content() -> memoryview:
         tensor = make()
         rounded = tensor.to(dtype)
-        if not is_finite(rounded):
+        if not (is_finite(rounded) or _is_mask(tensor)):
             raise ModelError(
                 f"{name} holds {tensor.abs().max().item():.3g}, and the most of {str(dtype).removeprefix('torch.')} is"
                 f" {torch.finfo(dtype).max:.5g}",
