@@ -100,6 +100,7 @@ NOT_RUN |= {
     f"striate sweep SWEEP.yaml --out /shared/sweep --on {where}": "needs a cluster; test_sweep.py has two nodes of one"
     for where in ("ray", "slurm")
 }
+NOT_RUN["striate sweep configs/study/reduced.yaml --out study"] = "hours; test_sweep.py runs it small"
 # Commands that end with an error of their own here, and a part of what it says.
 ENDS_WITH = {
     "striate evaluate --out striate-quickstart --gate 'visual>=95,language-reference>=90'": (
@@ -200,7 +201,8 @@ def _typed(shown: Shown) -> list[str]:
     for word in shown.arguments:
         key, sign, value = word.partition("=")
         arguments.append(f"{key}={places.get(value, value)}" if sign else places.get(word, word))
-    for shipped in (word for word in shown.arguments if word.startswith("configs/")):
+    shipped_runs = [word for word in shown.arguments if word.startswith("configs/") and arguments[0] != "sweep"]
+    for shipped in shipped_runs:
         for key, value in {**REDUCED, **REDUCED_TOO.get(shipped, {})}.items():
             arguments += ["--set", f"{key}={value}"]
     return arguments

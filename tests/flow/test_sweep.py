@@ -36,6 +36,7 @@ def swept(run_yaml: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
     return run
 
 
+STUDY = Path(__file__).parents[2] / "configs" / "study"
 SHORT = {"train.max_steps": 2, "prune.remove": 0}
 
 
@@ -95,6 +96,24 @@ def test_short_trainings_choose_the_rate_and_the_best_is_repeated(swept: Callabl
     best = [group for group in record.groups if group.best]
     assert [(group.settings, group.seeds) for group in best] == [({"train.lr": 0.01}, (0, 1))]
     assert record.groups[0].measured["loss"] > best[0].measured["loss"]
+
+
+def test_the_reduced_study_runs_small(swept: Callable[..., tuple[Any, Path]], run_yaml: Path, tmp_path: Path) -> None:
+    raw = yaml.safe_load((STUDY / "reduced.yaml").read_text(encoding="utf-8"))
+    base = yaml.safe_load((STUDY / "run.yaml").read_text(encoding="utf-8"))
+    tiny = yaml.safe_load(run_yaml.read_text(encoding="utf-8"))
+    data = {**base["data"], **tiny["data"], "validate": "25%"}
+    kept = {**base, **{name: tiny[name] for name in ("model", "evaluate", "machine")}, "data": data}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(kept), encoding="utf-8")
+    grid = {**raw["grid"], "train.lr": raw["grid"]["train.lr"][:1]}
+    small = {"train.max_steps": 2, "train.batch_size": 4, "train.max_length": 128}
+    choose = {**raw["choose"], "rungs": [], "seeds": []}
+    result, out = swept(**{**raw, "base": "study.yaml", "grid": grid, "choose": choose, "set": small})
+    assert result.exit_code == 0, result.output
+    groups = read_document(out / "sweep.json", SweepRecord).groups
+    assert [group.settings["select.region"] for group in groups] == raw["grid"]["select.region"]
+    assert [group.compared for group in groups] == [True, False, False, False]
+    assert all(group.best and group.visual and raw["choose"]["by"] in group.measured for group in groups)
 
 
 def test_the_runs_are_listed_and_other_folders_are_refused(
