@@ -1,6 +1,7 @@
 """Terminal output: progress bars with time left, short lines, and tables."""
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -153,6 +154,8 @@ def quiet_libraries() -> None:
     """Keep the log of libraries to errors: striate says itself what it does."""
     for name in ("transformers", "accelerate", "peft", "torchao", "torch.utils.flop_counter"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # What is imported later sets its level anew, from this.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
 def show_table(title: str, header: list[str], rows: list[list[str]]) -> None:

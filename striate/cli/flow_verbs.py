@@ -70,6 +70,7 @@ def check(config: RunFile, settings: Settings = None, out: Out = Path("run"), js
     from striate.pipeline.validate import check_run
 
     with guard(None):
+        quiet_libraries()
         lines = check_run(load_config(config, settings or []), out)
         if json:
             rows = [line.split(maxsplit=1) for line in lines]

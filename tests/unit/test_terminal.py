@@ -229,3 +229,12 @@ def test_prose_is_broken_between_words_on_a_terminal_alone(
     shown.file = io.StringIO()
     shown.print(said, soft_wrap=True, no_wrap=True)
     assert shown.file.getvalue() == f"{said}\n"
+
+
+@pytest.mark.parametrize("asked", ["", "info"])
+def test_libraries_that_are_imported_later_are_quiet_too(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRANSFORMERS_VERBOSITY", asked)
+    if not asked:
+        monkeypatch.delenv("TRANSFORMERS_VERBOSITY")
+    console.quiet_libraries()
+    assert os.environ["TRANSFORMERS_VERBOSITY"] == (asked or "error")
