@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -245,3 +246,63 @@ def test_what_a_table_of_photos_needs_is_said(tmp_path: Path) -> None:
     table.write_text("sep=;\r\nfile;label\r\n1.jpg;oak\r\n")
     assert [sample.answer for sample in read_samples(table, options=columns)] == ["oak"]
     assert "data.columns={answer: caption}" in refused(rows(tmp_path / "d", {"image": "1.jpg", "caption": "a tree"}))
+
+
+def turns(**marks: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A", **marks}]}
+
+
+MARKED = [
+    (turns(weight=0), "'weight' is 0"),
+    (turns(loss=False), "'loss' is False"),
+    ({"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A", "train": False}]}, "'train' is"),
+    ({"prompt": "Q", "completion": "A", "label": False}, "'label' is False"),
+]
+
+
+@pytest.mark.parametrize(("record", "text"), MARKED, ids=lambda part: part if isinstance(part, str) else "")
+def test_an_answer_that_is_not_to_be_learned_is_refused(record: dict[str, Any], text: str, tmp_path: Path) -> None:
+    assert text in refused(rows(tmp_path, record))
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        turns(weight=1),
+        turns(loss=None),
+        {"prompt": "Q", "completion": "A", "label": True},
+        {"question": "Q", "answer": "A", "system": ""},
+        {"question": "Q", "answer": "A", "choices": ["A", "B"]},
+        {"question": "Q", "answer": "A", "choices": []},
+    ],
+)
+def test_an_answer_that_may_be_learned_is_learned(record: dict[str, Any], tmp_path: Path) -> None:
+    (sample,) = read_samples(rows(tmp_path, record))
+    assert sample.messages == (Message("user", "Q"), Message("assistant", "A"))
+
+
+@pytest.mark.parametrize("answer", [1, "B", "(b)"])
+def test_the_number_of_a_choice_is_no_answer(answer: Any, tmp_path: Path) -> None:
+    record = {"question": "Which?", "choices": ["cat", "dog"], "answer": answer}
+    error = refused(rows(tmp_path, record))
+    assert f"its answer {answer!r} stands for one of 'choices', which the question does not show" in error
+    assert "data.columns={answer: answer} learns" in error
+    (as_it_stands,) = read_samples(rows(tmp_path, record), options=SourceOptions(columns={"answer": "answer"}))
+    assert as_it_stands.messages[1].text == str(answer)
+    (shown,) = read_samples(rows(tmp_path, {**record, "question": "Which?\nA. cat\nB. dog"}))
+    assert shown.messages[1].text == str(answer)
+
+
+def test_a_cell_may_hold_a_list_of_pictures(tmp_path: Path) -> None:
+    write_pictures(tmp_path)
+    table = 'images,question,answer\n"[""0.png"", ""1.png""]",Q,A\n'
+    (tmp_path / "a.csv").write_text(table, encoding="utf-8")
+    (sample,) = read_samples(tmp_path / "a.csv")
+    assert [found.name for found in sample.images] == ["0.png", "1.png"]
+    assert "`images` is not JSON" in refused(rows(tmp_path, {**ROW, "images": '["0.png",'}))
+
+
+def test_a_picture_as_base64_without_a_url(tmp_path: Path) -> None:
+    text = base64.b64encode(picture("0.png")).decode()
+    (sample,) = read_samples(rows(tmp_path, {**ROW, "image": text}))
+    assert sample.images[0].read_bytes() == picture("0.png")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from striate.data.forms.not_learned import refuse_index, refuse_marked, refuse_undesired
 from striate.data.forms.picture_values import is_picture
 from striate.data.picture_names import KEYS, MEDIA_FILE
 from striate.data.rows import Row
@@ -60,8 +61,10 @@ def raw_turns(row: Row, options: SourceOptions) -> tuple[list[RawTurn], bool]:
     if options.question and "answer" in row and "question" not in row:
         row = row.having("question", options.question)
     form = _form_of(row, options.columns)
+    if "answer" in form.keys and "answer" not in options.columns:
+        refuse_index(row)
     turns = list(form.turns(row))
-    if "system" in row and not any(turn.role == "system" for turn in turns):
+    if row.fields.get("system") not in (None, "") and not any(turn.role == "system" for turn in turns):
         turns.insert(0, RawTurn("system", row.text("system"), row))
     return turns, form.pictures_first
 
@@ -165,7 +168,10 @@ def _turns(row: Row, key: str, names: tuple[str, str] = CHAT) -> Iterator[RawTur
             raise place.refuse(
                 f"it lacks {speaker!r} or {content!r}", f"an object with {speaker!r} and {content!r}", "add it"
             )
-        yield RawTurn(_role(turn[speaker], place), turn[content], place)
+        role = _role(turn[speaker], place)
+        if role == "assistant":
+            refuse_marked(turn, place)
+        yield RawTurn(role, turn[content], place)
 
 
 def _list_of(row: Row, key: str, wanted: str) -> list[Any]:
@@ -228,6 +234,7 @@ def _history(row: Row) -> Iterator[RawTurn]:
 
 
 def _prompt_completion(row: Row) -> Iterator[RawTurn]:
+    refuse_undesired(row)
     for key, role in (("prompt", "user"), ("completion", "assistant")):
         if isinstance(row.fields[key], list):
             yield from _turns(row, key)

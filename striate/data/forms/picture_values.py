@@ -13,12 +13,15 @@ from striate.data.picture_names import KEYS, MOVING, refuse_media_fields, refuse
 from striate.data.rows import Row, as_list
 from striate.data.sources.stored_pictures import MOST_BYTES, PictureBytes
 from striate.printable import shown
+from striate.storage.read_files import parse_json
 
 Reference: TypeAlias = str | PictureBytes
 """A picture's name, or its bytes; an empty name is the next of the record's own pictures."""
 
 NAMED_BY = ("image", "path", "url", "image_url")
 _DATA_URL = re.compile(r"data:([\w.+/-]*)((?:;[\w.=+-]+)*),", re.IGNORECASE)
+# How the base64 of JPEG, PNG, GIF and WebP begins, where a name would end long before.
+_BARE = re.compile(r"(?:/9j/|iVBORw0KGgo|R0lGOD|UklGR)[A-Za-z0-9+/]{80,}={0,2}")
 _WANTED = "a file name, a data URL, or a list of these"
 
 
@@ -30,7 +33,7 @@ def record_pictures(row: Row) -> list[Reference]:
     """
     refuse_media_fields(row)
     key = row.one_of(KEYS)
-    return [reference(value, key, row, row.fields[key]) for value in as_list(row.fields[key])] if key else []
+    return [reference(value, key, row, row.fields[key]) for value in _listed(row, key)] if key else []
 
 
 def reference(value: Any, key: str, row: Row, whole: Any = None) -> Reference:
@@ -48,6 +51,8 @@ def reference(value: Any, key: str, row: Row, whole: Any = None) -> Reference:
         raise row.refuse(f"`{key}` is {shown(value if whole is None else whole)}", _WANTED, "fix it")
     if MOVING.fullmatch(value):
         raise refused_media(row, f"{shown(key)} is {shown(value)}")
+    if _BARE.fullmatch(value):
+        return _decoded(f"data:;base64,{value}", row)
     scheme = value[:8].partition(":")[0].lower()
     if scheme == "data":
         return _decoded(value, row)
@@ -58,6 +63,14 @@ def reference(value: Any, key: str, row: Row, whole: Any = None) -> Reference:
             "download it, and name the file",
         )
     return unquote(value[len("file:") :].removeprefix("//").removeprefix("localhost")) if scheme == "file" else value
+
+
+def _listed(row: Row, key: str) -> list[Any]:
+    """Return the values under `key`: of a list, of JSON text of one, as a table's cell may hold it, or one alone."""
+    value = row.fields[key]
+    if isinstance(value, str) and value.startswith('["'):
+        value = parse_json(value, f"{row.place}: `{key}`", row.form)
+    return as_list(value)
 
 
 def is_picture(value: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from striate.data.forms.conversation_forms import CHAT, LLAVA, ROLES
+from striate.data.forms.not_learned import MARKS
 from striate.data.rows import Row
 from striate.data.samples import PLACEHOLDER, Message
 
@@ -25,7 +26,7 @@ def plain_turns(row: Row) -> tuple[list[Message], int] | None:
     if type(turns) is not list:
         return None
     for turn in turns:
-        if type(turn) is not dict:
+        if type(turn) is not dict or (len(turn) > 2 and not MARKS.isdisjoint(turn)):
             return None
         who, text = turn.get(speaker), turn.get(content)
         role = ROLES.get(who) if type(who) is str else None
