@@ -21,22 +21,23 @@ class HealSection(Section):
 
     `share` is how much of the training data is learned from, once: 5% or 0.05. `region` is which layers of the pruned
     model train: `region` (the visual region), `beside` (kept layers next to removed ones), `all`, or a SPEC. `method`
-    and `lr` are those of train where nothing is set, and `lr: auto` is a quarter of that of train; batch size,
-    optimizer, schedule, length and LoRA are train's. The loss is `ce` times the cross entropy, plus `kl` times the
-    divergence from the `top_k` likeliest tokens of the tuned model, plus `hidden` times the distance of last hidden
-    states. `text` is the share of samples without a picture, drawn from the training data and from `text_data`.
+    is that of train where nothing is set; `lr` is that of train for adapters and a quarter of it for full weights
+    (`auto`), that of train in any case (none), or a number; batch size, optimizer, schedule, length and LoRA are
+    train's. The loss is `ce` times the cross entropy, plus `kl` times the divergence from the `top_k` likeliest tokens
+    of the tuned model, plus `hidden` times the distance of last hidden states. `text` is the share of samples without
+    a picture, drawn from the training data and from `text_data`.
     """
 
     steps: int | None = Field(default=None, ge=1, le=MOST)
     share: float | None = Field(default=None, gt=0, le=1)
     region: LayerSpec = REGION
     method: Literal["lora", "full"] | None = None
-    lr: Rate | None = None
+    lr: Rate | None = AUTO
     ce: float = Field(default=1.0, ge=0, le=1_000_000)
     kl: float = Field(default=1.0, ge=0, le=1_000_000)
     hidden: float = Field(default=0.0, ge=0, le=1_000_000)
     top_k: int = Field(default=100, ge=1, le=10_000_000)
-    text: float = Field(default=0.25, ge=0, le=1)
+    text: float = Field(default=0.0, ge=0, le=1)
     text_data: tuple[str, ...] = ()
 
     @field_validator("share", mode="before")
@@ -73,11 +74,15 @@ class HealSection(Section):
         """Whether something of the tuned model is learned."""
         return self.kl > 0 or self.hidden > 0
 
-    def rate(self, lr: Rate) -> Rate:
-        """Return the learning rate that heals, where that of train is `lr`; `auto` beside `auto` is no number yet."""
-        if self.lr is None or lr == AUTO:
-            return self.lr or lr
-        return healing_rate(lr) if self.lr == AUTO else self.lr
+    def how(self, train: TrainSection) -> Literal["lora", "full"]:
+        """Return the method that heals what was tuned with the settings `train`."""
+        return self.method or ("full" if train.method == "full" else "lora")
+
+    def rate(self, train: TrainSection) -> Rate:
+        """Return the learning rate that heals what was tuned so; `auto` beside `auto` is no number yet."""
+        if self.lr is None or train.lr == AUTO:
+            return self.lr or train.lr
+        return healing_rate(self.how(train), train.lr) if self.lr == AUTO else self.lr
 
     def training(self, train: TrainSection) -> TrainSection:
         """Return the settings of training that heal: those of `train`, but of one pass or `steps`, and without modes.
@@ -86,12 +91,12 @@ class HealSection(Section):
         The vision encoder is frozen. Nothing is measured meanwhile: the last step's weights are kept.
         """
         defaults = ("validate_every", "keep", "metric_for_best_model", *_EARLY, *_VISION)
-        method = self.method or ("full" if train.method == "full" else "lora")
+        method = self.how(train)
         own = {
             "method": method,
             # Full weights and adapters are no one checkpoint.
             "projector": "full" if method == "full" and train.projector == "lora" else train.projector,
-            "lr": self.rate(train.lr),
+            "lr": self.rate(train),
             "epochs": 1.0,
             "max_steps": self.steps,
             "resample": ResampleSection(),

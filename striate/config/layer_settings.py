@@ -46,7 +46,8 @@ class PruneSection(Section):
     Of these, samples without a picture count `text_weight`, those with one the rest. `top` and `spaced` go by place
     alone: the last layers, or evenly spaced ones.
     `compensate` changes kept layers in closed form, on the same `samples`, to stand in for removed ones: `refit` of the
-    weight before each gap, or `scale` of what is written behind it (docs/pruning.md).
+    weight before each gap, or `scale` of what is written behind it (docs/pruning.md); `auto` is `refit` where the
+    model's layers can be refitted, and says so where they can't.
     `when` says whether layers leave the tuned model, or the start model before it is tuned: then the start model's
     answers or scores rank them, and `checkpoint/` is the tuned smaller model.
     `until` is what the smaller model must keep of the tuned one's scores, such as `visual>=99,text>=98`, healed where
@@ -56,10 +57,10 @@ class PruneSection(Section):
     """
 
     remove: Annotated[int, Field(ge=0, le=MOST_LAYERS)] | Percentage = 0
-    scorer: str = "modality-block-influence"
+    scorer: str = "answer-loss"
     samples: int = Field(default=128, ge=1, le=MOST)
     text_weight: float = Field(default=0.5, ge=0, le=1)
-    compensate: Literal["none", "refit", "scale"] = "none"
+    compensate: Literal["auto", "none", "refit", "scale"] = "auto"
     when: Literal["after", "before"] = "after"
     until: str | None = None
     until_packs: tuple[str, ...] = ()

@@ -27,8 +27,9 @@ class _Rule:
 # full: six rates of each region of the built-in LVLM (docs/learning-rate.md). lora: the paper's 2e-4 for a quarter.
 _RULES = {"full": _Rule(4e-4, 1.0, 0.0), "lora": _Rule(5e-5, 1.0, 0.0)}
 _RANK = 128
-# Of tuning's rate: healing at it forgets more than it mends (docs/pruning.md).
-_HEALING = 0.25
+# Of tuning's rate. Whole weights forget more at it than they mend (docs/pruning.md); of adapters, which start at
+# nothing, no lower rate was better.
+_HEALING = {"full": 0.25, "lora": 1.0}
 
 
 def auto_rate(method: str, share: float, rank: int = _RANK) -> float:
@@ -43,9 +44,9 @@ def auto_rate(method: str, share: float, rank: int = _RANK) -> float:
     return _two_digits(rule.base / share**rule.share / (rank / _RANK) ** rule.rank)
 
 
-def healing_rate(rate: float) -> float:
-    """Return the learning rate that heals what was tuned at `rate`."""
-    return _two_digits(_HEALING * rate)
+def healing_rate(method: Literal["lora", "full"], rate: float) -> float:
+    """Return the learning rate that heals, by `method`, what was tuned at `rate`."""
+    return _two_digits(_HEALING[method] * rate)
 
 
 def number_or_auto(value: Any) -> float | Literal["auto"]:

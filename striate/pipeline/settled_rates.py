@@ -7,12 +7,17 @@ from striate.config import AUTO, RunConfig
 from striate.pruning.removal import removal_of
 
 
+def follows_from_region(config: RunConfig) -> bool:
+    """Return whether a learning rate that is used has no number before the region is known."""
+    return AUTO in (config.train.lr, config.heal.lr if config.heals else None)
+
+
 def settled(config: RunConfig, region: Region) -> RunConfig:
     """Return the config with numbers for the learning rates of tuning and healing, where `region` trains."""
-    if AUTO not in (config.train.lr, config.heal.lr):
+    if not follows_from_region(config):
         return config
     train = config.train.settled(len(region), _tuned_layers(config, region))
-    heal = config.heal.model_copy(update={"lr": config.heal.rate(train.lr)}) if config.heal.lr == AUTO else config.heal
+    heal = config.heal.model_copy(update={"lr": config.heal.rate(train)}) if config.heal.lr == AUTO else config.heal
     return config.model_copy(update={"train": train, "heal": heal})
 
 

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from striate.artifacts import Region, read_document
-from striate.config import AUTO, BESIDE, REGION, PruneSection, RunConfig, specs_of
+from striate.config import BESIDE, REGION, PruneSection, RunConfig, specs_of
 from striate.data.named_pictures import named_pictures
 from striate.data.sources.hub import is_hub
 from striate.data.sources.source_files import source_files
 from striate.harness.suites import Suite
 from striate.pipeline.model_origins import origin_of
 from striate.pipeline.run_inputs import RunInputs
-from striate.pipeline.settled_rates import settled
+from striate.pipeline.settled_rates import follows_from_region, settled
 from striate.runs.folder import RunFolder
 from striate.selectors.spec.grammar import Spec, parse_spec
 from striate.storage.fingerprints import fingerprint, fingerprint_files, visible_files
@@ -53,7 +53,7 @@ class StageKeys:
             ArtifactError: some do, and there is no region yet.
         """
         config = self.run.config
-        if AUTO not in (config.train.lr, config.heal.lr):
+        if not follows_from_region(config):
             return config
         return settled(config, read_document(self.run.path / "region.json", Region))
 

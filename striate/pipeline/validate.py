@@ -168,7 +168,8 @@ def _check_base(config: RunConfig, plan: Blueprint | None) -> None:
 def _removal(config: RunConfig, region: Region | None) -> str:
     """Return how many layers go, of how many where that is known."""
     remove, ranked = config.prune.remove, f"ranked by {config.prune.scorer}"
-    ranked += "" if config.prune.compensate == "none" else f", compensated by {config.prune.compensate}"
+    how = "refit where layers allow it" if config.prune.compensate == "auto" else config.prune.compensate
+    ranked += "" if how == "none" else f", compensated by {how}"
     ranked += f", {config.prune.when} tuning"
     most = "at most " if config.prune.until else ""
     if region is None:

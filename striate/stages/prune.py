@@ -29,7 +29,7 @@ def prune(
     scorer: str | None = None,
     *,
     cuts: Sequence[Cut] = (),
-    compensate: Callable[[tuple[int, ...]], Compensation] | None = None,
+    compensate: Callable[[tuple[int, ...]], Compensation | None] | None = None,
     processor: Any = None,
     out: Path | None = None,
     test_inputs: Mapping[str, Tensor] | None = None,

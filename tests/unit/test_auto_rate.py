@@ -25,7 +25,8 @@ def test_the_rate_is_what_suits_all_layers_divided_by_the_share_that_trains() ->
     assert auto_rate("lora", 0.25) == auto_rate("qlora", 0.25) == 2e-4
     # Two digits are as many as were measured, and as many as a person reads.
     assert auto_rate("full", 8 / 30) == 0.0015
-    assert healing_rate(1.6e-3) == 4e-4
+    assert healing_rate("full", 1.6e-3) == 4e-4
+    assert healing_rate("lora", 2e-4) == 2e-4
 
 
 @pytest.mark.parametrize(
@@ -57,7 +58,7 @@ def test_a_run_whose_rates_are_numbers_stays_as_it_is() -> None:
     ("settings", "train", "heal", "told"),
     [
         (("train.lr=auto", "heal.lr=null"), 2e-4, None, "train.lr auto is 0.0002, of 8 of 32 layers"),
-        (("train.lr=auto", "heal.lr=auto"), 2e-4, 5e-5, "train.lr auto is 0.0002, of 8 of 32 layers"),
+        (("train.lr=auto", "heal.lr=auto"), 2e-4, 2e-4, "train.lr auto is 0.0002, of 8 of 32 layers"),
         (
             ("train={lr: auto, method: full}", "heal={steps: 1, lr: auto}", "prune={remove: 4, scorer: spaced}"),
             1.6e-3,
@@ -66,6 +67,12 @@ def test_a_run_whose_rates_are_numbers_stays_as_it_is() -> None:
         ),
         (
             ("train.lr=0.1", "heal={steps: 1, lr: auto}", "prune={remove: 4, scorer: spaced}"),
+            0.1,
+            0.1,
+            "heal.lr auto is 0.1",
+        ),
+        (
+            ("train.lr=0.1", "heal={steps: 1, method: full}", "prune={remove: 4, scorer: spaced}"),
             0.1,
             0.025,
             "heal.lr auto is 0.025",

@@ -238,11 +238,12 @@ def keys_of(config: RunConfig) -> dict[str, str]:
         ("prune.samples=7", NONE),
         ("prune.text_weight=0.1", NONE),
         ("prune.compensate=scale", PRUNED),
+        ("prune.compensate=auto", PRUNED),
     ],
 )
 def test_what_layers_ranked_by_scores_follow_from(root: Path, change: str, expected: set[str]) -> None:
-    by_scores = "prune.scorer=block-influence"
-    old, new = (keys_of(parse_config(base_config(root), [by_scores, *more])) for more in ((), (change,)))
+    by_scores = ("prune.scorer=block-influence", "prune.compensate=none")
+    old, new = (keys_of(parse_config(base_config(root), [*by_scores, *more])) for more in ((), (change,)))
     assert {stage for stage in old if old[stage] != new[stage]} == expected
 
 
@@ -274,10 +275,10 @@ def test_a_learning_rate_that_follows_from_the_region_counts_as_the_number_it_is
 
     # Of the region's two layers, one trains at a time, of eight.
     rate = auto_rate("lora", 1 / 8)
-    number, same = f"train.lr={rate}", f"heal.lr={healing_rate(rate)}"
+    number, same = f"train.lr={rate}", f"heal.lr={healing_rate('lora', rate)}"
     assert stale(["train.lr=auto", "heal.lr=auto"], [number, same]) == NONE
     assert stale([number, "heal.lr=auto"], [number, same]) == NONE
-    assert stale(["train.lr=auto", "heal.lr=auto"], ["train.lr=auto", f"heal.lr={rate}"]) == HEALED
+    assert stale(["train.lr=auto", "heal.lr=auto"], ["train.lr=auto", f"heal.lr={2 * rate}"]) == HEALED
     assert stale(["train.lr=auto"], [number]) == NONE
     assert stale(["train.lr=auto"], ["train.lr=auto", "train.resample={}"]) == TRAINED
 
@@ -312,7 +313,7 @@ def test_what_compensation_follows_from(root: Path, change: str, expected: set[s
 
 
 def test_a_setting_that_earlier_runs_lacked_is_no_part_of_their_keys(root: Path) -> None:
-    run: Any = FinishedRun(parse_config(base_config(root)))
+    run: Any = FinishedRun(parse_config(base_config(root), ["prune.compensate=none"]))
     keys = StageKeys(run, locate_inputs(run.config, Silent()), list)
     assert set(keys.prune()["section"]) == {"remove", "scorer", "samples", "text_weight"}
 

@@ -73,13 +73,15 @@ class LayerRanking:
         known = self._known() if wanted else ()
         return known[:wanted] if len(known) >= wanted else None
 
-    def compensation(self, tuned: Loaded) -> Callable[[tuple[int, ...]], Compensation] | None:
+    def compensation(self, tuned: Loaded) -> Callable[[tuple[int, ...]], Compensation | None] | None:
         """Return what changes `tuned` so that the layers it is called with are missed less; None without a method."""
-        from striate.pruning.compensation.compensate import compensate
+        from striate.pruning.compensation.compensate import compensate, refit_if_possible
 
         how = self.config.prune.compensate
         if how == "none" or not self.config.prune.remove:
             return None
+        if how == "auto":
+            return partial(refit_if_possible, tuned.model, self._batches(tuned), progress=self.progress)
         return partial(compensate, tuned.model, self._batches(tuned), how=how, progress=self.progress)
 
     def _batches(self, tuned: Loaded) -> Any:

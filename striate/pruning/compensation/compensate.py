@@ -16,7 +16,7 @@ from striate.errors import ConfigError, DataError, ModelError
 from striate.models.interventions.eval_mode import evaluating
 from striate.models.structure.anatomy import check_decoder_only, find_anatomy, unwrap
 from striate.models.trainable.parameter_selection import is_adapted
-from striate.progress import Progress, Silent
+from striate.progress import Progress, Silent, warn
 from striate.pruning.compensation.gaps import Gap, find_gaps, with_followers
 from striate.pruning.compensation.refit_gaps import RefitGaps
 from striate.pruning.compensation.scale_gaps import ScaleGaps
@@ -97,6 +97,17 @@ def compensate(
         gaps=tuple(done.get(gap) or _first_gap(gap) for gap in gaps),
         seconds=time.perf_counter() - started,
     )
+
+
+def refit_if_possible(
+    model: nn.Module, batches: Batches[Any, dict[str, Tensor]], removed: Collection[int], progress: Progress
+) -> Compensation | None:
+    """Refit as `compensate` does; where the model or the samples do not allow it, say why and return None."""
+    try:
+        return compensate(model, batches, removed, how="refit", progress=progress)
+    except (ModelError, DataError) as error:
+        warn(progress, f"prune: nothing stands in for the layers that go: {error.given} (prune.compensate: auto)")
+        return None
 
 
 def told(gap: CompensatedGap) -> str:
