@@ -37,7 +37,7 @@ class HealSection(Section):
     kl: float = Field(default=1.0, ge=0, le=1_000_000)
     hidden: float = Field(default=0.0, ge=0, le=1_000_000)
     top_k: int = Field(default=100, ge=1, le=10_000_000)
-    text: float = Field(default=0.0, ge=0, le=1)
+    text: float = Field(default=0.25, ge=0, le=1)
     text_data: tuple[str, ...] = ()
 
     @field_validator("share", mode="before")

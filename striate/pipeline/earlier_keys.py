@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from striate.config import PruneSection
 from striate.errors import StriateError
 from striate.harness.suites import parse_suite
 from striate.pipeline.preflight import labels_of
@@ -19,11 +18,6 @@ from striate.tasks.packs.sources import Source, earlier_release_fingerprint
 
 class EarlierKeys(StageKeys):
     """What stages followed from before: whole folders with all that lies in them, and a sample of large files."""
-
-    def prune(self, section: PruneSection | None = None) -> dict[str, Any]:
-        """Return the inputs without compensation, which there was none of."""
-        section = section or self.run.config.prune
-        return super().prune(section.model_copy(update={"compensate": "none"}))
 
     def _output(self, stage: str, name: str, inputs: Callable[[], Mapping[str, Any]]) -> str:
         return earlier_fingerprint(self.run.path / name)

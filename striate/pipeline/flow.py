@@ -47,7 +47,8 @@ from striate.pipeline.run_inputs import locate_inputs
 from striate.pipeline.stage_keys import StageKeys
 from striate.progress import Progress, Silent, warn
 from striate.pruning.removal import removal_of
-from striate.runs.folder import open_run
+from striate.runs.folder import CONFIG_FILE, open_run
+from striate.runs.former_defaults import as_it_began
 from striate.storage.fingerprints import fingerprint_of
 from striate.storage.inside import inside
 from striate.storage.launcher import launch
@@ -84,9 +85,9 @@ class Flow:
         Raises:
             StriateError: the model's path, a data path, the gate or the folder can't be used.
         """
-        self.config = anchored(config)
         self.out = out
         self.progress = progress or Silent()
+        self.config = as_it_began(anchored(config), out / CONFIG_FILE, self.progress.say)
         if config.machine.device not in ("auto", "cpu"):
             # What this machine may not have is refused before anything is read; the others it always has.
             _ = self.device
@@ -98,7 +99,7 @@ class Flow:
             command=command,
             device=lambda: str(self.device),
             overwrite=overwrite,
-            kept=anchored(kept) if kept else None,
+            kept=as_it_began(anchored(kept), out / CONFIG_FILE) if kept else None,
         )
         self.keys = StageKeys(self.run, self.inputs, self.read_packs, self.read_until_packs)
         self._models = ResidentModel(self.config, self._checked_path_of)

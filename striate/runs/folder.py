@@ -14,6 +14,7 @@ from striate.config import RunConfig, dump_config, load_config
 from striate.errors import ArtifactError, StriateError
 from striate.progress import Progress
 from striate.runs.config_changes import check_same_config
+from striate.runs.former_defaults import as_it_began
 from striate.runs.peak_memory import begin_stage_peak, stage_peak_gib
 from striate.runs.run_record import RunRecord, StageRecord
 from striate.storage.atomic import cannot_write, is_temporary, remove_temporaries, write_bytes, write_text
@@ -283,7 +284,8 @@ def open_run(
         remove_temporaries(path)
     # Where no stage has ended yet nothing follows from the config: a corrected one may continue.
     if old and any(stage.status == "done" for stage in old.stages.values()):
-        check_same_config(path, load_config(path / CONFIG_FILE), config, overwrite)
+        began = path / CONFIG_FILE
+        check_same_config(path, as_it_began(load_config(began), began), config, overwrite)
     stages, fingerprints = (old.stages, old.fingerprints) if old else ({}, {})
     record = RunRecord.of_this_machine(config.seed, old.device if old else device(), command, stages, fingerprints)
     run = RunFolder(path, config, record, progress, holder, device)

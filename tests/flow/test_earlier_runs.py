@@ -29,6 +29,7 @@ from striate.artifacts import (
 from striate.cli import app
 from striate.config import load_config
 from striate.pipeline import Flow
+from striate.runs.former_defaults import as_it_began
 
 DATA = Path(__file__).parents[1] / "data" / "run_7dbed79"
 # Where they were made.
@@ -178,7 +179,10 @@ def test_configs_are_parsed(earlier: Path) -> None:
     for own, config in (("finished", "run.yaml"), ("stopped", "run.yaml"), ("image_finished", "image.yaml")):
         kept, given = load_config(earlier / own / "config.yaml"), load_config(earlier / config)
         assert (kept.analyze, kept.select, kept.train) == (given.analyze, given.select, given.train)
-        assert (kept.prune, kept.machine, kept.report) == (given.prune, given.machine, given.report)
+        assert (kept.machine, kept.report) == (given.machine, given.report)
+        began, asked = (as_it_began(one, earlier / own / "config.yaml") for one in (kept, given))
+        assert (asked.prune, asked.heal) == (began.prune, began.heal)
+        assert (began.prune.scorer, began.prune.compensate) == ("modality-block-influence", "none")
         assert kept.model.path == str(earlier / given.model.path)
 
 

@@ -23,7 +23,7 @@ from striate.models.visual_token_skipping.rule import VisualTokenSkipping
 from striate.models.visual_token_skipping.visual_compute import VisualCompute
 from striate.progress import Silent
 from striate.pruning.compensation import compensate as module
-from striate.pruning.compensation.compensate import compensate
+from striate.pruning.compensation.compensate import compensate, refit_if_possible
 from striate.pruning.greedy_ranking import calibration
 from striate.scorers.streaming.batches import longest_first
 
@@ -385,3 +385,28 @@ def test_a_deep_refit_brings_all_layers_behind_the_gap_nearer_to_the_whole_model
         pairs = [(tokens_of(tiny_llava, smaller, one, 2), tokens_of(tiny_llava, whole, one, 3)) for one in samples]
         errors.append(by_kind([(goal["kind"], (goal["state"] - one["state"]).square().sum(1)) for one, goal in pairs]))
     assert errors[1] < errors[0]
+
+
+def test_where_it_can_not_be_refitted_a_run_says_so_and_goes_on(tiny_llava: Loaded, samples: list[Sample]) -> None:
+    """`prune.compensate: auto`."""
+
+    class Heard(Silent):
+        def __init__(self) -> None:
+            self.said: list[str] = []
+
+        def say(self, text: str) -> None:
+            self.said.append(text)
+
+    heard, batches = Heard(), batches_of(tiny_llava, samples)
+    record = refit_if_possible(copy.deepcopy(tiny_llava.model), batches, [2], heard)
+    assert record == compensate(copy.deepcopy(tiny_llava.model), batches, [2], how="refit").model_copy(
+        update={"seconds": record.seconds if record else 0}
+    )
+    heard.said.clear()
+    former = copy.deepcopy(tiny_llava.model.state_dict())
+    VisualTokenSkipping(tiny_llava.model, VisualCompute(layers=(0,), num_layers=LAYERS))
+    assert refit_if_possible(tiny_llava.model, batches, [2], heard) is None
+    (line,) = heard.said
+    assert line.startswith("prune: nothing stands in for the layers that go: decoder layer 1 can't be compensated")
+    assert line.endswith("image tokens skip it (prune.compensate: auto)")
+    assert all(torch.equal(former[name], tensor) for name, tensor in tiny_llava.model.state_dict().items())

@@ -100,7 +100,7 @@ SAID: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     " (nothing is healed: that takes prune.remove, and heal.steps or heal.share)": (
         (
             "prune={remove: 1, scorer: spaced}",
-            "heal={region: all, method: full, lr: 1, ce: 2, kl: 0, hidden: 2, top_k: 3, text: 1, text_data: [d]}",
+            "heal={region: all, method: full, lr: 1, ce: 2, kl: 0, hidden: 2, top_k: 3, text: 0, text_data: [d]}",
         ),
         ("heal.steps=1",),
     ),

@@ -45,7 +45,7 @@ def test_as_many_of_each_kind_as_asked_for(
     pictured: int, text: int, more: int, section: dict[str, object], expected: tuple[int, int]
 ) -> None:
     extra = [sample(f"m{i}", False) for i in range(more)] + [sample("with a picture", True)]
-    chosen = healing_samples(pool(pictured, text), HealSection.model_validate({"text": 0.25, **section}), 4, 0, extra)
+    chosen = healing_samples(pool(pictured, text), HealSection.model_validate(section), 4, 0, extra)
     kinds = [bool(one.images) for one in chosen]
     assert (kinds.count(True), kinds.count(False)) == expected
     assert kinds == sorted(kinds, reverse=True)
@@ -54,7 +54,7 @@ def test_as_many_of_each_kind_as_asked_for(
 
 
 def test_the_seed_alone_draws_them() -> None:
-    section = HealSection(share=0.2, text=0.25)
+    section = HealSection(share=0.2)
     first, again, other = (healing_samples(pool(80, 20), section, 4, seed) for seed in (1, 1, 2))
     assert first == again
     assert first != other
