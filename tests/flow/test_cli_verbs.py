@@ -180,7 +180,10 @@ def test_check_needs_no_model_and_writes_nothing(run_yaml: Path) -> None:
     assert [row["part"] for row in told] == kinds
     assert "prune     1 of 4 layers, ranked by modality-block-influence, after tuning" in lines
     percent = done("check", run_yaml, "--set", "prune={remove: 50%, scorer: answer-loss, when: before}")
-    assert "prune     2 of 4 layers, ranked by answer-loss, before tuning" in percent.splitlines()
+    assert (
+        "prune     2 of 4 layers, ranked by answer-loss, compensated by refit where layers allow it, before tuning"
+        in percent.splitlines()
+    )
     hub = ("--set", "model.path=owner/name", "--set", "prune.remove=30%")
     unreached = call("check", run_yaml, *hub)
     assert "prune     30% of the layers, ranked by modality-block-influence, after" in unreached.stdout
