@@ -306,3 +306,50 @@ def test_a_picture_as_base64_without_a_url(tmp_path: Path) -> None:
     text = base64.b64encode(picture("0.png")).decode()
     (sample,) = read_samples(rows(tmp_path, {**ROW, "image": text}))
     assert sample.images[0].read_bytes() == picture("0.png")
+
+
+OBJECT = json.dumps(ROW)
+WRITTEN = {
+    "a.json": {
+        f"{OBJECT}\n{OBJECT}\n": "rename it a.jsonl",
+        f'{{"version": 1, "data": [{OBJECT}]}}': "write the list under 'data' as a file of its own",
+        '{"question": {"0": "Q"}, "answer": {"0": "A"}}': "orient='records'",
+        '{"messages": [{"role": "user", "content": "Q"}]}': "wrap it in [ ]",
+        "{}": "wrap it in [ ]",
+        '{"question": "Q",\n': "copy or write the file again, whole",
+    },
+    "a.jsonl": {
+        f"[{OBJECT}]\n": "rename it a.json, or write each sample on one line",
+        json.dumps([ROW], indent=1): "rename it a.json, or write each sample on one line",
+        json.dumps(ROW, indent=1): "goes over several lines",
+        f'{OBJECT}\n{{"question": ': "copy or write the file again, whole",
+    },
+}
+
+
+@pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in WRITTEN.items() for text in texts])
+def test_json_of_another_kind_than_its_ending_says(name: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    assert WRITTEN[name][text] in refused(tmp_path / name)
+
+
+def test_columns_without_a_name_are_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("question,answer,,\nQ,A,,\n", encoding="utf-8")
+    assert len(read_samples(tmp_path / "a.csv")) == 1
+
+
+def test_a_tar_whose_json_names_other_pictures(tmp_path: Path) -> None:
+    row = json.dumps({**ROW, "image": "coco/7.png"}).encode()
+    tar_of([("0.json", row), ("0.png", picture("0.png"))], tmp_path / "a.tar")
+    assert "has '0.png', and its .json says that 'image' is 'coco/7.png'" in refused(tmp_path / "a.tar")
+
+
+def test_a_tar_with_two_samples_of_one_name(tmp_path: Path) -> None:
+    row = json.dumps(ROW).encode()
+    tar_of([("0.json", row), ("0.json", row)], tmp_path / "a.tar")
+    assert "is there twice in one sample" in refused(tmp_path / "a.tar")
+
+
+def test_names_in_a_tar_of_the_folder_itself(tmp_path: Path) -> None:
+    tar_of([("./0.json", json.dumps(ROW).encode())], tmp_path / "a.tar")
+    assert [sample.id for sample in read_samples(tmp_path / "a.tar")] == ["0"]

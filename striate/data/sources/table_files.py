@@ -73,7 +73,8 @@ def _header(cells: list[str], file: Path) -> list[str]:
             _ALLOWED,
             "save it again with commas or tabs, under the ending of those",
         )
-    twice = next((name for name in names if names.count(name) > 1), None)
+    # Columns without a name are passed over, as spreadsheets leave some behind.
+    twice = next((name for name in names if name and names.count(name) > 1), None)
     if twice is not None:
         raise DataError(f"{file} names two columns {shown(twice)}", "a header of different names", "rename one of them")
     return names

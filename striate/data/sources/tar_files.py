@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from striate.data.picture_names import MEDIA_FILE, MOVING
+from striate.data.picture_names import KEYS, MEDIA_FILE, MOVING
 from striate.data.sources.records import TRAINING_FILE, Record
 from striate.data.sources.stored_pictures import MOST_BYTES, PictureBytes
 from striate.errors import DataError, first_line
@@ -90,7 +90,7 @@ def _check_beside(key: str, last: tarfile.TarInfo, file: Path) -> None:
 
 def _key(member: tarfile.TarInfo) -> str:
     """Return what members of one sample share: folder and name up to its first dot."""
-    folder, slash, name = member.name.rpartition("/")
+    folder, slash, name = member.name.removeprefix("./").rpartition("/")
     return folder + slash + name.partition(".")[0]
 
 
@@ -106,6 +106,10 @@ def _fields(key: str, members: list[tarfile.TarInfo], archive: tarfile.TarFile, 
     for member in members:
         ending = member.name.rpartition("/")[2].partition(".")[2].lower()
         place = f"{file}: member {shown(member.name)}"
+        if ending in texts or (ending == "json" and record):
+            raise DataError(
+                f"{place} is there twice in one sample", _ALLOWED, "name the samples differently, or write one of both"
+            )
         if MOVING.fullmatch(member.name):
             raise DataError(f"{place}: videos and sounds can't be shown", _ALLOWED, "take frames as pictures")
         if ending in TEXTS:
@@ -120,6 +124,13 @@ def _fields(key: str, members: list[tarfile.TarInfo], archive: tarfile.TarFile, 
     by_name = {name.rpartition("/")[2]: picture for name, picture in pictures.items()} | pictures
     named = _with_pictures(record, by_name)
     unnamed = {} if named != record or not pictures else {"images": list(pictures.values())}
+    if unnamed and (other := next((name for name in KEYS if isinstance(record.get(name), str | list)), "")):
+        raise DataError(
+            f"{file}: sample {shown(key)} has {shown(next(iter(pictures)))}, and its .json says that {other!r} is"
+            f" {shown(record[other])}",
+            f"{_ALLOWED}, and names its pictures as the archive does, or not at all",
+            f"leave {other!r} out of the .json, or correct it",
+        )
     return {"id": key, **texts, **unnamed, **{name: value for name, value in named.items() if value is not None}}
 
 
