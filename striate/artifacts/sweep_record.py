@@ -61,6 +61,7 @@ class SweptGroup(Document):
         seeds: of these.
         visual: score on tasks with pictures.
         text: score on tasks without.
+        nats: a token of plain text, averaged over texts and seeds; perplexity is e to its power.
         measured: on held-out samples, averaged over seeds.
         train_seconds: of training, averaged.
         peak_memory_gib: of training, the highest.
@@ -76,6 +77,7 @@ class SweptGroup(Document):
     seeds: tuple[int, ...]
     visual: SweptScore | None = None
     text: SweptScore | None = None
+    nats: float | None = None
     measured: dict[str, float] = Field(default_factory=dict)
     train_seconds: float | None = None
     peak_memory_gib: float | None = None

@@ -14,7 +14,16 @@ from striate.reporting.charts.pareto import ParetoLine, ParetoPoint, draw_pareto
 from striate.reporting.html.markup import Child, Html, tag
 from striate.reporting.html.tables import Cell, figures, table
 from striate.reporting.html.wording import amount
-from striate.reporting.sweep_wording import COMPARED, cells, columns, kept_told, legend, score_told, settings_told
+from striate.reporting.sweep_wording import (
+    COMPARED,
+    cells,
+    columns,
+    kept_told,
+    legend,
+    score_told,
+    settings_told,
+    text_told,
+)
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
@@ -99,7 +108,7 @@ def _row(group: SweptGroup, record: SweepRecord, shown: Mapping[str, str]) -> li
         str(len(group.seeds)),
         score_told(group.visual),
         kept_told(group.visual),
-        score_told(group.text),
+        text_told(group),
         kept_told(group.text),
         "" if held_out is None else f"{held_out:.3f}",
         "" if group.train_seconds is None else f"{group.train_seconds:.0f}",

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from striate.artifacts import SweepRecord, SweptGroup, SweptScore
 from striate.config.sweep_settings import short_names
+from striate.reporting.html.wording import perplexity
 
 COMPARED = "= 100%"
 
@@ -40,6 +41,12 @@ def kept_told(score: SweptScore | None) -> str:
         return ""
     ends = "" if score.low is None or score.high is None else f" ({score.low:.1f} to {score.high:.1f})"
     return f"{score.kept:.1f}%{ends}"
+
+
+def text_told(group: SweptGroup) -> str:
+    """Return the score of a group on text; beside it, or alone, the perplexity of plain text."""
+    plain = "" if group.nats is None else f"perplexity {perplexity(group.nats)}"
+    return ", ".join(filter(None, (score_told(group.text), plain)))
 
 
 def legend(record: SweepRecord, best: str) -> list[str]:

@@ -10,7 +10,7 @@ from rich.console import Console
 from striate.artifacts import SweepRecord, SweptGroup, SweptScore
 from striate.cli.views.sweep_table import sweep_table
 from striate.reporting.sweep_page import draw_sweep
-from striate.reporting.sweep_wording import columns, legend, settings_told
+from striate.reporting.sweep_wording import columns, legend, settings_told, text_told
 
 
 def group(visual: SweptScore | None = None, model: str = "tuned", **settings: Any) -> SweptGroup:
@@ -42,6 +42,15 @@ def test_the_legend_tells_the_marks_that_stand_there() -> None:
         "in brackets: 95% interval over items",
         "of a score of 0 nothing can be kept",
     ]
+
+
+def test_plain_text_is_told_by_its_perplexity() -> None:
+    plain = group().model_copy(update={"nats": 3.0})
+    assert text_told(plain) == "perplexity 20.1"
+    scored = plain.model_copy(update={"text": SweptScore(scores=(50.0,), mean=50.0)})
+    assert text_told(scored) == "50.0, perplexity 20.1"
+    assert "perplexity 20.1" in draw_sweep(record(plain), "s")
+    assert text_told(group()) == ""
 
 
 def test_page_and_terminal_tell_the_same_of_a_group() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.table import Table
 
 from striate.artifacts import SweepRecord
-from striate.reporting.sweep_wording import COMPARED, cells, columns, kept_told, score_told
+from striate.reporting.sweep_wording import COMPARED, cells, columns, kept_told, score_told, text_told
 
 BEST = "*"
 
@@ -21,6 +21,6 @@ def sweep_table(record: SweepRecord) -> Table:
     for group in record.groups:
         marked = f"{group.model}{f' {BEST}' if group.best else ''}{f' {COMPARED}' if group.compared else ''}"
         seconds = "" if group.train_seconds is None else f"{group.train_seconds:.0f}"
-        scores = [told(score) for score in (group.visual, group.text) for told in (score_told, kept_told)]
+        scores = score_told(group.visual), kept_told(group.visual), text_told(group), kept_told(group.text)
         shown.add_row(*cells(group, named), marked, str(len(group.seeds)), *scores, seconds)
     return shown

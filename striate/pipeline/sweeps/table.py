@@ -12,6 +12,7 @@ from striate.errors import ArtifactError
 from striate.pipeline.model_evaluation import read_results
 from striate.pipeline.sweeps.choosing import Measured, classes_of, ranked
 from striate.pipeline.sweeps.plan import Planned
+from striate.reporting.html.wording import PERPLEXITY
 from striate.tasks.scoring.compare import MACRO, compare_predictions
 from striate.tasks.scoring.seed_average import Evaluation, seed_average
 
@@ -89,6 +90,7 @@ class Table:
             seeds=tuple(int(run.settings.get(SEED, run.config.seed)) for run in runs),
             visual=_score("visual", evaluations, bases),
             text=_score("text", evaluations, bases),
+            nats=_nats([record for record, _ in evaluations]),
             measured={name: statistics.fmean(one[name] for one in held_out) for name in held_out[0]}
             if held_out
             else {},
@@ -132,6 +134,12 @@ def _score(kind: Kind, runs: Sequence[Evaluation], bases: Sequence[Evaluation]) 
         return found
     kept = {"kept": row.retention, "low": row.retention_low, "high": row.retention_high, "n": row.n}
     return found.model_copy(update=kept)
+
+
+def _nats(records: Sequence[EvalRecord]) -> float | None:
+    """Return the mean nats a token of plain text; None where none was asked."""
+    found = [task.score for record in records for task in record.tasks if task.metric == PERPLEXITY]
+    return statistics.fmean(found) if found else None
 
 
 def _of(record: EvalRecord, kind: Kind) -> float | None:
