@@ -70,8 +70,14 @@ def data(
 
 def _config(source: str, settings: list[str]) -> RunConfig:
     from striate.config import parse_config
+    from striate.errors import ConfigError
 
-    return parse_config({"model": {"path": "builtin"}, "data": {"train": [source]}}, settings)
+    config = parse_config({"model": {"path": "builtin"}, "data": {"train": [source]}}, settings)
+    if list(config.data.train) != [source]:
+        raise ConfigError(
+            "--set data.train names other data than SOURCE", "one place, as SOURCE", "name it in place of SOURCE"
+        )
+    return config
 
 
 def _place(source: str) -> Path:

@@ -82,7 +82,19 @@ def _problem(item: dict[str, Any], source: str) -> str:
         return f"{source}: unknown key {place!r} {_suggestion(item['loc'])}".rstrip()
     message = item["msg"].removeprefix("Value error, ")
     value = "" if item["type"] in ("missing", "value_error") else f" (given: {shown(item['input'])})"
+    if run_on := _run_on(item):
+        name, _, meant = run_on.rpartition(":")
+        message, value = f"{shown(run_on)} is one word: write a space behind the colon, {{{name}: {meant}}}", ""
     return f"{source}: {place + ': ' if place else ''}{message}{value}"
+
+
+def _run_on(item: dict[str, Any]) -> str:
+    """Return the key that YAML read as one word with its value, as `image:file` without a space; or nothing."""
+    given = item["input"]
+    keys = list(given) if isinstance(given, dict) and not any(given.values()) else item["loc"] if given is None else ()
+    # Places such as hf:owner/name have a colon of their own.
+    own = {key: key.startswith(("hf:", "builtin:")) for key in keys if isinstance(key, str)}
+    return next((key for key, one in own.items() if key.count(":") > one), "")
 
 
 def _suggestion(location: tuple[Any, ...]) -> str:

@@ -117,6 +117,13 @@ def test_later_override_wins_and_source_is_untouched() -> None:
         ("train.batch_sise=3", "run.yaml: unknown key 'train.batch_sise' did you mean 'batch_size'?"),
         ("train.lora.rank=3", "run.yaml: unknown key 'train.lora.rank'"),
         ("trian.lr=3", "run.yaml: unknown key 'trian' did you mean 'train'?"),
+        ("data.columns={image:file}", "'image:file' is one word: write a space behind the colon, {image: file}"),
+        (
+            "data.mix={hf:me/chat:20%}",
+            "'hf:me/chat:20%' is one word: write a space behind the colon, {hf:me/chat: 20%}",
+        ),
+        ("data.mix={hf:me/chat: }", "data.mix.hf:me/chat.float: Input should be a valid number"),
+        ("evaluate.gate={a:b}", "'a:b' is one word"),
         ("train.method=dora", "run.yaml: train.method: Input should be 'lora', 'qlora' or 'full' (given: 'dora')"),
         (
             "train=full",

@@ -238,3 +238,7 @@ def test_data_that_comes_with_striate_is_data_too(pack_dir: Path, monkeypatch: p
     wrong = CliRunner().invoke(app, ["data", "builtin:easy-vqs"])
     assert "unknown built-in pack 'builtin:easy-vqs'" in wrong.stderr
     assert "did you mean 'easy-vqa'?" in wrong.stderr
+
+
+def test_other_data_than_source_is_refused(saved_pack: Path) -> None:
+    assert "--set data.train names other data than SOURCE" in refused(saved_pack, "--set", "data.train=[other]")
