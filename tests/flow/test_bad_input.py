@@ -278,7 +278,7 @@ CASES = [
     Case("model without weights", "has a config.json, but no weights",
          prepare=lambda place: (place.model / "model.safetensors").unlink()),
     Case("hub id that can't be had", "no model at 'owner/name': ", ("model.path=owner/name",),
-         more=("for a hub id, unset HF_HUB_OFFLINE",)),
+         more=("for a hub id, unset HF_HUB_OFFLINE",), left=NOTHING),
     Case("adapter on top of an adapter", "ROOT/model is an adapter: lora can't train on top of it",
          prepare=lambda place: (place.model / "adapter_config.json").write_text('{"base_model_name_or_path": "x"}')),
     Case("too many layers to remove", "3 layers to remove, but 2 of 4 lie outside region 'uniform:50%'",

@@ -35,7 +35,7 @@ REGION = Region(layers=(1, 3), num_layers=4, spec="ids:1,3")
 TRAIN = TrainSection(
     method="full", batch_size=4, lr=1e-2, max_length=96, lora=LoraSection(r=4, alpha=8, dropout=0.0), warmup_ratio=0.0
 )
-HEAL = HealSection(steps=2, hidden=0.5, top_k=50)
+HEAL = HealSection(steps=2, lr=None, hidden=0.5, top_k=50)
 MACHINE = MachineSection(micro_batch=2)
 
 
@@ -90,7 +90,7 @@ def test_the_loss_is_the_sum_of_its_weighed_parts(healed: Callable[..., Any]) ->
 def test_without_a_teacher_healing_is_training(
     healed: Callable[..., Any], llava_builder: Callable[..., Loaded], samples: list[Sample], tmp_path: Path
 ) -> None:
-    model, record = healed(HealSection(steps=2, kl=0))
+    model, record = healed(HealSection(steps=2, lr=None, kl=0))
     loaded = llava_builder()
     cut(loaded, 2)
     region = Region(layers=(1, 2), num_layers=3, spec="ids:1,2", selector="ids")
