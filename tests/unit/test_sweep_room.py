@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ import yaml
 
 from striate.errors import ModelError
 from striate.pipeline.sweeps import room
+from striate.pipeline.sweeps.placement import CountedPlaces
 from striate.pipeline.sweeps.plan import Plan
 from striate.progress import Silent
 
@@ -72,6 +74,15 @@ def test_one_run_on_a_cpu_and_where_nothing_can_be_forecast(
     heard = Heard()
     assert room.runs_side_by_side(plan_of(tmp_path), tmp_path, heard) == 1
     assert heard.said == ["sweep: one run a device, as memory can't be forecast: m is on the hub"]
+
+
+def test_a_place_is_taken_until_its_run_is_done() -> None:
+    places = CountedPlaces(2)
+    first, second = places.take(Future()), places.take(Future())
+    assert places.free == 0
+    first.set_result(1)
+    second.set_exception(ModelError("m"))
+    assert places.free == 2
 
 
 def test_what_is_set_counts(tmp_path: Path) -> None:
