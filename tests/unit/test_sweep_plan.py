@@ -10,7 +10,7 @@ import yaml
 
 from striate.config.sweep_settings import override
 from striate.errors import ConfigError
-from striate.pipeline.sweeps.choosing import classes_of, ranked, survivors
+from striate.pipeline.sweeps.choosing import at_an_end, classes_of, ranked, survivors
 from striate.pipeline.sweeps.plan import Plan, Planned
 
 BASE = {"model": {"path": "m"}, "data": {"train": ["d"], "validate": "5%"}, "train": {"max_steps": 40}}
@@ -132,3 +132,15 @@ def test_the_better_half_of_a_class_goes_on(metric: str, best: list[float], tmp_
     assert [run.settings["train.lr"] for run in order][:2] == best
     kept = survivors(plan.runs, choose, lambda run: values[run.settings["train.lr"]])
     assert [run.settings["train.lr"] for run in kept] == sorted(best)
+
+
+def test_a_best_rate_at_an_end_of_those_tried_is_told(tmp_path: Path) -> None:
+    plan = planned(tmp_path, grid={"train.lr": ["1e-4", 1.0e-3, 1.0e-2], "select.region": ["all"]})
+    told = [at_an_end([run], ["train.lr", "select.region"], plan.sweep.grid) for run in plan.runs]
+    assert told == [
+        ["region=all,lr=1e-4: train.lr 1e-4 is the lowest that was tried"],
+        [],
+        ["region=all,lr=0.01: train.lr 0.01 is the highest that was tried"],
+    ]
+    assert at_an_end(plan.runs, ["train.lr"], {"train.lr": ["auto", 1.0]}) == []
+    assert at_an_end(plan.runs, ["train.lr"], {"train.lr": [1.0e-3]}) == []

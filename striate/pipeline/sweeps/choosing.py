@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from striate.config.sweep_settings import ChooseSection
 from striate.pipeline.sweeps.plan import Planned
@@ -38,3 +39,28 @@ def survivors(runs: Sequence[Planned], choose: ChooseSection, measured: Measured
         names = {run.name for run in best[: math.ceil(len(same) / 2)]}
         kept += [run for run in same if run.name in names]
     return kept
+
+
+def at_an_end(best: Sequence[Planned], over: Sequence[str], grid: Mapping[str, Sequence[Any]]) -> list[str]:
+    """Return in words where the best of numbers is the lowest or the highest that was tried."""
+    return [
+        f"{run.name}: {name} {run.settings[name]} is the {'lowest' if end == min(values) else 'highest'} that was tried"
+        for name in over
+        if len(values := _numbers(grid.get(name, ()))) > 1
+        for run in best
+        if (end := _number(run.settings.get(name))) in (min(values), max(values))
+    ]
+
+
+def _numbers(values: Sequence[Any]) -> list[float]:
+    """Return the values as numbers; nothing where one is none, such as `auto`."""
+    found = [number for value in values if (number := _number(value)) is not None]
+    return found if len(found) == len(values) else []
+
+
+def _number(value: Any) -> float | None:
+    # YAML 1.1 reads 1e-4, without a point, as text.
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None

@@ -13,7 +13,7 @@ from striate.config import dump_config
 from striate.config.sweep_settings import SEED
 from striate.errors import ArtifactError, ConfigError, did_you_mean
 from striate.pipeline.sweeps.arm_flow import CONFIGS, LOGS, RUNS, SHARED, run_arm
-from striate.pipeline.sweeps.choosing import survivors
+from striate.pipeline.sweeps.choosing import at_an_end, survivors
 from striate.pipeline.sweeps.cluster_placement import RayPlacement, SlurmPlacement
 from striate.pipeline.sweeps.earlier_runs import check_unchanged, runs_beside
 from striate.pipeline.sweeps.placement import LocalPlacement, Placement, devices_here, first_ended, told
@@ -72,6 +72,9 @@ class Sweep:
                 self._do(places, again)
         finally:
             places.close()
+        if choose:
+            for line in at_an_end(self._table.best(self._done(left)), choose.over, self.plan.sweep.grid):
+                self.progress.say(f"sweep: {line}: others may be better")
         if left_out := runs_beside(self.out / RUNS, self._planned):
             names = ", ".join(left_out[:4]) + (", ..." if len(left_out) > 4 else "")
             self.progress.say(f"sweep: {len(left_out)} in {self.out / RUNS} are not asked for now, and stay: {names}")
