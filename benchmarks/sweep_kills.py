@@ -4,10 +4,11 @@
     python benchmarks/sweep_kills.py SWEEP.yaml --out kills --times 2 --rounds 3
 
 The sweep runs once undisturbed. Then, each round in a folder of its own, its whole process group is killed
-`--times` times (SIGKILL, so that nothing can tidy up), each after a time drawn by `--seed` of up to that of the
-undisturbed one divided by `--times`, and the sweep is begun again each time. Compared byte for byte are `sweep.json`
-and the documents of every run, without what a clock or the allocator measures (seconds, peak memory), its answers and
-its weights. Prints a line of JSON a round; ends with 1 where a round differs.
+`--times` times (SIGKILL, so that nothing can tidy up) at random places, and the sweep is begun again each time. A
+place, drawn by `--seed`, is a number of files that the folder has by then, of those that it has in the end, and up to
+a second after. Compared byte for byte are `sweep.json` and the documents of every run, without what a clock or the
+allocator measures (seconds, peak memory), its answers and its weights. Prints a line of JSON a round; ends with 1
+where a round differs.
 """
 
 from __future__ import annotations
@@ -38,10 +39,17 @@ def begin(sweep: Path, out: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
 
 
-def kill(process: subprocess.Popen[bytes], seconds: float) -> bool:
-    """Kill the process group after `seconds`; return whether it was still at work."""
+def count(out: Path) -> int:
+    """Return how many files there are."""
+    return sum(len(names) for _, _, names in os.walk(out))
+
+
+def kill(process: subprocess.Popen[bytes], out: Path, files: int, later: float) -> bool:
+    """Kill the process group some seconds after there are so many files; return whether it was still at work."""
+    while process.poll() is None and count(out) < files:
+        time.sleep(0.01)
     try:
-        process.wait(seconds)
+        process.wait(later)
         return False
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
@@ -65,9 +73,9 @@ def made(out: Path) -> dict[str, str]:
     return {str(path.relative_to(out)): hashlib.sha256(content).hexdigest() for path, content in contents.items()}
 
 
-def disturbed(sweep: Path, out: Path, moments: list[float]) -> list[float]:
-    """Run the sweep to its end, killed at each of the `moments`; return those that came before its end."""
-    came = [seconds for seconds in moments if kill(begin(sweep, out), seconds)]
+def disturbed(sweep: Path, out: Path, places: list[tuple[int, float]]) -> list[int]:
+    """Run the sweep to its end, killed at each of the `places`; return the files of those that came before its end."""
+    came = [files for files, later in places if kill(begin(sweep, out), out, files, later)]
     begin(sweep, out).wait()
     return came
 
@@ -82,17 +90,17 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    begun = time.perf_counter()
     code = begin(args.sweep, args.out / "whole").wait()
-    whole_seconds, whole, draw = time.perf_counter() - begun, made(args.out / "whole"), random.Random(args.seed)
-    print(json.dumps({"whole": round(whole_seconds, 1), "ended_with": code, "compared": len(whole)}), flush=True)
+    whole, files, draw = made(args.out / "whole"), count(args.out / "whole"), random.Random(args.seed)
+    print(json.dumps({"files": files, "ended_with": code, "compared": len(whole)}), flush=True)
     same = True
     for number in range(args.rounds):
         out = args.out / f"round-{number}"
-        killed = disturbed(args.sweep, out, [draw.uniform(0, whole_seconds / args.times) for _ in range(args.times)])
+        places = sorted((draw.randrange(files), draw.random()) for _ in range(args.times))
+        killed = disturbed(args.sweep, out, places)
         other = made(out)
         differ = sorted(name for name in whole.keys() | other.keys() if whole.get(name) != other.get(name))
-        told = {"round": number, "killed_after": [round(one, 1) for one in killed], "compared": len(other)}
+        told = {"round": number, "killed_at": killed, "compared": len(other)}
         print(json.dumps({**told, "differ": differ}), flush=True)
         same = same and not differ
     sys.exit(0 if same else 1)
