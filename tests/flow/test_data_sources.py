@@ -75,7 +75,7 @@ def test_a_folder_of_photos_with_a_table(photos: Path, tmp_path: Path, saved_lla
     # Each message leads on to the next step, and to none twice.
     shown = failed("check", run)
     assert "its fields are 'Photo', 'Colour'" in shown
-    assert "data.columns={question: NAME, answer: NAME}" in shown
+    assert "data.columns={image: Photo, answer: Colour}" in shown
     columns = "data.columns={image: Photo, answer: Color}"
     assert "did you mean 'Colour'?" in failed("check", run, "--set", columns)
     columns = "data.columns={image: Photo, answer: Colour}"
