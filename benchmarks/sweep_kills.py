@@ -7,8 +7,8 @@ The sweep runs once undisturbed. Then, each round in a folder of its own, its wh
 `--times` times (SIGKILL, so that nothing can tidy up) at random places, and the sweep is begun again each time. A
 place, drawn by `--seed`, is a number of files that the folder has by then, of those that it has in the end, and up to
 a second after. Compared byte for byte are `sweep.json` and the documents of every run, without what a clock or the
-allocator measures (seconds, peak memory), its answers and its weights. Prints a line of JSON a round; ends with 1
-where a round differs.
+allocator measures (seconds, peak memory) and what asking took, its answers and its weights. Prints a line of JSON a
+round; ends with 1 where a round differs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-MEASURED = {"seconds", "train_seconds", "peak_memory_gib"}
+# `asking` counts what was asked in the last process alone.
+MEASURED = {"seconds", "train_seconds", "peak_memory_gib", "asking"}
 FILES = ("runs/*/eval/**/*.predictions.jsonl", "runs/*/*/*.safetensors")
 DOCUMENTS = ("sweep.json", "runs/*/*.json", "runs/*/eval/**/*.json")
 # It says when and how long alone.
