@@ -71,6 +71,14 @@ SECONDS_BETWEEN_LINES = 60.0
 """How often a pipe or a file, where no bar moves, has a line of progress."""
 
 
+class _Left(TimeRemainingColumn):
+    """The time left, of work that is not done."""
+
+    def render(self, task: Task) -> Text:
+        """Return it with its word, or nothing."""
+        return Text("") if task.finished else Text.assemble("left ", super().render(task))
+
+
 class RichProgress:
     """A `Progress` that draws one bar at a time, with the time left and what it is told to note."""
 
@@ -96,8 +104,7 @@ class RichProgress:
             BarColumn(bar_width=32),
             amount,
             TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            _Left(),
             TextColumn("{task.fields[note]}", markup=False),
         )
         # A step may take minutes: the time left follows from the last ones, however slow.
@@ -130,17 +137,22 @@ class RichProgress:
 def _by_the_minute(task: Task, label: str, console: Console) -> Callable[[], None]:
     """Return what prints once a minute how far `task` is, where no bar moves: in a pipe or a file."""
     told = time.monotonic()
+    begun: list[tuple[float, float]] = []
 
     def tell() -> None:
         nonlocal told
+        passed, done, total = task.elapsed or 0.0, task.completed, task.total or 0.0
+        # A training that goes on has the steps of earlier at once, which say nothing of how long a step takes.
+        since, before = begun[0] if begun else (0.0, 0.0)
+        begun.append((passed, done))
+        del begun[1:]
         if console.is_terminal or time.monotonic() < told + SECONDS_BETWEEN_LINES:
             return
         told = time.monotonic()
-        passed = task.elapsed or 0.0
-        left = passed * ((task.total or 0) - task.completed) / max(task.completed, 1)
+        left = (passed - since) * (total - done) / max(done - before, 1)
         times = [str(timedelta(seconds=round(seconds))) for seconds in (passed, left)]
         note = f", {task.fields['note']}" if task.fields["note"] else ""
-        console.print(f"{label} {task.completed:g}/{task.total:g}, {times[0]}, {times[1]} left{note}", soft_wrap=True)
+        console.print(f"{label} {done:g}/{total:g}, {times[0]}, {times[1]} left{note}", soft_wrap=True)
 
     return tell
 

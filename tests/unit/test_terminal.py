@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from rich.progress import Task
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -193,6 +194,28 @@ def test_a_pipe_has_a_line_of_progress_now_and_then(
         advance(1)
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("train ")]
     assert re.fullmatch(r"train 2/4, 0:00:0\d, 0:00:\d\d left, loss 1.234, 99 tok/s, 2.0 GiB", lines[1])
+
+
+def test_steps_of_an_earlier_training_say_nothing_of_the_time_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(console, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(Task, "elapsed", property(lambda task: 0.0 if task.completed < 91 else 60.0))
+    with RichProgress().track("train", 100) as advance:
+        advance(90)
+        advance(1)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("train 91")]
+    assert lines == ["train 91/100, 0:01:00, 0:09:00 left"]
+
+
+def test_a_bar_that_is_done_has_no_time_left(capsys: pytest.CaptureFixture[str]) -> None:
+    with RichProgress().track("heal", 2) as advance:
+        RichProgress().note("")
+        advance(2)
+    assert re.search(r"2/2 0:00:0\d *$", capsys.readouterr().out)
+    with RichProgress().track("heal", 2) as advance:
+        advance(1)
+    assert re.search(r"1/2 0:00:0\d left ", capsys.readouterr().out)
 
 
 def test_what_goes_on_stands_in_below_a_line_that_does() -> None:
