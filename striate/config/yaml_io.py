@@ -32,13 +32,23 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 def parse_config(raw: dict[str, Any], overrides: Sequence[str] = (), source: str = "config") -> RunConfig:
     """Return the config that the mapping `raw` describes, with `overrides` applied; `source` names it in errors."""
+    whole = raw
     for override in overrides:
-        raw = _with_override(raw, override)
+        whole = _with_override(whole, override)
     try:
-        return RunConfig.model_validate(raw)
+        return RunConfig.model_validate(whole)
     except ValidationError as error:
         problems = [_problem(dict(item), source) for item in error.errors()]
-        raise ConfigError("\n".join(problems), "the keys and values of docs/config.md", f"fix {source}") from error
+        wrong = "what --set gives" if overrides and _is_valid(raw) else source
+        raise ConfigError("\n".join(problems), "the keys and values of docs/config.md", f"fix {wrong}") from error
+
+
+def _is_valid(raw: dict[str, Any]) -> bool:
+    try:
+        RunConfig.model_validate(raw)
+    except ValidationError:
+        return False
+    return True
 
 
 def dump_config(config: RunConfig) -> str:

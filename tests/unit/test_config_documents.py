@@ -157,7 +157,7 @@ def test_the_hidden_state_cache_of_older_configs() -> None:
             f"run.yaml: machine: cache_hidden is {value!r}, but hidden states are no longer cached: only 'off' is"
             " allowed, or no such key; use machine.cache_vision, which caches the vision encoder's features\n"
             "  allowed: the keys and values of docs/config.md\n"
-            "  next:    fix run.yaml"
+            "  next:    fix what --set gives"
         )
 
 
@@ -223,6 +223,16 @@ def test_healing_trains_the_projector_in_a_way_that_fits_its_method_and_no_encod
         for healing in [HealSection(steps=1, method=method).training(train)]  # type: ignore[arg-type]
     }
     assert parts == {None: ("lora", "lora", "frozen"), "full": ("full", "full", "frozen")}
+
+
+def test_a_wrong_setting_of_the_quickstart_is_mended_where_it_was_given() -> None:
+    with pytest.raises(ConfigError) as error:
+        quickstart_config(("train.lrr=1",))
+    assert str(error.value) == (
+        "the quickstart's config: unknown key 'train.lrr' did you mean 'lr'?\n"
+        "  allowed: the keys and values of docs/config.md\n"
+        "  next:    fix what --set gives"
+    )
 
 
 def test_all_problems_at_once() -> None:
