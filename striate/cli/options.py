@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -90,7 +91,7 @@ def chosen_places(sources: Sequence[str], only: str | None) -> dict[str, ModelPl
         raise ConfigError(
             f"--models names {shown(unknown[0])}, which no run here has",
             ", ".join(sorted(known)) or "models of a run: none was given",
-            f"{did_you_mean(unknown[0], known)}or leave --models out",
+            did_you_mean(unknown[0], known) + "choose among these, or leave --models out",
         )
     places: dict[str, ModelPlace] = {}
     for source, models in found:
@@ -99,7 +100,9 @@ def chosen_places(sources: Sequence[str], only: str | None) -> dict[str, ModelPl
                 continue
             folder = Path(source).name or source
             name = folder if label == ALONE else f"{folder}/{label}" if several else label
-            places[name if name not in places else f"{name} ({source})"] = place
+            names = (name, *([f"{name} ({source})"] if source != name else ()))
+            numbered = (f"{name} ({number})" for number in itertools.count(2))
+            places[next(free for free in itertools.chain(names, numbered) if free not in places)] = place
     return places
 
 

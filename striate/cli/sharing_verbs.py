@@ -33,6 +33,9 @@ class Dtype(StrEnum):
     FLOAT32 = "float32"
 
 
+_OWN_ENCODER = "its encoder is striate's own: `import striate` comes before transformers loads it"
+
+
 def register(app: typer.Typer) -> None:
     """Add this module's verbs to the command line."""
     app.command("merge")(merge)
@@ -53,21 +56,25 @@ def merge(
     with guard(None):
         quiet_libraries()
         base = located(base) if base else None
+        from striate.models.io.card_code import needs_striate
         from striate.pipeline.merging import merge_model
 
         progress = RichProgress(ERR if json else OUT)
         place, done = merge_model(
             source, out, label=model, base=base, dtype=dtype.value, revision=revision, progress=progress
         )
+        own = _OWN_ENCODER if needs_striate(out) else ""
         if json:
             told = {"model": place.label, "path": place.path, "out": str(out)}
-            print_json(dumps({**told, **vars(done), "base": str(done.base)}))
+            print_json(dumps({**told, **vars(done), "base": str(done.base), "notes": [own] if own else []}))
             return
         what = f"{done.modules} modules merged into {done.base}" if done.modules else "a whole model, no adapter"
         OUT.print(f"{place.label} ({place.path}): {what}", soft_wrap=True)
         if done.in_memory:
             OUT.print(f"all weights were in memory at once: {done.in_memory}", soft_wrap=True)
         OUT.print(f"{done.parameters:,} parameters in {done.dtype}, and the processor")
+        if own:
+            OUT.print(f"note: {own}", soft_wrap=True)
         OUT.print(str(out), soft_wrap=True)
 
 

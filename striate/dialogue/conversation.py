@@ -30,9 +30,18 @@ class Conversation:
         """Return the conversation after a question, which stands behind its pictures.
 
         Where the question has an `<image>` for each of them, they stand there.
+
+        Raises:
+            DataError: it has another number of them.
         """
-        count = len(self.waiting)
-        text = question if question.count(PLACEHOLDER) == count else f"{PLACEHOLDER * count}\n{question}"
+        count, named = len(self.waiting), question.count(PLACEHOLDER)
+        if named not in (0, count):
+            raise DataError(
+                f"the question has {named} {PLACEHOLDER} placeholders and {count} pictures",
+                f"one {PLACEHOLDER} for every picture, in order, or none",
+                f"leave {PLACEHOLDER} out, or name the pictures",
+            )
+        text = question if named == count else f"{PLACEHOLDER * count}\n{question}"
         return Conversation((*self.messages, Message("user", text)), (*self.pictures, *self.waiting))
 
     def answered(self, text: str) -> Conversation:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from striate.dialogue.answering import Answerer
 from striate.dialogue.conversation import Conversation, checked_picture
 from striate.errors import StriateError, did_you_mean
+from striate.storage.read_files import user_path
 
 HELP = "ask; /picture PATH shows a picture with the next question, /new begins anew, /quit or Ctrl-D leaves"
 COMMANDS = ("/picture", "/new", "/quit", "/help")
@@ -48,7 +50,7 @@ def _obeyed(line: str, conversation: Conversation, terminal: Terminal) -> Conver
     """Return the conversation after a command."""
     command, _, rest = line.partition(" ")
     if command == "/picture" and rest.strip():
-        picture = checked_picture(rest.strip().strip("'\""))
+        picture = checked_picture(_path(rest))
         terminal.tell(f"{picture.name} is shown with the next question")
         return conversation.showing(picture)
     if command == "/new":
@@ -57,6 +59,12 @@ def _obeyed(line: str, conversation: Conversation, terminal: Terminal) -> Conver
     hint = "" if command in COMMANDS else f"no command {command}: {did_you_mean(command, COMMANDS)}"
     terminal.tell(f"{hint}{HELP}")
     return conversation
+
+
+def _path(typed: str) -> str:
+    """Return a path as it was typed, or dropped by a terminal, which quotes it or puts a backslash before spaces."""
+    path = typed.strip().strip("'\"")
+    return path if user_path(path).exists() else re.sub(r"\\(.)", r"\1", path)
 
 
 def _answered(answerer: Answerer, begun: Conversation, question: str, terminal: Terminal) -> Conversation:

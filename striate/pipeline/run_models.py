@@ -103,6 +103,12 @@ def model_of(source: str | Path, label: str | None = None, progress: Progress | 
         )
     if label in models:
         return models[label]
+    if ALONE in models:
+        raise ModelError(
+            f"{source} is one model, and --model {shown(label)} chooses among those of a run",
+            "a run folder, or no --model",
+            "leave --model out",
+        )
     raise ModelError(
         f"{source} has no model {shown(label)}",
         ", ".join(models),
@@ -183,5 +189,12 @@ def _check_source(text: str) -> None:
             f"no run or model at {text!r}: there is no such folder",
             "a run folder, a model's folder, a hub id such as owner/name, or builtin",
             "check the path",
+        )
+    folder = user_path(text)
+    if (folder / CONFIG_FILE).is_file() and not any((folder / name).is_file() for name in MODEL_CONFIGS):
+        raise ModelError(
+            f"{text} has {CONFIG_FILE} and no {RUN_FILE}: no stage of that run has finished",
+            "a run folder, a model's folder or a hub id",
+            f"run `striate run {shlex.quote(str(folder / CONFIG_FILE))} --out {shlex.quote(text)}`, or copy it again",
         )
     check_model_path(text, "the path")

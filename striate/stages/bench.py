@@ -58,7 +58,7 @@ def bench(
 
     Raises:
         ConfigError: fewer than two new tokens.
-        DataError: prompt and new tokens are more than a model takes.
+        DataError: prompt and new tokens are more than a model takes, or the prompt is shorter than its picture.
         ModelError: a model that can't be loaded.
     """
     settings, progress = settings or BenchSettings(), progress or Silent()
@@ -102,7 +102,7 @@ def _tests(models: Mapping[str, Loaded], settings: BenchSettings) -> dict[str, S
             f"{limit} tokens together",
             "lower --prompt-tokens or --new-tokens",
         )
-    return {
+    tests = {
         name: SpeedTest(
             loaded.model,
             loaded.processor.tokenizer,
@@ -111,6 +111,14 @@ def _tests(models: Mapping[str, Loaded], settings: BenchSettings) -> dict[str, S
         )
         for name, loaded in models.items()
     }
+    shortest = max(test.prompt_tokens for test in tests.values())
+    if settings.prompt_tokens and shortest > length:
+        raise DataError(
+            f"{length} tokens to read, and a picture with the shortest question takes {shortest}",
+            f"{shortest} tokens or more",
+            "raise --prompt-tokens",
+        )
+    return tests
 
 
 def _record(tests: Mapping[str, SpeedTest], alone: Mapping[str, float | None], load: float | None) -> Bench:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import select
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -115,6 +117,7 @@ def test_all_models_of_a_run_stand_side_by_side(run_of_three: Path, pictures: li
         (["MODEL", QUESTION, "--all"], "is one model, and --all compares those of a run", "leave out --all"),
         (["RUN", "word " * 600], "does not fit", "lower --max-new-tokens"),
         (["RUN", "<image> what?"], "has 1 <image> placeholders and 0 pictures", "name the pictures"),
+        (["RUN", "PICTURE", "PICTURE", "<image> what?"], "1 <image> placeholders and 2 pictures", "in order, or none"),
     ],
 )
 def test_what_can_not_be_asked_is_one_message(
@@ -174,6 +177,14 @@ def test_a_chat_has_a_history_and_new_forgets_it(tiny_llava: Loaded, pictures: l
     assert asked[1].messages[1] == Message("assistant", first)
     assert typed.written.startswith(first)
     assert typed.told == [f"{pictures[0].name} is shown with the next question", "a new conversation"]
+
+
+def test_a_dropped_picture_has_backslashes_before_its_spaces(pictures: list[Path], tmp_path: Path) -> None:
+    dropped = shutil.copyfile(pictures[0], tmp_path / "my photo (1).png")
+    written = re.sub(r"([ ()])", r"\\\1", str(dropped))
+    typed = Scripted(f"/picture {written}", f"/picture {dropped}", f"/picture '{dropped}'")
+    run_chat(None, Conversation(), typed.terminal)  # type: ignore[arg-type]
+    assert typed.told == ["my photo (1).png is shown with the next question"] * 3
 
 
 def test_a_chat_goes_on_after_what_is_wrong_and_after_ctrl_c_in_an_answer(

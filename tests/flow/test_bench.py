@@ -117,6 +117,7 @@ def test_without_a_number_the_prompt_is_as_long_as_all_models_take(
         (["RUN", "--models", "pruned,tunde"], "--models names 'tunde', which no run here has"),
         (["nowhere/at/all"], "no run or model at 'nowhere/at/all'"),
         (["RUN", "--prompt-tokens", "9000"], "9000 tokens to read and 3 to write are more than a model takes"),
+        (["RUN", "--prompt-tokens", "1"], "1 tokens to read, and a picture with the shortest question takes 2"),
         (["FULL"], "Is a directory"),
     ],
 )

@@ -16,6 +16,7 @@ from transformers import AutoModelForImageTextToText
 from striate.errors import ArtifactError, ModelError
 from striate.models.convert import compressed_checkpoint
 from striate.models.convert.compressed_checkpoint import SCHEMES, write_compressed
+from striate.models.convert.gguf.gguf_folder import export_gguf
 from striate.pipeline.exporting import export_model
 
 if TYPE_CHECKING:
@@ -107,6 +108,8 @@ def test_refusals(tiny_llava: Loaded, tmp_path: Path, monkeypatch: pytest.Monkey
     model.config.quantization_config = {}
     with pytest.raises(ModelError, match="the model is quantised already"):
         write_compressed(model, processor, tmp_path / "out", "int8")
+    with pytest.raises(ModelError, match="the model is quantised already"):
+        export_gguf(model, processor, tmp_path / "out", text_only=True)
     monkeypatch.setattr(compressed_checkpoint, "find_spec", lambda name: None)
     with pytest.raises(ModelError, match=r"pip install 'striate\[quantize\]'"):
         write_compressed(model, processor, tmp_path / "out", "int8")

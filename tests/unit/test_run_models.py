@@ -10,7 +10,7 @@ import pytest
 from striate.cli.console import ERR, RichProgress
 from striate.cli.options import chosen_places
 from striate.config import dump_config, parse_config
-from striate.errors import ModelError, StriateError
+from striate.errors import ConfigError, ModelError, StriateError
 from striate.models.io import hub_reach
 from striate.pipeline.run_models import model_of, models_of
 
@@ -52,6 +52,18 @@ def test_a_run_has_the_models_that_it_made(tmp_path: Path) -> None:
     assert model_of(place, "tuned").adapter
     with pytest.raises(ModelError, match=r"(?s)has no model 'unhealed'.*start, tuned, pruned.*run the stage"):
         model_of(place, "unhealed")
+
+
+def test_one_model_has_no_labels_and_may_be_named_twice_and_a_run_has_to_have_begun(tmp_path: Path) -> None:
+    place = str(model(tmp_path / "tiny"))
+    with pytest.raises(ModelError, match=r"(?s)is one model, and --model 'tuned' chooses.*leave --model out"):
+        model_of(place, "tuned")
+    assert list(chosen_places([place] * 4, None)) == ["tiny", f"tiny ({place})", "tiny (2)", "tiny (3)"]
+    (unfinished := run(tmp_path / "begun", place)).joinpath("run.json").unlink()
+    with pytest.raises(ModelError, match=r"(?s)and no run\.json: no stage.*striate run .*config.yaml --out"):
+        model_of(unfinished)
+    with pytest.raises(ConfigError, match=r"(?s)names 'xyz'.*next:    choose among these, or leave --models out"):
+        chosen_places([place, str(run(tmp_path / "run", place))], "xyz")
 
 
 def test_a_run_that_stopped_before_healing_says_which_model_is_taken(

@@ -51,7 +51,7 @@ def example_code(name: str, base: str | None, checkpoint: Path | None, by_striat
             "model, processor = loaded.model, loaded.processor",
             *(_ASK if asks else ()),
         ]
-    if checkpoint is not None and _needs_striate(checkpoint):
+    if checkpoint is not None and needs_striate(checkpoint):
         head = ["import striate  # for its vision encoder", *head]
     if base is None:
         load = [f"model = AutoModelForImageTextToText.from_pretrained({name!r})"]
@@ -99,7 +99,7 @@ def _has_template(checkpoint: Path) -> bool:
     return any(checkpoint.glob("chat_template*")) or any("chat_template" in object_of(file) for file in written)
 
 
-def _needs_striate(checkpoint: Path) -> bool:
+def needs_striate(checkpoint: Path) -> bool:
     """Return whether the model's vision encoder is the built-in one, which transformers knows from striate alone."""
     folder = Path(base_of(checkpoint)) if is_adapter(checkpoint) else checkpoint
     vision = object_of(folder / "config.json").get("vision_config")

@@ -93,6 +93,12 @@ def export_gguf(
 def _check(model: Any, kind: str) -> None:
     if kind not in TYPES:
         raise ModelError(f"unknown format {kind!r}", ", ".join(TYPES), "f16 is a good choice")
+    if getattr(unwrap(model).config, "quantization_config", None) is not None:
+        raise ModelError(
+            "the model is quantised already",
+            "a model in 16 or 32 bits",
+            "take the model as it was before that; --type q8_0 and q4_k write 8 and 4 bits",
+        )
     if rule_of(model) is not None:
         raise ModelError(
             "this model skips image tokens in some layers, which llama.cpp can't",
