@@ -111,11 +111,13 @@ def show_gate(out: Path, console: Console = OUT) -> None:
     path = out / "eval" / "gate.json"
     if not path.is_file():
         return
-    from striate.cli.views.evaluation_tables import failing_lines, gate_table
+    from striate.cli.views.evaluation_tables import failing_lines, gate_table, unsure_lines
 
     with guard(out):
         result = read_document(path, GateResult)
     console.print(gate_table(result))
+    for line in unsure_lines(result):
+        console.print(line, soft_wrap=True)
     for line in failing_lines(result):
         ERR.print(line, style="bold red", soft_wrap=True)
     if not result.passed:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from striate.artifacts import EvalRecord, GateResult, GateRow, Prediction
-from striate.cli.views.evaluation_tables import failing_lines, gate_table
+from striate.cli.views.evaluation_tables import failing_lines, gate_table, unsure_lines
 from striate.errors import ConfigError
 from striate.reporting.sections.gate_table import draw_gate
 from striate.tasks.packs.items import Item, Pack
@@ -163,12 +163,13 @@ def test_a_sample_that_is_too_small_says_what_one_of_its_size_would_tell() -> No
         passed=True, resolvable=False, needed_n=12_000, effect=2,
     )  # fmt: skip
     earlier = row.model_copy(update={"effect": None})
-    told = [gate_table(GateResult(gate="g", baseline="start", rows=(one,))).columns[-1] for one in (row, earlier)]
-    begin = "no: 98% lies inside the 95% interval of n = 100; about 12,000 items "
-    assert [next(iter(column.cells)) for column in told] == [
+    gates = [GateResult(gate="g", baseline="start", rows=(one,)) for one in (row, earlier)]
+    begin = "can the sample tell tuned in visual? no: 98% lies inside the 95% interval of n = 100; about 12,000 items "
+    assert [line for gate in gates for line in unsure_lines(gate)] == [
         f"{begin}tell a true 100% from it, 4 times in 5",
         f"{begin}would",
     ]
+    assert [next(iter(gate_table(gate).columns[-1].cells)) for gate in gates] == ["no", "no"]
     page = str(draw_gate(GateResult(gate="g", baseline="start", rows=(row,))))
     assert "about 12\u202f000 items tell a true 100% from 98%, 4 times in 5." in page
 
@@ -259,5 +260,5 @@ def test_two_pictures_with_many_questions_pass_but_never_for_sure() -> None:
     ]
     assert second.no_interval in str(draw_gate(gate))
     assert "keeps 200.0% of start, no 95% interval: 2 independent pictures are too few" in str(draw_gate(gate))
-    table = gate_table(gate)
-    assert "no: 2 independent pictures are too few" in list(table.columns[-1].cells)
+    assert unsure_lines(gate) == ["can the sample tell tuned in visual? no: 2 independent pictures are too few"]
+    assert list(gate_table(gate).columns[-1].cells) == ["no", "no"]

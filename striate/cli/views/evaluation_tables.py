@@ -53,16 +53,22 @@ def _title(retention: Retention, labels: Sequence[str]) -> str:
 
 
 def gate_table(gate: GateResult) -> Table:
-    """Return the gate's rows: what was asked, what was kept, whether it passed, and whether the sample can tell."""
+    """Return the gate's rows: what was asked, what was kept, whether it passed, and whether the sample can tell.
+
+    Where it can't, `unsure_lines` and `failing_lines` say why.
+    """
     table = Table(title="gate", title_justify="left", box=None, pad_edge=False)
-    for name in ("condition", "model", "held against", "retention", "n", "passed", "can the sample tell"):
-        table.add_column(name, justify="right" if name in ("retention", "n") else "left", overflow="fold")
-    # The last column is the one that is broken over lines.
-    table.columns[0].min_width = min(CONDITION_WIDTH, max(len(row.condition) for row in gate.rows))
+    for name in ("condition", "model", "held against", "retention", "n", "passed", "sure"):
+        right = name in ("retention", "n")
+        table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=name != "retention")
+    condition = table.columns[0]
+    condition.no_wrap, condition.width = False, min(CONDITION_WIDTH, max(len(row.condition) for row in gate.rows))
     for row in gate.rows:
         retention = "-" if row.retention is None else f"{row.retention:.1f}%{_span(row.low, row.high, 1)}"
         passed, against = "yes" if row.passed else "NO", gate.reference(row)
-        table.add_row(row.condition, row.label, against, retention, f"{row.n:,}", passed, _telling(row))
+        table.add_row(
+            row.condition, row.label, against, retention, f"{row.n:,}", passed, "yes" if row.resolvable else "no"
+        )
     return table
 
 
@@ -96,6 +102,15 @@ def suite_lines(record: SuiteRecord) -> list[str]:
         count = f" (n = {record.samples[task]})" if task in record.samples else ""
         lines.append(f"{record.label}  {record.harness} {task}: {shown}{count}")
     return lines
+
+
+def unsure_lines(gate: GateResult) -> list[str]:
+    """Return a sentence for each row that passed though the sample can't tell."""
+    return [
+        f"can the sample tell {row.label} in {row.what}? {_telling(row)}"
+        for row in gate.rows
+        if row.passed and not row.resolvable
+    ]
 
 
 def failing_lines(gate: GateResult) -> list[str]:
