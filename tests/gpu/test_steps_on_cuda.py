@@ -96,3 +96,39 @@ def test_graphs_train_alike(tiny_llava: Loaded, pack_dir: Path, tmp_path: Path, 
     # With dropout filled rows draw other masks.
     assert losses["on"] == pytest.approx(losses["off"], rel=0.02 if method == "full" else 0.2)
     assert not any("uncompiled" in line for line in lines["on"]), lines["on"]
+
+
+def test_later_steps_record_no_graph(
+    tiny_llava: Loaded, pack_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The four same samples in every step: all forms of batches have come after a few, with dropout too."""
+    from torch._inductor.cudagraph_trees import CUDAGraphTreeManager
+
+    steps, recorded = [0], []
+    whole, record = RegionTrainer.training_step, CUDAGraphTreeManager.record_function
+
+    def counted(self: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        steps[0] += 1
+        return whole(self, *args, **kwargs)
+
+    def noted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        recorded.append(steps[0])
+        return record(self, *args, **kwargs)
+
+    monkeypatch.setattr(RegionTrainer, "training_step", counted)
+    monkeypatch.setattr(CUDAGraphTreeManager, "record_function", noted)
+    train(
+        copy.deepcopy(tiny_llava.model).to("cuda", torch.bfloat16),
+        tiny_llava.processor,
+        REGION,
+        [sample for sample in read_samples(pack_dir) if sample.images][:4],
+        TrainSection(method="lora", lora=LORA, batch_size=4, max_steps=16, max_length=96, packing=True),
+        MachineSection(compile="on", graphs="on", pack_tokens=400),
+        seed=0,
+        out=tmp_path / "out",
+        work_dir=tmp_path / "work",
+        log=tmp_path / "log.jsonl",
+        base_path="base",
+    )
+    assert recorded
+    assert max(recorded) <= steps[0] / 2
