@@ -172,18 +172,21 @@ def test_adapter_keys_follow_the_names_of_today(
     } <= names
 
 
-def test_adapter_with_names_of_yesterday_is_refused_with_a_count(
-    tiny_llava: Loaded, tiny_llava_dir: Path, pack_dir: Path, tmp_path: Path
+@pytest.mark.parametrize(("place", "known"), [("language_model.model.layers", True), ("model.decoder.layers", False)])
+def test_an_adapter_of_other_names_is_placed_as_peft_does_or_refused_with_a_count(
+    tiny_llava: Loaded, tiny_llava_dir: Path, pack_dir: Path, tmp_path: Path, place: str, known: bool
 ) -> None:
-    """Plain PEFT warns at most about such an adapter, and leaves its factors at their first values."""
+    """Plain PEFT warns at most about names that it can't place, and leaves its factors at their first values."""
     adapter = tmp_path / "adapter"
     tuned(tiny_llava, adapter, pack_dir, tiny_llava_dir)
+    expected = load_model(adapter).model.state_dict()
     stored = load_file(adapter / ADAPTER_WEIGHTS)
-    old = {
-        key.replace("model.language_model.layers", "language_model.model.layers"): value
-        for key, value in stored.items()
-    }
-    save_file(old, adapter / ADAPTER_WEIGHTS)
+    other = {key.replace("model.language_model.layers", place): value for key, value in stored.items()}
+    save_file(other, adapter / ADAPTER_WEIGHTS)
+    if known:
+        found = load_model(adapter).model.state_dict()
+        assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+        return
     with pytest.raises(ModelError, match=r"holds 32 tensors; \d+ of them match the base model, which has room for 32"):
         load_model(adapter)
     config = json.loads((adapter / ADAPTER_CONFIG).read_text(encoding="utf-8"))
