@@ -161,7 +161,7 @@ def run_stage(
                 "give RUN.yaml, or the folder of an earlier run with --out",
             )
         kept = load_config(source, settings or [])
-        read = load_config(source, [*(settings or []), *once])
+        read = load_config(source, [*(settings or []), *once]) if once else kept
         if together and launch().rank:
             quiet_libraries()
             from striate.pipeline.distributed_job import run_worker

@@ -14,7 +14,7 @@ from striate.config import RunConfig, dump_config, load_config
 from striate.errors import ArtifactError, StriateError
 from striate.progress import Progress
 from striate.runs.config_changes import check_same_config
-from striate.runs.former_defaults import as_it_began
+from striate.runs.former_defaults import began_with
 from striate.runs.peak_memory import begin_stage_peak, stage_peak_gib
 from striate.runs.run_record import RunRecord, StageRecord
 from striate.storage.atomic import cannot_write, is_temporary, remove_temporaries, write_bytes, write_text
@@ -284,8 +284,7 @@ def open_run(
         remove_temporaries(path)
     # Where no stage has ended yet nothing follows from the config: a corrected one may continue.
     if old and any(stage.status == "done" for stage in old.stages.values()):
-        began = path / CONFIG_FILE
-        check_same_config(path, as_it_began(load_config(began), began), config, overwrite)
+        check_same_config(path, began_with(path / CONFIG_FILE), config, overwrite)
     stages, fingerprints = (old.stages, old.fingerprints) if old else ({}, {})
     record = RunRecord.of_this_machine(config.seed, old.device if old else device(), command, stages, fingerprints)
     run = RunFolder(path, config, record, progress, holder, device)

@@ -16,6 +16,16 @@ FORMER: dict[str, dict[str, Any]] = {
 }
 
 
+def began_with(kept: Path) -> RunConfig:
+    """Return the config that a run keeps; what it does not name, as it came later, has the former default.
+
+    Raises:
+        ConfigError: it can't be read.
+    """
+    config = load_config(kept)
+    return _changed(config, lambda name, key, former: key not in getattr(config, name).model_fields_set)
+
+
 def as_it_began(config: RunConfig, kept: Path, notify: Callable[[str], None] = lambda line: None) -> RunConfig:
     """Return `config`; what it leaves to a default that was another when the run began is as the run has it.
 
@@ -25,23 +35,30 @@ def as_it_began(config: RunConfig, kept: Path, notify: Callable[[str], None] = l
         notify: told in one line what stays as it was, where the run has any of it.
     """
     try:
-        old = load_config(kept) if kept.is_file() else None
+        began = began_with(kept) if kept.is_file() else None
     except StriateError:
-        old = None
-    if old is None:
+        began = None
+    if began is None:
         return config
-    changes: dict[str, Any] = {}
     told: list[str] = []
-    for name, former in FORMER.items():
-        asked, began = getattr(config, name), getattr(old, name)
-        left = {
-            key: value
-            for key, value in former.items()
-            if key not in asked.model_fields_set
-            and (getattr(began, key) if key in began.model_fields_set else value) == value
-        }
-        changes[name] = asked.model_copy(update=left)
-        told += [f"{name}.{key} stays {value}" for key, value in left.items()]
+
+    def stays(name: str, key: str, former: Any) -> bool:
+        left = key not in getattr(config, name).model_fields_set and getattr(getattr(began, name), key) == former
+        told.extend([f"{name}.{key} stays {former}"] if left else [])
+        return left
+
+    found = _changed(config, stays)
     if told and (config.prune.remove or config.heal.on):
         notify(f"{', '.join(told)}: the default when this run began")
+    return found
+
+
+def _changed(config: RunConfig, where: Callable[[str, str, Any], bool]) -> RunConfig:
+    """Return `config` with former defaults, in those settings of `FORMER` for which `where` says so."""
+    changes = {
+        name: getattr(config, name).model_copy(
+            update={key: former for key, former in values.items() if where(name, key, former)}
+        )
+        for name, values in FORMER.items()
+    }
     return config.model_copy(update=changes)
