@@ -172,6 +172,18 @@ def _healed(seeds: Sequence[int], common: Common) -> Iterator[Trial]:
             yield from (common.healed(steps, seed=seed, remove=remove) for seed in seeds)
 
 
+def _repeats(seeds: Sequence[int], common: Common) -> Iterator[Trial]:
+    """Yield the rankings that keep most when they are healed, of every seed."""
+    arms: tuple[dict[str, Any], ...] = (
+        {"ranking": "angular-distance", "text": 0.0},
+        {"ranking": "answer-loss", "text": 0.0},
+        {"ranking": "answer-loss", "text": 0.25},
+    )
+    for remove, steps in ((10, 215), (CHOSEN, 43), (CHOSEN, 215)):
+        for arm in arms:
+            yield from (common.healed(steps, seed=seed, remove=remove, **arm) for seed in seeds)
+
+
 def _before(seeds: Sequence[int], common: Common) -> Iterator[Trial]:
     """Yield models that are pruned first and tuned afterwards."""
     yield from (Trial(seed, before=True) for seed in seeds)
@@ -186,5 +198,6 @@ GROUPS = {
     "before": _before,
     "parts": _parts,
     "healed": _healed,
+    "repeats": _repeats,
     "rankings": _rankings,
 }
