@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightRenaming, apply_renamings
+from transformers.core_model_loading import WeightRenaming
 
 from striate.errors import ModelError
 from striate.models.io.adapter_folder import ADAPTER_WEIGHTS
@@ -67,7 +67,7 @@ def _for_peft(model: PeftModel, tensors: Mapping[str, Tensor]) -> dict[str, Tens
     rules = get_model_conversion_mapping(model.get_base_model(), add_legacy=False)[::-1]
     back = [rule.reverse_transform() for rule in rules if isinstance(rule, WeightRenaming)]
     named = {
-        _PREFIX + apply_renamings(name.removeprefix(_PREFIX), back) if name in lost else name: tensor
+        _PREFIX + _renamed(name.removeprefix(_PREFIX), back) if name in lost else name: tensor
         for name, tensor in tensors.items()
     }
     read = as_peft_reads(model, named)
@@ -79,6 +79,12 @@ def _for_peft(model: PeftModel, tensors: Mapping[str, Tensor]) -> dict[str, Tens
             "set train.method=full, or use another version of peft",
         )
     return named
+
+
+def _renamed(name: str, rules: Iterable[WeightRenaming]) -> str:
+    for rule in rules:
+        name, _ = rule.rename_source_key(name)
+    return name
 
 
 def _config(model: PeftModel) -> Any:
