@@ -20,6 +20,7 @@ from striate.cli import app
 from striate.errors import StriateError
 from striate.pipeline.sweeps import sweep as module
 from striate.pipeline.sweeps.placement import LocalPlacement, told
+from striate.runs.former_defaults import FORMER
 
 
 @pytest.fixture
@@ -80,6 +81,21 @@ def test_a_grid_becomes_one_table_and_a_failure_stops_no_other(swept: Callable[.
     assert over.exit_code == 0, over.output
     (only,) = read_document(out / "sweep.json", SweepRecord).groups
     assert (only.visual is not None and only.visual.n, only.seeds) == (4, (0,))
+
+
+def test_a_sweep_that_began_with_former_defaults_goes_on_with_them(swept: Callable[..., tuple[Any, Path]]) -> None:
+    former = {f"{section}.{key}": value for section, values in FORMER.items() for key, value in values.items()}
+    short = {"train.max_steps": 1, "evaluate.packs": [], "prune.remove": 1}
+    asked: dict[str, Any] = {"grid": {"select.region": ["uniform:50%"]}}
+    first, out = swept(set={**short, **former}, **asked)
+    assert first.exit_code == 0, first.output
+    kept = (out / "runs" / "region=uniform-50%" / "config.yaml").read_text(encoding="utf-8")
+    again, _ = swept(set=short, **asked)
+    assert again.exit_code == 0, again.output
+    assert "region=uniform-50%: heal.lr stays None: the default when this run began" in again.output
+    log = (out / "logs" / "region=uniform-50%.log").read_text(encoding="utf-8")
+    assert all(f"{stage}: up to date" in log for stage in ("train", "prune"))
+    assert (out / "runs" / "region=uniform-50%" / "config.yaml").read_text(encoding="utf-8") == kept
 
 
 def test_short_trainings_choose_the_rate_and_the_best_is_repeated(swept: Callable[..., tuple[Any, Path]]) -> None:

@@ -13,6 +13,7 @@ from striate.errors import ArtifactError
 from striate.pipeline.sweeps.earlier_runs import check_unchanged, runs_beside
 from striate.pipeline.sweeps.plan import Plan
 from striate.runs.folder import CONFIG_FILE, RUN_FILE
+from striate.runs.former_defaults import FORMER
 from striate.runs.run_record import RunRecord, StageRecord
 
 BASE = {"model": {"path": "m"}, "data": {"train": ["d"]}}
@@ -48,6 +49,26 @@ def test_other_settings_are_told_before_anything_runs(tmp_path: Path) -> None:
         check_unchanged(runs, plan_of(tmp_path, **{"train.epochs": 7}).runs)
     assert error.value.given == f"2 of 2 runs in {runs} were made with other settings; seed=0: train.epochs: 1.0 -> 7.0"
     assert error.value.next_step.startswith("choose another --out, or use --overwrite")
+
+
+def test_runs_that_began_with_former_defaults_go_on_with_them(tmp_path: Path) -> None:
+    former = {f"{section}.{key}": value for section, values in FORMER.items() for key, value in values.items()}
+    runs = begun(tmp_path, plan_of(tmp_path, **former), train=DONE)
+    check_unchanged(runs, plan_of(tmp_path).runs)
+    with pytest.raises(ArtifactError, match=r"seed=0: prune\.scorer: modality-block-influence -> answer-loss"):
+        check_unchanged(runs, plan_of(tmp_path, **{"prune.scorer": "answer-loss"}).runs)
+
+
+def test_configs_of_before_a_setting_came_are_of_its_former_default(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path)
+    runs = begun(tmp_path, plan, train=DONE)
+    for run in plan.runs:
+        kept = run.config.model_dump(mode="json")
+        del kept["prune"]["compensate"], kept["heal"]["lr"]
+        (runs / run.name / CONFIG_FILE).write_text(yaml.safe_dump(kept), encoding="utf-8")
+    check_unchanged(runs, plan_of(tmp_path).runs)
+    with pytest.raises(ArtifactError, match=r"prune\.compensate: none -> auto"):
+        check_unchanged(runs, plan_of(tmp_path, **{"prune.compensate": "auto"}).runs)
 
 
 def test_runs_of_which_nothing_is_done_may_change(tmp_path: Path) -> None:

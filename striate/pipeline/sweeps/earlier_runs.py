@@ -7,11 +7,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from striate.artifacts import read_if_there
-from striate.config import load_config
 from striate.errors import ArtifactError, ConfigError
 from striate.pipeline.sweeps.plan import Planned
 from striate.runs.config_changes import check_same_config
 from striate.runs.folder import CONFIG_FILE, RUN_FILE
+from striate.runs.former_defaults import as_it_began, began_with
 from striate.runs.run_record import RunRecord
 
 
@@ -44,9 +44,9 @@ def _changes(folder: Path, run: Planned) -> str:
         record = read_if_there(folder / RUN_FILE, RunRecord)
         if record is None or all(stage.status != "done" for stage in record.stages.values()):
             return ""
-        old = load_config(folder / CONFIG_FILE)
+        kept = folder / CONFIG_FILE
         try:
-            check_same_config(folder, old, run.config, overwrite=False)
+            check_same_config(folder, began_with(kept), as_it_began(run.config, kept), overwrite=False)
         except ArtifactError as error:
             return error.given.partition(" holds a run of another config: ")[2]
     return ""

@@ -23,6 +23,8 @@ from striate.pipeline.sweeps.table import Table
 from striate.printable import shown
 from striate.progress import Progress
 from striate.reporting.sweep_page import draw_sweep
+from striate.runs.folder import CONFIG_FILE
+from striate.runs.former_defaults import as_it_began
 from striate.storage.atomic import cannot_write, is_temporary, write_text
 from striate.storage.held_folders import hold
 
@@ -131,10 +133,12 @@ class Sweep:
 
     def _files(self, run: Planned) -> tuple[Path, Path, Path]:
         """Return the config of a run, written, its folder and its log."""
-        config = self.out / CONFIGS / f"{run.name}.yaml"
+        config, folder = self.out / CONFIGS / f"{run.name}.yaml", self.out / RUNS / run.name
         config.parent.mkdir(parents=True, exist_ok=True)
-        write_text(config, dump_config(run.config))
-        return config, self.out / RUNS / run.name, self.out / LOGS / f"{run.name}.log"
+        # What is written names every setting: of those left open the run would see today's defaults as asked for.
+        began = as_it_began(run.config, folder / CONFIG_FILE, lambda line: self.progress.say(f"{run.name}: {line}"))
+        write_text(config, dump_config(began))
+        return config, folder, self.out / LOGS / f"{run.name}.log"
 
     def _know(self, runs: Collection[Planned]) -> None:
         if not self.overwrite:
