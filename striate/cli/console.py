@@ -29,7 +29,7 @@ from striate.artifacts import Difference, PruneRecord, Region, Retention
 from striate.cli.views.word_wrap import between_words
 from striate.printable import printable
 from striate.progress import Advance
-from striate.reporting.html.wording import MINUS, PERPLEXITY, points, score, span
+from striate.wording import MINUS, PERPLEXITY, points, score, span
 
 
 class SafeConsole(Console):

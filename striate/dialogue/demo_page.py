@@ -16,7 +16,7 @@ from striate.dialogue.conversation import Conversation, checked_picture
 from striate.dialogue.page_models import PageModels
 from striate.errors import ModelError, StriateError
 from striate.reporting.html.markup import Html, tag
-from striate.reporting.html.wording import amount
+from striate.wording import amount
 
 LONGEST_QUESTION = 4000
 KEPT_SECONDS = 3600

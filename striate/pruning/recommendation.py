@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from striate.artifacts import CurvePoint, Difference, Kind, Recommendation, Spread
-from striate.reporting.html.wording import amount, points, span
+from striate.wording import amount, points, span
 
 # What a smaller model should keep of the tuned one's score, in %, where the run has no conditions of its own.
 KEEPS: Mapping[Kind, float] = {"visual": 98.0, "text": 98.0}

@@ -13,7 +13,6 @@ from striate.reporting.charts.drawing.svg import picture
 from striate.reporting.charts.pareto import ParetoLine, ParetoPoint, draw_pareto
 from striate.reporting.html.markup import Child, Html, tag
 from striate.reporting.html.tables import Cell, figures, table
-from striate.reporting.html.wording import amount
 from striate.reporting.sweep_wording import (
     COMPARED,
     cells,
@@ -24,6 +23,7 @@ from striate.reporting.sweep_wording import (
     settings_told,
     text_told,
 )
+from striate.wording import amount
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from striate.artifacts import SweepRecord, SweptGroup, SweptScore
 from striate.config.sweep_settings import short_names
-from striate.reporting.html.wording import perplexity
+from striate.wording import perplexity
 
 COMPARED = "= 100%"
 

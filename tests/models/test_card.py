@@ -95,6 +95,8 @@ def test_metadata_is_what_the_hub_reads() -> None:
     assert first["metrics"][0]["value"] == 0.6437
     assert first["metrics"][0]["name"] == "exact, n = 40, 95% interval 0.5000 to 0.7500"
     assert second["task"]["type"] == "text-generation"
+    assert second["metrics"][0]["value"] == 24.5325
+    assert second["metrics"][0]["name"] == "perplexity, n = 9, 95% interval 22.1980 to 27.1126"
     assert ModelCard(text).data.eval_results[0].metric_value == 0.6437
 
 
@@ -151,8 +153,24 @@ def test_figures_come_with_intervals_and_retention() -> None:
     rows = (difference("shapes", "count", "exact"), difference("*", "visual", "*"))
     text = card_text(facts(evaluation=evaluation(), differences=rows), "checkpoint")
     assert "| shapes: count | exact | 40 | 64.4 | 50.0 to 75.0 | 99.0% | 95.5 to 103.1 |" in text
-    assert "| prose: prose | perplexity | 9 | 3.200 | 3.100 to 3.300 |  |  |" in text
+    assert "| prose: prose | perplexity | 9 | 24.5 | 22.2 to 27.1 |  |  |" in text
+    assert "Scores in % with 95% intervals (perplexity as such, lower is better; its retention is" in text
     assert "| all visual tasks | mean | 40 | 64.4 |  | 99.0% | 95.5 to 103.1 |" in text
+
+
+def test_a_card_has_one_word_for_the_quality_of_text() -> None:
+    text = card_text(facts(evaluation=evaluation()), "checkpoint")
+    assert not re.search(r"\bnats\b", text)
+    pictures = evaluation().model_copy(update={"tasks": evaluation().tasks[:1]})
+    assert "perplexity" not in card_text(facts(evaluation=pictures), "checkpoint")
+
+
+def test_a_perplexity_too_large_for_a_number_is_in_the_table_and_not_in_the_metadata() -> None:
+    lost = evaluation().tasks[1].model_copy(update={"score": 800.0, "low": None, "high": None, "no_interval": "few"})
+    record = evaluation().model_copy(update={"tasks": (evaluation().tasks[0], lost)})
+    text = card_text(facts(evaluation=record), "checkpoint")
+    assert "| prose: prose | perplexity | 9 | inf | none: few |" in text
+    assert [row["metrics"][0]["type"] for row in metadata(text)["model-index"][0]["results"]] == ["exact"]
 
 
 def test_names_from_data_break_neither_metadata_nor_table() -> None:

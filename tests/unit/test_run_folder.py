@@ -17,12 +17,12 @@ from fault_kit import FAULTS, Fault, FileOperations, faulty, forked, operations_
 
 from striate.config import RunConfig, load_config, parse_config
 from striate.errors import ArtifactError
-from striate.reporting.html.wording import gibibytes
 from striate.runs.folder import RunFolder, open_run
 from striate.runs.peak_memory import begin_stage_peak, peak_memory_gib, reset_peak_memory, stage_peak_gib
 from striate.storage import file_digests, held_folders
 from striate.storage.atomic import new_folder, write_text
 from striate.storage.fingerprints import fingerprint, fingerprint_of
+from striate.wording import gibibytes
 
 CONFIG = parse_config({"model": {"path": "m"}, "data": {"train": ["d"]}})
 

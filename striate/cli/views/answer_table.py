@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from striate.reporting.html.wording import amount
+from striate.wording import amount
 
 if TYPE_CHECKING:
     from striate.dialogue.answering import Answer

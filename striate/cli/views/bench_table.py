@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from rich.table import Table
 
 from striate.artifacts import Bench, Spread
-from striate.reporting.html.wording import amount
+from striate.wording import amount
 
 HEADS = ("model", "layers", "first token", "prefill", "decode", "weights", "peak")
 UNITS = ("", "", "s", "tokens/s", "tokens/s", "GiB", "GiB")

@@ -3,7 +3,7 @@
 from rich.table import Table
 
 from striate.artifacts import AnswerForm, Curve, CurvePoint, CurveScore, Kind
-from striate.reporting.html.wording import PERPLEXITY, perplexity
+from striate.wording import PERPLEXITY, perplexity
 
 _KINDS: tuple[Kind, ...] = ("visual", "text")
 

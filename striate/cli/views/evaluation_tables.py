@@ -18,10 +18,10 @@ from striate.artifacts import (
     SuiteRecord,
     TaskScore,
 )
-from striate.reporting.html.wording import PERPLEXITY, perplexity, score_span
 from striate.scores.alike import alike_share
 from striate.tasks.scoring.answer_diff import change
 from striate.tasks.scoring.compare import MACRO
+from striate.wording import PERPLEXITY, perplexity, score_span
 
 TASK_WIDTH, MODEL_WIDTH, CONDITION_WIDTH = 34, 24, 32
 Key = tuple[str, str, str, str]

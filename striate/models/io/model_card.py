@@ -24,14 +24,17 @@ from striate.printable import printable
 from striate.storage.atomic import write_bytes
 from striate.storage.local_places import without_places
 from striate.storage.read_files import Form, parse_yaml, read_text
+from striate.wording import PERPLEXITY, perplexity, perplexity_of, score_span
 
 CARD_FILE = "README.md"
 BASE_CARD = Form(ModelError, "a model card")
 PIPELINE = "image-text-to-text"
-PERPLEXITY = "perplexity"
 METHODS = {"lora": "LoRA", "qlora": "QLoRA", "full": "full weights"}
 MEASURED_BEFORE = " They were measured before the weights were {}."
 UNKNOWN = "This card was written by striate, which does not know how the model was trained."
+LESS_PERPLEXITY = (
+    " (perplexity as such, lower is better; its retention is that of the model that is held against over its own)"
+)
 # What a table with floors tells more: of itself, in its head, and in the line below.
 ABOVE_FLOOR = (
     " Its floor is its score with grey pictures in place of the right ones; above it is kept (score - floor) /"
@@ -208,15 +211,25 @@ def _results(record: EvalRecord | None) -> list[Any]:
             # Without a config of their own, tasks of one pack would be taken for one.
             dataset_config=_on_one_line(task.task),
             metric_type=task.metric,
-            metric_value=round(task.score, 4),
+            metric_value=value,
             metric_name=f"{task.metric}, n = {task.n}{_named_interval(task)}",
         )
         for task in (record.tasks if record else ())
+        # A number without an end is none that the hub takes.
+        if math.isfinite(value := _named_value(task.score, task.metric))
     ]
 
 
+def _named_value(score: float, metric: str) -> float:
+    """Return a score as the hub has it: a share, or perplexity."""
+    return round(perplexity_of(score) if metric == PERPLEXITY else score, 4)
+
+
 def _named_interval(task: TaskScore) -> str:
-    return "" if task.low is None or task.high is None else f", 95% interval {task.low:.4f} to {task.high:.4f}"
+    if task.low is None or task.high is None:
+        return ""
+    low, high = (_named_value(end, task.metric) for end in (task.low, task.high))
+    return f", 95% interval {low:.4f} to {high:.4f}"
 
 
 def _base_name(base: str) -> str:
@@ -308,10 +321,12 @@ def _figures(facts: CardFacts, stored: str) -> str:
     rows = {(row.pack, row.task, row.metric): row for row in facts.differences}
     floors = any(row.floor is not None for row in facts.differences)
     about, heads, rule = ABOVE_FLOOR if floors else ("", "", "")
+    read = any(task.metric == PERPLEXITY for task in facts.evaluation.tasks)
+    less = LESS_PERPLEXITY if read else ""
     lines = [
         "## Evaluation",
         "",
-        "Scores in % with 95% intervals (perplexity: nats a token, lower is better); retention against "
+        f"Scores in % with 95% intervals{less}; retention against "
         f"{_reference(facts)} on the same items.{about}{MEASURED_BEFORE.format(changed) if changed else ''}",
         "",
         f"| task | metric | n | score | 95% interval | retention | 95% interval |{heads}",
@@ -335,10 +350,8 @@ def _reference(facts: CardFacts) -> str:
 
 
 def _row(task: TaskScore, row: Difference | None) -> str:
-    scale, digits = (1.0, 3) if task.metric == PERPLEXITY else (100.0, 1)
-    score = f"{scale * task.score:.{digits}f}"
-    ends = [f"{scale * end:.{digits}f}" for end in (task.low, task.high) if end is not None]
-    told = " to ".join(ends) or f"none: {task.no_interval}"
+    score = perplexity(task.score) if task.metric == PERPLEXITY else f"{100 * task.score:.1f}"
+    told = score_span(task.low, task.high, task.metric) or f"none: {task.no_interval}"
     cells = [f"{task.pack}: {task.task}", task.metric, str(task.n), score, told, *_retention(row)]
     return f"| {' | '.join(map(_plain, cells))} |"
 

@@ -12,9 +12,9 @@ from striate.errors import ArtifactError
 from striate.pipeline.model_evaluation import read_results
 from striate.pipeline.sweeps.choosing import Measured, classes_of, ranked
 from striate.pipeline.sweeps.plan import Planned
-from striate.reporting.html.wording import PERPLEXITY
 from striate.tasks.scoring.compare import MACRO, compare_predictions
 from striate.tasks.scoring.seed_average import Evaluation, seed_average
+from striate.wording import PERPLEXITY
 
 _SHARED = ("start",)
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from striate.reporting.charts.heat import Heat, Spot
 from striate.reporting.data.series import Series, names_of
-from striate.reporting.html.wording import MINUS
 from striate.scores.ranking import spearman
+from striate.wording import MINUS
 
 
 def agreement_of(series: Sequence[Series]) -> Heat:

@@ -11,7 +11,7 @@ from striate.reporting.charts.drawing.svg import WIDE, line, rect, text
 from striate.reporting.data.run_artifacts import RunArtifacts
 from striate.reporting.html.markup import Html, tag
 from striate.reporting.html.model_names import model_class
-from striate.reporting.html.wording import PERPLEXITY, amount, interval, score, score_span, shorten, words
+from striate.wording import PERPLEXITY, amount, interval, score, score_span, shorten, words
 
 BAR, PITCH, SPACE = 9.0, 12.0, 13.0
 VALUE_ROOM = 52.0

@@ -7,7 +7,7 @@ from statistics import NormalDist, median
 
 from striate.reporting.charts.heat import Heat, Spot
 from striate.reporting.data.series import Series
-from striate.reporting.html.wording import plain_number
+from striate.wording import plain_number
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from striate.artifacts import Cut
 from striate.reporting.charts.drawing.axes import marks_between, tick_label
 from striate.reporting.charts.drawing.svg import line, rect, text
 from striate.reporting.html.markup import Html, number, tag
-from striate.reporting.html.wording import signed
+from striate.wording import signed
 
 LEFT, RIGHT, TOP, HEIGHT = 58.0, 20.0, 14.0, 210.0
 CURVES = {"visual": "first", "text": "second"}

@@ -8,7 +8,7 @@ from striate.reporting.charts.heat import Heat, Lane, Spot
 from striate.reporting.data.series import Series, stability
 from striate.reporting.html.markup import Html
 from striate.reporting.html.tables import Cell, figures, table
-from striate.reporting.html.wording import count, percent
+from striate.wording import count, percent
 
 
 def function_map(series: Sequence[Series]) -> Heat:

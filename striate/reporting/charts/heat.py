@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from striate.reporting.charts.drawing.colours import step_of
 from striate.reporting.charts.drawing.svg import WIDE, line, ramp, rect, text, text_width
 from striate.reporting.html.markup import Html, tag
-from striate.reporting.html.wording import shorten
+from striate.wording import shorten
 
 SMALL, TINY_SIZE = 10.5, 9.5
 GAP = 9.0

@@ -7,7 +7,7 @@ from striate.artifacts import Scores
 from striate.reporting.charts.drawing.layout import scale_of
 from striate.reporting.charts.heat import Heat, Spot
 from striate.reporting.data.series import Series, series_of, whole
-from striate.reporting.html.wording import plain_number, words
+from striate.wording import plain_number, words
 
 
 def map_of_scorer(scores: Scores, scorer: str) -> Heat:

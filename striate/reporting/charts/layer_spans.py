@@ -3,7 +3,7 @@
 from striate.artifacts import LayerScores
 from striate.reporting.charts.drawing.layout import scale_of
 from striate.reporting.charts.heat import Heat, Spot
-from striate.reporting.html.wording import amount, plain_number, words
+from striate.wording import amount, plain_number, words
 
 
 def span_triangle(entry: LayerScores) -> Heat:

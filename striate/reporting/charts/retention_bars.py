@@ -9,7 +9,7 @@ from striate.reporting.charts.drawing.axis_break import lying_break
 from striate.reporting.charts.drawing.svg import WIDE, line, rect, text
 from striate.reporting.html.markup import Html, tag
 from striate.reporting.html.model_names import model_class, place_of
-from striate.reporting.html.wording import interval, sample, shorten
+from striate.wording import interval, sample, shorten
 
 LEFT, VALUE_ROOM, SPACE = 236.0, 58.0, 14.0
 LEAST_REACH, MOST_REACH = 120.0, 250.0

@@ -10,7 +10,7 @@ from striate.reporting.charts.drawing.axis_break import lying_break, upright_bre
 from striate.reporting.charts.drawing.svg import WIDE, line, text
 from striate.reporting.html.markup import Html, tag
 from striate.reporting.html.model_names import model_class
-from striate.reporting.html.wording import interval
+from striate.wording import interval
 
 HEIGHT, TOP, RIGHT = 250.0, 14.0, 20.0
 

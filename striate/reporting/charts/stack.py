@@ -16,7 +16,7 @@ from striate.reporting.charts.drawing.layout import (
 from striate.reporting.charts.drawing.svg import line, ramp, rect, text
 from striate.reporting.data.run_artifacts import RunArtifacts
 from striate.reporting.html.markup import Html, tag
-from striate.reporting.html.wording import plain_number
+from striate.wording import plain_number
 
 INPUT = "↑ input: image and text tokens"
 

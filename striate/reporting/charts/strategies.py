@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from striate.artifacts import Region
 from striate.reporting.charts.drawing.svg import line, rect, text, text_width
 from striate.reporting.html.markup import Html
-from striate.reporting.html.wording import amount, percent, shorten
+from striate.wording import amount, percent, shorten
 
 LEFT, SIZE = 30.0, 10.5
 VOTES_ROOM = 58.0

@@ -6,7 +6,7 @@ from striate.reporting.charts.drawing.svg import WIDE, line, rect, text
 from striate.reporting.data.levels import Level, Panel
 from striate.reporting.html.markup import Html, tag
 from striate.reporting.html.model_names import model_class
-from striate.reporting.html.wording import PERPLEXITY, interval, plain_number, points, sample, shorten, span
+from striate.wording import PERPLEXITY, interval, plain_number, points, sample, shorten, span
 
 GAP, TOP, PITCH, BAR = 48.0, 26.0, 42.0, 18.0
 NAMES, VALUES = 72.0, 118.0

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from striate.artifacts import Difference, Kind
 from striate.reporting.data.run_artifacts import RunArtifacts
-from striate.reporting.html.wording import PERPLEXITY
+from striate.wording import PERPLEXITY
 
 KINDS: tuple[Kind, ...] = ("visual", "text")
 

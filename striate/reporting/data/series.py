@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from striate.artifacts import LayerScores, Peak, Scores, SplitHalf
-from striate.reporting.html.wording import amount, words
+from striate.wording import amount, words
 
 SeriesKind = Literal["all", "part", "task", "scorer"]
 FEW_DIGITS = ".4g"

@@ -14,7 +14,7 @@ from striate.reporting.html.box_overlay import boxes_of
 from striate.reporting.html.markup import Html, tag
 from striate.reporting.html.model_names import model_class
 from striate.reporting.html.thumbnails import TINY, Album, Thumbnail, longest_side
-from striate.reporting.html.wording import amount, count, shorten
+from striate.wording import amount, count, shorten
 
 DEFAULT_EXAMPLES = 1000
 LONGEST_QUESTION, LONGEST_ANSWER = 700, 400

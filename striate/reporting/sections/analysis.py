@@ -17,8 +17,8 @@ from striate.reporting.data.series import Series, parts_of, scorers_with_tasks, 
 from striate.reporting.html.chooser import chooser, slug
 from striate.reporting.html.markup import Child, Html, tag
 from striate.reporting.html.tables import Cell, figures, table
-from striate.reporting.html.wording import count, words
 from striate.scores.student_t import FEWEST
+from striate.wording import count, words
 
 MAP_NOTE = (
     "Each column has its own colours, from its lowest to its highest value, on a logarithmic scale where these are "

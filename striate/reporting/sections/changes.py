@@ -8,7 +8,7 @@ from striate.reporting.data.run_artifacts import RunArtifacts
 from striate.reporting.html.markup import Html, tag
 from striate.reporting.html.model_names import model_name
 from striate.reporting.html.tables import Cell, figures, table
-from striate.reporting.html.wording import count, plain_number, points, words
+from striate.wording import count, plain_number, points, words
 
 SMALLEST_P = 1e-4
 

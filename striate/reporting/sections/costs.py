@@ -5,7 +5,7 @@ from striate.reporting.data.run_artifacts import RunArtifacts
 from striate.reporting.html.markup import Html, tag
 from striate.reporting.html.model_names import model_name
 from striate.reporting.html.tables import Cell, figures, share_bar, table
-from striate.reporting.html.wording import count, duration, gibibytes, plain_number, size
+from striate.wording import count, duration, gibibytes, plain_number, size
 
 
 def draw_stages(artifacts: RunArtifacts) -> Html | None:

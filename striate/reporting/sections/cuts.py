@@ -8,7 +8,7 @@ from striate.reporting.charts.drawing.svg import picture
 from striate.reporting.data.run_artifacts import RunArtifacts
 from striate.reporting.html.markup import Child, Html, tag
 from striate.reporting.html.tables import Cell, figures, table
-from striate.reporting.html.wording import amount, signed
+from striate.wording import amount, signed
 
 ACCURACY = "answer-accuracy"
 

@@ -11,9 +11,9 @@ from striate.reporting.data.run_artifacts import RunArtifacts
 from striate.reporting.html.chooser import chooser
 from striate.reporting.html.markup import Child, Html, tag
 from striate.reporting.html.model_names import model_class
-from striate.reporting.html.wording import amount
 from striate.reporting.sections.changes import draw_changes, draw_details
 from striate.reporting.sections.retention import draw_retention
+from striate.wording import amount
 
 FLOOR = (
     "The floor is the score of the model that is held against, asked with grey pictures in place of its own: what is "

@@ -2,7 +2,7 @@
 
 from striate.artifacts import GateResult, GateRow
 from striate.reporting.html.markup import Html, tag
-from striate.reporting.html.wording import count, interval, sample
+from striate.wording import count, interval, sample
 
 
 def draw_gate(gate: GateResult | None) -> Html | None:

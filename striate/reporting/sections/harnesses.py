@@ -6,8 +6,8 @@ from striate.artifacts import SuiteRecord
 from striate.reporting.html.markup import Html
 from striate.reporting.html.model_names import model_name, place_of
 from striate.reporting.html.tables import Cell, figures, table
-from striate.reporting.html.wording import count, plain_number
 from striate.scores.alike import alike_share
+from striate.wording import count, plain_number
 
 ERROR = "_stderr"
 HEADS = ["task", "model", "harness", "metric", "n", "value", "standard error"]

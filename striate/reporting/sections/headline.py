@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from striate.artifacts import Difference, EvalRecord
 from striate.reporting.data.run_artifacts import RunArtifacts
 from striate.reporting.html.markup import Child, Html, tag
-from striate.reporting.html.wording import (
+from striate.reporting.sections.retention import overall
+from striate.wording import (
     amount,
     count,
     interval,
@@ -19,7 +20,6 @@ from striate.reporting.html.wording import (
     span,
     words,
 )
-from striate.reporting.sections.retention import overall
 
 ITEMS_TO_TIME = 30
 

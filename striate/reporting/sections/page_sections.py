@@ -12,7 +12,6 @@ from striate.reporting.charts.stack import draw_stack
 from striate.reporting.data.run_artifacts import RunArtifacts
 from striate.reporting.html.browser import draw_browser
 from striate.reporting.html.markup import Child, Html, join, tag
-from striate.reporting.html.wording import amount
 from striate.reporting.sections.analysis import (
     draw_agreements,
     draw_function_maps,
@@ -31,6 +30,7 @@ from striate.reporting.sections.pruning_curve import draw_curve
 from striate.reporting.sections.rates_tried import draw_rate_search
 from striate.reporting.sections.speeds import draw_speeds
 from striate.reporting.sections.trained import draw_course, draw_trained
+from striate.wording import amount
 
 HALVES = (
     "How far two random halves of the samples rank the layers alike (Spearman's correlation), with its 95% interval, "

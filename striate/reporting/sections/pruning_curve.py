@@ -11,7 +11,7 @@ from striate.reporting.charts.pareto import ParetoLine, ParetoPoint, draw_pareto
 from striate.reporting.html.chooser import chooser
 from striate.reporting.html.markup import Child, Html, tag
 from striate.reporting.html.tables import Cell, figures, table
-from striate.reporting.html.wording import amount, count, gibibytes, interval, percent, perplexity, points, sample, span
+from striate.wording import amount, count, gibibytes, interval, percent, perplexity, points, sample, span
 
 AS_CUT, HEALED = "s2", "s1"
 KINDS: tuple[Kind, ...] = ("visual", "text")

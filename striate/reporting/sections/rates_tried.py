@@ -7,7 +7,7 @@ from striate.reporting.charts.drawing.svg import picture
 from striate.reporting.charts.rate_curve import draw_rates
 from striate.reporting.html.markup import Child, tag
 from striate.reporting.html.tables import Cell, figures, table
-from striate.reporting.html.wording import count, percent, plain_number
+from striate.wording import count, percent, plain_number
 
 _METRICS = {"loss": "answer loss", "exact_match": "answers right word for word"}
 

@@ -2,7 +2,7 @@
 
 from striate.reporting.data.run_artifacts import RunArtifacts
 from striate.reporting.html.markup import Child, Html, tag
-from striate.reporting.html.wording import amount, layer_list, percent
+from striate.wording import amount, layer_list, percent
 
 # How many numbers have room side by side.
 ON_DESK, ON_PHONE = 48, 10

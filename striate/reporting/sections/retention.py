@@ -9,7 +9,7 @@ from striate.reporting.data.run_artifacts import RunArtifacts
 from striate.reporting.html.markup import Html, tag
 from striate.reporting.html.model_names import model_class, model_name, place_of
 from striate.reporting.html.tables import Cell, figures, table
-from striate.reporting.html.wording import count, interval, percent, points, score, span, words
+from striate.wording import count, interval, percent, points, score, span, words
 
 FOREST = 150.0
 MOST_OPEN = 16

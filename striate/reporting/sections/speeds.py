@@ -6,7 +6,7 @@ from striate.artifacts import Bench, SpeedRatio, SpeedRecord, Spread
 from striate.reporting.html.markup import Child, tag
 from striate.reporting.html.model_names import model_name
 from striate.reporting.html.tables import Cell, figures, table
-from striate.reporting.html.wording import amount
+from striate.wording import amount
 
 HEADS = (
     "model",

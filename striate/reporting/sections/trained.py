@@ -3,7 +3,7 @@
 from striate.artifacts import ComponentCount, SourceSeen, TrainRecord, ValidationRecord
 from striate.reporting.html.markup import Html, tag
 from striate.reporting.html.tables import Cell, facts, figures, share_bar, table
-from striate.reporting.html.wording import amount, count, duration, gibibytes, percent, plain_number
+from striate.wording import amount, count, duration, gibibytes, percent, plain_number
 
 HEADS = ["", "parameters", "trainable", "share", ""]
 

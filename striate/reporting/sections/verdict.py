@@ -6,8 +6,8 @@ from striate.reporting.charts.verdict_bars import draw_verdict_bars
 from striate.reporting.data.levels import KINDS, overall_rows, panels_of
 from striate.reporting.data.run_artifacts import RunArtifacts
 from striate.reporting.html.markup import Child, Html, tag
-from striate.reporting.html.wording import MINUS, PERPLEXITY, percent, points, score
 from striate.reporting.sections.headline import headline, quicker, subjects, unchanged, unfinished, unknown_cost
+from striate.wording import MINUS, PERPLEXITY, percent, points, score
 
 NOTE = (
     "Dashed lines lead from each bar to the model that is held against it. An outline is what was lost, a strong end "

@@ -2,7 +2,7 @@
 
 import math
 
-from striate.reporting.html.wording import MINUS
+from striate.wording import MINUS
 
 
 def nice_step(highest: float, ticks: int = 4) -> float:

@@ -9,7 +9,7 @@ from itertools import groupby
 
 from striate.artifacts import LayerScores
 from striate.reporting.charts.drawing.svg import WIDE, text_width
-from striate.reporting.html.wording import words
+from striate.wording import words
 
 GAP = 18.0
 MARGIN = 30.0

@@ -1,4 +1,4 @@
-"""Format numbers, intervals and counts, in one way everywhere on the page."""
+"""Format numbers, intervals and counts, in one way on the page, the terminal and model cards."""
 
 import math
 from collections.abc import Iterable
@@ -46,18 +46,18 @@ def score(value: float, metric: str = "") -> str:
 
 def perplexity(nats: float) -> str:
     """Return the perplexity of `nats` a token, with three significant digits."""
-    return plain_number(_exp(nats))
+    return plain_number(perplexity_of(nats))
+
+
+def perplexity_of(nats: float) -> float:
+    """Return e to the power of `nats` a token, without an end where that is too large for a number."""
+    return math.exp(nats) if nats < 700 else math.inf
 
 
 def _grown(nats: float) -> str:
     """Return by how many percent perplexity changes where nats a token do by `nats`."""
-    grown = 100 * (_exp(nats) - 1)
+    grown = 100 * (perplexity_of(nats) - 1)
     return signed(grown) if grown < 1e4 else f"+{plain_number(grown)}"
-
-
-def _exp(nats: float) -> float:
-    """Return e to the power of `nats`, without an end where that is too large for a number."""
-    return math.exp(nats) if nats < 700 else math.inf
 
 
 def score_span(low: float | None, high: float | None, metric: str = "") -> str:
