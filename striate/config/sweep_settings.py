@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import yaml
@@ -58,9 +58,10 @@ class SweepConfig(Section):
     """One sweep: what `striate sweep SWEEP.yaml` reads.
 
     `base` is a run config, `set` what all runs change in it; `grid` has a list of values for each setting, all of which
-    are combined; `runs` are more runs. `folders` is a folder of folders, each with a `settings.yaml`. Settings are
-    named as `--set` names them. `compare` picks the runs that the others are held against. `per_device` runs share a
-    device; `slurm` is what a job asks for, and `jobs` how many are in the queue.
+    are combined; `runs` are more runs. `folders` is a folder of folders, each with a `settings.yaml`. `each` has values
+    that every one of `runs` and `folders` is tried with. Settings are named as `--set` names them. `compare` picks the
+    runs that the others are held against. `per_device` runs share a device; `slurm` is what a job asks for, and `jobs`
+    how many are in the queue.
     """
 
     version: Literal[1] = 1
@@ -69,6 +70,7 @@ class SweepConfig(Section):
     grid: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
     runs: tuple[SweepRun, ...] = ()
     folders: str | None = None
+    each: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
     compare: Settings = Field(default_factory=dict)
     choose: ChooseSection | None = None
     per_device: int | None = Field(default=None, ge=1, le=64)
@@ -77,20 +79,31 @@ class SweepConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> SweepConfig:
-        if empty := [name for name, values in self.grid.items() if not values]:
-            raise ValueError(f"grid: {empty[0]} has no values: give a list of one or more")
+        for where, lists in (("grid", self.grid), ("each", self.each)):
+            if empty := [name for name, values in lists.items() if not values]:
+                raise ValueError(f"{where}: {empty[0]} has no values: give a list of one or more")
+            if self.choose and self.choose.seeds and SEED in lists:
+                raise ValueError(
+                    f"choose.seeds and {where}.seed are both set, and each says which seeds run: leave one out"
+                )
         if not (self.grid or self.runs or self.folders):
             raise ValueError("nothing varies: give grid, runs or folders")
-        if self.choose and (missing := [name for name in self.choose.over if name not in self.grid]):
-            raise ValueError(f"choose.over: {missing[0]} is not in grid ({', '.join(self.grid) or 'which is empty'})")
-        if self.choose and self.choose.seeds and SEED in self.grid:
-            raise ValueError("choose.seeds and grid.seed are both set, and each says which seeds run: leave one out")
+        if self.each and not (self.runs or self.folders):
+            raise ValueError("each is of runs and folders, and there are none: put its values under grid")
         return self
 
     def combinations(self) -> Iterator[Settings]:
         """Yield the settings of every run of the grid, the last of its settings varying fastest."""
-        for values in itertools.product(*self.grid.values()) if self.grid else ():
-            yield dict(zip(self.grid, values, strict=True))
+        return _combined(self.grid) if self.grid else iter(())
+
+    def tried(self, row: Settings) -> Iterator[Settings]:
+        """Yield what a row of `runs` or `folders` is tried with: all of `each` that it does not set itself."""
+        return _combined({name: values for name, values in self.each.items() if name not in row})
+
+
+def _combined(lists: Mapping[str, Sequence[Any]]) -> Iterator[Settings]:
+    for values in itertools.product(*lists.values()):
+        yield dict(zip(lists, values, strict=True))
 
 
 def short_names(paths: Sequence[str]) -> dict[str, str]:

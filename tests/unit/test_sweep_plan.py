@@ -56,6 +56,34 @@ def test_folders_with_settings_alone_are_runs(tmp_path: Path) -> None:
     ]
 
 
+def test_each_row_is_tried_with_the_values_of_each(tmp_path: Path) -> None:
+    (tmp_path / "rows" / "rival").mkdir(parents=True)
+    (tmp_path / "rows" / "rival" / "settings.yaml").write_text("{select.region: all, train.lora.r: 8}\n")
+    plan = planned(
+        tmp_path,
+        grid={"select.region": ["none"]},
+        runs=[{"name": "whole", "set": {"select.region": "all"}}, {"name": "known", "set": {"train.lr": 0.5}}],
+        folders="rows",
+        each={"train.lr": [0.1, 0.2]},
+        choose={"seeds": [0, 1]},
+    )
+    whole, rival = {"select.region": "all"}, {"select.region": "all", "train.lora.r": 8}
+    assert {run.name: run.settings for run in plan.runs} == {
+        "region=none": {"select.region": "none"},
+        "whole,lr=0.1": {**whole, "train.lr": 0.1},
+        "whole,lr=0.2": {**whole, "train.lr": 0.2},
+        "known": {"train.lr": 0.5},
+        "rival,lr=0.1": {**rival, "train.lr": 0.1},
+        "rival,lr=0.2": {**rival, "train.lr": 0.2},
+    }
+    assert [len(same) for same in classes_of(plan.runs, ["train.lr"])] == [1, 2, 1, 2]
+    assert (plan.runs[4].config.train.lora.r, plan.runs[4].config.train.lr) == (8, 0.1)
+    # Seeds of the best keep the row's name, and those of the grid are called by all their settings.
+    again = [plan.with_settings(plan.runs[index], {"seed": 1}) for index in (0, 4)]
+    assert [run.name for run in again] == ["region=none,seed=1", "rival,lr=0.1,seed=1"]
+    assert plan.with_settings(again[1], {"seed": 2}).settings == {**rival, "train.lr": 0.1, "seed": 2}
+
+
 @pytest.mark.parametrize("value", [1e-3, 3, True, None, "uniform:25%", [1, "a: b"], {"a": 1}, "x" * 200, "no", "ä"])
 def test_an_override_is_read_back_as_it_was(value: Any) -> None:
     name, _, written = override("a.b", value).partition("=")
@@ -73,7 +101,12 @@ def test_an_override_is_read_back_as_it_was(value: Any) -> None:
         ({"runs": [{"set": {}, "name": "../x"}]}, "runs.0.name: String should match pattern"),
         ({"runs": [{"set": {"seed": 1}}, {"set": {"seed": 1}}]}, "two runs called seed=1"),
         ({"folders": "none"}, "none has no folder with settings.yaml"),
-        ({"grid": {"seed": [1]}, "choose": {}}, "choose.over: train.lr is not in grid (seed)"),
+        ({"grid": {"seed": [1]}, "choose": {}}, "choose.over: train.lr varies in no run\n  allowed: what varies: seed"),
+        ({"grid": {"seed": [1]}, "each": {"train.lr": [1]}}, "each is of runs and folders, and there are none"),
+        ({"runs": [{"set": {"seed": 1}}], "each": {"train.lr": []}}, "each: train.lr has no values"),
+        ({"runs": [{"set": {"seed": 1}}], "each": {"train.lr": 0.1}}, "each.train.lr: give a list, such as [0.1]"),
+        ({"runs": [{"set": {}}], "each": {"seed": [1]}, "choose": {"seeds": [2]}}, "choose.seeds and each.seed are both"),
+        ({"runs": [{"name": "thin", "set": {}}], "each": {"train.lr": [0.1, -1]}}, "run thin,lr=-1: "),
         ({"grid": {"train.lr": [1], "seed": [1]}, "choose": {"seeds": [2]}}, "choose.seeds and grid.seed are both set"),
         ({"grid": {"train.lr": [1]}, "choose": {"rungs": ["50%", "20%"]}}, "rungs [0.5, 0.2]: shares of the training"),
         ({"grid": {"train.lr": [1]}, "set": {"data.validate": None}, "choose": {}}, "lr=1 holds nothing out"),
@@ -136,11 +169,19 @@ def test_the_better_half_of_a_class_goes_on(metric: str, best: list[float], tmp_
 
 def test_a_best_rate_at_an_end_of_those_tried_is_told(tmp_path: Path) -> None:
     plan = planned(tmp_path, grid={"train.lr": ["1e-4", 1.0e-3, 1.0e-2], "select.region": ["all"]})
-    told = [at_an_end([run], ["train.lr", "select.region"], plan.sweep.grid) for run in plan.runs]
+    told = [at_an_end([run], ["train.lr", "select.region"], plan.runs) for run in plan.runs]
     assert told == [
         ["region=all,lr=1e-4: train.lr 1e-4 is the lowest that was tried"],
         [],
         ["region=all,lr=0.01: train.lr 0.01 is the highest that was tried"],
     ]
-    assert at_an_end(plan.runs, ["train.lr"], {"train.lr": ["auto", 1.0]}) == []
-    assert at_an_end(plan.runs, ["train.lr"], {"train.lr": [1.0e-3]}) == []
+    assert at_an_end(plan.runs[:1], ["train.lr"], plan.runs[:1]) == []
+    unlike = planned(tmp_path, grid={"train.lr": ["auto", 1.0]}).runs
+    assert at_an_end(unlike, ["train.lr"], unlike) == []
+
+
+def test_the_ends_are_those_of_its_own_row(tmp_path: Path) -> None:
+    runs = [{"name": "wide", "set": {"seed": 3}}, {"name": "one", "set": {"seed": 4, "train.lr": 9.0}}]
+    plan = planned(tmp_path, runs=runs, each={"train.lr": [1.0, 2.0, 3.0]})
+    told = [at_an_end([run], ["train.lr"], plan.runs) for run in plan.runs]
+    assert [bool(lines) for lines in told] == [True, False, True, False]

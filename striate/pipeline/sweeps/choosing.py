@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from striate.config.sweep_settings import ChooseSection
@@ -41,21 +41,21 @@ def survivors(runs: Sequence[Planned], choose: ChooseSection, measured: Measured
     return kept
 
 
-def at_an_end(best: Sequence[Planned], over: Sequence[str], grid: Mapping[str, Sequence[Any]]) -> list[str]:
-    """Return in words where the best of numbers is the lowest or the highest that was tried."""
+def at_an_end(best: Sequence[Planned], over: Sequence[str], runs: Sequence[Planned]) -> list[str]:
+    """Return in words where the best of numbers is the lowest or the highest of those `runs` that differ in `over`."""
     return [
         f"{run.name}: {name} {run.settings[name]} is the {'lowest' if end == min(values) else 'highest'} that was tried"
         for name in over
-        if len(values := _numbers(grid.get(name, ()))) > 1
         for run in best
+        if len(values := _numbers([one.settings.get(name) for one in runs if one.alike(run, over)])) > 1
         if (end := _number(run.settings.get(name))) in (min(values), max(values))
     ]
 
 
 def _numbers(values: Sequence[Any]) -> list[float]:
-    """Return the values as numbers; nothing where one is none, such as `auto`."""
-    found = [number for value in values if (number := _number(value)) is not None]
-    return found if len(found) == len(values) else []
+    """Return the values as numbers, each once; nothing where one is none, such as `auto`."""
+    found = [_number(value) for value in dict.fromkeys(map(str, values))]
+    return [] if None in found else [number for number in found if number is not None]
 
 
 def _number(value: Any) -> float | None:

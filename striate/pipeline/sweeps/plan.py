@@ -33,12 +33,14 @@ class Planned:
         settings: what it changes of the base, by the names of `--set`.
         config: the whole of it.
         rung: the share of the training that it has.
+        row: what its row of `runs` or `folders` is called, where it has a name.
     """
 
     name: str
     settings: Settings
     config: RunConfig
     rung: float = 1.0
+    row: str = ""
 
     @property
     def group(self) -> Settings:
@@ -70,15 +72,19 @@ class Plan:
         asked = list(self._asked())
         if len(asked) > MOST_RUNS:
             raise ConfigError(f"{file} asks for {len(asked)} runs", f"at most {MOST_RUNS}", "leave values out")
-        self.varied = tuple(dict.fromkeys(name for _, settings in asked for name in settings))
+        self.varied = tuple(dict.fromkeys(name for _, *both in asked for settings in both for name in settings))
         self._short = short_names(self.varied)
-        self.runs = tuple(self._planned(name, settings) for name, settings in asked)
+        self.runs = tuple(self._planned(*one) for one in asked)
+        self._check_chosen()
         self._check_measured()
         self._check_compared()
         check_different(file, self.runs)
 
     def with_settings(self, run: Planned, changes: Settings) -> Planned:
         """Return the run with other settings."""
+        added = set(changes) - set(run.settings)
+        if run.row and added == set(changes):
+            return self._planned(run.name, run.settings, changes)
         return self._planned("", {**run.settings, **changes})
 
     def on_rung(self, run: Planned, share: float) -> Planned:
@@ -95,6 +101,16 @@ class Plan:
             }
         )
         return replace(run, name=f"{run.name}@{100 * share:g}", config=config, rung=share)
+
+    def _check_chosen(self) -> None:
+        """Raise where what is chosen varies in no run."""
+        choose = self.sweep.choose
+        if choose and (missing := [name for name in choose.over if name not in self.varied]):
+            raise ConfigError(
+                f"{self.file}: choose.over: {missing[0]} varies in no run",
+                f"what varies: {', '.join(self.varied) or 'nothing does'}",
+                f"give {missing[0]} several values under grid: or each:",
+            )
 
     def _check_measured(self) -> None:
         """Raise where runs are chosen by held-out samples, and one holds none out."""
@@ -117,20 +133,29 @@ class Plan:
                 "name settings of a run as the sweep writes them, or leave compare: out",
             )
 
-    def _asked(self) -> Iterator[tuple[str, Settings]]:
-        yield from (("", settings) for settings in self.sweep.combinations())
+    def _asked(self) -> Iterator[tuple[str, Settings, Settings]]:
+        """Yield for each run the name of its row, if it has one, its row's settings, and what that is tried with."""
+        for settings in self.sweep.combinations():
+            yield "", settings, {}
+        for name, row in self._rows():
+            for tried in self.sweep.tried(row):
+                yield name, row, tried
+
+    def _rows(self) -> Iterator[tuple[str, Settings]]:
         yield from ((run.name, run.set) for run in self.sweep.runs)
         if self.sweep.folders:
             yield from _of_folders(self.file.parent / user_path(self.sweep.folders))
 
-    def _planned(self, name: str, settings: Settings) -> Planned:
+    def _planned(self, row: str, own: Settings, tried: Settings | None = None) -> Planned:
+        settings = {**own, **(tried or {})}
         # What the run itself says comes last, and counts.
         overrides = [override(*pair) for pair in {**self.sweep.set, **settings}.items()]
-        name = name or _name({self._short.get(path, path): value for path, value in settings.items()})
+        unnamed = (tried or {}) if row else settings
+        name = _name(row, {self._short.get(path, path): value for path, value in unnamed.items()})
         try:
             config = anchored(load_config(self.base, overrides))
             parse_spec(config.select.region)
-            return Planned(name, settings, config)
+            return Planned(name, settings, config, row=row)
         except StriateError as error:
             raise ConfigError(f"{self.file}, run {name}: {error.given}", error.allowed, error.next_step) from error
 
@@ -174,8 +199,8 @@ def _of_folders(folder: Path) -> Iterator[tuple[str, Settings]]:
         yield _safe(file.parent.name), settings
 
 
-def _name(settings: Settings) -> str:
-    return _safe(",".join(override(*pair) for pair in settings.items())) or "base"
+def _name(row: str, settings: Settings) -> str:
+    return _safe(",".join(filter(None, [row, *(override(*pair) for pair in settings.items())]))) or "base"
 
 
 def _safe(text: str) -> str:

@@ -75,7 +75,7 @@ class Sweep:
         finally:
             places.close()
         if choose:
-            for line in at_an_end(self._table.best(self._done(left)), choose.over, self.plan.sweep.grid):
+            for line in at_an_end(self._table.best(self._done(left)), choose.over, self.plan.runs):
                 self.progress.say(f"sweep: {line}: others may be better")
         if left_out := runs_beside(self.out / RUNS, self._planned):
             names = ", ".join(left_out[:4]) + (", ..." if len(left_out) > 4 else "")
