@@ -105,7 +105,7 @@ def test_an_override_is_read_back_as_it_was(value: Any) -> None:
         ({"grid": {"seed": [1]}, "each": {"train.lr": [1]}}, "each is of runs and folders, and there are none"),
         ({"runs": [{"set": {"seed": 1}}], "each": {"train.lr": []}}, "each: train.lr has no values"),
         ({"runs": [{"set": {"seed": 1}}], "each": {"train.lr": 0.1}}, "each.train.lr: give a list, such as [0.1]"),
-        ({"runs": [{"set": {}}], "each": {"seed": [1]}, "choose": {"seeds": [2]}}, "choose.seeds and each.seed are both"),
+        ({"runs": [{"set": {}}], "each": {"seed": [1]}, "choose": {"seeds": [2]}}, "choose.seeds and each.seed"),
         ({"runs": [{"name": "thin", "set": {}}], "each": {"train.lr": [0.1, -1]}}, "run thin,lr=-1: "),
         ({"grid": {"train.lr": [1], "seed": [1]}, "choose": {"seeds": [2]}}, "choose.seeds and grid.seed are both set"),
         ({"grid": {"train.lr": [1]}, "choose": {"rungs": ["50%", "20%"]}}, "rungs [0.5, 0.2]: shares of the training"),
