@@ -452,3 +452,36 @@ def test_models_that_were_compared_are_shown_though_the_config_names_them_no_lon
     assert asked(html)["models"] == [*LABELS, OTHER]
     verdict = html.partition('id="figure-verdict"')[2].partition("</figure>")[0]
     assert verdict.count(f"{OTHER}: visual score") > 0
+
+
+def test_floors_stand_on_the_first_chart_where_they_were_measured(
+    make_run: MakeRun, tmp_path: Path, unpack: Callable[[str], str], html: str
+) -> None:
+    folder = make_run(tmp_path / "run")
+    place = folder / "eval" / "retention.json"
+    retention = read_document(place, Retention)
+    floors = {"start": 0.25, "tuned": 0.4}
+
+    def asked_blind(rows: tuple[Difference, ...]) -> tuple[Difference, ...]:
+        seen = {"no_above_floor": "", "above_floor": 90.0, "above_floor_low": 80.0, "above_floor_high": 99.0}
+        return tuple(
+            row.model_copy(update={**seen, "floor": floors[row.baseline]}) if row.kind == "visual" else row
+            for row in rows
+        )
+
+    changed = {"rows": asked_blind(retention.rows), "held": asked_blind(retention.held)}
+    write_document(place, retention.model_copy(update=changed))
+    chart = unpack(report(folder).read_text(encoding="utf-8")).partition('id="figure-verdict"')[2]
+    chart = chart.partition("</figure>")[0].replace("\u00a0", " ")
+    told = "start without its pictures (floor): 25.0%", "tuned without its pictures (floor): 40.0%"
+    wide = chart.partition('class="wide"')[2].partition("</svg>")[0]
+    assert [wide.count(f"<title>{one}</title>") for one in told] == [1, 1]
+    assert wide.count('class="mark"') == 2
+    assert chart.count("; ".join(told)) == chart.count("aria-label") == 2
+    assert '<i class="key floor"></i>A mark across a bar is its floor' in chart
+    # The mark stands where a bar of the floor's length would end.
+    (start,) = re.findall(r'x="([\d.]+)" y="[\d.]+" width="([\d.]+)"[^>]*class="bar start"', wide)[:1]
+    (mark,) = re.findall(r'x1="([\d.]+)"[^>]*class="mark"', wide)[:1]
+    assert float(mark) == pytest.approx(float(start[0]) + float(start[1]) * 25 / 31.2, abs=0.6)
+    plain = html.partition('id="figure-verdict"')[2].partition("</figure>")[0]
+    assert "floor" not in plain

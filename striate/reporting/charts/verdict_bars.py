@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from striate.reporting.charts.drawing.svg import WIDE, line, rect, text
+from striate.reporting.charts.drawing.svg import WIDE, line, rect, text, title
 from striate.reporting.data.levels import Level, Panel
 from striate.reporting.html.markup import Html, tag
 from striate.reporting.html.model_names import model_class
@@ -27,7 +27,7 @@ def draw_verdict_bars(panels: Sequence[Panel], width: float) -> tuple[float, lis
 
 def _panel(panel: Panel, left: float, top: float, width: float) -> list[Html]:
     name = "perplexity of text, lower is better" if panel.perplexity else f"{panel.kind} score"
-    ends = [end for one in panel.levels for end in (one.value, one.start, one.high) if end is not None]
+    ends = [end for one in panel.levels for end in (one.value, one.start, one.high, one.floor) if end is not None]
     scale = (width - NAMES - VALUES) / (max(ends) or 1.0)
     rows = {level.label: top + TOP + PITCH * place for place, level in enumerate(panel.levels)}
 
@@ -53,6 +53,8 @@ def _row(level: Level, panel: Panel, left: float, values: float, x: Place, rows:
         shapes.append(text(values + 54, y + 13.5, change, _tip(level, panel), class_=f"level change {kind}"))
     if level.low is not None and level.high is not None:
         shapes.append(_whisker(level, x, y))
+    if level.floor is not None:
+        shapes.append(_floor(level, x(level.floor), y))
     return [*shapes, *_interval(level, x, y)]
 
 
@@ -72,6 +74,17 @@ def _whisker(level: Level, x: Place, y: float) -> Html:
     low, high, middle = x(level.low or 0.0), x(level.high or 0.0), y + BAR / 2
     ends = [line(end, middle - 4, end, middle + 4) for end in (low, high)]
     return tag("g", line(low, middle, high, middle), ends, class_="whisker on-demand")
+
+
+def _floor(level: Level, x: float, y: float) -> Html:
+    """Return a thin mark across the bar, with a margin that sets it off from any colour."""
+    lines = [line(x, y - 3, x, y + BAR + 3, class_=kind) for kind in ("margin", "mark")]
+    return tag("g", title(floor_told(level)), lines, class_="floor")
+
+
+def floor_told(level: Level) -> str:
+    """Return what a model scores without its pictures, in words."""
+    return f"{level.label} without its pictures (floor): {level.floor:.1f}%"
 
 
 def _interval(level: Level, x: Place, y: float) -> list[Html]:

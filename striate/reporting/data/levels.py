@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from striate.artifacts import Difference, Kind
 from striate.reporting.data.run_artifacts import RunArtifacts
@@ -20,6 +20,7 @@ class Level:
     Attributes:
         row: the comparison with the model that this one is held against; None of a model that is held against none.
         start, low, high: the other model's score, and where this model's may lie by the interval of the difference.
+        floor: this model's score without its pictures, where it was asked so.
     """
 
     label: str
@@ -28,6 +29,7 @@ class Level:
     start: float | None = None
     low: float | None = None
     high: float | None = None
+    floor: float | None = None
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,12 @@ def _panel(kind: Kind, rows: Sequence[Difference]) -> Panel:
     named = {level.label for level in levels}
     bases = {row.baseline: row.baseline_score for row in rows if row.baseline not in named}
     first = [Level(label, _value(score, rows[0].metric)) for label, score in bases.items()]
-    return Panel(kind, rows[0].metric == PERPLEXITY, (*first, *levels))
+    floors = {row.baseline: 100 * row.floor for row in rows if row.floor is not None}
+    return Panel(
+        kind,
+        rows[0].metric == PERPLEXITY,
+        tuple(replace(level, floor=floors.get(level.label)) for level in (*first, *levels)),
+    )
 
 
 def _level(row: Difference) -> Level:

@@ -2,7 +2,7 @@
 
 from striate.artifacts import Difference
 from striate.reporting.charts.drawing.svg import picture
-from striate.reporting.charts.verdict_bars import draw_verdict_bars
+from striate.reporting.charts.verdict_bars import draw_verdict_bars, floor_told
 from striate.reporting.data.levels import KINDS, overall_rows, panels_of
 from striate.reporting.data.run_artifacts import RunArtifacts
 from striate.reporting.html.markup import Child, Html, tag
@@ -12,6 +12,9 @@ from striate.wording import MINUS, PERPLEXITY, percent, points, score
 NOTE = (
     "Dashed lines lead from each bar to the model that is held against it. An outline is what was lost, a strong end "
     "what was gained. "
+)
+FLOOR = tag(
+    "span", tag("i", class_="key floor"), "A mark across a bar is its floor: that model's score with grey pictures. "
 )
 
 
@@ -24,7 +27,10 @@ def draw_verdict(artifacts: RunArtifacts) -> Html:
         return tag("div", tag("p", unfinished(artifacts)), headline(artifacts), class_="verdict")
     label = "Score of every model on visual tasks and on text, and what it gained or lost"
     switch = tag("label", tag("input", type="checkbox", class_="ask", autocomplete="off"), " show 95% intervals")
-    chart = picture("verdict", label, lambda width: draw_verdict_bars(panels, width), [NOTE, switch])
+    floors = [floor_told(level) for panel in panels for level in panel.levels if level.floor is not None]
+    label = "; ".join([label, *floors])
+    note = [NOTE, FLOOR if floors else None, switch]
+    chart = picture("verdict", label, lambda width: draw_verdict_bars(panels, width), note)
     figures = tag("details", tag("summary", "Every figure, with its interval"), headline(artifacts))
     return tag("div", tag("div", _sentences(artifacts), class_="words"), chart, figures, class_="verdict")
 
