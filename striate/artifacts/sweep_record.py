@@ -40,6 +40,11 @@ class SweptScore(Document):
         low: of its 95% interval over items.
         high: the same.
         n: items.
+        floor: of the group that others are held against, its score without pictures, in %, where it was asked so.
+        above_floor: what is kept above it, in %.
+        above_floor_low: of its 95% interval over items.
+        above_floor_high: the same.
+        no_above_floor: why nothing can be told of it, where the floor was measured.
     """
 
     scores: tuple[float, ...]
@@ -49,6 +54,11 @@ class SweptScore(Document):
     low: float | None = None
     high: float | None = None
     n: int = 0
+    floor: float | None = None
+    above_floor: float | None = None
+    above_floor_low: float | None = None
+    above_floor_high: float | None = None
+    no_above_floor: str = ""
 
 
 class SweptGroup(Document):

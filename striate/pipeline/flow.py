@@ -119,7 +119,7 @@ class Flow:
 
     def everything(self) -> Path:
         """Run all stages in order; return the path of the report."""
-        done = all_done(self.keys, scores=self.scores_wanted)
+        done = all_done(self.keys, scores=self.scores_wanted, blind=self.asked_blind)
         if not done:
             self._look_ahead()
         if self.scores_wanted:
@@ -141,6 +141,11 @@ class Flow:
     def scores_wanted(self) -> bool:
         """Whether the whole flow scores layers; for the page alone, where no region or pruning follows from scores."""
         return True
+
+    @property
+    def asked_blind(self) -> list[str]:
+        """Which models are asked without their pictures too, in the order of evaluation."""
+        return floors_of(self.config)
 
     def analyze(self) -> Scores:
         """Score every decoder layer on the calibration set; write scores.json."""
@@ -398,7 +403,7 @@ class Flow:
 
     def _floors(self) -> list[str]:
         """Return which models are asked without their pictures; none where no item has one, which is said."""
-        labels = floors_of(self.config)
+        labels = self.asked_blind
         if labels and not any(item.images for pack in self.read_packs() for item in pack.items):
             warn(self.progress, "no effect: evaluate.floor (no test item has a picture)")
             return []

@@ -125,6 +125,11 @@ def read_results(run: Path, labels: Sequence[str]) -> Results:
     }
 
 
+def has_floor(run: Path, label: str) -> bool:
+    """Return whether a model of the run folder `run` was asked without pictures."""
+    return all((run / file).exists() for file in _evaluation_files(label, blind=True))
+
+
 def read_floors(run: Path, labels: Sequence[str]) -> Floors:
     """Return what models answered without pictures, by label.
 

@@ -9,6 +9,8 @@ from striate.config.sweep_settings import short_names
 from striate.wording import perplexity
 
 COMPARED = "= 100%"
+ABOVE_FLOOR = "above the floor"
+CANT_TELL = "can't tell"
 
 
 def columns(record: SweepRecord) -> dict[str, str]:
@@ -39,8 +41,25 @@ def kept_told(score: SweptScore | None) -> str:
     """Return what a score keeps, with its interval."""
     if score is None or score.kept is None:
         return ""
-    ends = "" if score.low is None or score.high is None else f" ({score.low:.1f} to {score.high:.1f})"
-    return f"{score.kept:.1f}%{ends}"
+    return _kept(score.kept, score.low, score.high)
+
+
+def _kept(share: float, low: float | None, high: float | None) -> str:
+    return f"{share:.1f}%" + ("" if low is None or high is None else f" ({low:.1f} to {high:.1f})")
+
+
+def has_floor(record: SweepRecord) -> bool:
+    """Return whether the table has a column of what is kept above the floor."""
+    return any(group.visual and group.visual.floor is not None for group in record.groups)
+
+
+def above_floor_told(score: SweptScore | None) -> str:
+    """Return what a score keeps above the floor, with its interval, or that it can't be told."""
+    if score is None or score.floor is None:
+        return ""
+    if score.above_floor is None:
+        return CANT_TELL
+    return _kept(score.above_floor, score.above_floor_low, score.above_floor_high)
 
 
 def text_told(group: SweptGroup) -> str:
@@ -54,11 +73,18 @@ def legend(record: SweepRecord, best: str) -> list[str]:
     scores = [score for group in record.groups for score in (group.visual, group.text) if score]
     compared = next((group for group in record.groups if group.compared), None)
     against = [score for score in (compared.visual, compared.text) if score] if compared else []
+    floors = [score for score in scores if score.floor is not None]
+    blind = f"{floors[0].floor:.1f}" if floors else ""
+    why = next((score.no_above_floor for score in floors if score.above_floor is None), "")
     told = {
         f"{best}: the best by {record.chosen_by} on held-out samples": any(group.best for group in record.groups),
         f"{COMPARED}: what the others are held against": compared is not None,
         "±: standard deviation over seeds": any(score.spread is not None for score in scores),
         "in brackets: 95% interval over items": any(score.low is not None for score in scores),
         "of a score of 0 nothing can be kept": any(score.mean == 0 for score in against),
+        f"{ABOVE_FLOOR}: what is kept of the visual score over {blind}, that of {COMPARED} with grey pictures": bool(
+            floors
+        ),
+        f"{CANT_TELL}: {why}": bool(why),
     }
     return [line for line, stands in told.items() if stands]

@@ -15,7 +15,7 @@ import yaml
 from places_here import Here
 from typer.testing import CliRunner
 
-from striate.artifacts import SweepRecord, read_document
+from striate.artifacts import EvalRecord, SweepRecord, read_document
 from striate.cli import app
 from striate.errors import StriateError
 from striate.pipeline.sweeps import sweep as module
@@ -81,6 +81,28 @@ def test_a_grid_becomes_one_table_and_a_failure_stops_no_other(swept: Callable[.
     assert over.exit_code == 0, over.output
     (only,) = read_document(out / "sweep.json", SweepRecord).groups
     assert (only.visual is not None and only.visual.n, only.seeds) == (4, (0,))
+
+
+def test_what_is_held_against_is_asked_without_pictures(swept: Callable[..., tuple[Any, Path]]) -> None:
+    grid = {"select.region": ["all", "uniform:50%"], "seed": [0, 1]}
+    settings = {**SHORT, "train.max_steps": 1, "evaluate.models": ["tuned"], "evaluate.baseline": "tuned"}
+    asked: dict[str, Any] = {"set": {**settings, "evaluate.floor": True}, "grid": grid}
+    first, out = swept(**asked)
+    assert first.exit_code == 0, first.output
+    assert not list(out.glob("runs/*/eval/floor/*"))
+    again, _ = swept(**asked, compare={"select.region": "all"})
+    assert again.exit_code == 0, again.output
+    asked_blind = sorted(path.parts[-4] for path in out.glob("runs/*/eval/floor/tuned.json"))
+    assert asked_blind == ["region=all,seed=0", "region=all,seed=1"]
+    record = read_document(out / "sweep.json", SweepRecord)
+    floors = [
+        read_document(path, EvalRecord).visual for path in sorted(out.glob("runs/region=all*/eval/floor/tuned.json"))
+    ]
+    for group in record.groups:
+        assert group.visual is not None
+        assert group.visual.floor == pytest.approx(100 * sum(filter(None, floors)) / 2)
+        assert group.visual.above_floor is not None or group.visual.no_above_floor
+    assert "above the floor" in again.output.replace("\n", " ")
 
 
 def test_a_sweep_that_began_with_former_defaults_goes_on_with_them(swept: Callable[..., tuple[Any, Path]]) -> None:

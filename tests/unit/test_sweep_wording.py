@@ -10,7 +10,7 @@ from rich.console import Console
 from striate.artifacts import SweepRecord, SweptGroup, SweptScore
 from striate.cli.views.sweep_table import sweep_table
 from striate.reporting.sweep_page import draw_sweep
-from striate.reporting.sweep_wording import columns, legend, settings_told, text_told
+from striate.reporting.sweep_wording import above_floor_told, columns, has_floor, legend, settings_told, text_told
 
 
 def group(visual: SweptScore | None = None, model: str = "tuned", **settings: Any) -> SweptGroup:
@@ -42,6 +42,29 @@ def test_the_legend_tells_the_marks_that_stand_there() -> None:
         "in brackets: 95% interval over items",
         "of a score of 0 nothing can be kept",
     ]
+
+
+def test_what_is_kept_above_the_floor_has_a_column_where_it_was_measured() -> None:
+    floor = {"floor": 30.0, "above_floor": 90.0, "above_floor_low": 80.04, "above_floor_high": 99.0}
+    plain = SweptScore(scores=(50.0,), mean=50.0, kept=95.0, low=90.0, high=101.0, n=40)
+    seen, blind = plain.model_copy(update=floor), plain.model_copy(update={"floor": 30.0, "no_above_floor": "too low"})
+    full = record(group(seen), group(blind), group(plain))
+    assert [above_floor_told(one.visual) for one in full.groups] == ["90.0% (80.0 to 99.0)", "can't tell", ""]
+    lines = [
+        "in brackets: 95% interval over items",
+        "above the floor: what is kept of the visual score over 30.0, that of = 100% with grey pictures",
+        "can't tell: too low",
+    ]
+    assert legend(full, "*") == lines
+    heads = [column.header for column in sweep_table(full).columns]
+    assert heads == ["model", "seeds", "visual", "kept", "above the floor", "text", "kept", "seconds"]
+    assert [*sweep_table(full).columns[4].cells] == ["90.0% (80.0 to 99.0)", "can't tell", ""]
+    page = draw_sweep(full, "s")
+    assert '<td class="number" data-label="above the floor">90.0% (80.0 to 99.0)</td>' in page
+    bare = record(group(plain))
+    assert [has_floor(full), has_floor(bare)] == [True, False]
+    assert "above the floor" not in draw_sweep(bare, "s")
+    assert "above the floor" not in [column.header for column in sweep_table(bare).columns]
 
 
 def test_plain_text_is_told_by_its_perplexity() -> None:

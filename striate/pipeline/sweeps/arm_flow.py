@@ -12,6 +12,7 @@ from striate.artifacts import Scores, read_document
 from striate.config import load_config
 from striate.errors import StriateError
 from striate.pipeline.flow import Flow
+from striate.pipeline.preflight import labels_of
 from striate.progress import Silent
 from striate.runs.folder import RUN_FILE
 from striate.runs.run_record import RunRecord
@@ -40,12 +41,26 @@ class LogLines(Silent):
 
 
 class ArmFlow(Flow):
-    """The flow of one run; scores and answers that another run of the sweep has of the same inputs are taken over."""
+    """The flow of one run; scores and answers that another run of the sweep has of the same inputs are taken over.
+
+    Attributes:
+        compared: whether the sweep's other runs are held against it.
+    """
+
+    compared = False
 
     @property
     def scores_wanted(self) -> bool:
         """Whether the region or the pruning follows from scores: a sweep has no use for others."""
         return self.keys.region_spec.needs_scores or self.config.prune.needs_scores
+
+    @property
+    def asked_blind(self) -> list[str]:
+        """Which models are asked without their pictures too: also the one that other runs are held against."""
+        blind, labels = super().asked_blind, labels_of(self.config)
+        own = next((label for label in _OWN if label in labels), "")
+        wanted = {*blind, own} if self.compared and self.config.evaluate.floor else {*blind}
+        return [label for label in labels if label in wanted]
 
     def analyze(self) -> Scores:
         """Score every decoder layer, or take over the scores of a run that has the same inputs."""
@@ -85,7 +100,12 @@ class ArmFlow(Flow):
                     return
 
 
-def run_arm(config: Path, out: Path, log: Path, overwrite: bool = False) -> None:
-    """Do one run of a sweep, or what is left of it; what happens goes to the file `log`."""
+def run_arm(config: Path, out: Path, log: Path, overwrite: bool = False, compared: bool = False) -> None:
+    """Do one run of a sweep, or what is left of it; what happens goes to the file `log`.
+
+    `compared` says whether the others are held against it.
+    """
     command, progress = f"striate run {config}", LogLines(log)
-    ArmFlow(load_config(config), out, progress=progress, command=command, overwrite=overwrite).everything()
+    flow = ArmFlow(load_config(config), out, progress=progress, command=command, overwrite=overwrite)
+    flow.compared = compared
+    flow.everything()

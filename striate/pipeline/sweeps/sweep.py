@@ -112,11 +112,14 @@ class Sweep:
 
     def _do(self, places: Placement, runs: Sequence[Planned]) -> None:
         """Do `runs`, as many at a time as there are places."""
+        wanted = self.plan.sweep.compare
         left, running = list(runs), dict[Future[Any], tuple[Planned, float]]()
         while left or running:
             while left and places.free:
                 run = left.pop(0)
-                running[places.submit(run_arm, *self._files(run), self.overwrite)] = run, time.perf_counter()
+                compared = bool(wanted) and run.has(wanted)
+                work = places.submit(run_arm, *self._files(run), self.overwrite, compared)
+                running[work] = run, time.perf_counter()
                 self._note(run, "running")
             for future in first_ended(list(running), _LOOK_SECONDS):
                 run, began = running.pop(future)

@@ -6,10 +6,10 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from striate.artifacts import EvalRecord, Kind, SweptGroup, SweptScore, TrainRecord, read_if_there
+from striate.artifacts import EvalRecord, Kind, Prediction, SweptGroup, SweptScore, TrainRecord, read_if_there
 from striate.config.sweep_settings import SEED, SweepConfig
 from striate.errors import ArtifactError
-from striate.pipeline.model_evaluation import read_results
+from striate.pipeline.model_evaluation import has_floor, read_floors, read_results
 from striate.pipeline.sweeps.choosing import Measured, classes_of, ranked
 from striate.pipeline.sweeps.plan import Planned
 from striate.tasks.scoring.compare import MACRO, compare_predictions
@@ -81,6 +81,7 @@ class Table:
     ) -> SweptGroup:
         evaluations = [found for run in runs if (found := self._answered(run.name, label))]
         bases = [found for run in whole[0] if (found := self._answered(run.name, whole[1]))] if whole else []
+        floor = self._floor(*whole) if whole else []
         trained = [record for run in runs if (record := self._trained(run.name))]
         held_out = [record.validation.last for record in trained if record.validation]
         return SweptGroup(
@@ -88,7 +89,7 @@ class Table:
             model=label,
             runs=tuple(run.name for run in runs),
             seeds=tuple(int(run.settings.get(SEED, run.config.seed)) for run in runs),
-            visual=_score("visual", evaluations, bases),
+            visual=_score("visual", evaluations, bases, floor),
             text=_score("text", evaluations, bases),
             nats=_nats([record for record, _ in evaluations]),
             measured={name: statistics.fmean(one[name] for one in held_out) for name in held_out[0]}
@@ -108,12 +109,27 @@ class Table:
             self._answers[name, label] = read_results(self._runs / name, [label])[label]
         return self._answers.get((name, label))
 
+    def _floor(self, runs: Sequence[Planned], label: str) -> list[Prediction]:
+        """Return what a model answered without pictures, averaged over runs; nothing where one was not asked so."""
+        places = [self._runs / run.name for run in runs]
+        asked = all(run.config.evaluate.floor for run in runs) and all(has_floor(place, label) for place in places)
+        answered = [found for run in runs if (found := self._answered(run.name, label))]
+        if not asked or len(answered) < len(runs):
+            return []
+        blind = [read_floors(place, [label])[label] for place in places]
+        return seed_average([(record, floor) for (record, _), floor in zip(answered, blind, strict=True)])[1]
+
     def _trained(self, name: str) -> TrainRecord | None:
         return read_if_there(self._runs / name / "train.json", TrainRecord)
 
 
-def _score(kind: Kind, runs: Sequence[Evaluation], bases: Sequence[Evaluation]) -> SweptScore | None:
-    """Return the mean score of a kind and what it keeps of `bases`; None where there are no such tasks."""
+def _score(
+    kind: Kind, runs: Sequence[Evaluation], bases: Sequence[Evaluation], floor: Sequence[Prediction] = ()
+) -> SweptScore | None:
+    """Return the mean score of a kind and what it keeps of `bases`, above their `floor` too where there is one.
+
+    None where there are no such tasks.
+    """
     scores = [100 * score for record, _ in runs if (score := _of(record, kind)) is not None]
     if not scores:
         return None
@@ -125,7 +141,7 @@ def _score(kind: Kind, runs: Sequence[Evaluation], bases: Sequence[Evaluation]) 
     if not bases:
         return found
     try:
-        rows = compare_predictions(seed_average(bases), seed_average(runs), 0, 0)
+        rows = compare_predictions(seed_average(bases), seed_average(runs), 0, 0, floor)
     except ArtifactError:
         # They were asked other items, and can't be held against each other.
         return found
@@ -133,6 +149,9 @@ def _score(kind: Kind, runs: Sequence[Evaluation], bases: Sequence[Evaluation]) 
     if row is None:
         return found
     kept = {"kept": row.retention, "low": row.retention_low, "high": row.retention_high, "n": row.n}
+    if row.floor is not None:
+        names = "above_floor", "above_floor_low", "above_floor_high", "no_above_floor"
+        kept |= {"floor": 100 * row.floor, **row.model_dump(include={*names})}
     return found.model_copy(update=kept)
 
 
