@@ -20,12 +20,16 @@ def config(*settings: str) -> RunConfig:
     return parse_config(RAW, settings)
 
 
-def test_the_rate_is_what_suits_all_layers_divided_by_the_share_that_trains() -> None:
+def test_whole_weights_get_what_suits_all_layers_divided_by_the_share_that_trains() -> None:
     assert [auto_rate("full", share) for share in (1, 0.5, 0.25)] == [4e-4, 8e-4, 1.6e-3]
-    assert auto_rate("lora", 0.25) == auto_rate("qlora", 0.25) == 2e-4
     # Two digits are as many as were measured, and as many as a person reads.
     assert auto_rate("full", 8 / 30) == 0.0015
     assert healing_rate("full", 1.6e-3) == 4e-4
+
+
+def test_adapters_get_twice_the_rate_where_a_quarter_of_the_layers_trains() -> None:
+    assert [auto_rate("lora", share) for share in (1, 0.5, 0.25, 0.0625)] == [1e-4, 1.4e-4, 2e-4, 4e-4]
+    assert auto_rate("qlora", 0.25) == 2e-4
     assert healing_rate("lora", 2e-4) == 2e-4
 
 
@@ -37,7 +41,7 @@ def test_the_rate_is_what_suits_all_layers_divided_by_the_share_that_trains() ->
         ({"method": "full", "resample": {"active": 2}}, 8, 6.4e-3),
         # More open at a time than there are layers is refused elsewhere.
         ({"method": "full", "resample": {"active": 9}}, 8, 1.6e-3),
-        ({"method": "lora"}, 16, 1e-4),
+        ({"method": "lora"}, 16, 1.4e-4),
         ({"method": "full", "projector_lr": 3e-5}, 0, 3e-5),
         ({"method": "full", "lr": 0.25}, 8, 0.25),
     ],
@@ -79,9 +83,9 @@ def test_a_run_whose_rates_are_numbers_stays_as_it_is() -> None:
         ),
         (
             ("train.lr=auto", "heal.lr=null", "prune={remove: 16, scorer: spaced, when: before}"),
-            1e-4,
+            1.4e-4,
             None,
-            "train.lr auto is 0.0001, of 8 of 16 layers",
+            "train.lr auto is 0.00014, of 8 of 16 layers",
         ),
     ],
 )
