@@ -265,10 +265,26 @@ def test_an_answer_that_is_not_to_be_learned_is_refused(record: dict[str, Any], 
     assert text in refused(rows(tmp_path, record))
 
 
+NOT_READ = [
+    (turns(reasoning_content="Well..."), "its 'reasoning_content' is not read, so that the answer would be learned"),
+    (turns(tool_calls=[{"name": "look"}]), "its 'tool_calls' is not read"),
+    ({**turns(), "tools": [{"name": "look"}]}, "it has 'tools', which is not read"),
+    ({**turns(), "rejected_response": "B"}, "it has 'rejected_response', which is not read"),
+    ({"query": "Q", "response": "A", "rejected_response": "B"}, "remove 'rejected_response' to learn them without it"),
+]
+
+
+@pytest.mark.parametrize(("record", "text"), NOT_READ, ids=lambda part: part if isinstance(part, str) else "")
+def test_what_an_answer_does_not_stand_without_is_refused(record: dict[str, Any], text: str, tmp_path: Path) -> None:
+    assert text in refused(rows(tmp_path, record))
+
+
 @pytest.mark.parametrize(
     "record",
     [
         turns(weight=1),
+        turns(reasoning_content="", tool_calls=[]),
+        {**turns(), "tools": [], "rejected_response": None},
         turns(loss=None),
         {"prompt": "Q", "completion": "A", "label": True},
         {"question": "Q", "answer": "A", "system": ""},

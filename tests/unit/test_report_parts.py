@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from striate import wording
 from striate.artifacts import LayerScores, Region, Scores, Trainable, TrainRecord, write_document
 from striate.errors import ArtifactError
 from striate.reporting.charts.drawing.axes import nice_step
@@ -17,7 +18,6 @@ from striate.reporting.charts.drawing.layout import columns_of, lay_out, scale_o
 from striate.reporting.charts.drawing.svg import NARROW, WIDE
 from striate.reporting.charts.loss_curve import TOP, draw_loss, points_of, smooth
 from striate.reporting.data.run_artifacts import LogStep, gather, read_log
-from striate.reporting.html import wording
 from striate.reporting.html.box_overlay import read_box
 from striate.reporting.html.markup import Html, tag
 from striate.reporting.html.thumbnails import find_picture

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from striate.data.forms.not_learned import refuse_index, refuse_marked, refuse_undesired
+from striate.data.forms.not_learned import refuse_beside, refuse_index, refuse_marked, refuse_said, refuse_undesired
 from striate.data.forms.picture_values import is_picture
 from striate.data.picture_names import KEYS, MEDIA_FILE
 from striate.data.rows import Row
@@ -61,6 +61,7 @@ def raw_turns(row: Row, options: SourceOptions) -> tuple[list[RawTurn], bool]:
     if options.question and "answer" in row and "question" not in row:
         row = row.having("question", options.question)
     form = _form_of(row, options.columns)
+    refuse_beside(row)
     if "answer" in form.keys and "answer" not in options.columns:
         refuse_index(row)
     turns = list(form.turns(row))
@@ -171,6 +172,7 @@ def _turns(row: Row, key: str, names: tuple[str, str] = CHAT) -> Iterator[RawTur
         role = _role(turn[speaker], place)
         if role == "assistant":
             refuse_marked(turn, place)
+            refuse_said(turn, place)
         yield RawTurn(role, turn[content], place)
 
 

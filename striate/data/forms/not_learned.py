@@ -1,4 +1,4 @@
-"""Answers that data marks as not to be learned, or that say nothing without what stands beside them. No torch."""
+"""Answers that are not to be learned, or not without what stands beside them and is not read. No torch."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ from striate.printable import shown
 
 # Of OpenAI, ms-swift and axolotl: 0 or false at an answer.
 MARKS = frozenset({"weight", "loss", "train", "training"})
+# Beside an answer, what a model says with it.
+SAID = ("reasoning_content", "thinking", "tool_calls", "function_call")
+# Of a record: what its answers call, and the answers of preference data that are worse than those of the conversation.
+BESIDE = ("tools", "functions", "rejected_response", "rejected_messages")
 _CHOICES = ("choices", "options")
 _LETTER = re.compile(r"\(?[A-Za-z]\)?\.?")
 
@@ -27,6 +31,36 @@ def refuse_marked(turn: Mapping[Any, Any], row: Row) -> None:
             f"{key!r} is {turn[key]}, so that this answer is not to be learned",
             "samples of which every answer is learned",
             f"remove the sample, or {key!r} to learn the answer",
+        )
+
+
+def refuse_said(turn: Mapping[Any, Any], row: Row) -> None:
+    """Raise if an answer has thoughts or calls in a field of their own: the answer would be learned without them.
+
+    Raises:
+        StriateError: the row's, if it has.
+    """
+    key = next((key for key in SAID if turn.get(key)), None)
+    if key is not None:
+        raise row.refuse(
+            f"its {key!r} is not read, so that the answer would be learned without it",
+            "answers whose text is all that is learned",
+            f"write it into the text, in the model's own form, or remove {key!r} to learn the text alone",
+        )
+
+
+def refuse_beside(row: Row) -> None:
+    """Raise if a record has tools, or worse answers beside those of its conversation.
+
+    Raises:
+        StriateError: the row's, if it has.
+    """
+    key = next((key for key in BESIDE if row.fields.get(key)), None)
+    if key is not None:
+        raise row.refuse(
+            f"it has {key!r}, which is not read",
+            "conversations whose answers are learned as they stand",
+            f"remove {key!r} to learn them without it, or the sample",
         )
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from striate.data.forms.conversation_forms import CHAT, LLAVA, ROLES
-from striate.data.forms.not_learned import MARKS
+from striate.data.forms.not_learned import BESIDE, MARKS, SAID
 from striate.data.rows import Row
 from striate.data.samples import PLACEHOLDER, Message
 
 _FORMS = (("conversations", *LLAVA), ("messages", *CHAT))
 # Fields by which a record may have another form, or turns besides the list's.
-_OTHERS = frozenset({"system", "texts", "query", "instruction", "prompt", "question", "chosen", "rejected"})
+_OTHERS = frozenset({"system", "texts", "query", "instruction", "prompt", "question", "chosen", "rejected", *BESIDE})
+_TOLD = MARKS.union(SAID)
 
 
 def plain_turns(row: Row) -> tuple[list[Message], int] | None:
@@ -26,7 +27,7 @@ def plain_turns(row: Row) -> tuple[list[Message], int] | None:
     if type(turns) is not list:
         return None
     for turn in turns:
-        if type(turn) is not dict or (len(turn) > 2 and not MARKS.isdisjoint(turn)):
+        if type(turn) is not dict or (len(turn) > 2 and not _TOLD.isdisjoint(turn)):
             return None
         who, text = turn.get(speaker), turn.get(content)
         role = ROLES.get(who) if type(who) is str else None
