@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -168,6 +169,12 @@ def quiet_libraries() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     # What is imported later sets its level anew, from this.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+
+def from_here(path: Path) -> Path:
+    """Return `path` as seen from the current folder where it lies below it; else from the root of the disk."""
+    whole, here = path.resolve(), Path.cwd().resolve()
+    return whole.relative_to(here) if whole.is_relative_to(here) else whole
 
 
 def show_table(title: str, header: list[str], rows: list[list[str]]) -> None:

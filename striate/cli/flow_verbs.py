@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from striate.cli.boundary import guard
-from striate.cli.console import ERR, OUT, RichProgress, print_json, quiet_libraries, result_lines, saved_line
+from striate.cli.console import (
+    ERR,
+    OUT,
+    RichProgress,
+    from_here,
+    print_json,
+    quiet_libraries,
+    result_lines,
+    saved_line,
+)
 from striate.cli.evaluation_verbs import show_gate
 from striate.cli.options import Json, Out, Overwrite, Settings, open_flow
 
@@ -95,7 +104,7 @@ def _everything(config: RunConfig, out: Path, overwrite: bool, json: bool) -> No
         print_json(dumps({"report": str(page.resolve()), "seconds": round(seconds, 1), **told}))
     else:
         lines = [*(result_lines(retention) if retention else ()), *([saved_line(pruned)] if pruned else ())]
-        for line in ["", *lines, f"report  {page.resolve()}  ({seconds:.0f} s)"]:
+        for line in ["", *lines, f"report  {from_here(page)}  ({seconds:.0f} s)"]:
             OUT.print(line, soft_wrap=True)
     show_gate(out, console)
 

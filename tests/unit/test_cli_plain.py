@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from striate.artifacts import Difference, Region
 from striate.cli import app
-from striate.cli.console import draw_stack, result_lines, show_table
+from striate.cli.console import draw_stack, from_here, result_lines, show_table
 from striate.version import __version__
 
 VERBS = ["quickstart", "run", "analyze", "select", "train", "prune", "evaluate", "report", "inspect", "ls", "check"]
@@ -68,6 +68,14 @@ def test_tables_keep_brackets_and_colons(capsys: pytest.CaptureFixture[str]) -> 
     out = capsys.readouterr().out
     assert "[red]a[/red] :smile:" in out
     assert out.splitlines()[-1].endswith("100.0%")
+
+
+def test_a_path_is_told_as_seen_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = tmp_path / "runs" / "report.html"
+    for given in (page, Path("runs/report.html"), Path("runs/../runs/report.html")):
+        assert from_here(given) == Path("runs/report.html")
+    assert from_here(tmp_path.parent / "report.html") == (tmp_path.parent / "report.html").resolve()
 
 
 def test_result_lines() -> None:
