@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from typing import Protocol, runtime_checkable
 
 Advance = Callable[[int], None]
@@ -63,3 +64,12 @@ class Silent:
 
     def say(self, text: str) -> None:
         """Ignore the text."""
+
+
+FETCHING: ContextVar[Progress | None] = ContextVar("fetching", default=None)
+"""The command line's own, for downloads deep down in reading models and data."""
+
+
+def fetching() -> Progress:
+    """Return what is told of a download that nobody handed a progress to."""
+    return FETCHING.get() or Silent()

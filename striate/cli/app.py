@@ -23,9 +23,10 @@ from striate.cli import (
     training_verbs,
 )
 from striate.cli.boundary import DEBUG, guard
-from striate.cli.console import OUT, QUIET, VERBOSE
+from striate.cli.console import ERR, OUT, QUIET, VERBOSE, RichProgress
 from striate.errors import ConfigError
 from striate.printable import shown
+from striate.progress import FETCHING
 from striate.version import __version__
 
 HELP_ORDER = (
@@ -105,6 +106,7 @@ def common(
     DEBUG.set(debug)
     QUIET.set(quiet)
     VERBOSE.set(verbose)
+    FETCHING.set(RichProgress(ERR))
 
 
 def main() -> None:

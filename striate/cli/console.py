@@ -169,6 +169,8 @@ def quiet_libraries() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     # What is imported later sets its level anew, from this.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    for bars in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
+        os.environ.setdefault(bars, "1")
 
 
 def from_here(path: Path) -> Path:

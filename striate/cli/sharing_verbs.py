@@ -109,7 +109,7 @@ def push(
             _show_upload(place.label, place.path, upload)
         if dry_run:
             check_numbers(upload)
-        done = None if dry_run else publish(upload, private=private, overwrite=overwrite)
+        done = None if dry_run else publish(upload, private=private, overwrite=overwrite, progress=progress)
         if json:
             told: dict[str, Any] = {
                 "model": place.label,

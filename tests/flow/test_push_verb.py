@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -380,6 +381,35 @@ def test_a_hub_that_is_silent_is_waited_for_seconds(tuned_run: Path, hub: Hub, m
 def _late(method: str, path: str) -> str:
     time.sleep(1)
     return "drop"
+
+
+BARS = re.compile(r"\d%\|| ?it/s|B/s|Fetching|Upload")
+"""What only the bars of the hub's own library have."""
+
+
+@pytest.mark.parametrize("mode", ["", "--json", "--quiet"])
+def test_of_what_is_sent_and_fetched_there_is_one_bar_or_none(
+    mode: str, tuned_run: Path, hub: Hub, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ahead, behind = ([mode], []) if mode == "--quiet" else ([], [mode] if mode else [])
+    calls: dict[str, list[str | Path]] = {
+        "push": ["push", tuned_run, "user/small"],
+        "remove-layers": ["remove-layers", "user/small", "--layers", "1", "--out", tmp_path / "less"],
+        "inspect": ["inspect", "user/small"],
+    }
+    for name, words in calls.items():
+        done = striate(*ahead, *words, *behind)
+        assert done.exit_code == 0, done.output
+        told = done.stderr + capfd.readouterr().err
+        assert not BARS.search(told + done.output), told
+        bar = {"push": "push user/small", "remove-layers": "fetch user/small"}.get(name)
+        if bar and mode != "--quiet":
+            (line,) = [line for line in (done.stdout + told).splitlines() if line.startswith(bar)]
+            assert line.split()[-2] == "kB"
+        else:
+            assert not told
+        if mode == "--json":
+            json.loads(done.stdout)
 
 
 def test_weights_come_by_one_bar_in_bytes(

@@ -26,7 +26,7 @@ from striate.data.sources.stored_pictures import MOST_BYTES, PictureBytes, Store
 from striate.errors import ConfigError, DataError
 from striate.pipeline.run_inputs import locate_inputs
 from striate.pipeline.stage_keys import StageKeys
-from striate.progress import Silent
+from striate.progress import FETCHING, Silent
 from striate.storage.fingerprints import fingerprint, fingerprint_of
 
 
@@ -426,6 +426,16 @@ def test_saved_data_sets_that_are_damaged(state: Any, text: str, tmp_path: Path)
     assert text in error_of(folder)
 
 
+class Lines(Silent):
+    """A progress that keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+
 def test_a_data_set_of_the_hub_is_fetched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
     from datasets.arrow_writer import ArrowWriter
@@ -443,7 +453,19 @@ def test_a_data_set_of_the_hub_is_fetched_once(tmp_path: Path, monkeypatch: pyte
         features=data.features, builder_name="parquet", dataset_name="photos", config_name="default", version="0.0.0",
         splits=datasets.SplitDict({"train": split}),
     ).write_to_directory(str(folder))  # fmt: skip
+    told, bars, load = Lines(), [datasets.utils.are_progress_bars_disabled()], datasets.load_dataset
+
+    def watched(*names: Any, **options: Any) -> Any:
+        bars.append(datasets.utils.are_progress_bars_disabled())
+        return load(*names, **options)
+
+    monkeypatch.setattr(datasets, "load_dataset", watched)
+    within = FETCHING.set(told)
     samples = read_samples(Path("hf:owner/photos"))
+    FETCHING.reset(within)
+    size = (folder / "photos-train.arrow").stat().st_size / 1e6
+    assert told.lines == ["fetch hf:owner/photos", f"fetch hf:owner/photos: {len(TALKS)} rows, {size:.1f} MB"]
+    assert [*bars, datasets.utils.are_progress_bars_disabled()] == [False, True, False]
     assert [sample.id for sample in samples] == [talk.id for talk in TALKS]
     assert [found.read_bytes() for found in samples[0].images] == [picture("0.png")]
     assert "Unknown split" in error_of(Path("hf:owner/photos:none"))

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from striate.errors import DataError, first_line
 from striate.printable import shown
+from striate.progress import fetching
 from striate.storage.fingerprints import fingerprint_of
+from striate.storage.hub_bars import hub_bars_off
 from striate.storage.noted import read_note, write_note
 from striate.storage.timely import SECONDS, within
 
@@ -63,14 +67,16 @@ def _fetched(place: str, named: re.Match[str]) -> tuple[Path, ...]:
         ) from error
     wanted = named["split"] or "train"
     _check_reach(place, named)
+    fetching().say(f"fetch {place}")
     try:
-        data: Any = datasets.load_dataset(
-            f"{named['owner']}/{named['name']}",
-            named["config"],
-            split=wanted,
-            revision=named["revision"],
-            keep_in_memory=False,
-        )
+        with _without_bars(datasets.utils):
+            data: Any = datasets.load_dataset(
+                f"{named['owner']}/{named['name']}",
+                named["config"],
+                split=wanted,
+                revision=named["revision"],
+                keep_in_memory=False,
+            )
         files = tuple(Path(file["filename"]) for file in data.cache_files)
     except MemoryError:
         raise
@@ -81,7 +87,22 @@ def _fetched(place: str, named: re.Match[str]) -> tuple[Path, ...]:
         ) from error
     if not files:
         raise DataError(f"{place}: its split {wanted} is empty", _ALLOWED, "name another split")
+    size = sum(file.stat().st_size for file in files)
+    fetching().say(f"fetch {place}: {len(data):,} rows, {size / 1e6:,.1f} MB")
     return files
+
+
+@contextmanager
+def _without_bars(library: Any) -> Iterator[None]:
+    """Context in which the package `datasets` and the hub's own draw no bars."""
+    shown = not library.are_progress_bars_disabled()
+    with hub_bars_off():
+        library.disable_progress_bars()
+        try:
+            yield
+        finally:
+            if shown:
+                library.enable_progress_bars()
 
 
 def _pictures_folder() -> Path:

@@ -1,7 +1,8 @@
-"""Fetches the weights of a model on the hub with a bar in bytes, where they would be fetched in silence later."""
+"""Fetches files of a model on the hub with a bar in bytes, where they would be fetched in silence later."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,19 @@ def fetch_weights(model: str | Path, revision: str | None, progress: Progress) -
     What goes wrong is left to the loading that follows, which tells it.
     """
     name = str(model)
-    if constants.HF_HUB_OFFLINE or user_path(name).exists() or not looks_like_hub_id(name):
-        return
-    if copy_if_silent(name, revision) is not None:
+    if not user_path(name).exists() and looks_like_hub_id(name):
+        fetch_files(name, revision, progress, WEIGHTS)
+
+
+def fetch_files(name: str, revision: str | None, progress: Progress, patterns: Sequence[str] = ("*",)) -> None:
+    """Fetch the files of the hub id `name` that are not here yet, of those whose names match one of `patterns`.
+
+    What goes wrong is left to what reads them then.
+    """
+    if constants.HF_HUB_OFFLINE or copy_if_silent(name, revision) is not None:
         return
     try:
-        missing = _missing(name, revision)
+        missing = _missing(name, revision, patterns)
         if missing:
             with track_bytes(progress, f"fetch {name}", sum(missing.values())) as advance:
                 for file, size in missing.items():
@@ -40,10 +48,10 @@ def fetch_weights(model: str | Path, revision: str | None, progress: Progress) -
         return
 
 
-def _missing(name: str, revision: str | None) -> dict[str, int]:
-    """Return the bytes of each weight file of a repository that is not in the cache, by its name."""
+def _missing(name: str, revision: str | None, patterns: Sequence[str]) -> dict[str, int]:
+    """Return the bytes of each file of a repository that is not in the cache, by its name."""
     with quietly(True):
-        files: Any = snapshot_download(name, revision=revision, allow_patterns=list(WEIGHTS), dry_run=True)
+        files: Any = snapshot_download(name, revision=revision, allow_patterns=list(patterns), dry_run=True)
     return {file.filename: file.file_size for file in files if file.will_download}
 
 

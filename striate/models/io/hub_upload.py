@@ -21,7 +21,9 @@ from striate.models.io.named_card import A_CARD, metadata_of, named_card
 from striate.models.io.weights.safetensors_shards import check_finite_file, read_file, read_shards, weights_of
 from striate.models.visual_token_skipping.shift import SHIFT_FILE
 from striate.printable import shown
+from striate.progress import Progress, Silent, track_bytes
 from striate.storage.fingerprints import RECORD_FILE, model_files
+from striate.storage.hub_bars import hub_bars_off
 from striate.storage.read_files import read_text
 from striate.storage.timely import SECONDS, within
 
@@ -106,13 +108,16 @@ def prepare_upload(
     return Upload(repository, named_files, fields.get("license"), fields.get("base_model"), _unread(folder, weights))
 
 
-def publish(upload: Upload, *, private: bool = False, overwrite: bool = False) -> Published:
+def publish(
+    upload: Upload, *, private: bool = False, overwrite: bool = False, progress: Progress | None = None
+) -> Published:
     """Return where `upload` is, after one commit that holds all of it; a repository that is not there yet is made.
 
     Args:
         upload: what to publish.
         private: whether a new repository is shown to its owner alone.
         overwrite: replace what the repository holds; files that are not in `upload` go in the same commit.
+        progress: told how many bytes are there.
 
     Raises:
         ArtifactError: the hub can't be reached or refuses, or the repository holds files already.
@@ -141,8 +146,8 @@ def publish(upload: Upload, *, private: bool = False, overwrite: bool = False) -
             api.create_repo(repository, private=private)
             there = _repository(api, repository)
     removed = sorted(names - set(upload.files))
-    with _asking(repository, "publish all files in one commit"):
-        commit = _commit(api, upload, removed, there.sha if there else None)
+    with _asking(repository, "publish all files in one commit"), hub_bars_off():
+        commit = _commit(api, upload, removed, there.sha if there else None, progress or Silent())
     return Published(f"{constants.ENDPOINT}/{repository}", commit, tuple(removed))
 
 
@@ -157,16 +162,22 @@ def check_numbers(upload: Upload) -> None:
             check_finite_file(content)
 
 
-def _commit(api: HfApi, upload: Upload, removed: Sequence[str], parent: str | None) -> str:
+def _commit(api: HfApi, upload: Upload, removed: Sequence[str], parent: str | None, progress: Progress) -> str:
     """Return the commit that holds all of `upload`: `upload_folder` may split a large folder into several."""
-    operations: list[Any] = [
-        *(CommitOperationAdd(name, content) for name, content in upload.files.items()),
-        *(CommitOperationDelete(name) for name in removed),
-    ]
+    added = {name: CommitOperationAdd(name, content) for name, content in upload.files.items()}
+    operations: list[Any] = [*added.values(), *(CommitOperationDelete(name) for name in removed)]
+    sizes, sent = upload.sizes, 0
     try:
-        done = api.create_commit(
-            upload.repository, operations, commit_message="Add model", parent_commit=parent, num_threads=4
-        )
+        with track_bytes(progress, f"push {upload.repository}", sum(sizes.values())) as advance:
+            # Weights go ahead, one by one, so that the bar moves; nobody sees them before the commit.
+            for name in (name for name in added if name.endswith(".safetensors")):
+                api.preupload_lfs_files(upload.repository, [added[name]], free_memory=False)
+                advance(sizes[name])
+                sent += sizes[name]
+            done = api.create_commit(
+                upload.repository, operations, commit_message="Add model", parent_commit=parent, num_threads=4
+            )
+            advance(sum(sizes.values()) - sent)
         return str(done.oid)
     except Exception:
         # The hub may have done it, and only its answer was lost.

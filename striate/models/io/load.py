@@ -113,7 +113,8 @@ def read_config(path: str | Path, revision: str | None = None) -> Any:
     Raises:
         ModelError: no such model, or a text-only one.
     """
-    return _lvlm_config(source_of(str(path), revision), revision)
+    with quietly(True):
+        return _lvlm_config(source_of(str(path), revision), revision)
 
 
 def source_of(path: str, revision: str | None) -> str:

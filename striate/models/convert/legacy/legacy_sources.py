@@ -12,10 +12,12 @@ from safetensors.torch import load_file
 
 from striate.config import looks_like_hub_id
 from striate.errors import ModelError, first_line
+from striate.models.io.hub_download import fetch_files
 from striate.models.io.hub_reach import copy_if_silent
 from striate.models.io.model_folder import check_source, model_file, weight_map
 from striate.models.io.quiet import quietly
 from striate.models.io.weights.safetensors_shards import AGAIN, INDEX, WHOLE, read_shards
+from striate.progress import fetching
 from striate.storage.read_files import user_path
 
 BIN, BIN_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
@@ -43,6 +45,7 @@ def _fetched(text: str, what: str, revision: str | None) -> Path:
         return copy
     try:
         with quietly(True):
+            fetch_files(text, revision, fetching())
             return Path(snapshot_download(text, revision=revision))
     except (OSError, ValueError) as error:
         raise ModelError(
