@@ -7,9 +7,10 @@ from concurrent.futures import Future
 from typing import Any
 
 from striate.errors import StriateError
+from striate.pipeline.sweeps.placement import OneByOne
 
 
-class Here:
+class Here(OneByOne):
     """Places of this very process: a run is done before it is asked for."""
 
     free = 1

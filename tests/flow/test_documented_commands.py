@@ -97,8 +97,8 @@ NOT_RUN |= dict.fromkeys(
     "publishes on the hub; test_push_verb.py types it to a stand-in",
 )
 NOT_RUN |= {
-    f"striate sweep SWEEP.yaml --out /shared/sweep --on {where}": "needs a cluster; test_sweep.py has two nodes of one"
-    for where in ("ray", "slurm")
+    f"striate sweep SWEEP.yaml --out /shared/sweep --on {where}": f"needs a cluster; {test} has one"
+    for where, test in (("ray", "test_sweep.py"), ("slurm", "test_slurm_sweep.py"))
 }
 NOT_RUN["striate sweep configs/study/reduced.yaml --out study"] = "hours; test_sweep.py runs it small"
 # Commands that end with an error of their own here, and a part of what it says.

@@ -17,7 +17,6 @@ from typer.testing import CliRunner
 
 from striate.artifacts import EvalRecord, SweepRecord, read_document
 from striate.cli import app
-from striate.errors import StriateError
 from striate.pipeline.sweeps import sweep as module
 from striate.pipeline.sweeps.placement import LocalPlacement, told
 from striate.runs.former_defaults import FORMER
@@ -256,19 +255,3 @@ def test_two_ray_nodes_share_the_runs() -> None:
     finally:
         places.close()
         cluster.shutdown()
-
-
-@pytest.mark.harness
-def test_jobs_of_submitit_are_places(tmp_path: Path) -> None:
-    pytest.importorskip("submitit", reason="needs submitit (the extra `slurm`)")
-    from striate.pipeline.sweeps.cluster_placement import SlurmPlacement
-
-    places = SlurmPlacement(tmp_path, {"timeout_min": 1}, 2, cluster="local")
-    # Not this module's own function, which a job could not import.
-    first = places.submit(os.getpid)
-    assert places.free == 1
-    assert first.result() != os.getpid()
-    assert "ValueError" in str(places.submit(int, "x").exception())
-    places.close()
-    with pytest.raises(StriateError, match="slurm: "):
-        SlurmPlacement(tmp_path, {"partitionn": "gpu"}, 1, cluster="local")

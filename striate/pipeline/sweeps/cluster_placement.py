@@ -1,19 +1,16 @@
-"""Places on several machines that share a file system: those of a Ray cluster, or jobs of a SLURM queue."""
+"""Places on several machines that share a file system: those of a Ray cluster."""
 
 from __future__ import annotations
 
 import importlib
-from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
+from concurrent.futures import Future
 from typing import Any
 
 from striate.errors import ConfigError
-from striate.pipeline.sweeps.placement import CountedPlaces, Work
-
-_SLURM_FOLDER = "slurm"
+from striate.pipeline.sweeps.placement import CountedPlaces, OneByOne, Work
 
 
-class RayPlacement(CountedPlaces):
+class RayPlacement(CountedPlaces, OneByOne):
     """Places of a Ray cluster: `per_device` on each GPU that it has, or on each CPU where it has none."""
 
     def __init__(self, address: str, per_device: int) -> None:
@@ -22,7 +19,7 @@ class RayPlacement(CountedPlaces):
         Raises:
             ConfigError: Ray is not installed, or there is no cluster.
         """
-        self._ray = _required("ray", "ray")
+        self._ray = required("ray", "ray")
         try:
             self._ray.init(address=address, ignore_reinit_error=True, log_to_driver=False)
         except (ConnectionError, ValueError, RuntimeError) as error:
@@ -45,37 +42,8 @@ class RayPlacement(CountedPlaces):
         self._ray.shutdown()
 
 
-class SlurmPlacement(CountedPlaces):
-    """Places of a SLURM queue: a job a run, `at_once` of them in the queue."""
-
-    def __init__(self, out: Path, settings: dict[str, Any], at_once: int, cluster: str | None = None) -> None:
-        """Take what submitit asks SLURM for: its own names, such as timeout_min, gpus_per_node, slurm_partition.
-
-        Raises:
-            ConfigError: submitit is not installed, or does not know a setting.
-        """
-        submitit = _required("submitit", "slurm")
-        self._executor = submitit.AutoExecutor(folder=out / _SLURM_FOLDER, cluster=cluster)
-        try:
-            self._executor.update_parameters(name="striate-sweep", **settings)
-        except (TypeError, NameError, ValueError, RuntimeError) as error:
-            raise ConfigError(
-                f"slurm: {error}", "the parameters of submitit's AutoExecutor", "see docs/sweeps.md"
-            ) from error
-        # A thread waits for each job.
-        self._waiting = ThreadPoolExecutor(at_once)
-        super().__init__(at_once)
-
-    def submit(self, work: Work, *arguments: Any) -> Future[Any]:
-        """Add a job for `work`."""
-        return self.take(self._waiting.submit(self._executor.submit(work, *arguments).result))
-
-    def close(self) -> None:
-        """Wait for the jobs that are in the queue."""
-        self._waiting.shutdown(wait=True)
-
-
-def _required(package: str, extra: str) -> Any:
+def required(package: str, extra: str) -> Any:
+    """Return the module of a `package` that an extra of striate brings; raise ConfigError where it is not installed."""
     try:
         return importlib.import_module(package)
     except ImportError as error:

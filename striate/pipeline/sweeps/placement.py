@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -15,21 +16,35 @@ from typing import Any, Protocol
 from striate.errors import StriateError
 
 Work = Callable[..., Any]
+Call = tuple[Any, ...]
+"""Work, and its arguments."""
 _CHECK_SECONDS = 1.0
 
 
 class Placement(Protocol):
-    """Places for runs; `submit` takes one, until the future that it returns is done."""
+    """Places for runs; each call that is submitted takes one, until its future is done."""
 
     @property
     def free(self) -> int:
         """How many runs may begin."""
 
-    def submit(self, work: Work, *arguments: Any) -> Future[Any]:
-        """Begin `work` in a free place."""
+    def submit_all(self, calls: Sequence[Call]) -> list[Future[Any]]:
+        """Begin the calls, at most as many as there are free places."""
 
     def close(self) -> None:
         """Begin nothing more, and wait for what runs."""
+
+
+class OneByOne(ABC):
+    """Places in which every call begins by itself."""
+
+    @abstractmethod
+    def submit(self, work: Work, *arguments: Any) -> Future[Any]:
+        """Begin `work` in a free place."""
+
+    def submit_all(self, calls: Sequence[Call]) -> list[Future[Any]]:
+        """Begin the calls, at most as many as there are free places."""
+        return [self.submit(*call) for call in calls]
 
 
 class CountedPlaces:
@@ -71,7 +86,7 @@ class _Place:
         return self.future is None or self.future.done()
 
 
-class LocalPlacement:
+class LocalPlacement(OneByOne):
     """Places on the devices of this machine."""
 
     def __init__(self, devices: Sequence[str | None], per_device: int) -> None:

@@ -14,11 +14,12 @@ from striate.config.sweep_settings import SEED
 from striate.errors import ArtifactError, ConfigError, did_you_mean
 from striate.pipeline.sweeps.arm_flow import CONFIGS, LOGS, RUNS, SHARED, run_arm
 from striate.pipeline.sweeps.choosing import at_an_end, survivors
-from striate.pipeline.sweeps.cluster_placement import RayPlacement, SlurmPlacement
+from striate.pipeline.sweeps.cluster_placement import RayPlacement
 from striate.pipeline.sweeps.earlier_runs import check_unchanged, runs_beside
-from striate.pipeline.sweeps.placement import LocalPlacement, Placement, devices_here, first_ended, told
+from striate.pipeline.sweeps.placement import Call, LocalPlacement, Placement, devices_here, first_ended, told
 from striate.pipeline.sweeps.plan import Plan, Planned
 from striate.pipeline.sweeps.room import runs_side_by_side
+from striate.pipeline.sweeps.slurm_placement import SlurmPlacement
 from striate.pipeline.sweeps.table import Table
 from striate.printable import shown
 from striate.progress import Progress
@@ -112,15 +113,13 @@ class Sweep:
 
     def _do(self, places: Placement, runs: Sequence[Planned]) -> None:
         """Do `runs`, as many at a time as there are places."""
-        wanted = self.plan.sweep.compare
         left, running = list(runs), dict[Future[Any], tuple[Planned, float]]()
         while left or running:
-            while left and places.free:
-                run = left.pop(0)
-                compared = bool(wanted) and run.has(wanted)
-                work = places.submit(run_arm, *self._files(run), self.overwrite, compared)
-                running[work] = run, time.perf_counter()
-                self._note(run, "running")
+            while left and (free := places.free):
+                now, left = left[:free], left[free:]
+                for run, future in zip(now, places.submit_all([self._call(run) for run in now]), strict=True):
+                    running[future] = run, time.perf_counter()
+                    self._note(run, "running")
             for future in first_ended(list(running), _LOOK_SECONDS):
                 run, began = running.pop(future)
                 self._end(run, future.exception(), time.perf_counter() - began)
@@ -133,6 +132,11 @@ class Sweep:
             self._note(run, "failed", error=told(error), seconds=seconds)
             self.progress.say(f"sweep: {run.name} failed: {told(error)}\n  {self._files(run)[2]}; {self._told()}")
         self.record()
+
+    def _call(self, run: Planned) -> Call:
+        """Return the call that does a run."""
+        wanted = self.plan.sweep.compare
+        return run_arm, *self._files(run), self.overwrite, bool(wanted) and run.has(wanted)
 
     def _files(self, run: Planned) -> tuple[Path, Path, Path]:
         """Return the config of a run, written, its folder and its log."""
