@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -75,12 +76,18 @@ def run_config(_saved_llava: Path, saved_pack: Path) -> Callable[..., RunConfig]
     return lambda *overrides: parse_config(raw_config(_saved_llava, saved_pack), overrides)
 
 
-@pytest.fixture
-def run_yaml(_saved_llava: Path, saved_pack: Path, tmp_path: Path) -> Path:
-    """RUN.yaml of the tiny run."""
-    path = tmp_path / "RUN.yaml"
+@pytest.fixture(scope="session")
+def shared_run_yaml(_saved_llava: Path, saved_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """RUN.yaml of the tiny run, to be read only."""
+    path = tmp_path_factory.mktemp("shared") / "RUN.yaml"
     path.write_text(yaml.safe_dump(raw_config(_saved_llava, saved_pack)), encoding="utf-8")
     return path
+
+
+@pytest.fixture
+def run_yaml(shared_run_yaml: Path, tmp_path: Path) -> Path:
+    """RUN.yaml of the tiny run."""
+    return Path(shutil.copy(shared_run_yaml, tmp_path))
 
 
 @pytest.fixture(scope="session")

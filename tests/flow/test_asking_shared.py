@@ -23,24 +23,21 @@ if TYPE_CHECKING:
     from striate.models.io.load import Loaded
 
 
-@pytest.fixture
-def alone(pack_dir: Path) -> Callable[[Loaded], list[str]]:
-    """A function that returns the answer to every item of the pack, asked by `generate`, one at a time."""
+@pytest.fixture(scope="module")
+def alone(saved_pack: Path, llava_builder: Callable[..., Loaded]) -> list[str]:
+    """The answer to every item of the pack, asked by `generate`, one at a time."""
+    from striate.data.collate import Collator
+    from striate.tasks.inference.prompts import chat_sample
 
-    def answers(loaded: Loaded) -> list[str]:
-        from striate.data.collate import Collator
-        from striate.tasks.inference.prompts import chat_sample
-
-        collator, found = Collator(loaded.processor, 500, train=False), []
-        for item in read_pack(pack_dir).items:
-            inputs = collator.encode_prompts([chat_sample(item)])
-            ends = end_ids(loaded.model, loaded.processor)
-            output = loaded.model.generate(**inputs, max_new_tokens=8, do_sample=False, eos_token_id=ends)
-            new = output[0, inputs["input_ids"].shape[1] :].tolist()
-            found.append(loaded.processor.tokenizer.decode(greedy.before_end(new, set(ends)), skip_special_tokens=True))
-        return found
-
-    return answers
+    loaded, found = llava_builder(), []
+    collator = Collator(loaded.processor, 500, train=False)
+    ends = end_ids(loaded.model, loaded.processor)
+    for item in read_pack(saved_pack).items:
+        inputs = collator.encode_prompts([chat_sample(item)])
+        output = loaded.model.generate(**inputs, max_new_tokens=8, do_sample=False, eos_token_id=ends)
+        new = output[0, inputs["input_ids"].shape[1] :].tolist()
+        found.append(loaded.processor.tokenizer.decode(greedy.before_end(new, set(ends)), skip_special_tokens=True))
+    return found
 
 
 def encoded_rows(model: Any) -> list[int]:
@@ -53,15 +50,14 @@ def encoded_rows(model: Any) -> list[int]:
 @pytest.mark.parametrize("batch_size", [2, 7, 64])
 @pytest.mark.parametrize("by_hand", [True, False])
 def test_answers_equal_one_at_a_time_generate(
-    tiny_llava: Loaded, pack_dir: Path, alone: Callable[[Loaded], list[str]], batch_size: int, by_hand: bool
+    tiny_llava: Loaded, pack_dir: Path, alone: list[str], batch_size: int, by_hand: bool
 ) -> None:
-    expected = alone(tiny_llava)
-    assert len(set(expected)) > 8
+    assert len(set(alone)) > 8
     if not by_hand:
         tiny_llava.model.get_rope_index = None
     items = read_pack(pack_dir).items
     asked = ask(tiny_llava.model, tiny_llava.processor, items, max_new_tokens=8, batch_size=batch_size)
-    assert [reply.text for reply in asked.replies] == expected
+    assert [reply.text for reply in asked.replies] == alone
     assert asked.stats.pictures_encoded + asked.stats.pictures_reused == len(items)
     assert ("share that start" if by_hand else "features of pictures are kept") in asked.stats.reuse
 
@@ -81,7 +77,7 @@ def test_a_picture_of_four_questions_is_encoded_once(tiny_llava: Loaded, pack_di
 
 
 def test_where_a_shared_start_continues_otherwise_the_model_generates(
-    tiny_llava: Loaded, pack_dir: Path, alone: Callable[[Loaded], list[str]], monkeypatch: pytest.MonkeyPatch
+    tiny_llava: Loaded, pack_dir: Path, alone: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prefill_shared = greedy.prefill_shared
 
@@ -93,7 +89,7 @@ def test_where_a_shared_start_continues_otherwise_the_model_generates(
     for module in (greedy, starts):
         monkeypatch.setattr(module, "prefill_shared", otherwise)
     asked = ask(tiny_llava.model, tiny_llava.processor, read_pack(pack_dir).items, max_new_tokens=8)
-    assert [reply.text for reply in asked.replies] == alone(tiny_llava)
+    assert [reply.text for reply in asked.replies] == alone
     assert "a prompt that is read in two parts continues otherwise" in asked.stats.reuse
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +31,25 @@ def done(*arguments: object) -> str:
     return shown.stdout
 
 
-@pytest.fixture
-def verbs(run_yaml: Path, tmp_path: Path) -> tuple[Path, dict[str, str]]:
-    """A run made by the single verbs, and what each printed; only the first is given the config."""
-    out = tmp_path / "verbs"
-    said = {"analyze": done("--verbose", "analyze", run_yaml, "--out", out)}
+@pytest.fixture(scope="module")
+def made(shared_run_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """A run made by the single verbs, and what each printed; only the first is given the config. To be read only."""
+    out = tmp_path_factory.mktemp("made") / "verbs"
+    said = {"analyze": done("--verbose", "analyze", shared_run_yaml, "--out", out)}
     said |= {verb: done(verb, "--out", out) for verb in VERBS[1:]}
+    # A folder is held as long as what took it lives.
+    gc.collect()
     return out, said
 
 
-def test_single_verbs_equal_run(verbs: tuple[Path, dict[str, str]], run_yaml: Path, tmp_path: Path) -> None:
-    out, _ = verbs
+@pytest.fixture
+def verbs(made: tuple[Path, dict[str, str]], tmp_path: Path) -> Path:
+    """A folder of its own with that run."""
+    return Path(shutil.copytree(made[0], tmp_path / "verbs"))
+
+
+def test_single_verbs_equal_run(made: tuple[Path, dict[str, str]], run_yaml: Path, tmp_path: Path) -> None:
+    out, _ = made
     shown = done("run", run_yaml, "--out", tmp_path / "run")
     assert [name for name in SAME if (out / name).read_bytes() != (tmp_path / "run" / name).read_bytes()] == []
     assert {path.name for path in out.iterdir()} == {path.name for path in (tmp_path / "run").iterdir()}
@@ -49,8 +59,8 @@ def test_single_verbs_equal_run(verbs: tuple[Path, dict[str, str]], run_yaml: Pa
     assert [name for name in SAME if (out / name).read_bytes() != (tmp_path / "again" / name).read_bytes()] == []
 
 
-def test_verbs_say_what_they_did(verbs: tuple[Path, dict[str, str]]) -> None:
-    out, said = verbs
+def test_verbs_say_what_they_did(made: tuple[Path, dict[str, str]], verbs: Path) -> None:
+    out, said = made
     lines = said["analyze"].splitlines()
     assert any(re.match(r"layer +block-influence +modality-block-influence", line) for line in lines)
     assert any(re.match(r"\d samples: score and 95% interval \(of fewer than 10 none holds\)", line) for line in lines)
@@ -64,11 +74,11 @@ def test_verbs_say_what_they_did(verbs: tuple[Path, dict[str, str]]) -> None:
     assert re.search(r"[\d,]+ -> [\d,]+ parameters; reloaded and compared", said["prune"])
     assert "tuned   visual: start " in said["evaluate"]
     assert said["report"].strip() == str(out / "report.html")
-    assert "select: up to date" in done("select", "--out", out)
+    assert "select: up to date" in done("select", "--out", verbs)
 
 
-def test_without_verbose_scores_take_a_screen(verbs: tuple[Path, dict[str, str]]) -> None:
-    lines = done("analyze", "--out", verbs[0]).splitlines()
+def test_without_verbose_scores_take_a_screen(verbs: Path) -> None:
+    lines = done("analyze", "--out", verbs).splitlines()
     assert len(lines) <= 24
     assert max(map(len, lines)) <= 120
     assert any(re.match(r"block-influence: highest in layers [0-3](, [0-3]){3}", line) for line in lines)
@@ -94,11 +104,10 @@ def test_without_verbose_scores_take_a_screen(verbs: tuple[Path, dict[str, str]]
     ],
 )
 def test_a_terminal_of_80_columns_has_whole_words(
-    verbs: tuple[Path, dict[str, str]], saved_pack: Path, words: str, monkeypatch: pytest.MonkeyPatch
+    verbs: Path, saved_pack: Path, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No line is longer, but one that is a word by itself, such as a path."""
-    out, _ = verbs
-    monkeypatch.chdir(out)
+    monkeypatch.chdir(verbs)
     verb = words.removeprefix("--verbose ").split()[0]
     command = [str(next(saved_pack.rglob("*.png"))) if word == "picture.png" else word for word in words.split()]
     if verb not in ("inspect", "ask"):
@@ -123,9 +132,8 @@ def test_a_terminal_of_80_columns_has_whole_words(
         ("run", {"report", "seconds", "retention", "prune", "gate"}),
     ],
 )
-def test_json_is_all_that_standard_output_has(verbs: tuple[Path, dict[str, str]], verb: str, keys: set[str]) -> None:
-    out, _ = verbs
-    shown = call(verb, *([out / "config.yaml"] if verb == "run" else []), "--out", out, "--json")
+def test_json_is_all_that_standard_output_has(verbs: Path, verb: str, keys: set[str]) -> None:
+    shown = call(verb, *([verbs / "config.yaml"] if verb == "run" else []), "--out", verbs, "--json")
     assert shown.exit_code == 0, shown.output
     told = json.loads(shown.stdout)
     assert keys <= set(told)

@@ -59,6 +59,8 @@ PLACES_IN = {
     },
     "striate merge ADAPTER --base FOLDER --out DIR": {"ADAPTER": "run/checkpoint", "FOLDER": "model"},
 }
+# What makes a measurement short; a tiny model has no time worth more.
+SHORT = {"bench": ("--prompt-tokens", "24", "--new-tokens", "2", "--repeats", "1")}
 # What makes a shipped config small.
 REDUCED = {
     "model.path": "model",
@@ -201,6 +203,7 @@ def _typed(shown: Shown) -> list[str]:
     for word in shown.arguments:
         key, sign, value = word.partition("=")
         arguments.append(f"{key}={places.get(value, value)}" if sign else places.get(word, word))
+    arguments += SHORT.get(arguments[0], ())
     shipped_runs = [word for word in shown.arguments if word.startswith("configs/") and arguments[0] != "sweep"]
     for shipped in shipped_runs:
         for key, value in {**REDUCED, **REDUCED_TOO.get(shipped, {})}.items():
