@@ -10,7 +10,7 @@ import typer
 
 from striate.cli.boundary import guard
 from striate.cli.console import ERR, OUT, VERBOSE, print_json, result_lines
-from striate.cli.options import Config, Json, Out, Replace, Settings, run_stage
+from striate.cli.options import Config, Json, Out, Replace, RunFolder, Settings, run_stage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,7 +88,7 @@ def evaluate(
     show_gate(out, ERR if json else OUT)
 
 
-def report(out: Out = Path("run"), json: Json = False) -> None:
+def report(out: RunFolder = Path("run"), json: Json = False) -> None:
     """Write report.html from the run folder's artifacts."""
     from striate.stages.report import report as write_report
 

@@ -26,6 +26,7 @@ from striate.cli.options import Json, Out, Overwrite, Settings, open_flow
 if TYPE_CHECKING:
     from striate.config import RunConfig
 
+Planned = Annotated[Path, typer.Option("--out", help="Where the run folder would lie.")]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
 RunFile = Annotated[Path, typer.Argument(help="Run config (YAML).")]
 
@@ -73,7 +74,7 @@ def run(
         _everything(load_config(config, _with_device(settings, device)), out, overwrite, json)
 
 
-def check(config: RunFile, settings: Settings = None, out: Out = Path("run"), json: Json = False) -> None:
+def check(config: RunFile, settings: Settings = None, out: Planned = Path("run"), json: Json = False) -> None:
     """Validate a run config and its data. No model is loaded; time, memory and disk are forecast."""
     from striate.config import load_config
     from striate.pipeline.validate import check_run

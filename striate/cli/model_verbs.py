@@ -29,7 +29,7 @@ def import_checkpoint(
     base: Annotated[str | None, typer.Option(help="Language model under a LoRA checkpoint.")] = None,
     json: Json = False,
 ) -> None:
-    """Turn a LLaVA or Bunny checkpoint into transformers' form. Theirs is another one."""
+    """Turn a LLaVA or Bunny checkpoint into transformers' form. That of their authors is another."""
     with guard(None):
         quiet_libraries()
         from striate.pipeline.run_models import reached
@@ -53,7 +53,7 @@ def compose_model(
     seed: Annotated[int, typer.Option(help="Of the projector's first weights.")] = 0,
     json: Json = False,
 ) -> None:
-    """Put an LVLM together from an encoder and a language model. Its projector is fresh."""
+    """Put an LVLM together from an encoder and a language model. Its projector is random."""
     with guard(None):
         quiet_libraries()
         from striate.pipeline.run_models import reached

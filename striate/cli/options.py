@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 Config = Annotated[Path | None, typer.Argument(help="Run config (YAML). Left out: the config in --out.")]
 Out = Annotated[Path, typer.Option("--out", help="Run folder: made, or continued.")]
+RunFolder = Annotated[Path, typer.Option("--out", help="Run folder, as an earlier command made it.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override, e.g. train.lr=1e-4.")]
 Replace = Annotated[
     bool, typer.Option("--overwrite", help="Do the stage again if its inputs have changed; replace --export's file.")

@@ -47,7 +47,9 @@ def merge(
     out: NewModel,
     model: Label = None,
     *,
-    dtype: Annotated[Dtype, typer.Option(help="Of the weights; auto: 16 bits, the base's own if it has.")] = Dtype.AUTO,
+    dtype: Annotated[
+        Dtype, typer.Option(help="Of the weights; auto: bfloat16, or the 16 bits that they have.")
+    ] = Dtype.AUTO,
     base: Annotated[str | None, typer.Option(help="The adapter's base model, if not the one it names.")] = None,
     revision: Revision = None,
     json: Json = False,
@@ -90,7 +92,7 @@ def push(
         str | None, typer.Option("--license", metavar="ID", help="Such as apache-2.0; left out, that of the base.")
     ] = None,
     base_model: Annotated[
-        str | None, typer.Option(metavar="USER/NAME", help="On the hub, if the base is a folder here.")
+        str | None, typer.Option(metavar="USER/NAME", help="The base's hub id, if it is a folder here.")
     ] = None,
     json: Json = False,
 ) -> None:

@@ -31,7 +31,7 @@ By = Annotated[
     typer.Option(
         "--by",
         metavar="METRIC",
-        help="What of held-out samples says which is best: loss, exact_match, or one of a kind, as visual_loss.",
+        help="What decides, on held-out samples: loss, exact_match, or one of them of a kind, such as visual_loss.",
     ),
 ]
 
