@@ -116,7 +116,7 @@ def test_pictures_of_a_test_pack_may_lie_elsewhere(photos: Path, tmp_path: Path,
     shown = failed("check", run)
     assert "name the folder that it lies in with data.images" in shown
     allowed = ["--set", f"data.images=['{other}']"]
-    assert "1 items of 1 tasks, 1 pictures" in done("check", run, *allowed)
+    assert "1 items of 1 task, 1 pictures" in done("check", run, *allowed)
     done("evaluate", run, "--out", tmp_path / "out", *allowed)
     assert "up to date" in done("evaluate", "--out", tmp_path / "out")
     (other / "IMG 0.png").write_bytes(picture("5.png"))

@@ -173,7 +173,7 @@ def test_pictures_inside_other_files_are_decoded(
     [file] = (tmp_path / "bench").iterdir()
     config = run_config(f'evaluate.packs=["mmbench:{tmp_path / "bench"}"]')
     [told] = [line for line in check_run(config) if line.startswith("pack ")]
-    assert told.endswith("items of 1 tasks, 1 pictures")
+    assert told.endswith("items of 1 task, 1 pictures")
     lines = file.read_text().split("\n")
     cells = lines[1].split("\t")
     cells[9] = base64.b64encode(base64.b64decode(cells[9])[:200]).decode()

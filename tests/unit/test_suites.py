@@ -87,7 +87,7 @@ def test_check_reads_a_benchmark(tmp_path: Path) -> None:
     (mmlu / "test").mkdir(parents=True)
     (mmlu / "test" / "anatomy_test.csv").write_text("q,1,2,3,4,A\n")
     found = list(check_run(config(tmp_path, packs=[f"mmlu@0:{mmlu}"])))
-    assert f"pack      mmlu@0:{mmlu}: 1 items of 1 tasks" in found
+    assert f"pack      mmlu@0:{mmlu}: 1 items of 1 task" in found
     with pytest.raises(SpecError, match="unknown benchmark 'mmlo'"):
         list(check_run(config(tmp_path / "other", packs=[f"mmlo:{mmlu}"])))
 

@@ -41,7 +41,7 @@ def read_test_pack(name: str, config: RunConfig, read: list[Pack], limits: Pictu
     read.append(pack)
     owners: dict[Picture, str] = {image: item.id for item in reversed(pack.items) for image in item.images}
     tasks = len({item.task for item in pack.items})
-    return f"{name}: {len(pack.items)} items of {tasks} tasks" + (
+    return f"{name}: {len(pack.items)} items of {tasks} {'task' if tasks == 1 else 'tasks'}" + (
         f", {check_pictures(owners, limits)}" if owners else ""
     )
 
