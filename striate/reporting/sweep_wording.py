@@ -82,7 +82,7 @@ def legend(record: SweepRecord, best: str) -> list[str]:
         "±: standard deviation over seeds": any(score.spread is not None for score in scores),
         "in brackets: 95% interval over items": any(score.low is not None for score in scores),
         "of a score of 0 nothing can be kept": any(score.mean == 0 for score in against),
-        f"{ABOVE_FLOOR}: what is kept of the visual score over {blind}, that of {COMPARED} with grey pictures": bool(
+        f"{ABOVE_FLOOR}: what is kept of the visual score over {blind}, which {COMPARED} has with grey pictures": bool(
             floors
         ),
         f"{CANT_TELL}: {why}": bool(why),

@@ -152,7 +152,7 @@ def test_refusals(name: str, change: dict[str, Any], said: str, tmp_path: Path) 
         object.__setattr__(part, key, value)
     with pytest.raises(ModelError, match=said) as refused:
         write_vision_model(family.model, family.processor, tmp_path / "mmproj.gguf")
-    assert "--text-only" in str(refused.value)
+    assert "--text-only; for the whole model try --to vllm or int8" in str(refused.value)
     assert not list(tmp_path.iterdir())
 
 

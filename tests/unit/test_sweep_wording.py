@@ -52,7 +52,7 @@ def test_what_is_kept_above_the_floor_has_a_column_where_it_was_measured() -> No
     assert [above_floor_told(one.visual) for one in full.groups] == ["90.0% (80.0 to 99.0)", "can't tell", ""]
     lines = [
         "in brackets: 95% interval over items",
-        "above the floor: what is kept of the visual score over 30.0, that of = 100% with grey pictures",
+        "above the floor: what is kept of the visual score over 30.0, which = 100% has with grey pictures",
         "can't tell: too low",
     ]
     assert legend(full, "*") == lines

@@ -11,7 +11,7 @@ import torch
 
 from striate.errors import ModelError
 
-TEXT_ONLY = "export the language model alone with --text-only; for the whole model try --to vllm"
+TEXT_ONLY = "export the language model alone with --text-only; for the whole model try --to vllm or int8"
 Tensors = Iterator[tuple[str, torch.Tensor]]
 # Without a word on it, llama.cpp computes the quick GELU of CLIP.
 _ACTIVATIONS = {
