@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import time
@@ -140,17 +141,28 @@ def test_the_reduced_study_runs_small(swept: Callable[..., tuple[Any, Path]], ru
     base = yaml.safe_load((STUDY / "run.yaml").read_text(encoding="utf-8"))
     tiny = yaml.safe_load(run_yaml.read_text(encoding="utf-8"))
     data = {**base["data"], **tiny["data"], "validate": "25%"}
-    kept = {**base, **{name: tiny[name] for name in ("model", "evaluate", "machine")}, "data": data}
+    # As many plain texts as an interval of perplexity would want, of which a table has none.
+    (tmp_path / "plain").mkdir()
+    texts = [{"id": str(n), "text": f"{'red ' * n}square", "metric": "perplexity", "task": "t"} for n in range(1, 13)]
+    (tmp_path / "plain" / "test.jsonl").write_text("\n".join(map(json.dumps, texts)), encoding="utf-8")
+    packs = [*tiny["evaluate"]["packs"], str(tmp_path / "plain")]
+    asked = {**tiny["evaluate"], "packs": packs, "limit": 12}
+    kept = {**base, "model": tiny["model"], "machine": tiny["machine"], "evaluate": asked, "data": data}
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(kept), encoding="utf-8")
-    grid = {**raw["grid"], "train.lr": raw["grid"]["train.lr"][:1]}
-    small = {"train.max_steps": 2, "train.batch_size": 4, "train.max_length": 128}
-    choose = {**raw["choose"], "rungs": [], "seeds": []}
+    # Two regions at two rates, in its own steps: rungs of one and two steps of four, and a second seed of the best.
+    grid = {name: values[:2] for name, values in raw["grid"].items()}
+    small = {"train.max_steps": 4, "train.batch_size": 4, "train.max_length": 128}
+    choose = {**raw["choose"], "seeds": raw["choose"]["seeds"][:2]}
     result, out = swept(**{**raw, "base": "study.yaml", "grid": grid, "choose": choose, "set": small})
     assert result.exit_code == 0, result.output
-    groups = read_document(out / "sweep.json", SweepRecord).groups
-    assert [group.settings["select.region"] for group in groups] == raw["grid"]["select.region"]
-    assert [group.compared for group in groups] == [True, False, False, False]
-    assert all(group.best and group.visual and raw["choose"]["by"] in group.measured for group in groups)
+    record = read_document(out / "sweep.json", SweepRecord)
+    assert [record.count(state) for state in ("done", "dropped", "failed")] == [4 + 2 + 2 + 2, 2, 0]
+    assert {run.rung for run in record.runs} == {0.25, 0.5, 1.0}
+    assert [group.settings["select.region"] for group in record.groups] == raw["grid"]["select.region"][:2]
+    assert [group.compared for group in record.groups] == [True, False]
+    assert [group.seeds for group in record.groups] == [(0, 1)] * 2
+    assert all(group.best and group.visual and raw["choose"]["by"] in group.measured for group in record.groups)
+    assert all(group.nats for group in record.groups)
 
 
 def test_the_runs_are_listed_and_other_folders_are_refused(

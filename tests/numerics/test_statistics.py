@@ -366,6 +366,11 @@ def test_nats_without_an_interval_say_why(values: list[float], why: str) -> None
     assert (found.low, found.high, found.why_none) == (None, None, why)
 
 
+def test_without_draws_there_is_no_interval() -> None:
+    found = bootstrap_t(np.arange(20.0), np.ones(20), SINGLY[:20], 0, 0)
+    assert (found.low, found.high, found.why_none) == (None, None, "nothing was drawn")
+
+
 def test_a_comparison_of_10_000_items_takes_no_second() -> None:
     generator = np.random.default_rng(8)
     pairs = [

@@ -20,6 +20,8 @@ def bootstrap_t(values: Floats, weights: Floats, pictures: Sequence[Pictures], r
     Statistical Society B 69, 369-390); each draw's error is divided by its own standard error (Efron 1981, Canadian
     Journal of Statistics 9, 139-172), so that small samples and skewed scores are allowed for.
     """
+    if repetitions < 1:
+        return Interval(why_none="nothing was drawn")
     if not np.isfinite(values).all():
         return Interval(why_none="some score is not a number")
     cluster = clusters_of(pictures)
