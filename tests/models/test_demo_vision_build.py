@@ -5,16 +5,19 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
+from striate.demo.assets import LLM, VISION
 from striate.demo.build import CHAT_TEMPLATE, IMAGE_TOKEN, build
 from striate.demo.places import builtin_model
 from striate.demo.vision import EfficientNetLiteConfig, EfficientNetLiteModel
 from striate.errors import ModelError
+from striate.models.io.model_card import license_of
 from striate.progress import Silent
 
 WORDS = ["What", "colour", "is", "the", "square", "?", "red", "green", "blue", "user", "assistant"]
@@ -226,3 +229,17 @@ def test_wrong_local_copy_leaves_nothing(
     with pytest.raises(ModelError, match="/none"):
         unaligned(tmp_path / "none", parts[1])
     assert not (tmp_path / "cache").exists() or list((tmp_path / "cache").rglob("*.safetensors")) == []
+
+
+@pytest.mark.parametrize("local", [False, True])
+def test_what_is_built_of_public_parts_names_their_licence(
+    local: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = SimpleNamespace(save_pretrained=lambda folder: None)
+    monkeypatch.setenv("STRIATE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("striate.demo.places.fetch", lambda package, progress: tmp_path / package.name)
+    monkeypatch.setattr("striate.demo.build.build", lambda llm, vision: (part, part))
+    folder = builtin_model(tmp_path / "own.gguf" if local else None, None, Silent())
+    # The card of whatever is made from it looks there.
+    assert license_of(str(folder)) == (None if local else "apache-2.0")
+    assert {LLM.licence, VISION.licence} == {"Apache-2.0"}
