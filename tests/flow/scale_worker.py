@@ -282,21 +282,26 @@ def main(chosen: Callable[[Path, str], dict[str, Any]] = scenario) -> None:
     ranks = Ranks.launched()
     if ranks.is_main and not (folder / "pack").exists():
         build_pack(folder / "pack")
+    _freeze()
     ranks.join(torch.device("cpu"))
     ranks.barrier()
     for name in names:
         result = chosen(folder, name)
         text = json.dumps(result)
         (folder / f"{name}.{ranks.rank}.json").write_text(text, encoding="utf-8")
-        # Each training collects garbage more than once, and would go through all that was imported.
-        gc.collect()
-        gc.freeze()
+        _freeze()
         ranks.barrier()
     if ranks.world_size > 1:
         torch.distributed.destroy_process_group()
         sys.stdout.flush()
         # All is written; threads of PyTorch's that outlive the group now and then abort an interpreter that ends.
         os._exit(0)
+
+
+def _freeze() -> None:
+    """Let garbage collections pass over what there is, which is all that was imported: each training makes some."""
+    gc.collect()
+    gc.freeze()
 
 
 if __name__ == "__main__":

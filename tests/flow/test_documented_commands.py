@@ -71,6 +71,7 @@ REDUCED = {
     "evaluate.bootstrap": "100",
     "analyze.samples": "2",
     "analyze.pairs": "2",
+    "prune.samples": "4",
     "train.max_steps": "1",
     "train.batch_size": "2",
     "machine.micro_batch": "2",
@@ -164,7 +165,8 @@ def reader(tmp_path_factory: pytest.TempPathFactory, saved_pack: Path, llava_bui
         "data": {"train": [str(folder / "pack")]},
         "analyze": {"samples": 4, "scorers": SCORERS, "by": "task"},
         "train": {"lr": 1e-2, "batch_size": 2, "max_steps": 1, "lora": {"r": 2, "alpha": 4}},
-        "prune": {"remove": 1},
+        # What takes least time; the shipped configs prune by the defaults.
+        "prune": {"remove": 1, "scorer": "modality-block-influence", "compensate": "none"},
         "evaluate": {"packs": [str(folder / "pack")], "limit": 4, "max_new_tokens": 2, "bootstrap": 100},
         "machine": {"micro_batch": 2, "device": "cpu"},
     }

@@ -16,28 +16,23 @@ from striate.models.structure.anatomy import find_anatomy
 from striate.models.structure.families import BROKEN
 
 PAGE = Path(__file__).parents[2] / "docs" / "families.md"
+# One of each kind of anatomy; what other tests of this tier build as well is among the rest, marked `families`.
 SUBSET = [
     "blip-2",
     "chameleon",
     "dots3_note",
     "florence2",
-    "gemma3",
     "gemma4",
     "glm4v_moe",
-    "granite4_vision",
     "idefics",
     "inkling2",
-    "internvl",
     "lfm2_vl",
-    "llama4",
     "llava",
     "mistral_large4",
     "mllama",
     "nemotron_h_omni",
-    "qwen2_5_vl",
     "qwen3_5",
     "qwen3_vl",
-    "smolvlm",
 ]
 REFUSED = {
     "diffusion_gemma": "it writes blocks of text at once by diffusion",
