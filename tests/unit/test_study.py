@@ -55,6 +55,20 @@ def test_the_reduced_study_is_as_it_was_designed() -> None:
     assert {run.config.data.max_train_samples for run in found.runs} == {2000}
 
 
+def test_the_form_for_one_gpu_is_twelve_regions_at_five_rates() -> None:
+    found = plan("regions")
+    assert found.sweep.choose is not None
+    classes = classes_of(found.runs, found.sweep.choose.over)
+    assert [len(same) for same in classes] == [5] * 12
+    for same in classes:
+        rates = [float(str(run.config.train.lr)) for run in same]
+        assert {round(higher / lower, 9) for lower, higher in pairwise(rates)} == {2.0}
+    specs = {same[0].config.select.region for same in classes}
+    assert {spec.partition(":")[2] for spec in specs} >= {"25%", "25%+1", "50%"}
+    assert {(run.config.train.method, str(run.config.data.validate)) for run in found.runs} == {("full", "2%")}
+    assert len(found.runs) == 60
+
+
 def test_every_claim_has_its_arms() -> None:
     claims = re.findall(r"^\| (\d[ab]?) \|", DOCS.partition("## Arms")[0], flags=re.MULTILINE)
     table = DOCS.partition("## The arms as sweeps")[2].partition("\n## ")[0]
@@ -63,7 +77,7 @@ def test_every_claim_has_its_arms() -> None:
     assert claims == ["1", "2", "3a", "3b", "4", "5", "6", "7", "8"]
     assert told == set(claims)
     files = set(re.findall(r"`configs/study/([\w-]+)\.yaml`", table)) - {"run"}
-    assert files == {file.stem for file in FOLDER.glob("*.yaml")} - {"run", "reduced"}
+    assert files == {file.stem for file in FOLDER.glob("*.yaml")} - {"run", "reduced", "regions"}
     # Every row of the arms is told, by its name or as one of a kind.
     arms = [line for line in table.splitlines() if line.startswith("|") and "arms.yaml" in line]
     named = {name for line in arms for name in re.findall(r"`([\w+-]+)`", line.split("|")[3])}
