@@ -79,5 +79,5 @@ def _read_back(model: Any, base: Any, expected: torch.Tensor, inputs: Batch, log
         again = peft.PeftModel.from_pretrained(plain, place) if adapted else plain
     found, wanted = again.state_dict(), model.state_dict()
     same = found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
-    # Kernels for experts round by where tensors lie in memory.
-    return same and torch.allclose(logits_of(again.eval(), inputs), expected, rtol=1e-3, atol=1e-3)
+    # Kernels round by where tensors lie in memory, of which some models (ovis2) make ten thousand times as much.
+    return same and torch.allclose(logits_of(again.eval(), inputs), expected, rtol=1e-2, atol=5e-2)
