@@ -241,7 +241,7 @@ def test_two_ray_nodes_share_the_runs() -> None:
     pytest.importorskip("ray", reason="needs ray (the extra `ray`)")
     from ray.cluster_utils import Cluster
 
-    from striate.pipeline.sweeps.cluster_placement import RayPlacement
+    from striate.pipeline.sweeps.ray_placement import RayPlacement
 
     # Within the test, so that they travel by value.
     def wait() -> int:

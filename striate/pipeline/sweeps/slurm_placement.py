@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from striate.errors import ConfigError, StriateError
-from striate.pipeline.sweeps.cluster_placement import required
 from striate.pipeline.sweeps.placement import Call, CountedPlaces
+from striate.pipeline.sweeps.ray_placement import required
 
 _FOLDER, _CLUSTER = "slurm", "slurm"
 _LOOK_SECONDS, _RESULT_SECONDS = 10.0, 30.0

@@ -14,10 +14,10 @@ from striate.config.sweep_settings import SEED
 from striate.errors import ArtifactError, ConfigError, did_you_mean
 from striate.pipeline.sweeps.arm_flow import CONFIGS, LOGS, RUNS, SHARED, run_arm
 from striate.pipeline.sweeps.choosing import at_an_end, survivors
-from striate.pipeline.sweeps.cluster_placement import RayPlacement
 from striate.pipeline.sweeps.earlier_runs import check_unchanged, runs_beside
 from striate.pipeline.sweeps.placement import Call, LocalPlacement, Placement, devices_here, first_ended, told
 from striate.pipeline.sweeps.plan import Plan, Planned
+from striate.pipeline.sweeps.ray_placement import RayPlacement
 from striate.pipeline.sweeps.room import runs_side_by_side
 from striate.pipeline.sweeps.slurm_placement import SlurmPlacement
 from striate.pipeline.sweeps.table import Table
