@@ -14,17 +14,15 @@ from striate.reporting.charts.pareto import ParetoLine, ParetoPoint, draw_pareto
 from striate.reporting.html.markup import Child, Html, tag
 from striate.reporting.html.tables import Cell, figures, table
 from striate.reporting.sweep_wording import (
-    ABOVE_FLOOR,
     COMPARED,
-    above_floor_told,
     cells,
     columns,
-    has_floor,
     kept_told,
     legend,
+    score_heads,
     score_told,
+    scores_told,
     settings_told,
-    text_told,
 )
 from striate.wording import amount
 
@@ -98,24 +96,18 @@ def _table(record: SweepRecord) -> Html | None:
     if not record.groups:
         return None
     shown = columns(record)
-    above = [ABOVE_FLOOR] if has_floor(record) else []
-    scores = "seeds", "visual", "kept", *above, "text", "kept", "held out"
-    heads = [*shown.values(), "model", *scores, "seconds", "peak, GiB", "layers"]
-    rows = table(heads, [_row(group, record, shown) for group in record.groups])
+    scores = score_heads(record)
+    heads = [*shown.values(), "model", "seeds", *scores, "held out", "seconds", "peak, GiB", "layers"]
+    rows = table(heads, [_row(group, record, shown, scores) for group in record.groups])
     return tag("div", rows, [tag("p", f"{line}.") for line in legend(record, BEST)])
 
 
-def _row(group: SweptGroup, record: SweepRecord, shown: Mapping[str, str]) -> list[Cell]:
+def _row(group: SweptGroup, record: SweepRecord, shown: Mapping[str, str], scores: Sequence[str]) -> list[Cell]:
     marks = f"{f'  {BEST}' if group.best else ''}{f'  {COMPARED}' if group.compared else ''}"
     held_out = group.measured.get(record.chosen_by or "loss")
-    above = [above_floor_told(group.visual)] if has_floor(record) else []
     numbers = figures(
         str(len(group.seeds)),
-        score_told(group.visual),
-        kept_told(group.visual),
-        *above,
-        text_told(group),
-        kept_told(group.text),
+        *scores_told(group, scores),
         "" if held_out is None else f"{held_out:.3f}",
         "" if group.train_seconds is None else f"{group.train_seconds:.0f}",
         "" if group.peak_memory_gib is None else f"{group.peak_memory_gib:.1f}",

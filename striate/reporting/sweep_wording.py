@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from striate.artifacts import SweepRecord, SweptGroup, SweptScore
 from striate.config.sweep_settings import short_names
@@ -60,6 +60,17 @@ def above_floor_told(score: SweptScore | None) -> str:
     if score.above_floor is None:
         return CANT_TELL
     return _kept(score.above_floor, score.above_floor_low, score.above_floor_high)
+
+
+def score_heads(record: SweepRecord) -> list[str]:
+    """Return the heads of `scores_told`."""
+    return ["visual", "kept", *([ABOVE_FLOOR] if has_floor(record) else []), "text", "kept"]
+
+
+def scores_told(group: SweptGroup, heads: Sequence[str]) -> list[str]:
+    """Return what a group reached and keeps, a cell for each of `score_heads`."""
+    above = [above_floor_told(group.visual)] if ABOVE_FLOOR in heads else []
+    return [score_told(group.visual), kept_told(group.visual), *above, text_told(group), kept_told(group.text)]
 
 
 def text_told(group: SweptGroup) -> str:

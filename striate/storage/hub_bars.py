@@ -1,19 +1,25 @@
-"""The progress bars of the hub's own library: off where striate tells itself what is fetched or sent."""
+"""The progress bars of Hugging Face's libraries: off where striate tells itself what is fetched or sent."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+
+def hub_bars_off() -> AbstractContextManager[None]:
+    """Return a context in which `huggingface_hub` draws no bars."""
+    import huggingface_hub.utils
+
+    return bars_off(huggingface_hub.utils)
 
 
 @contextmanager
-def hub_bars_off() -> Iterator[None]:
-    """Context in which `huggingface_hub` draws no bars."""
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-
-    if are_progress_bars_disabled():
+def bars_off(library: Any) -> Iterator[None]:
+    """Context in which a library draws no bars, by its module that turns them on and off."""
+    if library.are_progress_bars_disabled():
         yield
         return
-    disable_progress_bars()
+    library.disable_progress_bars()
     try:
         yield
     finally:
-        enable_progress_bars()
+        library.enable_progress_bars()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +11,7 @@ from striate.errors import DataError, first_line
 from striate.printable import shown
 from striate.progress import fetching
 from striate.storage.fingerprints import fingerprint_of
-from striate.storage.hub_bars import hub_bars_off
+from striate.storage.hub_bars import bars_off, hub_bars_off
 from striate.storage.noted import read_note, write_note
 from striate.storage.timely import SECONDS, within
 
@@ -69,7 +67,7 @@ def _fetched(place: str, named: re.Match[str]) -> tuple[Path, ...]:
     _check_reach(place, named)
     fetching().say(f"fetch {place}")
     try:
-        with _without_bars(datasets.utils):
+        with hub_bars_off(), bars_off(datasets.utils):
             data: Any = datasets.load_dataset(
                 f"{named['owner']}/{named['name']}",
                 named["config"],
@@ -90,19 +88,6 @@ def _fetched(place: str, named: re.Match[str]) -> tuple[Path, ...]:
     size = sum(file.stat().st_size for file in files)
     fetching().say(f"fetch {place}: {len(data):,} rows, {size / 1e6:,.1f} MB")
     return files
-
-
-@contextmanager
-def _without_bars(library: Any) -> Iterator[None]:
-    """Context in which the package `datasets` and the hub's own draw no bars."""
-    shown = not library.are_progress_bars_disabled()
-    with hub_bars_off():
-        library.disable_progress_bars()
-        try:
-            yield
-        finally:
-            if shown:
-                library.enable_progress_bars()
 
 
 def _pictures_folder() -> Path:

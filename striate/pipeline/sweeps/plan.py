@@ -82,10 +82,9 @@ class Plan:
 
     def with_settings(self, run: Planned, changes: Settings) -> Planned:
         """Return the run with other settings."""
-        added = set(changes) - set(run.settings)
-        if run.row and added == set(changes):
+        if run.row and changes.keys().isdisjoint(run.settings):
             return self._planned(run.name, run.settings, changes)
-        return self._planned("", {**run.settings, **changes})
+        return self._planned("", {**run.settings, **changes}, {})
 
     def on_rung(self, run: Planned, share: float) -> Planned:
         """Return the run with `share` of its training, which is measured on held-out samples and not asked."""
@@ -146,11 +145,11 @@ class Plan:
         if self.sweep.folders:
             yield from _of_folders(self.file.parent / user_path(self.sweep.folders))
 
-    def _planned(self, row: str, own: Settings, tried: Settings | None = None) -> Planned:
-        settings = {**own, **(tried or {})}
+    def _planned(self, row: str, own: Settings, tried: Settings) -> Planned:
+        settings = {**own, **tried}
         # What the run itself says comes last, and counts.
         overrides = [override(*pair) for pair in {**self.sweep.set, **settings}.items()]
-        unnamed = (tried or {}) if row else settings
+        unnamed = tried if row else settings
         name = _name(row, {self._short.get(path, path): value for path, value in unnamed.items()})
         try:
             config = anchored(load_config(self.base, overrides))
