@@ -85,7 +85,7 @@ def find_lr(
     tried = _rates(rates)
 
     def stage(flow: Flow) -> None:
-        if flow.keys.region_spec.needs_scores:
+        if flow.keys.choice_needs_scores:
             flow.analyze()
         flow.select()
         if flow.config.prune.first:

@@ -126,7 +126,7 @@ class Flow:
             self.analyze()
         region = self.select()
         if not done:
-            check_region(self.config, region)
+            check_region(self.keys.tuning(whole=True), region)
         if self.config.prune.first:
             self.prune()
         self.train()
@@ -207,7 +207,7 @@ class Flow:
                 if stage.stale:
                     from striate.pipeline.distributed_job import TrainingRequest
 
-                    origin, config = origin_of(self.config, "tuned"), self.keys.settled()
+                    origin, config = origin_of(self.config, "tuned"), self.keys.tuning()
                     if self.config.train.lr == AUTO:
                         self.progress.say(f"train: train.lr auto is {config.train.rate:g} for this region")
                     job = TrainingRequest(
@@ -256,8 +256,9 @@ class Flow:
         origin = origin_of(self.config, "tuned")
         label = QUANTIZED if self.config.train.method == "qlora" else origin
         follows = fingerprint_of({**self.keys.train(), "machine.dtype": self.config.machine.dtype})
+        config = self.keys.tuning()
         trials = RateTrials(
-            self.config,
+            config,
             self.out / FILE,
             self.inputs.train,
             self.inputs.validate,
@@ -267,7 +268,7 @@ class Flow:
             follows,
             self.progress,
         )
-        return trials.search(rates or rates_around(self.keys.settled().train.rate), minutes, metric)
+        return trials.search(rates or rates_around(config.train.rate), minutes, metric)
 
     def prune(self) -> PruneRecord:
         """Remove layers outside the region; write pruned/ and prune.json, or unhealed/ where a healed one follows."""

@@ -141,7 +141,7 @@ def check_region(config: RunConfig, region: Region) -> None:
 
 def _check_computing(config: RunConfig, region: Region, most: int) -> None:
     """Raise if all layers are to heal where some that stay compute no image tokens."""
-    from striate.training.approximations import visual_compute
+    from striate.training.image_layers import visual_compute
 
     if not config.heals or config.heal.region != "all" or config.train.image_tokens != "region":
         return

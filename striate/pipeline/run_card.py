@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from striate.artifacts import EvalRecord, HealRecord, PruneRecord, Region, Retention, TrainRecord, read_if_there
+from striate.artifacts import EvalRecord, HealRecord, PruneRecord, Region, Retention, Scores, TrainRecord, read_if_there
 from striate.config import RunConfig
 from striate.models.io.model_card import CardFacts, Seen, write_card
 from striate.pipeline.settled_rates import settled
+from striate.training.image_layers import by_number, needs_scores
 
 FOLDERS = {"tuned": "checkpoint", "unhealed": "unhealed", "pruned": "pruned"}
 
@@ -47,8 +48,18 @@ def card_facts(run: Path, label: str, config: RunConfig, base: str, figures: boo
         heal=heal,
         evaluation=read_if_there(run / "eval" / f"{label}.json", EvalRecord) if figures else None,
         differences=retention.of(label) if retention else (),
-        config=settled(config, region) if region else config,
+        config=_by_number(run, settled(config, region), region) if region else config,
     )
+
+
+def _by_number(run: Path, config: RunConfig, region: Region) -> RunConfig:
+    """Return the config with the layers that scores chose to compute image tokens beside the region."""
+    scores = read_if_there(run / "scores.json", Scores) if needs_scores(config.train) else None
+    if scores is None:
+        return config
+    pruned = read_if_there(run / "prune.json", PruneRecord) if config.prune.first else None
+    train = by_number(config.train, region, scores, pruned.old_to_new if pruned else None)
+    return config.model_copy(update={"train": train})
 
 
 def _seen(train: TrainRecord, config: RunConfig) -> Seen:

@@ -6,7 +6,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from striate.artifacts import Region, read_document
+from striate.artifacts import PruneRecord, Region, Scores, read_document
 from striate.config import BESIDE, REGION, PruneSection, RunConfig, specs_of
 from striate.data.named_pictures import named_pictures
 from striate.data.sources.hub import is_hub
@@ -20,6 +20,7 @@ from striate.selectors.spec.grammar import Spec, parse_spec
 from striate.storage.fingerprints import fingerprint, fingerprint_files, visible_files
 from striate.tasks.packs.items import Pack
 from striate.tasks.packs.sources import Source, read_of
+from striate.training.image_layers import by_number, needs_scores
 
 
 @dataclass
@@ -46,6 +47,11 @@ class StageKeys:
         """
         return parse_spec(self.run.config.select.region)
 
+    @property
+    def choice_needs_scores(self) -> bool:
+        """Whether the region, or the layers that compute image tokens beside it, follow from scores."""
+        return self.region_spec.needs_scores or needs_scores(self.run.config.train)
+
     def settled(self) -> RunConfig:
         """Return the run's config with numbers for learning rates that follow from the region.
 
@@ -56,6 +62,24 @@ class StageKeys:
         if not follows_from_region(config):
             return config
         return settled(config, read_document(self.run.path / "region.json", Region))
+
+    def tuning(self, whole: bool = False) -> RunConfig:
+        """Return the settled config with layers that compute image tokens by number, where scores choose them.
+
+        The numbers are those of the model that is tuned, or of the `whole` one.
+
+        Raises:
+            ArtifactError: scores, region, or the model that is tuned are not there, or out of date.
+            SpecError: the layers that scores choose change nothing, or are all that are left.
+        """
+        config, folder = self.settled(), self.run.path
+        if not needs_scores(config.train):
+            return config
+        self._scores()
+        lost = config.prune.first and not whole
+        removed = read_document(folder / "prune.json", PruneRecord).old_to_new if lost else None
+        region, scores = read_document(folder / "region.json", Region), read_document(folder / "scores.json", Scores)
+        return config.model_copy(update={"train": by_number(config.train, region, scores, removed)})
 
     def analyze(self) -> dict[str, Any]:
         """Return what the scores follow from."""
@@ -88,7 +112,7 @@ class StageKeys:
             **self._mix(),
             "limit": config.data.max_train_samples,
             "region": self._region(),
-            "section": self.settled().train.noted(),
+            "section": self.tuning().train.noted(),
             **{name: file for name, spec in specs_of(config.train).items() if (file := _file(parse_spec(spec)))},
             "seed": config.seed,
         }

@@ -13,15 +13,13 @@ from striate.data.checks.broken_samples import usable
 from striate.data.collate import Collator
 from striate.data.samples import Sample
 from striate.data.store.sample_columns import SampleColumns
-from striate.errors import SpecError, TrainingError
+from striate.errors import TrainingError
 from striate.models.visual_token_skipping.measure_shift import measure_shift
 from striate.models.visual_token_skipping.rule import VisualTokenSkipping, skipping_of
 from striate.models.visual_token_skipping.rule_check import check_rule
 from striate.models.visual_token_skipping.shift import Shift
 from striate.models.visual_token_skipping.visual_compute import VisualCompute
-from striate.selectors.no_layers import NONE
-from striate.selectors.spec.grammar import resolve
-from striate.selectors.spec.required_scores import parse_unscored
+from striate.training.image_layers import visual_compute
 from striate.training.quantization.fp8_linear import frozen_in_fp8
 from striate.training.quantization.int8_linear import frozen_in_int8
 
@@ -29,43 +27,6 @@ from striate.training.quantization.int8_linear import frozen_in_int8
 _SHIFT_SAMPLES, _TOGETHER = 64, 4
 # Where DistributedDataParallel looks for the names of what it shall leave alone.
 _UNSENT = "_ddp_params_and_buffers_to_ignore"
-
-
-def visual_compute(region: Region, config: TrainSection) -> VisualCompute | None:
-    """Return the layers that compute image tokens by `image_tokens` and `image_also`; None where all do.
-
-    Raises:
-        SpecError: `image_also` can't be read, names no layer outside the region, or leaves no layer out.
-        ArtifactError: the region file that it names can't be read.
-    """
-    if config.image_tokens == "all":
-        return None
-    spec, depth = config.image_also, region.num_layers
-    named = parse_unscored("train.image_also", spec).selector != NONE.name
-    also = sorted(set(resolve(spec, depth).layers) - set(region.layers))
-    if named and not also:
-        raise SpecError(
-            f"train.image_also {spec!r} has no effect: the region has its layers, and computes image tokens anyway",
-            "layers outside the region",
-            "leave train.image_also out, or name more layers",
-        )
-    if also and len(region) + len(also) == depth:
-        raise SpecError(
-            f"train.image_also {spec!r} and the region are all {depth} layers together",
-            "layers that leave some out",
-            "use train.image_tokens=all to compute image tokens in every layer",
-        )
-    return VisualCompute(layers=tuple(sorted((*region.layers, *also))), num_layers=depth)
-
-
-def layers_beside(region: Region, config: TrainSection) -> dict[str, list[int]]:
-    """Return what layers outside the region do by `config`, by name: those that compute image tokens, if there are any.
-
-    A training that goes on from a checkpoint must have the same.
-    """
-    compute = visual_compute(region, config)
-    also = [layer for layer in compute.layers if layer not in region] if compute else []
-    return {"image_layers": also} if also else {}
 
 
 def begin_skipping(

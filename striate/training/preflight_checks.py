@@ -15,8 +15,8 @@ from striate.errors import ArtifactError, TrainingError
 from striate.models.structure.anatomy import DECODER_LAYER, check_decoder_only, find_anatomy
 from striate.models.trainable.apply import is_quantized, no_linear
 from striate.progress import Progress, warn
-from striate.training.approximations import visual_compute
 from striate.training.distributed.sharding import check_sharding, sharding
+from striate.training.image_layers import visual_compute
 from striate.training.lisa import check_lisa, never_sampled
 from striate.training.optimizers import check_optimizer
 

@@ -26,6 +26,7 @@ def told(work: Any) -> str:
     return str(caught.value)
 
 
+BY_SCORES = "scores:block-influence:1"
 REFUSED = {
     "a layer too deep, and nothing is pruned": (["prune.remove=0", "select.region=ids:0,7"], "names layer 7"),
     "a file of another depth": (["prune.remove=0", "select.region={region}"], "is of a model with 6 layers"),
@@ -42,6 +43,22 @@ REFUSED = {
     "all layers compute pictures": (
         ["prune.remove=0", "train.image_tokens=region", "train.image_also=all"],
         "train.image_also 'all' and the region are all 4 layers together",
+    ),
+    "all layers compute pictures, by scores": (
+        ["prune.remove=0", "train.image_tokens=region", "train.image_also=scores:block-influence:100%"],
+        "train.image_also 'scores:block-influence:100%' and the region are all 4 layers together",
+    ),
+    "a region of all layers, and others by scores": (
+        ["prune.remove=0", "select.region=all", "train.image_tokens=region", f"train.image_also={BY_SCORES}"],
+        f"train.image_also '{BY_SCORES}' has no effect: the region has its layers",
+    ),
+    "image tokens by scores that are not made": (
+        ["train.image_tokens=region", "train.image_also=scores:fishr:1"],
+        "train.image_also 'scores:fishr:1' needs scores of 'fishr', and analyze.scorers does not name it",
+    ),
+    "image tokens by scores of tasks that are not made": (
+        ["train.image_tokens=region", "train.image_also=scores:block-influence@ocr:1"],
+        "train.image_also 'scores:block-influence@ocr:1' needs scores by task, and analyze.by is 'all'",
     ),
     "more open layers than the region": (["train.resample.active=3"], "train.resample.active is 3"),
     "a gate of a kind that is not asked": (["evaluate.gate=text>=99"], "no text task is scored"),
@@ -92,6 +109,10 @@ def test_check_refuses_data_that_only_a_later_stage_would(run_config: Any, tmp_p
     by_task = ["analyze.by=task", "select.region=scores:block-influence@shape:50%"]
     assert "needs scores of task 'shape', and no calibration sample is of that task\n  allowed: 'colour', 'text'" in (
         told(lambda: list(check_run(run_config(*by_task, "analyze.samples=13"))))
+    )
+    also = ["analyze.by=task", "train.image_tokens=region", "train.image_also=scores:block-influence@shape:1"]
+    assert "train.image_also 'scores:block-influence@shape:1' needs scores of task 'shape', and no calibration" in (
+        told(lambda: list(check_run(run_config(*also, "analyze.samples=13"))))
     )
 
 

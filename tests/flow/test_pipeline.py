@@ -34,7 +34,10 @@ from striate.errors import ArtifactError, ModelError, SpecError, StriateError
 from striate.models.visual_token_skipping.visual_compute import VisualCompute
 from striate.pipeline import Flow
 from striate.pipeline.resident_model import ResidentModel
+from striate.pipeline.sweeps.arm_flow import ArmFlow
+from striate.pipeline.validate import check_run
 from striate.runs.run_record import RunRecord
+from striate.selectors.spec.grammar import resolve
 from striate.storage.fingerprints import fingerprint
 
 STAGES = ["analyze", "select", "train", "prune", "evaluate:start", "evaluate:tuned", "evaluate:pruned"]
@@ -438,6 +441,57 @@ def test_a_wrong_spec_of_image_layers_is_refused_before_analyze(
     with pytest.raises(SpecError, match="did you mean"):
         Flow(run_config(*overrides), tmp_path / "run", progress=listener()).everything()
     assert not (tmp_path / "run" / "scores.json").exists()
+
+
+def test_layers_that_scores_choose_compute_image_tokens_too(
+    run_config: Callable[..., RunConfig], listener: Any, tmp_path: Path
+) -> None:
+    spec, out = "scores:block-influence:2", tmp_path / "run"
+    config = run_config("select.region=ids:1", "train.image_tokens=region", f"train.image_also={spec}", "train.lr=auto")
+    early = Flow(config, tmp_path / "early", progress=listener())
+    early.select()
+    with pytest.raises(ArtifactError, match=r"has no scores\.json yet"):
+        early.train()
+    assert ArmFlow(config, tmp_path / "arm").scores_wanted
+    assert not ArmFlow(run_config("prune.scorer=answer-loss", "select.region=ids:1"), tmp_path / "none").scores_wanted
+    list(check_run(config, out))
+    Flow(config, out, progress=listener()).everything()
+    scores = read_document(out / "scores.json", Scores)
+    also = [layer for layer in resolve(spec, 4, scores).layers if layer != 1]
+    computed = read_document(out / "checkpoint" / "visual_compute.json", VisualCompute)
+    assert computed.layers == tuple(sorted([1, *also]))
+    numbers = f"ids:{','.join(map(str, also))}"
+    assert f"image_also: {numbers}" in (out / "checkpoint" / "README.md").read_text()
+    assert f"image_also: {spec}" in (out / "config.yaml").read_text()
+    again = Flow(config, out, progress=(heard := listener()))
+    assert again.keys.train()["section"]["image_also"] == numbers
+    again.everything()
+    assert [line for line in heard.said if "up to date" not in line] == []
+    # The same layers, by numbers: nothing trains again.
+    named = config.model_copy(update={"train": config.train.model_copy(update={"image_also": numbers})})
+    Flow(named, out, progress=(heard := listener()), overwrite=True).train()
+    assert heard.said == ["train: up to date"]
+
+
+def test_layers_by_scores_are_those_that_pruning_before_has_left(
+    run_config: Callable[..., RunConfig], listener: Any, tmp_path: Path
+) -> None:
+    ruled, spec = ("select.region=ids:1", "train.image_tokens=region"), "scores:block-influence:100%"
+    first = ("prune.when=before", "prune.remove=1", "prune.scorer=block-influence", "evaluate.models=[start]")
+    flow = Flow(
+        run_config(*ruled, "train.image_also=scores:block-influence:2", *first),
+        tmp_path / "run",
+        progress=listener(),
+    )
+    flow.everything()
+    pruned = read_document(flow.out / "prune.json", PruneRecord)
+    chosen = resolve("scores:block-influence:2", 4, read_document(flow.out / "scores.json", Scores)).layers
+    computed = read_document(flow.out / "checkpoint" / "visual_compute.json", VisualCompute)
+    assert computed.num_layers == 3
+    assert computed.layers == tuple(sorted(pruned.old_to_new[one] for one in {1, *chosen} if one in pruned.old_to_new))
+    refused = run_config(*ruled, f"train.image_also={spec}", *first)
+    with pytest.raises(SpecError, match="and the region are all 4 layers together"):
+        Flow(refused, tmp_path / "refused", progress=listener()).everything()
 
 
 UP_TO_DATE = """

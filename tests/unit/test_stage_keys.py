@@ -14,7 +14,7 @@ import pytest
 from pydantic import BaseModel
 
 import striate
-from striate.artifacts import write_document
+from striate.artifacts import LayerScores, Scores, write_document
 from striate.config import RunConfig, auto_rate, parse_config
 from striate.config.learning_rate import healing_rate
 from striate.errors import ArtifactError
@@ -289,6 +289,26 @@ def test_layers_that_went_before_tuning_are_none_of_the_model_that_is_tuned(root
     first = ["prune.when=before", "prune.remove=4", "train.resample={}"]
     auto, number = (keys_of(parse_config(raw, [*first, f"train.lr={lr}"])) for lr in ("auto", auto_rate("lora", 2 / 4)))
     assert auto == number
+
+
+def test_layers_that_scores_choose_to_compute_image_tokens_count_as_their_numbers(root: Path) -> None:
+    raw = base_config(root)
+    raw["train"] |= {"resample": {}, "image_also": "scores:block-influence:2"}
+
+    def keys(values: tuple[float, ...], *changes: str) -> dict[str, str]:
+        entry = LayerScores(scorer="block-influence", values=values, low=values, high=values, samples=1)
+        write_document(root / "scores.json", Scores(num_layers=len(values), samples=1, scorers=(entry,)))
+        return keys_of(parse_config(raw, changes))
+
+    def stale(one: dict[str, str], other: dict[str, str]) -> set[str]:
+        return {stage for stage in one if one[stage] != other[stage]}
+
+    # The region is 0 and 4.
+    old = keys((9, 1, 2, 0, 0, 0, 0, 0))
+    assert stale(old, keys((9, 0, 3, 0, 0, 0, 0, 0))) == NONE
+    assert stale(old, keys((9, 0, 2, 0, 0, 0, 0, 0), "train.image_also=ids:2")) == NONE
+    assert stale(old, keys((9, 0, 0, 0, 0, 0, 0, 4))) == TRAINED
+    assert stale(old, keys((9, 0, 3, 0, 0, 0, 0, 0), "train.image_also=scores:block-influence:3")) == TRAINED
 
 
 def test_a_percentage_of_layers_is_what_the_pruned_model_follows_from(root: Path) -> None:

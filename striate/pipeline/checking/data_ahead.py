@@ -11,7 +11,7 @@ from striate.data.pictures import PictureLimits, check_pictures
 from striate.demo.places import FILES, check_pack
 from striate.errors import DataError
 from striate.pipeline.checking.region_ahead import check_score_tasks
-from striate.selectors.spec.grammar import Spec
+from striate.selectors.spec.grammar import Spec, parse_spec
 from striate.storage.read_files import user_path
 
 if TYPE_CHECKING:
@@ -158,7 +158,9 @@ def check_learning(config: RunConfig, spec: Spec, training: Sequence[Sample]) ->
         options = SourceOptions.of(config.data)
         samples = read_many([user_path(name) for name in named], config.analyze.samples, config.seed, options)
         check_calibration([SCORERS.get(name) for name in config.analyze.scorers], samples)
-        check_score_tasks(spec, {sample.task for sample in samples})
+        tasks = {sample.task for sample in samples}
+        check_score_tasks(spec, tasks)
+        check_score_tasks(parse_spec(config.train.image_also), tasks, "train.image_also")
 
 
 def _read_besides(config: RunConfig) -> list[Sample]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from striate.artifacts import Region
 from striate.config import RunConfig
+from striate.pipeline.checking.region_ahead import also_computing
 from striate.pruning.removal import removal_of
 
 if TYPE_CHECKING:
@@ -109,11 +110,12 @@ def _step(
     """Return the step that is forecast."""
     from striate.models.forecast.layer_shapes import model_shape
     from striate.models.forecast.settings import Settings
-    from striate.training.approximations import visual_compute
+    from striate.training.image_layers import most_computing, visual_compute
     from striate.training.what_trains import encoder_layers_of
 
     encoder = encoder_layers_of(config.train, len(model_shape(plan).encoder))
-    compute = visual_compute(region, config.train)
+    also = also_computing(config, region.num_layers)
+    compute = visual_compute(region, config.train) if also is None else most_computing(region, config.train, also)
     skipped = set(range(region.num_layers)) - set(compute.layers) if compute else set()
     return replace(
         Settings.of(config.train, encoder),

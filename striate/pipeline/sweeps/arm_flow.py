@@ -51,8 +51,8 @@ class ArmFlow(Flow):
 
     @property
     def scores_wanted(self) -> bool:
-        """Whether the region or the pruning follows from scores: a sweep has no use for others."""
-        return self.keys.region_spec.needs_scores or self.config.prune.needs_scores
+        """Whether layers are chosen or removed by scores: a sweep has no use for others."""
+        return self.keys.choice_needs_scores or self.config.prune.needs_scores
 
     @property
     def asked_blind(self) -> list[str]:

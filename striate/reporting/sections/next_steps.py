@@ -42,7 +42,7 @@ def _ready(artifacts: RunArtifacts, config: RunConfig, stage: str) -> bool:
     first, asked = config.prune.first, config.evaluate.models
     ready = {
         "select": scored or not parse_spec(config.select.region).needs_scores,
-        "train": chosen and (pruned or not first),
+        "train": chosen and (pruned or not first) and (scored or not parse_spec(config.train.image_also).needs_scores),
         "prune": chosen and (scored or not config.prune.needs_scores) and (trained or first),
         "evaluate": bool(config.evaluate.packs)
         and (trained or "tuned" not in asked)

@@ -6,6 +6,9 @@ from striate.config import BESIDE, REGION, AnalyzeSection, RunConfig, specs_of
 from striate.errors import SpecError, did_you_mean
 from striate.selectors.spec.grammar import Spec, parse_spec
 
+# The SPEC of training that may need scores: a run has these before it trains.
+IMAGE_ALSO = "image_also"
+
 
 def check_specs(config: RunConfig, region: Spec) -> None:
     """Check that every SPEC of a run can be had: `region`, that of the region itself, and those of its training.
@@ -15,7 +18,10 @@ def check_specs(config: RunConfig, region: Spec) -> None:
     """
     check_needs(region, config.analyze)
     for name, spec in specs_of(config.train).items():
-        parse_unscored(f"train.{name}", spec)
+        if name == IMAGE_ALSO:
+            check_needs(parse_spec(spec), config.analyze, f"train.{name}")
+        else:
+            parse_unscored(f"train.{name}", spec)
     if config.heals and config.heal.region not in (REGION, BESIDE):
         parse_unscored("heal.region", config.heal.region)
 
@@ -36,8 +42,8 @@ def parse_unscored(name: str, spec: str) -> Spec:
     return parsed
 
 
-def check_needs(spec: Spec, section: AnalyzeSection) -> None:
-    """Check that `analyze`, with the settings of `section`, will make every score that `spec` names.
+def check_needs(spec: Spec, section: AnalyzeSection, setting: str = "region") -> None:
+    """Check that `analyze`, with the settings of `section`, will make every score that the `spec` of a setting names.
 
     Raises:
         SpecError: a scorer that will not run, or tasks that will not be scored apart.
@@ -46,14 +52,14 @@ def check_needs(spec: Spec, section: AnalyzeSection) -> None:
         if name.scorer not in section.scorers:
             hint = did_you_mean(name.scorer, section.scorers)
             raise SpecError(
-                f"region {spec.text!r} needs scores of {name.scorer!r}, and analyze.scorers does not name it",
+                f"{setting} {spec.text!r} needs scores of {name.scorer!r}, and analyze.scorers does not name it",
                 ", ".join(section.scorers),
-                f"{hint}add {name.scorer!r} to analyze.scorers, or choose another region",
+                f"{hint}add {name.scorer!r} to analyze.scorers, or choose other layers",
             )
     by_task = any(name.task is not None for name in spec.score_names)
     if section.by != "task" and (by_task or (spec.params is not None and spec.params.needs_tasks)):
         raise SpecError(
-            f"region {spec.text!r} needs scores by task, and analyze.by is {section.by!r}",
+            f"{setting} {spec.text!r} needs scores by task, and analyze.by is {section.by!r}",
             "analyze.by=task, on samples that name their task",
             "use --set analyze.by=task",
         )

@@ -19,9 +19,9 @@ from striate.data.store.sample_columns import pictures_shown
 from striate.data.store.sample_rows import SampleRows
 from striate.data.store.stored_samples import StoredSamples
 from striate.errors import ArtifactError
-from striate.training.approximations import layers_beside, visual_compute
 from striate.training.batching.order import SeededOrder
 from striate.training.distributed.sharding import sharding
+from striate.training.image_layers import layers_beside, visual_compute
 
 # How often a checkpoint is written does not change what is learned.
 _FREE_SETTINGS = {"save_steps"}

@@ -17,7 +17,7 @@ from striate.models.forecast.memory import forecast_memory
 from striate.models.forecast.settings import GIB, Settings
 from striate.models.structure.anatomy import find_anatomy
 from striate.models.structure.meta_model import Blueprint
-from striate.training.approximations import visual_compute
+from striate.training.image_layers import visual_compute
 from striate.training.job import TrainingJob
 from striate.training.what_trains import encoder_layers_of
 
