@@ -19,6 +19,7 @@ from striate.selectors.spaced import SPACED
 from striate.selectors.spec.params import Selector
 from striate.selectors.top import TOP
 from striate.selectors.uniform import UNIFORM
+from striate.selectors.window import WINDOW
 
 SELECTORS: Registry[Strategy[Selector]] = Registry(
     "selector",
@@ -27,6 +28,7 @@ SELECTORS: Registry[Strategy[Selector]] = Registry(
         BOTTOM,
         MIDDLE,
         TOP,
+        WINDOW,
         HYBRID,
         RANDOM,
         IDS,

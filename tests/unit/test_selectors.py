@@ -113,6 +113,32 @@ def test_blocks_are_where_their_names_say(sizes: tuple[int, int]) -> None:
     assert hybrid == tuple(range((count + 1) // 2)) + tuple(range(total - count // 2, total))
 
 
+@given(layers_and_count, st.integers(0, 140))
+def test_a_window_begins_at_its_layer_or_is_refused(sizes: tuple[int, int], start: int) -> None:
+    total, count = sizes
+    if start + count <= total:
+        assert layers(f"window:{count}@{start}", total) == tuple(range(start, start + count))
+    else:
+        with pytest.raises(StriateError, match="go past the last of"):
+            layers(f"window:{count}@{start}", total)
+
+
+@given(st.integers(1, 200), st.integers(1, 10_000))
+def test_shares_of_a_window_that_are_the_whole_together_reach_the_last_layer(total: int, share: int) -> None:
+    size, below = f"{share / 100:.2f}%", f"{(10_000 - share) / 100:.2f}%"
+    chosen = layers(f"window:{size}@{below}", total)
+    assert chosen == tuple(range(chosen[0], chosen[0] + read_size(size).of(total)))
+    assert chosen[0] == math.floor(Fraction(10_000 - share, 10_000) * total)
+    # Where half a layer is rounded away, one is left above.
+    assert total - 1 - chosen[-1] in (0, 1)
+
+
+def test_blocks_are_windows() -> None:
+    assert layers("window:25%@0", 32) == layers("window:8@0%", 32) == layers("bottom:8", 32)
+    assert layers("window:25%@75%", 30) == layers("top:25%", 30)
+    assert layers("window:0.25@0.4", 30) == layers(" window: 8 @ 12 ", 30) == tuple(range(12, 20))
+
+
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=60), st.data())
 def test_scores_take_the_highest(values: list[float], data: st.DataObject) -> None:
     count = data.draw(st.integers(1, len(values)))
@@ -222,6 +248,16 @@ REFUSED = {
     "random:8@seed-1": ["'@seed-1' is not a seed"],
     "random:8@seedx": ["'@seedx' is not a seed"],
     "random:8@": ["'@' is not a seed"],
+    "window": ["nothing follows the name", "25%@40%"],
+    "window:8": ["'8' does not say where the window begins", "8@10 or 25%@40%"],
+    "window:8@": ["'8@' does not say where the window begins"],
+    "window:@8": ["'' is not a number of layers"],
+    "window:0@3": ["0 is no layer at all"],
+    "window:8@25": ["8 layers from layer 25 on go past the last of 32 layers", "layer 0 to 24"],
+    "window:50%@60%": ["16 layers from layer 19 on go past the last of 32", "layer 0 to 16"],
+    "window:8@100%": ["100% is above all layers", "below 100%"],
+    "window:8@x": ["'x' is not a place among the layers", "counted from 0"],
+    "window:8@-1": ["'-1' is not a place among the layers"],
     "ids:": ["nothing follows the name"],
     "ids:0,,4": ["'' is not a layer number", "0,4,8,12"],
     "ids:1-4": ["'1-4' is not a layer number"],

@@ -10,6 +10,7 @@ from fractions import Fraction
 from striate.errors import SpecError
 
 SIZE_FORMS = "a count such as 8, a share such as 25%, or a ratio such as 0.25"
+PLACE_FORMS = "a layer counted from 0 such as 10, or the share of layers below it such as 40% or 0.4"
 _COUNT = re.compile(r"[0-9]{1,6}")
 _SHARE = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,9})?)\s*%")
 _RATIO = re.compile(r"[0-9]{0,6}\.[0-9]{1,9}")
@@ -48,13 +49,8 @@ def read_size(text: str) -> Size:
         SpecError: not a size, no layers at all, or more than all of them.
     """
     text = text.strip()
-    if _COUNT.fullmatch(text):
-        size = Size(text, count=int(text))
-    elif share := _SHARE.fullmatch(text):
-        size = Size(text, ratio=Fraction(share[1]) / 100)
-    elif _RATIO.fullmatch(text):
-        size = Size(text, ratio=Fraction(text))
-    else:
+    size = _read(text)
+    if size is None:
         raise SpecError(f"{text!r} is not a number of layers", SIZE_FORMS, "write for example 25%")
     if not (size.count or size.ratio):
         raise SpecError(f"{text} is no layer at all", f"more than 0: {SIZE_FORMS}", "write `none` for an empty region")
@@ -65,3 +61,27 @@ def read_size(text: str) -> Size:
             "write a count without a point, such as 8, or a share such as 25%",
         )
     return size
+
+
+def read_place(text: str) -> Size:
+    """Return the place that `text` means: `10` is a layer, `40%` or `0.4` the share of layers below it.
+
+    Raises:
+        SpecError: not a place, or one above all layers.
+    """
+    text = text.strip()
+    place = _read(text)
+    if place is None:
+        raise SpecError(f"{text!r} is not a place among the layers", PLACE_FORMS, "write for example 10 or 40%")
+    if place.ratio is not None and place.ratio >= 1:
+        raise SpecError(f"{text} is above all layers", "0% to below 100%", "write the share of layers below the place")
+    return place
+
+
+def _read(text: str) -> Size | None:
+    """Return the count, share or ratio that `text` is, 0 included; None if it is none of these."""
+    if _COUNT.fullmatch(text):
+        return Size(text, count=int(text))
+    if share := _SHARE.fullmatch(text):
+        return Size(text, ratio=Fraction(share[1]) / 100)
+    return Size(text, ratio=Fraction(text)) if _RATIO.fullmatch(text) else None
