@@ -48,6 +48,7 @@ MODES = {
     "projector": _region_only("image tokens in the region alone, projector at 1e-3", projector_lr=1e-3),
     "shift": _region_only("image tokens in the region alone, a constant step elsewhere", image_shift=True),
     "shift-8": _region_only("the same, and the first 8 layers compute them", image_shift=True, image_also="bottom:8"),
+    "shift-whole": _region_only("a constant step, and one step in ten whole", image_shift=True, image_whole_every=10),
     "also-half": _region_only("the same, and one layer more in every gap", image_shift=True, image_also=BETWEEN),
     "aligned-exact": Mode("exact, the projector aligned again before", align={}),
     "aligned-shift": Mode(

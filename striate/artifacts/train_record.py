@@ -82,7 +82,8 @@ class TrainRecord(Document):
 
     `lr` is the learning rate of the region's layers at its highest; None without layers.
     `skipped` says which broken samples were left out at a step, and why (`data.broken`): by their ids, after their
-    source where there are several. `sources` says what the weights that were kept saw of each of these.
+    source where there are several. `whole_steps` counts the steps in which all layers computed image tokens where these
+    skip some otherwise. `sources` says what the weights that were kept saw of each of these.
     """
 
     version: Literal[1] = 1
@@ -99,6 +100,7 @@ class TrainRecord(Document):
     tokens: int = 0
     padding: float = 0.0
     resampled: Resampled | None = None
+    whole_steps: int | None = None
     skipped: dict[str, str] = Field(default_factory=dict)
     validation: ValidationRecord | None = None
     sources: tuple[SourceSeen, ...] = ()

@@ -103,6 +103,7 @@ class HealSection(Section):
             "frozen": "exact",
             "image_tokens": "all",
             "image_also": "none",
+            "image_whole_every": 0,
             **{name: TrainSection.model_fields[name].default for name in defaults},
         }
         return train.model_copy(update=own)

@@ -76,7 +76,8 @@ class TrainSection(Section):
     activations in the backward pass (activation checkpointing). `packing` puts several samples into one row.
     `image_tokens` says which layers compute image tokens: all; those of the region only, in training and from then on
     (visual token skipping); or only while training. With `region` the layers of the SPEC `image_also` compute image
-    tokens too, and unless `image_shift` is false image tokens take a constant step in each layer that they skip.
+    tokens too, and unless `image_shift` is false image tokens take a constant step in each layer that they skip; with
+    `image_whole_every` all layers compute image tokens in every so many-th step of training (0: in none).
     `frozen` is the number format of the decoder layers outside the region while training. `image_tokens`, `frozen` and
     an `optimizer` with moments in 8 bits trade exactness for speed or memory (docs/fast-modes.md).
     With `data.validate` held-out samples are measured (answer loss, and answers that match exactly) every
@@ -91,6 +92,7 @@ class TrainSection(Section):
             "vision",
             "vision_lr",
             "vision_layers",
+            "image_whole_every",
             "validate_every",
             "keep",
             "metric_for_best_model",
@@ -123,6 +125,7 @@ class TrainSection(Section):
     image_tokens: Literal["all", "region", "region while training"] = "all"
     image_also: LayerSpec = "none"
     image_shift: bool = True
+    image_whole_every: int = Field(default=0, ge=0, le=MOST)
     frozen: Literal["exact", "fp8", "int8"] = "exact"
     save_steps: int = Field(default=100, ge=1, le=MOST)
     validate_every: int | None = Field(default=None, ge=1, le=MOST)
@@ -188,6 +191,13 @@ class TrainSection(Section):
     def _check_modes(self) -> TrainSection:
         if self.image_also != "none" and self.image_tokens == "all":
             raise ValueError("image_also has no effect with image_tokens 'all', which computes them in every layer")
+        if self.image_whole_every and self.image_tokens == "all":
+            raise ValueError("image_whole_every has no effect with image_tokens 'all': every step is whole")
+        if self.image_whole_every == 1:
+            raise ValueError(
+                "image_whole_every 1 lets all layers compute image tokens in every step, which image_tokens 'all' says:"
+                " use that, 0 for no such step, or 2 and more"
+            )
         for name, part in (("projector", self.projector), ("vision", self.vision)):
             if self.method == "full" and part == "lora":
                 raise ValueError(

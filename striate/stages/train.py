@@ -23,11 +23,18 @@ from striate.training.checkpointing.resume_identity import identity
 from striate.training.distributed.ranks import Ranks
 from striate.training.job import TrainingJob
 from striate.training.lisa import lisa_record
-from striate.training.preflight_checks import check_broken, check_training, check_validation, warn_of_lisa
+from striate.training.preflight_checks import (
+    check_broken,
+    check_training,
+    check_validation,
+    warn_of_lisa,
+    warn_of_whole_steps,
+)
 from striate.training.schedule import Plan, told_micro_batch
 from striate.training.session import TrainingResult, train_in_place
 from striate.training.setup import PreparedModel
 from striate.training.validation.watch import VALIDATION, Watch
+from striate.training.whole_steps import whole_steps
 
 
 @image_tokens_counted()
@@ -125,6 +132,7 @@ def _train(
     if not job.config.packing and (told := told_micro_batch(job.plan, job.machine)):
         progress.say(told)
     warn_of_lisa(job.region, job.config.resample, job.plan.steps, job.seed, progress)
+    warn_of_whole_steps(job.config.image_whole_every, job.plan.steps, progress)
     reset_peak_memory(next(model.parameters()).device)
     prepared, result = train_in_place(model, processor, job, progress, store, log, checkpoint)
     record = _record(job, prepared, result, ranks)
@@ -171,6 +179,7 @@ def _record(job: TrainingJob, prepared: PreparedModel, result: TrainingResult, r
         padding=1 - result.tokens / max(1, result.slots),
         skipped=result.skipped,
         resampled=lisa_record(job.config.resample, job.region.layers, result.rows) if prepared.lisa else None,
+        whole_steps=whole_steps(result.rows) if job.config.image_whole_every else None,
         validation=_validation(job, result.rows) if job.held_out else None,
     )
     return record.model_copy(update={"sources": _seen(job, record)})

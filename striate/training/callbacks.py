@@ -15,6 +15,7 @@ from striate.training.distributed.gradient_sync import GradientSync
 from striate.training.lisa import OPEN_LAYERS, LisaSchedule
 from striate.training.metrics.async_metrics import DeferredMetrics, Facts
 from striate.training.metrics.metrics_log import MetricsLog
+from striate.training.whole_steps import WholeSteps
 
 Proof = Callable[[nn.Module], str]
 
@@ -62,6 +63,24 @@ class LisaCallback(TrainerCallback):
         self._schedule.check_gradients()
         if self._sync:
             self._sync.average_gradients()
+
+
+class WholeStepsCallback(TrainerCallback):
+    """Lets all layers compute image tokens in the steps that are so (`train.image_whole_every`)."""
+
+    def __init__(self, steps: WholeSteps, on_turn: Callable[[], None]) -> None:
+        """Take which steps these are, and what hears that layers compute otherwise than before."""
+        self._steps, self._on_turn = steps, on_turn
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Let the coming step compute as it shall."""
+        if self._steps.enter(state.global_step + 1):
+            self._on_turn()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Follow the rule again: what is measured or saved between steps is the model's own."""
+        if self._steps.leave():
+            self._on_turn()
 
 
 class MetricsCallback(TrainerCallback):

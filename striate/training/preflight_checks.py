@@ -122,6 +122,12 @@ def warn_of_lisa(region: Region, section: ResampleSection, steps: int, seed: int
         )
 
 
+def warn_of_whole_steps(every: int, steps: int, progress: Progress) -> None:
+    """Say where no step will be whole."""
+    if every > steps:
+        warn(progress, f"train.image_whole_every has no effect: the training has {steps} steps, fewer than {every}")
+
+
 def _check_weights(model: nn.Module, config: TrainSection) -> None:
     """Raise for weights in a number format that the method or the device does not train."""
     if config.method == "qlora" and not is_quantized(model):

@@ -41,6 +41,7 @@ from striate.training.trainer import RegionTrainer
 from striate.training.validation.held_out_loss import HeldOutLoss
 from striate.training.validation.validation import Validation
 from striate.training.validation.watch import Watch
+from striate.training.whole_steps import WholeSteps, computing_whole
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,8 @@ class TrainingSession:
         self._model: nn.Module = prepared.model
         self._packing = Packing(self._model) if job.config.packing else None
         self._packing_proof = ""
+        every = job.config.image_whole_every
+        self._whole = WholeSteps(self._model, every) if every else None
 
     def run(self, log: Path, checkpoint: Checkpoint | None) -> TrainingResult:
         """Return how the training went, from `checkpoint` or from the start.
@@ -207,6 +210,7 @@ class TrainingSession:
             name_of=job.name_of,
             longest=longest,
             lisa=self._prepared.lisa,
+            whole=self._whole,
             on_turn=layers.recheck,
             validation=self._validation(watch),
         )
@@ -273,10 +277,12 @@ class TrainingSession:
             order = list(SeededOrder(job.samples, job.seed, job.plan.batch_size))[: job.plan.batch_size]
             chosen = [job.samples[index] for index in dict.fromkeys([*order[:2], *order[-2:]])]
             items = job.collator.encode_each(usable(job.collator, chosen))
+            compare = partial(check_packing, self._model, self._packing, job.collator, items, job.collator.max_length)
             with self._prepared.autocast():
-                self._packing_proof = check_packing(
-                    self._model, self._packing, job.collator, items, job.collator.max_length
-                )
+                self._packing_proof = compare()
+                if self._whole:
+                    with computing_whole(self._model):
+                        compare()
         return self._packing_proof
 
     @contextmanager
@@ -298,6 +304,8 @@ class TrainingSession:
             model.zero_grad(set_to_none=True)
             if self._prepared.lisa:
                 self._prepared.lisa.open_all()
+            if self._whole:
+                self._whole.leave()
 
 
 def train_in_place(

@@ -23,7 +23,7 @@ from striate.data.packing import FILLER, SEGMENTS, Batch
 from striate.errors import DataError
 from striate.models.structure.anatomy import PROJECTOR, VISION, component_of, find_anatomy
 from striate.training.batching.micro_batches import BROKEN, NumberedSamples, StepCollator, StepSampler, broken_of
-from striate.training.callbacks import LisaCallback, MetricsCallback, Proof, ProofCallback
+from striate.training.callbacks import LisaCallback, MetricsCallback, Proof, ProofCallback, WholeStepsCallback
 from striate.training.checkpointing.checkpoints import COMPLETE, CheckpointStore
 from striate.training.checkpointing.trained_weights import load_trainable, norm_of, save_trainable
 from striate.training.distributed.gradient_sync import GradientSync
@@ -36,6 +36,7 @@ from striate.training.metrics.metrics_log import MetricsLog, reported
 from striate.training.precision import FrozenModules
 from striate.training.validation.validation import Validation
 from striate.training.validation.watch import VALIDATION, Watch
+from striate.training.whole_steps import WholeSteps
 
 # Groups of the optimizer beside that of the region.
 _GROUPS = {PROJECTOR: "projector", VISION: "vision"}
@@ -88,6 +89,7 @@ class RegionTrainer(Trainer):
         name_of: Callable[[int], str],
         longest: int | None = 0,
         lisa: LisaSchedule | None = None,
+        whole: WholeSteps | None = None,
         on_turn: Callable[[], None] = lambda: None,
         validation: Validation | None = None,
     ) -> None:
@@ -110,7 +112,8 @@ class RegionTrainer(Trainer):
             name_of: what the log calls a sample of a number.
             longest: tokens of the longest sample that earlier sessions learned from; None where that is not known.
             lisa: which layers are open in each step; None leaves the whole region open.
-            on_turn: called when other layers are open than before.
+            whole: in which steps all layers compute image tokens; None for a model without such steps.
+            on_turn: called when other layers are open than before, or layers compute otherwise.
             validation: what is measured beside the steps, and when.
         """
         # The devices are looked up before the parent is built: it may take the model's device and wrap it.
@@ -130,7 +133,7 @@ class RegionTrainer(Trainer):
         self._rates = {"region": args.learning_rate, "projector": projector_lr, "vision": vision_lr}
         self._checkpointing = checkpointing
         self._log, self._store, self._longest, self._validation = log, store, longest, validation
-        self._objective = objective
+        self._objective, self._whole = objective, whole
         self._trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
         self._start_norm = norm_of(model, self._trained)
         self._tokens = self._slots = 0
@@ -143,7 +146,8 @@ class RegionTrainer(Trainer):
             log, lisa, advance, late=int(args.device.type == "cuda"), fp16=args.fp16, report=self._report
         )
         self._lisa = LisaCallback(lisa, self._own_sync(), partial(self._turn, on_turn)) if lisa else None
-        for callback in (self._proofs, self._metrics, self._lisa):
+        turns = WholeStepsCallback(whole, on_turn) if whole else None
+        for callback in (self._proofs, self._metrics, self._lisa, turns):
             if callback:
                 self.add_callback(callback)
 
@@ -365,6 +369,7 @@ class RegionTrainer(Trainer):
         """Hand the numbers of the step on, unread where nothing is measured after it."""
         step, tokens = self.state.global_step, self._counted()
         more: dict[str, Any] = {**self._parts(), **({"skipped": self._skipped} if self._skipped else {})}
+        more |= self._whole.noted(step) if self._whole else {}
         self._skipped = {}
         if self._validation is None or not self._validation.watch.due(step):
             self._metrics.add(step, loss, grad_norm, tokens, more)

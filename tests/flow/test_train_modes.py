@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -28,6 +30,7 @@ from striate.stages.prune import prune
 from striate.stages.train import train
 from striate.training import session
 from striate.training.packing.packing_check import check_packing
+from striate.training.trainer import RegionTrainer
 
 REGION = Region(layers=(1, 3), num_layers=4, spec="ids:1,3")
 LORA = TrainSection(
@@ -222,7 +225,92 @@ def test_packed_rows_are_compared_before_frozen_layers_are_rounded(
     assert "Fp8Linear" not in kinds[0]
 
 
+STILL = {"method": "full", "lr": 1e-12, "projector_lr": 1e-12, "batch_size": 2, "max_steps": 4}
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    return list(map(json.loads, (folder / "train_log.jsonl").read_text().splitlines()))
+
+
+@pytest.mark.parametrize(
+    ("packing", "compile", "tokens"),
+    [(False, "off", "region"), (True, "off", "region while training"), (False, "on", "region"), (True, "on", "region")],
+)
+def test_one_step_in_some_computes_image_tokens_in_all_layers(
+    tiny_llava: Loaded,
+    run: Run,
+    samples: list[Sample],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    packing: bool,
+    compile: Any,
+    tokens: str,
+) -> None:
+    """Weights that stand still have the losses of exact training in whole steps, else those of the rule."""
+    monkeypatch.setattr("striate.training.compile.regional.frozen_encoders", lambda _: [])
+    monkeypatch.setattr(session, "compiled_layers", partial(session.compiled_layers, backend="eager"))
+    packs = mock.Mock(wraps=session.check_packing)
+    monkeypatch.setattr(session, "check_packing", packs)
+    held_out = samples[:3]
+    config = with_mode(**STILL, image_tokens=tokens, image_also="bottom:1", validate_every=1)
+    run(copy.deepcopy(tiny_llava), config, "ruled", held_out=held_out)
+    run(copy.deepcopy(tiny_llava), with_mode(**STILL), "exact")
+    settings = {"image_whole_every": 2, "packing": packing}
+    machine = MachineSection(micro_batch=2, pack_tokens=400, compile=compile)
+    mixed = config.model_copy(update=settings)
+    record = run(copy.deepcopy(tiny_llava), mixed, "mixed", held_out=held_out, machine=machine)
+    ruled, exact, found = (rows_of(tmp_path / name) for name in ("ruled", "exact", "mixed"))
+    assert [row["image_tokens"] for row in found] == ["region", "all", "region", "all"]
+    assert all("image_tokens" not in row for row in (*ruled, *exact))
+    assert record.whole_steps == 2
+    losses = [row["loss"] for row in found]
+    wanted = [ruled[0]["loss"], exact[1]["loss"], ruled[2]["loss"], exact[3]["loss"]]
+    assert losses == pytest.approx(wanted, rel=1e-5)
+    assert all(abs(one["loss"] - other["loss"]) > 1e-3 for one, other in zip(ruled, exact, strict=True))
+    # What is measured between steps is the model as it will be used.
+    measured = [[row["validation"]["loss"] for row in rows] for rows in (ruled, found)]
+    assert measured[1] == pytest.approx(measured[0], rel=1e-5)
+    # Rows are compared with single samples in both kinds of steps.
+    assert packs.call_count == (2 if packing else 0)
+    kept = read_visual_compute(tmp_path / "mixed" / "checkpoint")
+    assert (kept and kept.layers) == ((0, 1, 3) if tokens == "region" else None)
+
+
+def test_whole_steps_that_never_come_are_told(tiny_llava: Loaded, run: Run) -> None:
+    said = Said()
+    record = run(tiny_llava, with_mode(image_tokens="region", image_whole_every=3), progress=said)
+    assert record.whole_steps == 0
+    assert any(
+        "train.image_whole_every has no effect: the training has 2 steps, fewer than 3" in one for one in said.said
+    )
+
+
+def test_a_training_that_fails_in_a_whole_step_leaves_the_rule_as_it_was(
+    tiny_llava: Loaded, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = RegionTrainer.training_step
+
+    def fail(self: RegionTrainer, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if self.state.global_step == 1:
+            now = skipping_of(self.model)
+            assert now is not None
+            assert now.whole
+            raise KeyboardInterrupt
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(RegionTrainer, "training_step", fail)
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny_llava, with_mode(image_tokens="region", image_whole_every=2))
+    rule = skipping_of(tiny_llava.model)
+    assert rule is not None
+    assert not rule.whole
+
+
 def test_modes_that_exclude_each_other() -> None:
+    with pytest.raises(ValidationError, match="image_whole_every has no effect with image_tokens 'all'"):
+        with_mode(image_whole_every=10)
+    with pytest.raises(ValidationError, match="image_whole_every 1 lets all layers compute image tokens in every step"):
+        with_mode(image_tokens="region", image_whole_every=1)
     with pytest.raises(ValidationError, match="image_also has no effect with image_tokens 'all'"):
         with_mode(image_also="bottom:2")
     with pytest.raises(ValidationError, match="frozen has no effect on method qlora"):

@@ -95,6 +95,29 @@ def test_resumed_is_uninterrupted(start: Any, whole: Any, tiny_llava: Loaded, tm
     assert (again.first_loss, again.last_loss, again.proof) == (record.first_loss, record.last_loss, record.proof)
 
 
+@pytest.mark.parametrize("steps", [3, 4])
+def test_resumed_is_uninterrupted_with_some_steps_whole(
+    start: Any, tiny_llava: Loaded, tmp_path: Path, steps: int
+) -> None:
+    """At a step that is whole, and at one that is not."""
+    settings = {"image_tokens": "region", "image_whole_every": 3, "max_steps": 6}
+    whole, killed, resumed = (copy.deepcopy(tiny_llava) for _ in range(3))
+    config = LORA.model_copy(update=settings)
+    start(whole, "whole", config)
+    with pytest.raises(KeyboardInterrupt):
+        start(killed, "cut", config, progress=Killed(steps))
+    with pytest.raises(TrainingError, match=r"image_whole_every"):
+        start(copy.deepcopy(tiny_llava), "cut", config.model_copy(update={"image_whole_every": 2}))
+    progress = Killed(-1)
+    start(resumed, "cut", config, progress=progress)
+    assert f"going on from step {steps - 1} of 6" in progress.said
+    expected = weights(whole.model)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(resumed.model).items())
+    assert rows_of(tmp_path / "cut") == rows_of(tmp_path / "whole")
+    lines = [json.loads(line) for line in (tmp_path / "cut" / "log.jsonl").read_text().splitlines()]
+    assert [line["image_tokens"] == "all" for line in lines] == [False, False, True] * 2
+
+
 def test_interrupted_while_saving(start: Any, tiny_llava: Loaded, tmp_path: Path, monkeypatch: Any) -> None:
     whole, killed, resumed = (copy.deepcopy(tiny_llava) for _ in range(3))
     start(whole, "whole")

@@ -22,6 +22,7 @@ from striate.models.visual_token_skipping.rule import VisualTokenSkipping
 from striate.models.visual_token_skipping.token_layout import TokenLayout
 from striate.models.visual_token_skipping.visual_compute import VisualCompute
 from striate.training.approximations import frozen_format
+from striate.training.compile.regional import compiled_layers
 from striate.training.loss import answer_loss
 
 if TYPE_CHECKING:
@@ -111,6 +112,29 @@ def test_the_same_compiled_and_by_runs_of_text(
             check_equal(model, batch, expected)
         with compiled(model):
             check_equal(model, batch, expected)
+
+
+@pytest.mark.parametrize("pad", [0, 2])
+def test_whole_and_skipping_steps_in_turn_are_those_uncompiled(family_builder: Any, pad: int) -> None:
+    """By the compiler of training, which compares each form of a layer before it uses it."""
+    model, inputs = family_builder("llava")
+    compute = opened(model)
+    batch = labelled(padded(inputs, pad) if pad else inputs)
+    width = model.config.get_text_config().hidden_size
+    torch._dynamo.reset()
+    exact = loss_and_gradients(model, batch)
+    with VisualTokenSkipping(model, compute, {layer: torch.randn(width) for layer in (0, 2)}) as rule:
+        ruled = loss_and_gradients(model, batch)
+        assert abs(float(exact[0] - ruled[0])) > 1e-3
+        said: list[str] = []
+        with compiled_layers(model, said.append, backend="eager") as layers:
+            for whole in (False, True, False, True, True, False):
+                rule.whole = whole
+                layers.recheck()
+                check_equal(model, batch, exact if whole else ruled)
+            # Layers that train, the others in both forms, and the vision encoder's.
+            assert "run compiled, as 4 kinds" in layers.describe()
+    assert said == []
 
 
 PRODUCTS = ("mm", "addmm", "bmm", "_scaled_mm")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -137,6 +138,33 @@ def test_a_rule_of_all_layers_changes_nothing() -> None:
         plain = model(**inputs).logits
         with VisualTokenSkipping(model, everything):
             assert torch.equal(model(**inputs).logits, plain)
+
+
+@pytest.mark.parametrize("model_type", ["llava", "qwen2_5_vl", "gemma3"])
+def test_a_suspended_rule_leaves_every_layer_whole(model_type: str) -> None:
+    """To the bit, with steps and without, told the batch or not, forward and backward; then the rule holds again."""
+    model, inputs, compute, _ = build(model_type)
+    width = model.config.get_text_config().hidden_size
+
+    def computed() -> tuple[Tensor, list[Tensor]]:
+        model.zero_grad()
+        logits = model(**inputs, use_cache=False).logits
+        logits.square().mean().backward()
+        return logits.detach(), [one.grad.clone() for one in model.parameters() if one.grad is not None]
+
+    plain, gradients = computed()
+    for shift in ({}, {layer: torch.randn(width) for layer in compute.skipped}):
+        with VisualTokenSkipping(model, compute, shift) as rule:
+            ruled = computed()[0]
+            assert not torch.allclose(ruled, plain, atol=1e-2)
+            for told in (nullcontext(), rule.reading(inputs["input_ids"], plain.device)):
+                # The batch is told within the block, as in training.
+                with rule.suspended(), told:
+                    logits, found = computed()
+                assert torch.equal(logits, plain)
+                assert all(map(torch.equal, found, gradients))
+            assert not rule.whole
+            assert torch.equal(computed()[0], ruled)
 
 
 def test_image_tokens_are_computed_only_inside() -> None:

@@ -55,9 +55,9 @@ SAID: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("data.validate=2%", "train.early_stopping_threshold=1"),
         ("train.early_stopping_patience=3",),
     ),
-    "no effect: train.image_shift (train.image_tokens is not region)": (
+    "no effect: train.image_shift (train.image_tokens is all)": (
         ("train.image_shift=false",),
-        ("train.image_tokens=region",),
+        ("train.image_tokens=region while training",),
     ),
     "no effect: train.frozen (select.region is all)": (
         ("select.region=all", "train.frozen=fp8"),

@@ -97,6 +97,24 @@ class VisualTokenSkipping(ModelRule):
         for layer in self._changed:
             uninstall(layer)
 
+    @property
+    def whole(self) -> bool:
+        """Whether all layers compute image tokens for now, without steps; set between passes, not within one."""
+        return self._batch.whole
+
+    @whole.setter
+    def whole(self, whole: bool) -> None:
+        self._batch.whole = whole
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Let all layers compute image tokens in the block, without steps."""
+        before, self.whole = self.whole, True
+        try:
+            yield
+        finally:
+            self.whole = before
+
     def save(self, folder: Path) -> None:
         """Write `visual_compute.json`, and the steps if there are some."""
         write_document(folder / VISUAL_COMPUTE_FILE, self.compute)
@@ -113,7 +131,7 @@ class VisualTokenSkipping(ModelRule):
             lengths: tokens of each sample of a packed row (1, T); None where every row is a sample.
         """
         before = self._batch.layout, self._told
-        self._batch.layout = TokenLayout.of(self._anatomy.image_mask(ids_BT), device, lengths)
+        self._batch.layout = self._layout(ids_BT, device, lengths)
         self._told = True
         try:
             yield
@@ -131,7 +149,11 @@ class VisualTokenSkipping(ModelRule):
                 "a forward pass with input_ids",
                 "pass input_ids and pixel_values instead of inputs_embeds",
             )
-        self._batch.layout = TokenLayout.of(self._anatomy.image_mask(ids.cpu()), ids.device)
+        self._batch.layout = self._layout(ids.cpu(), ids.device)
+
+    def _layout(self, ids_BT: Tensor, device: torch.device, lengths: Sequence[int] | None = None) -> TokenLayout | None:
+        """Return where a batch's tokens are, or None where no layer is skipped."""
+        return None if self.whole else TokenLayout.of(self._anatomy.image_mask(ids_BT), device, lengths)
 
     def _check(self) -> None:
         """Raise if the rule can't hold for this model."""

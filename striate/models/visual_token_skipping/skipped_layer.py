@@ -34,9 +34,13 @@ _ATTRIBUTE = "visual_skip"
 
 @dataclass
 class CurrentBatch:
-    """The layout of the batch in work, for all layers of a model; None where it has no image tokens."""
+    """The layout of the batch in work, for all layers of a model; None where it has no image tokens.
+
+    Where all layers compute image tokens for a while (`whole`) there is none either.
+    """
 
     layout: TokenLayout | None = None
+    whole: bool = False
 
 
 @dataclass
@@ -76,9 +80,11 @@ def install(layer: nn.Module, batch: CurrentBatch, *, skipped: bool, step: Tenso
 def skipping_form(layer: nn.Module) -> tuple[bool, bool, bool] | None:
     """Return what sets a layer's skipping apart: skipped, with a step, over runs of text; None for a layer of its own.
 
-    Layers of different forms run different code, whatever their modules are.
+    Layers of different forms run different code, whatever their modules are; so does one that is whole for a while.
     """
     skip: LayerSkip | None = getattr(layer, _ATTRIBUTE, None)
+    if skip is not None and skip.batch.whole:
+        return False, False, skip.varlen
     return (skip.skipped, skip.step is not None, skip.varlen) if skip else None
 
 

@@ -85,13 +85,17 @@ def forecast_run(config: RunConfig, plan: Blueprint, region: Region, found: Leng
     largest = max(1, math.ceil(pictures) * found.image_tokens)
     most = max(2, min(found.longest, config.train.max_length - largest))
     whole, rates = dtype.itemsize == 4, _rates(device, dtype)
+    every = config.train.image_whole_every
+    fullest = replace(usual, skipped=frozenset()) if every else usual
     at_peak = forecast(
         model_shape(plan, largest),
         region,
-        replace(usual, text_tokens=most, answer_tokens=max(1, most // 2), masters=not whole and usual.masters),
+        replace(fullest, text_tokens=most, answer_tokens=max(1, most // 2), masters=not whole and usual.masters),
         rates,
     )
-    step = forecast(model_shape(plan, shown), region, usual, rates).milliseconds / 1e3
+    shape = model_shape(plan, shown)
+    step, slow = (forecast(shape, region, one, rates).milliseconds / 1e3 for one in (usual, fullest))
+    step += (slow - step) / every if every else 0
     return RunForecast(
         device=rates.title,
         steps=schedule.steps,

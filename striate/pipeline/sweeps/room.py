@@ -6,6 +6,7 @@ from collections.abc import Hashable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from striate.config import TrainSection
 from striate.data.pictures import PictureLimits
 from striate.errors import StriateError
 from striate.pipeline.sweeps.plan import Plan, Planned
@@ -39,8 +40,11 @@ def runs_side_by_side(plan: Plan, out: Path, progress: Progress) -> int:
 
 def _kinds(runs: tuple[Planned, ...]) -> list[Planned]:
     """Return a run of each kind that takes other memory."""
-    kinds = {(run.config.select.region, run.config.train.method): run for run in runs}
-    return list(kinds.values())
+    return list({_kind(run.config.select.region, run.config.train): run for run in runs}.values())
+
+
+def _kind(region: str, train: TrainSection) -> Hashable:
+    return region, train.method, train.image_tokens, train.image_also, bool(train.image_whole_every)
 
 
 def _share(run: Planned, out: Path, progress: Progress, known: dict[Hashable, Lengths]) -> float:

@@ -37,7 +37,9 @@ def layers_to_recompute(model: Any, job: TrainingJob, compiled: bool) -> frozens
             "a budget, from which the layers to recompute are chosen, or checkpointing of every layer",
             "leave out one of them",
         )
-    shape, compute = model_shape(Blueprint(model, find_anatomy(model))), visual_compute(job.region, job.config)
+    shape = model_shape(Blueprint(model, find_anatomy(model)))
+    # The steps that need most are those in which all layers compute image tokens.
+    compute = visual_compute(job.region, job.config) if not job.config.image_whole_every else None
     settings = largest_micro_batch(shape, job)
     settings = replace(settings, fused=compiled, skipped=frozenset(compute.skipped if compute else ()))
     return within_budget(shape, job.region, settings, job.machine.memory_budget or math.inf).recomputed
