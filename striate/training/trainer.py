@@ -23,6 +23,7 @@ from striate.data.packing import FILLER, SEGMENTS, Batch
 from striate.errors import DataError
 from striate.models.structure.anatomy import PROJECTOR, VISION, component_of, find_anatomy
 from striate.training.batching.micro_batches import BROKEN, NumberedSamples, StepCollator, StepSampler, broken_of
+from striate.training.batching.workers import worker_options
 from striate.training.callbacks import LisaCallback, MetricsCallback, Proof, ProofCallback, WholeStepsCallback
 from striate.training.checkpointing.checkpoints import COMPLETE, CheckpointStore
 from striate.training.checkpointing.trained_weights import load_trainable, norm_of, save_trainable
@@ -169,7 +170,7 @@ class RegionTrainer(Trainer):
             self.train_dataset,
             batch_sampler=self.sampler,
             collate_fn=self.collator,
-            num_workers=workers,
+            **worker_options(workers),
             pin_memory=self.args.dataloader_pin_memory,
             persistent_workers=workers > 0,
             # A loader draws a number when it begins; drawn from torch's own, dropout would depend on workers.

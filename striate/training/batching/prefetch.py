@@ -13,6 +13,7 @@ from striate.data.collate import Collator
 from striate.data.encoding import Encoded
 from striate.data.samples import Sample
 from striate.errors import DataError
+from striate.training.batching.workers import worker_options
 
 # Few enough for a container's shared memory: pictures in several crops take megabytes each.
 _TOGETHER = 4
@@ -29,7 +30,7 @@ def encoded_ahead(samples: Sequence[Sample], collator: Collator, workers: int) -
     dataset: Any = samples
     encode = partial(_encode, collator)
     workers = min(workers, -(-len(samples) // _TOGETHER))
-    for batch in DataLoader(dataset, batch_size=_TOGETHER, collate_fn=encode, num_workers=workers):
+    for batch in DataLoader(dataset, batch_size=_TOGETHER, collate_fn=encode, **worker_options(workers)):
         if isinstance(batch, DataError):
             raise batch
         for tokens, pictures in batch:
