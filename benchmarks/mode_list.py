@@ -32,7 +32,7 @@ class Mode:
 
 def _region_only(says: str, region: str = "uniform:25%", **train: Any) -> Mode:
     """Return a mode with image tokens computed in the region alone."""
-    return Mode(says, region, {"image_tokens": "region", "image_shift": False, **train})
+    return Mode(says, region, {"image_tokens": "region", "image_shift": False, "image_check": None, **train})
 
 
 MODES = {
@@ -53,13 +53,13 @@ MODES = {
     "aligned-exact": Mode("exact, the projector aligned again before", align={}),
     "aligned-shift": Mode(
         "a constant step elsewhere, the projector aligned again with all layers before",
-        train={"image_tokens": "region"},
+        train={"image_tokens": "region", "image_check": None},
         align={},
     ),
     "aligned-same": Mode(
         "the same, the projector aligned again with image tokens in the same layers",
-        train={"image_tokens": "region"},
-        align={"image_tokens": "region", "image_also": "uniform:25%"},
+        train={"image_tokens": "region", "image_check": None},
+        align={"image_tokens": "region", "image_also": "uniform:25%", "image_check": None},
     ),
     "longer": _region_only("image tokens in the region alone, twice the epochs", epochs=2),
     "fast": _region_only("region alone, frozen matrices in 8-bit floats", frozen="fp8"),

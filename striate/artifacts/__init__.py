@@ -35,6 +35,7 @@ from striate.artifacts.speed_record import Bench, SpeedRatio, SpeedRecord, Sprea
 from striate.artifacts.sweep_record import RunState, SweepRecord, SweptGroup, SweptRun, SweptScore
 from striate.artifacts.train_record import (
     ComponentCount,
+    ImageCheck,
     Resampled,
     SourceSeen,
     Trainable,
@@ -61,6 +62,7 @@ __all__ = [
     "GateResult",
     "GateRow",
     "HealRecord",
+    "ImageCheck",
     "Kind",
     "LayerScores",
     "Peak",

@@ -49,6 +49,26 @@ class Resampled(Document):
     order: Literal["random", "moving"] = "random"
 
 
+class ImageCheck(Document):
+    """What a rule for image tokens cost the start model: the answers' cross entropy, in nats a token.
+
+    `whole` is that of layers that all compute image tokens, `ruled` that by the rule, `allowed` the most that it may
+    rise by; of so many samples with pictures, `held_out` ones or of the training data.
+    """
+
+    whole: float
+    ruled: float
+    allowed: float
+    samples: int
+    answer_tokens: int
+    held_out: bool
+
+    @property
+    def rise(self) -> float:
+        """By how much the loss rises; below 0 where it falls."""
+        return self.ruled - self.whole
+
+
 class ValidationRecord(Document):
     """What training measured on held-out samples: losses in nats a token and exact matches from 0 to 1, by name.
 
@@ -83,7 +103,8 @@ class TrainRecord(Document):
     `lr` is the learning rate of the region's layers at its highest; None without layers.
     `skipped` says which broken samples were left out at a step, and why (`data.broken`): by their ids, after their
     source where there are several. `whole_steps` counts the steps in which all layers computed image tokens where these
-    skip some otherwise. `sources` says what the weights that were kept saw of each of these.
+    skip some otherwise, and `image_check` says what that cost before training. `sources` says what the weights that
+    were kept saw of each of these.
     """
 
     version: Literal[1] = 1
@@ -101,6 +122,7 @@ class TrainRecord(Document):
     padding: float = 0.0
     resampled: Resampled | None = None
     whole_steps: int | None = None
+    image_check: ImageCheck | None = None
     skipped: dict[str, str] = Field(default_factory=dict)
     validation: ValidationRecord | None = None
     sources: tuple[SourceSeen, ...] = ()

@@ -77,7 +77,9 @@ class TrainSection(Section):
     `image_tokens` says which layers compute image tokens: all; those of the region only, in training and from then on
     (visual token skipping); or only while training. With `region` the layers of the SPEC `image_also` compute image
     tokens too, and unless `image_shift` is false image tokens take a constant step in each layer that they skip; with
-    `image_whole_every` all layers compute image tokens in every so many-th step of training (0: in none).
+    `image_whole_every` all layers compute image tokens in every so many-th step of training (0: in none). Such a rule
+    is refused if by it the answers' loss of the start model rises by more than `image_check`, in nats a token (null:
+    not measured).
     `frozen` is the number format of the decoder layers outside the region while training. `image_tokens`, `frozen` and
     an `optimizer` with moments in 8 bits trade exactness for speed or memory (docs/fast-modes.md).
     With `data.validate` held-out samples are measured (answer loss, and answers that match exactly) every
@@ -93,6 +95,7 @@ class TrainSection(Section):
             "vision_lr",
             "vision_layers",
             "image_whole_every",
+            "image_check",
             "validate_every",
             "keep",
             "metric_for_best_model",
@@ -126,6 +129,7 @@ class TrainSection(Section):
     image_also: LayerSpec = "none"
     image_shift: bool = True
     image_whole_every: int = Field(default=0, ge=0, le=MOST)
+    image_check: float | None = Field(default=0.3, ge=0, le=1000)
     frozen: Literal["exact", "fp8", "int8"] = "exact"
     save_steps: int = Field(default=100, ge=1, le=MOST)
     validate_every: int | None = Field(default=None, ge=1, le=MOST)

@@ -48,7 +48,7 @@ RULES: tuple[Rule, ...] = (
         lambda run: bool(run.data.validate) and run.train.early_stopping_patience is None,
         "train.early_stopping_patience is not set",
     ),
-    ("train.image_shift", lambda run: run.train.image_tokens == "all", "train.image_tokens is all"),
+    ("train.image_shift train.image_check", lambda run: run.train.image_tokens == "all", "train.image_tokens is all"),
     ("train.frozen", lambda run: run.select.region == "all", "select.region is all"),
     (
         "analyze.pairs",

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from striate.artifacts import Region
+from striate.artifacts import Region, TrainRecord, read_if_there
 from striate.config import RunConfig, is_builtin
 from striate.data.pictures import PictureLimits
 from striate.data.reading import joined
@@ -56,6 +56,8 @@ def check_run(config: RunConfig, out: Path = Path("run")) -> Iterator[str]:
     spec, limits = parse_spec(config.select.region), PictureLimits.of(config.machine)
     check_specs(config, spec)
     yield f"region    {config.select.region}"
+    if config.train.image_tokens != "all":
+        yield f"images    {_image_tokens(config, out)}"
     yield f"scorers   {_scorers(config)}"
     yield from _machine(config)
     check_model_path(config.model.path, "model.path")
@@ -175,6 +177,23 @@ def _removal(config: RunConfig, region: Region | None) -> str:
     if region is None:
         return f"{most}{remove}{' of the' if isinstance(remove, str) else ''} layers, {ranked}"
     return f"{most}{layers_to_remove(remove, region.num_layers)} of {region.num_layers} layers, {ranked}"
+
+
+def _image_tokens(config: RunConfig, out: Path) -> str:
+    """Return where image tokens are computed, and what that may cost the start model, or did in the run in `out`."""
+    section = config.train
+    also = "" if section.image_also == "none" else f" and in {section.image_also}"
+    told = f"image tokens are computed in the region{also}"
+    if section.image_check is None:
+        return f"{told}; what that costs the start model is not measured (train.image_check is null)"
+    record = read_if_there(out / "train.json", TrainRecord)
+    if record and record.image_check:
+        found = record.image_check
+        return f"{told}; in {out} the start model's loss was {found.ruled:.3f} so, {found.whole:.3f} in whole layers"
+    return (
+        f"{told}; before training the start model's loss may rise by {section.image_check:g} nats a token at most"
+        " (train.image_check)"
+    )
 
 
 def _scorers(config: RunConfig) -> str:

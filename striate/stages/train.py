@@ -180,6 +180,7 @@ def _record(job: TrainingJob, prepared: PreparedModel, result: TrainingResult, r
         skipped=result.skipped,
         resampled=lisa_record(job.config.resample, job.region.layers, result.rows) if prepared.lisa else None,
         whole_steps=whole_steps(result.rows) if job.config.image_whole_every else None,
+        image_check=prepared.image_check,
         validation=_validation(job, result.rows) if job.held_out else None,
     )
     return record.model_copy(update={"sources": _seen(job, record)})

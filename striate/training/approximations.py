@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from torch import nn
 
-from striate.artifacts import Region
+from striate.artifacts import ImageCheck, Region
 from striate.config import TrainSection
 from striate.data.checks.broken_samples import usable
 from striate.data.collate import Collator
@@ -19,6 +20,7 @@ from striate.models.visual_token_skipping.rule import VisualTokenSkipping, skipp
 from striate.models.visual_token_skipping.rule_check import check_rule
 from striate.models.visual_token_skipping.shift import Shift
 from striate.models.visual_token_skipping.visual_compute import VisualCompute
+from striate.training.image_check import Checked, check_cost
 from striate.training.image_layers import visual_compute
 from striate.training.quantization.fp8_linear import frozen_in_fp8
 from striate.training.quantization.int8_linear import frozen_in_int8
@@ -30,21 +32,28 @@ _UNSENT = "_ddp_params_and_buffers_to_ignore"
 
 
 def begin_skipping(
-    model: nn.Module, region: Region, samples: Sequence[Sample], collator: Collator, config: TrainSection
-) -> None:
-    """Let image tokens skip layers as `config` says, checked on one sample with pictures; steps are measured on more.
+    model: nn.Module,
+    region: Region,
+    samples: Sequence[Sample],
+    collator: Collator,
+    config: TrainSection,
+    held_out: Sequence[Sample] = (),
+) -> ImageCheck | None:
+    """Let image tokens skip layers as `config` says, and return what that costs the model, if it is measured.
 
-    A model that follows the rule already keeps its steps.
+    The rule is checked on one sample with pictures; steps and cost are measured on more. A model that follows the rule
+    already keeps its steps, and has nothing to lose.
 
     Args:
         model: with its adapters, if it has any.
         region: that trains.
         samples: the training set.
         collator: makes the batches.
-        config: its `image_tokens`, `image_also` and `image_shift` are read.
+        config: its `image_tokens`, `image_also`, `image_shift` and `image_check` are read.
+        held_out: samples that nothing is learned from.
 
     Raises:
-        TrainingError: the model follows such a rule already, and not this one.
+        TrainingError: the model follows such a rule already, and not this one; or the rule costs too much.
         ModelError: the rule can't hold for this model, which is left as it came.
     """
     compute, installed = visual_compute(region, config), skipping_of(model)
@@ -53,11 +62,9 @@ def begin_skipping(
             raise _other_rule(installed.compute, region, compute)
         installed.remove()
     if compute is None:
-        return
-    pictured = SampleColumns.of(samples).pictures.nonzero()[0].tolist() or [0]
+        return None
     try:
-        spaced = pictured[:: -(-len(pictured) // _SHIFT_SAMPLES)]
-        chosen = usable(collator, [samples[index] for index in spaced])
+        chosen = usable(collator, _spread(samples) or samples[:1])
         check_rule(model, compute, collator(chosen[:1]))
     except Exception:
         if installed is not None:
@@ -65,9 +72,34 @@ def begin_skipping(
         raise
     shift: Shift = installed.shift if installed else {}
     if config.image_shift and not installed:
-        batches = [collator(chosen[start : start + _TOGETHER]) for start in range(0, len(chosen), _TOGETHER)]
-        shift = measure_shift(model, compute, batches)
-    VisualTokenSkipping(model, compute, shift)
+        shift = measure_shift(model, compute, _batches(chosen, collator))
+    rule = VisualTokenSkipping(model, compute, shift)
+    if installed or config.image_check is None:
+        return None
+    try:
+        return check_cost(rule, model, region, config, _checked(samples, held_out, collator))
+    except Exception:
+        if skipping_of(model) is rule:
+            rule.remove()
+        raise
+
+
+def _spread(samples: Sequence[Sample], between: bool = False) -> list[Sample]:
+    """Return samples with pictures from all over `samples`; others, `between` these, if there are more."""
+    pictured = SampleColumns.of(samples).pictures.nonzero()[0].tolist()
+    stride = max(1, -(-len(pictured) // _SHIFT_SAMPLES))
+    return [samples[index] for index in pictured[stride // 2 if between else 0 :: stride]]
+
+
+def _checked(samples: Sequence[Sample], held_out: Sequence[Sample], collator: Collator) -> Checked:
+    """Return what a rule is checked on: held-out samples if some have pictures, else others than steps come from."""
+    apart = any(sample.images for sample in held_out)
+    chosen = usable(collator, _spread(held_out) if apart else _spread(samples, between=True))
+    return Checked(_batches(chosen, collator), len(chosen), apart)
+
+
+def _batches(samples: Sequence[Sample], collator: Collator) -> list[Any]:
+    return [collator(samples[start : start + _TOGETHER]) for start in range(0, len(samples), _TOGETHER)]
 
 
 def end_skipping(model: nn.Module, config: TrainSection) -> None:

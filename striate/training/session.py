@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from striate.artifacts import ImageCheck
 from striate.data.checks.broken_samples import usable
 from striate.progress import Advance, Noting, Progress
 from striate.runs.peak_memory import peak_memory_gib
@@ -333,9 +334,20 @@ def train_in_place(
     """
     execution = choose_execution(model, job)
     with prepared_for_training(model, job) as prepared:
+        if prepared.image_check:
+            progress.say(_told(prepared.image_check))
         cached = cached_features(
             prepared.model, processor, job.samples, job.collator, job.machine, half=prepared.half, progress=progress
         )
         result = TrainingSession(job, prepared, execution, store, cached, progress).run(log, checkpoint)
     unshard(prepared.model, prepared.weights.dtypes, prepared.names)
     return prepared, result
+
+
+def _told(check: ImageCheck) -> str:
+    """Return in one line what a rule for image tokens costs the start model."""
+    where = "held-out" if check.held_out else "training"
+    return (
+        f"image tokens skip layers: the answers' loss of the start model is {check.ruled:.3f} so and {check.whole:.3f}"
+        f" in whole layers ({check.samples} {where} samples; train.image_check allows {check.allowed:g} more)"
+    )

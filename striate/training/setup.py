@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -13,7 +13,7 @@ import peft
 import torch
 from torch import nn
 
-from striate.artifacts import Region, Trainable
+from striate.artifacts import ImageCheck, Region, Trainable
 from striate.config import TrainSection
 from striate.data.checks.broken_samples import usable
 from striate.data.packing import Batch
@@ -44,6 +44,7 @@ class PreparedModel:
         lisa: which layers are open in each step; None leaves the whole region open.
         batch: makes the batch of the proof.
         beside: what trains beside the region.
+        image_check: what a rule for image tokens costs the start model; None where there is none, or not measured.
     """
 
     model: Any
@@ -54,6 +55,7 @@ class PreparedModel:
     lisa: LisaSchedule | None
     batch: Callable[[], Batch]
     beside: Beside
+    image_check: ImageCheck | None = None
 
     @property
     def half(self) -> torch.dtype | None:
@@ -87,7 +89,7 @@ def prepared_for_training(model: Any, job: TrainingJob) -> Iterator[PreparedMode
     """Yield the model open for training; afterwards it is in eval mode, and its weights have their own formats.
 
     Raises:
-        TrainingError: nothing to train, or the model computes image tokens by another rule.
+        TrainingError: nothing to train, the model computes image tokens by another rule, or one costs too much.
         ModelError: the rule of `config.image_tokens` can't hold for this model.
     """
     config, region, samples = job.config, job.region, job.samples
@@ -108,8 +110,8 @@ def prepared_for_training(model: Any, job: TrainingJob) -> Iterator[PreparedMode
     )
     try:
         with prepared.autocast():
-            begin_skipping(tuned, region, samples, job.collator, config)
-        yield prepared
+            check = begin_skipping(tuned, region, samples, job.collator, config, job.held_out)
+        yield replace(prepared, image_check=check)
     finally:
         end_skipping(tuned, config)
         prepared.weights.restore()

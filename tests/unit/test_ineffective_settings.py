@@ -55,8 +55,8 @@ SAID: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("data.validate=2%", "train.early_stopping_threshold=1"),
         ("train.early_stopping_patience=3",),
     ),
-    "no effect: train.image_shift (train.image_tokens is all)": (
-        ("train.image_shift=false",),
+    "no effect: train.image_shift, train.image_check (train.image_tokens is all)": (
+        ("train.image_shift=false", "train.image_check=null"),
         ("train.image_tokens=region while training",),
     ),
     "no effect: train.frozen (select.region is all)": (

@@ -96,6 +96,7 @@ STALE: dict[str, tuple[Any, set[str]]] = {
     "train.image_also": ("top:1", TRAINED),
     "train.image_shift": (False, TRAINED),
     "train.image_whole_every": (10, TRAINED),
+    "train.image_check": (None, TRAINED),
     "train.frozen": ("fp8", TRAINED),
     "train.save_steps": (7, TRAINED),
     "train.validate_every": (7, TRAINED),
@@ -411,7 +412,7 @@ def test_settings_that_came_later_are_noted_only_where_they_differ(root: Path) -
     del raw["data"]["validate"]
     config = parse_config(raw)
     new = {"validate_every", "keep", "metric_for_best_model", "early_stopping_patience", "early_stopping_threshold"}
-    new |= {"vision", "vision_lr", "vision_layers", "image_whole_every"}
+    new |= {"vision", "vision_lr", "vision_layers", "image_whole_every", "image_check"}
     # The projector is noted by its earlier name.
     assert set(config.train.model_dump()) - set(config.train.noted()) == new | {"projector"}
     assert config.train.model_copy(update={"validate_every": 5}).noted()["validate_every"] == 5

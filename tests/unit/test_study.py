@@ -12,6 +12,7 @@ import pytest
 from striate.pipeline.sweeps.choosing import classes_of
 from striate.pipeline.sweeps.plan import Plan, Planned
 from striate.selectors.spec.grammar import parse_spec, resolve
+from striate.selectors.spec.required_scores import check_needs
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "configs" / "study"
@@ -130,3 +131,18 @@ def test_shares_of_the_data_and_of_the_layers_removed_are_those_of_the_claims() 
     assert removed == {
         (region, share, seed) for region in ("all", "uniform:25%") for share in shares for seed in range(3)
     }
+
+
+def test_what_a_rule_for_image_tokens_costs_is_measured_and_refuses_no_arm() -> None:
+    ruled = {name: run.config for name, run in rows("arms").items() if name.startswith("image-")}
+    assert {config.train.image_check for config in ruled.values()} == {None}
+    assert {config.select.region for config in ruled.values()} == {"uniform:25%"}
+    assert {name: config.train.image_also for name, config in ruled.items() if config.train.image_also != "none"} == {
+        "image-bottom": "bottom:8",
+        "image-window": "window:25%@25%",
+        "image-contribution": "scores:layer-contribution-image:25%",
+    }
+    assert {
+        name: config.train.image_whole_every for name, config in ruled.items() if config.train.image_whole_every
+    } == {"image-whole": 10}
+    check_needs(parse_spec(ruled["image-contribution"].train.image_also), ruled["image-contribution"].analyze)
