@@ -67,8 +67,8 @@ class ResampleSection(Section):
 class TrainSection(Section):
     """Visual instruction tuning of the region and the projector; defaults are the paper's.
 
-    `lr` is that of the region's layers: a number, or `auto`, which follows from the method and from the share of layers
-    that train (docs/learning-rate.md).
+    `lr` is that of the region's layers: a number, or `auto`, which follows from the method, the share of layers that
+    train and the rank of adapters (docs/learning-rate.md).
     `projector` trains in full, by adapters, or not at all; older configs say so by `train_projector`. So do the layers
     of the vision encoder that the SPEC `vision_layers` names by `vision`, at the learning rate `vision_lr` (none: 2e-6
     in full, 2e-5 by adapters).

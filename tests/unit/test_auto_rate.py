@@ -33,6 +33,11 @@ def test_adapters_get_twice_the_rate_where_a_quarter_of_the_layers_trains() -> N
     assert healing_rate("lora", 2e-4) == 2e-4
 
 
+def test_adapters_get_twice_the_rate_at_a_fourth_of_the_rank_and_full_weights_have_none() -> None:
+    assert [auto_rate("lora", 0.25, rank) for rank in (8, 32, 128)] == [8e-4, 4e-4, 2e-4]
+    assert auto_rate("full", 0.25, 8) == auto_rate("full", 0.25, 128)
+
+
 @pytest.mark.parametrize(
     ("settings", "layers", "expected"),
     [
