@@ -13,10 +13,19 @@ from safetensors import safe_open
 
 from striate.artifacts import Region, write_document
 from striate.config import RunConfig, auto_rate
+from striate.data.pictures import PictureLimits
+from striate.data.reading import read_many
+from striate.data.sources.source_options import SourceOptions
 from striate.errors import DataError, ModelError, StriateError
+from striate.models.forecast.settings import Accelerator
 from striate.models.io.weight_files import check_weights_whole
 from striate.pipeline import Flow
+from striate.pipeline.checking.data_ahead import check_lengths
+from striate.pipeline.checking.model_ahead import model_plan
+from striate.pipeline.checking.region_ahead import check_region_ahead
+from striate.pipeline.checking.run_forecast import RunForecast, forecast_run
 from striate.pipeline.validate import check_run
+from striate.selectors.spec.grammar import parse_spec
 
 
 def told(work: Any) -> str:
@@ -166,6 +175,36 @@ def test_the_last_line_says_what_the_run_takes(run_config: Any, tmp_path: Path) 
 def test_too_little_of_anything_is_said(run_config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("striate.pipeline.checking.run_forecast._memory_of", lambda device: 1e5)
     assert "0 GB memory, WHICH IS TOO LITTLE" in list(check_run(run_config()))[-1].replace("100 kB", "0 GB")
+
+
+def test_whole_steps_and_layers_by_scores_are_forecast(run_config: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    # So slow that launching counts for nothing.
+    slow = Accelerator("slow", "slow", 1e6, 1e6, 1.0, "")
+    monkeypatch.setattr("striate.pipeline.checking.run_forecast._rates", lambda *_: slow)
+
+    def forecast(*settings: str) -> RunForecast:
+        config: RunConfig = run_config("prune.remove=0", "select.region=ids:1", *settings)
+        plan = model_plan(config)[0]
+        assert plan is not None
+        samples = read_many(list(map(Path, config.data.train)), None, 0, SourceOptions.of(config.data))
+        lengths = check_lengths(config, PictureLimits.of(config.machine), samples)[0]
+        region = check_region_ahead(config, parse_spec(config.select.region), plan.anatomy.num_layers)
+        return forecast_run(config, plan, region, lengths, tmp_path)
+
+    rule = "train.image_tokens=region"
+    every, ruled, tenth = forecast(), forecast(rule), forecast(rule, "train.image_whole_every=10")
+    assert ruled.seconds < every.seconds
+    assert tenth.seconds == pytest.approx(0.9 * ruled.seconds + 0.1 * every.seconds)
+    # Whole steps need most.
+    assert tenth.memory == every.memory > ruled.memory
+    # As much as layers that scores may choose take at most: all others than the region's.
+    scored = forecast(rule, "train.image_also=scores:block-influence:2")
+    named = forecast(rule, "train.image_also=ids:0,2")
+    assert (scored.seconds, scored.memory) == (named.seconds, named.memory)
+    # Those of a region by scores are not known either: one that would be it must not end the forecast.
+    unknown = "select.region=scores:block-influence:1"
+    by_scores = forecast(unknown, rule, "train.image_also=bottom:1")
+    assert ruled.seconds < by_scores.seconds < every.seconds
 
 
 def test_a_missing_shard_is_named(tiny_llava_dir: Path) -> None:

@@ -153,14 +153,19 @@ def test_the_learning_rate_is_told_where_it_was_noted() -> None:
         "seconds": 3,
         "peak_memory_gib": 1,
     }
+    check = {"whole": 2.65, "ruled": 2.46, "allowed": 0.3, "samples": 64, "answer_tokens": 9, "held_out": False}
     noted, earlier = (
         TrainRecord.model_validate({"trainable": trainable, "proof": "", "peak_memory_gib": 1, **figures, **more})
-        for more in ({"lr": 1.6e-3}, {})
+        for more in ({"lr": 1.6e-3, "whole_steps": 0, "image_check": check}, {})
     )
     told = draw_course(noted)
     assert "learning rate" in told
     assert "0.0016" in told
-    assert "learning rate" not in draw_course(earlier)
+    assert "loss as image tokens skip layers" in told
+    assert "2.65 → 2.46 (n = 64)" in told
+    assert "steps with image tokens in all layers" in told
+    for name in ("learning rate", "image tokens"):
+        assert name not in draw_course(earlier)
 
 
 def test_pictures_are_found_in_their_pack(tmp_path: Path) -> None:

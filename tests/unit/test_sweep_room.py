@@ -87,3 +87,19 @@ def test_a_place_is_taken_until_its_run_is_done() -> None:
 
 def test_what_is_set_counts(tmp_path: Path) -> None:
     assert room.runs_side_by_side(plan_of(tmp_path, per_device=3), tmp_path, Silent()) == 3
+
+
+def test_runs_of_one_region_that_take_other_memory_are_all_asked(
+    on: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on("cuda")
+    asked = []
+
+    def share(run: Any, *_: Any) -> float:
+        asked.append(run.config.train.image_tokens)
+        return 0.3 if run.config.train.image_tokens == "all" else 0.05
+
+    monkeypatch.setattr(room, "_share", share)
+    plan = plan_of(tmp_path, grid={"train.image_tokens": ["all", "region"], "seed": [0, 1]})
+    assert room.runs_side_by_side(plan, tmp_path, Silent()) == 2
+    assert asked == ["all", "region"]

@@ -37,10 +37,22 @@ def draw_course(record: TrainRecord) -> Html:
             ("steps", f"{count(record.steps)} ({_amount_of_epochs(record.epochs)})"),
             ("loss, first to last", f"{plain_number(record.first_loss)} → {plain_number(record.last_loss)}"),
             *(_held_out(record.validation) if record.validation else []),
+            *_image_tokens(record),
             ("time", duration(record.seconds)),
             ("peak memory", gibibytes(record.peak_memory_gib)),
         ]
     )
+
+
+def _image_tokens(record: TrainRecord) -> list[tuple[str, str]]:
+    """Return the figures of image tokens that skip layers, where they do."""
+    shown = []
+    if (check := record.image_check) is not None:
+        losses = f"{plain_number(check.whole)} → {plain_number(check.ruled)}"
+        shown.append(("start model's loss as image tokens skip layers", f"{losses} (n = {count(check.samples)})"))
+    if record.whole_steps is not None:
+        shown.append(("steps with image tokens in all layers", count(record.whole_steps)))
+    return shown
 
 
 def _held_out(record: ValidationRecord) -> list[tuple[str, str]]:
