@@ -79,6 +79,11 @@ def sample(n: int) -> str:
     return f"n\u00a0=\u00a0{count(n)}"
 
 
+def plural(value: int, noun: str) -> str:
+    """Return `1 step`, `1,000 steps`, with the comma that terminals show."""
+    return f"{value:,} {noun}{'' if value == 1 else 's'}"
+
+
 def amount(value: int, noun: str) -> str:
     """Return `1 layer`, `8 layers`."""
     return f"{count(value)} {noun}{'' if value == 1 else 's'}"

@@ -37,6 +37,7 @@ from striate.selectors.spec.grammar import parse_spec
 from striate.selectors.spec.required_scores import check_specs
 from striate.tasks.packs.findings import findings
 from striate.tasks.packs.sources import check_pack_names
+from striate.wording import plural
 
 if TYPE_CHECKING:
     from striate.data.checks.length_check import Lengths
@@ -80,6 +81,8 @@ def check_run(config: RunConfig, out: Path = Path("run")) -> Iterator[str]:
         yield f"rates     {rates}"
     if config.prune.remove:
         yield f"prune     {_removal(config, region)}"
+    if config.heals:
+        yield f"heal      {_healing(config)}"
     yield from _tests(config, limits, samples, fetches=plan is not None)
     yield from ineffective_settings(config)
     if plan is None and not is_builtin(config.model.path):
@@ -194,6 +197,15 @@ def _image_tokens(config: RunConfig, out: Path) -> str:
         f"{told}; before training the start model's loss may rise by {section.image_check:g} nats a token at most"
         " (train.image_check)"
     )
+
+
+def _healing(config: RunConfig) -> str:
+    """Return for how long healing trains what, towards what."""
+    heal = config.heal
+    long = plural(heal.steps, "step") if heal.steps else f"{100 * (heal.share or 0):.3g}% of the training data"
+    how = "full weights" if heal.how(config.train) == "full" else "LoRA"
+    parts = [f"{getattr(heal, name):g} {name}" for name in ("ce", "kl", "hidden") if getattr(heal, name)]
+    return f"{long}, {how} of {heal.region}, {100 * heal.text:.3g}% without a picture, by {' + '.join(parts)}"
 
 
 def _scorers(config: RunConfig) -> str:

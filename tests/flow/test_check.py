@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -170,6 +172,42 @@ def test_the_last_line_says_what_the_run_takes(run_config: Any, tmp_path: Path) 
     with safe_open(tmp_path / "run/checkpoint/adapter_model.safetensors", "np") as adapter:
         trained = sum(adapter.get_tensor(name).size for name in adapter.keys())  # noqa: SIM118
     assert said == pytest.approx(kept + 3 * 12 * trained, rel=0.1)
+
+
+def test_steps_are_those_of_the_samples_that_train(run_config: Any) -> None:
+    # Of 13 samples half are held out: 2 steps of 4, where all 13 would make 4.
+    lines = list(check_run(run_config("data.validate=50%", "train.epochs=1", "prune.remove=0", "evaluate.packs=[]")))
+    told_of = re.search(r"(\d+) samples are measured, (\d+) train", "\n".join(lines))
+    assert told_of
+    ready = READY.fullmatch(lines[-1])
+    assert ready
+    assert int(ready[1]) == math.ceil(int(told_of[2]) / 4) < math.ceil(13 / 4)
+
+
+def test_healing_is_told_with_its_steps(run_config: Any, tmp_path: Path) -> None:
+    config = run_config("heal.share=40%", "heal.text=0", "evaluate.packs=[]", "train.max_steps=1")
+    lines = list(check_run(config))
+    assert "heal      40% of the training data, LoRA of region, 0% without a picture, by 1 ce + 1 kl" in lines
+    (steps,) = re.findall(r", healing about 1 s \((\d+) steps\), about", lines[-1])
+    flow = Flow(config, tmp_path / "run")
+    flow.everything()
+    assert flow.heal().steps == int(steps)
+    until = ("prune.until='visual>=90'", f"prune.until_packs={json.dumps(config.data.train)}")
+    for more in (("heal.share=null", "heal.steps=1"), ("heal.region=beside",), ("heal.region=all",), until):
+        assert re.search(r"healing about 1 s \(\d+ steps?\)", list(check_run(run_config("heal.share=9%", *more)))[-1])
+
+
+def test_a_model_that_loses_layers_before_is_forecast_without_them(run_config: Any) -> None:
+    from striate.pipeline.checking import run_forecast
+
+    region = Region(layers=(1,), num_layers=4, spec="ids:1", selector="ids")
+    shape = SimpleNamespace(layers=("a", "b", "c", "d"))
+    for when, left in (("before", ("a", "b")), ("after", ("a", "b", "c", "d"))):
+        config = run_config("prune.remove=2", f"prune.when={when}")
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(run_forecast, "replace", lambda one, layers: SimpleNamespace(layers=layers))
+            smaller, own = run_forecast._tuned(config, shape, region)
+        assert (smaller.layers, own.num_layers, own.layers) == (left, len(left), (1,))
 
 
 def test_too_little_of_anything_is_said(run_config: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,8 +120,8 @@ def check_lengths(config: RunConfig, limits: PictureLimits, training: Sequence[S
     section, most = config.data, config.train.max_length
     folder, skips = user_path(config.model.path), section.broken == "skip"
     processor = load_processor(folder if folder.is_dir() else config.model.path, revision=config.model.revision)
-    mixes = bool(section.mix or section.text)
-    trained = _training_data(config).samples if mixes else drawn(training, section.max_train_samples, config.seed)
+    parted = bool(section.mix or section.text or section.validation_share)
+    trained = _training_data(config).samples if parted else drawn(training, section.max_train_samples, config.seed)
     besides = _read_besides(config)
     found = lengths(processor, trained, most, limits, skips=skips, most_counted=MOST_COUNTED)
     wrong = [*found.wrong, *oversized(processor, besides, most, limits, skips=skips).items()]
@@ -173,10 +173,10 @@ def _read_besides(config: RunConfig) -> list[Sample]:
     data, heal, seed = config.data, config.heal, config.seed
     named = data.validate if data.validate and not data.validation_share else None
     text = heal.text_data if config.heals else ()
-    if not (named or data.calibration or text) or any(map(is_builtin, (named or "", *data.calibration, *text))):
+    if not (data.validate or data.calibration or text) or any(map(is_builtin, (named or "", *data.calibration, *text))):
         return []
     trained = training_data(data, [user_path(name) for name in data.train], user_path(named) if named else None, seed)
-    read = list(trained.held_out) if named else []
+    read = list(trained.held_out)
     options = SourceOptions.of(data)
     calibrating = [user_path(name) for name in data.calibration]
     for count in {config.analyze.samples, *([config.prune.samples] if config.prune.reads_samples else [])}:

@@ -11,19 +11,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from striate.artifacts import Region
-from striate.config import RunConfig
+from striate.config import REGION, RunConfig
 from striate.pipeline.checking.region_ahead import also_computing
 from striate.pruning.removal import removal_of
+from striate.wording import plural
 
 if TYPE_CHECKING:
     import torch
 
     from striate.data.checks.length_check import Lengths
+    from striate.models.forecast.layer_shapes import ModelShape
     from striate.models.forecast.settings import Accelerator, Settings
     from striate.models.structure.meta_model import Blueprint
 
 # Two checkpoints to go on from are kept, and a third is written before the oldest goes.
 _CHECKPOINTS = 3
+# What training and healing have in common in a forecast.
+_OF_SAMPLES = ("batch", "text_tokens", "answer_tokens", "checkpointing", "masters")
 # What Python and its libraries take of the CPU's memory.
 _PROCESS = 1e9
 _MATRIX, _COPIED, _SECONDS = {"cpu": 768, "cuda": 4096, "mps": 2048}, 2**25, 0.1
@@ -37,6 +41,7 @@ class RunForecast:
         device: what it trains on, in words.
         steps: optimizer steps of training.
         seconds: of training.
+        healing: what is said of healing: its time and steps; empty where nothing is healed.
         memory: bytes at the peak of training.
         memory_there: bytes that the device has.
         disk: bytes that the run folder will hold at most.
@@ -46,6 +51,7 @@ class RunForecast:
     device: str
     steps: int
     seconds: float
+    healing: str
     memory: float
     memory_there: float
     disk: float
@@ -54,8 +60,8 @@ class RunForecast:
     def __str__(self) -> str:
         """Return it in words."""
         return (
-            f"training takes about {_duration(self.seconds)} ({self.steps} steps on {self.device}),"
-            f" {_against('memory', self.memory, self.memory_there)} and"
+            f"training takes about {_duration(self.seconds)} ({plural(self.steps, 'step')} on {self.device}),"
+            f"{self.healing} {_against('memory', self.memory, self.memory_there)} and"
             f" {_against('disk', self.disk, self.disk_there)}"
         )
 
@@ -80,7 +86,8 @@ def forecast_run(config: RunConfig, plan: Blueprint, region: Region, found: Leng
     schedule = Plan.of(found.samples, config.train, config.machine)
     pictures = found.pictures / max(1, found.samples)
     text = max(2, round(found.text / max(1, found.samples) - pictures))
-    usual = _step(config, plan, region, schedule.micro_batch, text, accumulated=schedule.accumulation > 1)
+    tuned = _tuned(config, model_shape(plan), region)[1]
+    usual = _step(config, plan, tuned, schedule.micro_batch, text, accumulated=schedule.accumulation > 1)
     shown = max(1, round(pictures * found.image_tokens))
     largest = max(1, math.ceil(pictures) * found.image_tokens)
     most = max(2, min(found.longest, config.train.max_length - largest))
@@ -88,13 +95,12 @@ def forecast_run(config: RunConfig, plan: Blueprint, region: Region, found: Leng
     every = config.train.image_whole_every
     fullest = replace(usual, skipped=frozenset()) if every else usual
     at_peak = forecast(
-        model_shape(plan, largest),
-        region,
+        *_tuned(config, model_shape(plan, largest), region),
         replace(fullest, text_tokens=most, answer_tokens=max(1, most // 2), masters=not whole and usual.masters),
         rates,
     )
-    shape = model_shape(plan, shown)
-    step, slow = (forecast(shape, region, one, rates).milliseconds / 1e3 for one in (usual, fullest))
+    smaller = _tuned(config, model_shape(plan, shown), region)
+    step, slow = (forecast(*smaller, one, rates).milliseconds / 1e3 for one in (usual, fullest))
     step += (slow - step) / every if every else 0
     return RunForecast(
         device=rates.title,
@@ -102,10 +108,48 @@ def forecast_run(config: RunConfig, plan: Blueprint, region: Region, found: Leng
         # Without the copies in half precision that the counts are of, all takes twice the bytes.
         memory=at_peak.memory.peak * (2 if whole else 1) + (_PROCESS if device.type == "cpu" else 0),
         seconds=step * schedule.accumulation * schedule.steps * (1 if found.samples >= schedule.batch_size else 0.5),
+        healing=_healing(config, model_shape(plan, shown), region, usual, rates, found.samples),
         memory_there=_memory_of(device),
         disk=_disk(config, plan, region, dtype.itemsize),
         disk_there=_free(out),
     )
+
+
+def _tuned(config: RunConfig, shape: ModelShape, region: Region) -> tuple[ModelShape, Region]:
+    """Return the model that is tuned and its region: without the layers that go before."""
+    return _without(shape, region, removal_of(config.prune, region) if config.prune.first else 0)
+
+
+def _without(shape: ModelShape, region: Region, remove: int) -> tuple[ModelShape, Region]:
+    """Return a model and its region without `remove` layers outside it: which of them is not known yet."""
+    from striate.models.surgery.renumber import new_numbers, renumbered
+
+    gone = set(region.outside[len(region.outside) - remove :])
+    kept = [layer for layer in range(region.num_layers) if layer not in gone]
+    return replace(shape, layers=tuple(shape.layers[layer] for layer in kept)), renumbered(region, new_numbers(kept))
+
+
+def _healing(
+    config: RunConfig, shape: ModelShape, region: Region, usual: Settings, rates: Accelerator, samples: int
+) -> str:
+    """Return how long healing takes after training on `samples`; of one model, where `prune.until` tries several."""
+    from striate.healing.healed_layers import layers_ahead
+    from striate.healing.sample_mix import count_of
+    from striate.models.forecast.estimate import forecast
+    from striate.models.forecast.settings import Settings
+    from striate.training.schedule import Plan
+
+    if not config.heals:
+        return ""
+    train = config.heal.training(config.train.settled(len(region), region.num_layers))
+    schedule = Plan.of(count_of(samples, config.heal, train.batch_size), train, config.machine)
+    most = removal_of(config.prune, region)
+    smaller, own = _without(shape, region, most)
+    healed = next(iter(layers_ahead(config, region, most)), own) if config.heal.region != REGION else own
+    settings = replace(Settings.of(train), **{name: getattr(usual, name) for name in _OF_SAMPLES})
+    seconds = forecast(smaller, healed, settings, rates).milliseconds / 1e3 * schedule.accumulation * schedule.steps
+    each = " for each model that is tried" if config.prune.until else ""
+    return f" healing about {_duration(seconds)} ({plural(schedule.steps, 'step')}){each},"
 
 
 def _step(
