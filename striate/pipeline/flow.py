@@ -213,7 +213,7 @@ class Flow:
                     job = TrainingRequest(
                         config,
                         self.out,
-                        self._path_of(origin),
+                        self._base_of_adapters(origin),
                         self.inputs.train,
                         self.inputs.validate,
                         self.keys.model(origin),
@@ -283,6 +283,7 @@ class Flow:
                 from striate.stages.prune import prune
 
                 region = read_document(self.out / "region.json", Region)
+                check_region(self.config, region)
                 remove, until = removal_of(section, region), None
                 unfinished = self.out / UNFINISHED
                 ranking = LayerRanking(self.config, self.inputs.calibrating, unfinished, stage.key, self.progress)
@@ -344,6 +345,7 @@ class Flow:
         from striate.pipeline.trials.curve_run import CURVE_FILE, TABLE_FILE, check_curve, references, write_curve
         from striate.pruning.curve_counts import curve_counts
 
+        self.run.output("select", "region.json", self.keys.select())
         region = read_document(self.out / "region.json", Region)
         counts = curve_counts(spec, region.num_layers)
         check_curve(self.config, region, counts)
@@ -528,6 +530,11 @@ class Flow:
         own = {"tuned": "checkpoint", "unhealed": "unhealed", "pruned": "pruned"}
         places = {**{name: self.out / folder for name, folder in own.items()}, **self.config.evaluate.others}
         return str(places.get(label, self.inputs.model))
+
+    def _base_of_adapters(self, origin: str) -> str:
+        """Return where the model is that adapters train on, as they name it: one of this run is found from anywhere."""
+        path = self._path_of(origin)
+        return str(Path(path).absolute()) if origin != BASE_LABEL else path
 
     def _checked_path_of(self, label: str) -> str:
         from striate.models.io.hub_download import fetch_weights

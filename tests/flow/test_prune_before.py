@@ -63,7 +63,7 @@ def test_it_is_said_what_is_held_against_what(whole: Path) -> None:
     assert "Tuning 2 of 3 layers after pruning " in page
     cards = [(whole / folder / "README.md").read_text() for folder in ("pruned", "checkpoint")]
     assert "Visual instruction tuning" not in cards[0]
-    assert "1 layers removed" in cards[0].partition("\n## ")[0]
+    assert "1 layer removed" in cards[0].partition("\n## ")[0]
     assert "tuned in 2 of 3 layers" in cards[1]
     assert "retention against the model before tuning (start)" in cards[1]
 
@@ -117,3 +117,20 @@ def test_answers_of_the_start_rank_the_layers(
     assert set(record.cuts[0].candidates) == {0, 2}
     flow.train()
     assert striate.load_model(tmp_path / "run/checkpoint", device="cpu").model.config.text_config.num_hidden_layers == 3
+
+
+def test_the_adapter_of_a_run_in_a_relative_folder_loads_from_anywhere(
+    run_config: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    flow = Flow(run_config(*BEFORE, "train.max_steps=1"), Path("runs/one"))
+    flow.analyze()
+    flow.select()
+    flow.prune()
+    flow.train()
+    monkeypatch.chdir("/")
+    out = tmp_path / "runs/one"
+    tuned = striate.load_model(out / "checkpoint", device="cpu").model
+    assert tuned.config.text_config.num_hidden_layers == 3
+    # A card that named runs/one would name somebody's model of the hub.
+    assert "base_model: runs/" not in (out / "checkpoint/README.md").read_text(encoding="utf-8")

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from striate.artifacts import Curve, EvalRecord, GateResult, GateRow, PruneRecord, Trial, read_document
 from striate.cli import app
 from striate.config import RunConfig
-from striate.errors import ConfigError, StriateError
+from striate.errors import ArtifactError, ConfigError, StriateError
 from striate.pipeline import Flow
 from striate.pipeline.trials import prune_trials, until_run
 from striate.pipeline.validate import check_run
@@ -372,3 +372,14 @@ def test_check_reads_the_packs_that_choose_the_number(
     (other / "test.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items), encoding="utf-8")
     with pytest.raises(StriateError, match=str(items[0].get("id", "item"))):
         list(check_run(greedy(*until)))
+
+
+def test_a_curve_of_a_run_that_was_not_tuned_says_what_to_do_first(
+    greedy: Callable[..., RunConfig], listener: Any, tmp_path: Path
+) -> None:
+    flow = Flow(greedy(), tmp_path / "run", progress=listener())
+    with pytest.raises(ArtifactError, match="run `striate select` first"):
+        flow.curve("0:2")
+    flow.select()
+    with pytest.raises(ArtifactError, match="run `striate train` first"):
+        flow.curve("0:2")

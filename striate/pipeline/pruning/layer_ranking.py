@@ -54,8 +54,9 @@ class LayerRanking:
             return ()
         check_file_place(self.file)
         known = self._known()
-        if known:
-            self.progress.say(f"prune: goes on after cut {len(known)} of {remove - len(region.removable)}")
+        wanted = remove - len(region.removable)
+        if 0 < len(known) < wanted:
+            self.progress.say(f"prune: goes on after cut {len(known)} of {wanted}")
         return rank_greedily(
             tuned.model,
             self._batches(tuned),

@@ -8,6 +8,7 @@ from striate.selectors.spec.grammar import Spec, parse_spec
 
 # The SPEC of training that may need scores: a run has these before it trains.
 IMAGE_ALSO = "image_also"
+_OTHER_STACKS = {"heal.region": "the smaller model", "train.vision_layers": "the vision encoder"}
 
 
 def check_specs(config: RunConfig, region: Spec) -> None:
@@ -33,6 +34,13 @@ def parse_unscored(name: str, spec: str) -> Spec:
         SpecError: unknown strategy, an argument that it can't take, or one that needs scores.
     """
     parsed = parse_spec(spec)
+    if parsed.needs_scores and name in _OTHER_STACKS:
+        # A region.json of the scores is of the model as it was scored.
+        raise SpecError(
+            f"{name} {spec!r} needs scores, and of {_OTHER_STACKS[name]} there are none",
+            "a SPEC that needs none, such as uniform:50%, bottom:8 or ids:0,4",
+            f"name the layers in {name} with ids:...",
+        )
     if parsed.needs_scores:
         raise SpecError(
             f"{name} {spec!r} needs scores, which training does not read",
