@@ -12,6 +12,7 @@ from striate.cli.console import ERR, OUT, draw_stack, print_json
 from striate.cli.options import Config, Json, Out, Overwrite, Settings, run_stage
 from striate.config import Metric
 from striate.config.train_settings import FLOAT32
+from striate.wording import plural
 
 if TYPE_CHECKING:
     from striate.pipeline import Flow
@@ -57,9 +58,8 @@ def train(
         if json:
             print_json(record.model_dump_json())
             return
-        OUT.print(
-            f"{record.steps} steps in {record.seconds:.0f} s, loss {record.first_loss:.3f} -> {record.last_loss:.3f}"
-        )
+        done, change = plural(record.steps, "step"), f"{record.first_loss:.3f} -> {record.last_loss:.3f}"
+        OUT.print(f"{done} in {record.seconds:.0f} s, loss {change}")
         if held_out := record.validation:
             samples, kept = held_out.visual_samples + held_out.text_samples, held_out.kept_step
             losses = f"{held_out.first['loss']:.3f} -> {held_out.last['loss']:.3f}"
@@ -145,11 +145,11 @@ def _show_pruned(flow: Flow, json: bool) -> None:
     if json:
         print_json(dumps({"prune": record.model_dump(mode="json"), "heal": healed and healed.model_dump(mode="json")}))
         return
-    OUT.print(f"{draw_stack(record.region, record.removed)}  {len(record.removed)} layers removed")
+    OUT.print(f"{draw_stack(record.region, record.removed)}  {plural(len(record.removed), 'layer')} removed")
     OUT.print(f"{record.parameters_before:,} -> {record.parameters_after:,} parameters; reloaded and compared")
     if healed:
         losses = f"loss {healed.first['loss']:.3f} -> {healed.last['loss']:.3f}"
-        OUT.print(f"healed: {healed.steps} steps in {healed.seconds:.0f} s, {losses}; reloaded and compared")
+        OUT.print(f"healed: {plural(healed.steps, 'step')} in {healed.seconds:.0f} s, {losses}; reloaded and compared")
 
 
 def _show_curve(flow: Flow, spec: str, json: bool) -> None:

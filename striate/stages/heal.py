@@ -33,7 +33,7 @@ from striate.training.checkpointing.checkpoints import CheckpointStore
 from striate.training.checkpointing.resume_identity import Identity, identity
 from striate.training.distributed.ranks import Ranks
 from striate.training.job import TrainingJob
-from striate.training.preflight_checks import check_training
+from striate.training.preflight_checks import check_training, warn_of_warmup
 from striate.training.schedule import Plan
 from striate.training.session import TrainingResult, train_in_place
 from striate.training.setup import PreparedModel
@@ -128,6 +128,7 @@ def heal(
             Plan.of(len(healing.samples), config, healing.machine),
             objective=HealingObjective(section, healing.teacher),
         )
+        warn_of_warmup(job.plan, progress)
         checkpoint = store.find(log, overwrite, progress.say)
         reset_peak_memory(next(model.parameters()).device)
         prepared, result = train_in_place(model, processor, job, progress, store, log, checkpoint)

@@ -29,6 +29,7 @@ from striate.training.preflight_checks import (
     check_validation,
     warn_of_lisa,
     warn_of_whole_steps,
+    warn_of_warmup,
 )
 from striate.training.schedule import Plan, told_micro_batch
 from striate.training.session import TrainingResult, train_in_place
@@ -133,6 +134,7 @@ def _train(
         progress.say(told)
     warn_of_lisa(job.region, job.config.resample, job.plan.steps, job.seed, progress)
     warn_of_whole_steps(job.config.image_whole_every, job.plan.steps, progress)
+    warn_of_warmup(job.plan, progress)
     reset_peak_memory(next(model.parameters()).device)
     prepared, result = train_in_place(model, processor, job, progress, store, log, checkpoint)
     record = _record(job, prepared, result, ranks)

@@ -19,6 +19,8 @@ from striate.training.distributed.sharding import check_sharding, sharding
 from striate.training.image_layers import visual_compute
 from striate.training.lisa import check_lisa, never_sampled
 from striate.training.optimizers import check_optimizer
+from striate.training.schedule import Plan
+from striate.wording import plural
 
 
 def check_training(
@@ -115,10 +117,21 @@ def warn_of_lisa(region: Region, section: ResampleSection, steps: int, seed: int
         warn(progress, f"train.resample has no effect: all {len(region)} layers of the region are open all the time")
     left_out = never_sampled(region, section, steps, seed)
     if left_out:
+        layers = f"layer{'s' if len(left_out) > 1 else ''} {', '.join(map(str, left_out))}"
         warn(
             progress,
-            f"layers {', '.join(map(str, left_out))} will not train: {steps} steps, with {section.active} layers open"
-            f" for {section.every} steps, are too few; lower train.resample.every or raise train.resample.active",
+            f"{layers} will not train: {plural(steps, 'step')}, with {plural(section.active, 'layer')} open for"
+            f" {plural(section.every, 'step')}, are too few; lower train.resample.every or raise train.resample.active",
+        )
+
+
+def warn_of_warmup(plan: Plan, progress: Progress) -> None:
+    """Say that nothing is learned where the only step is warm-up, which begins at a learning rate of 0."""
+    if plan.steps == 1 and plan.warmup_steps:
+        warn(
+            progress,
+            "no effect: the only step is warm-up, at a learning rate of 0 (take more steps, or set"
+            " train.warmup_ratio=0)",
         )
 
 

@@ -13,9 +13,10 @@ import pytest
 
 from striate.artifacts import HealRecord, PruneRecord, read_document
 from striate.config import RunConfig
-from striate.errors import ArtifactError
+from striate.errors import ArtifactError, StriateError
 from striate.pipeline import Flow
 from striate.pipeline.pruning import healing_run
+from striate.progress import Silent
 
 SHORT = (
     "analyze.scorers=[block-influence]",
@@ -174,3 +175,38 @@ def test_another_setting_heals_again_and_ranks_no_more(
     assert "prune: up to date" in heard.said
     assert weights_of(out) == unhealed
     assert not [path.name for path in out.iterdir() if "heal" in path.name or "teacher" in path.name]
+
+
+@pytest.mark.parametrize(
+    ("region", "said"),
+    [
+        ("besides", "unknown selector 'besides'"),
+        ("ids:3", "names layer 3, but the model has 3 layers"),
+        ("scores:block-influence:50%", "needs scores, and of the smaller model there are none"),
+    ],
+)
+def test_layers_that_can_not_heal_are_told_before_any_is_ranked(
+    tuned: Path, run_config: Callable[..., RunConfig], listener: Any, tmp_path: Path, region: str, said: str
+) -> None:
+    shutil.copytree(tuned, tmp_path / "run")
+    heard = listener()
+    with pytest.raises(StriateError, match=said):
+        run(run_config(*HEAL, f"heal.region={region}"), tmp_path / "run", heard, overwrite=True)
+    assert heard.said == []
+    assert not (tmp_path / "run/unhealed").exists()
+
+
+def test_a_single_step_that_is_warm_up_is_said_to_change_nothing(
+    tuned: Path, run_config: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    said: list[str] = []
+
+    class Hearing(Silent):
+        def say(self, text: str) -> None:
+            said.append(text)
+
+    shutil.copytree(tuned, tmp_path / "run")
+    run(run_config(*SHORT, "heal.steps=1"), tmp_path / "run", Hearing(), overwrite=True)
+    assert weights_of(tmp_path / "run") == weights_of(tmp_path / "run", "unhealed")
+    assert any(line.startswith("no effect: the only step is warm-up") for line in said)
+    assert any(line.startswith("heal: 1 step on 4 samples, ") for line in said)

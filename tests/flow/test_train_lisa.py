@@ -230,7 +230,7 @@ def test_too_few_steps_are_said_beforehand(run: Run, tiny_llava: Loaded) -> None
     assert record.resampled
     idle = [layer for layer, steps in record.resampled.steps_open.items() if not steps]
     assert len(idle) == 2
-    said = f"layers {idle[0]}, {idle[1]} will not train: 3 steps, with 1 layers open for 2 steps, are too few"
+    said = f"layers {idle[0]}, {idle[1]} will not train: 3 steps, with 1 layer open for 2 steps, are too few"
     assert any(line.startswith(said) for line in listener.said)
 
 

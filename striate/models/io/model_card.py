@@ -24,7 +24,7 @@ from striate.printable import printable
 from striate.storage.atomic import write_bytes
 from striate.storage.local_places import without_places
 from striate.storage.read_files import Form, parse_yaml, read_text
-from striate.wording import PERPLEXITY, perplexity, perplexity_of, score_span
+from striate.wording import PERPLEXITY, perplexity, perplexity_of, plural, score_span
 
 CARD_FILE = "README.md"
 BASE_CARD = Form(ModelError, "a model card")
@@ -239,7 +239,7 @@ def _base_name(base: str) -> str:
 
 def _deed(facts: CardFacts) -> str:
     tuned = f"tuned in {len(facts.region)} of {facts.region.num_layers} layers" if facts.region and facts.method else ""
-    gone = f"{len(facts.prune.removed)} layers removed" if facts.prune and facts.prune.removed else ""
+    gone = f"{plural(len(facts.prune.removed), 'layer')} removed" if facts.prune and facts.prune.removed else ""
     parts = [tuned or ("tuned" if facts.method else ""), gone]
     # Of a model whose making nobody noted, nothing is claimed.
     return ", ".join(part for part in parts if part) or ("unchanged" if facts.prune else "")
@@ -286,7 +286,7 @@ def _healing(heal: HealRecord) -> str:
     text = f", {heal.text_samples:,} of them without a picture" if heal.text_samples else ""
     towards = ", towards the tuned model's own predictions" if heal.weights["kl"] or heal.weights["hidden"] else ""
     return (
-        f"Healed after pruning: {heal.steps:,} steps on {heal.samples:,} samples{text}, with"
+        f"Healed after pruning: {plural(heal.steps, 'step')} on {plural(heal.samples, 'sample')}{text}, with"
         f" {METHODS.get(heal.method, heal.method)} of layers {layers} (new numbers){towards}."
     )
 

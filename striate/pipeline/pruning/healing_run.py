@@ -15,6 +15,7 @@ from striate.pipeline.stage_keys import StageKeys
 from striate.progress import warn
 from striate.runs.folder import RunFolder
 from striate.storage.fingerprints import fingerprint_of
+from striate.wording import plural
 
 if TYPE_CHECKING:
     from striate.data.samples import Sample
@@ -100,7 +101,8 @@ class HealingRun:
         )
         write_document(out / RECORD, record)
         losses = f"loss {record.first['loss']:.3f} -> {record.last['loss']:.3f}"
-        self.run.progress.say(f"heal: {record.steps} steps on {record.samples} samples, {losses}")
+        done = f"{plural(record.steps, 'step')} on {plural(record.samples, 'sample')}"
+        self.run.progress.say(f"heal: {done}, {losses}")
 
     def heal_trial(self, loaded: Loaded, pruned: PruneRecord, rows: TeacherRows | None, work: Path, key: str) -> Loaded:
         """Return a model that lacks layers, healed in place and not saved.
