@@ -138,3 +138,51 @@ def test_diverging_is_told_apart() -> None:
     from striate.training.metrics.metrics_log import _diverged
 
     assert isinstance(_diverged(3, float("nan"), None), DivergedError)
+
+
+def test_another_metric_chooses_among_the_same_trials_and_another_budget_begins_anew_and_says_so(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, trained = tmp_path / "run", []
+    whole = rate_trials.RateTrials._trained
+
+    def counted(self: Any, rate: float, steps: int, metric: str) -> Any:
+        trained.append(rate)
+        return whole(self, rate, steps, metric)
+
+    monkeypatch.setattr(rate_trials.RateTrials, "_trained", counted)
+    arguments = (str(config), "--out", str(out), "--rates", "1e-3,1e-2")
+    assert called(*arguments).exit_code == 0
+    first = read_document(out / "find_lr.json", RateSearch)
+    trained.clear()
+    assert called(*arguments, "--by", "visual_loss").exit_code == 0
+    second = read_document(out / "find_lr.json", RateSearch)
+    assert (trained, second.metric, second.trials) == ([], "visual_loss", first.trials)
+    assert second.best == min(second.trials, key=lambda trial: trial.measured["visual_loss"]).lr
+    shown = called(*arguments, "--minutes", "20")
+    assert "find-lr: begins anew, 2 earlier trials were of --minutes 10" in shown.output
+    assert trained == [1e-3, 1e-3, 1e-2]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--rates", "1e30,1e31"), ("1e+30, the lowest rate: training diverged", "give lower --rates")),
+        (
+            ("--set", "select.region=none", "--set", "train.method=full"),
+            ("region 'none' has no layer that trains at train.lr", "train.projector_lr"),
+        ),
+        (
+            ("--by", "text_exact_match", "--set", "data.validate=8%"),
+            ("--by text_exact_match, and of 3 held-out samples all have pictures", "use --by loss or exact_match"),
+        ),
+    ],
+)
+def test_trials_that_could_tell_nothing_are_refused(
+    config: Path, tmp_path: Path, more: tuple[str, ...], said: tuple[str, ...]
+) -> None:
+    result = called(str(config), "--out", str(tmp_path / "run"), *more)
+    assert result.exit_code == 1
+    output = " ".join(result.output.split())
+    assert all(part in output for part in said), output
+    assert not (tmp_path / "run/find_lr.json").exists()

@@ -15,9 +15,9 @@ from striate.artifacts import RateSearch, RateTrial, Region, read_document, writ
 from striate.config import RunConfig, TrainSection
 from striate.data.held_out import TrainingData, training_data
 from striate.data.reading import drawn
-from striate.errors import ArtifactError, DivergedError
+from striate.errors import ArtifactError, ConfigError, DivergedError
 from striate.pipeline.trials.rate_choice import LEAST_STEPS, Pace, best_rate
-from striate.progress import Progress
+from striate.progress import Progress, warn
 
 if TYPE_CHECKING:
     from striate.models.io.load import Loaded
@@ -61,10 +61,12 @@ class RateTrials:
         """Return what each rate reaches; trials that are kept from an interrupted call are not done again.
 
         Raises:
-            ConfigError: the budget allows too few steps.
+            ConfigError: no layer trains at these rates, nothing held out is of the metric's kind, the lowest rate
+                diverges at once, or the budget allows too few steps.
             StriateError: the model can't be trained.
         """
         began = time.perf_counter()
+        self._check(metric)
         found = self._known(minutes, metric) or self._begun(rates, minutes, metric, began)
         for rate in rates:
             if all(trial.lr != rate for trial in found.trials):
@@ -85,21 +87,43 @@ class RateTrials:
         data = training_data(section, self.train, self.validate, seed)
         return TrainingData(data.samples, list(drawn(data.held_out, MOST_HELD_OUT, seed)))
 
+    def _check(self, metric: str) -> None:
+        """Raise where trials could not differ, or not be told apart: before any of them."""
+        if not self.region.layers:
+            raise ConfigError(
+                "region 'none' has no layer that trains at train.lr: all rates would be the same training",
+                "a region of one layer or more",
+                "choose one with --set select.region=uniform:25%; the projector's rate is train.projector_lr",
+            )
+        pictured = sum(bool(sample.images) for sample in self._data.held_out)
+        texts = len(self._data.held_out) - pictured
+        if {"visual": not pictured, "text": not texts}.get(metric.partition("_")[0]):
+            lacking = "none has a picture" if not pictured else "all have pictures"
+            raise ConfigError(
+                f"--by {metric}, and of {pictured + texts} held-out samples {lacking}",
+                "a metric of a kind that is held out, or of all",
+                "use --by loss or exact_match, or hold out more with --set data.validate=10%",
+            )
+
     def _known(self, minutes: float, metric: str) -> RateSearch | None:
-        """Return what an earlier call left, of the same inputs."""
+        """Return what an earlier call left, of the same inputs and budget: all metrics were measured then."""
         try:
             found = read_document(self.file, RateSearch)
         except ArtifactError:
             return None
-        same = (found.key, found.metric, found.budget_seconds) == (self.follows, metric, 60 * minutes)
-        return found if same else None
+        if found.key != self.follows or found.budget_seconds != 60 * minutes:
+            if found.trials:
+                why = "other settings" if found.key != self.follows else f"--minutes {found.budget_seconds / 60:g}"
+                warn(self.progress, f"find-lr: begins anew, {len(found.trials)} earlier trials were of {why}")
+            return None
+        return found.model_copy(update={"metric": metric})
 
     def _begun(self, rates: Sequence[float], minutes: float, metric: str, began: float) -> RateSearch:
         """Return a search without trials, after a probe of how long a step takes."""
         self.progress.say(f"find-lr: {PROBE_STEPS} steps to see how long one takes")
         whole = self._plan(self.config.train).steps
         begin = time.perf_counter()
-        result = self._trained(sorted(rates)[0], min(PROBE_STEPS, whole), metric)
+        result = self._probe(min(rates), min(PROBE_STEPS, whole), metric)
         steps = [row["seconds"] for row in result.rows]
         pace = Pace(statistics.median(steps[len(steps) // 2 :]), time.perf_counter() - begin - sum(steps))
         left = 60 * minutes - (time.perf_counter() - began)
@@ -117,6 +141,16 @@ class RateTrials:
             own=self.config.data.validate is not None,
             budget_seconds=60 * minutes,
         )
+
+    def _probe(self, rate: float, steps: int, metric: str) -> TrainingResult:
+        try:
+            return self._trained(rate, steps, metric)
+        except DivergedError as error:
+            raise ConfigError(
+                f"{rate:g}, the lowest rate: {error.given}",
+                "a lowest rate at which training does not diverge in its first steps",
+                "give lower --rates",
+            ) from error
 
     def _trial(self, rate: float, steps: int, metric: str) -> RateTrial:
         begin = time.perf_counter()
