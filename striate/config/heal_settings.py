@@ -40,7 +40,7 @@ class HealSection(Section):
     text: float = Field(default=0.25, ge=0, le=1)
     text_data: tuple[str, ...] = ()
 
-    @field_validator("share", mode="before")
+    @field_validator("share", "text", mode="before")
     @classmethod
     def _percent(cls, value: Any) -> Any:
         """Return the share that a percentage stands for."""

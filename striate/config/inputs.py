@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -104,6 +104,13 @@ with warnings.catch_warnings():
             if twice:
                 raise ValueError(f"mix: train names {twice!r} twice: name it once, and say here how often it is shown")
             return self
+
+        @field_validator("validate", mode="before")
+        @classmethod
+        def _with_percent(cls, value: Any) -> Any:
+            if isinstance(value, int | float):
+                raise ValueError(f"{value!r} is neither a share of the training data, such as 2%, nor a file or folder")
+            return value
 
         @field_validator("validate")
         @classmethod

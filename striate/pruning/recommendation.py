@@ -81,9 +81,13 @@ def _chosen(good: CurvePoint | None, num_layers: int, bounds: Mapping[Kind, floa
     parts = [f"Removing {good.count} of {amount(num_layers, 'layer')}{healed} keeps {_shares(good, bounds)}"]
     parts += [told_speed(good)] if good.speed else []
     sentences = [f"{', and '.join(parts)}; asked were {asked}."]
-    open_ends = [kind for kind, least in bounds.items() if _may_be_less(_kept(good, kind), least)]
-    if open_ends:
-        sentences.append(f"The interval of the {' and the '.join(open_ends)} score reaches below that.")
+    rows = {kind: row for kind in bounds if (row := _kept(good, kind))}
+    unknown = [kind for kind, row in rows.items() if row.retention_low is None]
+    below = [kind for kind, row in rows.items() if row.retention_low is not None and row.retention_low < bounds[kind]]
+    if below:
+        sentences.append(f"The interval of the {' and the '.join(below)} score reaches below that.")
+    if unknown:
+        sentences.append(f"Whether the {' and the '.join(unknown)} score does on other items no interval tells.")
     nats = good.of("text", "perplexity")
     if nats and nats.tuned:
         row = nats.tuned
@@ -107,8 +111,3 @@ def _next(
 def _shares(point: CurvePoint, bounds: Mapping[Kind, float]) -> str:
     rows = [(kind, _kept(point, kind)) for kind in bounds]
     return " and ".join(f"{told_share(row)} of the {kind} score" for kind, row in rows if row)
-
-
-def _may_be_less(row: Difference | None, least: float) -> bool:
-    """Return whether the interval reaches below the bound, or there is none."""
-    return row is not None and (row.retention_low is None or row.retention_low < least)

@@ -28,8 +28,8 @@ from striate.training.preflight_checks import (
     check_training,
     check_validation,
     warn_of_lisa,
-    warn_of_whole_steps,
     warn_of_warmup,
+    warn_of_whole_steps,
 )
 from striate.training.schedule import Plan, told_micro_batch
 from striate.training.session import TrainingResult, train_in_place

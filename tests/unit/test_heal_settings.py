@@ -86,3 +86,11 @@ def test_a_share_is_a_percentage_or_a_fraction(given: object, share: float) -> N
     assert section.share == pytest.approx(share)
     assert section.on
     assert not HealSection().on
+
+
+def test_shares_are_numbers_or_percentages() -> None:
+    section = HealSection.model_validate({"share": "5%", "text": "50%"})
+    assert (section.share, section.text) == (0.05, 0.5)
+    for text in ("half%", "%", "101%"):
+        with pytest.raises(ValueError, match="text"):
+            HealSection.model_validate({"share": 0.1, "text": text})

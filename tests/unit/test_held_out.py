@@ -77,6 +77,12 @@ def test_a_bad_share_is_refused(given: str) -> None:
         parse_config(RAW, [f"data.validate={json.dumps(given)}"])
 
 
+@pytest.mark.parametrize("given", ["2", "0.02"])
+def test_a_number_is_no_share_and_what_is_one_is_said(given: str) -> None:
+    with pytest.raises(ConfigError, match="is neither a share of the training data, such as 2%, nor a file or folder"):
+        parse_config(RAW, [f"data.validate={given}"])
+
+
 def test_shares_and_places_are_told_apart() -> None:
     section = parse_config(RAW, ["data.validate=2.5%"]).data
     assert (section.validate, section.validation_share) == ("2.5%", 0.025)

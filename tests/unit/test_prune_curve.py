@@ -178,6 +178,19 @@ def test_the_largest_count_before_the_first_that_keeps_too_little_is_recommended
     )
 
 
+def test_without_an_interval_none_is_said_to_reach_anywhere() -> None:
+    few = point(5, 98.7)
+    rows = {"retention_low": None, "retention_high": None, "no_interval": "4 independent pictures are too few"}
+    scores = tuple(
+        row.model_copy(update={"tuned": row.tuned.model_copy(update=rows)}) if row.tuned else row for row in few.scores
+    )
+    found = recommend([point(0, 100), few.model_copy(update={"scores": scores})], 30)
+    assert found is not None
+    assert "98.7% (no 95% interval: 4 independent pictures are too few) of the visual score" in found.text
+    assert "The interval of the" not in found.text
+    assert "Whether the visual score does on other items no interval tells." in found.text
+
+
 def test_text_bounds_as_well_and_healed_models_are_judged_where_there_are_some() -> None:
     points = [point(0, 100, 100), point(1, 99, 97), point(1, 99.5, 99, healed=True), point(2, 99, 97.9, healed=True)]
     found = recommend(points, 30)

@@ -25,7 +25,8 @@ def curve_table(curve: Curve) -> Table:
 
 
 def _title(curve: Curve) -> str:
-    by = f"ranked by {curve.scorer}" + (f", {curve.compensate}" if curve.compensate != "none" else "")
+    how = "refit where layers allow it" if curve.compensate == "auto" else curve.compensate
+    by = f"ranked by {curve.scorer}" + (f", compensated by {how}" if how != "none" else "")
     return f"% kept of the tuned model and its 95% interval; of {curve.region.num_layers} layers, {by}"
 
 
