@@ -228,6 +228,9 @@ def scenario(folder: Path, name: str) -> dict[str, Any]:
         with interrupted_after(3):
             run(folder, name, FULL)
         return run(folder, name, FULL)
+    if name.endswith("whole-steps"):
+        with sharded() if name.startswith("sharded") else contextlib.nullcontext():
+            return run(folder, name, LORA.model_copy(update={"image_tokens": "region", "image_whole_every": 2}))
     if name.startswith("turns"):
         together = {"resample": ResampleSection(active=1, every=2, state="drop" if name == "turns-lora" else "keep")}
         config = (LORA if name == "turns-lora" else FULL).model_copy(update=together)

@@ -16,10 +16,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from striate.models.visual_token_skipping.shift import SHIFT_FILE
+
 WORKER = Path(__file__).with_name("scale_worker.py")
-ALONE = ("lora", "int8", "full-small", "packed", "turns", "turns-lora", "validated")
+ALONE = ("lora", "int8", "full-small", "packed", "turns", "turns-lora", "validated", "whole-steps")
 TOGETHER = (*ALONE, "lora-compiled", "resumed", "bad-batch", "exchange")
 SHARDED = ("sharded-full", "sharded-int8", "sharded-packed", "sharded-compiled", "sharded-resumed", "sharded-validated")
+SHARDED += ("sharded-whole-steps",)
 FULL_DISKS = ("full-disk-0", "full-disk-1")
 SECONDS = 300
 
@@ -57,7 +60,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    [file] = (folder / "checkpoint").glob("*.safetensors")
+    [file] = (file for file in (folder / "checkpoint").glob("*.safetensors") if file.name != SHIFT_FILE)
     return load_file(str(file))
 
 
@@ -78,6 +81,9 @@ PAIRS = [
     ("sharded-resumed", "lora"),
     ("validated", "validated"),
     ("sharded-validated", "validated"),
+    # Image tokens skip layers, but in steps 2 and 4.
+    ("whole-steps", "whole-steps"),
+    ("sharded-whole-steps", "whole-steps"),
 ]
 
 
@@ -96,6 +102,11 @@ def test_two_processes_train_as_one(two: Path, one: Path, name: str, same: str) 
     for key, tensor in expected.items():
         torch.testing.assert_close(found[key], tensor, rtol=1e-4, atol=1e-5, msg=key)
     assert not (two / name / "work").exists()
+
+
+@pytest.mark.parametrize("name", ["whole-steps", "sharded-whole-steps"])
+def test_the_log_says_which_steps_were_whole(two: Path, name: str) -> None:
+    assert [row["image_tokens"] for row in rows(two / name)] == ["region", "all", "region", "all", "region"]
 
 
 def test_steps_without_pictures_on_a_process_were_among_them(one: Path) -> None:
