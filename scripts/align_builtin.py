@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Align the built-in LVLM: train projector and vision encoder on rendered pictures and photo packs, LLM frozen.
 
-This makes striate/demo/aligned.safetensors. `prepare` shrinks the packs to 224 px on any machine; `train` wants one
-GPU. Both read LLaVA-format folders (PACK/train.json). Frozen decoder layers run as one pure function, compiled once.
+This makes striate/demo/aligned.safetensors. `prepare` shrinks the packs to `--side` pixels on any machine; `train`
+wants one GPU. Both read LLaVA-format folders (PACK/train.json). Frozen decoder layers run as one pure function,
+compiled once.
 """
 
 from __future__ import annotations
@@ -31,12 +32,14 @@ from striate.demo.build import build
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 from rendered_scenes import GENERATORS, Supplies, render, words_of
 
-SIDE, LENGTH, IGNORE = 224, 128, -100
+SIDE, IGNORE = 224, -100
+# Tokens beside those of the picture.
+TEXT = 79
 SHARES = {"scene": 0.36, "counting": 0.12, "reading": 0.28, "two_lines": 0.12, "bars": 0.12}
 
 
-def prepare(data: Path, packs: list[str], out: Path) -> None:
-    """Write the packs' training pictures (224 px WebP) and questions into one zip file."""
+def prepare(data: Path, packs: list[str], side: int, out: Path) -> None:
+    """Write the packs' training pictures (square, WebP) and questions into one zip file."""
     rows = []
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
         for pack in packs:
@@ -48,7 +51,7 @@ def prepare(data: Path, packs: list[str], out: Path) -> None:
             for name, questions in turns.items():
                 picture = ImageOps.exif_transpose(Image.open(data / pack / name)).convert("RGB")
                 buffer = io.BytesIO()
-                picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(buffer, "WEBP", quality=86)
+                picture.resize((side, side), Image.Resampling.BICUBIC).save(buffer, "WEBP", quality=86)
                 archive.writestr(f"{pack}/{name}.webp", buffer.getvalue())
                 rows.append({"pack": pack, "image": f"{pack}/{name}.webp", "questions": questions})
         archive.writestr("questions.json", json.dumps(rows))
@@ -58,9 +61,10 @@ def prepare(data: Path, packs: list[str], out: Path) -> None:
 class Encoder:
     """Turns a picture's questions into token ids and labels of fixed length."""
 
-    def __init__(self, tokenizer: Any, image_token: int) -> None:
+    def __init__(self, tokenizer: Any, image_token: int, side: int) -> None:
         self.tokenizer = tokenizer
-        tokens = (SIDE // 32) ** 2
+        tokens = (side // 32) ** 2
+        self.length = tokens + TEXT
         self.head = self.ids("<|im_start|>user\n") + [image_token] * tokens + self.ids("\n")
         self.next = self.ids("\n<|im_start|>user\n")
         self.reply = self.ids("<|im_end|>\n<|im_start|>assistant\n")
@@ -71,14 +75,14 @@ class Encoder:
         return self.tokenizer(text, add_special_tokens=False).input_ids
 
     def __call__(self, questions: list[tuple[str, str]]) -> tuple[np.ndarray, np.ndarray]:
-        """Return ids and labels (LENGTH) with as many of the turns as fit."""
+        """Return ids and labels (`length`) with as many of the turns as fit."""
         ids, labels = list(self.head), [IGNORE] * len(self.head)
         for index, (question, answer) in enumerate(questions):
             asked = (self.next if index else []) + self.ids(question) + self.reply
             told = self.ids(answer) + self.end
-            if len(ids) + len(asked) + len(told) <= LENGTH:
+            if len(ids) + len(asked) + len(told) <= self.length:
                 ids, labels = ids + asked + told, labels + [IGNORE] * len(asked) + told
-        padding = LENGTH - len(ids)
+        padding = self.length - len(ids)
         return np.array(ids + [0] * padding, np.int32), np.array(labels + [IGNORE] * padding, np.int32)
 
 
@@ -100,8 +104,8 @@ def draw(job: tuple[str, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def rendered(jobs: list[tuple[str, int]], supplies: Supplies, encoder: Encoder, workers: int) -> tuple[Any, Any, Any]:
     """Return the pixels (N, H, W, 3), ids and labels of all `jobs`, drawn in parallel."""
-    pixels = torch.empty(len(jobs), SIDE, SIDE, 3, dtype=torch.uint8)
-    ids, labels = torch.empty(len(jobs), LENGTH, dtype=torch.int32), torch.empty(len(jobs), LENGTH, dtype=torch.int32)
+    pixels = torch.empty(len(jobs), supplies.side, supplies.side, 3, dtype=torch.uint8)
+    ids, labels = torch.empty(2, len(jobs), encoder.length, dtype=torch.int32)
     with multiprocessing.get_context("fork").Pool(workers, equip, (supplies, encoder)) as pool:
         results = pool.imap(draw, jobs, chunksize=64)
         for index, (picture, one_ids, one_labels) in enumerate(results):
@@ -160,7 +164,7 @@ def decoder_layer(
 class Aligner(torch.nn.Module):
     """The LVLM with a frozen bfloat16 LLM as pure functions; encoder and projector in float32 under autocast."""
 
-    def __init__(self, model: Any, device: str, compiled: bool) -> None:
+    def __init__(self, model: Any, length: int, device: str, compiled: bool) -> None:
         super().__init__()
         self.vision = model.model.vision_tower.to(device, memory_format=torch.channels_last).float()
         self.projector = model.model.multi_modal_projector.to(device).float()
@@ -178,15 +182,15 @@ class Aligner(torch.nn.Module):
             ]
             for layer in llm.layers
         ]
-        positions = torch.arange(LENGTH, device=device)[None]
-        cos, sin = llm.rotary_emb(torch.zeros(1, LENGTH, 1, device=device, dtype=torch.bfloat16), positions)
+        positions = torch.arange(length, device=device)[None]
+        cos, sin = llm.rotary_emb(torch.zeros(1, length, 1, device=device, dtype=torch.bfloat16), positions)
         self.cos, self.sin = cos[:, None], sin[:, None]
         self.layer = torch.compile(decoder_layer) if compiled else decoder_layer
         self.see = torch.compile(self._see) if compiled else self._see
         self.image_token = model.config.image_token_id
 
     def _see(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Return the projected image tokens (B, 49, D) of uint8 pictures (B, H, W, 3)."""
+        """Return the projected image tokens (B, N, D) of uint8 pictures (B, H, W, 3)."""
         images = (pixels.permute(0, 3, 1, 2).float() - 127) / 128
         return self.projector(self.vision(images.contiguous(memory_format=torch.channels_last)).last_hidden_state)
 
@@ -257,7 +261,7 @@ class Data:
 def gather(args: argparse.Namespace, encoder: Encoder, device: str) -> Data:
     """Return all data, drawn in parallel and put on the device."""
     supplies = Supplies(
-        words_of(encoder.tokenizer.get_vocab()), sorted(args.fonts.rglob("*.ttf")) if args.fonts else ()
+        words_of(encoder.tokenizer.get_vocab()), sorted(args.fonts.rglob("*.ttf")) if args.fonts else (), args.side
     )
     jobs = [(kind, seed) for kind, share in SHARES.items() for seed in range(int(args.pictures * share))]
     held_jobs = {kind: [(kind, -1 - seed) for seed in range(args.held)] for kind in GENERATORS}
@@ -301,16 +305,17 @@ def learn(aligner: Aligner, data: Data, args: argparse.Namespace) -> tuple[int, 
 
 
 def train(args: argparse.Namespace) -> None:
-    """Train on rendered pictures and photos, and write the aligned weights with a record of the run."""
+    """Train on rendered pictures and photos; write the aligned weights, a record of the run, and the whole model."""
     torch.manual_seed(args.seed)
     torch.set_float32_matmul_precision("high")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model, processor = build(args.llm, args.vision, image_size=SIDE, aligned=False)
+    model, processor = build(args.llm, args.vision, image_size=args.side, aligned=False)
     if args.init:
         model.load_state_dict({name: tensor.float() for name, tensor in load_file(args.init).items()}, strict=False)
-    data = gather(args, Encoder(processor.tokenizer, model.config.image_token_id), device)
+    encoder = Encoder(processor.tokenizer, model.config.image_token_id, args.side)
+    data = gather(args, encoder, device)
     print(f"{len(data.pixels)} rendered, {len(data.photo_pixels)} photos in {len(data.photo_ids)} samples", flush=True)
-    aligner = Aligner(model, device, device == "cuda")
+    aligner = Aligner(model, encoder.length, device, device == "cuda")
     begin = time.perf_counter()
     steps, log = learn(aligner, data, args)
     record = {
@@ -331,6 +336,10 @@ def train(args: argparse.Namespace) -> None:
     }
     halves = {name: tensor.detach().half().cpu().contiguous() for name, tensor in weights.items()}
     save_file(halves, args.out / "aligned.safetensors")
+    whole, processor = build(args.llm, args.vision, image_size=args.side, aligned=False)
+    whole.load_state_dict({name: tensor.float() for name, tensor in halves.items()}, strict=False)
+    whole.save_pretrained(args.out / "model")
+    processor.save_pretrained(args.out / "model")
 
 
 def main() -> None:
@@ -361,9 +370,11 @@ def main() -> None:
         second.add_argument(f"--{name}", type=int, default=value)
     for name, value in (("lr", 1e-3), ("photo-share", 0.2), ("seconds", 1e9)):
         second.add_argument(f"--{name}", type=float, default=value)
+    for step in (first, second):
+        step.add_argument("--side", type=int, default=SIDE, help="of the pictures, in pixels")
     args = parser.parse_args()
     if args.step == "prepare":
-        prepare(args.data, args.packs, args.out)
+        prepare(args.data, args.packs, args.side, args.out)
     else:
         train(args)
 
