@@ -13,7 +13,6 @@ from striate.artifacts import LayerScores, Region, Scores, read_document, write_
 from striate.config import TrainSection
 from striate.errors import SpecError, StriateError
 from striate.models.visual_token_skipping.visual_compute import VisualCompute, read_visual_compute
-from striate.selectors.spec.required_scores import parse_unscored
 from striate.training.image_layers import by_number, most_computing, visual_compute
 
 REGION = Region(layers=(1, 3), num_layers=6, spec="ids:1,3")
@@ -92,9 +91,10 @@ def test_a_spec_that_can_not_be_one_says_why(spec: str, says: str) -> None:
 
 
 def test_scores_are_not_read_in_training() -> None:
+    """A run hands it the layers by number; who trains without a run has no scores either."""
     with pytest.raises(SpecError) as caught:
-        parse_unscored("train.vision_layers", "scores:block-influence:25%")
-    assert "train.vision_layers 'scores:block-influence:25%' needs scores, which training does not read" in str(
+        computing(REGION, "scores:block-influence:25%")
+    assert "train.image_also 'scores:block-influence:25%' needs scores, which training does not read" in str(
         caught.value
     )
     assert "striate select --set select.region=scores:block-influence:25%" in str(caught.value)
