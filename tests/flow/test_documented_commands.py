@@ -104,6 +104,9 @@ NOT_RUN |= {
     for where, test in (("ray", "test_sweep.py"), ("slurm", "test_slurm_sweep.py"))
 }
 NOT_RUN["striate sweep configs/study/reduced.yaml --out study"] = "hours; test_sweep.py runs it small"
+NOT_RUN["striate sweep configs/study/photos.yaml --out study"] = (
+    "needs a model that a GPU aligns; test_study.py reads its plan"
+)
 NOT_RUN["striate sweep configs/study/regions.yaml --out study"] = "half an hour of a GPU; test_study.py reads its plan"
 # Commands that end with an error of their own here, and a part of what it says.
 ENDS_WITH = {

@@ -70,6 +70,15 @@ def test_the_form_for_one_gpu_is_twelve_regions_at_five_rates() -> None:
     assert len(found.runs) == 60
 
 
+def test_real_pictures_are_learned_at_five_rates_and_the_projector_alone_at_one() -> None:
+    found = plan("photos")
+    assert found.sweep.choose is not None
+    assert [len(same) for same in classes_of(found.runs, found.sweep.choose.over)] == [5, 5, 1]
+    configs = [run.config for run in found.runs]
+    learned = {folder.partition("/")[2] for config in configs for folder in config.data.train} - {"text_train"}
+    assert learned == {str(pack).partition("/")[2] for pack in configs[0].evaluate.packs if "text_" not in str(pack)}
+
+
 def test_every_claim_has_its_arms() -> None:
     claims = re.findall(r"^\| (\d[ab]?) \|", DOCS.partition("## Arms")[0], flags=re.MULTILINE)
     table = DOCS.partition("## The arms as sweeps")[2].partition("\n## ")[0]
