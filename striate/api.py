@@ -20,6 +20,7 @@ from striate.healing.sample_mix import healing_samples
 from striate.healing.teacher_pass import teacher_rows
 from striate.models.io import load
 from striate.models.io.load import Loaded
+from striate.printable import shown
 from striate.progress import Silent
 from striate.pruning.compensation.compensate import compensate as compensate_for
 from striate.pruning.greedy_ranking import MEASURES, Question, calibration, rank_greedily
@@ -139,13 +140,13 @@ def _check_samples(
     if samples is None or (processor is None and compensate != "none"):
         given = f"compensate={compensate!r} with {'no samples' if samples is None else 'no processor'}"
         raise ConfigError(given, "samples to fit to, and the model's processor", "pass samples=... and processor=...")
-    unread = placed and compensate == "none"
-    if unread or (not placed and name not in MEASURES) or processor is None:
-        given = "scores beside samples" if unread else f"scorer {name!r} and processor {processor!r}"
+    unread, unknown = placed and compensate == "none", not placed and name not in MEASURES
+    if unread or unknown or processor is None:
+        given = "scores beside samples" if unread else f"scorer {name!r}" if unknown else "no processor"
         raise ConfigError(
             f"samples to rank layers by, with {given}",
             f"samples with a processor and scorer {' or '.join(MEASURES)}, or scores",
-            "pass processor=..., and leave scores out",
+            "pass processor=..." if processor is None else "name such a scorer, or leave samples out",
         )
 
 
@@ -159,10 +160,15 @@ def _heal_section(
     """
     if heal is None:
         return None
+    if not isinstance(heal, HealSection | Mapping):
+        raise ConfigError(
+            f"heal {shown(heal)}", "settings by name, with steps or share", 'for example heal={"share": "5%"}'
+        )
     try:
         section = heal if isinstance(heal, HealSection) else HealSection.model_validate(dict(heal))
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, one['loc'])) or 'heal'}: {one['msg']}" for one in error.errors())
+        told = [(".".join(map(str, one["loc"])), one["msg"].removeprefix("Value error, ")) for one in error.errors()]
+        problems = "; ".join(f"{place}: {why}" if place else why for place, why in told)
         raise ConfigError(f"heal {problems}", "the keys and values of heal in docs/config.md", "fix heal") from error
     if section.on and samples and processor is not None:
         return section

@@ -76,7 +76,14 @@ def teacher_rows(
     if known is None:
         # What lies there is of other samples, damaged, or the rest of a pass that was killed.
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ArtifactError(
+                f"can't make the folder {folder}: {error.strerror}",
+                "a folder that can be made, or is one",
+                f"move what lies at {folder} away; nothing in it is needed again",
+            ) from error
         write_once(
             folder / key,
             lambda writer: _run(model, distinct, collator, section, batch_size, workers, writer.add, progress),

@@ -15,11 +15,11 @@ def layers_to_remove(remove: int | str, num_layers: int) -> int:
     A share r of L layers means `floor(r * L + 0.5)` layers, at least one; `0%` is none.
 
     Raises:
-        ConfigError: a text that is no percentage from 0% to 100%.
+        ConfigError: neither a number of layers nor a percentage from 0% to 100%.
     """
-    if isinstance(remove, int):
+    if isinstance(remove, int) and not isinstance(remove, bool):
         return remove
-    if not remove.endswith("%"):
+    if not (isinstance(remove, str) and remove.endswith("%")):
         raise ConfigError(
             f"{shown(remove)} layers to remove",
             "a number of layers such as 4, or a percentage of them such as '25%'",

@@ -210,3 +210,14 @@ def test_a_single_step_that_is_warm_up_is_said_to_change_nothing(
     assert weights_of(tmp_path / "run") == weights_of(tmp_path / "run", "unhealed")
     assert any(line.startswith("no effect: the only step is warm-up") for line in said)
     assert any(line.startswith("heal: 1 step on 4 samples, ") for line in said)
+
+
+def test_a_file_where_the_teacher_goes_is_told_in_words(
+    tuned: Path, run_config: Callable[..., RunConfig], listener: Any, tmp_path: Path
+) -> None:
+    shutil.copytree(tuned, tmp_path / "run")
+    (tmp_path / "run/.teacher").touch()
+    with pytest.raises(ArtifactError, match=r"can't make the folder .*\.teacher: File exists"):
+        run(run_config(*HEAL), tmp_path / "run", listener())
+    (tmp_path / "run/.teacher").unlink()
+    run(run_config(*HEAL), tmp_path / "run", listener())

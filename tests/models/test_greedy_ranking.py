@@ -145,7 +145,7 @@ def test_python_call_with_a_percentage(tiny_llava: Loaded) -> None:
 
 def test_samples_without_a_processor_are_refused(tiny_llava: Loaded, samples: list[Sample]) -> None:
     region = Region(layers=(1,), num_layers=LAYERS, spec="ids:1")
-    with pytest.raises(ConfigError, match=r"(?s)processor None.*pass processor="):
+    with pytest.raises(ConfigError, match=r"(?s)with no processor.*pass processor="):
         striate.prune(tiny_llava.model, region, remove=1, samples=samples)
     with pytest.raises(ConfigError, match="scorer 'best'"):
         striate.prune(
@@ -161,3 +161,26 @@ def test_losses_that_are_no_numbers_are_refused(tiny_llava: Loaded, samples: lis
         model.get_output_embeddings().weight.fill_(float("nan"))
     with pytest.raises(ModelError, match="is not a number"):
         rank_greedily(model, batches_of(tiny_llava, samples), NONE, 1)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"remove": 1.0}, r"1\.0 layers to remove\n  allowed: a number of layers such as 4"),
+        ({"remove": True}, "True layers to remove"),
+        ({"scorer": "anser-loss"}, r"with scorer 'anser-loss'\n"),
+        ({"heal": "5%"}, r"heal '5%'\n  allowed: settings by name"),
+        ({"heal": {"steps": 1, "share": 0.5}}, "^heal steps and share are both set"),
+        ({"heal": {"stesp": 1}}, "^heal stesp: Extra inputs are not permitted"),
+        ({"compensate": "refits"}, r"compensation 'refits'\n  allowed: none, refit or scale"),
+    ],
+)
+def test_mistaken_arguments_are_answered_in_words(
+    tiny_llava: Loaded, samples: list[Sample], given: dict[str, Any], said: str
+) -> None:
+    region = Region(layers=(1,), num_layers=LAYERS, spec="ids:1")
+    arguments = {"remove": 1, "samples": samples, "processor": tiny_llava.processor} | given
+    with pytest.raises(ConfigError, match=said) as caught:
+        striate.prune(tiny_llava.model, region, **arguments)
+    # No processor is printed, whole.
+    assert len(str(caught.value)) < 400

@@ -134,7 +134,7 @@ def _first_gap(gap: Gap) -> CompensatedGap:
 
 def _check(model: nn.Module, batches: Batches[Any, dict[str, Tensor]], how: str) -> None:
     if how not in METHODS:
-        raise ConfigError(f"compensation {how!r}", " or ".join(METHODS), "set prune.compensate to one of these")
+        raise ConfigError(f"compensation {how!r}", f"none, {' or '.join(METHODS)}", "name one of these as compensate")
     if len(batches.samples) < 2:
         raise DataError(
             f"{len(batches.samples)} calibration samples to compensate with",
