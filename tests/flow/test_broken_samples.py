@@ -191,3 +191,39 @@ def test_several_processes_must_all_learn_from_as_many(monkeypatch: pytest.Monke
     check_broken("skip", 1)
     with pytest.raises(TrainingError, match=r"data\.broken is skip, and 2 processes train together"):
         check_broken("skip", 2)
+
+
+def test_a_broken_sample_does_not_stop_ranking_and_refitting_either(case: Case) -> None:
+    case.lengthen()
+    heard = case._listener()
+    config = case._run_config(
+        f'data.train=["{case.pack}"]',
+        "data.broken=skip",
+        "train.epochs=1",
+        "prune.scorer=answer-loss",
+        "prune.compensate=refit",
+        "heal.share=100%",
+        "select.region=ids:1",
+    )
+    flow = Flow(config, case.folder / "pruned", progress=heard)
+    flow.select()
+    flow.train()
+    record = flow.prune()
+    assert record.compensation is not None
+    assert record.compensation.samples == len(case.rows) - 1
+    assert f"prune: 1 of {len(case.rows)} calibration samples can't be used" in heard.said
+    assert flow.heal().samples == len(case.rows)
+
+
+def test_prompts_that_compare_a_saved_model_are_of_samples_that_can_be_read(case: Case, tiny_llava: Any) -> None:
+    from striate.pipeline.pruning import self_test_prompts as prompts
+
+    pictures = {case.pack / row["image"] for row in case.rows if "image" in row}
+    for picture in sorted(pictures)[1:]:
+        picture.write_bytes(case.whole[: len(case.whole) // 2])
+    config = case._run_config(f'data.train=["{case.pack}"]', "data.broken=skip")
+    found = prompts.self_test_prompts(tiny_llava.processor, config, [case.pack])
+    assert len(found["input_ids"]) == prompts.SAMPLES
+    refusing = case._run_config(f'data.train=["{case.pack}"]')
+    with pytest.raises(DataError, match="can't read picture"):
+        prompts.self_test_prompts(tiny_llava.processor, refusing, [case.pack])
