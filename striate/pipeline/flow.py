@@ -312,7 +312,7 @@ class Flow:
                 unfinished.unlink(missing_ok=True)
                 self._write_card(label)
                 removed = ", ".join(map(str, record.removed)) or "none"
-                by = f", ranked by {record.scorer}" if record.scorer else ""
+                by = f", ranked by {record.scorer}" if record.scorer and record.removed else ""
                 self.progress.say(f"prune: removed layers {removed}{by}")
         if self.config.heals:
             self.heal()

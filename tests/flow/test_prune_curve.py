@@ -219,6 +219,7 @@ def test_as_many_layers_go_as_the_gate_bears_and_the_bound_that_stopped_it_is_sa
     heard = listener()
     record = Flow(config, run, progress=heard, overwrite=True).prune()
     assert asked == ["tuned", "2 layers removed", "3 layers removed"]
+    assert "prune: goes on after cut 2 of 2" in heard.said
     assert len(record.removed) == 2
     assert record.until is not None
     assert (record.until.most, record.until.count, record.until.stopped_by) == (3, 2, ("text>=98",))
@@ -264,6 +265,7 @@ def test_a_gate_that_no_count_meets_removes_none(
     assert record.until is not None
     assert (record.until.count, record.until.stopped_by) == (0, ("visual>=1000",))
     assert any(line.startswith("prune: visual>=1000 bears no layer less, and none is removed") for line in heard.said)
+    assert "prune: removed layers none" in heard.said
     assert asked == ["tuned", "2 layers removed", "1 layer removed"]
     beside = greedy("prune.remove=1", "prune.until='visual>=1000'", "heal={steps: 1, text: 0, region: beside}")
     with pytest.raises(ConfigError, match=r"bears no layer less, and heal\.region beside"):

@@ -55,8 +55,9 @@ class LayerRanking:
         check_file_place(self.file)
         known = self._known()
         wanted = remove - len(region.removable)
-        if 0 < len(known) < wanted:
-            self.progress.say(f"prune: goes on after cut {len(known)} of {wanted}")
+        if known:
+            # Of `prune.until` more may be known than go.
+            self.progress.say(f"prune: goes on after cut {min(len(known), wanted)} of {wanted}")
         return rank_greedily(
             tuned.model,
             self._batches(tuned),
