@@ -152,12 +152,22 @@ class Flow:
         section = self.config.analyze
         with self.run.stage("analyze", self.keys.analyze(), ["scores.json"]) as stage:
             if stage.stale:
+                from striate.data.checks.broken_samples import usable
+                from striate.data.collate import Collator
                 from striate.data.pictures import PictureLimits
                 from striate.data.reading import read_many
                 from striate.stages.analyze import analyze
 
                 samples = read_many(self.inputs.calibrating, section.samples, self.config.seed, self.inputs.options)
                 base_model = self._models.load(BASE_LABEL)
+                most, limits = self.config.train.max_length, PictureLimits.of(self.config.machine)
+                skips = self.config.data.broken == "skip"
+                drawn, samples = (
+                    len(samples),
+                    usable(Collator(base_model.processor, most, True, limits, skips), samples),
+                )
+                if lost := drawn - len(samples):
+                    warn(self.progress, f"analyze: {lost} of {drawn} calibration samples can't be used")
                 scores = analyze(
                     base_model.model,
                     base_model.processor,
@@ -167,9 +177,9 @@ class Flow:
                     base=self.inputs.base,
                     pairs=section.pairs,
                     batch_size=self.config.machine.micro_batch,
-                    max_length=self.config.train.max_length,
+                    max_length=most,
                     seed=self.config.seed,
-                    limits=PictureLimits.of(self.config.machine),
+                    limits=limits,
                     progress=self.progress,
                 )
                 write_document(self.out / "scores.json", scores)

@@ -193,7 +193,7 @@ def test_several_processes_must_all_learn_from_as_many(monkeypatch: pytest.Monke
         check_broken("skip", 2)
 
 
-def test_a_broken_sample_does_not_stop_ranking_and_refitting_either(case: Case) -> None:
+def test_a_broken_sample_does_not_stop_analysis_ranking_and_refitting_either(case: Case) -> None:
     case.lengthen()
     heard = case._listener()
     config = case._run_config(
@@ -205,7 +205,10 @@ def test_a_broken_sample_does_not_stop_ranking_and_refitting_either(case: Case) 
         "heal.share=100%",
         "select.region=ids:1",
     )
-    flow = Flow(config, case.folder / "pruned", progress=heard)
+    analyzed = config.analyze.model_copy(update={"samples": 99})
+    flow = Flow(config.model_copy(update={"analyze": analyzed}), case.folder / "pruned", progress=heard)
+    assert flow.analyze().samples == len(case.rows) - 1
+    assert f"analyze: 1 of {len(case.rows)} calibration samples can't be used" in heard.said
     flow.select()
     flow.train()
     record = flow.prune()
