@@ -140,6 +140,12 @@ def layer_list(layers: Iterable[int]) -> str:
     return ", ".join(name for names in told for name in names)
 
 
+def named_layers(layers: Iterable[int]) -> str:
+    """Return layers by their numbers: `layer 4`, `layers 4, 5, 6`, `no layers`."""
+    numbers = [str(layer) for layer in layers]
+    return f"layer{'' if len(numbers) == 1 else 's'} {', '.join(numbers)}" if numbers else "no layers"
+
+
 def words(name: str) -> str:
     """Return an identifier as words: `block-influence` reads `block influence`."""
     return name.replace("-", " ").replace("_", " ")

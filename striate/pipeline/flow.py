@@ -52,6 +52,7 @@ from striate.runs.former_defaults import as_it_began
 from striate.storage.fingerprints import fingerprint_of
 from striate.storage.inside import inside
 from striate.storage.launcher import launch
+from striate.wording import named_layers
 
 if TYPE_CHECKING:
     import torch
@@ -195,8 +196,7 @@ class Flow:
                 scores = read_document(self.out / "scores.json", Scores) if spec.needs_scores else None
                 region = select(self._num_layers(), spec, scores)
                 write_document(self.out / "region.json", region)
-                chosen = ", ".join(map(str, region.layers)) or "none"
-                self.progress.say(f"select: layers {chosen} of {region.num_layers}")
+                self.progress.say(f"select: {named_layers(region.layers)} of {region.num_layers}")
         return read_document(self.out / "region.json", Region)
 
     def scores_if_any(self) -> Scores | None:
@@ -321,9 +321,8 @@ class Flow:
                 write_document(self.out / "prune.json", record)
                 unfinished.unlink(missing_ok=True)
                 self._write_card(label)
-                removed = ", ".join(map(str, record.removed)) or "none"
                 by = f", ranked by {record.scorer}" if record.scorer and record.removed else ""
-                self.progress.say(f"prune: removed layers {removed}{by}")
+                self.progress.say(f"prune: removed {named_layers(record.removed)}{by}")
         if self.config.heals:
             self.heal()
         return read_document(self.out / "prune.json", PruneRecord)

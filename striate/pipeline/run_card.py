@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from striate.artifacts import EvalRecord, HealRecord, PruneRecord, Region, Retention, Scores, TrainRecord, read_if_there
-from striate.config import RunConfig
+from striate.config import BUILTIN, RunConfig
 from striate.models.io.model_card import CardFacts, Seen, write_card
 from striate.pipeline.settled_rates import settled
 from striate.training.image_layers import by_number, needs_scores
@@ -30,9 +30,10 @@ def card_facts(run: Path, label: str, config: RunConfig, base: str, figures: boo
     train = read_if_there(run / "train.json", TrainRecord)
     prune = read_if_there(run / "prune.json", PruneRecord) if label != "tuned" else None
     heal = read_if_there(run / "heal.json", HealRecord) if label == "pruned" and config.heals else None
+    named = BUILTIN if config.model.path == BUILTIN else ""
     if config.prune.first:
         # The pruned model was not tuned yet, and the tuned one is counted in layers of the pruned one.
-        train, base = (None, base) if label == "pruned" else (train, str(run / FOLDERS["pruned"]))
+        train, base, named = (None, base, named) if label == "pruned" else (train, str(run / FOLDERS["pruned"]), "")
     region = read_if_there(run / "region.json", Region)
     retention = read_if_there(run / "eval" / "retention.json", Retention) if figures else None
     return CardFacts(
@@ -49,6 +50,7 @@ def card_facts(run: Path, label: str, config: RunConfig, base: str, figures: boo
         evaluation=read_if_there(run / "eval" / f"{label}.json", EvalRecord) if figures else None,
         differences=retention.of(label) if retention else (),
         config=_by_number(run, settled(config, region), region) if region else config,
+        named=named,
     )
 
 

@@ -70,7 +70,8 @@ def test_verbs_say_what_they_did(made: tuple[Path, dict[str, str]], verbs: Path)
     assert "█░█░  2 of 4 layers" in said["select"]
     assert re.search(r"4 steps in \d+ s, loss \d\.\d{3} -> \d\.\d{3}", said["train"])
     removed = json.loads((out / "prune.json").read_text())["removed"]
-    assert f"prune: removed layers {removed[0]}" in said["prune"]
+    assert f"prune: removed layer {removed[0]}, ranked by " in said["prune"]
+    assert "  1 layer removed\n" in said["prune"]
     assert re.search(r"[\d,]+ -> [\d,]+ parameters; reloaded and compared", said["prune"])
     assert "tuned   visual: start " in said["evaluate"]
     assert said["report"].strip() == str(out / "report.html")

@@ -96,7 +96,7 @@ def test_the_last_model_of_a_run_is_taken_where_none_is_named(
     assert (told["model"], told["modules"], told["dtype"]) == ("pruned", 0, "float16")
     assert told["notes"] == ["its encoder is striate's own: `import striate` comes before transformers loads it"]
     assert load_model(tmp_path / "merged").model.config.text_config.num_hidden_layers == 3
-    assert "layers removed" in (tmp_path / "merged" / "README.md").read_text()
+    assert "1 layer removed" in (tmp_path / "merged" / "README.md").read_text()
 
 
 @pytest.fixture

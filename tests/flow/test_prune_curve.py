@@ -265,7 +265,7 @@ def test_a_gate_that_no_count_meets_removes_none(
     assert record.until is not None
     assert (record.until.count, record.until.stopped_by) == (0, ("visual>=1000",))
     assert any(line.startswith("prune: visual>=1000 bears no layer less, and none is removed") for line in heard.said)
-    assert "prune: removed layers none" in heard.said
+    assert "prune: removed no layers" in heard.said
     assert asked == ["tuned", "2 layers removed", "1 layer removed"]
     beside = greedy("prune.remove=1", "prune.until='visual>=1000'", "heal={steps: 1, text: 0, region: beside}")
     with pytest.raises(ConfigError, match=r"bears no layer less, and heal\.region beside"):
@@ -334,7 +334,7 @@ def test_json_holds_the_whole_curve_and_the_record_and_nothing_else_is_printed_t
     printed = json.loads(shown.stdout)
     assert PruneRecord.model_validate(printed["prune"]) == read_document(run / "prune.json", PruneRecord)
     assert printed["heal"] is None
-    assert "prune: removed layers" in shown.stderr
+    assert "prune: removed layer " in shown.stderr
 
 
 def test_a_folder_in_the_place_of_a_trial_is_said_before_a_model_is_cut(run: Path, asked: list[str]) -> None:

@@ -27,6 +27,7 @@ from striate.models.convert.legacy.legacy_sources import folder_of
 from striate.models.io import hub_reach, hub_upload
 from striate.models.io.hub_download import fetch_weights
 from striate.models.io.load import load_model
+from striate.models.io.model_card import CardFacts, card_text
 from striate.progress import Advance, Silent
 
 WHOLE = {"README.md", "config.json", "model.safetensors", "processor_config.json", "tokenizer.json"}
@@ -126,6 +127,19 @@ def test_the_printed_code_loads_from_the_hub_and_asks(
     named = json.loads(hub.repositories["team/tuned"].files["adapter_config.json"])
     assert named["base_model_name_or_path"] == "user/base"
     assert torch.equal(own(input_ids=ids).logits, load_model("team/tuned", device="cpu").model(input_ids=ids).logits)
+
+
+def test_an_adapter_of_the_built_in_model_goes_with_the_name_that_its_base_has_on_the_hub(
+    tuned_run: Path, hub: Hub, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(tuned_run / "checkpoint", tmp_path / "checkpoint"))
+    facts = CardFacts(base=str(tmp_path / "builtin-0"), method="lora", region=None, adapter=True, named="builtin")
+    (folder / "README.md").write_text(card_text(facts, folder.name, folder))
+    done = striate("push", folder, "user/tuned", "--base-model", "user/base", "--license", "mit")
+    assert done.exit_code == 0, done.output
+    card = hub.repositories["user/tuned"].files["README.md"].decode()
+    assert "Base model: `user/base`." in card
+    assert "base = striate.load_model('user/base').model\n" in card
 
 
 def test_an_adapter_of_the_hub_is_merged_with_its_base_of_the_hub(

@@ -194,6 +194,19 @@ def test_the_config_names_no_places_of_the_disk() -> None:
     assert "Base model: `llava`." in text
 
 
+def test_the_built_in_model_has_its_name_and_not_that_of_its_folder(tmp_path: Path) -> None:
+    base = tmp_path / "builtin-0123456789ab"
+    write_text(base / CARD_FILE, "---\nlicense: apache-2.0\n---\n# Base")
+    text = card_text(facts(base=str(base), named="builtin"), "checkpoint", tmp_path)
+    assert "\n# checkpoint: builtin, tuned in 2 of 4 layers\n" in text
+    assert "Base model: `builtin`." in text
+    assert "base = striate.load_model('builtin').model\n" in text
+    assert "import striate  # for its vision encoder\n" in text
+    assert "from transformers import AutoProcessor\n" in text
+    assert metadata(text)["license"] == "apache-2.0"
+    assert "builtin-" not in text
+
+
 @pytest.mark.parametrize(
     ("text", "licence"),
     [

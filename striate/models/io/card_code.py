@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from striate.config import BUILTIN
 from striate.models.io.adapter_folder import base_of, base_revision_of, is_adapter
 from striate.models.io.json_files import object_of
 
@@ -51,7 +52,9 @@ def example_code(name: str, base: str | None, checkpoint: Path | None, by_striat
             "model, processor = loaded.model, loaded.processor",
             *(_ASK if asks else ()),
         ]
-    if checkpoint is not None and needs_striate(checkpoint):
+    # The built-in model's folder has another name in every cache.
+    own = base == BUILTIN
+    if own or (checkpoint is not None and needs_striate(checkpoint)):
         head = ["import striate  # for its vision encoder", *head]
     if base is None:
         load = [f"model = AutoModelForImageTextToText.from_pretrained({name!r})"]
@@ -59,15 +62,16 @@ def example_code(name: str, base: str | None, checkpoint: Path | None, by_striat
         head.append("from peft import PeftModel")
         revision = base_revision_of(checkpoint) if checkpoint and is_adapter(checkpoint) else None
         pinned = f", revision={revision!r}" if revision else ""
+        stock = f"AutoModelForImageTextToText.from_pretrained({base!r}{pinned})"
         load = [
-            f"base = AutoModelForImageTextToText.from_pretrained({base!r}{pinned})",
+            f"base = {f'striate.load_model({base!r}).model' if own else stock}",
             f"model = PeftModel.from_pretrained(base, {name!r})",
         ]
     if checkpoint is not None and _settings(checkpoint).get("quant_method") == "compressed-tensors":
         head = ["# pip install compressed-tensors", *head]
     return [
         *head,
-        "from transformers import AutoModelForImageTextToText, AutoProcessor",
+        f"from transformers import {'' if own else 'AutoModelForImageTextToText, '}AutoProcessor",
         "",
         *load,
         f"processor = AutoProcessor.from_pretrained({name!r})",

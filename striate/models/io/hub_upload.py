@@ -13,6 +13,7 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
 from huggingface_hub.errors import RepositoryNotFoundError
 
+from striate.config import BUILTIN
 from striate.errors import ArtifactError, ModelError, first_line
 from striate.models.io.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_config, base_of, is_adapter
 from striate.models.io.model_card import CARD_FILE, CardFacts, card_text, license_of
@@ -304,7 +305,8 @@ def _card(
     if base_model and "base_model_relation" not in known:
         fields["base_model_relation"] = "adapter" if named else "finetune"
     given = {name: value for name, value in fields.items() if value or name in known}
-    renamed = {Path(named).name: base_model} if named and base_model and not _is_hub_id(named) else {}
+    names = (Path(named).name, BUILTIN) if named and not _is_hub_id(named) else ()
+    renamed = {name: base_model for name in names if base_model}
     return given, named_card(text, repository, given, renamed)
 
 

@@ -24,7 +24,7 @@ from striate.printable import printable
 from striate.storage.atomic import write_bytes
 from striate.storage.local_places import without_places
 from striate.storage.read_files import Form, parse_yaml, read_text
-from striate.wording import PERPLEXITY, perplexity, perplexity_of, plural, score_span
+from striate.wording import PERPLEXITY, named_layers, perplexity, perplexity_of, plural, score_span
 
 CARD_FILE = "README.md"
 BASE_CARD = Form(ModelError, "a model card")
@@ -88,6 +88,7 @@ class CardFacts:
         evaluation: scores of this model.
         differences: paired comparisons of this model with a baseline.
         config: of the run.
+        named: what a person calls the base where its folder has another name: `builtin`.
     """
 
     base: str
@@ -105,6 +106,7 @@ class CardFacts:
     evaluation: EvalRecord | None = None
     differences: tuple[Difference, ...] = ()
     config: RunConfig | None = None
+    named: str = ""
 
 
 def write_card(folder: Path, facts: CardFacts) -> None:
@@ -127,7 +129,7 @@ def card_text(facts: CardFacts, folder: str, checkpoint: Path | None = None) -> 
     compute = read_visual_compute(checkpoint) if checkpoint else None
     stored = quantisation_of(checkpoint) if checkpoint else ""
     parts = [
-        f"# {_plain(folder)}: {', '.join(filter(None, (_plain(_base_name(facts.base)), _deed(facts))))}",
+        f"# {_plain(folder)}: {', '.join(filter(None, (_plain(_base_name(facts)), _deed(facts))))}",
         f"{_summary(facts)} {stored}".rstrip(),
         _region(facts),
         _figures(facts, stored),
@@ -232,9 +234,10 @@ def _named_interval(task: TaskScore) -> str:
     return f", 95% interval {low:.4f} to {high:.4f}"
 
 
-def _base_name(base: str) -> str:
+def _base_name(facts: CardFacts) -> str:
     """Return a hub id as it is, and of a folder its last part: where it lay tells a reader nothing."""
-    return base if looks_like_hub_id(base) else Path(base).name or base
+    base = facts.base
+    return facts.named or (base if looks_like_hub_id(base) else Path(base).name or base)
 
 
 def _deed(facts: CardFacts) -> str:
@@ -246,7 +249,7 @@ def _deed(facts: CardFacts) -> str:
 
 
 def _summary(facts: CardFacts) -> str:
-    told = [f"Base model: `{_code(_base_name(facts.base))}`."]
+    told = [f"Base model: `{_code(_base_name(facts))}`."]
     if facts.method:
         rate = f" at a learning rate of {facts.lr:g}" if facts.lr else ""
         told.append(f"Visual instruction tuning with {METHODS.get(facts.method, facts.method)}{rate}.")
@@ -282,12 +285,12 @@ def _source(source: SourceSeen) -> str:
 
 
 def _healing(heal: HealRecord) -> str:
-    layers = ", ".join(map(str, heal.trainable.region.layers)) or "none"
+    layers = named_layers(heal.trainable.region.layers)
     text = f", {heal.text_samples:,} of them without a picture" if heal.text_samples else ""
     towards = ", towards the tuned model's own predictions" if heal.weights["kl"] or heal.weights["hidden"] else ""
     return (
         f"Healed after pruning: {plural(heal.steps, 'step')} on {plural(heal.samples, 'sample')}{text}, with"
-        f" {METHODS.get(heal.method, heal.method)} of layers {layers} (new numbers){towards}."
+        f" {METHODS.get(heal.method, heal.method)} of {layers} (new numbers){towards}."
     )
 
 
@@ -301,7 +304,7 @@ def _region(facts: CardFacts) -> str:
         for layer in reversed(range(region.num_layers))
     ]
     stack = "\n".join([f"{FENCE}text", "    ↑ output", *rows, "    ↑ input", FENCE])
-    told = f"## Region\n\n`{_code(region.spec)}`: layers {', '.join(map(str, region.layers)) or 'none'} "
+    told = f"## Region\n\n`{_code(region.spec)}`: {named_layers(region.layers)} "
     return f"{told}of {region.num_layers}, counted from 0.\n\n{stack}{_moves(facts.prune)}"
 
 
@@ -309,8 +312,8 @@ def _moves(prune: PruneRecord | None) -> str:
     if prune is None or not prune.removed:
         return ""
     moved = ", ".join(f"{old}→{new}" for old, new in sorted(prune.old_to_new.items()))
-    gone = ", ".join(map(str, prune.removed))
-    told = f"\n\nRemoved: layers {gone} (by {_plain(prune.scorer)}, of those outside the region). Old→new: {moved}."
+    gone = named_layers(prune.removed)
+    told = f"\n\nRemoved: {gone} (by {_plain(prune.scorer)}, of those outside the region). Old→new: {moved}."
     return told + (f"\n\n{prune.compensation.told}" if prune.compensation else "")
 
 
@@ -381,7 +384,7 @@ def _retention(row: Difference | None) -> Sequence[str]:
 
 def _loading(facts: CardFacts, folder: str, checkpoint: Path | None, compute: VisualCompute | None) -> str:
     """Return how to load and ask the model, without striate where that gives the same one."""
-    base = _base_name(facts.base) if facts.adapter else None
+    base = _base_name(facts) if facts.adapter else None
     code = "\n".join(["## Use", "", *fenced(example_code(folder, base, checkpoint, bool(compute)))])
     if compute is None:
         return code

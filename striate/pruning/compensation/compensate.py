@@ -23,6 +23,7 @@ from striate.pruning.compensation.scale_gaps import ScaleGaps
 from striate.pruning.compensation.states import CalibrationStates
 from striate.pruning.compensation.token_choice import KINDS, Tokens
 from striate.scorers.streaming.batches import Batches
+from striate.wording import named_layers
 
 
 class GapMethod(Protocol):
@@ -112,7 +113,7 @@ def refit_if_possible(
 
 def told(gap: CompensatedGap) -> str:
     """Return one line about a gap."""
-    layers = f"layer{'s' if len(gap.removed) > 1 else ''} {', '.join(map(str, gap.removed))}"
+    layers = named_layers(gap.removed)
     if not gap.changed or gap.before is None or gap.after is None:
         return f"prune: nothing stands in for {layers}: {gap.note}"
     error = f"held-out error {gap.before:.3g} -> {gap.after:.3g}"
