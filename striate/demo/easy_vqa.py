@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from striate.errors import DataError
 from striate.progress import Progress, Silent
 from striate.storage.made_once import made_once
 
-TRAIN_SAMPLES, HELD_OUT, TURNS, TEST_PER_TASK = 300, 4, 3, 100
+TRAIN_SAMPLES, HELD_OUT, TEST_PICTURES = 300, 4, 100
 HELD_OUT_FILE = "held_out.json"
 TASKS = ("shape", "colour", "presence")
 SHAPES = ("circle", "rectangle", "triangle")
@@ -25,7 +26,8 @@ def prepare_easy_vqa(source: Path, target: Path, seed: int = 0, progress: Progre
     """Return `target`, filled with three files and their pictures from the package's folder `source`.
 
     300 conversations of three questions train (train.json), 4 about other pictures are measured while training
-    (held_out.json); 300 questions about pictures of the test split are asked afterwards, 100 a task (test.jsonl).
+    (held_out.json); 300 questions about 100 pictures of the test split are asked afterwards (test.jsonl), those about
+    one picture side by side, one a task.
 
     Raises:
         DataError: a file of the package is missing or damaged.
@@ -63,23 +65,46 @@ def _rows(split: Path) -> list[Row]:
 
 def _conversations(rows: list[Row], rng: random.Random) -> list[dict[str, Any]]:
     """Return training samples, one a picture, each with one question of every task in random order."""
-    by_picture: dict[int, list[Row]] = {}
-    for row in rows:
-        by_picture.setdefault(row[2], []).append(row)
     samples: list[dict[str, Any]] = []
-    for picture in rng.sample(sorted(by_picture), len(by_picture)):
-        turns = _one_of_each(by_picture[picture], rng)
-        if len(turns) < TURNS:
-            continue
+    for turns in islice(_asked(rows, rng), TRAIN_SAMPLES + HELD_OUT):
         conversations = []
         for index, (question, answer, _) in enumerate(turns):
             conversations += [{"from": "human", "value": "<image>\n" * (index == 0) + question}]
             conversations += [{"from": "gpt", "value": answer}]
+        picture = turns[0][2]
         name = f"images/train-{picture}.png"
         samples.append({"id": f"easy-vqa-train-{picture}", "image": name, "conversations": conversations})
-        if len(samples) == TRAIN_SAMPLES + HELD_OUT:
-            break
     return samples
+
+
+def _questions(rows: list[Row], rng: random.Random) -> list[dict[str, Any]]:
+    """Return test items, one of every task about a picture: evaluation reads a picture once for all of them."""
+    return [
+        {
+            "id": f"easy-vqa-test-{task_of(answer)}-{picture}",
+            "image": f"images/test-{picture}.png",
+            "question": question,
+            "answers": [answer],
+            "metric": "exact",
+            "task": task_of(answer),
+        }
+        for turns in islice(_asked(rows, rng), TEST_PICTURES)
+        for question, answer, picture in turns
+    ]
+
+
+def _asked(rows: list[Row], rng: random.Random) -> Iterator[list[Row]]:
+    """Yield a question of every task about one picture after the other, both in random order.
+
+    Pictures without a question of every task are passed over.
+    """
+    by_picture: dict[int, list[Row]] = {}
+    for row in rows:
+        by_picture.setdefault(row[2], []).append(row)
+    for picture in rng.sample(sorted(by_picture), len(by_picture)):
+        turns = _one_of_each(by_picture[picture], rng)
+        if len(turns) == len(TASKS):
+            yield turns
 
 
 def _one_of_each(rows: list[Row], rng: random.Random) -> list[Row]:
@@ -87,24 +112,6 @@ def _one_of_each(rows: list[Row], rng: random.Random) -> list[Row]:
     chosen = [rng.choice(candidates) for candidates in by_task.values() if candidates]
     rng.shuffle(chosen)
     return chosen
-
-
-def _questions(rows: list[Row], rng: random.Random) -> list[dict[str, Any]]:
-    items = []
-    for task in TASKS:
-        candidates = [row for row in rows if task_of(row[1]) == task]
-        for number, (question, answer, picture) in enumerate(rng.sample(candidates, TEST_PER_TASK)):
-            items.append(
-                {
-                    "id": f"easy-vqa-test-{task}-{number}",
-                    "image": f"images/test-{picture}.png",
-                    "question": question,
-                    "answers": [answer],
-                    "metric": "exact",
-                    "task": task,
-                }
-            )
-    return items
 
 
 def _copy_pictures(source: Path, folder: Path, samples: Iterable[dict[str, Any]]) -> None:

@@ -250,7 +250,7 @@ def test_the_shipped_config_is_what_the_readme_promises() -> None:
     assert (config.select.region, config.prune.remove, config.train.method) == ("uniform:25%", 3, "lora")
     assert config.evaluate.packs == ("builtin:easy-vqa", "builtin:language-reference")
     assert config.evaluate.limit is None
-    assert (config.prune.compensate, config.heal.steps) == ("refit", 12)
+    assert (config.prune.compensate, config.heal.steps) == ("refit", 9)
     assert (config.data.validate, config.train.keep) == ("builtin:easy-vqa/held_out.json", "last")
 
 

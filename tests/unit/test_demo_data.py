@@ -44,7 +44,7 @@ def make_source(folder: Path) -> Path:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(easy_vqa, "TRAIN_SAMPLES", 6)
     monkeypatch.setattr(easy_vqa, "HELD_OUT", 2)
-    monkeypatch.setattr(easy_vqa, "TEST_PER_TASK", 5)
+    monkeypatch.setattr(easy_vqa, "TEST_PICTURES", 5)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -93,6 +93,12 @@ def test_easy_vqa_is_a_held_out_pack(tmp_path: Path) -> None:
     folder = prepare_easy_vqa(make_source(tmp_path / "source"), tmp_path / "easy-vqa")
     pack = read_pack(folder)
     assert Counter(item.task for item in pack.items) == {"shape": 5, "colour": 5, "presence": 5}
+    # A question of every task about each picture, side by side.
+    asked = [(item.image, item.task) for item in pack.items]
+    pictures = [image for image, _ in asked[::3]]
+    assert len(set(pictures)) == 5
+    assert [image for image, _ in asked] == [image for image in pictures for _ in range(3)]
+    assert all({task for _, task in asked[first : first + 3]} == set(TASKS) for first in range(0, 15, 3))
     for item in pack.items:
         assert item.image is not None
         assert item.image.name.startswith("test-")
@@ -167,7 +173,7 @@ def test_names_in_a_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert locate_data("some/folder", Silent()) == Path("some/folder")
     assert locate_data("~/folder", Silent()) == tmp_path / "home" / "folder"
     place = locate_data("builtin:language-reference", Silent())
-    assert place == tmp_path / "data-4" / "language-reference"
+    assert place == tmp_path / "data-5" / "language-reference"
     assert (place / "test.jsonl").is_file()
     assert locate_model(str(tmp_path), Silent()) == str(tmp_path)
 
