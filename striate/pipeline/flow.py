@@ -293,7 +293,7 @@ class Flow:
                 from striate.stages.prune import prune
 
                 region = read_document(self.out / "region.json", Region)
-                check_region(self.config, region)
+                check_region(self.keys.tuning(whole=True), region)
                 remove, until = removal_of(section, region), None
                 unfinished = self.out / UNFINISHED
                 ranking = LayerRanking(self.config, self.inputs.calibrating, unfinished, stage.key, self.progress)

@@ -105,7 +105,7 @@ def _advice(compute: VisualCompute, model: nn.Module, region: Region, config: Tr
         rise = (ruled - whole) / max(1.0, tokens)
         if rise <= (config.image_check or 0):
             also = ",".join(str(layer) for layer in wider.layers if layer not in region)
-            return f"use --set train.image_also=ids:{also}, where it changes by {rise:+.2f}"
+            return f"use train.image_also=ids:{also}, where it changes by {rise:+.2f}"
         best = min(best, rise)
     tried = f"no 25% or 50% of further layers that were tried help enough (at best {best:+.2f})"
     return f"{tried if best < float('inf') else 'few layers are left to add'}: use train.image_tokens=all"

@@ -133,7 +133,7 @@ def test_what_is_advised_is_the_fewest_layers_that_help(
 
     said = advice(2)
     added = [layer for layer in tried[-1] if layer not in REGION]
-    assert f"use --set train.image_also=ids:{','.join(map(str, added))}, where it changes by +0.10" in said
+    assert f"use train.image_also=ids:{','.join(map(str, added))}, where it changes by +0.10" in said
     assert len(added) == 1
     assert "no 25% or 50% of further layers that were tried help enough (at best" in advice(4)
     sizes = list(map(len, tried[1:]))
