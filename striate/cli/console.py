@@ -1,5 +1,7 @@
 """Terminal output: progress bars with time left, short lines, and tables."""
 
+from __future__ import annotations
+
 import logging
 import os
 import time
@@ -8,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
@@ -26,11 +28,13 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from striate.artifacts import Difference, PruneRecord, Region, Retention
 from striate.cli.views.word_wrap import between_words
 from striate.printable import printable
 from striate.progress import Advance
 from striate.wording import MINUS, PERPLEXITY, points, score, span
+
+if TYPE_CHECKING:
+    from striate.artifacts import Difference, PruneRecord, Region, Retention
 
 
 class SafeConsole(Console):
