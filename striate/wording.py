@@ -81,12 +81,16 @@ def sample(n: int) -> str:
 
 def plural(value: int, noun: str) -> str:
     """Return `1 step`, `1,000 steps`, with the comma that terminals show."""
-    return f"{value:,} {noun}{'' if value == 1 else 's'}"
+    return f"{value:,} {_form(noun, value)}"
 
 
 def amount(value: int, noun: str) -> str:
     """Return `1 layer`, `8 layers`."""
-    return f"{count(value)} {noun}{'' if value == 1 else 's'}"
+    return f"{count(value)} {_form(noun, value)}"
+
+
+def _form(noun: str, value: int) -> str:
+    return noun if value == 1 else f"{noun}s"
 
 
 def duration(seconds: float) -> str:
@@ -143,7 +147,7 @@ def layer_list(layers: Iterable[int]) -> str:
 def named_layers(layers: Iterable[int]) -> str:
     """Return layers by their numbers: `layer 4`, `layers 4, 5, 6`, `no layers`."""
     numbers = [str(layer) for layer in layers]
-    return f"layer{'' if len(numbers) == 1 else 's'} {', '.join(numbers)}" if numbers else "no layers"
+    return f"{_form('layer', len(numbers))} {', '.join(numbers)}" if numbers else "no layers"
 
 
 def words(name: str) -> str:

@@ -43,7 +43,7 @@ from striate.pipeline.preflight import (
 )
 from striate.pipeline.references import floors_of, references_of
 from striate.pipeline.resident_model import BASE_LABEL, QUANTIZED, ResidentModel
-from striate.pipeline.run_inputs import locate_inputs
+from striate.pipeline.run_inputs import locate_inputs, usable_calibration
 from striate.pipeline.stage_keys import StageKeys
 from striate.progress import Progress, Silent, warn
 from striate.pruning.removal import removal_of
@@ -153,22 +153,13 @@ class Flow:
         section = self.config.analyze
         with self.run.stage("analyze", self.keys.analyze(), ["scores.json"]) as stage:
             if stage.stale:
-                from striate.data.checks.broken_samples import usable
-                from striate.data.collate import Collator
                 from striate.data.pictures import PictureLimits
                 from striate.data.reading import read_many
                 from striate.stages.analyze import analyze
 
                 samples = read_many(self.inputs.calibrating, section.samples, self.config.seed, self.inputs.options)
                 base_model = self._models.load(BASE_LABEL)
-                most, limits = self.config.train.max_length, PictureLimits.of(self.config.machine)
-                skips = self.config.data.broken == "skip"
-                drawn, samples = (
-                    len(samples),
-                    usable(Collator(base_model.processor, most, True, limits, skips), samples),
-                )
-                if lost := drawn - len(samples):
-                    warn(self.progress, f"analyze: {lost} of {drawn} calibration samples can't be used")
+                samples = usable_calibration("analyze", samples, base_model.processor, self.config, self.progress)
                 scores = analyze(
                     base_model.model,
                     base_model.processor,
@@ -178,9 +169,9 @@ class Flow:
                     base=self.inputs.base,
                     pairs=section.pairs,
                     batch_size=self.config.machine.micro_batch,
-                    max_length=most,
+                    max_length=self.config.train.max_length,
                     seed=self.config.seed,
-                    limits=limits,
+                    limits=PictureLimits.of(self.config.machine),
                     progress=self.progress,
                 )
                 write_document(self.out / "scores.json", scores)

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from striate.config import BUILTIN, RunConfig, looks_like_hub_id
 from striate.data.sources.source_options import PLAIN, SourceOptions
 from striate.demo.places import locate_data, locate_model, locate_pack
 from striate.errors import ConfigError, ModelError
 from striate.pipeline.preflight import labels_of
-from striate.progress import Progress
+from striate.progress import Progress, warn
 from striate.storage.read_files import user_path
 
 if TYPE_CHECKING:
+    from striate.data.samples import Sample
     from striate.tasks.packs.sources import Source
 
 MODEL_CONFIGS = ("config.json", "adapter_config.json")
@@ -156,3 +157,22 @@ def locate_base(config: RunConfig, progress: Progress) -> str | None:
             "check the path; a model of the hub is to be downloaded first",
         )
     return place
+
+
+def usable_calibration(
+    stage: str, samples: Sequence[Sample], processor: Any, config: RunConfig, progress: Progress
+) -> list[Sample]:
+    """Return the calibration samples that a stage can use, as training leaves out what it can't; says how many it lost.
+
+    Raises:
+        DataError: none is left of those that `data.broken` lets be left out.
+    """
+    from striate.data.checks.broken_samples import usable
+    from striate.data.collate import Collator
+    from striate.data.pictures import PictureLimits
+
+    skips, limits = config.data.broken == "skip", PictureLimits.of(config.machine)
+    left = usable(Collator(processor, config.train.max_length, True, limits, skips), samples)
+    if lost := len(samples) - len(left):
+        warn(progress, f"{stage}: {lost} of {len(samples)} calibration samples can't be used")
+    return left

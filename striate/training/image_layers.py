@@ -10,9 +10,9 @@ from striate.errors import SpecError
 from striate.models.visual_token_skipping.visual_compute import VisualCompute
 from striate.selectors.no_layers import NONE
 from striate.selectors.spec.grammar import parse_spec, resolve
-from striate.selectors.spec.required_scores import parse_unscored
+from striate.selectors.spec.required_scores import IMAGE_ALSO, parse_unscored
 
-NAME = "train.image_also"
+NAME = f"train.{IMAGE_ALSO}"
 
 
 def visual_compute(region: Region, config: TrainSection) -> VisualCompute | None:
@@ -69,13 +69,13 @@ def by_number(
     check_beside(spec, also, region)
     kept = also if old_to_new is None else [old_to_new[layer] for layer in also if layer in old_to_new]
     if not kept:
+        told = ", ".join(map(str, also))
         raise SpecError(
-            f"{NAME} {spec!r} chooses layers {_told(also)} outside the region, and all of them are removed before"
-            " training",
+            f"{NAME} {spec!r} chooses layers {told} outside the region, and all of them are removed before training",
             "layers of which some are left",
             "name more layers, remove fewer, or use prune.when=after",
         )
-    return config.model_copy(update={"image_also": f"ids:{','.join(map(str, kept))}"})
+    return config.model_copy(update={IMAGE_ALSO: f"ids:{','.join(map(str, kept))}"})
 
 
 def most_computing(region: Region, config: TrainSection, also: int) -> VisualCompute | None:
@@ -107,7 +107,3 @@ def check_beside(spec: str, named: Sequence[int], region: Region) -> None:
             "layers that leave some out",
             "use train.image_tokens=all to compute image tokens in every layer",
         )
-
-
-def _told(layers: Sequence[int]) -> str:
-    return ", ".join(map(str, layers))

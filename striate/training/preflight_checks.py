@@ -20,7 +20,7 @@ from striate.training.image_layers import visual_compute
 from striate.training.lisa import check_lisa, never_sampled
 from striate.training.optimizers import check_optimizer
 from striate.training.schedule import Plan
-from striate.wording import plural
+from striate.wording import named_layers, plural
 
 
 def check_training(
@@ -117,7 +117,7 @@ def warn_of_lisa(region: Region, section: ResampleSection, steps: int, seed: int
         warn(progress, f"train.resample has no effect: all {len(region)} layers of the region are open all the time")
     left_out = never_sampled(region, section, steps, seed)
     if left_out:
-        layers = f"layer{'s' if len(left_out) > 1 else ''} {', '.join(map(str, left_out))}"
+        layers = named_layers(left_out)
         warn(
             progress,
             f"{layers} will not train: {plural(steps, 'step')}, with {plural(section.active, 'layer')} open for"

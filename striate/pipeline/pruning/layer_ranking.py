@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from striate.artifacts import Compensation, Cut, Region, UnfinishedRanking, read_document, write_document
 from striate.config import RunConfig
 from striate.errors import ArtifactError
-from striate.progress import Progress, warn
+from striate.pipeline.run_inputs import usable_calibration
+from striate.progress import Progress
 from striate.storage.atomic import check_file_place
 
 if TYPE_CHECKING:
@@ -88,17 +89,14 @@ class LayerRanking:
 
     def _batches(self, tuned: Loaded) -> Any:
         """Return the calibration set as training batches, as training leaves out what it can't use."""
-        from striate.data.checks.broken_samples import usable
         from striate.data.collate import Collator
         from striate.data.pictures import PictureLimits
         from striate.pruning.greedy_ranking import calibration
 
-        machine, most = self.config.machine, self.config.train.max_length
-        limits, skips = PictureLimits.of(machine), self.config.data.broken == "skip"
-        samples = usable(Collator(tuned.processor, most, True, limits, skips), self._samples)
-        if lost := len(self._samples) - len(samples):
-            warn(self.progress, f"prune: {lost} of {len(self._samples)} calibration samples can't be used")
-        return calibration(samples, Collator(tuned.processor, most, True, limits), machine.micro_batch)
+        machine = self.config.machine
+        samples = usable_calibration("prune", self._samples, tuned.processor, self.config, self.progress)
+        collator = Collator(tuned.processor, self.config.train.max_length, True, PictureLimits.of(machine))
+        return calibration(samples, collator, machine.micro_batch)
 
     @cached_property
     def _samples(self) -> Sequence[Sample]:
