@@ -21,8 +21,9 @@ class HealRecord(Document):
         samples: that were learned from.
         text_samples: those of them without a picture.
         epochs: how often each was.
-        first: the first step's loss, and its parts as far as they were computed, by name, in nats a token.
-        last: the last step's.
+        first: mean loss of the first third of the steps, and its parts as far as they were computed, by name, in nats a
+            token. Earlier runs have the first step's.
+        last: of the last third.
         tokens: of all samples learned from, as often as they were.
         skipped: why broken samples were left out, by their ids.
     """

@@ -148,7 +148,7 @@ def _show_pruned(flow: Flow, json: bool) -> None:
     OUT.print(f"{draw_stack(record.region, record.removed)}  {plural(len(record.removed), 'layer')} removed")
     OUT.print(f"{record.parameters_before:,} -> {record.parameters_after:,} parameters; reloaded and compared")
     if healed:
-        losses = f"loss {healed.first['loss']:.3f} -> {healed.last['loss']:.3f}"
+        losses = f"mean loss {healed.first['loss']:.3f} -> {healed.last['loss']:.3f}"
         OUT.print(f"healed: {plural(healed.steps, 'step')} in {healed.seconds:.0f} s, {losses}; reloaded and compared")
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -198,10 +199,7 @@ def _identity(healing: Healing, region: Region, config: TrainSection, base_path:
 def _record(job: TrainingJob, healing: Healing, prepared: PreparedModel, result: TrainingResult) -> HealRecord:
     """Return how healing went."""
     section = healing.section
-    first, last = (
-        {name: float(value) for name, value in row.items() if name in _LOSSES}
-        for row in (result.rows[0], result.rows[-1])
-    )
+    third = max(1, len(result.rows) // 3)
     return HealRecord(
         layers=section.region,
         method=job.config.method,
@@ -214,10 +212,15 @@ def _record(job: TrainingJob, healing: Healing, prepared: PreparedModel, result:
         text_samples=sum(not sample.images for sample in job.samples),
         steps=job.plan.steps,
         epochs=job.plan.steps / job.plan.steps_per_epoch,
-        first=first,
-        last=last,
+        first=_mean_losses(result.rows[:third]),
+        last=_mean_losses(result.rows[-third:]),
         seconds=result.seconds,
         peak_memory_gib=peak_memory_gib(next(prepared.model.parameters()).device),
         tokens=result.tokens,
         skipped=result.skipped,
     )
+
+
+def _mean_losses(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return the mean of each loss over steps: of one step it says most about which samples it had."""
+    return {name: fmean(row[name] for row in rows) for name in _LOSSES if name in rows[0]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -201,6 +202,21 @@ def test_image_tokens_skip_layers_while_healing_as_before(
         # All layers that are left compute them: that is no rule.
         assert rule is None
     assert record.last["loss"] < record.first["loss"]
+
+
+def test_the_losses_told_are_means_of_the_first_and_last_third(
+    llava_builder: Callable[..., Loaded], samples: list[Sample], tmp_path: Path
+) -> None:
+    loaded, log = llava_builder(), tmp_path / "heal_log.jsonl"
+    rows = rows_of(loaded, samples)
+    section = HEAL.model_copy(update={"steps": 7})
+    _, record = heal(
+        loaded.model, loaded.processor, Healing(cut(loaded, 2), samples, rows, section, TRAIN, MACHINE), log=log
+    )
+    losses = [json.loads(line)["loss"] for line in log.read_text(encoding="utf-8").splitlines()]
+    assert len(losses) == 7
+    assert record.first["loss"] == pytest.approx(sum(losses[:2]) / 2)
+    assert record.last["loss"] == pytest.approx(sum(losses[5:]) / 2)
 
 
 def test_broken_samples_are_left_out_by_teacher_and_student(

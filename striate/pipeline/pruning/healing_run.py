@@ -100,7 +100,7 @@ class HealingRun:
             test_inputs=self_test_prompts(unhealed.processor, config, self.inputs.train),
         )
         write_document(out / RECORD, record)
-        losses = f"loss {record.first['loss']:.3f} -> {record.last['loss']:.3f}"
+        losses = f"mean loss {record.first['loss']:.3f} -> {record.last['loss']:.3f}"
         done = f"{plural(record.steps, 'step')} on {plural(record.samples, 'sample')}"
         self.run.progress.say(f"heal: {done}, {losses}")
 
