@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,12 +58,13 @@ def facts_of(place: ModelPlace, folder: Path) -> CardFacts | None:
         StriateError: an artifact of the run, or the adapter's config, can't be read.
     """
     from striate.models.io.adapter_folder import adapter_config, base_of, is_adapter
-    from striate.models.io.model_card import CardFacts, has_figures
+    from striate.models.io.model_card import CardFacts, has_figures, license_of
     from striate.models.io.save import REGION_FILE
 
     if place.run is not None and place.label in FOLDERS:
         config = config_of(place.run)
-        return card_facts(place.run, place.label, config, config.model.path, has_figures(folder))
+        facts = card_facts(place.run, place.label, config, config.model.path, has_figures(folder))
+        return replace(facts, licence=license_of(str(folder)))
     if not is_adapter(folder):
         return None
     kind = str(adapter_config(folder).get("peft_type", "")).lower()

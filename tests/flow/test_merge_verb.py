@@ -99,6 +99,19 @@ def test_the_last_model_of_a_run_is_taken_where_none_is_named(
     assert "1 layer removed" in (tmp_path / "merged" / "README.md").read_text()
 
 
+def test_the_licence_comes_along_where_the_bases_card_is_gone(run: Path, tmp_path: Path) -> None:
+    card = run / "pruned" / "README.md"
+    before = card.read_text()
+    # The base of this run has no card, as `builtin` is no folder and a hub id may not be in the cache.
+    card.write_text(before.replace("library_name:", "license: apache-2.0\nlibrary_name:", 1))
+    try:
+        done = striate("merge", run, "--out", tmp_path / "merged")
+    finally:
+        card.write_text(before)
+    assert done.exit_code == 0, done.output
+    assert "license: apache-2.0" in (tmp_path / "merged" / "README.md").read_text()
+
+
 @pytest.fixture
 def adapter(run: Path, tmp_path: Path) -> Path:
     """A copy of the run's adapter."""

@@ -89,6 +89,7 @@ class CardFacts:
         differences: paired comparisons of this model with a baseline.
         config: of the run.
         named: what a person calls the base where its folder has another name: `builtin`.
+        licence: of the base where its own card is not on this disk.
     """
 
     base: str
@@ -107,6 +108,7 @@ class CardFacts:
     differences: tuple[Difference, ...] = ()
     config: RunConfig | None = None
     named: str = ""
+    licence: str | None = None
 
 
 def write_card(folder: Path, facts: CardFacts) -> None:
@@ -186,7 +188,7 @@ def _metadata(facts: CardFacts, folder: str) -> str:
         base_model=base,
         base_model_relation=("adapter" if facts.adapter else "finetune") if base else None,
         library_name="peft" if facts.adapter else "transformers",
-        license=license_of(facts.base),
+        license=license_of(facts.base) or facts.licence,
         model_name=folder,
         pipeline_tag=PIPELINE,
         tags=_tags(facts),
