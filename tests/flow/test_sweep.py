@@ -198,6 +198,21 @@ def test_a_place_goes_on_after_its_process_was_killed() -> None:
         places.close()
 
 
+def _threads() -> str | None:
+    return os.environ.get("OMP_NUM_THREADS")
+
+
+def test_places_share_the_cores_and_a_single_one_takes_what_pytorch_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 12)
+    for devices, per_device, threads in (([None], 1, None), ([None, None], 2, "3"), ([None], 40, "1")):
+        places = LocalPlacement(devices, per_device)
+        try:
+            assert places.submit(_threads).result() == threads
+        finally:
+            places.close()
+
+
 def _begin_and_wait(channel: Any) -> None:
     places = LocalPlacement([None], 1)
     channel.send(places.submit(_pid).result())

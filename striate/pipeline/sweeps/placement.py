@@ -19,6 +19,8 @@ Work = Callable[..., Any]
 Call = tuple[Any, ...]
 """Work, and its arguments."""
 _CHECK_SECONDS = 1.0
+# Read when PyTorch is imported: each process takes all cores otherwise, to compute and to compile.
+_THREADS = ("OMP_NUM_THREADS", "TORCHINDUCTOR_COMPILE_THREADS")
 
 
 class Placement(Protocol):
@@ -91,8 +93,10 @@ class LocalPlacement(OneByOne):
 
     def __init__(self, devices: Sequence[str | None], per_device: int) -> None:
         """Make `per_device` places on each device; their processes start with their first run."""
+        places = per_device * len(devices)
+        self._cores = max(1, (os.cpu_count() or 1) // places) if places > 1 else None
         # One on each device first, then a second one on each.
-        self._places = [_Place(device, _pool(device)) for _ in range(per_device) for device in devices]
+        self._places = [_Place(device, self._pool(device)) for _ in range(per_device) for device in devices]
 
     @property
     def free(self) -> int:
@@ -104,7 +108,7 @@ class LocalPlacement(OneByOne):
         place = next(place for place in self._places if place.is_free)
         if place.future is not None and isinstance(place.future.exception(), BrokenProcessPool):
             # Its process was killed, for want of memory perhaps: others go on in a new one.
-            place.pool = _pool(place.device)
+            place.pool = self._pool(place.device)
         place.future = place.pool.submit(work, *arguments)
         return place.future
 
@@ -112,6 +116,12 @@ class LocalPlacement(OneByOne):
         """Begin nothing more, and wait for what runs."""
         for place in self._places:
             place.pool.shutdown(wait=True, cancel_futures=True)
+
+    def _pool(self, device: str | None) -> ProcessPoolExecutor:
+        context = multiprocessing.get_context("spawn")
+        return ProcessPoolExecutor(
+            1, mp_context=context, initializer=_begin, initargs=(device, self._cores, os.getpid())
+        )
 
 
 def first_ended(futures: Sequence[Future[Any]], seconds: float) -> set[Future[Any]]:
@@ -138,15 +148,15 @@ def devices_here() -> list[str | None]:
     return list(named.split(",")) if named else [str(index) for index in range(torch.cuda.device_count())]
 
 
-def _pool(device: str | None) -> ProcessPoolExecutor:
-    context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(1, mp_context=context, initializer=_begin, initargs=(device, os.getpid()))
+def _begin(device: str | None, cores: int | None, parent: int) -> None:
+    """Take the device and a share of the cores; end with the process that began this one.
 
-
-def _begin(device: str | None, parent: int) -> None:
-    """Take the device, and end with the process that began this one: it holds a run folder that others wait for."""
+    It holds a run folder that others wait for.
+    """
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
+    for threads in _THREADS if cores is not None else ():
+        os.environ.setdefault(threads, str(cores))
 
     def watch() -> None:
         while os.getppid() == parent:
