@@ -212,6 +212,7 @@ def test_console_page_and_card_tell_the_floor() -> None:
     page, plain = str(draw_retention(seen)), str(draw_retention(without))
     assert "above the floor" in page
     assert "90.0% (7" in page
+    assert (page.count("<table>"), plain.count("<table>")) == (4, 2), "floors have tables of their own"
     assert "floor" not in plain
     facts = CardFacts("owner/m", "", None, evaluation=record("tuned"), differences=seen)
     assert "| retention | 95% interval | its floor | above the floor | 95% interval |" in card_text(facts, "checkpoint")

@@ -229,6 +229,11 @@ def test_no_page_is_wider_than_the_window(chromium: Any, page_path: Path, width:
     page.close()
 
 
+def test_the_table_of_differences_is_seen_whole_on_a_desk(opened: Any) -> None:
+    wide = "[...document.querySelectorAll('.scroll')].filter(e => e.innerText.includes('its score'))"
+    assert opened.evaluate(f"{wide}.map(e => e.scrollWidth - e.clientWidth)") == [0, 0]
+
+
 def test_prints_whole_and_in_colour(chromium: Any, page_path: Path) -> None:
     page = chromium.new_page(viewport={"width": 703, "height": 1000}, color_scheme="dark")
     page.goto(page_path.as_uri())
@@ -243,6 +248,8 @@ def test_prints_whole_and_in_colour(chromium: Any, page_path: Path) -> None:
     assert page.locator("details:not([open])").count() == 0
     assert page.locator("#cards img").count() == page.locator("#cards article").count() == 10
     assert page.evaluate("document.documentElement.scrollWidth") <= 703
+    # Numbers are never broken within.
+    assert page.evaluate("getComputedStyle(document.querySelector('td.number')).overflowWrap") == "normal"
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(253, 253, 252)"
     assert page.evaluate("getComputedStyle(document.body).printColorAdjust") == "exact"
     assert not page.locator(".contents").is_visible()

@@ -28,8 +28,8 @@ def draw_retention(rows: Sequence[Difference]) -> Html:
     single = sorted((row for row in rows if row.pack != "*"), key=_order)
     tasks = len({(row.pack, row.task, row.metric) for row in single})
     summary = tag("summary", f"Every task ({tasks})")
-    folded = tag("details", summary, _table(single), open=len(single) <= MOST_OPEN) if single else None
-    return tag("div", _table(whole) if whole else None, folded)
+    folded = tag("details", summary, _tables(single), open=len(single) <= MOST_OPEN) if single else None
+    return tag("div", _tables(whole) if whole else None, folded)
 
 
 def _order(row: Difference) -> tuple[bool, bool, str, str, str, int]:
@@ -38,32 +38,37 @@ def _order(row: Difference) -> tuple[bool, bool, str, str, str, int]:
     return (*kinds, row.pack, row.task, row.metric, place_of(row.label))
 
 
+def _tables(rows: Sequence[Difference]) -> list[Html]:
+    """Return the table of differences, and one of floors where they were measured: side by side they are too wide."""
+    heads = ["task", "model", "against", "its floor", "above the floor"]
+    floors = [[*_names(row), *_above_floor(row)] for row in rows if row.floor is not None]
+    return [_table(rows), *([table(heads, floors)] if floors else [])]
+
+
 def _table(rows: Sequence[Difference]) -> Html:
     shares = [row for row in rows if row.metric != "perplexity"]
     ends = [end for row in shares for end in (row.low, row.difference, row.high) if end is not None]
     widest = max(map(abs, ends), default=0.0)
     heads = ["task", "model", "against", "n", "its score", "score", "difference", "95% interval", "", "retention"]
-    if not any(row.floor is not None for row in rows):
-        return table(heads, [_cells(row, widest) for row in rows])
-    more = ["its floor", "above the floor"]
-    return table([*heads, *more], [[*_cells(row, widest), *_above_floor(row)] for row in rows])
+    return table(heads, [_cells(row, widest) for row in rows])
 
 
 def _above_floor(row: Difference) -> list[Cell]:
-    """Return the floor, and what is kept above it, or why that can't be told; dashes of a task without pictures."""
-    if row.floor is None:
-        return figures("–", "–")
+    """Return the floor, and what is kept above it, or why that can't be told."""
     kept = f"none: {row.no_above_floor}" if row.above_floor is None else _retained(row.kept_above_floor)
-    return figures(score(row.floor, row.metric), kept)
+    return [*figures(score(row.floor or 0.0, row.metric)), Cell(kept, right=True, long=True)]
+
+
+def _names(row: Difference) -> list[Cell]:
+    """Return what a row is about: the task, the model, and what that is held against."""
+    name = f"all {row.kind} tasks" if row.pack == "*" else task_name(row.pack, row.task)
+    lower = " (lower is better)" if row.metric == "perplexity" else ""
+    return [Cell(name + lower, head=True), Cell(model_name(row.label)), Cell(model_name(row.baseline))]
 
 
 def _cells(row: Difference, widest: float) -> list[Cell]:
-    name = f"all {row.kind} tasks" if row.pack == "*" else task_name(row.pack, row.task)
-    lower = " (lower is better)" if row.metric == "perplexity" else ""
     return [
-        Cell(name + lower, head=True),
-        Cell(model_name(row.label)),
-        Cell(model_name(row.baseline)),
+        *_names(row),
         *figures(count(row.n), score(row.baseline_score, row.metric), score(row.score, row.metric)),
         *figures(points(row.difference, row.metric), span(row.low, row.high, row.metric) or f"none: {row.no_interval}"),
         Cell(forest(row, widest) if row.metric != "perplexity" else None, wide_only=True),
