@@ -21,7 +21,16 @@ from striate.artifacts import Region, read_document, write_document
 from striate.errors import ModelError
 from striate.models.io.load import Loaded, load_model, load_weights
 from striate.models.io.save import save_model
-from striate.models.io.weights.safetensors_shards import INDEX, WHOLE, by_file, read_file, read_shards, write_shards
+from striate.models.io.weights.safetensors_shards import (
+    INDEX,
+    WHOLE,
+    Stored,
+    by_file,
+    parameter_count,
+    read_file,
+    read_shards,
+    write_shards,
+)
 from striate.models.surgery.prune_checkpoint import prune_checkpoint
 from striate.models.surgery.remove_layers import remove_layers
 from striate.models.surgery.roundtrip_check import self_test
@@ -49,6 +58,11 @@ def test_bit_equal_to_the_path_in_memory(
     assert config_of(tmp_path / "streamed") == config_of(tmp_path / "memory")
     assert pruned.parameters_after == sum(tensor.numel() for tensor in tensors_of(tmp_path / "memory").values())
     assert pruned.parameters_before > pruned.parameters_after
+
+
+def test_running_statistics_are_no_parameters() -> None:
+    stored = {name: Stored(Path("x"), "F32", (3,), 0, 12) for name in ("bn.weight", "bn.running_mean", "running_var")}
+    assert parameter_count(stored) == 3
 
 
 # Blocks of layers inside one tensor; a list beside the stack; layers of a decoder known by another name; experts.

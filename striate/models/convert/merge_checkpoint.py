@@ -22,7 +22,7 @@ from striate.models.io.quiet import quietly
 from striate.models.io.sane_model import check_finite, check_image_token, check_special_tokens
 from striate.models.io.weights.adapter_merge import cannot_stream
 from striate.models.io.weights.merged_shards import MergedShards, chosen_format, main_format, set_dtype
-from striate.models.io.weights.safetensors_shards import read_shards, write_shards
+from striate.models.io.weights.safetensors_shards import parameter_count, read_shards, write_shards
 from striate.models.io.weights.stored_model import check_unquantized, write_config
 from striate.models.io.weights.tensor_bytes import FLOATS
 from striate.models.structure.meta_model import Blueprint, blueprint
@@ -146,7 +146,7 @@ def write_weights(plan: Blueprint, folder: Path, adapter: Path | None, dtype: st
         plan.model.config.get_text_config().tie_word_embeddings = False
     set_dtype(plan.model.config, shards.dtype)
     write_config(plan.model, target)
-    count = sum(tensor.numel for group in groups for tensor in group.values())
+    count = sum(parameter_count(group) for group in groups)
     return MergedCheckpoint(folder, shards.modules, count, _name(shards.dtype))
 
 
@@ -163,7 +163,7 @@ def _write_in_memory(folder: Path, adapter: Path, dtype: str, target: Path, reas
     except SafetensorError as error:
         # The folder's own writer says it, under the name that was asked for.
         raise OSError(str(error)) from error
-    count = sum(tensor.numel for tensor in read_shards(target).values())
+    count = parameter_count(read_shards(target))
     return MergedCheckpoint(folder, modules, count, _name(kind), reason)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from striate.models.interventions.model_rule import save_rule
 from striate.models.io.adapter_folder import is_adapter
 from striate.models.io.quiet import quietly
 from striate.models.io.save import REGION_FILE
-from striate.models.io.weights.safetensors_shards import Stored, by_file, read_shards, write_shards
+from striate.models.io.weights.safetensors_shards import Stored, by_file, parameter_count, read_shards, write_shards
 from striate.models.io.weights.stored_model import check_unquantized, copy_small_files, stored_targets, write_config
 from striate.models.io.weights.stored_names import StoredNames, Target
 from striate.models.structure.anatomy import Anatomy, layer_of
@@ -76,8 +77,8 @@ def prune_checkpoint(source: Path | str, remove: Sequence[int], out: Path | str)
             save_rule(plan.model, target_folder)
     return PrunedCheckpoint(
         old_to_new,
-        sum(tensor.numel for tensor in stored.values()),
-        sum(tensor.numel for tensor in kept.values()),
+        parameter_count(stored),
+        parameter_count(kept),
     )
 
 
@@ -88,7 +89,7 @@ def _checked(folder: Path) -> Path:
         raise ModelError(
             f"{folder} is an adapter: it has no decoder layers of its own",
             "a whole model",
-            "merge it first: load_model(path, merge=True), then save_model",
+            f"merge it first: `striate merge {shlex.quote(str(folder))} --out DIR`",
         )
     return folder
 

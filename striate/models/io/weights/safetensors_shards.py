@@ -29,6 +29,7 @@ ALLOWED = "model.safetensors, or its shards with model.safetensors.index.json"
 AGAIN = "download or save the model again"
 # Larger ones leave the cache of a core, and take three times as long to look at.
 _BUFFER = 1 << 18
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 _LENGTH_BYTES, _MOST_HEADER = 8, 100_000_000
 
 
@@ -99,6 +100,11 @@ class Computed:
 
 
 Written = Stored | Computed
+
+
+def parameter_count(tensors: Mapping[str, Written]) -> int:
+    """Return how many numbers of `tensors` are parameters: running statistics of normalisation layers are none."""
+    return sum(tensor.numel for name, tensor in tensors.items() if name.rpartition(".")[2] not in _STATISTICS)
 
 
 def read_shards(folder: Path) -> dict[str, Stored]:
