@@ -71,7 +71,7 @@ def first_line(error: BaseException) -> str:
     return " ".join(line.strip() for line in lines[: 1 + lines[0].endswith(":")])
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return `"did you mean 'x'? "` for the closest of `known`, or an empty string."""
+def did_you_mean(name: str, known: Iterable[str], path: str = "") -> str:
+    """Return `"did you mean 'x'? "` for the closest of `known`, `path` before it, or an empty string."""
     close = difflib.get_close_matches(name[:_LONGEST_NAME], list(known), n=1, cutoff=0.6)
-    return f"did you mean {close[0]!r}? " if close else ""
+    return f"did you mean {path + close[0]!r}? " if close else ""

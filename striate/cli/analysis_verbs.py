@@ -12,7 +12,7 @@ import typer
 from striate.cli.boundary import guard
 from striate.cli.console import ERR, OUT, VERBOSE, draw_stack, print_json
 from striate.cli.options import Config, Json, Out, Overwrite, Replace, Settings, run_stage
-from striate.errors import ConfigError
+from striate.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:
     from striate.artifacts import Region, Scores
@@ -152,7 +152,14 @@ def _show_comparison(first: Path, second: Path, by: str | None, json: bool) -> N
 def _scores(run: Path) -> Scores:
     from striate.artifacts import Scores, read_document
 
-    return read_document(run / "scores.json" if run.is_dir() else run, Scores)
+    path = run / "scores.json" if run.is_dir() else run
+    if not path.is_file():
+        raise ArtifactError(
+            f"{run} has no scores" if run.is_dir() else f"no run folder at {run}",
+            "--compare RUN1 RUN2, each a run folder with scores.json, or such a file",
+            "check the path, or score its layers first with `striate analyze`",
+        )
+    return read_document(path, Scores)
 
 
 def _region(out: Path, num_layers: int) -> Region | None:

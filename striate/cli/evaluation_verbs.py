@@ -81,7 +81,7 @@ def evaluate(
             _show_differences(flow, export, overwrite, ERR if json else OUT)
 
     with guard(out):
-        _check(gate, export, overwrite)
+        _check(gate, suite or (), export, overwrite)
     options = {"gate": gate, "baseline": baseline, "suites": suite or None}
     once = [f"evaluate.{key}={dumps(value)}" for key, value in options.items() if value is not None]
     run_stage(config, out, settings, overwrite, stage, once=once, console=ERR if json else OUT)
@@ -124,12 +124,17 @@ def show_gate(out: Path, console: Console = OUT) -> None:
         raise typer.Exit(1)
 
 
-def _check(gate: str | None, export: Path | None, overwrite: bool) -> None:
-    """Raise for a gate or a file that would be refused only after everything was asked."""
+def _check(gate: str | None, suites: Sequence[str], export: Path | None, overwrite: bool) -> None:
+    """Raise for a gate, a suite or a file that would be refused only after everything was asked."""
     if gate:
         from striate.tasks.scoring.gate import parse_gate
 
         parse_gate(gate)
+    if suites:
+        from striate.harness.suites import parse_suite
+
+        for text in suites:
+            parse_suite(text)
     if export:
         from striate.tasks.scoring.answer_diff import check_export
 

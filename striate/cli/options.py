@@ -13,7 +13,7 @@ import typer
 
 from striate.cli.boundary import guard
 from striate.cli.console import ERR, OUT, RichProgress, quiet_libraries
-from striate.errors import ConfigError, did_you_mean
+from striate.errors import ConfigError, ModelError, did_you_mean
 from striate.printable import shown
 from striate.storage.launcher import launch
 
@@ -107,15 +107,34 @@ def chosen_places(sources: Sequence[str], only: str | None) -> dict[str, ModelPl
     return places
 
 
+def _with_options(source: Path, settings: Sequence[str], once: Sequence[str]) -> RunConfig:
+    """Return the config in `source`, which with `settings` is a valid one, with what options say `once` too."""
+    from striate.config import load_config
+
+    try:
+        return load_config(source, [*settings, *once])
+    except ConfigError as error:
+        named = ", ".join(f"--{key.partition('=')[0].rpartition('.')[2].removesuffix('s')}" for key in once)
+        raise ConfigError(error.given, error.allowed, f"fix {named}") from error
+
+
 def located(model: str) -> str:
     """Return the path of the model that a person named: `builtin`, a folder, or a hub id that can be had.
 
     Raises:
-        ModelError: the hub has no such model, or does not answer within seconds; the built-in one can't be fetched.
+        ModelError: the hub has no such model, or does not answer within seconds; the built-in one can't be fetched; a
+            run folder, whose models have folders of their own.
     """
     from striate.demo.places import locate_model
-    from striate.pipeline.run_models import reached
+    from striate.pipeline.run_models import is_run, reached
 
+    if is_run(model):
+        raise ModelError(
+            f"{model} is a run folder, not a model",
+            "a model's folder, a hub id such as owner/name, or builtin",
+            f"write its tuned model as one with `striate merge {shlex.quote(model)} --model tuned --out DIR`, or name"
+            f" {Path(model) / 'pruned'} where it is pruned",
+        )
     return reached(locate_model(model, RichProgress(ERR)))
 
 
@@ -162,7 +181,7 @@ def run_stage(
                 "give RUN.yaml, or the folder of an earlier run with --out",
             )
         kept = load_config(source, settings or [])
-        read = load_config(source, [*(settings or []), *once]) if once else kept
+        read = _with_options(source, settings or [], once) if once else kept
         if together and launch().rank:
             quiet_libraries()
             from striate.pipeline.distributed_job import run_worker

@@ -84,7 +84,8 @@ class RunConfig(Section):
         evaluated = (*self.evaluate.models, *self.evaluate.others)
         if self.evaluate.packs and self.evaluate.baseline not in evaluated:
             raise ValueError(
-                f"evaluate.baseline {self.evaluate.baseline!r} is not among evaluate.models and evaluate.others"
+                f"evaluate.baseline {self.evaluate.baseline!r} is not among evaluate.models and evaluate.others:"
+                f" {', '.join(evaluated)}"
             )
         for name in self.evaluate.others:
             if name in OWN_MODELS or not NAME.fullmatch(name):

@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from striate.config.run_config import RunConfig
 from striate.errors import ConfigError, did_you_mean
@@ -89,7 +90,7 @@ def _put(raw: dict[str, Any], keys: list[str], value: Any, override: str) -> dic
 def _problem(item: dict[str, Any], source: str) -> str:
     place = ".".join(map(str, item["loc"]))
     if item["type"] == "extra_forbidden":
-        return f"{source}: unknown key {place!r} {_suggestion(item['loc'])}".rstrip()
+        return f"{source}: unknown key {place!r}{_suggestion(item['loc'])}"
     message = item["msg"].removeprefix("Value error, ")
     value = "" if item["type"] in ("missing", "value_error") else f" (given: {shown(item['input'])})"
     if run_on := _run_on(item):
@@ -108,10 +109,17 @@ def _run_on(item: dict[str, Any]) -> str:
 
 
 def _suggestion(location: tuple[Any, ...]) -> str:
-    """Return a did-you-mean for the unknown last key of `location`, or nothing."""
-    section: Any = RunConfig
+    """Return a did-you-mean with the whole key for the unknown last one of `location`, or nothing."""
+    fields = _fields(RunConfig)
     for part in location[:-1]:
-        field = section.model_fields.get(part) if isinstance(section, type) and issubclass(section, BaseModel) else None
-        section = field.annotation if field else None
-    known = section.model_fields if isinstance(section, type) and issubclass(section, BaseModel) else {}
-    return did_you_mean(str(location[-1]), known).strip()
+        fields = _fields(fields[part].annotation) if part in fields else {}
+    path, name = "".join(f"{part}." for part in location[:-1]), str(location[-1])
+    # A key without its section, such as lr for train.lr.
+    heads = [] if path else [head for head, field in fields.items() if name in _fields(field.annotation)]
+    hint = did_you_mean(name, [name], f"{heads[0]}.") if heads else did_you_mean(name, fields, path)
+    return f"; {hint.strip()}" if hint else ""
+
+
+def _fields(section: Any) -> dict[str, FieldInfo]:
+    """Return the keys of a section of the config; none of what is no section."""
+    return section.model_fields if isinstance(section, type) and issubclass(section, BaseModel) else {}

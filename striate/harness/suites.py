@@ -55,7 +55,11 @@ def parse_suite(text: str) -> Suite:
     tasks = tuple(task.strip() for task in names.split(",") if task.strip())
     allowed = "lm-eval:TASK,TASK or lmms-eval:TASK,TASK, with @FOLDER for task files of your own"
     if name not in HARNESSES:
-        raise SpecError(f"unknown harness {name!r} in {text!r}", allowed, f"{did_you_mean(name, HARNESSES)}fix it")
+        raise SpecError(
+            f"unknown harness {name!r} in {text!r}",
+            allowed,
+            f"{did_you_mean(name, HARNESSES)}for example lm-eval:arc_easy",
+        )
     if not tasks:
         raise SpecError(f"{text!r} names no task", allowed, f"for example {name}:arc_easy,hellaswag")
     folder = user_path(place) if at else None
@@ -77,7 +81,7 @@ def require(suite: Suite) -> str:
         raise ConfigError(
             f"suite {suite.harness}:{','.join(suite.tasks)} needs the package {suite.harness}, which is not installed",
             f"striate with its extra {suite.harness!r}",
-            f"pip install 'striate[{suite.harness}]', or use --set evaluate.suites=[]",
+            f"pip install 'striate[{suite.harness}]', or leave it out of evaluate.suites and --suite",
         )
     return version(suite.harness)
 

@@ -119,7 +119,8 @@ def test_two_runs_compared(analysed: tuple[Path, str]) -> None:
 
 def test_what_can_not_be_compared(analysed: tuple[Path, str], tmp_path: Path) -> None:
     out, _ = analysed
-    assert "can't read" in refused("analyze", "--compare", out, tmp_path)
+    assert "has no scores allowed: --compare RUN1 RUN2" in refused("analyze", "--compare", out, tmp_path)
+    assert "no run folder at" in refused("analyze", "--compare", out, tmp_path / "nosuch")
     scores = read_document(out / "scores.json", Scores)
     write_document(tmp_path / "deep.json", scores.model_copy(update={"num_layers": 40}))
     text = refused("analyze", "--compare", out, tmp_path / "deep.json")

@@ -253,9 +253,9 @@ CASES = [
     Case("unknown device", "unknown device 'cuda:x'", ("machine.device='cuda:x'",), left=NOTHING),
     # config
     Case("unknown key", "RUN.yaml: unknown key 'train.learning_rate'", ("train.learning_rate=1",), left=NOTHING),
-    Case("misspelt key", "unknown key 'train.batch_sise' did you mean 'batch_size'?", ("train.batch_sise=4",),
+    Case("misspelt key", "unknown key 'train.batch_sise'; did you mean 'train.batch_size'?", ("train.batch_sise=4",),
          left=NOTHING),
-    Case("unknown section", "unknown key 'trian' did you mean 'train'?", ("trian.lr=1",), left=NOTHING),
+    Case("unknown section", "unknown key 'trian'; did you mean 'train'?", ("trian.lr=1",), left=NOTHING),
     Case("--set without =", "--set 'train.lr' has no '='", ("train.lr",), left=NOTHING),
     Case("--set of a wrong kind", "train.lr: 'fast' is neither a number over 0", ("train.lr=fast",), left=NOTHING),
     Case("--set below a value", "--set 'model.path.x=1': 'path' is not a section", ("model.path.x=1",), left=NOTHING),

@@ -151,6 +151,19 @@ def test_a_gate_without_scored_tasks_leaves_the_run_as_it_was(run_yaml: Path, tm
     assert "gate      visual>=99" in fine.stdout
 
 
+def test_a_suite_or_baseline_that_can_not_be_is_refused_before_anything_is_asked(
+    run_yaml: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    suite = call("evaluate", run_yaml, "--out", out, "--suite", "arc_easy")
+    assert (suite.exit_code, suite.stdout) == (1, "")
+    assert suite.stderr.startswith("error: unknown harness 'arc_easy'")
+    baseline = call("evaluate", run_yaml, "--out", out, "--baseline", "strat")
+    assert not out.exists()
+    assert "'strat' is not among evaluate.models and evaluate.others: start, tuned" in baseline.stderr
+    assert baseline.stderr.endswith("fix --baseline\n")
+
+
 def test_run_refuses_a_gate_of_nothing_before_it_trains_and_fails_by_one_after_its_report(
     run_yaml: Path, tmp_path: Path
 ) -> None:

@@ -345,7 +345,7 @@ def test_what_a_person_gets_wrong(run: Run, tiny_llava: Loaded, tmp_path: Path) 
         "train.resample.state=drop": "every, state and order have no effect without active",
         "train.resample.order=moving": "every, state and order have no effect without active",
         "train.resample.order=move": "train.resample.order: Input should be 'random' or 'moving'",
-        "train.resample.evry=5": "did you mean 'every'?",
+        "train.resample.evry=5": "did you mean 'train.resample.every'?",
     }.items():
         with pytest.raises(ConfigError) as refused:
             parse_config(raw, [setting])

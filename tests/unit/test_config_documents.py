@@ -114,9 +114,11 @@ def test_later_override_wins_and_source_is_untouched() -> None:
         ("train.lr=true", "run.yaml: train.lr: True is neither a number over 0 to 1e+38 nor auto"),
         ("train.lr=null", "run.yaml: train.lr: None is neither a number over 0 to 1e+38 nor auto"),
         ("heal.lr=automatic", "run.yaml: heal.lr: 'automatic' is neither a number over 0 to 1e+38 nor auto"),
-        ("train.batch_sise=3", "run.yaml: unknown key 'train.batch_sise' did you mean 'batch_size'?"),
-        ("train.lora.rank=3", "run.yaml: unknown key 'train.lora.rank'"),
-        ("trian.lr=3", "run.yaml: unknown key 'trian' did you mean 'train'?"),
+        ("train.batch_sise=3", "run.yaml: unknown key 'train.batch_sise'; did you mean 'train.batch_size'?"),
+        ("train.lora.rank=3", "run.yaml: unknown key 'train.lora.rank'\n"),
+        ("train.x=3", "run.yaml: unknown key 'train.x'\n"),
+        ("lr=3", "run.yaml: unknown key 'lr'; did you mean 'train.lr'?"),
+        ("trian.lr=3", "run.yaml: unknown key 'trian'; did you mean 'train'?"),
         ("data.columns={image:file}", "'image:file' is one word: write a space behind the colon, {image: file}"),
         (
             "data.mix={hf:me/chat:20%}",
@@ -229,7 +231,7 @@ def test_a_wrong_setting_of_the_quickstart_is_mended_where_it_was_given() -> Non
     with pytest.raises(ConfigError) as error:
         quickstart_config(("train.lrr=1",))
     assert str(error.value) == (
-        "the quickstart's config: unknown key 'train.lrr' did you mean 'lr'?\n"
+        "the quickstart's config: unknown key 'train.lrr'; did you mean 'train.lr'?\n"
         "  allowed: the keys and values of docs/config.md\n"
         "  next:    fix what --set gives"
     )
@@ -240,7 +242,7 @@ def test_all_problems_at_once() -> None:
     assert text == (
         "run.yaml: model.path: Field required\n"
         "run.yaml: train.epochs: Input should be greater than 0 (given: -1)\n"
-        "run.yaml: unknown key 'selekt' did you mean 'select'?\n"
+        "run.yaml: unknown key 'selekt'; did you mean 'select'?\n"
         "  allowed: the keys and values of docs/config.md\n"
         "  next:    fix run.yaml"
     )

@@ -105,7 +105,7 @@ def test_scopes_and_models_must_be_there() -> None:
     assert str(caught.value) == (
         "gate 'nlvr/cuont>=9': nothing called 'nlvr/cuont' is measured\n"
         "  allowed: visual, text, nlvr, nlvr/count, nlvr/spatial\n"
-        "  next:    did you mean 'nlvr/count'? fix evaluate.gate"
+        "  next:    did you mean 'nlvr/count'? fix evaluate.gate, or --gate"
     )
     with pytest.raises(ConfigError, match="no model is called 'pruend'"):
         check_scopes(parse_gate("visual>=9:pruend"), tasks, labels)

@@ -76,6 +76,27 @@ def test_a_hub_id_out_of_reach_is_one_message_before_anything_is_read(command: l
     )
 
 
+@pytest.mark.parametrize("verb", ["inspect", "remove-layers"])
+def test_a_run_folder_is_no_model_and_says_which_of_its_folders_are(verb: str, words: Any, tmp_path: Path) -> None:
+    (tmp_path / "folder" / "run.json").write_text("{}")
+    shown = CliRunner().invoke(app, words(NAMED[verb], "folder"))
+    assert shown.exit_code == 1
+    assert shown.stderr == (
+        "error: folder is a run folder, not a model\n"
+        "  allowed: a model's folder, a hub id such as owner/name, or builtin\n"
+        "  next:    write its tuned model as one with `striate merge folder --model tuned --out DIR`, or name"
+        " folder/pruned where it is pruned\n"
+    )
+
+
+def test_an_adapter_is_no_whole_model(words: Any, tmp_path: Path) -> None:
+    (tmp_path / "folder" / "adapter_config.json").write_text("{}")
+    shown = CliRunner().invoke(app, words(NAMED["inspect"], "folder"))
+    assert shown.exit_code == 1
+    assert "is an adapter without its base model\n" in shown.stderr
+    assert "merge both with `striate merge " in shown.stderr
+
+
 def test_what_asks_the_hub_first_loads_no_library_that_takes_long() -> None:
     """So that the answer comes within seconds: torch alone takes as many."""
     program = (

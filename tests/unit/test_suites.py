@@ -30,7 +30,7 @@ def test_suites(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("lm_eval:x", "unknown harness 'lm_eval' in 'lm_eval:x'\n  allowed: lm-eval:TASK,TASK or lmms-eval:TASK,TASK"),
-        ("lm_eval:x", "did you mean 'lm-eval'?"),
+        ("lm_eval:x", "did you mean 'lm-eval'? for example lm-eval:arc_easy"),
         ("lm-eval", "'lm-eval' names no task"),
         ("lm-eval: , ", "names no task\n"),
         ("lmms-eval:x@/nowhere/at/all", "'/nowhere/at/all' is no folder"),
@@ -50,7 +50,7 @@ def test_a_missing_harness_names_its_extra(harness: str, monkeypatch: pytest.Mon
     assert str(caught.value) == (
         f"suite {harness}:x,y needs the package {harness}, which is not installed\n"
         f"  allowed: striate with its extra '{harness}'\n"
-        f"  next:    pip install 'striate[{harness}]', or use --set evaluate.suites=[]"
+        f"  next:    pip install 'striate[{harness}]', or leave it out of evaluate.suites and --suite"
     )
 
 

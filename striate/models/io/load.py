@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -223,16 +224,26 @@ def _lvlm_config(source: str, revision: str | None) -> Any:
 
 def _read_config(source: str, revision: str | None) -> Any:
     if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
-        raise ModelError(
-            f"{source} has no config.json",
-            "a folder with config.json or adapter_config.json",
-            "give the folder that `save_pretrained` wrote",
-        )
+        raise _no_config(source)
     if not Path(source).is_dir():
         with reading_model(f"no model at {source!r}", *NO_MODEL):
             return AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
     with reading_model(f"{source}/config.json can't be used", *A_CONFIG):
         return AutoConfig.from_pretrained(source, trust_remote_code=False)
+
+
+def _no_config(folder: str) -> ModelError:
+    if is_adapter(Path(folder)):
+        return ModelError(
+            f"{folder} is an adapter without its base model",
+            "a whole model: a folder with config.json, or a hub id",
+            f"merge both with `striate merge {shlex.quote(folder)} --out DIR`",
+        )
+    return ModelError(
+        f"{folder} has no config.json",
+        "a folder with config.json or adapter_config.json",
+        "give the folder that `save_pretrained` wrote",
+    )
 
 
 def _not_lvlm(source: str, config: Any) -> ModelError:

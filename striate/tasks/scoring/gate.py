@@ -85,11 +85,16 @@ def check_scopes(
         if condition.scope not in known:
             hint = did_you_mean(condition.scope, known)
             given = f"gate {condition.text!r}: nothing called {condition.scope!r} is measured"
-            raise ConfigError(given, ", ".join(known), f"{hint}fix {setting}")
+            raise ConfigError(given, ", ".join(known), f"{hint}fix {_named(setting)}")
         if condition.label is not None and condition.label not in labels:
             hint = did_you_mean(condition.label, labels)
             given = f"gate {condition.text!r}: no model is called {condition.label!r}"
-            raise ConfigError(given, ", ".join(labels), f"{hint}fix {setting}")
+            raise ConfigError(given, ", ".join(labels), f"{hint}fix {_named(setting)}")
+
+
+def _named(setting: str) -> str:
+    """Return how a person may have given `setting`: that of a run has a flag of `striate evaluate` too."""
+    return f"{setting}, or --gate" if setting == "evaluate.gate" else setting
 
 
 def check_gate(
