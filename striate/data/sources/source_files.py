@@ -71,7 +71,7 @@ def source_files(path: Path) -> SourceFiles:
         return SourceFiles(_of_folder(path), path)
     if not path.is_file():
         hub = f"; a data set of the hub is named {PREFIX}owner/name" if str(path).count("/") == 1 else ""
-        raise DataError(f"no such file: {path}", FORMATS, f"check the path where the config names it{hub}")
+        raise DataError(f"no such file: {path}", FORMATS, f"check the path{hub}")
     if path.suffix.lower() not in READERS:
         advice = _ADVICE.get(path.suffix.lower(), "convert it to JSON lines, such as docs/data.md shows")
         raise DataError(f"{path} ends in {shown(path.suffix)}, which is not read", FORMATS, advice)
