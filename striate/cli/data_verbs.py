@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict
 from json import dumps
 from pathlib import Path
@@ -137,7 +138,7 @@ def _split(source: str, config: RunConfig, share: float, out: Path) -> tuple[lis
         *([f"left out  {left_out:,} that can't be used"] if left_out else []),
         *([f"note      {record.cut} items ask the first question of a longer conversation"] if record.cut else []),
         *([f"note      {record.systems} items lack the system turn of their sample"] if record.systems else []),
-        f"use it    --set data.train=[{out}] --set evaluate.packs=[{out}]",
+        f"use it    --set {shlex.quote(f'data.train=[{out}]')} --set {shlex.quote(f'evaluate.packs=[{out}]')}",
     ]
     return lines, {**asdict(record), "out": str(out), "left_out": left_out}
 

@@ -91,6 +91,8 @@ def _problem(item: dict[str, Any], source: str) -> str:
     place = ".".join(map(str, item["loc"]))
     if item["type"] == "extra_forbidden":
         return f"{source}: unknown key {place!r}{_suggestion(item['loc'])}"
+    if item["type"] == "tuple_type" and isinstance(item["input"], str):
+        return f"{source}: {place}: {shown(item['input'])} is no list: write [{item['input']}]"
     message = item["msg"].removeprefix("Value error, ")
     value = "" if item["type"] in ("missing", "value_error") else f" (given: {shown(item['input'])})"
     if run_on := _run_on(item):

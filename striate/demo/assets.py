@@ -63,7 +63,7 @@ EASY_VQA = PublicPackage(
     "easy_vqa/data",
     "MIT",
     "easy-VQA (pictures and questions)",
-    "use data of your own: --set data.train=[FOLDER] --set evaluate.packs=[FOLDER]",
+    "use data of your own: --set 'data.train=[FOLDER]' --set 'evaluate.packs=[FOLDER]'",
 )
 
 

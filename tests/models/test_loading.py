@@ -17,6 +17,7 @@ from striate.models.io.devices import resolve_device, resolve_dtype
 from striate.models.io.load import Loaded, load_model
 from striate.models.io.quiet import quietly
 from striate.models.io.save import save_model
+from striate.models.io.weight_files import check_weights_there
 
 Batch = dict[str, Any]
 
@@ -91,6 +92,8 @@ def test_a_file_is_no_model(tiny_llava_dir: Path) -> None:
 
 def test_a_folder_without_a_config(tmp_path: Path) -> None:
     assert _refused(tmp_path).startswith(f"{tmp_path} has no config.json\n")
+    with pytest.raises(ModelError, match=r"holds no model: neither config\.json nor weights"):
+        check_weights_there(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["{", '{"model_type": "no_such_type"}', "[]", "{}"])

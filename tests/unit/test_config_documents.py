@@ -117,6 +117,7 @@ def test_later_override_wins_and_source_is_untouched() -> None:
         ("train.batch_sise=3", "run.yaml: unknown key 'train.batch_sise'; did you mean 'train.batch_size'?"),
         ("train.lora.rank=3", "run.yaml: unknown key 'train.lora.rank'\n"),
         ("train.x=3", "run.yaml: unknown key 'train.x'\n"),
+        ("data.train=photos", "run.yaml: data.train: 'photos' is no list: write [photos]\n"),
         ("lr=3", "run.yaml: unknown key 'lr'; did you mean 'train.lr'?"),
         ("trian.lr=3", "run.yaml: unknown key 'trian'; did you mean 'train'?"),
         ("data.columns={image:file}", "'image:file' is one word: write a space behind the colon, {image: file}"),

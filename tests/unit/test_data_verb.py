@@ -134,7 +134,7 @@ def test_a_split_is_a_pack_and_training_data_that_share_no_picture(saved_pack: P
     out = tmp_path / "split"
     said = done(saved_pack, "--split", "30%", "--out", out)
     items, trained = read_pack(out).items, read_samples(out)
-    assert f"use it    --set data.train=[{out}] --set evaluate.packs=[{out}]" in said
+    assert f"use it    --set 'data.train=[{out}]' --set 'evaluate.packs=[{out}]'" in said
     assert len(items) + len(trained) == len(read_samples(saved_pack))
     assert {item.image for item in items}.isdisjoint({image for sample in trained for image in sample.images})
     told = json.loads(done(saved_pack, "--split", "30%", "--out", tmp_path / "again", "--json"))

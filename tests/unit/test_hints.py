@@ -47,7 +47,9 @@ TEXTS = [
 ]
 COMMANDS = {(place, found) for place, text in TEXTS for found in re.findall(r"`(striate [^`]+)`", text)}
 SETTINGS = {
-    (place, *found) for place, text in TEXTS for found in re.findall(r"--set ([a-z_]+\.[a-z_.]+)=([^\s\"'`;:,]+)", text)
+    (place, *found)
+    for place, text in TEXTS
+    for found in re.findall(r"--set '?([a-z_]+\.[a-z_.]+)=([^\s\"'`;:,]+)", text)
 }
 
 

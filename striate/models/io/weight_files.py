@@ -10,6 +10,7 @@ from striate.errors import ModelError
 from striate.models.io.adapter_folder import ADAPTER_WEIGHTS, base_of, is_adapter
 from striate.models.io.foreign import reading_model
 from striate.models.io.json_files import read_json
+from striate.models.io.model_folder import CONFIG
 from striate.models.io.weights.safetensors_shards import is_index, weights_of
 
 DESCRIBED = ("whole weights of the model that config.json describes", "download or save the model again")
@@ -23,6 +24,12 @@ def check_weights_there(folder: Path) -> None:
         ModelError: it holds none.
     """
     if folder.is_dir() and not any(next(folder.glob(pattern), None) for pattern in _PATTERNS):
+        if not (folder / CONFIG).is_file():
+            raise ModelError(
+                f"{folder} holds no model: neither config.json nor weights",
+                "a folder with config.json and weights",
+                "give the folder that `save_pretrained` wrote",
+            )
         raise ModelError(
             f"{folder} has a config.json, but no weights",
             "model.safetensors, or its shards with their index",

@@ -43,7 +43,7 @@ def check_curve(config: RunConfig, region: Region, counts: Sequence[int]) -> Non
         raise ConfigError(
             "a curve asks every smaller model the test packs, and evaluate.packs is empty",
             "one pack or more",
-            "name them with --set evaluate.packs=[FOLDER]",
+            "name them with --set 'evaluate.packs=[FOLDER]'",
         )
 
 
