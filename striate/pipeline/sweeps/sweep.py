@@ -114,15 +114,23 @@ class Sweep:
     def _do(self, places: Placement, runs: Sequence[Planned]) -> None:
         """Do `runs`, as many at a time as there are places."""
         left, running = list(runs), dict[Future[Any], tuple[Planned, float]]()
+        ended = False
         while left or running:
             while left and (free := places.free):
                 now, left = left[:free], left[free:]
                 for run, future in zip(now, places.submit_all([self._call(run) for run in now]), strict=True):
                     running[future] = run, time.perf_counter()
                     self._note(run, "running")
+            if ended:
+                # Once places are filled: while the table of many runs is made, others run.
+                self.record()
+            ended = False
             for future in first_ended(list(running), _LOOK_SECONDS):
                 run, began = running.pop(future)
                 self._end(run, future.exception(), time.perf_counter() - began)
+                ended = True
+        if ended:
+            self.record()
 
     def _end(self, run: Planned, error: BaseException | None, seconds: float) -> None:
         if error is None:
@@ -131,7 +139,6 @@ class Sweep:
         else:
             self._note(run, "failed", error=told(error), seconds=seconds)
             self.progress.say(f"sweep: {run.name} failed: {told(error)}\n  {self._files(run)[2]}; {self._told()}")
-        self.record()
 
     def _call(self, run: Planned) -> Call:
         """Return the call that does a run."""

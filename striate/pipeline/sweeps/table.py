@@ -17,6 +17,8 @@ from striate.tasks.scoring.seed_average import Evaluation, seed_average
 from striate.wording import PERPLEXITY
 
 _SHARED = ("start",)
+_Model = tuple[tuple[str, ...], str]
+"""The names of a group's runs, and which model of theirs."""
 
 
 class Table:
@@ -26,6 +28,7 @@ class Table:
         """Read from the run folders in `runs`."""
         self._sweep, self._runs = sweep, runs
         self._answers: dict[tuple[str, str], Evaluation] = {}
+        self._scores: dict[tuple[_Model, _Model | None], tuple[SweptScore | None, SweptScore | None]] = {}
 
     def groups(self, done: Sequence[Planned]) -> tuple[SweptGroup, ...]:
         """Return a row a group and model of the runs that are `done`, in their order."""
@@ -79,9 +82,8 @@ class Table:
     def _row(
         self, runs: list[Planned], label: str, best: set[str], whole: tuple[list[Planned], str] | None
     ) -> SweptGroup:
-        evaluations = [found for run in runs if (found := self._answered(run.name, label))]
-        bases = [found for run in whole[0] if (found := self._answered(run.name, whole[1]))] if whole else []
-        floor = self._floor(*whole) if whole else []
+        evaluations = self._evaluations(runs, label)
+        visual, text = self._scored(runs, label, whole)
         trained = [record for run in runs if (record := self._trained(run.name))]
         held_out = [record.validation.last for record in trained if record.validation]
         return SweptGroup(
@@ -89,8 +91,8 @@ class Table:
             model=label,
             runs=tuple(run.name for run in runs),
             seeds=tuple(int(run.settings.get(SEED, run.config.seed)) for run in runs),
-            visual=_score("visual", evaluations, bases, floor),
-            text=_score("text", evaluations, bases),
+            visual=visual,
+            text=text,
             nats=_nats([record for record, _ in evaluations]),
             measured={name: statistics.fmean(one[name] for one in held_out) for name in held_out[0]}
             if held_out
@@ -103,6 +105,21 @@ class Table:
             compared=whole is not None and whole[0] is runs and whole[1] == label,
         )
 
+    def _scored(
+        self, runs: list[Planned], label: str, whole: tuple[list[Planned], str] | None
+    ) -> tuple[SweptScore | None, SweptScore | None]:
+        """Return the visual and the text score of a group, worked out once for the runs that it has now."""
+        key = _named(runs, label), _named(*whole) if whole else None
+        if key not in self._scores:
+            evaluations, bases = self._evaluations(runs, label), self._evaluations(*whole) if whole else []
+            floor = self._floor(*whole) if whole else []
+            self._scores[key] = _score("visual", evaluations, bases, floor), _score("text", evaluations, bases)
+        return self._scores[key]
+
+    def _evaluations(self, runs: Sequence[Planned], label: str) -> list[Evaluation]:
+        """Return the answers of a group's model, of those runs that have any."""
+        return [found for run in runs if (found := self._answered(run.name, label))]
+
     def _answered(self, name: str, label: str) -> Evaluation | None:
         """Return the answers of a model of a run, read once; None where it has none."""
         if (name, label) not in self._answers and (self._runs / name / "eval" / f"{label}.json").exists():
@@ -113,7 +130,7 @@ class Table:
         """Return what a model answered without pictures, averaged over runs; nothing where one was not asked so."""
         places = [self._runs / run.name for run in runs]
         asked = all(run.config.evaluate.floor for run in runs) and all(has_floor(place, label) for place in places)
-        answered = [found for run in runs if (found := self._answered(run.name, label))]
+        answered = self._evaluations(runs, label)
         if not asked or len(answered) < len(runs):
             return []
         blind = [read_floors(place, [label])[label] for place in places]
@@ -121,6 +138,10 @@ class Table:
 
     def _trained(self, name: str) -> TrainRecord | None:
         return read_if_there(self._runs / name / "train.json", TrainRecord)
+
+
+def _named(runs: Sequence[Planned], label: str) -> _Model:
+    return tuple(run.name for run in runs), label
 
 
 def _score(
