@@ -337,7 +337,14 @@ def train_in_place(
         if prepared.image_check:
             progress.say(_told(prepared.image_check))
         cached = cached_features(
-            prepared.model, processor, job.samples, job.collator, job.machine, half=prepared.half, progress=progress
+            prepared.model,
+            processor,
+            job.samples,
+            job.collator,
+            job.machine,
+            half=prepared.half,
+            progress=progress,
+            held_out=job.held_out,
         )
         result = TrainingSession(job, prepared, execution, store, cached, progress).run(log, checkpoint)
     unshard(prepared.model, prepared.weights.dtypes, prepared.names)

@@ -7,6 +7,8 @@ import os
 import pickle
 import resource
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -276,6 +278,54 @@ def test_tensors_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
     for name, tensor in tensors.items():
         assert stored[name].dtype == tensor.dtype
         assert torch.equal(stored[name], tensor)
+
+
+def test_what_one_writes_the_others_wait_for(tmp_path: Path) -> None:
+    begun, go, worked = threading.Event(), threading.Event(), []
+
+    def work(writer: TensorWriter) -> None:
+        worked.append(1)
+        begun.set()
+        assert go.wait(30)
+        writer.add("a", torch.ones(2))
+
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(write_once, tmp_path / "one", work)
+        assert begun.wait(30)
+        others = [pool.submit(write_once, tmp_path / "one", work) for _ in range(2)]
+        # Without the lock they would be at work by now.
+        assert not wait(others, timeout=0.5).done
+        go.set()
+        assert [done.result() for done in (first, *others)] == [True, False, False]
+    assert worked == [1]
+
+
+def test_a_file_in_place_of_the_folder_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ArtifactError, match=r"can't write .*one: .*\n.*folders all the way to it"):
+        write_once(tmp_path / "file" / "one", lambda writer: writer.add("a", torch.ones(2)))
+
+
+def test_runs_that_hold_out_others_share_one_pass(
+    run: Run, tiny_llava: Loaded, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes: list[int] = []
+    whole = VisionPass.run
+
+    def counted(self: Any, *rest: Any) -> Any:
+        passes.append(len(self.keys))
+        return whole(self, *rest)
+
+    monkeypatch.setattr(VisionPass, "run", counted)
+    config, disk = FULL.model_copy(update={"max_steps": 1}), {"machine": {"cache_vision": "disk"}}
+    for name, first in (("first", 0), ("second", 2)):
+        held_out = samples[first : first + 2]
+        rest = [sample for sample in samples if sample not in held_out]
+        run(copy.deepcopy(tiny_llava), name, config, samples=rest, held_out=held_out, **disk)
+    assert passes == [len(samples)]
+    # In memory nothing is stored that only another run would want.
+    run(tiny_llava, "third", config, samples=rest, held_out=held_out, machine={"cache_vision": "memory"})
+    assert passes == [len(samples), len(rest)]
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "index", "missing", "pipe"])

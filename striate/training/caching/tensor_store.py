@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from striate.errors import ArtifactError
-from striate.storage.atomic import new_folder
+from striate.storage.atomic import cannot_write, new_folder
+from striate.storage.held_folders import alone_in
 
 DATA, INDEX = "tensors.bin", "index.txt"
 
@@ -95,11 +96,22 @@ class StoredTensors(Mapping[str, torch.Tensor]):
 def write_once(folder: Path, work: Callable[[TensorWriter], object]) -> bool:
     """Let `work` write the tensors of `folder`, whole or not at all, unless they are there; return whether it did.
 
+    One process at a time writes beside `folder`; others wait, and find there what they wanted.
+
     Raises:
         ArtifactError: they can't be written, or the disk is full.
     """
     if folder.exists():
         return False
+    try:
+        with alone_in(folder.parent):
+            # Another run of the same sweep may have written the same meanwhile.
+            return not folder.exists() and _write(folder, work)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+
+
+def _write(folder: Path, work: Callable[[TensorWriter], object]) -> bool:
     try:
         with new_folder(folder) as place:
             with (place / DATA).open("wb") as stream:
@@ -108,7 +120,7 @@ def write_once(folder: Path, work: Callable[[TensorWriter], object]) -> bool:
             index = json.dumps(writer.index).encode()
             (place / INDEX).write_bytes(hashlib.sha256(index).hexdigest().encode() + b"\n" + index)
     except ArtifactError:
-        # Another run of the same sweep may have written the same meanwhile.
+        # Where folders can't be locked, another run may write the same at the same time.
         if not folder.exists():
             raise
         return False

@@ -66,6 +66,7 @@ def cached_features(
     *,
     half: torch.dtype | None,
     progress: Progress,
+    held_out: Sequence[Sample] = (),
 ) -> CachedFeatures | None:
     """Return the training set with its vision features, computed by the model's own encoder; None if that is off.
 
@@ -77,6 +78,7 @@ def cached_features(
         machine: says where features are cached, and how many workers read pictures.
         half: the half-precision type that the model computes in, if any.
         progress: where to show it.
+        held_out: samples whose features are stored on disk too: another seed, which holds out others, trains on them.
 
     Raises:
         ModelError: features of this model can't be cached, and why.
@@ -86,7 +88,9 @@ def cached_features(
     if machine.cache_vision == "off" or not any(sample.images for sample in samples):
         return None
     samples = usable(collator, samples)
-    tap, keys = VisionTap(model), picture_keys(samples)
+    stored = {*samples, *(usable(collator, held_out) if held_out and machine.cache_vision == "disk" else ())}
+    # In an order of their own, by which runs that divide the same samples otherwise find them.
+    tap, keys = VisionTap(model), picture_keys(sorted(stored, key=lambda sample: (sample.id, repr(sample.images))))
     vision_pass = VisionPass(tap, keys, collator, machine.workers, half, progress)
     mixed = torch.autocast(tap.device.type, half or torch.bfloat16, enabled=bool(half))
     with torch.random.fork_rng(devices=[]), evaluating(model), torch.no_grad(), mixed:
