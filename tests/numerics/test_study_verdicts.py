@@ -191,6 +191,12 @@ def test_one_rate_for_all_would_have_said_something_else(told: dict[str, Any]) -
     assert rates["all"] == pytest.approx([40, 80, 40])
 
 
+def study_held_out(sweep: Path, run: str) -> float:
+    return float(
+        json.loads((sweep / "runs" / run / "train.json").read_text())["validation"]["last"]["visual_exact_match"]
+    )
+
+
 def test_what_is_printed_and_written(
     sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -206,6 +212,9 @@ def test_what_is_printed_and_written(
     assert drawn.count("<circle") == len(BEST) - 1
     assert "nan" not in drawn
     assert str(sweep) not in shown + drawn
+    runs = [json.loads(line) for line in (tmp_path / "out" / "runs.jsonl").read_text().splitlines()]
+    [best] = [run for run in runs if run["settings"]["select.region"] == "top:25%" and run["seed"] == 1]
+    assert (best["layers"], best["rate"], best["held_out"]) == ([6, 7], "0.2", study_held_out(sweep, best["run"]))
 
 
 def test_without_all_layers_or_their_floor_it_says_what_is_missing(sweep: Path, tmp_path: Path) -> None:
