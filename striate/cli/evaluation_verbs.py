@@ -67,6 +67,8 @@ def evaluate(
     def stage(flow: Flow) -> None:
         from striate.cli.views.evaluation_tables import suite_lines
 
+        # Before hours of questions, not after them.
+        flow.check_suites()
         asked = bool(flow.config.evaluate.packs) or not flow.config.evaluate.suites
         retention = flow.evaluate() if asked else None
         suites = flow.suites()

@@ -57,6 +57,7 @@ from striate.wording import named_layers
 if TYPE_CHECKING:
     import torch
 
+    from striate.harness.suites import Suite
     from striate.pipeline.distributed_job import TrainingRequest
     from striate.pipeline.model_evaluation import Results
     from striate.pipeline.pruning.healing_run import HealingRun
@@ -417,16 +418,22 @@ class Flow:
         """The names of the models that are evaluated: the run's own, then others."""
         return labels_of(self.config)
 
-    def suites(self) -> list[SuiteRecord]:
-        """Run the harness suites of the config on every model; write eval/suites/."""
+    def check_suites(self) -> list[Suite]:
+        """Return the harness suites of the config; raise where one is not done and its harness is not installed."""
         from striate.harness.suites import parse_suite, require
-        from striate.pipeline.harness_runs import run_suite_stage
 
         suites = [parse_suite(text) for text in self.config.evaluate.suites]
-        asked = {suite: [self.keys.suite(label, suite) for label in self.labels] for suite in suites}
-        for suite, keys in asked.items():
+        for suite in suites:
+            keys = [self.keys.suite(label, suite) for label in self.labels]
             if not all(map(self.run.is_done, [f"suite:{label}.{suite.slug}" for label in self.labels], keys)):
                 require(suite)
+        return suites
+
+    def suites(self) -> list[SuiteRecord]:
+        """Run the harness suites of the config on every model; write eval/suites/."""
+        from striate.pipeline.harness_runs import run_suite_stage
+
+        suites = self.check_suites()
         return [
             run_suite_stage(
                 self.run,

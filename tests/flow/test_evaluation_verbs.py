@@ -152,8 +152,9 @@ def test_a_gate_without_scored_tasks_leaves_the_run_as_it_was(run_yaml: Path, tm
 
 
 def test_a_suite_or_baseline_that_can_not_be_is_refused_before_anything_is_asked(
-    run_yaml: Path, tmp_path: Path
+    run_yaml: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("striate.harness.suites.find_spec", lambda package: None)
     out = tmp_path / "run"
     suite = call("evaluate", run_yaml, "--out", out, "--suite", "arc_easy")
     assert (suite.exit_code, suite.stdout) == (1, "")
@@ -162,6 +163,10 @@ def test_a_suite_or_baseline_that_can_not_be_is_refused_before_anything_is_asked
     assert not out.exists()
     assert "'strat' is not among evaluate.models and evaluate.others: start, tuned" in baseline.stderr
     assert baseline.stderr.endswith("fix --baseline\n")
+    lacking = call("evaluate", run_yaml, "--out", out, "--set", "evaluate.models=[start]", "--suite", "lmms-eval:mine")
+    assert lacking.exit_code == 1
+    assert "needs the package lmms-eval, which is not installed" in lacking.stderr
+    assert not (out / "eval").exists()
 
 
 def test_run_refuses_a_gate_of_nothing_before_it_trains_and_fails_by_one_after_its_report(
