@@ -116,21 +116,31 @@ class Sweep:
         left, running = list(runs), dict[Future[Any], tuple[Planned, float]]()
         ended = False
         while left or running:
-            while left and (free := places.free):
-                now, left = left[:free], left[free:]
-                for run, future in zip(now, places.submit_all([self._call(run) for run in now]), strict=True):
-                    running[future] = run, time.perf_counter()
-                    self._note(run, "running")
+            left = self._fill(places, left, running)
             if ended:
                 # Once places are filled: while the table of many runs is made, others run.
                 self.record()
-            ended = False
-            for future in first_ended(list(running), _LOOK_SECONDS):
-                run, began = running.pop(future)
-                self._end(run, future.exception(), time.perf_counter() - began)
-                ended = True
-        if ended:
-            self.record()
+            ended = self._wait(running)
+        self.record()
+
+    def _fill(
+        self, places: Placement, left: list[Planned], running: dict[Future[Any], tuple[Planned, float]]
+    ) -> list[Planned]:
+        """Begin runs in all places that are free; return those that are left."""
+        while left and (free := places.free):
+            now, left = left[:free], left[free:]
+            for run, future in zip(now, places.submit_all([self._call(run) for run in now]), strict=True):
+                running[future] = run, time.perf_counter()
+                self._note(run, "running")
+        return left
+
+    def _wait(self, running: dict[Future[Any], tuple[Planned, float]]) -> bool:
+        """Wait a while for a run to end; return whether any did."""
+        ended = first_ended(list(running), _LOOK_SECONDS)
+        for future in ended:
+            run, began = running.pop(future)
+            self._end(run, future.exception(), time.perf_counter() - began)
+        return bool(ended)
 
     def _end(self, run: Planned, error: BaseException | None, seconds: float) -> None:
         if error is None:
