@@ -179,13 +179,14 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=40_000, help="to train on, of all kinds together")
     parser.add_argument("--tests", type=int, default=400, help="test items an ability and folder")
     parser.add_argument("--held", type=int, default=150, help="the same of samples held out for analyses")
+    parser.add_argument("--side", type=int, default=224, help="pixels of a picture's edge")
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
     if args.out.exists():
         parser.error(f"{args.out} is there already: give a folder that is not")
     words = words_of(AutoTokenizer.from_pretrained(locate_model(args.model, Silent())).get_vocab())
-    SUPPLIES["train"] = Supplies([word for word in words if not is_held(word)])
-    SUPPLIES["test"] = SUPPLIES["held"] = Supplies([word for word in words if is_held(word)])
+    SUPPLIES["train"] = Supplies([word for word in words if not is_held(word)], side=args.side)
+    SUPPLIES["test"] = SUPPLIES["held"] = Supplies([word for word in words if is_held(word)], side=args.side)
     with multiprocessing.get_context("fork").Pool(args.workers) as pool:
         for name, kind in SETS[args.set].items():
             print(write_kind(name, kind, args, pool), flush=True)

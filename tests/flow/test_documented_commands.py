@@ -108,6 +108,9 @@ NOT_RUN["striate sweep configs/study/photos.yaml --out study"] = (
     "needs a model that a GPU aligns; test_study.py reads its plan"
 )
 NOT_RUN["striate sweep configs/study/regions.yaml --out study"] = "half an hour of a GPU; test_study.py reads its plan"
+NOT_RUN["striate run configs/study/align.yaml --out aligned-b"] = (
+    "a second language model, on a GPU; test_study.py reads its config"
+)
 # Commands that end with an error of their own here, and a part of what it says.
 ENDS_WITH = {
     "striate evaluate --out striate-quickstart --gate 'visual>=95,language-reference>=90'": (

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from striate.config import load_config
 from striate.pipeline.sweeps.choosing import classes_of
 from striate.pipeline.sweeps.plan import Plan, Planned
 from striate.selectors.spec.grammar import parse_spec, resolve
@@ -79,6 +80,12 @@ def test_real_pictures_are_learned_at_five_rates_and_the_projector_alone_at_one(
     assert learned == {str(pack).partition("/")[2] for pack in configs[0].evaluate.packs if "text_" not in str(pack)}
 
 
+def test_a_second_model_is_aligned_with_its_language_model_as_it_is() -> None:
+    config = load_config(FOLDER / "align.yaml")
+    assert (config.select.region, config.train.method, config.train.vision) == ("none", "full", "full")
+    assert list(config.data.train) == [str(pack) for pack in config.evaluate.packs]
+
+
 def test_every_claim_has_its_arms() -> None:
     claims = re.findall(r"^\| (\d[ab]?) \|", DOCS.partition("## Arms")[0], flags=re.MULTILINE)
     table = DOCS.partition("## The arms as sweeps")[2].partition("\n## ")[0]
@@ -87,7 +94,7 @@ def test_every_claim_has_its_arms() -> None:
     assert claims == ["1", "2", "3a", "3b", "4", "5", "6", "7", "8"]
     assert told == set(claims)
     files = set(re.findall(r"`configs/study/([\w-]+)\.yaml`", table)) - {"run"}
-    assert files == {file.stem for file in FOLDER.glob("*.yaml")} - {"run", "reduced", "regions"}
+    assert files == {file.stem for file in FOLDER.glob("*.yaml")} - {"run", "align", "reduced", "regions"}
     # Every row of the arms is told, by its name or as one of a kind.
     arms = [line for line in table.splitlines() if line.startswith("|") and "arms.yaml" in line]
     named = {name for line in arms for name in re.findall(r"`([\w+-]+)`", line.split("|")[3])}
