@@ -37,6 +37,9 @@ _PLACES = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELO
 _ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _HANDLES = {errno.EMFILE, errno.ENFILE}
 _NO_MEMORY = ("OutOfMemoryError", "MemoryError")
+# How a process learns that another one of its training is gone: by NCCL and the store in a type, by gloo in a text.
+_LOST = ("DistBackendError", "DistNetworkError", "DistStoreError")
+_LOST_TEXT = re.compile(r"Connection (closed|reset) by peer|gloo/transport")
 _ADVICE = {
     **dict.fromkeys(_PLACES, "check that path and its permissions"),
     **dict.fromkeys(_ROOM, "free some space, raise the limit on file sizes, or choose another folder with --out"),
@@ -86,6 +89,12 @@ def _of_the_machine(error: BaseException) -> StriateError | None:
             f"not enough memory: {first_line(error)}",
             "a model and batches that fit; `striate inspect MODEL` forecasts what they take",
             "lower machine.micro_batch, train.max_length or evaluate.batch_size, or take a larger machine",
+        )
+    if kinds & {*_LOST} or (isinstance(error, RuntimeError) and _LOST_TEXT.search(str(error))):
+        return StriateError(
+            f"another process of this training has ended, or can't be reached: {first_line(error)}",
+            "processes that all run until the end, and see each other",
+            "see what that process and the launcher say; the same command goes on from the last checkpoint",
         )
     # Rust's libraries tell the system's error by its number in their text.
     named = re.search(r"\(os error (\d+)\)", str(error))

@@ -5,8 +5,11 @@ from __future__ import annotations
 import gc
 import importlib.util
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +19,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from striate.config import RunConfig
 from striate.models.visual_token_skipping.shift import SHIFT_FILE
 
 WORKER = Path(__file__).with_name("scale_worker.py")
@@ -204,3 +208,46 @@ def test_the_command_line_under_torchrun(run_yaml: Path, tmp_path: Path) -> None
     assert len((out / "train_log.jsonl").read_text(encoding="utf-8").splitlines()) == 4
     record = json.loads((out / "run.json").read_text(encoding="utf-8"))
     assert record["stages"]["train"]["status"] == "done"
+
+
+def test_a_killed_process_ends_all_and_fewer_processes_go_on(
+    run_config: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    from striate.pipeline.flow import Flow
+
+    settings = ("train.max_steps=40", "train.save_steps=2", "train.batch_size=6", "train.method=full")
+    config = run_config(*settings)
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    for folder in (whole, out):
+        Flow(config, folder).select()
+    Flow(config, whole).train()
+    # Runs are held as long as their flows live.
+    gc.collect()
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "3", "--rdzv-backend", "c10d"]
+    command = [*launch, "--rdzv-endpoint", "localhost:0", "-m", "striate", "train", "--out", str(out)]
+    launched = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    log = out / "train_log.jsonl"
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end and launched.poll() is None and (not log.exists() or log.read_text().count("\n") < 5):
+        time.sleep(0.02)
+    os.kill(rank_of(2, launched.pid), signal.SIGKILL)
+    killed = time.monotonic()
+    said = launched.communicate(timeout=60)[0]
+    assert launched.returncode != 0
+    assert time.monotonic() - killed < 60
+    assert "another process of this training has ended, or can't be reached" in said
+    assert "bug:" not in said
+    assert 5 <= log.read_text().count("\n") < 40
+    Flow(config, out).train()
+    logs = [(folder / log.name).read_text().splitlines() for folder in (whole, out)]
+    losses = [torch.tensor([json.loads(line)["loss"] for line in lines]) for lines in logs]
+    assert len(losses[1]) == 40
+    torch.testing.assert_close(losses[1], losses[0], atol=1e-5, rtol=1e-5)
+
+
+def rank_of(rank: int, launcher: int) -> int:
+    """Return the process that a launcher gave a rank."""
+    for child in Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split():
+        if f"\0RANK={rank}\0" in f"\0{Path(f'/proc/{child}/environ').read_text()}":
+            return int(child)
+    raise AssertionError("the launcher has no such rank")

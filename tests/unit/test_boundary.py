@@ -25,6 +25,10 @@ class OutOfMemoryError(RuntimeError):
     """As torch's."""
 
 
+class DistBackendError(RuntimeError):
+    """As torch's."""
+
+
 def ended(error: BaseException, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Any:
     """Return how a verb ends within which `error` is raised."""
 
@@ -106,6 +110,10 @@ def test_an_argument_that_is_no_text(monkeypatch: pytest.MonkeyPatch, capsys: py
         (OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "not enough memory: CUDA out of memory"),
         (ValueError("Image features and image tokens do not match, tokens: 5"), "the processor and the model do not"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"), "not enough memory: Default"),
+        (RuntimeError("[/x/gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]:1: Connection reset by peer. This"),
+         "another process of this training has ended, or can't be reached: ["),
+        (DistBackendError("NCCL error in: x.cpp:1, remote process exited or there was a network error"),
+         "another process of this training has ended, or can't be reached: NCCL error"),
     ],
 )  # fmt: skip
 def test_what_is_no_bug_of_striate_is_an_error(
