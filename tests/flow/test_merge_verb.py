@@ -170,7 +170,7 @@ def test_a_quantised_base_is_refused_with_the_reason(adapter: Path, tiny_llava_d
         (("{run}/run.json",), "is a file"),
         (("{run}/nowhere",), "there is no such folder"),
         (("{run}", "--dtype", "int8"), "Invalid value for '--dtype'"),
-        (("{run}", "--base", "{run}"), "--base gives the base model of an adapter"),
+        (("{run}", "--base", "{run}/pruned"), "--base gives the base model of an adapter"),
         (("{run}", "--revision", "main"), "--revision 'main' is of a model on the hub"),
     ],
 )
