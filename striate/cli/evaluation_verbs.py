@@ -73,13 +73,14 @@ def evaluate(
         retention = flow.evaluate() if asked else None
         suites = flow.suites()
         if json:
-            print_json(dumps(_told(flow, retention, suites)))
+            told = _told(flow, retention, suites)
+            print_json(dumps({**told, **({"differences": _differences(flow)} if differences else {})}))
         elif retention:
             _show_retention(flow, retention)
         for line in () if json else (line for record in suites for line in suite_lines(record)):
             OUT.print(line, soft_wrap=True)
         flow.refresh_report()
-        if differences or export:
+        if export or (differences and not json):
             _show_differences(flow, export, overwrite, ERR if json else OUT)
 
     with guard(out):
@@ -174,6 +175,15 @@ def _show_retention(flow: Flow, retention: Retention) -> None:
         OUT.print(table)
     for line in missing_interval_lines(records, retention):
         OUT.print(line, soft_wrap=True)
+
+
+def _differences(flow: Flow) -> list[dict[str, Any]]:
+    """Return every item that models answer otherwise: each model's answer, by its label."""
+    from striate.pipeline.model_evaluation import read_results
+    from striate.tasks.scoring.answer_diff import differing
+
+    rows = differing(read_results(flow.out, flow.labels), flow.config.evaluate.baseline)
+    return [{label: prediction.model_dump(mode="json") for label, prediction in row.items()} for row in rows]
 
 
 def _show_differences(flow: Flow, path: Path | None, overwrite: bool, console: Console) -> None:

@@ -21,7 +21,7 @@ from striate.cli.console import (
     saved_line,
 )
 from striate.cli.evaluation_verbs import show_gate
-from striate.cli.options import Json, Out, Overwrite, Settings, open_flow
+from striate.cli.options import Config, Json, Out, Overwrite, Settings, config_file, open_flow
 
 if TYPE_CHECKING:
     from striate.config import RunConfig
@@ -60,7 +60,7 @@ def quickstart(
 
 
 def run(
-    config: RunFile,
+    config: Config = None,
     out: Out = Path("run"),
     device: Device = None,
     settings: Settings = None,
@@ -71,7 +71,7 @@ def run(
     from striate.config import load_config
 
     with guard(out):
-        _everything(load_config(config, _with_device(settings, device)), out, overwrite, json)
+        _everything(load_config(config or config_file(None, out), _with_device(settings, device)), out, overwrite, json)
 
 
 def check(config: RunFile, settings: Settings = None, out: Planned = Path("run"), json: Json = False) -> None:

@@ -152,6 +152,22 @@ def load_place(place: ModelPlace, device: str, dtype: str) -> Loaded:
     return load_model(place.path, device=device, dtype=dtype, revision=place.revision, merge=True)
 
 
+def config_file(config: Path | None, out: Path) -> Path:
+    """Return the config given, or else the one that lies in the run folder `out`.
+
+    Raises:
+        ConfigError: there is no such file.
+    """
+    source = config or out / "config.yaml"
+    if not source.is_file():
+        raise ConfigError(
+            f"no run config: {source} does not exist",
+            "a run config (YAML), or a run folder that has one",
+            "give RUN.yaml, or the folder of an earlier run with --out",
+        )
+    return source
+
+
 def run_stage(
     config: Path | None,
     out: Path,
@@ -173,13 +189,7 @@ def run_stage(
     from striate.config import load_config
 
     with guard(out):
-        source = config or out / "config.yaml"
-        if not source.is_file():
-            raise ConfigError(
-                f"no run config: {source} does not exist",
-                "a run config (YAML), or a run folder that has one",
-                "give RUN.yaml, or the folder of an earlier run with --out",
-            )
+        source = config_file(config, out)
         kept = load_config(source, settings or [])
         read = _with_options(source, settings or [], once) if once else kept
         if together and launch().rank:

@@ -267,6 +267,8 @@ CASES = [
          prepare=lambda place: place.config.write_text("model: {path: [")),
     Case("verb without a run", "no run config: ROOT/out/config.yaml does not exist", left=NOTHING,
          command=("train", "--out", "OUT"), more=("give RUN.yaml, or the folder of an earlier run with --out",)),
+    Case("run without a run", "no run config: ROOT/out/config.yaml does not exist", left=NOTHING,
+         command=("run", "--out", "OUT"), more=("give RUN.yaml, or the folder of an earlier run with --out",)),
     Case("report without a run", "ROOT/out", left=NOTHING, command=("report", "--out", "OUT")),
     # model
     Case("wrong model path", "no model at './none': there is no such folder", ("model.path=./none",)),

@@ -54,6 +54,7 @@ def test_single_verbs_equal_run(made: tuple[Path, dict[str, str]], run_yaml: Pat
     assert [name for name in SAME if (out / name).read_bytes() != (tmp_path / "run" / name).read_bytes()] == []
     assert {path.name for path in out.iterdir()} == {path.name for path in (tmp_path / "run").iterdir()}
     assert shown.strip().splitlines()[-1].startswith(f"report  {tmp_path / 'run' / 'report.html'}  (")
+    assert "train: up to date" in done("run", "--out", tmp_path / "run")
     again = done("run", out / "config.yaml", "--out", tmp_path / "again")
     assert "up to date" not in again
     assert [name for name in SAME if (out / name).read_bytes() != (tmp_path / "again" / name).read_bytes()] == []

@@ -60,6 +60,9 @@ def test_other_checkpoints_a_gate_and_where_answers_differ(run_yaml: Path, other
     assert listed.exit_code == 0, listed.output
     assert "12 items are answered otherwise by some model" in listed.stdout
     assert not (out / "eval" / "gate.json").exists()
+    told = json.loads(call("evaluate", "--out", out, "--differences", "--json").stdout)["differences"]
+    assert len(told) == 12
+    assert told[0]["start"]["answer"] != told[0]["second"]["answer"]
     table = call("evaluate", "--out", out, "--export", tmp_path / "answers.csv")
     assert table.exit_code == 0, table.output
     assert "second answer" in (tmp_path / "answers.csv").read_text().splitlines()[0]
