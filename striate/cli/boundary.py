@@ -38,8 +38,7 @@ _ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _HANDLES = {errno.EMFILE, errno.ENFILE}
 _NO_MEMORY = ("OutOfMemoryError", "MemoryError")
 # How a process learns that another one of its training is gone: by NCCL and the store in a type, by gloo in a text.
-_LOST = ("DistBackendError", "DistNetworkError", "DistStoreError")
-_LOST_TEXT = re.compile(r"Connection (closed|reset) by peer|gloo/transport")
+_LOST, _LOST_TEXT = "DistError", re.compile(r"Connection (closed|reset) by peer|gloo/transport")
 _ADVICE = {
     **dict.fromkeys(_PLACES, "check that path and its permissions"),
     **dict.fromkeys(_ROOM, "free some space, raise the limit on file sizes, or choose another folder with --out"),
@@ -90,7 +89,8 @@ def _of_the_machine(error: BaseException) -> StriateError | None:
             "a model and batches that fit; `striate inspect MODEL` forecasts what they take",
             "lower machine.micro_batch, train.max_length or evaluate.batch_size, or take a larger machine",
         )
-    if kinds & {*_LOST} or (isinstance(error, RuntimeError) and _LOST_TEXT.search(str(error))):
+    several = os.environ.get("WORLD_SIZE", "1") != "1"
+    if several and isinstance(error, RuntimeError) and (_LOST in kinds or _LOST_TEXT.search(str(error))):
         return StriateError(
             f"another process of this training has ended, or can't be reached: {first_line(error)}",
             "processes that all run until the end, and see each other",

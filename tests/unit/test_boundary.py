@@ -25,7 +25,11 @@ class OutOfMemoryError(RuntimeError):
     """As torch's."""
 
 
-class DistBackendError(RuntimeError):
+class DistError(RuntimeError):
+    """As torch's."""
+
+
+class DistBackendError(DistError):
     """As torch's."""
 
 
@@ -110,10 +114,6 @@ def test_an_argument_that_is_no_text(monkeypatch: pytest.MonkeyPatch, capsys: py
         (OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "not enough memory: CUDA out of memory"),
         (ValueError("Image features and image tokens do not match, tokens: 5"), "the processor and the model do not"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"), "not enough memory: Default"),
-        (RuntimeError("[/x/gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]:1: Connection reset by peer. This"),
-         "another process of this training has ended, or can't be reached: ["),
-        (DistBackendError("NCCL error in: x.cpp:1, remote process exited or there was a network error"),
-         "another process of this training has ended, or can't be reached: NCCL error"),
     ],
 )  # fmt: skip
 def test_what_is_no_bug_of_striate_is_an_error(
@@ -127,6 +127,25 @@ def test_what_is_no_bug_of_striate_is_an_error(
     assert lines[1].startswith("  allowed: ")
     assert lines[2].startswith("  next:    ")
     assert not state.exists()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("[/x/gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]:1: Connection reset by peer. This"),
+        DistBackendError("NCCL error in: x.cpp:1, remote process exited or there was a network error"),
+    ],
+)
+def test_a_lost_process_is_told_where_there_are_several(
+    error: Exception, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    shown = ended(error, monkeypatch)
+    assert shown.exit_code == 1
+    assert shown.stderr.startswith("error: another process of this training has ended, or can't be reached: ")
+    assert "the same command goes on from the last checkpoint" in shown.stderr
+    monkeypatch.delenv("WORLD_SIZE")
+    assert ended(error, monkeypatch).exit_code == BUG
 
 
 def test_a_cause_that_the_machine_lacks_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
