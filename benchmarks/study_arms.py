@@ -173,6 +173,12 @@ def seed_of(run: Planned) -> int:
     return int(run.settings.get(SEED, run.config.seed))
 
 
+def shared(base: Arm, other: Arm) -> tuple[Planned, ...]:
+    """Return the runs of `base` with a seed of `other`, as seeds are as far apart as regions; all where none has one."""
+    seeds = {seed_of(run) for run in other.chosen}
+    return tuple(run for run in base.chosen if seed_of(run) in seeds) or base.chosen
+
+
 def arm_called(study: Study, name: str) -> Arm:
     """Return the arm that others are held against.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from study_arms import UNIFORM, Arm, Study, rate_of, seed_of
+from study_arms import UNIFORM, Arm, Study, rate_of, seed_of, shared
 from study_bars import SEEDS, less_kept, nearly_all_kept, text_kept, would
 from study_comparisons import Comparisons
 
@@ -44,10 +44,12 @@ class Figures:
 
     def arm(self, arm: Arm) -> dict[str, Any]:
         """Return an arm at its own best rate: its scores, what it keeps of all layers, and the words on the claims."""
-        region, rows = self.study.region(arm.best), self.over.rows(self.whole.chosen, arm.chosen)
+        region, rows = self.study.region(arm.best), self.over.rows(shared(self.whole, arm), arm.chosen)
         visual, text = rows.get("visual"), rows.get("text")
         uniform = self.study.arms.get(UNIFORM)
-        against = self.over.rows(uniform.chosen, arm.chosen).get("visual") if uniform and arm is not uniform else None
+        against = (
+            self.over.rows(shared(uniform, arm), arm.chosen).get("visual") if uniform and arm is not uniform else None
+        )
         spread = self.over.spread_of_difference(uniform, arm) if uniform and against else None
         return {
             "arm": arm.name,

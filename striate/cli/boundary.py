@@ -37,8 +37,11 @@ _PLACES = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELO
 _ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _HANDLES = {errno.EMFILE, errno.ENFILE}
 _NO_MEMORY = ("OutOfMemoryError", "MemoryError")
-# How a process learns that another one of its training is gone: by NCCL and the store in a type, by gloo in a text.
-_LOST, _LOST_TEXT = "DistError", re.compile(r"Connection (closed|reset) by peer|gloo/transport")
+# How a process learns by NCCL or gloo that another one of its training is gone; libraries of the hub have numbers too.
+_LOST_TEXT = re.compile(
+    r"Connection (closed|reset) by peer|gloo/transport|NCCL (error|communicator)|remote process exited"
+)
+_OTHERS = re.compile(r"os error|invalid usage|EADDRINUSE|[Uu]nable to find")
 _ADVICE = {
     **dict.fromkeys(_PLACES, "check that path and its permissions"),
     **dict.fromkeys(_ROOM, "free some space, raise the limit on file sizes, or choose another folder with --out"),
@@ -80,6 +83,12 @@ def _tell(error: Exception) -> int:
     return BUG
 
 
+def _joined() -> bool:
+    """Return whether this process has joined others of a training."""
+    torch = sys.modules.get("torch")
+    return torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
 def _of_the_machine(error: BaseException) -> StriateError | None:
     """Return the error of a machine that lacks memory, room or rights; None if `error` says nothing of the kind."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
@@ -89,10 +98,10 @@ def _of_the_machine(error: BaseException) -> StriateError | None:
             "a model and batches that fit; `striate inspect MODEL` forecasts what they take",
             "lower machine.micro_batch, train.max_length or evaluate.batch_size, or take a larger machine",
         )
-    several = os.environ.get("WORLD_SIZE", "1") != "1"
-    if several and isinstance(error, RuntimeError) and (_LOST in kinds or _LOST_TEXT.search(str(error))):
+    if _joined() and _LOST_TEXT.search(str(error)) and not _OTHERS.search(str(error)):
+        cause = str(error).partition("Last error:\n")[2].strip() or first_line(error)
         return StriateError(
-            f"another process of this training has ended, or can't be reached: {first_line(error)}",
+            f"another process of this training may have ended, or can't be reached: {cause}",
             "processes that all run until the end, and see each other",
             "see what that process and the launcher say; the same command goes on from the last checkpoint",
         )

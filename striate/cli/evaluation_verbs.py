@@ -74,7 +74,11 @@ def evaluate(
         suites = flow.suites()
         if json:
             told = _told(flow, retention, suites)
-            print_json(dumps({**told, **({"differences": _differences(flow)} if differences else {})}))
+            try:
+                if differences:
+                    told["differences"] = _differences(flow) if retention else []
+            finally:
+                print_json(dumps(told))
         elif retention:
             _show_retention(flow, retention)
         for line in () if json else (line for record in suites for line in suite_lines(record)):

@@ -3,7 +3,7 @@
 import os
 import sys
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +74,60 @@ def alone_in(folder: Path) -> Iterator[None]:
             fcntl.flock(opened, fcntl.LOCK_EX)
         yield
     finally:
+        _unlock(opened)
+
+
+@contextmanager
+def alone_at(path: Path, on_wait: Callable[[], object] = lambda: None) -> Iterator[None]:
+    """Wait until no other process is within such a block of the same path; `on_wait` is called where it has to.
+
+    An empty folder lies beside `path` meanwhile; where locks don't work, nobody waits.
+
+    Raises:
+        OSError: that folder can't be made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if sys.platform == "win32":
+        yield
+        return
+    lock = path.with_name(f".{path.name}.lock")
+    opened = _locked(lock, on_wait)
+    try:
+        yield
+    finally:
+        # While it is locked: who waits for it sees that it is gone, and makes another.
+        with suppress(OSError):
+            lock.rmdir()
+        _unlock(opened)
+
+
+def _locked(lock: Path, on_wait: Callable[[], object]) -> int:
+    """Return the descriptor of the folder, which is made, once this process has it for itself."""
+    while True:
+        lock.mkdir(exist_ok=True)
+        try:
+            opened = os.open(lock, os.O_RDONLY)
+        except FileNotFoundError:
+            # Removed in between by who had it.
+            continue
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            on_wait()
+            fcntl.flock(opened, fcntl.LOCK_EX)
+        except OSError:
+            return opened
+        status = os.fstat(opened)
+        if _place(lock) == (status.st_dev, status.st_ino):
+            return opened
         os.close(opened)
+
+
+def _unlock(opened: int) -> None:
+    # Worker processes forked within may live on, and with them their copies of the descriptor.
+    with suppress(OSError):
+        fcntl.flock(opened, fcntl.LOCK_UN)
+    os.close(opened)
 
 
 def check_held(path: Path) -> None:

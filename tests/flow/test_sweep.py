@@ -204,7 +204,7 @@ def _threads() -> str | None:
 
 def test_places_share_the_cores_and_a_single_one_takes_what_pytorch_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(os, "cpu_count", lambda: 12)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(12))
     for devices, per_device, threads in (([None], 1, None), ([None, None], 2, "3"), ([None], 40, "1")):
         places = LocalPlacement(devices, per_device)
         try:

@@ -6,8 +6,11 @@ import copy
 import os
 import pickle
 import resource
+import signal
+import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +27,7 @@ from striate.data.reading import read_samples
 from striate.data.samples import Sample
 from striate.errors import ArtifactError, DataError, ModelError
 from striate.models.interventions.vision_feature_tap import PIXELS, VisionTap
+from striate.storage.held_folders import hold
 from striate.training.caching.collator import FEATURES
 from striate.training.caching.tensor_store import StoredTensors, TensorWriter, check_room, write_once
 from striate.training.caching.vision_features import _read_samples, _write_samples, cached_features
@@ -298,6 +302,82 @@ def test_what_one_writes_the_others_wait_for(tmp_path: Path) -> None:
         go.set()
         assert [done.result() for done in (first, *others)] == [True, False, False]
     assert worked == [1]
+
+
+def test_a_worker_that_outlives_a_failed_pass_keeps_nobody_waiting(tmp_path: Path) -> None:
+    workers: list[int] = []
+
+    def fails(writer: TensorWriter) -> None:
+        # As a loader's worker process is, which the exception's traceback keeps.
+        if not (child := os.fork()):
+            time.sleep(60)
+            os._exit(0)
+        workers.append(child)
+        raise ValueError("damaged")
+
+    try:
+        with pytest.raises(ValueError, match="damaged"):
+            write_once(tmp_path / "one", fails)
+        waited: list[int] = []
+        assert write_once(tmp_path / "one", lambda writer: writer.add("a", torch.ones(2)), lambda: waited.append(1))
+        assert waited == []
+        assert [path.name for path in tmp_path.iterdir()] == ["one"]
+    finally:
+        for worker in workers:
+            os.kill(worker, signal.SIGKILL)
+            os.waitpid(worker, 0)
+
+
+def test_a_folder_that_this_process_holds_may_have_features_in_it(tmp_path: Path) -> None:
+    class Owner:
+        """Of the folder."""
+
+    owner = Owner()
+    assert hold(tmp_path, owner)
+    assert write_once(tmp_path / "one", lambda writer: writer.add("a", torch.ones(2)))
+
+
+def test_samples_that_share_an_id_have_one_order_in_all_processes(tmp_path: Path, pack_dir: Path) -> None:
+    code = """
+import sys
+from pathlib import Path
+from unittest import mock
+from striate.config import MachineSection
+from striate.data.reading import read_samples
+from dataclasses import replace
+from striate.training.caching import vision_features
+
+class Seen(Exception):
+    pass
+
+def keys(samples):
+    print([(sample.id, sample.messages[0].text) for sample in samples])
+    raise Seen
+
+samples = [replace(sample, id="same") for sample in read_samples(Path(sys.argv[1]))]
+collator = mock.Mock(skips_broken=False)
+with mock.patch.object(vision_features, "VisionTap"), mock.patch.object(vision_features, "picture_keys", keys):
+    for place in (3, 5):
+        try:
+            vision_features.cached_features(
+                None, None, samples[place:], collator, MachineSection(cache_vision="disk"),
+                half=None, progress=None, held_out=samples[:place],
+            )
+        except Seen:
+            pass
+"""
+    said = {
+        line
+        for seed in ("0", "1", "2")
+        for line in subprocess.run(
+            [sys.executable, "-c", code, str(pack_dir)],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.splitlines()
+    }
+    assert len(said) == 1
 
 
 def test_a_file_in_place_of_the_folder_is_told(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from striate.cli import app, main
+from striate.cli import app, boundary, main
 from striate.cli import info_verbs as verbs
 from striate.cli.boundary import BUG
 from striate.cli.console import ERR, OUT, RichProgress, show_table
@@ -25,11 +25,7 @@ class OutOfMemoryError(RuntimeError):
     """As torch's."""
 
 
-class DistError(RuntimeError):
-    """As torch's."""
-
-
-class DistBackendError(DistError):
+class DistBackendError(RuntimeError):
     """As torch's."""
 
 
@@ -130,22 +126,42 @@ def test_what_is_no_bug_of_striate_is_an_error(
 
 
 @pytest.mark.parametrize(
-    "error",
+    ("error", "cause"),
     [
-        RuntimeError("[/x/gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]:1: Connection reset by peer. This"),
-        DistBackendError("NCCL error in: x.cpp:1, remote process exited or there was a network error"),
+        (
+            RuntimeError(
+                "[/x/gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]:1: Connection reset by peer. This"
+            ),
+            "[/x/gloo/transport/tcp/pair.cc:537] Read error",
+        ),
+        (
+            DistBackendError(
+                "NCCL error in: x.cpp:1, remote process exited\nncclRemoteError: x\nLast error:\nsocket closed"
+            ),
+            "socket closed",
+        ),
     ],
 )
 def test_a_lost_process_is_told_where_there_are_several(
-    error: Exception, state: Path, monkeypatch: pytest.MonkeyPatch
+    error: Exception, cause: str, state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(boundary, "_joined", lambda: True)
     shown = ended(error, monkeypatch)
     assert shown.exit_code == 1
-    assert shown.stderr.startswith("error: another process of this training has ended, or can't be reached: ")
+    assert shown.stderr.startswith(
+        f"error: another process of this training may have ended, or can't be reached: {cause}"
+    )
     assert "the same command goes on from the last checkpoint" in shown.stderr
-    monkeypatch.delenv("WORLD_SIZE")
+    monkeypatch.setattr(boundary, "_joined", lambda: False)
     assert ended(error, monkeypatch).exit_code == BUG
+
+
+@pytest.mark.parametrize(
+    "text", ["NCCL error in: x, invalid usage\nDuplicate GPU detected", "xet: Connection reset by peer (os error 104)"]
+)
+def test_an_error_of_its_own_is_no_lost_process(text: str, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(boundary, "_joined", lambda: True)
+    assert "another process" not in ended(RuntimeError(text), monkeypatch).stderr
 
 
 def test_a_cause_that_the_machine_lacks_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

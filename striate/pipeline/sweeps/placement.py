@@ -94,7 +94,7 @@ class LocalPlacement(OneByOne):
     def __init__(self, devices: Sequence[str | None], per_device: int) -> None:
         """Make `per_device` places on each device; their processes start with their first run."""
         places = per_device * len(devices)
-        self._cores = max(1, (os.cpu_count() or 1) // places) if places > 1 else None
+        self._cores = max(1, _cores() // places) if places > 1 else None
         # One on each device first, then a second one on each.
         self._places = [_Place(device, self._pool(device)) for _ in range(per_device) for device in devices]
 
@@ -146,6 +146,11 @@ def devices_here() -> list[str | None]:
         return [None]
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     return list(named.split(",")) if named else [str(index) for index in range(torch.cuda.device_count())]
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _begin(device: str | None, cores: int | None, parent: int) -> None:

@@ -116,10 +116,12 @@ class Sweep:
         left, running = list(runs), dict[Future[Any], tuple[Planned, float]]()
         ended = False
         while left or running:
-            left = self._fill(places, left, running)
-            if ended:
-                # Once places are filled: while the table of many runs is made, others run.
-                self.record()
+            try:
+                left = self._fill(places, left, running)
+            finally:
+                if ended:
+                    # Once places are filled: while the table of many runs is made, others run.
+                    self.record()
             ended = self._wait(running)
         self.record()
 

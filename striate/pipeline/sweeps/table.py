@@ -90,7 +90,7 @@ class Table:
             settings=runs[0].group,
             model=label,
             runs=tuple(run.name for run in runs),
-            seeds=tuple(int(run.settings.get(SEED, run.config.seed)) for run in runs),
+            seeds=tuple(map(_seed, runs)),
             visual=visual,
             text=text,
             nats=_nats([record for record, _ in evaluations]),
@@ -109,6 +109,8 @@ class Table:
         self, runs: list[Planned], label: str, whole: tuple[list[Planned], str] | None
     ) -> tuple[SweptScore | None, SweptScore | None]:
         """Return the visual and the text score of a group, worked out once for the runs that it has now."""
+        if whole:
+            whole = _of_seeds(whole[0], runs), whole[1]
         key = _named(runs, label), _named(*whole) if whole else None
         if key not in self._scores:
             evaluations, bases = self._evaluations(runs, label), self._evaluations(*whole) if whole else []
@@ -138,6 +140,16 @@ class Table:
 
     def _trained(self, name: str) -> TrainRecord | None:
         return read_if_there(self._runs / name / "train.json", TrainRecord)
+
+
+def _of_seeds(base: Sequence[Planned], runs: Sequence[Planned]) -> list[Planned]:
+    """Return the runs of `base` that have a seed of `runs`: while seeds are missing, like is held against like."""
+    seeds = {_seed(run) for run in runs}
+    return [run for run in base if _seed(run) in seeds] or list(base)
+
+
+def _seed(run: Planned) -> int:
+    return int(run.settings.get(SEED, run.config.seed))
 
 
 def _named(runs: Sequence[Planned], label: str) -> _Model:

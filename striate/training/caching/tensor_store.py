@@ -15,7 +15,7 @@ import torch
 
 from striate.errors import ArtifactError
 from striate.storage.atomic import cannot_write, new_folder
-from striate.storage.held_folders import alone_in
+from striate.storage.held_folders import alone_at
 
 DATA, INDEX = "tensors.bin", "index.txt"
 
@@ -93,10 +93,12 @@ class StoredTensors(Mapping[str, torch.Tensor]):
         return StoredTensors, (self._folder,)
 
 
-def write_once(folder: Path, work: Callable[[TensorWriter], object]) -> bool:
+def write_once(
+    folder: Path, work: Callable[[TensorWriter], object], on_wait: Callable[[], object] = lambda: None
+) -> bool:
     """Let `work` write the tensors of `folder`, whole or not at all, unless they are there; return whether it did.
 
-    One process at a time writes beside `folder`; others wait, and find there what they wanted.
+    One process at a time does; others call `on_wait`, wait, and find there what they wanted.
 
     Raises:
         ArtifactError: they can't be written, or the disk is full.
@@ -104,7 +106,7 @@ def write_once(folder: Path, work: Callable[[TensorWriter], object]) -> bool:
     if folder.exists():
         return False
     try:
-        with alone_in(folder.parent):
+        with alone_at(folder, on_wait):
             # Another run of the same sweep may have written the same meanwhile.
             return not folder.exists() and _write(folder, work)
     except OSError as error:

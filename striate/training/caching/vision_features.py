@@ -88,9 +88,12 @@ def cached_features(
     if machine.cache_vision == "off" or not any(sample.images for sample in samples):
         return None
     samples = usable(collator, samples)
-    stored = {*samples, *(usable(collator, held_out) if held_out and machine.cache_vision == "disk" else ())}
-    # In an order of their own, by which runs that divide the same samples otherwise find them.
-    tap, keys = VisionTap(model), picture_keys(sorted(stored, key=lambda sample: (sample.id, repr(sample.images))))
+    others = usable(collator, held_out) if held_out and machine.cache_vision == "disk" else []
+    # In an order of their own, the same in every process: runs that divide the same samples otherwise find them.
+    stored = sorted(
+        dict.fromkeys([*samples, *others]), key=lambda sample: (sample.id, repr(sample.messages), sample.task)
+    )
+    tap, keys = VisionTap(model), picture_keys(stored)
     vision_pass = VisionPass(tap, keys, collator, machine.workers, half, progress)
     mixed = torch.autocast(tap.device.type, half or torch.bfloat16, enabled=bool(half))
     with torch.random.fork_rng(devices=[]), evaluating(model), torch.no_grad(), mixed:
@@ -114,8 +117,12 @@ def cached_features(
 def _write(place: Path, tokens: Path, vision_pass: VisionPass) -> bool:
     """Write the features of `place` and the samples of `tokens` if missing; return whether features were."""
     encoded: list[Encoded] = []
-    written = write_once(place, lambda writer: encoded.extend(vision_pass.run(writer.add, place)))
-    write_once(tokens, lambda writer: _write_samples(writer, encoded or vision_pass.run(None, place)))
+
+    def wait() -> None:
+        vision_pass.progress.say("vision features: another run makes them")
+
+    written = write_once(place, lambda writer: encoded.extend(vision_pass.run(writer.add, place)), wait)
+    write_once(tokens, lambda writer: _write_samples(writer, encoded or vision_pass.run(None, place)), wait)
     return written
 
 
