@@ -174,7 +174,7 @@ def seed_of(run: Planned) -> int:
 
 
 def shared(base: Arm, other: Arm) -> tuple[Planned, ...]:
-    """Return the runs of `base` with a seed of `other`, as seeds are as far apart as regions; all where none has one."""
+    """Return the runs of `base` with a seed of `other`, as seeds are as far apart as regions; all if there is none."""
     seeds = {seed_of(run) for run in other.chosen}
     return tuple(run for run in base.chosen if seed_of(run) in seeds) or base.chosen
 
