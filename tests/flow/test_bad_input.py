@@ -423,7 +423,7 @@ def test_mended_mistake_goes_on_in_the_same_folder(place: Place) -> None:
     ("arguments", "text"),
     [
         (["nonsense"], "No such command 'nonsense'"),
-        (["run"], "Missing argument"),
+        (["check"], "Missing argument"),
         (["run", "x.yaml", "--nonsense"], "No such option"),
         (["ls"], "Missing argument"),
     ],
