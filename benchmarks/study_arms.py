@@ -137,7 +137,7 @@ class Study:
             name,
             tuple(asked),
             tuple(order),
-            tuple(sorted(chosen, key=seed_of)),
+            tuple(sorted(chosen, key=lambda run: run.seed)),
             edge=_edge(order[0], asked),
             waiting=sum(not self.is_done(run) and self._state[run.name] != "dropped" for run in asked),
         )
@@ -166,17 +166,6 @@ def rate_of(run: Planned) -> str:
         return f"{float(rate):g}"
     except ValueError:
         return str(rate)
-
-
-def seed_of(run: Planned) -> int:
-    """Return the seed of a run."""
-    return int(run.settings.get(SEED, run.config.seed))
-
-
-def shared(base: Arm, other: Arm) -> tuple[Planned, ...]:
-    """Return the runs of `base` with a seed of `other`, as seeds are as far apart as regions; all if there is none."""
-    seeds = {seed_of(run) for run in other.chosen}
-    return tuple(run for run in base.chosen if seed_of(run) in seeds) or base.chosen
 
 
 def arm_called(study: Study, name: str) -> Arm:

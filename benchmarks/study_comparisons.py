@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from study_arms import ALL, Arm, Study, arm_called, seed_of
+from study_arms import ALL, Arm, Study, arm_called
 from study_bars import counts
 
 from striate.artifacts import Difference, Kind, Prediction
@@ -65,7 +65,7 @@ class Comparisons:
 
         None of fewer than two seeds.
         """
-        means = [{seed_of(run): self._mean(run, "visual") for run in arm.chosen} for arm in (base, other)]
+        means = [{run.seed: self._mean(run, "visual") for run in arm.chosen} for arm in (base, other)]
         shared = sorted(means[0].keys() & means[1].keys())
         pairs = [(means[0][seed], means[1][seed]) for seed in shared]
         found = [second - first for first, second in pairs if first is not None and second is not None]

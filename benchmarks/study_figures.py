@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from study_arms import UNIFORM, Arm, Study, rate_of, seed_of, shared
+from study_arms import UNIFORM, Arm, Study, rate_of
 from study_bars import SEEDS, less_kept, nearly_all_kept, text_kept, would
 from study_comparisons import Comparisons
 
 from striate.artifacts import Difference, Region
+from striate.pipeline.sweeps.table import of_seeds
 from striate.selectors.spec.size import read_size
 from striate.wording import PERPLEXITY, plural
 
@@ -44,11 +45,13 @@ class Figures:
 
     def arm(self, arm: Arm) -> dict[str, Any]:
         """Return an arm at its own best rate: its scores, what it keeps of all layers, and the words on the claims."""
-        region, rows = self.study.region(arm.best), self.over.rows(shared(self.whole, arm), arm.chosen)
+        region, rows = self.study.region(arm.best), self.over.rows(of_seeds(self.whole.chosen, arm.chosen), arm.chosen)
         visual, text = rows.get("visual"), rows.get("text")
         uniform = self.study.arms.get(UNIFORM)
         against = (
-            self.over.rows(shared(uniform, arm), arm.chosen).get("visual") if uniform and arm is not uniform else None
+            self.over.rows(of_seeds(uniform.chosen, arm.chosen), arm.chosen).get("visual")
+            if uniform and arm is not uniform
+            else None
         )
         spread = self.over.spread_of_difference(uniform, arm) if uniform and against else None
         return {
@@ -57,7 +60,7 @@ class Figures:
             "rate": rate_of(arm.best),
             "edge": arm.edge,
             "held_out": self.study.measured(arm.best),
-            "seeds": [seed_of(run) for run in arm.chosen],
+            "seeds": [run.seed for run in arm.chosen],
             "before_it_counts": _before_it_counts(arm),
             "visual": self.over.scores(arm.chosen, "visual"),
             "visual_kept": _kept(visual),
@@ -82,16 +85,16 @@ class Figures:
             }
             for run in runs
         ]
-        return {"arm": arm.name, "best": rate_of(arm.best), "seed": seed_of(arm.best), "scores": scores}
+        return {"arm": arm.name, "best": rate_of(arm.best), "seed": arm.best.seed, "scores": scores}
 
     def one_rate(self) -> dict[str, Any]:
         """Return what would be told of claim 1 if `uniform:25%` had the rate of all layers, over the seeds of both."""
         rate, uniform = rate_of(self.whole.best), self.study.arms.get(UNIFORM)
         same = self.study.done_at(uniform, rate) if uniform else []
-        seeds = {seed_of(run) for run in same} & {seed_of(run) for run in self.whole.chosen}
+        seeds = {run.seed for run in same} & {run.seed for run in self.whole.chosen}
         if not seeds:
             return {"rate": rate, "seeds": [], "claim_1": ""}
-        base, other = ([run for run in runs if seed_of(run) in seeds] for runs in (self.whole.chosen, same))
+        base, other = ([run for run in runs if run.seed in seeds] for runs in (self.whole.chosen, same))
         visual = self.over.rows(base, other).get("visual")
         kept = {"kept": _kept(visual), "above_floor": _kept(visual.kept_above_floor if visual else None)}
         return {"rate": rate, "seeds": sorted(seeds), **kept, "claim_1": nearly_all_kept(visual)}

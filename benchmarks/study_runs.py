@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from study_arms import Study, rate_of, seed_of
+from study_arms import Study, rate_of
 
 from striate.artifacts import read_if_there
 from striate.pipeline.sweeps.arm_flow import RUNS
@@ -27,7 +27,7 @@ def _told(study: Study, run: Planned) -> dict[str, Any]:
         "settings": run.settings,
         "layers": list(study.region(run).layers),
         "rate": rate_of(run),
-        "seed": seed_of(run),
+        "seed": run.seed,
         "held_out": study.measured(run),
         "tasks": {f"{task.pack}/{task.task}": [task.metric, task.score, task.n] for task in scored.tasks},
         "visual": scored.visual,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from striate.artifacts import Retention, SuiteRecord
+    from striate.artifacts import Prediction, Retention, SuiteRecord
     from striate.pipeline import Flow
 
 ONE_SCREEN = 8
@@ -76,7 +76,10 @@ def evaluate(
             told = _told(flow, retention, suites)
             try:
                 if differences:
-                    told["differences"] = _differences(flow) if retention else []
+                    rows = _differing(flow)[0] if retention else []
+                    told["differences"] = [
+                        {label: answer.model_dump(mode="json") for label, answer in row.items()} for row in rows
+                    ]
             finally:
                 print_json(dumps(told))
         elif retention:
@@ -181,24 +184,21 @@ def _show_retention(flow: Flow, retention: Retention) -> None:
         OUT.print(line, soft_wrap=True)
 
 
-def _differences(flow: Flow) -> list[dict[str, Any]]:
-    """Return every item that models answer otherwise: each model's answer, by its label."""
+def _differing(flow: Flow) -> tuple[list[dict[str, Prediction]], int]:
+    """Return every item that models answer otherwise, each model's answer by its label; and how many were asked."""
     from striate.pipeline.model_evaluation import read_results
     from striate.tasks.scoring.answer_diff import differing
 
-    rows = differing(read_results(flow.out, flow.labels), flow.config.evaluate.baseline)
-    return [{label: prediction.model_dump(mode="json") for label, prediction in row.items()} for row in rows]
+    results, baseline = read_results(flow.out, flow.labels), flow.config.evaluate.baseline
+    return differing(results, baseline), len(results[baseline][1])
 
 
 def _show_differences(flow: Flow, path: Path | None, overwrite: bool, console: Console) -> None:
     from striate.cli.views.evaluation_tables import difference_lines
-    from striate.pipeline.model_evaluation import read_results
     from striate.pipeline.references import references_of
-    from striate.tasks.scoring.answer_diff import differing, export
+    from striate.tasks.scoring.answer_diff import export
 
-    results = read_results(flow.out, flow.labels)
-    rows = differing(results, flow.config.evaluate.baseline)
-    total = len(results[flow.config.evaluate.baseline][1])
+    rows, total = _differing(flow)
     if path:
         export(rows, path, overwrite=overwrite)
         console.print(f"{len(rows)} of {total} items in {path}", soft_wrap=True)

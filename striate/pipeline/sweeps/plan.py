@@ -47,6 +47,11 @@ class Planned:
         """What it shares with runs of other seeds."""
         return {name: value for name, value in self.settings.items() if name != SEED}
 
+    @property
+    def seed(self) -> int:
+        """Its seed: by its settings, or else the config's."""
+        return int(self.settings.get(SEED, self.config.seed))
+
     def has(self, wanted: Settings) -> bool:
         """Return whether it is one of the runs that have the settings `wanted`."""
         return all(self.settings.get(name) == value for name, value in wanted.items())

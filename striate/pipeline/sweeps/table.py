@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from striate.artifacts import EvalRecord, Kind, Prediction, SweptGroup, SweptScore, TrainRecord, read_if_there
-from striate.config.sweep_settings import SEED, SweepConfig
+from striate.config.sweep_settings import SweepConfig
 from striate.errors import ArtifactError
 from striate.pipeline.model_evaluation import has_floor, read_floors, read_results
 from striate.pipeline.sweeps.choosing import Measured, classes_of, ranked
@@ -90,7 +90,7 @@ class Table:
             settings=runs[0].group,
             model=label,
             runs=tuple(run.name for run in runs),
-            seeds=tuple(map(_seed, runs)),
+            seeds=tuple(run.seed for run in runs),
             visual=visual,
             text=text,
             nats=_nats([record for record, _ in evaluations]),
@@ -110,7 +110,7 @@ class Table:
     ) -> tuple[SweptScore | None, SweptScore | None]:
         """Return the visual and the text score of a group, worked out once for the runs that it has now."""
         if whole:
-            whole = _of_seeds(whole[0], runs), whole[1]
+            whole = of_seeds(whole[0], runs), whole[1]
         key = _named(runs, label), _named(*whole) if whole else None
         if key not in self._scores:
             evaluations, bases = self._evaluations(runs, label), self._evaluations(*whole) if whole else []
@@ -142,14 +142,10 @@ class Table:
         return read_if_there(self._runs / name / "train.json", TrainRecord)
 
 
-def _of_seeds(base: Sequence[Planned], runs: Sequence[Planned]) -> list[Planned]:
-    """Return the runs of `base` that have a seed of `runs`: while seeds are missing, like is held against like."""
-    seeds = {_seed(run) for run in runs}
-    return [run for run in base if _seed(run) in seeds] or list(base)
-
-
-def _seed(run: Planned) -> int:
-    return int(run.settings.get(SEED, run.config.seed))
+def of_seeds(base: Sequence[Planned], runs: Sequence[Planned]) -> list[Planned]:
+    """Return the runs of `base` with a seed of `runs`, or all: while seeds are missing, like is held against like."""
+    seeds = {run.seed for run in runs}
+    return [run for run in base if run.seed in seeds] or list(base)
 
 
 def _named(runs: Sequence[Planned], label: str) -> _Model:
