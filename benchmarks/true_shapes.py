@@ -182,6 +182,7 @@ def measure(model: Any, batch: dict[str, Any], case: Case, device: str, steps: i
         "ms": round(statistics.median(timed), 1),
         "ms_min": round(min(timed), 1),
         "n": steps,
+        "steps_ms": [round(spent, 1) for spent in timed],
         "peak_gib": round(peak, 2),
         "loss": round(float(loss.detach()), 3),
     }

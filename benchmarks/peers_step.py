@@ -1,0 +1,92 @@
+#!/usr/bin/env python3
+"""Time training steps of other tools and of striate side by side, on one accelerator, in one job.
+
+    python benchmarks/peers_step.py                          all arms
+    python benchmarks/peers_step.py peft-25 striate-exact    some of them
+    python benchmarks/peers_step.py --tiny                   toys on the CPU, to test the machinery
+
+LLaVA-1.5-7B's shape with random weights, 8 samples of one picture and 200 text tokens, LoRA of rank 128 on 25% or on
+all of the layers, and the projector. Each arm runs in a process of its own. One JSON line an arm, then a table: a whole
+step (median, least), tokens a second, peak GiB, and seconds from a built model to the first timed step. An arm that
+fails is told with its error; the others run. `trl` makes its batches itself, from samples of the same size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+COLUMNS = {"ms": "ms", "ms_min": "least", "of_reference": "of reference", "tokens_per_s": "tokens/s"}
+COLUMNS |= {"peak_gib": "peak GiB", "warm_s": "until warm, s"}
+
+
+def run_apart(name: str, options: list[str], limit: float) -> dict[str, Any]:
+    """Return the line of an arm that a process of its own measured, or its error."""
+    command = [sys.executable, __file__, name, "--one", *options]
+    begin = time.perf_counter()
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=limit)
+    except subprocess.TimeoutExpired:
+        return {"name": name, "error": f"not done within {limit:g} s"}
+    sys.stderr.write(done.stderr)
+    seconds = {"process_s": round(time.perf_counter() - begin, 1)}
+    if done.returncode == 0:
+        return {**json.loads(done.stdout.splitlines()[-1]), **seconds}
+    said = [line for line in done.stderr.splitlines() if line.strip()]
+    return {"name": name, "error": said[-1] if said else f"ended with {done.returncode}", **seconds}
+
+
+def table(found: list[dict[str, Any]]) -> str:
+    """Return the lines as a Markdown table."""
+    head = f"| arm | {' | '.join(COLUMNS.values())} |\n|---{'|---' * len(COLUMNS)}|"
+    rows = [
+        f"| {line['name']} | {' | '.join(str(line.get(key, '')) for key in COLUMNS)} |"
+        if "ms" in line
+        else f"| {line['name']} | {line['error'].replace('|', '/')} {'| ' * (len(COLUMNS) - 1)}|"
+        for line in found
+    ]
+    return "\n".join([head, *rows])
+
+
+def main() -> None:
+    """Run the arms, or one of them in this process."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("arms", nargs="*", help="names of arms; all of them where none is given")
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--warmup", type=int, default=3, help="steps before, at least one")
+    parser.add_argument("--backend", default="inductor", help="of torch.compile")
+    parser.add_argument("--limit", type=float, default=560, help="seconds for all arms together")
+    parser.add_argument("--out", type=Path, help="a file to add the lines to as well")
+    parser.add_argument("--tiny", action="store_true", help="toys of the same family, on the CPU")
+    parser.add_argument("--one", action="store_true", help="measure the one arm in this process")
+    args = parser.parse_args()
+    from peers_arms import ARMS, measured
+
+    if unknown := set(args.arms) - set(ARMS):
+        parser.error(f"no such arm: {', '.join(sorted(unknown))}; there are {', '.join(ARMS)}")
+    if args.one:
+        print(json.dumps(measured(args.arms[0], args)))
+        return
+    options = [word for word in sys.argv[1:] if word not in args.arms]
+    begin, found, reference = time.perf_counter(), [], None
+    for name in args.arms or ARMS:
+        left = args.limit - (time.perf_counter() - begin)
+        line = run_apart(name, options, left) if left > 0 else {"name": name, "error": "not begun: the time was over"}
+        reference = line.get("ms") if name == "reference" else reference
+        if reference and "ms" in line:
+            line["of_reference"] = round(line["ms"] / reference, 3)
+        found.append(line)
+        print(json.dumps(line), flush=True)
+        if args.out:
+            with args.out.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(line) + "\n")
+    print(table(found))
+
+
+if __name__ == "__main__":
+    main()
