@@ -15,30 +15,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from apart import run_apart
+
 COLUMNS = {"ms": "ms", "ms_min": "least", "of_reference": "of reference", "tokens_per_s": "tokens/s"}
 COLUMNS |= {"peak_gib": "peak GiB", "warm_s": "until warm, s"}
-
-
-def run_apart(name: str, options: list[str], limit: float) -> dict[str, Any]:
-    """Return the line of an arm that a process of its own measured, or its error."""
-    command = [sys.executable, __file__, name, "--one", *options]
-    begin = time.perf_counter()
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=limit)
-    except subprocess.TimeoutExpired:
-        return {"name": name, "error": f"not done within {limit:g} s"}
-    sys.stderr.write(done.stderr)
-    seconds = {"process_s": round(time.perf_counter() - begin, 1)}
-    if done.returncode == 0:
-        return {**json.loads(done.stdout.splitlines()[-1]), **seconds}
-    said = [line for line in done.stderr.splitlines() if line.strip()]
-    return {"name": name, "error": said[-1] if said else f"ended with {done.returncode}", **seconds}
 
 
 def table(found: list[dict[str, Any]]) -> str:
@@ -75,8 +60,7 @@ def main() -> None:
     options = [word for word in sys.argv[1:] if word not in args.arms]
     begin, found, reference = time.perf_counter(), [], None
     for name in args.arms or ARMS:
-        left = args.limit - (time.perf_counter() - begin)
-        line = run_apart(name, options, left) if left > 0 else {"name": name, "error": "not begun: the time was over"}
+        line = run_apart(name, [__file__, name, "--one", *options], args.limit - (time.perf_counter() - begin))
         reference = line.get("ms") if name == "reference" else reference
         if reference and "ms" in line:
             line["of_reference"] = round(line["ms"] / reference, 3)
