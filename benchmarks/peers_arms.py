@@ -14,12 +14,14 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
-from peers_trl import trl_steps
+from peers_trl import trainable_of, trl_steps
+from peers_unsloth import unsloth_model
 from published_shapes import SHAPES, tiny
 from training_ladder import Bench, print_line
 from training_rungs import RUNGS, TINY_BATCH, TINY_TEXT
 from true_shapes import Case, build, make_batch, measure, open_region, shape_of
 
+from striate import Region
 from striate.selectors.spec.grammar import resolve
 from striate.training.precision import checkpointed
 
@@ -60,6 +62,7 @@ ARMS = {
     "peft-all": Arm("peft", "all"),
     **_three("liger", "liger-kernel"),
     **_three("trl", "trl", "datasets"),
+    **_three("unsloth", "unsloth"),
     "striate-exact": Arm("striate", rung="exact"),
     "striate-fp8": Arm("striate", rung="fp8"),
     "striate-fast": Arm("striate", rung="fast"),
@@ -80,6 +83,8 @@ def measured(name: str, given: Namespace) -> dict[str, Any]:
         "ms_min": round(min(found["steps_ms"]), 1),
         "tokens_per_s": round(1e3 * found["tokens"] / middle),
         "tokens": found["tokens"],
+        # The same of all tools at one region: they train the same.
+        "trainable_m": round(found["trainable"] / 1e6, 3),
         "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else 0.0, 2),
         # All that came between a built model and the first timed step: kernels, compiling, comparisons.
         "warm_s": round(time.perf_counter() - begin - sum(found["steps_ms"]) / 1e3, 1),
@@ -93,12 +98,14 @@ def peft(arm: Arm, given: Namespace, device: str, patched: Any = lambda model: N
     """Return steps of transformers with PEFT, and when the model was built."""
     model, config, size = _model(arm, given, device)
     patched(model.get_base_model())
-    torch.manual_seed(1)
-    batch = make_batch(config, shape_of(config), *size, device)
-    begin = time.perf_counter()
     with checkpointed(model, arm.checkpointing):
-        found = measure(model, batch, _case(arm), device, given.steps, given.warmup)
-    return {**found, "tokens": batch["input_ids"].numel()}, begin
+        return _plain_steps(model, config, size, arm, given, device)
+
+
+def unsloth(arm: Arm, given: Namespace, device: str) -> tuple[dict[str, Any], float]:
+    """Return the same of a model that unsloth made ready, which checkpoints by itself."""
+    config, region, size = _shape(arm, given)
+    return _plain_steps(unsloth_model(config, region, device, arm.checkpointing), config, size, arm, given, device)
 
 
 def liger(arm: Arm, given: Namespace, device: str) -> tuple[dict[str, Any], float]:
@@ -122,20 +129,35 @@ def striate(arm: Arm, given: Namespace, device: str) -> tuple[dict[str, Any], fl
     begin = time.perf_counter()
     found = bench.measure(rung)
     print_line(f"{arm.rung}: {found.get('layers_run', 'uncompiled')}")
-    return {**found, "loss": round(found["loss_last"], 3)}, begin
+    return {**found, "loss": round(found["loss_last"], 3), "trainable": trainable_of(bench.model)}, begin
 
 
-STEPS: dict[str, Any] = {"peft": peft, "liger": liger, "trl": trl, "striate": striate}
+STEPS: dict[str, Any] = {"peft": peft, "liger": liger, "trl": trl, "unsloth": unsloth, "striate": striate}
 
 
 def _case(arm: Arm) -> Case:
     return Case(MODEL, arm.region, "lora", arm.checkpointing, reference=True)
 
 
-def _model(arm: Arm, given: Namespace, device: str) -> tuple[Any, Any, tuple[int, int]]:
-    """Return the model with its region open, its shape, and samples and text tokens of a batch."""
+def _plain_steps(
+    model: Any, config: Any, size: tuple[int, int], arm: Arm, given: Namespace, device: str
+) -> tuple[dict[str, Any], float]:
+    torch.manual_seed(1)
+    batch = make_batch(config, shape_of(config), *size, device)
+    begin = time.perf_counter()
+    found = measure(model, batch, _case(arm), device, given.steps, given.warmup)
+    return {**found, "tokens": batch["input_ids"].numel(), "trainable": trainable_of(model)}, begin
+
+
+def _shape(arm: Arm, given: Namespace) -> tuple[Any, Region, tuple[int, int]]:
+    """Return the model's shape, the region, and samples and text tokens of a batch."""
     config = SHAPES[MODEL]()
     config = tiny(config) if given.tiny else config
     region = resolve(arm.region, config.text_config.num_hidden_layers)
-    model = open_region(build(config, device), region, _case(arm), device)
-    return model, config, (TINY_BATCH, TINY_TEXT) if given.tiny else (BATCH, TEXT)
+    return config, region, (TINY_BATCH, TINY_TEXT) if given.tiny else (BATCH, TEXT)
+
+
+def _model(arm: Arm, given: Namespace, device: str) -> tuple[Any, Any, tuple[int, int]]:
+    """Return the model with its region open, its shape, and the sizes of a batch."""
+    config, region, size = _shape(arm, given)
+    return open_region(build(config, device), region, _case(arm), device), config, size

@@ -8,7 +8,8 @@
 LLaVA-1.5-7B's shape with random weights, 8 samples of one picture and 200 text tokens, LoRA of rank 128 on 25% or on
 all of the layers, and the projector. Each arm runs in a process of its own. One JSON line an arm, then a table: a whole
 step (median, least), tokens a second, peak GiB, and seconds from a built model to the first timed step. An arm that
-fails is told with its error; the others run. `trl` makes its batches itself, from samples of the same size.
+fails is told with its error; the others run. `trl` makes its batches itself, from samples of the same size. `unsloth`
+wants its own versions of TRL and datasets (2026.10: trl<=1.15, datasets<5, transformers<=5.17), and bitsandbytes.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import argparse
 import json
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,9 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="toys of the same family, on the CPU")
     parser.add_argument("--one", action="store_true", help="measure the one arm in this process")
     args = parser.parse_args()
+    if args.one and args.arms[0].startswith("unsloth"):
+        # It patches what is imported after it.
+        import_module("unsloth")
     from peers_arms import ARMS, measured
 
     if unknown := set(args.arms) - set(ARMS):

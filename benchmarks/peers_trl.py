@@ -110,4 +110,10 @@ def trl_steps(
     trainer.train()
     loss = trainer.state.log_history[-1]["train_loss"]
     steps = clock.milliseconds()[given.warmup - 1 :]
-    return {"steps_ms": steps, "loss": round(loss, 3), "tokens": batch["input_ids"].numel()}, begin
+    tokens = batch["input_ids"].numel()
+    return {"steps_ms": steps, "loss": round(loss, 3), "tokens": tokens, "trainable": trainable_of(model)}, begin
+
+
+def trainable_of(model: Any) -> int:
+    """Return how many parameters are open."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

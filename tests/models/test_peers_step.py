@@ -50,6 +50,7 @@ def test_a_step_is_measured(name: str) -> None:
     assert (line["name"], line["tokens"], len(line["steps_ms"])) == (name, 40, 2)
     assert min(line["steps_ms"]) == pytest.approx(line["ms_min"], abs=0.1)
     assert line["tokens_per_s"] == pytest.approx(40_000 / line["ms"], rel=0.02)
+    assert line["trainable_m"] == (0.559 if "all" in name else 0.141)
     # Untrained, of a thousand words.
     assert line["loss"] == pytest.approx(6.9, abs=0.3)
     assert ("trl" in line["versions"]) is name.startswith("trl")
