@@ -46,12 +46,13 @@ def main() -> None:
     parser.add_argument("arms", nargs="*", help="names of arms; all of them where none is given")
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--warmup", type=int, default=3, help="steps before, at least one")
-    parser.add_argument("--backend", default="inductor", help="of torch.compile")
+    parser.add_argument("--backend", help="of torch.compile; inductor, or eager for toys")
     parser.add_argument("--limit", type=float, default=560, help="seconds for all arms together")
     parser.add_argument("--out", type=Path, help="a file to add the lines to as well")
     parser.add_argument("--tiny", action="store_true", help="toys of the same family, on the CPU")
     parser.add_argument("--one", action="store_true", help="measure the one arm in this process")
     args = parser.parse_args()
+    args.backend = args.backend or ("eager" if args.tiny else "inductor")
     if args.one and args.arms[0].startswith("unsloth"):
         # It patches what is imported after it.
         import_module("unsloth")

@@ -48,8 +48,8 @@ def told(line: dict[str, Any], target: dict[str, Any] | None, score: str) -> lis
         return [*cells, *[f"{TARGET} is missing"] * (len(SHARES) + 1)]
     end = target["points"][-1]
     wanted = [(score, share * end[score]) for share in SHARES] + [("loss", end["loss"])]
-    found = [until(points, key, value) for key, value in wanted]
-    return cells + ["not reached" if one is None else f"{one:.1f}" for one in found]
+    found, start = [until(points, key, value) for key, value in wanted], starting(seconds)
+    return cells + ["not reached" if one is None else f"{one:.1f} ({one - start:.1f})" for one in found]
 
 
 def table(lines: list[dict[str, Any]]) -> str:

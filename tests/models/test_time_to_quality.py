@@ -73,12 +73,14 @@ def test_the_table_tells_what_is_missing_and_what_failed() -> None:
     worse = {"name": "uniform:25%", "points": POINTS[:1], **more}
     failed = {"name": "liger", "error": "no | kernels"}
     rows = {row.split(" | ")[0][2:]: row.split(" | ")[1:] for row in table([hf, failed, faster, worse]).splitlines()}
-    assert rows["hf"][-4:-1] == ["2.0", "2.0", "2.0"]
-    assert rows["all"][4:] == ["49.0", "1.6000", "1.0", "1.0", "1.0", "1.0 |"]
+    assert rows["hf"][-4:-1] == ["2.0 (2.0)"] * 3
+    assert rows["all"][4:] == ["49.0", "1.6000", "1.0 (1.0)", "1.0 (1.0)", "1.0 (1.0)", "1.0 (1.0) |"]
     assert rows["uniform:25%"][-4:] == ["not reached"] * 3 + ["not reached |"]
     assert rows["liger"][0] == "no / kernels"
     assert len({len(cells) for name, cells in rows.items() if not name.startswith("--")}) == 1
     assert "hf is missing" in table([faster])
+    slow = {**hf, "seconds": [1.0, *[0.1] * 29]}
+    assert "| 2.0 (1.1) |" in table([slow])
 
 
 def test_arms_run_apart_and_later_ones_are_added(
