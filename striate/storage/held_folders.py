@@ -104,7 +104,9 @@ def alone_at(path: Path, on_wait: Callable[[], object] = lambda: None) -> Iterat
 def _locked(lock: Path, on_wait: Callable[[], object]) -> int:
     """Return the descriptor of the folder, which is made, once this process has it for itself."""
     while True:
-        lock.mkdir(exist_ok=True)
+        # Who had it may remove it at any moment, which `exist_ok` would take for a file in its place.
+        with suppress(FileExistsError):
+            lock.mkdir()
         try:
             opened = os.open(lock, os.O_RDONLY)
         except FileNotFoundError:

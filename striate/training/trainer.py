@@ -199,7 +199,9 @@ class RegionTrainer(Trainer):
             with self._no_sync(model, last), self.inputs.on_device(batch) as ready:
                 with self.compute_loss_context_manager():
                     loss = self.compute_loss(model, ready, num_items_in_batch=num_items_in_batch)
-                self.accelerator.backward(loss)
+                # Nothing that trains takes part in plain text where no layer of the LLM trains.
+                if loss.requires_grad:
+                    self.accelerator.backward(loss)
             total += loss.detach()
         if self._lisa:
             self._lisa.after_backward()

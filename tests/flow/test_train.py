@@ -378,6 +378,24 @@ def test_text_only_data_without_the_projector(run: Run, tiny_llava: Loaded, samp
     )
 
 
+@pytest.mark.parametrize("packing", [False, True])
+def test_the_projector_alone_learns_beside_micro_batches_of_plain_text(
+    run: Run, tiny_llava: Loaded, samples: list[Sample], packing: bool
+) -> None:
+    mixed, trained = [*samples[:3], samples[-1]], []
+    config = FULL.model_copy(update={"max_steps": 3, "packing": packing})
+    for name, machine in (
+        ("whole", MachineSection(micro_batch=4, pack_tokens=1024)),
+        ("apart", MachineSection(micro_batch=1, pack_tokens=16)),
+    ):
+        loaded = Loaded(copy.deepcopy(tiny_llava.model), tiny_llava.processor)
+        run(loaded, config, name, Region(layers=(), num_layers=4, spec="none"), samples=mixed, machine=machine)
+        trained.append(state(loaded.model.model.multi_modal_projector))
+    start = state(tiny_llava.model.model.multi_modal_projector)
+    assert not any(torch.equal(start[name], tensor) for name, tensor in trained[0].items())
+    torch.testing.assert_close(*trained)
+
+
 def test_a_smaller_micro_batch_is_said(run: Run, tiny_llava: Loaded, samples: list[Sample]) -> None:
     said: list[str] = []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import os
 import pickle
 import resource
@@ -302,6 +303,22 @@ def test_what_one_writes_the_others_wait_for(tmp_path: Path) -> None:
         go.set()
         assert [done.result() for done in (first, *others)] == [True, False, False]
     assert worked == [1]
+
+
+def test_a_lock_that_goes_while_it_is_looked_for_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make, gone = os.mkdir, []
+
+    def mkdir(path: Any, *rest: Any, **more: Any) -> None:
+        if Path(path).name == ".one.lock" and not gone:
+            gone.append(path)
+            # It was there, and whoever had it removes it now.
+            raise FileExistsError(errno.EEXIST, "File exists", str(path))
+        make(path, *rest, **more)
+
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    assert write_once(tmp_path / "one", lambda writer: writer.add("a", torch.ones(2)))
+    assert gone
+    assert [path.name for path in tmp_path.iterdir()] == ["one"]
 
 
 def test_a_worker_that_outlives_a_failed_pass_keeps_nobody_waiting(tmp_path: Path) -> None:
