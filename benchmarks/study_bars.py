@@ -11,6 +11,8 @@ HOLDS, FAILS, CANT_TELL, ALIKE = "holds", "does not hold", "can't tell", "alike"
 LEAST_ABOVE_FLOOR = 10.0
 """In points: a task counts where tuning all layers ends as far above the floor."""
 LEAST_RAW, LEAST_OF_SIGHT, LEAST_END = 99.0, 98.0, 98.0
+PAPER_KEPT = {16: 99.4, 6: 99.0, 4: 98.0, 2: 96.5, 1: 91.9}
+"""Claim 2: % of all layers kept, by layers of 32; a quarter of them is claim 1."""
 SEEDS, SEEDS_OF_BOTH = 3, 5
 """Of an arm that a verdict is about; of all layers and `uniform:25%`."""
 
@@ -22,12 +24,22 @@ def counts(score: float, floor: float) -> bool:
 
 def nearly_all_kept(visual: Difference | None) -> str:
     """Return the word on claim 1. The interval is that of raw retention: above the floor the bar would say it twice."""
+    return _kept(visual, LEAST_RAW, LEAST_OF_SIGHT, LEAST_END)
+
+
+def paper_kept(visual: Difference | None, layers: int, of: int) -> str:
+    """Return the word on claim 2 for so many evenly spaced layers, or nothing where the paper has no figure of it."""
+    figure = PAPER_KEPT.get(round(layers * 32 / of))
+    return "" if figure is None else _kept(visual, figure - 1, figure - 2, figure - 2)
+
+
+def _kept(visual: Difference | None, raw: float, of_sight: float, end: float) -> str:
     if visual is None or visual.retention is None or visual.retention_low is None or visual.retention_high is None:
         return CANT_TELL
-    if visual.retention_high < LEAST_END:
+    if visual.retention_high < end:
         return FAILS
-    above = visual.above_floor is not None and visual.above_floor >= LEAST_OF_SIGHT
-    return HOLDS if visual.retention >= LEAST_RAW and above and visual.retention_low >= LEAST_END else CANT_TELL
+    above = visual.above_floor is not None and visual.above_floor >= of_sight
+    return HOLDS if visual.retention >= raw and above and visual.retention_low >= end else CANT_TELL
 
 
 def less_kept(visual: Difference | None, spread: float | None) -> str:

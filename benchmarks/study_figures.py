@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from study_arms import UNIFORM, Arm, Study, rate_of
-from study_bars import SEEDS, less_kept, nearly_all_kept, text_kept, would
+from study_bars import SEEDS, less_kept, nearly_all_kept, paper_kept, text_kept, would
 from study_comparisons import Comparisons
 
 from striate.artifacts import Difference, Region
@@ -104,7 +104,8 @@ def _words(region: Region, rows: dict[str, Difference], less: str) -> dict[str, 
     """Return the words on the claims, by claim; `less` is the one on whether less is kept than of `uniform:25%`."""
     found = {"4": text_kept(rows.get("text"), _perplexities(rows))}
     if not _is_quarter(region):
-        return found
+        word = paper_kept(rows.get("visual"), len(region), region.num_layers) if region.selector == "uniform" else ""
+        return {**({"2": word} if word else {}), **found}
     word = nearly_all_kept(rows.get("visual"))
     claim = "3a" if region.selector in _BLOCKS else "3b" if region.selector in _SCORED else ""
     return {"1": word if region.selector == "uniform" else would(word), **({claim: less} if claim else {}), **found}

@@ -13,6 +13,7 @@ from striate.wording import plural, signed
 OPEN = "†"
 _CLAIMS = {
     "1": "keeps nearly all visual skill",
+    "2": "keeps what the paper's as many layers keep, less one point",
     "3a": "keeps less than uniform:25%",
     "3b": "keeps less than uniform:25%, chosen by scores",
     "4": "text is kept",
@@ -105,9 +106,10 @@ def _words(told: dict[str, Any]) -> str:
         nats = ", ".join(f"{row['nats']:+.3f}" for row in arm["perplexity"])
         if arm["arm"] == ALL:
             continue
-        cells = [arm["arm"] + _mark(arm), words.get("1", ""), difference(against), twice, words.get("3a", "")]
+        cells = [arm["arm"] + _mark(arm), words.get("1", ""), words.get("2", ""), difference(against), twice]
+        cells.append(words.get("3a", ""))
         rows.append([*cells, words.get("3b", ""), difference(arm["text_difference"]), nats, words.get("4", "")])
-    heads = ["region", "1", f"visual, points to {UNIFORM}", "2 sd of it", "3a", "3b", f"text, points to {ALL}"]
+    heads = ["region", "1", "2", f"visual, points to {UNIFORM}", "2 sd of it", "3a", "3b", f"text, points to {ALL}"]
     return "\n\n".join(["## Words", table([*heads, "perplexity, nats", "4"], rows)])
 
 

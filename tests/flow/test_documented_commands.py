@@ -108,6 +108,7 @@ NOT_RUN["striate sweep configs/study/photos.yaml --out study"] = (
     "needs a model that a GPU aligns; test_study.py reads its plan"
 )
 NOT_RUN["striate sweep configs/study/regions.yaml --out study"] = "half an hour of a GPU; test_study.py reads its plan"
+NOT_RUN["striate sweep configs/study/sizes.yaml --out sizes"] = "half an hour of a GPU; test_study.py reads its plan"
 NOT_RUN["striate run configs/study/align.yaml --out aligned-b"] = (
     "a second language model, on a GPU; test_study.py reads its config"
 )

@@ -13,7 +13,17 @@ import pytest
 import study_verdicts
 import yaml
 from study_arms import Study
-from study_bars import ALIKE, CANT_TELL, FAILS, HOLDS, counts, less_kept, nearly_all_kept, text_kept
+from study_bars import (
+    ALIKE,
+    CANT_TELL,
+    FAILS,
+    HOLDS,
+    counts,
+    less_kept,
+    nearly_all_kept,
+    paper_kept,
+    text_kept,
+)
 from study_figures import Figures
 
 from striate.artifacts import (
@@ -52,7 +62,7 @@ WORDS = {
     "uniform:25%": {"1": HOLDS, "4": HOLDS},
     # Kept are 98.5% raw and 98% above a floor of 20 of 80 points, with an interval that has 98% in it.
     "uniform:25%+1": {"1": CANT_TELL, "4": HOLDS},
-    "uniform:50%": {"4": HOLDS},
+    "uniform:50%": {"2": HOLDS, "4": HOLDS},
     "bottom:25%": {"1": "would not hold", "3a": HOLDS, "4": FAILS},
     "middle:25%": {"1": "would hold", "3a": FAILS, "4": HOLDS},
     "top:25%": {"1": "would hold", "3a": ALIKE, "4": HOLDS},
@@ -250,6 +260,24 @@ def row(**changes: Any) -> Difference:
 )
 def test_the_bar_of_claim_1(changes: dict[str, Any], word: str) -> None:
     assert nearly_all_kept(row(**changes)) == word
+
+
+@pytest.mark.parametrize(
+    ("layers", "of", "changes", "word"),
+    [
+        # The paper's 2 of 32 keep 96.5%.
+        (2, 30, {"retention": 95.5, "retention_low": 94.5, "above_floor": 94.5}, HOLDS),
+        (2, 30, {"retention": 95.4, "retention_low": 94.5, "above_floor": 94.5}, CANT_TELL),
+        (2, 30, {"retention": 95.5, "retention_low": 94.4, "above_floor": 94.5}, CANT_TELL),
+        (2, 30, {"retention": 95.5, "retention_low": 94.5, "above_floor": 94.4}, CANT_TELL),
+        (2, 30, {"retention": 93.0, "retention_low": 92.0, "retention_high": 94.4}, FAILS),
+        (4, 30, {"retention": 96.0, "retention_low": 95.0, "retention_high": 95.9}, FAILS),
+        (15, 30, {"retention": 98.4, "retention_low": 97.4, "above_floor": 97.4}, HOLDS),
+        (12, 30, {}, ""),
+    ],
+)
+def test_the_bar_of_claim_2(layers: int, of: int, changes: dict[str, Any], word: str) -> None:
+    assert paper_kept(row(**changes), layers, of) == word
 
 
 def test_the_bars_of_claims_3_and_4_and_of_tasks() -> None:

@@ -71,10 +71,22 @@ def test_the_form_for_one_gpu_is_twelve_regions_at_five_rates() -> None:
     assert len(found.runs) == 60
 
 
-def test_real_pictures_are_learned_at_five_rates_and_the_projector_alone_at_one() -> None:
+def test_sizes_of_the_claim_have_five_rates_with_the_data_and_steps_of_the_regions() -> None:
+    found, regions = plan("sizes"), plan("regions").runs[0].config
+    assert found.sweep.choose is not None
+    assert [len(same) for same in classes_of(found.runs, found.sweep.choose.over)] == [5] * 7 + [1]
+    sizes = {len(resolve(parse_spec(run.config.select.region), LAYERS).layers) for run in found.runs}
+    assert sizes == {30, 15, 8, 6, 4, 2, 1, 0}
+    for config in (run.config for run in found.runs):
+        assert config.data == regions.data
+        assert config.evaluate == regions.evaluate
+        assert config.train.model_copy(update={"lr": regions.train.lr}) == regions.train
+
+
+def test_real_pictures_are_learned_at_six_rates_and_the_projector_alone_at_one() -> None:
     found = plan("photos")
     assert found.sweep.choose is not None
-    assert [len(same) for same in classes_of(found.runs, found.sweep.choose.over)] == [5, 5, 1]
+    assert [len(same) for same in classes_of(found.runs, found.sweep.choose.over)] == [6, 6, 1]
     configs = [run.config for run in found.runs]
     learned = {folder.partition("/")[2] for config in configs for folder in config.data.train} - {"text_train"}
     assert learned == {str(pack).partition("/")[2] for pack in configs[0].evaluate.packs if "text_" not in str(pack)}
@@ -94,7 +106,7 @@ def test_every_claim_has_its_arms() -> None:
     assert claims == ["1", "2", "3a", "3b", "4", "5", "6", "7", "8"]
     assert told == set(claims)
     files = set(re.findall(r"`configs/study/([\w-]+)\.yaml`", table)) - {"run"}
-    assert files == {file.stem for file in FOLDER.glob("*.yaml")} - {"run", "align", "reduced", "regions"}
+    assert files == {file.stem for file in FOLDER.glob("*.yaml")} - {"run", "align", "reduced", "regions", "sizes"}
     # Every row of the arms is told, by its name or as one of a kind.
     arms = [line for line in table.splitlines() if line.startswith("|") and "arms.yaml" in line]
     named = {name for line in arms for name in re.findall(r"`([\w+-]+)`", line.split("|")[3])}
