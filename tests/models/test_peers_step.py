@@ -21,8 +21,8 @@ GIVEN = Namespace(tiny=True, steps=2, warmup=1, backend="eager")
 
 
 def test_samples_are_of_the_size_of_the_others_batch() -> None:
-    pytest.importorskip("datasets")
-    collators = pytest.importorskip("trl.trainer.sft_trainer")
+    pytest.importorskip("datasets", reason="needs datasets (the extra `dev`)")
+    collators = pytest.importorskip("trl.trainer.sft_trainer", reason="needs trl (the extra `dev`)")
     config = tiny(SHAPES["llava-1.5-7b"]())
     collator = collators.DataCollatorForVisionLanguageModeling(processor_of(config), completion_only_loss=True)
     batch = collator(rows_of(config, 2, 16))
@@ -45,7 +45,7 @@ def test_arms_are_of_both_regions_and_name_rungs_that_there_are() -> None:
 @pytest.mark.parametrize("name", ["peft-25", "trl-all-checkpointed", "striate-exact"])
 def test_a_step_is_measured(name: str) -> None:
     if name.startswith("trl"):
-        pytest.importorskip("trl")
+        pytest.importorskip("trl", reason="needs trl (the extra `dev`)")
     line = measured(name, GIVEN)
     assert (line["name"], line["tokens"], len(line["steps_ms"])) == (name, 40, 2)
     assert min(line["steps_ms"]) == pytest.approx(line["ms_min"], abs=0.1)
