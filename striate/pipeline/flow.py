@@ -44,13 +44,13 @@ from striate.pipeline.preflight import (
 from striate.pipeline.references import floors_of, references_of
 from striate.pipeline.resident_model import BASE_LABEL, QUANTIZED, ResidentModel
 from striate.pipeline.run_inputs import locate_inputs, usable_calibration
+from striate.pipeline.run_packs import RunPacks
 from striate.pipeline.stage_keys import StageKeys
 from striate.progress import Progress, Silent, warn
 from striate.pruning.removal import removal_of
 from striate.runs.folder import CONFIG_FILE, open_run
 from striate.runs.former_defaults import as_it_began
 from striate.storage.fingerprints import fingerprint_of
-from striate.storage.inside import inside
 from striate.storage.launcher import launch
 from striate.wording import named_layers
 
@@ -62,7 +62,6 @@ if TYPE_CHECKING:
     from striate.pipeline.model_evaluation import Results
     from striate.pipeline.pruning.healing_run import HealingRun
     from striate.pipeline.trials.prune_trials import PruneTrials
-    from striate.tasks.packs.items import Pack
 
 
 class Flow:
@@ -103,14 +102,12 @@ class Flow:
             overwrite=overwrite,
             kept=as_it_began(anchored(kept), out / CONFIG_FILE) if kept else None,
         )
-        self.keys = StageKeys(self.run, self.inputs, self.read_packs, self.read_until_packs)
+        self._packs = RunPacks(self.run, self.inputs)
+        self.keys = StageKeys(self.run, self.inputs, self._packs.read, self._packs.read_until)
         self._models = ResidentModel(self.config, self._checked_path_of)
-        self._packs: list[Pack] = []
-        self._until_packs: list[Pack] = []
         adopt_earlier_stages(self.keys)
         for line in ineffective_settings(self.config, curve=curve):
             warn(self.progress, line)
-        self._noted = False
 
     @cached_property
     def device(self) -> torch.device:
@@ -362,7 +359,7 @@ class Flow:
 
         section = self.config.prune.model_copy(update={"remove": most})
         config = self.config.model_copy(update={"prune": section})
-        keys, packs, asked = self.keys, self._noted_packs, self.keys.asked()
+        keys, packs, asked = self.keys, self._packs.noted, self.keys.asked()
         healing = self._healing if self.config.heal.on else None
         return PruneTrials(config, self.out, self.inputs, keys, self._models, packs, asked, self.progress, healing)
 
@@ -372,7 +369,7 @@ class Flow:
 
         gate, held_out = self.config.prune.until or "", bool(self.inputs.until_packs)
         if held_out:
-            trials.packs, trials.asked = self.read_until_packs, self.keys.asked(until=True)
+            trials.packs, trials.asked = self._packs.read_until, self.keys.asked(until=True)
         whole = trials.result(0) if held_out else self._results(["tuned"])["tuned"]
         return find_count(trials, gate, whole, held_out=held_out, healed=self.config.heals)
 
@@ -399,16 +396,16 @@ class Flow:
         for label in labels:
             model, load = self._path_of(label), partial(self._models.load, label)
             key, floor = self.keys.evaluate(label), self.keys.floor(label)
-            evaluate_model(self.run, label, model=model, key=key, packs=self._noted_packs, load=load)
+            evaluate_model(self.run, label, model=model, key=key, packs=self._packs.noted, load=load)
             if label in blind:
-                evaluate_model(self.run, label, model=model, key=floor, packs=self._noted_packs, load=load, blind=True)
+                evaluate_model(self.run, label, model=model, key=floor, packs=self._packs.noted, load=load, blind=True)
             self._models.drop()
         return read_results(self.out, labels)
 
     def _floors(self) -> list[str]:
         """Return which models are asked without their pictures; none where no item has one, which is said."""
         labels = self.asked_blind
-        if labels and not any(item.images for pack in self.read_packs() for item in pack.items):
+        if labels and not any(item.images for pack in self._packs.read() for item in pack.items):
             warn(self.progress, "no effect: evaluate.floor (no test item has a picture)")
             return []
         return labels
@@ -459,38 +456,6 @@ class Flow:
             self.report()
             self.progress.say("report.html shows this now")
 
-    def read_packs(self) -> list[Pack]:
-        """Return the test packs, read and checked once."""
-        from striate.tasks.packs.sources import read_source
-
-        if not self._packs:
-            pictures = inside(self.out, "eval", "pictures", what="run folder:", error_class=ArtifactError).resolve()
-            limit = self.config.evaluate.limit
-            self._packs = [read_source(source, limit, pictures) for source in self.inputs.packs]
-        return self._packs
-
-    def read_until_packs(self) -> list[Pack]:
-        """Return the packs by which `prune.until` chooses, read and checked once; empty where the test packs do."""
-        from striate.tasks.packs.sources import read_source
-
-        if not self._until_packs:
-            pictures = inside(self.out, "trials", "pictures", what="run folder:", error_class=ArtifactError).resolve()
-            limit = self.config.evaluate.limit
-            self._until_packs = [read_source(source, limit, pictures) for source in self.inputs.until_packs]
-        return self._until_packs
-
-    def _noted_packs(self) -> list[Pack]:
-        """Return the test packs, after what is odd about them and the training data was said and written, once."""
-        from striate.data.reading import read_many
-        from striate.pipeline.model_evaluation import write_data_notes
-
-        if not self._noted:
-            limit, seed = self.config.data.max_train_samples, self.config.seed
-            trained = partial(read_many, self.inputs.train, limit, seed, self.inputs.options)
-            write_data_notes(self.run, self.read_packs(), trained)
-            self._noted = True
-        return self.read_packs()
-
     def _look_ahead(self) -> None:
         """Raise now for a base model, SPEC or test pack that would otherwise be refused only after hours."""
         from striate.harness.suites import parse_suite, require
@@ -510,8 +475,8 @@ class Flow:
         spec = self.keys.region_spec
         check_specs(self.config, spec)
         check_region_ahead(self.config, spec, self._num_layers())
-        if self.read_packs() and self.labels and not self._were_asked():
-            list(prompts_fit(self.config, self.inputs.model, self.read_packs()))
+        if self._packs.read() and self.labels and not self._were_asked():
+            list(prompts_fit(self.config, self.inputs.model, self._packs.read()))
         for text in self.config.evaluate.suites:
             require(parse_suite(text))
 
