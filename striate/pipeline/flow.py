@@ -28,9 +28,8 @@ from striate.errors import ArtifactError
 from striate.pipeline.all_done import all_done
 from striate.pipeline.earlier_keys import adopt_earlier_stages
 from striate.pipeline.ineffective_settings import ineffective_settings
-from striate.pipeline.model_origins import origin_of
+from striate.pipeline.model_origins import FOLDERS, origin_of
 from striate.pipeline.preflight import (
-    check_adapter,
     check_base,
     check_cache_folder,
     check_loggers,
@@ -104,7 +103,7 @@ class Flow:
         )
         self._packs = RunPacks(self.run, self.inputs)
         self.keys = StageKeys(self.run, self.inputs, self._packs.read, self._packs.read_until)
-        self._models = ResidentModel(self.config, self._checked_path_of)
+        self._models = ResidentModel(self.run, self.inputs.model)
         adopt_earlier_stages(self.keys)
         for line in ineffective_settings(self.config, curve=curve):
             warn(self.progress, line)
@@ -212,7 +211,7 @@ class Flow:
                     job = TrainingRequest(
                         config,
                         self.out,
-                        self._base_of_adapters(origin),
+                        self._models.base_of_adapters(origin),
                         self.inputs.train,
                         self.inputs.validate,
                         self.keys.model(origin),
@@ -263,7 +262,7 @@ class Flow:
             self.inputs.validate,
             region_to_train(self.config, self.out),
             lambda: self._models.take(label),
-            self._path_of(origin),
+            self._models.path_of(origin),
             follows,
             self.progress,
         )
@@ -394,7 +393,7 @@ class Flow:
         from striate.pipeline.model_evaluation import evaluate_model, read_results
 
         for label in labels:
-            model, load = self._path_of(label), partial(self._models.load, label)
+            model, load = self._models.path_of(label), partial(self._models.load, label)
             key, floor = self.keys.evaluate(label), self.keys.floor(label)
             evaluate_model(self.run, label, model=model, key=key, packs=self._packs.noted, load=load)
             if label in blind:
@@ -436,7 +435,7 @@ class Flow:
                 self.run,
                 suite,
                 label,
-                model=self._path_of(label),
+                model=self._models.path_of(label),
                 key=self.keys.suite(label, suite),
                 load=partial(self._models.load, label),
             )
@@ -493,30 +492,8 @@ class Flow:
         """Write README.md of the checkpoint called `label`; the model that the run began with keeps its own."""
         from striate.pipeline.run_card import write_run_card
 
-        if label in ("tuned", "unhealed", "pruned"):
+        if label in FOLDERS:
             write_run_card(self.out, label, self.config, self.inputs.model, figures)
-
-    def _path_of(self, label: str) -> str:
-        if label == QUANTIZED:
-            return self._path_of(origin_of(self.config, "tuned"))
-        own = {"tuned": "checkpoint", "unhealed": "unhealed", "pruned": "pruned"}
-        places = {**{name: self.out / folder for name, folder in own.items()}, **self.config.evaluate.others}
-        return str(places.get(label, self.inputs.model))
-
-    def _base_of_adapters(self, origin: str) -> str:
-        """Return where the model is that adapters train on, as they name it: one of this run is found from anywhere."""
-        path = self._path_of(origin)
-        return str(Path(path).absolute()) if origin != BASE_LABEL else path
-
-    def _checked_path_of(self, label: str) -> str:
-        from striate.models.io.hub_download import fetch_weights
-
-        fetch_weights(self.inputs.model, self.config.model.revision, self.progress)
-        path = self._path_of(label)
-        if label not in (BASE_LABEL, QUANTIZED):
-            base = self._path_of(origin_of(self.config, "tuned")) if label == "tuned" else self.inputs.model
-            check_adapter(Path(path), base)
-        return path
 
     def _num_layers(self) -> int:
         """Return the number of decoder layers: from the scores if there are some, else from the model's config."""

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from striate.artifacts import Region, read_if_there
-from striate.pipeline.run_card import FOLDERS, card_facts
+from striate.pipeline.model_origins import FOLDERS
+from striate.pipeline.run_card import card_facts
 from striate.pipeline.run_models import ModelPlace, config_of, model_of, revision_of
 from striate.progress import Progress, Silent
 

@@ -1,8 +1,10 @@
-"""Which of a run's models each other one is made from: layers go after the tuning, or before it."""
+"""The models that a run makes: which other one each is made from, and in which folder it lies."""
 
 from __future__ import annotations
 
 from striate.config import RunConfig
+
+FOLDERS = {"tuned": "checkpoint", "unhealed": "unhealed", "pruned": "pruned"}
 
 
 def origin_of(config: RunConfig, label: str) -> str:

@@ -1,21 +1,24 @@
-"""Keep the model that one stage loaded for the next one, so that a flow loads it once."""
+"""The models of a run: where each lies, and the one that a stage loaded, kept for the next one."""
 
 import gc
-from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from striate.config import RunConfig
+from striate.pipeline.model_origins import FOLDERS, origin_of
+from striate.pipeline.preflight import check_adapter
+from striate.runs.folder import RunFolder
 
 # What a run begins with, and the same as QLoRA trains it.
 BASE_LABEL, QUANTIZED = "start", "start in 4 bits"
 
 
 class ResidentModel:
-    """At most one model in memory, by its label."""
+    """The models of a run by their labels, at most one of them in memory."""
 
-    def __init__(self, config: RunConfig, path_of: Callable[[str], str]) -> None:
-        """Take a run's config, and `path_of`, which returns where a label's model is."""
-        self._config, self._path_of = config, path_of
+    def __init__(self, run: RunFolder, start: str) -> None:
+        """Take a run's folder, and folder or hub id of the model that it begins with."""
+        self._run, self._start = run, start
         self._label = ""
         self._loaded: Any = None
 
@@ -41,9 +44,27 @@ class ResidentModel:
         """Release the model."""
         self._loaded = None
 
+    def path_of(self, label: str) -> str:
+        """Return where the model called `label` is."""
+        if label == QUANTIZED:
+            return self.path_of(origin_of(self._run.config, "tuned"))
+        own = {name: self._run.path / folder for name, folder in FOLDERS.items()}
+        return str({**own, **self._run.config.evaluate.others}.get(label, self._start))
+
+    def base_of_adapters(self, origin: str) -> str:
+        """Return where the model is that adapters train on, as they name it: one of this run is found from anywhere."""
+        path = self.path_of(origin)
+        return str(Path(path).absolute()) if origin != BASE_LABEL else path
+
     def _read(self, label: str) -> Any:
-        revision = self._config.model.revision if label in (BASE_LABEL, QUANTIZED) else None
-        return load_for(self._config, self._path_of(label), quantized=label == QUANTIZED, revision=revision)
+        from striate.models.io.hub_download import fetch_weights
+
+        config, path = self._run.config, self.path_of(label)
+        fetch_weights(self._start, config.model.revision, self._run.progress)
+        if label not in (BASE_LABEL, QUANTIZED):
+            check_adapter(Path(path), self.path_of(origin_of(config, "tuned")) if label == "tuned" else self._start)
+        revision = config.model.revision if label in (BASE_LABEL, QUANTIZED) else None
+        return load_for(config, path, quantized=label == QUANTIZED, revision=revision)
 
 
 def load_for(config: RunConfig, path: str, *, quantized: bool, revision: str | None) -> Any:

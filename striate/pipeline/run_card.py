@@ -5,10 +5,9 @@ from pathlib import Path
 from striate.artifacts import EvalRecord, HealRecord, PruneRecord, Region, Retention, Scores, TrainRecord, read_if_there
 from striate.config import BUILTIN, RunConfig
 from striate.models.io.model_card import CardFacts, Seen, write_card
+from striate.pipeline.model_origins import FOLDERS
 from striate.pipeline.settled_rates import settled
 from striate.training.image_layers import by_number, needs_scores
-
-FOLDERS = {"tuned": "checkpoint", "unhealed": "unhealed", "pruned": "pruned"}
 
 
 def write_run_card(run: Path, label: str, config: RunConfig, base: str, figures: bool = False) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from striate.config import BUILTIN, OWN_MODELS, RunConfig, load_config, looks_like_hub_id
 from striate.demo.places import locate_model
 from striate.errors import ConfigError, ModelError
-from striate.pipeline.run_card import FOLDERS
+from striate.pipeline.model_origins import FOLDERS
 from striate.pipeline.run_inputs import MODEL_CONFIGS, check_model_path
 from striate.printable import shown
 from striate.progress import Progress, Silent, warn
