@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,22 +24,11 @@ from striate.artifacts import (
     write_document,
 )
 from striate.config import AUTO, RunConfig, anchored
-from striate.errors import ArtifactError
 from striate.pipeline.all_done import all_done
 from striate.pipeline.earlier_keys import adopt_earlier_stages
 from striate.pipeline.ineffective_settings import ineffective_settings
 from striate.pipeline.model_origins import FOLDERS, origin_of
-from striate.pipeline.preflight import (
-    check_base,
-    check_cache_folder,
-    check_loggers,
-    check_number_format,
-    check_parts,
-    check_region,
-    labels_of,
-    num_layers_of,
-    prompts_fit,
-)
+from striate.pipeline.preflight import check_base, check_loggers, check_region, labels_of, num_layers_of
 from striate.pipeline.references import floors_of, references_of
 from striate.pipeline.resident_model import BASE_LABEL, QUANTIZED, ResidentModel
 from striate.pipeline.run_inputs import locate_inputs, usable_calibration
@@ -117,9 +106,11 @@ class Flow:
 
     def everything(self) -> Path:
         """Run all stages in order; return the path of the report."""
+        from striate.pipeline.checking.run_ahead import check_run_ahead
+
         done = all_done(self.keys, scores=self.scores_wanted, blind=self.asked_blind)
         if not done:
-            self._look_ahead()
+            check_run_ahead(self.keys, self.device, self._num_layers)
         if self.scores_wanted:
             self.analyze()
         region = self.select()
@@ -454,39 +445,6 @@ class Flow:
         if (self.out / "report.html").is_file():
             self.report()
             self.progress.say("report.html shows this now")
-
-    def _look_ahead(self) -> None:
-        """Raise now for a base model, SPEC or test pack that would otherwise be refused only after hours."""
-        from striate.harness.suites import parse_suite, require
-        from striate.pipeline.checking.model_ahead import check_models
-        from striate.pipeline.checking.region_ahead import check_region_ahead
-        from striate.selectors.spec.required_scores import check_specs
-
-        check_number_format(self.config, self.device)
-        if self.config.train.method == "qlora":
-            from striate.models.io.quantized import check_quantization
-
-            check_quantization(self.device)
-        check_models(self.config, self.inputs.model)
-        check_loggers(self.config)
-        check_cache_folder(self.config)
-        check_parts(self.config, self.inputs.model)
-        spec = self.keys.region_spec
-        check_specs(self.config, spec)
-        check_region_ahead(self.config, spec, self._num_layers())
-        if self._packs.read() and self.labels and not self._were_asked():
-            list(prompts_fit(self.config, self.inputs.model, self._packs.read()))
-        for text in self.config.evaluate.suites:
-            require(parse_suite(text))
-
-    def _were_asked(self) -> bool:
-        """Return whether a model of the run has answered these very items, which then fit."""
-        for label in self.labels:
-            # Of a model that is not there yet.
-            with suppress(ArtifactError):
-                if self.run.is_done(f"evaluate:{label}", self.keys.evaluate(label)):
-                    return True
-        return False
 
     def _write_card(self, label: str, figures: bool = False) -> None:
         """Write README.md of the checkpoint called `label`; the model that the run began with keeps its own."""
