@@ -407,32 +407,15 @@ class Flow:
 
     def check_suites(self) -> list[Suite]:
         """Return the harness suites of the config; raise where one is not done and its harness is not installed."""
-        from striate.harness.suites import parse_suite, require
+        from striate.pipeline.harness_runs import checked_suites
 
-        suites = [parse_suite(text) for text in self.config.evaluate.suites]
-        for suite in suites:
-            keys = [self.keys.suite(label, suite) for label in self.labels]
-            if not all(map(self.run.is_done, [f"suite:{label}.{suite.slug}" for label in self.labels], keys)):
-                require(suite)
-        return suites
+        return checked_suites(self.keys)
 
     def suites(self) -> list[SuiteRecord]:
         """Run the harness suites of the config on every model; write eval/suites/."""
-        from striate.pipeline.harness_runs import run_suite_stage
+        from striate.pipeline.harness_runs import run_suite_stages
 
-        suites = self.check_suites()
-        return [
-            run_suite_stage(
-                self.run,
-                suite,
-                label,
-                model=self._models.path_of(label),
-                key=self.keys.suite(label, suite),
-                load=partial(self._models.load, label),
-            )
-            for label in self.labels
-            for suite in suites
-        ]
+        return run_suite_stages(self.keys, self._models)
 
     def report(self) -> Path:
         """Write report.html from whatever artifacts there are; return its path."""
