@@ -19,7 +19,6 @@ from striate.artifacts import (
     Scores,
     SuiteRecord,
     TrainRecord,
-    UntilRecord,
     read_document,
     write_document,
 )
@@ -277,8 +276,10 @@ class Flow:
                 unfinished = self.out / UNFINISHED
                 ranking = LayerRanking(self.config, self.inputs.calibrating, unfinished, stage.key, self.progress)
                 if section.until:
+                    from striate.pipeline.trials.until_run import find_count
+
                     trials = self._trials(remove)
-                    until = self._until(trials)
+                    until = find_count(trials, lambda: self._results(["tuned"])["tuned"])
                     remove, ranking = until.count, trials.ranking
                 whole = self._models.take(origin_of(self.config, "pruned"))
                 if self.config.heals:
@@ -347,21 +348,8 @@ class Flow:
         """Return the models of this run that lack up to `most` layers."""
         from striate.pipeline.trials.prune_trials import PruneTrials
 
-        section = self.config.prune.model_copy(update={"remove": most})
-        config = self.config.model_copy(update={"prune": section})
-        keys, packs, asked = self.keys, self._packs.noted, self.keys.asked()
         healing = self._healing if self.config.heal.on else None
-        return PruneTrials(config, self.out, self.inputs, keys, self._models, packs, asked, self.progress, healing)
-
-    def _until(self, trials: PruneTrials) -> UntilRecord:
-        """Return how many layers `prune.until` bears, of as many as `trials` has."""
-        from striate.pipeline.trials.until_run import find_count
-
-        gate, held_out = self.config.prune.until or "", bool(self.inputs.until_packs)
-        if held_out:
-            trials.packs, trials.asked = self._packs.read_until, self.keys.asked(until=True)
-        whole = trials.result(0) if held_out else self._results(["tuned"])["tuned"]
-        return find_count(trials, gate, whole, held_out=held_out, healed=self.config.heals)
+        return PruneTrials(most, self.keys, self._models, self._packs.noted, self.keys.asked(), healing)
 
     def evaluate(self) -> Retention:
         """Ask every model the test packs; write eval/LABEL.json, its predictions, retention.json and gate.json."""

@@ -50,8 +50,8 @@ def check_curve(config: RunConfig, region: Region, counts: Sequence[int]) -> Non
 def write_curve(trials: PruneTrials, spec: str, counts: Sequence[int], results: Mapping[str, Result]) -> None:
     """Make the curve, and write curve.json and curve.csv; arguments as of `make_curve`."""
     curve = make_curve(trials, spec, counts, results, (False, True) if trials.healing else (False,))
-    write_text(trials.out / TABLE_FILE, curve_csv(curve))
-    write_document(trials.out / CURVE_FILE, curve)
+    write_text(trials.run.path / TABLE_FILE, curve_csv(curve))
+    write_document(trials.run.path / CURVE_FILE, curve)
 
 
 def make_curve(
@@ -69,7 +69,7 @@ def make_curve(
     # All of the ranking at once: it needs the whole model, which every trial takes apart.
     trials.removed(counts[-1])
     for number, count in enumerate(counts[1:], 1):
-        trials.progress.say(f"curve: {label_of(count, False)}, {number} of {len(counts) - 1}")
+        trials.run.progress.say(f"curve: {label_of(count, False)}, {number} of {len(counts) - 1}")
         trials.make(count, forms, speed=True)
     points = [point for count in counts[1:] for healed in forms for point in [_point(trials, count, healed, results)]]
     whole = _whole(trials, points[0].count, results)

@@ -27,10 +27,10 @@ from striate.pipeline.model_evaluation import remove
 from striate.pipeline.pruning.healing_run import HealingRun
 from striate.pipeline.pruning.layer_ranking import LayerRanking
 from striate.pipeline.resident_model import ResidentModel
-from striate.pipeline.run_inputs import RunInputs
 from striate.pipeline.stage_keys import StageKeys
 from striate.pipeline.trials.adopted import asked_in_run
-from striate.progress import Progress, warn
+from striate.progress import warn
+from striate.runs.folder import RunFolder
 from striate.storage.atomic import check_file_place
 from striate.storage.fingerprints import fingerprint_of
 
@@ -55,48 +55,48 @@ class PruneTrials:
     ranking, and speeds. A trial that was interrupted asks only what had not been answered.
 
     Attributes:
-        config: of the run, with `prune.remove` at the most layers that are tried.
-        out: the run's folder.
-        inputs: where its data is.
-        keys: what its stages follow from.
+        most: the most layers that are removed.
+        keys: what the run's stages follow from.
         models: loads the tuned model.
         packs: returns the test packs to ask.
         asked: what the answers follow from, besides the model.
-        progress: where to say how far it is.
         healing: how smaller models are healed, where they are.
     """
 
-    config: RunConfig
-    out: Path
-    inputs: RunInputs
+    most: int
     keys: StageKeys
     models: ResidentModel
     packs: Callable[[], Sequence[Pack]]
     asked: dict[str, Any]
-    progress: Progress
     healing: HealingRun | None = None
     _cuts: tuple[Cut, ...] = field(default=(), init=False)
 
     @property
-    def most(self) -> int:
-        """The most layers that are removed."""
-        return int(self.config.prune.remove)
+    def run(self) -> RunFolder:
+        """The run."""
+        return self.keys.run
+
+    @cached_property
+    def config(self) -> RunConfig:
+        """The config of the run, with `prune.remove` at the most layers that are tried."""
+        section = self.run.config.prune.model_copy(update={"remove": self.most})
+        return self.run.config.model_copy(update={"prune": section})
 
     @cached_property
     def region(self) -> Region:
         """The layers that stay."""
-        return read_document(self.out / "region.json", Region)
+        return read_document(self.run.path / "region.json", Region)
 
     @cached_property
     def ranking(self) -> LayerRanking:
         """The greedy ranking, which is kept: one of fewer layers is the beginning of one of more."""
         key = fingerprint_of(self.keys.ranking(self.config.prune))
-        file = self.out / FOLDER / "ranking.json"
-        return LayerRanking(self.config, self.inputs.calibrating, file, key, self.progress)
+        file = self.run.path / FOLDER / "ranking.json"
+        return LayerRanking(self.config, self.keys.inputs.calibrating, file, key, self.run.progress)
 
     @cached_property
     def _scores(self) -> Scores | None:
-        return read_document(self.out / "scores.json", Scores) if self.config.prune.needs_scores else None
+        return read_document(self.run.path / "scores.json", Scores) if self.config.prune.needs_scores else None
 
     def follows(self, counts: Sequence[int]) -> dict[str, Any]:
         """Return what a curve at `counts` follows from."""
@@ -195,7 +195,7 @@ class PruneTrials:
         pruned, record, predictions = own
         record = record.model_copy(update={"label": label_of(count, healed)})
         self._keep(count, healed, pruned, record, predictions)
-        self.progress.say(f"{record.label}: asked already as a model of this run")
+        self.run.progress.say(f"{record.label}: asked already as a model of this run")
         return True
 
     def _first(self, count: int) -> tuple[Cut, ...]:
@@ -226,11 +226,11 @@ class PruneTrials:
             loaded.processor,
             self.packs(),
             label=label_of(count, healed),
-            model_name=str(self.out / "checkpoint"),
+            model_name=str(self.run.path / "checkpoint"),
             config=self.config.evaluate,
             machine=self.config.machine,
             seed=self.config.seed,
-            progress=self.progress,
+            progress=self.run.progress,
             journal=journal,
             journal_key=key,
         )
@@ -266,7 +266,7 @@ class PruneTrials:
                 loaded.model, loaded.processor, prompt_tokens=length, new_tokens=NEW_TOKENS, repeats=REPEATS
             )
         except DataError as error:
-            warn(self.progress, f"speed is not measured: {first_line(error)}")
+            warn(self.run.progress, f"speed is not measured: {first_line(error)}")
             return None
 
     @cached_property
@@ -299,7 +299,7 @@ class PruneTrials:
 
     def _path(self, count: int, healed: bool) -> Path:
         name = f"{count:03}{'-healed' if healed else ''}-{self._key(count, healed)[:12]}"
-        return self.out / FOLDER / f"{name}.json"
+        return self.run.path / FOLDER / f"{name}.json"
 
     def _work(self, count: int) -> Path:
         return self._path(count, True).with_suffix(".healing")
@@ -310,7 +310,7 @@ class PruneTrials:
         remove(self._work(count).with_suffix(".jsonl"))
 
     def _speed_path(self, count: int) -> Path:
-        return self.out / FOLDER / f"{count:03}-speed-{self._speed_key(count)[:12]}.json"
+        return self.run.path / FOLDER / f"{count:03}-speed-{self._speed_key(count)[:12]}.json"
 
     def _lost(self, count: int, healed: bool) -> Result:
         raise ArtifactError(

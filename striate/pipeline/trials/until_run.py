@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from striate.artifacts import GateRow, UntilRecord, UntilTrial
 from striate.config import BESIDE
 from striate.errors import ConfigError
@@ -11,37 +13,40 @@ from striate.pruning.largest_count import largest_count
 from striate.tasks.scoring.gate import hold_against
 
 
-def find_count(trials: PruneTrials, gate: str, whole: Result, *, held_out: bool, healed: bool) -> UntilRecord:
-    """Return how many layers the gate bears, of at most `trials.most`, and every trial that showed it.
+def find_count(trials: PruneTrials, tuned: Callable[[], Result]) -> UntilRecord:
+    """Return how many layers `prune.until` bears, of at most `trials.most`, and every trial that showed it.
 
-    The tuned model bears it by definition. Each number of layers is held against it on the same items; a condition is
-    met when the retention itself reaches its bound, as in `evaluate.gate`. See `largest_count` for what is assumed.
+    Packs of its own are asked where the run has some. The tuned model bears the gate by definition. Each number of
+    layers is held against it on the same items; a condition is met when the retention itself reaches its bound, as in
+    `evaluate.gate`. See `largest_count` for what is assumed.
 
     Args:
-        trials: of the run, with the packs that are asked.
-        gate: the conditions, as `parse_gate` reads them.
-        whole: record and answers of the tuned model.
-        held_out: whether the packs are others than those of the evaluation.
-        healed: whether models are healed before they are asked.
+        trials: of the run; from now on with the packs that are asked.
+        tuned: returns record and answers of the tuned model on the test packs.
 
     Raises:
         ConfigError: no layer may go, and layers next to removed ones were to be healed.
     """
+    config, held_out = trials.run.config, bool(trials.keys.inputs.until_packs)
+    gate, healed = config.prune.until or "", config.heals
     tried: list[UntilTrial] = []
-    if not held_out:
-        trials.progress.say(
+    if held_out:
+        trials.packs, trials.asked = trials.keys.read_until, trials.keys.asked(until=True)
+        whole = trials.result(0)
+    else:
+        whole = tuned()
+        trials.run.progress.say(
             "prune: prune.until asks the test packs themselves, so that the figures of the evaluation are a little too"
             " good: name others in prune.until_packs"
         )
 
     def borne(count: int) -> bool:
         result, label = trials.result(count, healed), label_of(count, healed)
-        rows = hold_against(
-            gate, WHOLE, {WHOLE: whole, label: result}, trials.config.evaluate.bootstrap, trials.config.seed
-        ).rows
+        answers = {WHOLE: whole, label: result}
+        rows = hold_against(gate, WHOLE, answers, config.evaluate.bootstrap, config.seed).rows
         passed = all(row.passed for row in rows)
         tried.append(UntilTrial(count=count, removed=trials.removed(count), passed=passed, rows=rows))
-        trials.progress.say(f"prune: {label}: {'; '.join(map(told_row, rows))}")
+        trials.run.progress.say(f"prune: {label}: {'; '.join(map(told_row, rows))}")
         return passed
 
     count = largest_count(trials.most, borne)
@@ -56,8 +61,8 @@ def find_count(trials: PruneTrials, gate: str, whole: Result, *, held_out: bool,
         stopped_by=tuple(row.condition for row in refused.rows if not row.passed) if refused else (),
         trials=tuple(tried),
     )
-    trials.progress.say(f"prune: {told_until(record)}")
-    if healed and not count and trials.config.heal.region == BESIDE:
+    trials.run.progress.say(f"prune: {told_until(record)}")
+    if healed and not count and config.heal.region == BESIDE:
         raise ConfigError(
             f"prune.until {gate!r} bears no layer less, and heal.region beside heals the layers next to removed ones",
             "a bound that a smaller model meets, or other layers to heal",
