@@ -14,13 +14,15 @@ from striate.artifacts import PruneRecord, Region, TrainRecord, read_document
 from striate.config import RunConfig
 from striate.data.held_out import training_data
 from striate.models.surgery.renumber import renumbered
-from striate.pipeline.resident_model import load_for
+from striate.pipeline.model_origins import origin_of
+from striate.pipeline.resident_model import ResidentModel, load_for
 from striate.pipeline.restore_training import WORK_FOLDER
 from striate.progress import Progress, Silent
 from striate.training.distributed.ranks import Ranks
 
 if TYPE_CHECKING:
     from striate.models.io.load import Loaded
+    from striate.pipeline.stage_keys import StageKeys
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,13 @@ class TrainingRequest:
     base_weights: str
     key: str
     overwrite: bool
+
+    @classmethod
+    def of(cls, keys: StageKeys, models: ResidentModel, key: str) -> TrainingRequest:
+        """Return the training of a run, by its keys and models; `key` is that of the stage."""
+        run, inputs, origin = keys.run, keys.inputs, origin_of(keys.run.config, "tuned")
+        path, weights = models.base_of_adapters(origin), keys.model(origin)
+        return cls(keys.tuning(), run.path, path, inputs.train, inputs.validate, weights, key, run.overwrite)
 
     def run(self, loaded: Loaded, progress: Progress) -> TrainRecord:
         """Return how it went; all ranks must run it.

@@ -29,7 +29,7 @@ from striate.pipeline.ineffective_settings import ineffective_settings
 from striate.pipeline.model_origins import FOLDERS, origin_of
 from striate.pipeline.preflight import check_base, check_loggers, check_region, labels_of, num_layers_of
 from striate.pipeline.references import floors_of, references_of
-from striate.pipeline.resident_model import BASE_LABEL, QUANTIZED, ResidentModel
+from striate.pipeline.resident_model import BASE_LABEL, ResidentModel
 from striate.pipeline.run_inputs import locate_inputs, usable_calibration
 from striate.pipeline.run_packs import RunPacks
 from striate.pipeline.stage_keys import StageKeys
@@ -37,7 +37,6 @@ from striate.progress import Progress, Silent, warn
 from striate.pruning.removal import removal_of
 from striate.runs.folder import CONFIG_FILE, open_run
 from striate.runs.former_defaults import as_it_began
-from striate.storage.fingerprints import fingerprint_of
 from striate.storage.launcher import launch
 from striate.wording import named_layers
 
@@ -195,22 +194,11 @@ class Flow:
                 if stage.stale:
                     from striate.pipeline.distributed_job import TrainingRequest
 
-                    origin, config = origin_of(self.config, "tuned"), self.keys.tuning()
+                    job = TrainingRequest.of(self.keys, self._models, stage.key)
                     if self.config.train.lr == AUTO:
-                        self.progress.say(f"train: train.lr auto is {config.train.rate:g} for this region")
-                    job = TrainingRequest(
-                        config,
-                        self.out,
-                        self._models.base_of_adapters(origin),
-                        self.inputs.train,
-                        self.inputs.validate,
-                        self.keys.model(origin),
-                        stage.key,
-                        self.run.overwrite,
-                    )
+                        self.progress.say(f"train: train.lr auto is {job.config.train.rate:g} for this region")
                     start(job)
-                    label = QUANTIZED if self.config.train.method == "qlora" else origin
-                    record = job.run(self._models.take(label), self.progress)
+                    record = job.run(self._models.take_to_tune(), self.progress)
                     write_document(self.out / "train.json", record)
                     self._write_card("tuned")
                 elif stage.restored:
@@ -237,26 +225,11 @@ class Flow:
         Raises:
             ConfigError: the minutes allow too few steps.
         """
-        from striate.pipeline.distributed_job import region_to_train
         from striate.pipeline.trials.rate_choice import rates_around
-        from striate.pipeline.trials.rate_trials import FILE, RateTrials
+        from striate.pipeline.trials.rate_trials import RateTrials
 
-        origin = origin_of(self.config, "tuned")
-        label = QUANTIZED if self.config.train.method == "qlora" else origin
-        follows = fingerprint_of({**self.keys.train(), "machine.dtype": self.config.machine.dtype})
-        config = self.keys.tuning()
-        trials = RateTrials(
-            config,
-            self.out / FILE,
-            self.inputs.train,
-            self.inputs.validate,
-            region_to_train(self.config, self.out),
-            lambda: self._models.take(label),
-            self._models.path_of(origin),
-            follows,
-            self.progress,
-        )
-        return trials.search(rates or rates_around(config.train.rate), minutes, metric)
+        trials = RateTrials.of(self.keys, self._models)
+        return trials.search(rates or rates_around(trials.config.train.rate), minutes, metric)
 
     def prune(self) -> PruneRecord:
         """Remove layers outside the region; write pruned/ and prune.json, or unhealed/ where a healed one follows."""

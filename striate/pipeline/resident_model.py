@@ -40,6 +40,11 @@ class ResidentModel:
         self.drop()
         return loaded
 
+    def take_to_tune(self) -> Any:
+        """Return what `take` does of the model that is tuned, in 4 bits for QLoRA."""
+        config = self._run.config
+        return self.take(QUANTIZED if config.train.method == "qlora" else origin_of(config, "tuned"))
+
     def drop(self) -> None:
         """Release the model."""
         self._loaded = None

@@ -16,11 +16,15 @@ from striate.config import RunConfig, TrainSection
 from striate.data.held_out import TrainingData, training_data
 from striate.data.reading import drawn
 from striate.errors import ArtifactError, ConfigError, DivergedError
+from striate.pipeline.model_origins import origin_of
 from striate.pipeline.trials.rate_choice import LEAST_STEPS, Pace, best_rate
 from striate.progress import Progress, warn
+from striate.storage.fingerprints import fingerprint_of
 
 if TYPE_CHECKING:
     from striate.models.io.load import Loaded
+    from striate.pipeline.resident_model import ResidentModel
+    from striate.pipeline.stage_keys import StageKeys
     from striate.training.session import TrainingResult
 
 FILE = "find_lr.json"
@@ -56,6 +60,17 @@ class RateTrials:
     base_path: str
     follows: str
     progress: Progress
+
+    @classmethod
+    def of(cls, keys: StageKeys, models: ResidentModel) -> RateTrials:
+        """Return the trials of a run, by its keys and models."""
+        from striate.pipeline.distributed_job import region_to_train
+
+        run, inputs, path = keys.run, keys.inputs, models.path_of(origin_of(keys.run.config, "tuned"))
+        follows = fingerprint_of({**keys.train(), "machine.dtype": run.config.machine.dtype})
+        config, region = keys.tuning(), region_to_train(run.config, run.path)
+        load, file = models.take_to_tune, run.path / FILE
+        return cls(config, file, inputs.train, inputs.validate, region, load, path, follows, run.progress)
 
     def search(self, rates: Sequence[float], minutes: float, metric: str) -> RateSearch:
         """Return what each rate reaches; trials that are kept from an interrupted call are not done again.
