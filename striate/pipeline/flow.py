@@ -24,12 +24,26 @@ from striate.artifacts import (
 )
 from striate.config import AUTO, RunConfig, anchored
 from striate.pipeline.all_done import all_done
+from striate.pipeline.checking.run_ahead import check_run_ahead
 from striate.pipeline.earlier_keys import adopt_earlier_stages
+from striate.pipeline.harness_runs import checked_suites, run_suite_stages
 from striate.pipeline.ineffective_settings import ineffective_settings
+from striate.pipeline.model_evaluation import (
+    Results,
+    evaluate_model,
+    read_floors,
+    read_results,
+    write_gate,
+    write_retention,
+)
 from striate.pipeline.model_origins import FOLDERS, origin_of
 from striate.pipeline.preflight import check_base, check_loggers, check_region, labels_of, num_layers_of
+from striate.pipeline.pruning.healing_run import HealingRun
+from striate.pipeline.pruning.pruned_places import settle_pruned
 from striate.pipeline.references import floors_of, references_of
 from striate.pipeline.resident_model import BASE_LABEL, ResidentModel
+from striate.pipeline.restore_training import restore_training
+from striate.pipeline.run_card import write_run_card
 from striate.pipeline.run_inputs import locate_inputs, usable_calibration
 from striate.pipeline.run_packs import RunPacks
 from striate.pipeline.stage_keys import StageKeys
@@ -45,8 +59,6 @@ if TYPE_CHECKING:
 
     from striate.harness.suites import Suite
     from striate.pipeline.distributed_job import TrainingRequest
-    from striate.pipeline.model_evaluation import Results
-    from striate.pipeline.pruning.healing_run import HealingRun
     from striate.pipeline.trials.prune_trials import PruneTrials
 
 
@@ -91,6 +103,7 @@ class Flow:
         self._packs = RunPacks(self.run, self.inputs)
         self.keys = StageKeys(self.run, self.inputs, self._packs.read, self._packs.read_until)
         self._models = ResidentModel(self.run, self.inputs.model)
+        self._healing = HealingRun(self.run, self.inputs, self.keys)
         adopt_earlier_stages(self.keys)
         for line in ineffective_settings(self.config, curve=curve):
             warn(self.progress, line)
@@ -104,8 +117,6 @@ class Flow:
 
     def everything(self) -> Path:
         """Run all stages in order; return the path of the report."""
-        from striate.pipeline.checking.run_ahead import check_run_ahead
-
         done = all_done(self.keys, scores=self.scores_wanted, blind=self.asked_blind)
         if not done:
             check_run_ahead(self.keys, self.device, self._num_layers)
@@ -184,8 +195,6 @@ class Flow:
 
     def train(self) -> TrainRecord:
         """Tune the region and the projector; write checkpoint/, train.json and train_log.jsonl."""
-        from striate.pipeline.restore_training import restore_training
-
         outputs, restore = ["checkpoint", "train.json", "train_log.jsonl"], partial(restore_training, self.out)
         with self._session() as start:
             check_base(self.config, self.inputs.model)
@@ -233,8 +242,6 @@ class Flow:
 
     def prune(self) -> PruneRecord:
         """Remove layers outside the region; write pruned/ and prune.json, or unhealed/ where a healed one follows."""
-        from striate.pipeline.pruning.pruned_places import settle_pruned
-
         section, label = self.config.prune, "unhealed" if self.config.heals else "pruned"
         settle_pruned(self.keys)
         with self.run.stage("prune", self.keys.prune(), [label, "prune.json"]) as stage:
@@ -291,13 +298,6 @@ class Flow:
         shutil.rmtree(self.out / WORK, ignore_errors=True)
         return read_document(self.out / "heal.json", HealRecord)
 
-    @cached_property
-    def _healing(self) -> HealingRun:
-        """The healing of this run."""
-        from striate.pipeline.pruning.healing_run import HealingRun
-
-        return HealingRun(self.run, self.inputs, self.keys)
-
     def curve(self, spec: str) -> Curve:
         """Try numbers of removed layers such as `0:50%`; write curve.json and curve.csv. No other artifact changes.
 
@@ -326,8 +326,6 @@ class Flow:
 
     def evaluate(self) -> Retention:
         """Ask every model the test packs; write eval/LABEL.json, its predictions, retention.json and gate.json."""
-        from striate.pipeline.model_evaluation import read_floors, write_gate, write_retention
-
         section, seed, blind = self.config.evaluate, self.config.seed, self._floors()
         results, references = self._results(self.labels, blind), references_of(self.config)
         floors = read_floors(self.out, blind)
@@ -342,8 +340,6 @@ class Flow:
 
         Those of `blind` are asked without their pictures too.
         """
-        from striate.pipeline.model_evaluation import evaluate_model, read_results
-
         for label in labels:
             model, load = self._models.path_of(label), partial(self._models.load, label)
             key, floor = self.keys.evaluate(label), self.keys.floor(label)
@@ -368,14 +364,10 @@ class Flow:
 
     def check_suites(self) -> list[Suite]:
         """Return the harness suites of the config; raise where one is not done and its harness is not installed."""
-        from striate.pipeline.harness_runs import checked_suites
-
         return checked_suites(self.keys)
 
     def suites(self) -> list[SuiteRecord]:
         """Run the harness suites of the config on every model; write eval/suites/."""
-        from striate.pipeline.harness_runs import run_suite_stages
-
         return run_suite_stages(self.keys, self._models)
 
     def report(self) -> Path:
@@ -392,8 +384,6 @@ class Flow:
 
     def _write_card(self, label: str, figures: bool = False) -> None:
         """Write README.md of the checkpoint called `label`; the model that the run began with keeps its own."""
-        from striate.pipeline.run_card import write_run_card
-
         if label in FOLDERS:
             write_run_card(self.out, label, self.config, self.inputs.model, figures)
 
