@@ -103,7 +103,7 @@ class Flow:
         self._packs = RunPacks(self.run, self.inputs)
         self.keys = StageKeys(self.run, self.inputs, self._packs.read, self._packs.read_until)
         self._models = ResidentModel(self.run, self.inputs.model)
-        self._healing = HealingRun(self.run, self.inputs, self.keys)
+        self._healing = HealingRun(self.keys)
         adopt_earlier_stages(self.keys)
         for line in ineffective_settings(self.config, curve=curve):
             warn(self.progress, line)

@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING, Any
 from striate.artifacts import PruneRecord, read_document, write_document
 from striate.pipeline.pruning.self_test_prompts import self_test_prompts
 from striate.pipeline.resident_model import ResidentModel
-from striate.pipeline.run_inputs import RunInputs
 from striate.pipeline.stage_keys import StageKeys
 from striate.progress import warn
-from striate.runs.folder import RunFolder
 from striate.storage.fingerprints import fingerprint_of
 from striate.wording import plural
 
@@ -30,16 +28,8 @@ OUTPUTS = (PRUNED, RECORD, LOG)
 
 @dataclass
 class HealingRun:
-    """The healing of one run.
+    """The healing of one run; `keys` are what its stages follow from."""
 
-    Attributes:
-        run: its folder.
-        inputs: where its data is.
-        keys: what its stages follow from.
-    """
-
-    run: RunFolder
-    inputs: RunInputs
     keys: StageKeys
 
     @cached_property
@@ -49,14 +39,15 @@ class HealingRun:
         from striate.data.reading import read_many
         from striate.healing.sample_mix import healing_samples
 
-        section, data, seed = self.run.config.heal, self.run.config.data, self.run.config.seed
-        pool = training_data(data, self.inputs.train, self.inputs.validate, seed).samples
-        more = read_many(self.inputs.heal_text, options=self.inputs.options) if self.inputs.heal_text else []
-        samples = healing_samples(pool, section, self.run.config.train.batch_size, seed, more)
+        config, inputs = self.keys.run.config, self.keys.inputs
+        section, seed = config.heal, config.seed
+        pool = training_data(config.data, inputs.train, inputs.validate, seed).samples
+        more = read_many(inputs.heal_text, options=inputs.options) if inputs.heal_text else []
+        samples = healing_samples(pool, section, config.train.batch_size, seed, more)
         text, wanted = sum(not sample.images for sample in samples), int(section.text * len(samples) + 0.5)
         if text < wanted:
             warn(
-                self.run.progress,
+                self.keys.run.progress,
                 f"heal: {text} of {len(samples)} samples have no picture, and heal.text asks for {wanted}: text is what"
                 " pruning loses first, so name some in heal.text_data",
             )
@@ -68,7 +59,7 @@ class HealingRun:
         from striate.data.pictures import PictureLimits
         from striate.healing.teacher_pass import teacher_rows
 
-        config = self.run.config
+        run, config = self.keys.run, self.keys.run.config
         machine, limits = config.machine, PictureLimits.of(config.machine)
         return teacher_rows(
             tuned.model,
@@ -77,14 +68,14 @@ class HealingRun:
             config.heal,
             batch_size=machine.micro_batch,
             workers=machine.workers,
-            folder=self.run.path / TEACHER,
+            folder=run.path / TEACHER,
             key=self._teacher_key,
-            progress=self.run.progress,
+            progress=run.progress,
         )
 
     def heal(self, models: ResidentModel) -> None:
         """Heal the pruned model; write pruned/, heal.json and heal_log.jsonl."""
-        config, out = self.run.config, self.run.path
+        run, out = self.keys.run, self.keys.run.path
         rows = self._rows(models)
         unhealed = models.take(UNHEALED)
         _, record = self._healed(
@@ -96,13 +87,13 @@ class HealingRun:
             log=out / LOG,
             base_path=str(out / UNHEALED),
             base_weights=self.keys.model(UNHEALED),
-            overwrite=self.run.overwrite,
-            test_inputs=self_test_prompts(unhealed.processor, config, self.inputs.train),
+            overwrite=run.overwrite,
+            test_inputs=self_test_prompts(unhealed.processor, run.config, self.keys.inputs.train),
         )
         write_document(out / RECORD, record)
         losses = f"mean loss {record.first['loss']:.3f} -> {record.last['loss']:.3f}"
         done = f"{plural(record.steps, 'step')} on {plural(record.samples, 'sample')}"
-        self.run.progress.say(f"heal: {done}, {losses}")
+        run.progress.say(f"heal: {done}, {losses}")
 
     def heal_trial(self, loaded: Loaded, pruned: PruneRecord, rows: TeacherRows | None, work: Path, key: str) -> Loaded:
         """Return a model that lacks layers, healed in place and not saved.
@@ -122,7 +113,7 @@ class HealingRun:
             rows,
             work_dir=work,
             log=work.with_suffix(".jsonl"),
-            base_path=str(self.run.path / "checkpoint"),
+            base_path=str(self.keys.run.path / "checkpoint"),
             base_weights=key,
             overwrite=True,
         )
@@ -139,7 +130,7 @@ class HealingRun:
             loaded.processor,
             healing,
             broken=config.data.broken,
-            progress=self.run.progress,
+            progress=self.keys.run.progress,
             **places,
         )
 
@@ -147,9 +138,9 @@ class HealingRun:
         """Return what `take_rows` does; the tuned model is loaded only where its rows are not stored."""
         from striate.healing.teacher_pass import stored_rows
 
-        if not self.run.config.heal.needs_teacher:
+        if not self.keys.run.config.heal.needs_teacher:
             return None
-        stored = stored_rows(self.run.path / TEACHER, self._teacher_key, self.samples)
+        stored = stored_rows(self.keys.run.path / TEACHER, self._teacher_key, self.samples)
         return stored if stored is not None else self.take_rows(models.load("tuned"))
 
     @cached_property
