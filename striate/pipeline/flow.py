@@ -36,10 +36,11 @@ from striate.pipeline.model_evaluation import (
     write_gate,
     write_retention,
 )
-from striate.pipeline.model_origins import FOLDERS, origin_of
+from striate.pipeline.model_origins import FOLDERS
 from striate.pipeline.preflight import check_base, check_loggers, check_region, labels_of, num_layers_of
 from striate.pipeline.pruning.healing_run import HealingRun
 from striate.pipeline.pruning.pruned_places import settle_pruned
+from striate.pipeline.pruning_run import PruningRun
 from striate.pipeline.references import floors_of, references_of
 from striate.pipeline.resident_model import BASE_LABEL, ResidentModel
 from striate.pipeline.restore_training import restore_training
@@ -48,7 +49,6 @@ from striate.pipeline.run_inputs import locate_inputs, usable_calibration
 from striate.pipeline.run_packs import RunPacks
 from striate.pipeline.stage_keys import StageKeys
 from striate.progress import Progress, Silent, warn
-from striate.pruning.removal import removal_of
 from striate.runs.folder import CONFIG_FILE, open_run
 from striate.runs.former_defaults import as_it_began
 from striate.storage.launcher import launch
@@ -59,7 +59,6 @@ if TYPE_CHECKING:
 
     from striate.harness.suites import Suite
     from striate.pipeline.distributed_job import TrainingRequest
-    from striate.pipeline.trials.prune_trials import PruneTrials
 
 
 class Flow:
@@ -104,6 +103,7 @@ class Flow:
         self.keys = StageKeys(self.run, self.inputs, self._packs.read, self._packs.read_until)
         self._models = ResidentModel(self.run, self.inputs.model)
         self._healing = HealingRun(self.keys)
+        self._pruning = PruningRun(self.keys, self._models, self._packs.noted, self._healing)
         adopt_earlier_stages(self.keys)
         for line in ineffective_settings(self.config, curve=curve):
             warn(self.progress, line)
@@ -242,44 +242,11 @@ class Flow:
 
     def prune(self) -> PruneRecord:
         """Remove layers outside the region; write pruned/ and prune.json, or unhealed/ where a healed one follows."""
-        section, label = self.config.prune, "unhealed" if self.config.heals else "pruned"
+        label = "unhealed" if self.config.heals else "pruned"
         settle_pruned(self.keys)
         with self.run.stage("prune", self.keys.prune(), [label, "prune.json"]) as stage:
             if stage.stale:
-                from striate.pipeline.pruning.layer_ranking import UNFINISHED, LayerRanking
-                from striate.pipeline.pruning.self_test_prompts import self_test_prompts
-                from striate.stages.prune import prune
-
-                region = read_document(self.out / "region.json", Region)
-                check_region(self.keys.tuning(whole=True), region)
-                remove, until = removal_of(section, region), None
-                unfinished = self.out / UNFINISHED
-                ranking = LayerRanking(self.config, self.inputs.calibrating, unfinished, stage.key, self.progress)
-                if section.until:
-                    from striate.pipeline.trials.until_run import find_count
-
-                    trials = self._trials(remove)
-                    until = find_count(trials, lambda: self._results(["tuned"])["tuned"])
-                    remove, ranking = until.count, trials.ranking
-                whole = self._models.take(origin_of(self.config, "pruned"))
-                if self.config.heals:
-                    # Now, as long as all layers are there; healing finds it on the disk.
-                    self._healing.take_rows(whole)
-                _, record = prune(
-                    whole.model,
-                    region,
-                    remove,
-                    read_document(self.out / "scores.json", Scores) if section.needs_scores else None,
-                    section.scorer,
-                    cuts=ranking.cuts(whole, region, remove),
-                    compensate=ranking.compensation(whole),
-                    processor=whole.processor,
-                    out=self.out / label,
-                    test_inputs=self_test_prompts(whole.processor, self.config, self.inputs.train),
-                )
-                record = record.model_copy(update={"until": until})
-                write_document(self.out / "prune.json", record)
-                unfinished.unlink(missing_ok=True)
+                record = self._pruning.prune(label, stage.key, lambda: self._results(["tuned"])["tuned"])
                 self._write_card(label)
                 by = f", ranked by {record.scorer}" if record.scorer and record.removed else ""
                 self.progress.say(f"prune: removed {named_layers(record.removed)}{by}")
@@ -311,18 +278,11 @@ class Flow:
         region = read_document(self.out / "region.json", Region)
         counts = curve_counts(spec, region.num_layers)
         check_curve(self.config, region, counts)
-        trials = self._trials(counts[-1])
+        trials = self._pruning.trials(counts[-1])
         with self.run.stage("curve", trials.follows(counts), [CURVE_FILE, TABLE_FILE]) as stage:
             if stage.stale:
                 write_curve(trials, spec, counts, self._results(references(self.config)))
         return read_document(self.out / CURVE_FILE, Curve)
-
-    def _trials(self, most: int) -> PruneTrials:
-        """Return the models of this run that lack up to `most` layers."""
-        from striate.pipeline.trials.prune_trials import PruneTrials
-
-        healing = self._healing if self.config.heal.on else None
-        return PruneTrials(most, self.keys, self._models, self._packs.noted, self.keys.asked(), healing)
 
     def evaluate(self) -> Retention:
         """Ask every model the test packs; write eval/LABEL.json, its predictions, retention.json and gate.json."""
