@@ -58,7 +58,7 @@ def merge(
     with guard(None):
         quiet_libraries()
         base = located(base) if base else None
-        from striate.models.io.card_code import needs_striate
+        from striate.models.io.card.card_code import needs_striate
         from striate.pipeline.merging import merge_model
 
         progress = RichProgress(ERR if json else OUT)

@@ -14,7 +14,7 @@ from striate.progress import Progress, Silent
 
 if TYPE_CHECKING:
     from striate.models.convert.merge_checkpoint import MergedCheckpoint
-    from striate.models.io.model_card import CardFacts
+    from striate.models.io.card.card_facts import CardFacts
 
 
 def merge_model(
@@ -59,7 +59,8 @@ def facts_of(place: ModelPlace, folder: Path) -> CardFacts | None:
         StriateError: an artifact of the run, or the adapter's config, can't be read.
     """
     from striate.models.io.adapter_folder import adapter_config, base_of, is_adapter
-    from striate.models.io.model_card import CardFacts, has_figures, license_of
+    from striate.models.io.card.card_facts import CardFacts
+    from striate.models.io.card.card_metadata import has_figures, license_of
     from striate.models.io.save import REGION_FILE
 
     if place.run is not None and place.label in FOLDERS:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from striate.artifacts import EvalRecord, HealRecord, PruneRecord, Region, Retention, Scores, TrainRecord, read_if_there
 from striate.config import BUILTIN, RunConfig
-from striate.models.io.model_card import CardFacts, Seen, write_card
+from striate.models.io.card.card_facts import CardFacts, Seen
+from striate.models.io.card.model_card import write_card
 from striate.pipeline.model_origins import FOLDERS
 from striate.pipeline.settled_rates import settled
 from striate.training.image_layers import by_number, needs_scores

@@ -14,7 +14,7 @@ from torch import Tensor
 from striate.artifacts import Region, SelfTest
 from striate.data.collate import Collator
 from striate.data.samples import PLACEHOLDER, Message, Sample
-from striate.models.io.model_card import CardFacts
+from striate.models.io.card.card_facts import CardFacts
 from striate.models.io.save import save_model
 from striate.models.surgery.roundtrip_check import self_test
 

@@ -22,8 +22,8 @@ from striate.healing.healed_layers import healed_layers
 from striate.healing.objective import HealingObjective
 from striate.healing.teacher_rows import TeacherRows
 from striate.models.io.adapters import merged
+from striate.models.io.card.card_facts import CardFacts
 from striate.models.io.image_token_count import image_tokens_counted
-from striate.models.io.model_card import CardFacts
 from striate.models.surgery.renumber import renumbered
 from striate.models.trainable.parameter_selection import is_adapted
 from striate.models.visual_token_skipping.rule import skipping_of

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from striate.artifacts import Compensation, Cut, PruneRecord, Region, Scores, SelfTest
 from striate.errors import ConfigError, ModelError, SpecError
+from striate.models.io.card.card_facts import CardFacts
 from striate.models.io.image_token_count import image_tokens_counted
-from striate.models.io.model_card import CardFacts
 from striate.models.io.sane_model import check_finite
 from striate.models.structure.anatomy import find_anatomy
 from striate.models.surgery.remove_layers import check_removable, remove_layers

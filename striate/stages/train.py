@@ -12,8 +12,8 @@ from striate.data.collate import Collator
 from striate.data.mixing import SampleSources
 from striate.data.pictures import PictureLimits
 from striate.data.samples import Sample
+from striate.models.io.card.card_facts import CardFacts, Seen
 from striate.models.io.image_token_count import image_tokens_counted
-from striate.models.io.model_card import CardFacts, Seen
 from striate.models.io.save import save_model
 from striate.progress import Progress, Silent, warn
 from striate.runs.peak_memory import peak_memory_gib, reset_peak_memory

@@ -22,7 +22,7 @@ from typer.testing import CliRunner, Result
 from striate.cli import app
 from striate.models.convert import merge_checkpoint as merging
 from striate.models.convert.merge_checkpoint import merge_checkpoint
-from striate.models.io import card_code
+from striate.models.io.card import card_code
 from striate.models.io.load import load_model
 from striate.storage.atomic import is_temporary
 

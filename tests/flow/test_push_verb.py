@@ -25,9 +25,10 @@ from striate.cli import app
 from striate.errors import ModelError
 from striate.models.convert.legacy.legacy_sources import folder_of
 from striate.models.io import hub_reach, hub_upload
+from striate.models.io.card.card_facts import CardFacts
+from striate.models.io.card.model_card import card_text
 from striate.models.io.hub_download import fetch_weights
 from striate.models.io.load import load_model
-from striate.models.io.model_card import CardFacts, card_text
 from striate.progress import Advance, Silent
 
 WHOLE = {"README.md", "config.json", "model.safetensors", "processor_config.json", "tokenizer.json"}

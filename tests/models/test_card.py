@@ -18,8 +18,10 @@ from striate.config import RunConfig
 from striate.demo.vision_config import EfficientNetLiteConfig
 from striate.errors import ArtifactError
 from striate.models.convert.beside_weights import write_beside, write_card_beside
+from striate.models.io.card.card_facts import CardFacts, Seen
+from striate.models.io.card.card_metadata import CARD_FILE, license_of
+from striate.models.io.card.model_card import UNKNOWN, card_text, write_card
 from striate.models.io.load import Loaded
-from striate.models.io.model_card import CARD_FILE, UNKNOWN, CardFacts, Seen, card_text, license_of, write_card
 from striate.models.io.save import save_model
 from striate.models.trainable.apply import lora_config
 from striate.storage.atomic import write_text

@@ -17,7 +17,7 @@ from striate.demo.build import CHAT_TEMPLATE, IMAGE_TOKEN, build
 from striate.demo.places import builtin_model
 from striate.demo.vision import EfficientNetLiteConfig, EfficientNetLiteModel
 from striate.errors import ModelError
-from striate.models.io.model_card import license_of
+from striate.models.io.card.card_metadata import license_of
 from striate.progress import Silent
 
 WORDS = ["What", "colour", "is", "the", "square", "?", "red", "green", "blue", "user", "assistant"]

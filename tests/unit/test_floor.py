@@ -15,7 +15,8 @@ from striate.cli.console import result_lines
 from striate.cli.views.evaluation_tables import failing_lines
 from striate.config import parse_config
 from striate.errors import ArtifactError, ConfigError, DataError
-from striate.models.io.model_card import CardFacts, card_text
+from striate.models.io.card.card_facts import CardFacts
+from striate.models.io.card.model_card import card_text
 from striate.pipeline.references import floors_of
 from striate.reporting.sections.gate_table import draw_gate
 from striate.reporting.sections.retention import draw_retention

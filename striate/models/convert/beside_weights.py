@@ -6,10 +6,12 @@ import shutil
 from pathlib import Path
 
 from striate.artifacts import Region, read_if_there, write_document
-from striate.models.io.card_code import quantisation_of
-from striate.models.io.model_card import CARD_FILE, CardFacts, card_text
+from striate.models.io.card.card_code import quantisation_of
+from striate.models.io.card.card_facts import CardFacts
+from striate.models.io.card.card_metadata import CARD_FILE
+from striate.models.io.card.model_card import card_text
+from striate.models.io.card.named_card import A_CARD, named_card
 from striate.models.io.model_folder import model_file
-from striate.models.io.named_card import A_CARD, named_card
 from striate.models.io.save import REGION_FILE
 from striate.storage.atomic import write_text
 from striate.storage.read_files import read_text

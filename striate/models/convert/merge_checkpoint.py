@@ -15,8 +15,8 @@ from striate.models.convert.legacy.legacy_sources import folder_of
 from striate.models.interventions.model_rule import save_rule
 from striate.models.io.adapter_folder import ADAPTER_CONFIG, base_of, base_revision_of, is_adapter
 from striate.models.io.adapters import add_adapter, merged
+from striate.models.io.card.card_facts import CardFacts
 from striate.models.io.load import load_processor, load_weights
-from striate.models.io.model_card import CardFacts
 from striate.models.io.model_folder import check_source
 from striate.models.io.quiet import quietly
 from striate.models.io.sane_model import check_finite, check_image_token, check_special_tokens

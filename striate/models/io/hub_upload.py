@@ -16,9 +16,11 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from striate.config import BUILTIN
 from striate.errors import ArtifactError, ModelError, first_line
 from striate.models.io.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_config, base_of, is_adapter
-from striate.models.io.model_card import CARD_FILE, CardFacts, card_text, license_of
+from striate.models.io.card.card_facts import CardFacts
+from striate.models.io.card.card_metadata import CARD_FILE, license_of
+from striate.models.io.card.model_card import card_text
+from striate.models.io.card.named_card import A_CARD, metadata_of, named_card
 from striate.models.io.model_folder import check_source, model_file
-from striate.models.io.named_card import A_CARD, metadata_of, named_card
 from striate.models.io.weights.safetensors_shards import check_finite_file, read_file, read_shards, weights_of
 from striate.models.visual_token_skipping.shift import SHIFT_FILE
 from striate.printable import shown

@@ -11,7 +11,9 @@ from safetensors import SafetensorError
 
 from striate.artifacts import Region, write_document
 from striate.models.interventions.model_rule import save_rule
-from striate.models.io.model_card import CARD_FILE, CardFacts, card_text
+from striate.models.io.card.card_facts import CardFacts
+from striate.models.io.card.card_metadata import CARD_FILE
+from striate.models.io.card.model_card import card_text
 from striate.models.io.quiet import quietly
 from striate.models.io.weights.adapter_names import rename_for_peft
 from striate.storage.atomic import new_folder, write_text

@@ -9,7 +9,7 @@ from typing import Any
 from huggingface_hub import ModelCard
 
 from striate.errors import ModelError, first_line
-from striate.models.io.card_code import FENCE
+from striate.models.io.card.card_code import FENCE
 from striate.storage.read_files import Form
 
 A_CARD = Form(
