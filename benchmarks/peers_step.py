@@ -5,11 +5,14 @@
     python benchmarks/peers_step.py peft-25 striate-exact    some of them
     python benchmarks/peers_step.py --tiny                   toys on the CPU, to test the machinery
 
-LLaVA-1.5-7B's shape with random weights, 8 samples of one picture and 200 text tokens, LoRA of rank 128 on 25% or on
-all of the layers, and the projector. Each arm runs in a process of its own. One JSON line an arm, then a table: a whole
-step (median, least), tokens a second, peak GiB, and seconds from a built model to the first timed step. An arm that
-fails is told with its error; the others run. `trl` makes its batches itself, from samples of the same size. `unsloth`
-wants its own versions of TRL and datasets (2026.10: trl<=1.15, datasets<5, transformers<=5.17), and bitsandbytes.
+LLaVA-1.5-7B's shape with random weights, 8 samples of one picture and 200 text tokens, LoRA of rank 128 on 25% or
+on all of the layers, and the projector. Each arm runs in a process of its own. One JSON line an arm, then a table:
+a whole step (median, least), tokens a second, peak GiB, and seconds from a built model to the first timed step.
+Every step waits for the accelerator. LoRA has dropout of 0.05; `striate` and `trl` clip gradients, the others
+don't; peaks of `striate` are those of timed steps. `striate-fp8` and `striate-fast` are not exact. The loss is that
+of the last step, of `trl` the mean of all. An arm that fails is told with its error; the others run. `trl` makes
+its batches itself, from samples of the same size. `unsloth` wants its own versions of TRL and datasets (2026.10:
+trl<=1.15, datasets<5, transformers<=5.17), and bitsandbytes.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from typing import Any
 from apart import run_apart
 
 COLUMNS = {"ms": "ms", "ms_min": "least", "of_reference": "of reference", "tokens_per_s": "tokens/s"}
+INEXACT = {"striate-fp8": " (not exact)", "striate-fast": " (not exact)"}
 COLUMNS |= {"peak_gib": "peak GiB", "warm_s": "until warm, s"}
 
 
@@ -32,7 +36,7 @@ def table(found: list[dict[str, Any]]) -> str:
     """Return the lines as a Markdown table."""
     head = f"| arm | {' | '.join(COLUMNS.values())} |\n|---{'|---' * len(COLUMNS)}|"
     rows = [
-        f"| {line['name']} | {' | '.join(str(line.get(key, '')) for key in COLUMNS)} |"
+        f"| {line['name']}{INEXACT.get(line['name'], '')} | {' | '.join(str(line.get(key, '')) for key in COLUMNS)} |"
         if "ms" in line
         else f"| {line['name']} | {line['error'].replace('|', '/')} {'| ' * (len(COLUMNS) - 1)}|"
         for line in found

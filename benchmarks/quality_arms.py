@@ -74,6 +74,8 @@ def trained(name: str, given: Namespace) -> dict[str, Any]:
         max_steps=given.steps,
         max_length=MAX_LENGTH,
         validate_every=given.every,
+        # Writing checkpoints would be a part of striate's steps alone.
+        save_steps=given.steps,
         packing=arm.region is not None,
     )
     rows = (with_striate if arm.region else with_trainer)(arm, data, settings, given)
@@ -90,7 +92,7 @@ def trained(name: str, given: Namespace) -> dict[str, Any]:
         "held_out": len(data.held_out),
         "points": points,
         "seconds": [round(row["seconds"], 4) for row in rows],
-        "before_s": round(time.perf_counter() - begin - spent[-1] - sum(point["seconds"] for point in points), 1),
+        "beside_s": round(time.perf_counter() - begin - spent[-1] - sum(point["seconds"] for point in points), 1),
         "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0, 2),
     }
 
@@ -164,7 +166,10 @@ class OrderedTrainer(Trainer):
             if parameter.requires_grad:
                 groups[component_of(anatomy, name) == PROJECTOR].append(parameter)
         rates = {True: PROJECTOR_LR, False: self.args.learning_rate}
-        self.optimizer = kind([{"params": groups[one], "lr": rates[one]} for one in rates], **settings)
+        self.optimizer = kind(
+            [{"params": groups[one], "lr": rates[one], "weight_decay": self.args.weight_decay} for one in rates],
+            **settings,
+        )
         return self.optimizer
 
 

@@ -10,6 +10,8 @@ HOLDS, FAILS, CANT_TELL, ALIKE = "holds", "does not hold", "can't tell", "alike"
 
 LEAST_ABOVE_FLOOR = 10.0
 """In points: a task counts where tuning all layers ends as far above the floor."""
+LEAST_ITEMS = 20
+"""Of a task that counts: the mean takes every task for one."""
 LEAST_RAW, LEAST_OF_SIGHT, LEAST_END = 99.0, 98.0, 98.0
 PAPER_KEPT = {16: 99.4, 6: 99.0, 4: 98.0, 2: 96.5, 1: 91.9}
 """Claim 2: % of all layers kept, by layers of 32; a quarter of them is claim 1."""
@@ -17,9 +19,9 @@ SEEDS, SEEDS_OF_BOTH = 3, 5
 """Of an arm that a verdict is about; of all layers and `uniform:25%`."""
 
 
-def counts(score: float, floor: float) -> bool:
-    """Return whether a task counts; scores in points."""
-    return round(score - floor, 9) >= LEAST_ABOVE_FLOOR
+def counts(score: float, floor: float, items: int) -> bool:
+    """Return whether a task of so many items counts; scores in points."""
+    return items >= LEAST_ITEMS and round(score - floor, 9) >= LEAST_ABOVE_FLOOR
 
 
 def nearly_all_kept(visual: Difference | None) -> str:
@@ -30,7 +32,10 @@ def nearly_all_kept(visual: Difference | None) -> str:
 def paper_kept(visual: Difference | None, layers: int, of: int) -> str:
     """Return the word on claim 2 for so many evenly spaced layers, or nothing where the paper has no figure of it."""
     figure = PAPER_KEPT.get(round(layers * 32 / of))
-    return "" if figure is None else _kept(visual, figure - 1, figure - 2, figure - 2)
+    if figure is None:
+        return ""
+    least = figure - 1
+    return _kept(visual, least, min(LEAST_OF_SIGHT, least), min(LEAST_END, least))
 
 
 def _kept(visual: Difference | None, raw: float, of_sight: float, end: float) -> str:

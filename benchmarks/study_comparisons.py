@@ -97,6 +97,6 @@ def _tasks(answers: Sequence[Prediction], floor: Sequence[Prediction]) -> list[d
     for one in task_scores(visual, 0, 0):
         score, without = 100 * one.score, blind.get((one.pack, one.task, one.metric))
         row = {"pack": one.pack, "task": one.task, "metric": one.metric, "score": score, "floor": without}
-        sees = without is not None and counts(score, without)
+        sees = without is not None and counts(score, without, one.n)
         found.append({**row, "counts": sees, "items": one.n, "pictures": one.clusters})
     return found

@@ -29,7 +29,7 @@ def _told(study: Study, run: Planned) -> dict[str, Any]:
         "rate": rate_of(run),
         "seed": run.seed,
         "held_out": study.measured(run),
-        "tasks": {f"{task.pack}/{task.task}": [task.metric, task.score, task.n] for task in scored.tasks},
+        "tasks": {f"{task.pack}/{task.task}/{task.metric}": [task.score, task.n] for task in scored.tasks},
         "visual": scored.visual,
         "text": scored.text,
         "trained_parameters": trained.trainable.trainable,

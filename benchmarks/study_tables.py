@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from study_arms import ALL, UNIFORM
-from study_bars import CANT_TELL, LEAST_ABOVE_FLOOR, SEEDS_OF_BOTH
+from study_bars import CANT_TELL, LEAST_ABOVE_FLOOR, LEAST_ITEMS, SEEDS_OF_BOTH
 
 from striate.wording import plural, signed
 
@@ -78,7 +78,10 @@ def _tasks(told: dict[str, Any]) -> str:
     ]
     out = [row[0] for row in rows if row[-1] == CANT_TELL]
     named = ", ".join(out) if out else "none"
-    note = f"In no mean, as {ALL} is not {LEAST_ABOVE_FLOOR:g} points above its floor there: {named}."
+    note = (
+        f"In no mean, as {ALL} is not {LEAST_ABOVE_FLOOR:g} points above its floor there, or as there are fewer than"
+        f" {LEAST_ITEMS} items: {named}."
+    )
     heads = ["task", "metric", ALL, "floor", "items", "pictures", "counts"]
     return "\n\n".join(["## Tasks with pictures", table(heads, rows), note])
 

@@ -5,11 +5,13 @@
     python benchmarks/time_to_quality.py builtin data --out lines.jsonl
     python benchmarks/time_to_quality.py builtin data --out lines.jsonl --arms "uniform:25%" all   # others later
 
-Trains the ways of `quality_arms.py` one after the other, each in a process of its own: the same samples, order, steps
-and schedule, each at the rate that the region study found for it. Every few steps the same held-out samples are asked:
-the share of answers that greedy decoding would write, and the loss. Printed are the seconds of steps until the score
-that `hf` ends with, and 98 and 95% of it, and until its loss. Measuring takes no part in them, what comes before the
-first step is told apart, and so is what the first steps take over later ones, as kernels are compiled.
+Trains the ways of `quality_arms.py` one after the other, each in a process of its own: the same samples, order,
+steps and schedule, each at the rate that the region study found for it. Every few steps the same held-out samples
+are asked: the share of answers that greedy decoding would write, and the loss. Printed are the seconds of steps
+until the score that `hf` ends with, and 98 and 95% of it, and until its loss. Measuring takes no part in them; what
+is neither (loading, proofs, saving) is told beside them, and so is what the first steps take over later ones, as
+kernels are compiled. One seed, and a score that goes up and down a little: the last percents are no finer than
+that.
 """
 
 from __future__ import annotations
@@ -43,7 +45,12 @@ def told(line: dict[str, Any], target: dict[str, Any] | None, score: str) -> lis
     """Return the cells of an arm's row."""
     points, seconds = line["points"], line["seconds"]
     cells = [f"{points[-1]['at_s']:.1f}", f"{1e3 * statistics.median(seconds):.0f}", f"{starting(seconds):.1f}"]
-    cells += [f"{line['before_s']:.0f}", f"{100 * points[-1][score]:.1f}", f"{points[-1]['loss']:.4f}"]
+    cells += [
+        f"{line['beside_s']:.0f}",
+        str(line["held_out"]),
+        f"{100 * points[-1][score]:.1f}",
+        f"{points[-1]['loss']:.4f}",
+    ]
     if target is None:
         return [*cells, *[f"{TARGET} is missing"] * (len(SHARES) + 1)]
     end = target["points"][-1]
@@ -54,7 +61,7 @@ def told(line: dict[str, Any], target: dict[str, Any] | None, score: str) -> lis
 
 def table(lines: list[dict[str, Any]]) -> str:
     """Return the arms as a Markdown table."""
-    names = ["all steps, s", "a step, ms", "starting, s", "before, s", "score, %", "loss"]
+    names = ["all steps, s", "a step, ms", "starting, s", "beside, s", "held out", "score, %", "loss"]
     names += [*(f"until {100 * share:g}% of the score" for share in SHARES), "until the loss"]
     done = [line for line in lines if "points" in line]
     target = next((line for line in done if line["name"] == TARGET), None)

@@ -65,7 +65,13 @@ Batches = tuple[dict[str, Any], dict[str, Any], list[StepInput]]
 
 
 class Bench:
-    """One model opened for a rung, its batch, and steps on it."""
+    """One model opened for a rung, its batch, and steps on it.
+
+    Attributes:
+        waits: whether every step waits for the accelerator before the next one begins.
+    """
+
+    waits = False
 
     def __init__(self, rung: Rung, args: argparse.Namespace, device: str) -> None:
         """Build the model and open its region."""
@@ -215,7 +221,7 @@ class Bench:
             self.sync()
             if self.device == "cuda":
                 torch.cuda.reset_peak_memory_stats()
-            clock = Clock(self.device)
+            clock = Clock(self.device, self.waits)
             for _ in range(self.args.steps):
                 last = self.step(rung, batches, frozen)
                 clock.tick()
@@ -245,17 +251,22 @@ class Bench:
 
 
 class Clock:
-    """Times steps that follow one another, as in training: the CPU prepares the next while the accelerator works."""
+    """Times steps that follow one another, as in training: the CPU prepares the next while the accelerator works.
 
-    def __init__(self, device: str) -> None:
+    One that waits lets it prepare nothing.
+    """
+
+    def __init__(self, device: str, waits: bool = False) -> None:
         """Start it."""
-        self._device = device
+        self._device, self._waits = device, waits
         self._ticks: list[Any] = []
         self.tick()
 
     def tick(self) -> None:
         """Mark the end of a step, when the accelerator gets there."""
-        if self._device != "cuda":
+        if self._waits and self._device == "cuda":
+            torch.cuda.synchronize()
+        if self._waits or self._device != "cuda":
             self._ticks.append(time.perf_counter())
             return
         event = torch.cuda.Event(enable_timing=True)
@@ -264,7 +275,7 @@ class Clock:
 
     def milliseconds(self) -> list[float]:
         """Return what each step took."""
-        if self._device != "cuda":
+        if self._waits or self._device != "cuda":
             return [1e3 * (end - begin) for begin, end in pairwise(self._ticks)]
         torch.cuda.synchronize()
         return [begin.elapsed_time(end) for begin, end in pairwise(self._ticks)]

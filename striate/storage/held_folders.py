@@ -110,7 +110,9 @@ def _locked(lock: Path, on_wait: Callable[[], object]) -> int:
         try:
             opened = os.open(lock, os.O_RDONLY)
         except FileNotFoundError:
-            # Removed in between by who had it.
+            # Removed in between by who had it; a link to nowhere stays.
+            if lock.is_symlink():
+                raise
             continue
         try:
             fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)

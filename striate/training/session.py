@@ -174,7 +174,7 @@ class TrainingSession:
         """Return Hugging Face's Trainer for the session."""
         job, config = self._job, self._job.config
         share = share_of(self._ranks, job.plan.micro_batch, config, job.machine)
-        touch = touch_of(self._ranks, config, job.samples)
+        touch = touch_of(self._ranks, config, job.samples, len(self._prepared.region))
         collator = job.objective.collator(self._cached.collator if self._cached else job.collator)
         proofs: list[Proof] = [partial(self._prove, layers)]
         if sharding() == "deepspeed":

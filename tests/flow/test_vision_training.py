@@ -183,8 +183,8 @@ def test_samples_without_a_picture(run: Run, tiny_llava: Loaded, samples: list[S
 
 def test_every_rank_has_a_picture_before_gradients_are_averaged(samples: list[Sample]) -> None:
     frozen = BASE.model_copy(update={"projector": "frozen"})
-    assert touch_of(Ranks(0, 2), frozen, samples) == ""
-    assert touch_of(Ranks(0, 2), frozen.model_copy(update={"vision": "lora"}), samples) == "last"
+    assert touch_of(Ranks(0, 2), frozen, samples, 2) == ""
+    assert touch_of(Ranks(0, 2), frozen.model_copy(update={"vision": "lora"}), samples, 2) == "last"
 
 
 def test_the_rate_follows_the_way() -> None:

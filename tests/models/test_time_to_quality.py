@@ -67,14 +67,14 @@ def test_starting_is_what_the_first_steps_took_over_usual_ones() -> None:
 
 
 def test_the_table_tells_what_is_missing_and_what_failed() -> None:
-    more = {"seconds": [0.1] * 30, "before_s": 4.0}
+    more = {"seconds": [0.1] * 30, "beside_s": 4.0, "held_out": 60}
     hf = {"name": "hf", "points": POINTS, **more}
     faster = {"name": "all", "points": [{**one, "at_s": one["at_s"] / 2} for one in POINTS], **more}
     worse = {"name": "uniform:25%", "points": POINTS[:1], **more}
     failed = {"name": "liger", "error": "no | kernels"}
     rows = {row.split(" | ")[0][2:]: row.split(" | ")[1:] for row in table([hf, failed, faster, worse]).splitlines()}
     assert rows["hf"][-4:-1] == ["2.0 (2.0)"] * 3
-    assert rows["all"][4:] == ["49.0", "1.6000", "1.0 (1.0)", "1.0 (1.0)", "1.0 (1.0)", "1.0 (1.0) |"]
+    assert rows["all"][4:] == ["60", "49.0", "1.6000", "1.0 (1.0)", "1.0 (1.0)", "1.0 (1.0)", "1.0 (1.0) |"]
     assert rows["uniform:25%"][-4:] == ["not reached"] * 3 + ["not reached |"]
     assert rows["liger"][0] == "no / kernels"
     assert len({len(cells) for name, cells in rows.items() if not name.startswith("--")}) == 1
@@ -87,7 +87,10 @@ def test_arms_run_apart_and_later_ones_are_added(
     given: Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "lines.jsonl"
-    lines = [{"name": name, "points": POINTS, "seconds": [0.1], "before_s": 1.0} for name in ("hf", "all", "hf")]
+    lines = [
+        {"name": name, "points": POINTS, "seconds": [0.1], "beside_s": 1.0, "held_out": 60}
+        for name in ("hf", "all", "hf")
+    ]
     out.write_text("".join(json.dumps({**line, "n": n}) + "\n" for n, line in enumerate(lines)))
     assert [(line["name"], line["n"]) for line in latest(out)] == [("hf", 2), ("all", 1)]
     words = [given.model, str(given.data), "--tiny", "--arms", "uniform:25%", "--out", str(out)]

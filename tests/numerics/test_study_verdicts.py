@@ -214,7 +214,10 @@ def test_what_is_printed_and_written(
     assert study_verdicts.main() == 0
     shown = capsys.readouterr().out
     assert "- Claim 1 (keeps nearly all visual skill): uniform:25% **holds**†; uniform:25%+1 **can't tell**;" in shown
-    assert "In no mean, as all is not 10 points above its floor there: q/blind." in shown
+    assert (
+        "In no mean, as all is not 10 points above its floor there, or as there are fewer than 20 items: q/blind."
+        in shown
+    )
     assert "| uniform:25% | 80.0 / 50.0* | 40.0 / 50.0 | 40.0 / 50.0 |" in shown
     assert "- At one rate for all, 0.2, the best of all: claim 1: uniform:25% **does not hold** (kept 50.0%" in shown
     assert json.loads((tmp_path / "out" / "verdicts.json").read_text())["one_rate"]["rate"] == "0.2"
@@ -266,13 +269,15 @@ def test_the_bar_of_claim_1(changes: dict[str, Any], word: str) -> None:
     ("layers", "of", "changes", "word"),
     [
         # The paper's 2 of 32 keep 96.5%.
-        (2, 30, {"retention": 95.5, "retention_low": 94.5, "above_floor": 94.5}, HOLDS),
-        (2, 30, {"retention": 95.4, "retention_low": 94.5, "above_floor": 94.5}, CANT_TELL),
-        (2, 30, {"retention": 95.5, "retention_low": 94.4, "above_floor": 94.5}, CANT_TELL),
-        (2, 30, {"retention": 95.5, "retention_low": 94.5, "above_floor": 94.4}, CANT_TELL),
-        (2, 30, {"retention": 93.0, "retention_low": 92.0, "retention_high": 94.4}, FAILS),
-        (4, 30, {"retention": 96.0, "retention_low": 95.0, "retention_high": 95.9}, FAILS),
-        (15, 30, {"retention": 98.4, "retention_low": 97.4, "above_floor": 97.4}, HOLDS),
+        (2, 30, {"retention": 96.5, "retention_low": 95.5, "above_floor": 95.5}, HOLDS),
+        (2, 30, {"retention": 96.5, "retention_low": 95.4, "above_floor": 95.5}, CANT_TELL),
+        (2, 30, {"retention": 96.5, "retention_low": 95.5, "above_floor": 95.4}, CANT_TELL),
+        (2, 30, {"retention": 93.0, "retention_low": 92.0, "retention_high": 95.4}, FAILS),
+        (4, 30, {"retention": 96.0, "retention_low": 95.0, "retention_high": 96.9}, FAILS),
+        # Of half, and of six, the bars of all claims are the lower ones.
+        (15, 30, {"retention": 98.4, "retention_low": 98.0, "above_floor": 98.0}, HOLDS),
+        (15, 30, {"retention": 98.3, "retention_low": 98.0, "above_floor": 98.0}, CANT_TELL),
+        (6, 30, {"retention": 98.4, "retention_low": 97.9, "above_floor": 98.0}, CANT_TELL),
         (12, 30, {}, ""),
     ],
 )
@@ -293,4 +298,4 @@ def test_the_bars_of_claims_3_and_4_and_of_tasks() -> None:
     ]
     assert [text_kept(row(), [one]) for one in nats] == [HOLDS, CANT_TELL, FAILS]
     assert [text_kept(below, []), text_kept(above, []), text_kept(None, [])] == [FAILS, HOLDS, CANT_TELL]
-    assert [counts(30.0, 20.0), counts(29.9, 20.0)] == [True, False]
+    assert [counts(30.0, 20.0, 20), counts(29.9, 20.0, 20), counts(30.0, 20.0, 19)] == [True, False, False]

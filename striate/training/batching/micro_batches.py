@@ -184,13 +184,14 @@ def share_of(ranks: Ranks, micro_batch: int, config: TrainSection, machine: Mach
     return Share(micro_batch, machine.pack_tokens if config.packing else None, ranks.rank, ranks.world_size)
 
 
-def touch_of(ranks: Ranks, config: TrainSection, samples: Sequence[Sample]) -> Touch:
-    """Return which batches must have a picture.
+def touch_of(ranks: Ranks, config: TrainSection, samples: Sequence[Sample], layers: int) -> Touch:
+    """Return which batches must have a picture, where so many layers of the LLM train.
 
-    Ranks that average gradients (DDP) must all have those of projector and vision encoder by then; those that share
+    Where none does, a step without one would have no gradient at all, which float16's scaler does not take. Ranks
+    that average gradients (DDP) must all have those of projector and vision encoder by then; those that share
     weights (FSDP2, ZeRO-3) must run the same modules in every batch.
     """
-    if ranks.world_size == 1 or not SampleColumns.of(samples).pictures.any():
+    if not SampleColumns.of(samples).pictures.any() or (ranks.world_size == 1 and layers):
         return ""
     if sharding():
         return "all"
