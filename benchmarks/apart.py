@@ -17,7 +17,7 @@ def run_apart(name: str, command: list[str], limit: float) -> dict[str, Any]:
     try:
         done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False, timeout=limit)
     except subprocess.TimeoutExpired:
-        return {"name": name, "error": f"not done within {limit:.0f} s"}
+        return {"name": name, "error": f"not done within {limit:g} s"}
     sys.stderr.write(done.stderr)
     seconds = {"process_s": round(time.perf_counter() - begin, 1)}
     if done.returncode == 0:

@@ -60,13 +60,20 @@ def test_an_arm_that_fails_does_not_stop_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "lines.jsonl"
-    (tmp_path / "liger_kernel").mkdir()
-    (tmp_path / "liger_kernel" / "__init__.py").write_text("raise ImportError('no | kernels')")
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path(__file__).parents[2]}")
+    began: list[list[str]] = []
+
+    def apart(name: str, command: list[str], limit: float) -> dict[str, Any]:
+        began.append(command[1:])
+        if name.startswith("liger"):
+            return {"name": name, "error": "ImportError: no | kernels"}
+        return measured(name, GIVEN)
+
+    monkeypatch.setattr(peers_step, "run_apart", apart)
     arms = ["reference", "liger-25", "peft-25"]
-    flags = ["--tiny", "--steps", "1", "--warmup", "1", "--out", str(out)]
+    flags = ["--tiny", "--steps", "2", "--warmup", "1", "--out", str(out)]
     monkeypatch.setattr(sys, "argv", ["peers_step.py", *arms, *flags])
     peers_step.main()
+    assert began == [[name, "--one", *flags] for name in arms]
     printed = capsys.readouterr().out.splitlines()
     lines: list[dict[str, Any]] = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     assert [line["name"] for line in lines] == arms
