@@ -7,6 +7,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+import markdown_table
 from pruning_tables import PARTS, compared, interval
 
 _SHOWN = ("visual", "text", "real")
@@ -68,8 +69,7 @@ def table(lines: list[dict[str, Any]]) -> str:
     head = ["method", "region", "lr", "seeds", "held-out loss", "held-out matches", "seconds"]
     for part in _SHOWN:
         head += [part, "kept of all layers, 95%"]
-    rows = [head, ["---"] * len(head), *map(_row, lines)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return markdown_table.table(head, map(_row, lines))
 
 
 def _row(line: dict[str, Any]) -> list[str]:

@@ -25,23 +25,24 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import markdown_table
 from apart import run_apart
 
 COLUMNS = {"ms": "ms", "ms_min": "least", "of_reference": "of reference", "tokens_per_s": "tokens/s"}
-INEXACT = {"striate-fp8": " (not exact)", "striate-fast": " (not exact)"}
 COLUMNS |= {"peak_gib": "peak GiB", "warm_s": "until warm, s"}
+INEXACT = ("striate-fp8", "striate-fast")
 
 
 def table(found: list[dict[str, Any]]) -> str:
     """Return the lines as a Markdown table."""
-    head = f"| arm | {' | '.join(COLUMNS.values())} |\n|---{'|---' * len(COLUMNS)}|"
-    rows = [
-        f"| {line['name']}{INEXACT.get(line['name'], '')} | {' | '.join(str(line.get(key, '')) for key in COLUMNS)} |"
-        if "ms" in line
-        else f"| {line['name']} | {line['error'].replace('|', '/')} {'| ' * (len(COLUMNS) - 1)}|"
-        for line in found
-    ]
-    return "\n".join([head, *rows])
+    return markdown_table.table(["arm", *COLUMNS.values()], map(_row, found))
+
+
+def _row(line: dict[str, Any]) -> list[str]:
+    if "ms" not in line:
+        return [line["name"], line["error"].replace("|", "/"), *[""] * (len(COLUMNS) - 1)]
+    name = f"{line['name']} (not exact)" if line["name"] in INEXACT else line["name"]
+    return [name, *(str(line.get(key, "")) for key in COLUMNS)]
 
 
 def main() -> None:

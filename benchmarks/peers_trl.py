@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 import tempfile
 import time
@@ -10,12 +9,12 @@ from argparse import Namespace
 from importlib import import_module
 from typing import Any
 
-import torch
 from PIL import Image
 from published_shapes import IMAGE_ID
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
+from training_ladder import Clock
 from transformers import CLIPImageProcessor, LlavaConfig, LlavaProcessor, PreTrainedTokenizerFast, TrainerCallback
 
 WORDS = range(10, 900)
@@ -58,22 +57,20 @@ def rows_of(config: LlavaConfig, count: int, text: int) -> list[dict[str, Any]]:
     return rows
 
 
-class StepClock(TrainerCallback):
-    """Marks the ends of a Trainer's steps, when the accelerator gets there."""
+class StepEnds(TrainerCallback):
+    """Marks the ends of a Trainer's steps.
+
+    Attributes:
+        clock: waits for the accelerator.
+    """
 
     def __init__(self, device: str) -> None:
-        """Start with no step."""
-        self._device, self._ends = device, list[float]()
+        """Start the clock."""
+        self.clock = Clock(device, waits=True)
 
     def on_step_end(self, *given: Any, **named: Any) -> None:
         """Mark one."""
-        if self._device == "cuda":
-            torch.cuda.synchronize()
-        self._ends.append(time.perf_counter())
-
-    def milliseconds(self) -> list[float]:
-        """Return what each step but the first took."""
-        return [round(1e3 * (end - begin), 1) for begin, end in itertools.pairwise(self._ends)]
+        self.clock.tick()
 
 
 def trl_steps(
@@ -81,7 +78,7 @@ def trl_steps(
 ) -> tuple[dict[str, Any], float]:
     """Return steps with TRL's collator, loss and figures, and its defaults where nothing is asked; and their begin."""
     tool, datasets = import_module("trl"), import_module("datasets")
-    (size, text), clock = sizes, StepClock(device)
+    (size, text), ends = sizes, StepEnds(device)
     rows = rows_of(config, size * (given.warmup + given.steps), text)
     settings = tool.SFTConfig(
         output_dir=tempfile.mkdtemp(),
@@ -103,13 +100,13 @@ def trl_steps(
         settings,
         train_dataset=datasets.Dataset.from_list(rows).cast_column("images", datasets.List(datasets.Image())),
         processing_class=processor_of(config),
-        callbacks=[clock],
+        callbacks=[ends],
     )
     batch = trainer.data_collator([trainer.train_dataset[row] for row in range(size)])
     begin = time.perf_counter()
     trainer.train()
     loss = trainer.state.log_history[-1]["train_loss"]
-    steps = clock.milliseconds()[given.warmup - 1 :]
+    steps = [round(spent, 1) for spent in ends.clock.milliseconds()[given.warmup :]]
     tokens = batch["input_ids"].numel()
     return {"steps_ms": steps, "loss": round(loss, 3), "tokens": tokens, "trainable": trainable_of(model)}, begin
 

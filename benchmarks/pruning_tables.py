@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import markdown_table
 from pruning_trials import Trial
 from seed_averages import averaged
 
@@ -97,9 +98,7 @@ def table(lines: Sequence[dict[str, Any]]) -> str:
     head = ["trial", "seeds"]
     for part in _SHOWN:
         head += [part, "kept, 95%", "by seed"]
-    rows = [[*head, *(f"{part} kept" for part in _APART)], *map(_row, lines)]
-    ruled = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
-    return "\n".join(f"| {' | '.join(row)} |" for row in ruled)
+    return markdown_table.table([*head, *(f"{part} kept" for part in _APART)], map(_row, lines))
 
 
 def _row(line: dict[str, Any]) -> list[str]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from typing import Any
 
+from markdown_table import table
 from study_arms import ALL, UNIFORM
 from study_bars import CANT_TELL, LEAST_ABOVE_FLOOR, LEAST_ITEMS, SEEDS_OF_BOTH
 
@@ -126,11 +126,6 @@ def _rates(told: dict[str, Any]) -> str:
         rows.append([arm["arm"], *cells])
     note = "Visual / text score in %, of one seed; the star marks the rate that held-out samples chose."
     return "\n\n".join(["## Every region at every rate", note, table(["region", *rates], rows)])
-
-
-def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table in Markdown."""
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [heads, ["---"] * len(heads), *rows])
 
 
 def share(kept: dict[str, Any] | None) -> str:

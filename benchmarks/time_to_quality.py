@@ -24,6 +24,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import markdown_table
 from apart import run_apart
 
 TARGET, SHARES, FIRST = "hf", (1.0, 0.98, 0.95), 20
@@ -66,11 +67,11 @@ def table(lines: list[dict[str, Any]]) -> str:
     done = [line for line in lines if "points" in line]
     target = next((line for line in done if line["name"] == TARGET), None)
     score = next((key for key in SCORES if done and key in done[0]["points"][-1]), SCORES[-1])
-    rows = [f"| arm | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    rows = []
     for line in lines:
         failed = [line.get("error", "").replace("|", "/"), *[""] * (len(names) - 1)]
-        rows.append(f"| {line['name']} | {' | '.join(told(line, target, score) if line in done else failed)} |")
-    return "\n".join(rows)
+        rows.append([line["name"], *(told(line, target, score) if line in done else failed)])
+    return markdown_table.table(["arm", *names], rows)
 
 
 def latest(file: Path) -> list[dict[str, Any]]:

@@ -199,10 +199,7 @@ class RegionTrainer(Trainer):
             with self._no_sync(model, last), self.inputs.on_device(batch) as ready:
                 with self.compute_loss_context_manager():
                     loss = self.compute_loss(model, ready, num_items_in_batch=num_items_in_batch)
-                # Nothing that trains takes part in plain text where no layer of the LLM trains; `touch_of` sees to it
-                # that the last micro-batch of a step has a picture then.
-                if loss.requires_grad:
-                    self.accelerator.backward(loss)
+                self.accelerator.backward(loss)
             total += loss.detach()
         if self._lisa:
             self._lisa.after_backward()

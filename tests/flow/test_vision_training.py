@@ -187,6 +187,12 @@ def test_every_rank_has_a_picture_before_gradients_are_averaged(samples: list[Sa
     assert touch_of(Ranks(0, 2), frozen.model_copy(update={"vision": "lora"}), samples, 2) == "last"
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_every_batch_has_a_picture_where_no_layer_of_the_llm_trains(samples: list[Sample], processes: int) -> None:
+    assert touch_of(Ranks(0, processes), BASE, samples, 0) == "all"
+    assert (touch_of(Ranks(0, processes), BASE, samples, 2) == "") is (processes == 1)
+
+
 def test_the_rate_follows_the_way() -> None:
     rates = {way: vision_rate(TrainSection(vision=way)) for way in ("lora", "full")}  # type: ignore[arg-type]
     assert rates == {"lora": 2e-5, "full": 2e-6}

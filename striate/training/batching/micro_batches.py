@@ -187,12 +187,12 @@ def share_of(ranks: Ranks, micro_batch: int, config: TrainSection, machine: Mach
 def touch_of(ranks: Ranks, config: TrainSection, samples: Sequence[Sample], layers: int) -> Touch:
     """Return which batches must have a picture, where so many layers of the LLM train.
 
-    Where none does, a step without one would have no gradient at all, which float16's scaler does not take. Ranks
-    that average gradients (DDP) must all have those of projector and vision encoder by then; those that share
-    weights (FSDP2, ZeRO-3) must run the same modules in every batch.
+    Where none does, the loss of a batch without one reaches nothing that trains. Ranks that average gradients (DDP)
+    must all have those of projector and vision encoder by then; those that share weights (FSDP2, ZeRO-3) must run
+    the same modules in every batch.
     """
     if not SampleColumns.of(samples).pictures.any() or (ranks.world_size == 1 and layers):
         return ""
-    if sharding():
+    if not layers or sharding():
         return "all"
     return "last" if config.before_decoder else ""
