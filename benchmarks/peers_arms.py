@@ -67,6 +67,7 @@ ARMS = {
     **_three("unsloth", "unsloth"),
     "striate-fp8": Arm("striate", rung="fp8"),
     "striate-fast": Arm("striate", rung="fast"),
+    "striate-fast-half": Arm("striate", rung="fast half"),
     "reference-again": REFERENCE,
 }
 

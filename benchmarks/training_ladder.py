@@ -119,9 +119,16 @@ class Bench:
             fused=rung.compiled,
             frozen=rung.frozen,
             optimizer=rung.optimizer,
-            skipped=frozenset(self.region.outside if rung.image_tokens == "region" else ()),
+            skipped=frozenset(range(len(self.shape.layers))) - self.computing(rung),
         )
         return within_budget(self.shape, self.region, found, rung.budget) if rung.budget else found
+
+    def computing(self, rung: Rung) -> frozenset[int]:
+        """Return the layers that compute image tokens."""
+        layers = range(len(self.shape.layers))
+        if rung.image_tokens == "all":
+            return frozenset(layers)
+        return frozenset(self.region.layers) | frozenset(resolve(rung.image_also, len(layers)).layers)
 
     def batch(self, rung: Rung) -> dict[str, Any]:
         """Return a batch of random pictures and tokens."""
@@ -147,7 +154,7 @@ class Bench:
             if rung.frozen == "int8":
                 stack.enter_context(frozen_in_int8(self.model, self.region, print_line))
             if rung.image_tokens == "region":
-                compute = VisualCompute(layers=self.region.layers, num_layers=len(self.shape.layers))
+                compute = VisualCompute(layers=tuple(sorted(self.computing(rung))), num_layers=len(self.shape.layers))
                 with torch.autocast(self.device, torch.bfloat16):
                     shift = measure_shift(self.model, compute, [self.batch(rung)])
                 stack.enter_context(VisualTokenSkipping(self.model, compute, shift))

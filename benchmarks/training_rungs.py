@@ -65,6 +65,7 @@ class Rung:
         frozen: number format of the decoder layers outside the region.
         optimizer: AdamW with its moments in float32, or in 8 bits by bitsandbytes.
         image_tokens: whether image tokens are computed in all layers, or in the region alone.
+        image_also: a SPEC of layers that compute them too, where it is the region alone.
         graphs: whether kernels are recorded as CUDA graphs.
         hints: whether answers, padding and places of image tokens are found on the CPU, so that no step waits.
         keyed: whether LoRA's dropout is made from keys again, in place of a stored mask.
@@ -90,6 +91,7 @@ class Rung:
     frozen: Literal["exact", "fp8", "int8"] = "exact"
     optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
     image_tokens: Literal["all", "region"] = "all"
+    image_also: str = "none"
     graphs: bool = False
     hints: bool = True
     keyed: bool = True
@@ -142,6 +144,14 @@ RUNGS = (
         compiled=True,
         frozen="fp8",
         image_tokens="region",
+    ),
+    Rung(
+        "fast half",
+        "the same with image tokens in half of the layers",
+        compiled=True,
+        frozen="fp8",
+        image_tokens="region",
+        image_also="uniform:50%",
     ),
     Rung(
         "fast kept",

@@ -106,7 +106,14 @@ def test_every_claim_has_its_arms() -> None:
     assert claims == ["1", "2", "3a", "3b", "4", "5", "6", "7", "8"]
     assert told == set(claims)
     files = set(re.findall(r"`configs/study/([\w-]+)\.yaml`", table)) - {"run"}
-    assert files == {file.stem for file in FOLDER.glob("*.yaml")} - {"run", "align", "reduced", "regions", "sizes"}
+    assert files == {file.stem for file in FOLDER.glob("*.yaml")} - {
+        "run",
+        "align",
+        "reduced",
+        "regions",
+        "sizes",
+        "fast-modes",
+    }
     # Every row of the arms is told, by its name or as one of a kind.
     arms = [line for line in table.splitlines() if line.startswith("|") and "arms.yaml" in line]
     named = {name for line in arms for name in re.findall(r"`([\w+-]+)`", line.split("|")[3])}
