@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from itertools import chain
 from typing import Any
 
 import torch
@@ -29,8 +28,10 @@ from striate.models.visual_token_skipping.skipped_layer import skipping_form
 from striate.training.compile.equivalence_check import difference
 from striate.training.compile.lora_dropout import draw_keys, keyed_dropout, keyed_dropouts
 
-# More kinds of layers than this and compiling them takes longer than most trainings.
+# More kinds of decoder layers than this and compiling them takes longer than most trainings.
 MOST_KINDS = 12
+# The same of a stack of vision layers, which are a small part of a step: each kind takes several seconds.
+MOST_VISION_KINDS = 4
 # Graphs of one function: kinds of layers, times forms of batches, times with and without gradients.
 _MOST_GRAPHS = 64
 # Hooks by which transformers notes attention weights where they are asked for, which training does not do.
@@ -219,10 +220,21 @@ def compiled_layers(
         for index, layer in enumerate(decoder_layers(model)):
             if compiled or index in recomputed:
                 layers.add(layer, compiled=compiled, recomputed=index in recomputed)
-        encoder = (*chain(*frozen_encoders(model)), *trained_encoder(model)) if compiled else ()
-        for layer in {id(layer): layer for layer in encoder}.values():
+        for layer in _vision_layers(model, notify) if compiled else ():
             layers.add(layer)
         yield layers
+
+
+def _vision_layers(model: nn.Module, notify: Notify) -> list[Any]:
+    """Return the layers of the model's vision encoders that are worth compiling; tells of those that are not."""
+    found: dict[int, Any] = {}
+    for stack in (*frozen_encoders(model), trained_encoder(model)):
+        kinds = len(set(map(layer_signature, stack)))
+        if kinds <= min(MOST_VISION_KINDS, len(stack) // 2):
+            found |= {id(layer): layer for layer in stack}
+        elif stack:
+            notify(f"{len(stack)} layers of the vision encoder run uncompiled: they are of {kinds} kinds")
+    return list(found.values())
 
 
 def trained_encoder(model: nn.Module) -> list[Any]:
