@@ -30,7 +30,7 @@ from true_shapes import build, open_region
 from striate.data.collate import Collator
 from striate.data.encoding import Encoded
 from striate.data.label_mask import IGNORED
-from striate.data.packing import SEGMENTS, Batch, first_fit
+from striate.data.packing import SEGMENTS, Batch, even_rows
 from striate.selectors.spec.grammar import resolve
 from striate.training.loss import answer_loss
 from striate.training.packing.packing_check import Packing, check_packing
@@ -106,7 +106,7 @@ def samples(args: argparse.Namespace, what: Subject, count: int) -> list[Encoded
 def groups(way: str, step: list[Encoded], micro: int, tokens: int) -> list[list[Encoded]]:
     """Return the samples of each forward pass of a step."""
     if way == WAYS[2]:
-        return [[step[index] for index in row] for row in first_fit([item.length for item in step], tokens)]
+        return [[step[index] for index in row] for row in even_rows([item.length for item in step], tokens)]
     step = sorted(step, key=lambda item: item.length) if way == WAYS[1] else step
     return [step[first : first + micro] for first in range(0, len(step), micro)]
 

@@ -1,4 +1,4 @@
-"""Packs several samples into one row: first-fit grouping, and the row's tensors and segment lengths."""
+"""Packs several samples into one row: which ones, and the row's tensors and segment lengths."""
 
 from __future__ import annotations
 
@@ -33,6 +33,23 @@ def first_fit(lengths: Sequence[int], budget: int) -> list[list[int]]:
         rows[row].append(index)
         room[row] -= lengths[index]
     return [sorted(row) for row in rows]
+
+
+def even_rows(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Return which items are packed into one row: as many rows as `first_fit` needs, of lengths as even as possible.
+
+    Longest first into the shortest row (Graham, 1969). Even rows differ less from step to step in their lengths, and
+    the longest one, whose memory a step needs, is shorter. Where it would be longer, rows are those of `first_fit`.
+    """
+    fitted = first_fit(lengths, budget)
+    rows: list[list[int]] = [[] for _ in fitted]
+    filled = [0] * len(rows)
+    for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
+        shortest = filled.index(min(filled))
+        rows[shortest].append(index)
+        filled[shortest] += lengths[index]
+    longest = max((sum(lengths[index] for index in row) for row in fitted), default=0)
+    return [sorted(row) for row in rows] if max(filled, default=0) <= longest else fitted
 
 
 def join_row(items: Sequence[Encoded]) -> Batch:

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from striate.artifacts import Region, TrainRecord
 from striate.config import LoraSection, MachineSection, TrainSection
 from striate.data.collate import Collator
-from striate.data.packing import SEGMENTS, first_fit
+from striate.data.packing import SEGMENTS, even_rows, first_fit
 from striate.data.reading import read_samples
 from striate.data.samples import Sample
 from striate.errors import TrainingError
@@ -73,6 +75,25 @@ def test_first_fit() -> None:
     assert first_fit([5, 3, 4, 2, 9, 1], 6) == [[4], [0, 5], [2, 3], [1]]
     assert first_fit([], 6) == []
     assert first_fit([6, 6], 6) == [[0], [1]]
+
+
+def test_even_rows() -> None:
+    # First-fit has 8 + 5 + 3 and 4.
+    assert even_rows([8, 5, 4, 3], 16) == [[0, 3], [1, 2]]
+    # The shortest row first would end with 3 + 2 + 2.
+    assert even_rows([3, 3, 2, 2, 2], 6) == [[0, 1], [2, 3, 4]] == first_fit([3, 3, 2, 2, 2], 6)
+    # One that is too long stays alone.
+    assert even_rows([9, 2, 2], 6) == [[0], [1, 2]]
+    assert even_rows([], 6) == []
+
+
+@given(st.lists(st.integers(1, 40), max_size=30), st.integers(8, 60))
+def test_even_rows_are_as_many_and_no_longer(lengths: list[int], budget: int) -> None:
+    even, fitted = even_rows(lengths, budget), first_fit(lengths, budget)
+    assert sorted(index for row in even for index in row) == list(range(len(lengths)))
+    assert len(even) == len(fitted)
+    tokens = [[sum(lengths[index] for index in row) for row in rows] for rows in (even, fitted)]
+    assert max(tokens[0], default=0) <= max(tokens[1], default=0)
 
 
 def test_every_sample_once_an_epoch_on_any_number_of_processes(samples: list[Sample]) -> None:

@@ -19,7 +19,7 @@ from striate.models.trainable.apply import apply_region, lora_config
 from striate.models.visual_token_skipping.skipped_layer import CurrentBatch, install
 from striate.training.compile.equivalence_check import difference
 from striate.training.compile.lora_dropout import KeyedDropout, draw_keys, keep_mask, keyed_dropout, keyed_dropouts
-from striate.training.compile.regional import CompiledLayers, compiled_layers, layer_signature
+from striate.training.compile.regional import CompiledLayers, compiled_layers, frozen_encoders, layer_signature
 
 # The compiler's trace is written for tools; capturing it takes longer than compiling.
 logging.getLogger("torch.__trace").propagate = False
@@ -134,6 +134,24 @@ def test_a_graph_a_kind_not_a_layer(family_builder: Any) -> None:
         for length in (9, 8, 7, 6, 5):
             loss_and_gradients(model, {name: value[:, :length] for name, value in text.items()})
     assert len(graphs) <= 9
+
+
+def test_a_vision_encoder_of_many_kinds_is_not_compiled(family_builder: Any) -> None:
+    """Each kind takes seconds, and the kinds there may be are the decoder's."""
+    model, inputs = family_builder("llava")
+    model = opened(model, "full")
+    vision = frozen_encoders(model)[0]
+    for place, layer in enumerate(vision):
+        layer.width = place // 2
+    check_equal(model, inputs)
+    for place, layer in enumerate(vision):
+        layer.width = place
+    lines: list[str] = []
+    with compiled_layers(model, lines.append, backend="eager") as layers:
+        loss_and_gradients(model, inputs)
+    assert lines == ["4 layers of the vision encoder run uncompiled: they are of 4 kinds"]
+    depth = len(decoder_layers(model))
+    assert layers.describe().startswith(f"{depth} of {depth} layers run compiled, as 2 kinds (")
 
 
 def test_layers_run_as_they_are_without_gradients(family_builder: Any) -> None:

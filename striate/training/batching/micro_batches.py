@@ -16,7 +16,7 @@ from striate.data.checks.broken_samples import encode_usable, usable
 from striate.data.collate import Collator
 from striate.data.encoding import Encoded
 from striate.data.label_mask import IGNORED
-from striate.data.packing import FILLER, Batch, first_fit
+from striate.data.packing import FILLER, Batch, even_rows
 from striate.data.samples import Sample
 from striate.data.store.sample_columns import SampleColumns
 from striate.errors import DataError
@@ -138,7 +138,7 @@ class StepCollator:
         if self.share.pack_tokens is None:
             size = self.share.micro_batch
             return [list(items[first : first + size]) for first in range(0, len(items), size)]
-        rows = first_fit([item.length for item in items], self.share.pack_tokens)
+        rows = even_rows([item.length for item in items], self.share.pack_tokens)
         return [[items[index] for index in row] for row in rows]
 
     def empty(self) -> Batch:

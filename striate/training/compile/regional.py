@@ -228,7 +228,8 @@ def compiled_layers(
 def _vision_layers(model: nn.Module, notify: Notify) -> list[Any]:
     """Return the layers of the model's vision encoders that are worth compiling; tells of those that are not."""
     found: dict[int, Any] = {}
-    for stack in (*frozen_encoders(model), trained_encoder(model)):
+    stacks: list[list[Any]] = [*map(list, frozen_encoders(model)), trained_encoder(model)]
+    for stack in stacks:
         kinds = len(set(map(layer_signature, stack)))
         if kinds <= min(MOST_VISION_KINDS, len(stack) // 2):
             found |= {id(layer): layer for layer in stack}
