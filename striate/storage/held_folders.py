@@ -62,17 +62,24 @@ def hold(folder: Path, owner: Any) -> bool:
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Wait until no other process is within such a block of the same folder, which is made; where locks work."""
+def alone_in(folder: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Wait until no other process is within such a block of the same folder, which is made; where locks work.
+
+    Yields whether that is so: without `wait` another one may be within.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     if sys.platform == "win32":
-        yield
+        yield True
         return
-    opened = os.open(folder, os.O_RDONLY)
+    opened, alone = os.open(folder, os.O_RDONLY), True
     try:
-        with suppress(OSError):
-            fcntl.flock(opened, fcntl.LOCK_EX)
-        yield
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            alone = False
+        except OSError:
+            pass
+        yield alone
     finally:
         _unlock(opened)
 

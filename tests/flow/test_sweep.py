@@ -18,9 +18,13 @@ from typer.testing import CliRunner
 
 from striate.artifacts import EvalRecord, SweepRecord, read_document
 from striate.cli import app
+from striate.config import RunConfig
 from striate.pipeline.sweeps import sweep as module
+from striate.pipeline.sweeps.arm_flow import ArmFlow
 from striate.pipeline.sweeps.placement import LocalPlacement, told
 from striate.runs.former_defaults import FORMER
+from striate.storage.fingerprints import fingerprint_of
+from striate.storage.held_folders import alone_in
 
 
 @pytest.fixture
@@ -58,10 +62,11 @@ def test_a_grid_becomes_one_table_and_a_failure_stops_no_other(swept: Callable[.
     assert whole.visual.kept in (None, 100.0)
     assert len(whole.visual.scores) == 2
     assert whole.visual.mean == pytest.approx(sum(whole.visual.scores) / 2)
-    # The start model answers once a seed, by which items are drawn; no layers are scored, as nothing follows.
+    # The start model answers once a seed, by which items are drawn, and before a run trains; no layers are scored, as
+    # nothing follows.
     logs = {file.stem: file.read_text(encoding="utf-8") for file in (out / "logs").iterdir()}
     taken = [name for name, log in logs.items() if "evaluate:start: taken over from" in log]
-    assert sorted(taken) == ["region=uniform-50%,seed=0", "region=uniform-50%,seed=1"]
+    assert sorted(taken) == ["region=uniform-50%,seed=0", "region=uniform-50%,seed=1", "wild"]
     assert not list(out.glob("runs/*/scores.json"))
     page = (out / "sweep.html").read_text(encoding="utf-8")
     assert all(part in page for part in ("5 runs: 4 done, 1 failed", "diverged", "uniform:50%", "= 100%"))
@@ -211,6 +216,24 @@ def test_places_share_the_cores_and_a_single_one_takes_what_pytorch_takes(monkey
             assert places.submit(_threads).result() == threads
         finally:
             places.close()
+
+
+def test_a_run_trains_while_another_one_asks_the_model_that_both_begin_with(
+    run_config: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    flow = ArmFlow(run_config("train.max_steps=1", "prune.remove=0"), tmp_path / "runs" / "one")
+    flow.select()
+    started = flow.out / "eval" / "start.json"
+    with alone_in(tmp_path / "shared" / fingerprint_of(flow.keys.evaluate("start"))[:16]):
+        flow.train()
+        assert not started.exists()
+    flow.evaluate()
+    assert started.exists()
+
+    other = ArmFlow(run_config("train.max_steps=1", "prune.remove=0", "seed=1"), tmp_path / "runs" / "two")
+    other.select()
+    other.train()
+    assert (other.out / "eval" / "start.json").exists()
 
 
 def _begin_and_wait(channel: Any) -> None:

@@ -21,9 +21,11 @@ CONFIGS = Path(__file__).parents[2] / "configs" / "accelerate"
 KINDS = {"ddp": "MULTI_GPU", "fsdp2": "FSDP", "zero3": "DEEPSPEED"}
 HOLDER = "import sys, pathlib\nfrom striate.storage.held_folders import hold\nowner = pathlib.Path\n"
 HOLDER += "class Owner: pass\none = Owner(); hold(pathlib.Path(sys.argv[1]), one); print('held', flush=True); input()"
-# The child is what a data worker is: it is left behind where its parent is killed.
+# The child is what a data worker is: it is left behind where its parent is killed. It tells its number itself: by then
+# it has let go of what the fork gave it.
 FORKER = HOLDER.replace(
-    "print(", "import os, time\nif not (child := os.fork()): time.sleep(60); os._exit(0)\nprint(child, "
+    "print('held', flush=True)",
+    "import os, time\nif not os.fork(): print(os.getpid(), flush=True); time.sleep(60); os._exit(0)\nNone",
 )
 
 

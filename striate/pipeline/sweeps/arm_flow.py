@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from striate.artifacts import Scores, read_document
+from striate.artifacts import Scores, TrainRecord, read_document
 from striate.config import load_config
 from striate.errors import StriateError
 from striate.pipeline.flow import Flow
@@ -67,27 +67,47 @@ class ArmFlow(Flow):
         with self._shared("analyze", self.keys.analyze()):
             return super().analyze()
 
+    def train(self) -> TrainRecord:
+        """Tune the region and the projector; before that, ask the models that runs share and no other run is asking.
+
+        Runs that began together would wait for it when they have trained.
+        """
+        if self.config.evaluate.packs:
+            for label in self.labels:
+                self._ask_shared(label, wait=False)
+        return super().train()
+
     def _results(self, labels: Sequence[str], blind: Sequence[str] = ()) -> Results:
         """Return records and answers of models, those of models that runs share taken over where they are there."""
         for label in labels:
-            if label not in _OWN:
-                with self._shared(f"evaluate:{label}", self.keys.evaluate(label)):
-                    super()._results([label])
-                if label in blind:
-                    with self._shared(f"floor:{label}", self.keys.floor(label)):
-                        super()._results([label], [label])
+            self._ask_shared(label)
+            if label in blind and label not in _OWN:
+                with self._shared(f"floor:{label}", self.keys.floor(label)):
+                    super()._results([label], [label])
         return super()._results(labels, blind)
 
+    def _ask_shared(self, label: str, *, wait: bool = True) -> None:
+        """Ask a model that runs share, or take its answers over; not where another run asks it and `wait` is false."""
+        if label in _OWN:
+            return
+        with self._shared(f"evaluate:{label}", self.keys.evaluate(label), wait=wait) as alone:
+            if alone:
+                super()._results([label])
+
     @contextmanager
-    def _shared(self, stage: str, inputs: Mapping[str, Any]) -> Iterator[None]:
-        """Context of a stage that other runs may do at the same time: one does it, the others wait and take it over."""
+    def _shared(self, stage: str, inputs: Mapping[str, Any], *, wait: bool = True) -> Iterator[bool]:
+        """Context of a stage that other runs may do at the same time: one does it, the others wait and take it over.
+
+        Yields whether it is this run's turn: without `wait` another one may be at it.
+        """
         if self.run.is_done(stage, inputs):
-            yield
+            yield True
             return
         key, runs = fingerprint_of(inputs), self.out.parent
-        with alone_in(runs.parent / SHARED / key[:16]):
-            self._take_over(stage, key, runs)
-            yield
+        with alone_in(runs.parent / SHARED / key[:16], wait=wait) as alone:
+            if alone:
+                self._take_over(stage, key, runs)
+            yield alone
 
     def _take_over(self, stage: str, key: str, runs: Path) -> None:
         for other in sorted(path for path in runs.iterdir() if path != self.out and path.is_dir()):
