@@ -1,21 +1,27 @@
-"""Which optimizer trains, and whether it can here: AdamW with its moments in float32, or in 8 bits by bitsandbytes.
+"""An optimizer and its groups, and whether it can train here: AdamW with its moments in float32, or in 8 bits.
 
-8-bit moments (Dettmers et al., arXiv 2110.02861) are kept in blocks of 256 values with a scale each. Tensors of fewer
-than 4,096 values keep float32 moments. Weights, gradients and masters are as with AdamW.
+8-bit moments, which are bitsandbytes' (Dettmers et al., arXiv 2110.02861), are kept in blocks of 256 values with a
+scale each. Tensors of fewer than 4,096 values keep float32 moments. Weights, gradients and masters are as with AdamW.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from importlib import import_module
 from importlib.util import find_spec
+from typing import Any
 
 import torch
+from torch import nn
 
 from striate.config import TrainSection
 from striate.errors import TrainingError
+from striate.models.structure.anatomy import PROJECTOR, VISION, component_of, find_anatomy
 
 # Names of transformers' own.
 NAMES = {"adamw": "adamw_torch_fused", "adamw-8bit": "adamw_bnb_8bit"}
+# Groups of the optimizer beside that of the region.
+_GROUPS = {PROJECTOR: "projector", VISION: "vision"}
 # Values from which a tensor's moments are in 8 bits.
 SMALLEST = 4096
 _INSTALL = 'install it with `pip install "striate[8bit]"`, or use --set train.optimizer=adamw'
@@ -47,6 +53,29 @@ def check_optimizer(config: TrainSection, device: torch.device) -> None:
     # AdamW's first step is the learning rate, against the gradient.
     if abs(moved - 0.5) > 0.05:
         raise _unfit(config.optimizer, device, f"a step of 0.5 moved weights by {1 - moved:.3g}")
+
+
+def parameter_groups(
+    model: nn.Module, rates: Mapping[str, float], weight_decay: float, decayed: Collection[str]
+) -> list[dict[str, Any]]:
+    """Return an optimizer's groups of what trains: region, projector, vision; each with and without weight decay.
+
+    Args:
+        model: plain, or wrapped by PEFT.
+        rates: the learning rates of the three.
+        weight_decay: of the parameters called `decayed`.
+        decayed: names of parameters.
+    """
+    anatomy = find_anatomy(model)
+    groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            part = _GROUPS.get(component_of(anatomy, name), "region")
+            groups.setdefault((part, name in decayed), []).append(parameter)
+    return [
+        {"params": parameters, "name": part, "lr": rates[part], "weight_decay": weight_decay * decay}
+        for (part, decay), parameters in groups.items()
+    ]
 
 
 def _unfit(optimizer: str, device: torch.device, reason: str) -> TrainingError:

@@ -11,54 +11,36 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import DistributedType, save_fsdp_optimizer
+from accelerate.utils import DistributedType
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers import PrinterCallback, TrainingArguments
 from transformers.integrations import TensorBoardCallback
-from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from striate.data.label_mask import IGNORED
-from striate.data.packing import FILLER, SEGMENTS, Batch
+from striate.data.packing import Batch
 from striate.errors import DataError
-from striate.models.structure.anatomy import PROJECTOR, VISION, component_of, find_anatomy
-from striate.training.batching.micro_batches import BROKEN, NumberedSamples, StepCollator, StepSampler, broken_of
-from striate.training.batching.workers import worker_options
+from striate.training.batching.micro_batches import NumberedSamples, StepCollator, StepSampler
+from striate.training.batching.step_loader import StepLoader
 from striate.training.callbacks import LisaCallback, MetricsCallback, Proof, ProofCallback, WholeStepsCallback
 from striate.training.checkpointing.checkpoints import COMPLETE, CheckpointStore
-from striate.training.checkpointing.trained_weights import load_trainable, norm_of, save_trainable
+from striate.training.checkpointing.resumable_trainer import ResumableTrainer
+from striate.training.checkpointing.trained_weights import norm_of, save_trainable
 from striate.training.distributed.gradient_sync import GradientSync
 from striate.training.distributed.ranks import Ranks
 from striate.training.distributed.sharding import may_lack_gradients, prefetch_whole_layers
-from striate.training.inputs.step_inputs import StepInput, StepInputs
+from striate.training.inputs.step_inputs import StepInput, StepInputs, StepTally
 from striate.training.lisa import LisaSchedule
 from striate.training.loss import Objective
 from striate.training.metrics.metrics_log import MetricsLog, reported
+from striate.training.optimizers import parameter_groups
 from striate.training.precision import FrozenModules
 from striate.training.validation.validation import Validation
 from striate.training.validation.watch import VALIDATION, Watch
 from striate.training.whole_steps import WholeSteps
 
-# Groups of the optimizer beside that of the region.
-_GROUPS = {PROJECTOR: "projector", VISION: "vision"}
 
-
-class StepLoader(DataLoader[Any]):
-    """Loads one process's share of every step, prepared by workers ahead of time."""
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order of `epoch`."""
-        self.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
-
-    def end_workers(self) -> None:
-        """End the worker processes: those left to the garbage collector never hear of it, and are waited for."""
-        iterator: Any = self._iterator
-        if iterator is not None:
-            iterator._shutdown_workers()
-            self._iterator = None
-
-
-class RegionTrainer(Trainer):
+class RegionTrainer(ResumableTrainer):
     """Takes a list of micro-batches for a step: forward and backward one by one, gradients exchanged at the last.
 
     `gradient_accumulation_steps` of its arguments is 1. What else happens in a step is a callback's
@@ -68,7 +50,6 @@ class RegionTrainer(Trainer):
         inputs: what happens to a micro-batch before the model takes it.
     """
 
-    optimizer: Any
     _globalstep_last_logged: int
 
     def __init__(
@@ -133,13 +114,11 @@ class RegionTrainer(Trainer):
         self.inputs = StepInputs(inputs, self._prepare_inputs)
         self._rates = {"region": args.learning_rate, "projector": projector_lr, "vision": vision_lr}
         self._checkpointing = checkpointing
-        self._log, self._store, self._longest, self._validation = log, store, longest, validation
+        self._log, self._store, self._validation = log, store, validation
         self._objective, self._whole = objective, whole
         self._trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
         self._start_norm = norm_of(model, self._trained)
-        self._tokens = self._slots = 0
-        self._skipped: dict[str, str] = {}
-        self._name_of = name_of
+        self._tally = StepTally(name_of, longest)
         self._loader: StepLoader | None = None
         self._find_frozen()
         self._proofs = ProofCallback(proofs, self._enter_modes)
@@ -164,17 +143,12 @@ class RegionTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return the loader of this process's shares; Accelerate would deal them again."""
-        # More than there are steps would start for nothing.
-        workers = min(self.args.dataloader_num_workers, len(self.sampler))
-        self._loader = StepLoader(
-            self.train_dataset,
-            batch_sampler=self.sampler,
-            collate_fn=self.collator,
-            **worker_options(workers),
-            pin_memory=self.args.dataloader_pin_memory,
-            persistent_workers=workers > 0,
-            # A loader draws a number when it begins; drawn from torch's own, dropout would depend on workers.
-            generator=torch.Generator(),
+        arguments = self.args
+        self._loader = StepLoader.of(
+            self.sampler,
+            self.collator,
+            arguments.dataloader_num_workers,
+            pin_memory=arguments.dataloader_pin_memory,
         )
         return self._loader
 
@@ -195,7 +169,7 @@ class RegionTrainer(Trainer):
         for index, batch in enumerate(batches):
             last = index + 1 == len(batches)
             self.accelerator.gradient_state._set_sync_gradients(last)
-            self._count(batch)
+            self._tally.add(batch)
             with self._no_sync(model, last), self.inputs.on_device(batch) as ready:
                 with self.compute_loss_context_manager():
                     loss = self.compute_loss(model, ready, num_items_in_batch=num_items_in_batch)
@@ -223,7 +197,9 @@ class RegionTrainer(Trainer):
         """Return AdamW with a group for the region and one for the projector."""
         if self.optimizer is None:
             kind, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
-            self.optimizer = kind(self._groups(), **settings)
+            decay = self.args.weight_decay
+            decayed = self.get_decay_parameter_names(self.model) if decay else ()
+            self.optimizer = kind(parameter_groups(self.model, self._rates, decay, frozenset(decayed)), **settings)
         return self.optimizer
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -268,40 +244,9 @@ class RegionTrainer(Trainer):
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         return GradientSync(trained, may_lack_gradients(self.model))
 
-    def _groups(self) -> list[dict[str, Any]]:
-        """Return the optimizer's parameter groups: region, projector, vision; each with and without weight decay."""
-        anatomy = find_anatomy(self.model)
-        decayed = set(self.get_decay_parameter_names(self.model)) if self.args.weight_decay else set()
-        groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
-        for name, parameter in self.model.named_parameters():
-            if parameter.requires_grad:
-                part = _GROUPS.get(component_of(anatomy, name), "region")
-                groups.setdefault((part, name in decayed), []).append(parameter)
-        return [
-            {
-                "params": parameters,
-                "name": part,
-                "lr": self._rates[part],
-                "weight_decay": self.args.weight_decay * decay,
-            }
-            for (part, decay), parameters in groups.items()
-        ]
-
-    def _count(self, batch: Batch) -> None:
-        """Count the tokens of a micro-batch, padding among the slots alone."""
-        slots = batch["input_ids"].numel()
-        longest = int(batch[SEGMENTS][:, 0].max()) if SEGMENTS in batch else batch["input_ids"].shape[1]
-        self._longest = None if self._longest is None else max(self._longest, longest)
-        self._slots += slots
-        self._tokens += int(batch["attention_mask"].sum()) if "attention_mask" in batch else slots
-        self._tokens -= int(batch.get(FILLER, 0))
-        if BROKEN in batch:
-            self._skipped |= {self._name_of(number): why for number, why in broken_of(batch).items()}
-
     def _counted(self) -> tuple[int, int] | torch.Tensor:
         """Return tokens and slots since the last call; an unread tensor (2,) where several processes count."""
-        counts = self._tokens, self._slots
-        self._tokens = self._slots = 0
+        counts = self._tally.take()
         if self.accelerator.num_processes == 1:
             return counts
         summed: torch.Tensor = self.accelerator.reduce(
@@ -368,10 +313,9 @@ class RegionTrainer(Trainer):
 
     def _log_step(self, loss: torch.Tensor, grad_norm: Any) -> None:
         """Hand the numbers of the step on, unread where nothing is measured after it."""
-        step, tokens = self.state.global_step, self._counted()
-        more: dict[str, Any] = {**self._parts(), **({"skipped": self._skipped} if self._skipped else {})}
+        step, tokens, skipped = self.state.global_step, self._counted(), self._tally.take_skipped()
+        more: dict[str, Any] = {**self._parts(), **({"skipped": skipped} if skipped else {})}
         more |= self._whole.noted(step) if self._whole else {}
-        self._skipped = {}
         if self._validation is None or not self._validation.watch.due(step):
             self._metrics.add(step, loss, grad_norm, tokens, more)
             return
@@ -399,7 +343,8 @@ class RegionTrainer(Trainer):
         with self._store.writing(step):
             with ranks.together():
                 super()._save_checkpoint(model, trial)
-            longest = None if self._longest is None else int(ranks.maximum(self._longest, self.args.device))
+            longest = self._tally.longest
+            longest = None if longest is None else int(ranks.maximum(longest, self.args.device))
             with ranks.together():
                 if self.args.should_save:
                     self._store.add_best(step)
@@ -418,28 +363,6 @@ class RegionTrainer(Trainer):
             " long, or leave it out with --set data.broken=skip: the same command then goes on from step"
             f" {step}, with --overwrite where max_length changes or an earlier stage is out of date",
         )
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        """Read what `save_model` wrote."""
-        load_trainable(self.model, Path(resume_from_checkpoint))
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        """Write the optimizer's state; where it is sharded without the model's weights, which `save_model` writes."""
-        if not self.is_fsdp_enabled:
-            super()._save_optimizer_and_scheduler(output_dir)
-            return
-        plugin = self.accelerator.state.fsdp_plugin
-        save_fsdp_optimizer(plugin, self.accelerator, self.optimizer, self.model, output_dir)
-        if self.args.should_save:
-            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """Read what was written; Hugging Face's reads it to the device, which older ones can't do on several CPUs."""
-        if checkpoint is None or self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            super()._load_optimizer_and_scheduler(checkpoint)
-            return
-        for part, name in ((self.optimizer, OPTIMIZER_NAME), (self.lr_scheduler, SCHEDULER_NAME)):
-            part.load_state_dict(torch.load(Path(checkpoint) / name, map_location="cpu", weights_only=True))
 
 
 def _use_one_device(args: TrainingArguments) -> None:

@@ -17,6 +17,7 @@ from striate.artifacts import Region
 from striate.models.structure.anatomy import decoder_layers
 from striate.models.trainable.apply import apply_region, lora_config
 from striate.models.visual_token_skipping.skipped_layer import CurrentBatch, install
+from striate.training.compile import regional
 from striate.training.compile.equivalence_check import difference
 from striate.training.compile.lora_dropout import KeyedDropout, draw_keys, keep_mask, keyed_dropout, keyed_dropouts
 from striate.training.compile.regional import CompiledLayers, compiled_layers, frozen_encoders, layer_signature
@@ -136,8 +137,9 @@ def test_a_graph_a_kind_not_a_layer(family_builder: Any) -> None:
     assert len(graphs) <= 9
 
 
-def test_a_vision_encoder_of_many_kinds_is_not_compiled(family_builder: Any) -> None:
+def test_a_vision_encoder_of_many_kinds_is_not_compiled(family_builder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each kind takes seconds, and the kinds there may be are the decoder's."""
+    monkeypatch.setattr(regional, "MOST_VISION_KINDS", 2)
     model, inputs = family_builder("llava")
     model = opened(model, "full")
     vision = frozen_encoders(model)[0]

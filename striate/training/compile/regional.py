@@ -231,9 +231,9 @@ def _vision_layers(model: nn.Module, notify: Notify) -> list[Any]:
     stacks: list[list[Any]] = [*map(list, frozen_encoders(model)), trained_encoder(model)]
     for stack in stacks:
         kinds = len(set(map(layer_signature, stack)))
-        if kinds <= min(MOST_VISION_KINDS, len(stack) // 2):
+        if kinds <= MOST_VISION_KINDS:
             found |= {id(layer): layer for layer in stack}
-        elif stack:
+        else:
             notify(f"{len(stack)} layers of the vision encoder run uncompiled: they are of {kinds} kinds")
     return list(found.values())
 

@@ -1,4 +1,4 @@
-"""What happens to a micro-batch between the collator and the model: a list of inputs, each a small object."""
+"""What happens to a micro-batch between the collator and the model: a list of inputs, each a small object; a tally."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 from striate.data.packing import FILLER, SEGMENTS, Batch
 from striate.models.interventions.model_rule import reading_batch
 from striate.training.batching.label_positions import ANSWERS, label_positions
-from striate.training.batching.micro_batches import BROKEN
+from striate.training.batching.micro_batches import BROKEN, broken_of
 
 # The shapes of the pictures whose vision features are cached.
 SHAPES = "vision_shapes"
@@ -79,3 +79,40 @@ class SkippingInput(StepInput):
         lengths = on_cpu[SEGMENTS][:, 0].tolist() if SEGMENTS in on_cpu else None
         with reading_batch(self._model, on_cpu["input_ids"], batch["input_ids"].device, lengths):
             yield batch
+
+
+class StepTally:
+    """Counts one process's micro-batches.
+
+    Attributes:
+        longest: tokens of the longest sample so far; None where that of earlier sessions is not known.
+    """
+
+    def __init__(self, name_of: Callable[[int], str], longest: int | None) -> None:
+        """Take what the log calls a sample of a number, and the longest sample of earlier sessions."""
+        self.longest = longest
+        self._name_of = name_of
+        self._tokens = self._slots = 0
+        self._skipped: dict[str, str] = {}
+
+    def add(self, batch: Batch) -> None:
+        """Count the tokens of a micro-batch, padding among the slots alone."""
+        slots = batch["input_ids"].numel()
+        longest = int(batch[SEGMENTS][:, 0].max()) if SEGMENTS in batch else batch["input_ids"].shape[1]
+        self.longest = None if self.longest is None else max(self.longest, longest)
+        self._slots += slots
+        self._tokens += int(batch["attention_mask"].sum()) if "attention_mask" in batch else slots
+        self._tokens -= int(batch.get(FILLER, 0))
+        if BROKEN in batch:
+            self._skipped |= {self._name_of(number): why for number, why in broken_of(batch).items()}
+
+    def take(self) -> tuple[int, int]:
+        """Return tokens and slots since the last call."""
+        counts = self._tokens, self._slots
+        self._tokens = self._slots = 0
+        return counts
+
+    def take_skipped(self) -> dict[str, str]:
+        """Return why samples were left out since the last call, by their names."""
+        skipped, self._skipped = self._skipped, {}
+        return skipped
