@@ -34,6 +34,8 @@ from striate.training.validation.held_out_loss import HeldOutLoss
 from striate.training.validation.watch import VALIDATION, Watch
 
 MAX_LENGTH, PROJECTOR_LR, SEED = 1024, 4e-4, 0
+# The samples of a step in one row, as the others have them in one batch.
+PACK_TOKENS = 16_384
 Rows = list[dict[str, Any]]
 
 
@@ -107,7 +109,7 @@ def with_striate(arm: Arm, data: TrainingData, settings: TrainSection, given: Na
         region,
         data.samples,
         settings,
-        MachineSection(micro_batch=given.batch, workers=given.workers),
+        MachineSection(micro_batch=given.batch, workers=given.workers, pack_tokens=PACK_TOKENS),
         seed=SEED,
         out=out / "checkpoint",
         work_dir=out / "work",

@@ -80,7 +80,25 @@ def test_sizes_of_the_claim_have_five_rates_with_the_data_and_steps_of_the_regio
     for config in (run.config for run in found.runs):
         assert config.data == regions.data
         assert config.evaluate == regions.evaluate
-        assert config.train.model_copy(update={"lr": regions.train.lr}) == regions.train
+        # LoRA plays no part.
+        assert config.train.model_dump(exclude={"lr", "lora"}) == regions.train.model_dump(exclude={"lr", "lora"})
+
+
+def test_rules_for_image_tokens_differ_from_the_regions_in_these_alone() -> None:
+    found, regions = plan("fast-modes"), plan("regions").runs
+    exact = next(run.config for run in regions if run.name == "region=uniform-25%,lr=0.0016")
+    ours = {"image_tokens", "image_also", "image_whole_every", "image_check", "validate_every", "lora"}
+    rules = set()
+    for config in (run.config for run in found.runs):
+        assert config.data == exact.data
+        assert config.evaluate == exact.evaluate
+        assert config.select == exact.select
+        assert config.train.model_dump(exclude=ours) == exact.train.model_dump(exclude=ours)
+        rules.add((config.train.image_tokens, config.train.image_also, config.train.image_whole_every))
+        # What a rule costs is what is asked: none is refused for it beforehand.
+        assert config.train.image_tokens == "all" or config.train.image_check is None
+    assert len(rules) == 6
+    assert sorted(run.config.seed for run in found.runs) == sorted([0, 1, 2] * 6)
 
 
 def test_real_pictures_are_learned_at_six_rates_and_the_projector_alone_at_one() -> None:
@@ -108,6 +126,7 @@ def test_every_claim_has_its_arms() -> None:
     files = set(re.findall(r"`configs/study/([\w-]+)\.yaml`", table)) - {"run"}
     assert files == {file.stem for file in FOLDER.glob("*.yaml")} - {
         "run",
+        "one-gpu",
         "align",
         "reduced",
         "regions",
