@@ -46,8 +46,15 @@ class ResidentModel:
         return self.take(QUANTIZED if config.train.method == "qlora" else origin_of(config, "tuned"))
 
     def drop(self) -> None:
-        """Release the model."""
+        """Release the model, and what its device keeps of it: others may train there meanwhile."""
+        if self._loaded is None:
+            return
         self._loaded = None
+        import torch
+
+        if torch.cuda.is_available():
+            gc.collect()
+            torch.cuda.empty_cache()
 
     def path_of(self, label: str) -> str:
         """Return where the model called `label` is."""

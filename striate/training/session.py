@@ -259,6 +259,7 @@ class TrainingSession:
             self._progress.say,
             compiled=execution.compiled,
             recomputed=execution.recomputed,
+            vision=self._cached is None,
             options=GRAPH_OPTIONS if execution.graphs else None,
         )
 

@@ -221,19 +221,24 @@ def test_places_share_the_cores_and_a_single_one_takes_what_pytorch_takes(monkey
 def test_a_run_trains_while_another_one_asks_the_model_that_both_begin_with(
     run_config: Callable[..., RunConfig], tmp_path: Path
 ) -> None:
-    flow = ArmFlow(run_config("train.max_steps=1", "prune.remove=0"), tmp_path / "runs" / "one")
-    flow.select()
-    started = flow.out / "eval" / "start.json"
+    short = ("train.max_steps=1", "prune.remove=0", "evaluate.floor=true")
+
+    def begun(name: str, *settings: str) -> tuple[ArmFlow, list[Path]]:
+        flow = ArmFlow(run_config(*short, *settings), tmp_path / "runs" / name)
+        flow.select()
+        return flow, [flow.out / "eval" / file for file in ("start.json", "floor/start.json")]
+
+    flow, answers = begun("one")
+    # Its answers without pictures wait too: they come after those with.
     with alone_in(tmp_path / "shared" / fingerprint_of(flow.keys.evaluate("start"))[:16]):
         flow.train()
-        assert not started.exists()
+        assert not any(file.exists() for file in answers)
     flow.evaluate()
-    assert started.exists()
+    assert all(file.exists() for file in answers)
 
-    other = ArmFlow(run_config("train.max_steps=1", "prune.remove=0", "seed=1"), tmp_path / "runs" / "two")
-    other.select()
+    other, answers = begun("two", "seed=1")
     other.train()
-    assert (other.out / "eval" / "start.json").exists()
+    assert all(file.exists() for file in answers)
 
 
 def _begin_and_wait(channel: Any) -> None:

@@ -154,6 +154,16 @@ def test_a_vision_encoder_of_many_kinds_is_not_compiled(family_builder: Any, mon
     assert lines == ["4 layers of the vision encoder run uncompiled: they are of 4 kinds"]
     depth = len(decoder_layers(model))
     assert layers.describe().startswith(f"{depth} of {depth} layers run compiled, as 2 kinds (")
+    # Few enough, the encoder's kinds leave the decoder as many as before.
+    monkeypatch.setattr(regional, "MOST_VISION_KINDS", 4)
+    monkeypatch.setattr(regional, "MOST_KINDS", 2)
+    with compiled_layers(model, backend="eager") as layers:
+        loss_and_gradients(model, inputs)
+    assert layers.describe().startswith(f"{depth + 4} of {depth + 4} layers run compiled, as 6 kinds (")
+    lines.clear()
+    with compiled_layers(model, lines.append, vision=False, backend="eager") as layers:
+        loss_and_gradients(model, inputs)
+    assert layers.describe().startswith(f"{depth} of {depth} layers run compiled, as 2 kinds (")
 
 
 def test_layers_run_as_they_are_without_gradients(family_builder: Any) -> None:

@@ -98,6 +98,12 @@ def test_rules_for_image_tokens_differ_from_the_regions_in_these_alone() -> None
         # What a rule costs is what is asked: none is refused for it beforehand.
         assert config.train.image_tokens == "all" or config.train.image_check is None
     assert len(rules) == 6
+    half = {
+        layer
+        for spec in (exact.select.region, rows("fast-modes")["half"].config.train.image_also)
+        for layer in resolve(parse_spec(spec), LAYERS).layers
+    }
+    assert len(half) == LAYERS // 2
     assert sorted(run.config.seed for run in found.runs) == sorted([0, 1, 2] * 6)
 
 

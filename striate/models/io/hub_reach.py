@@ -24,7 +24,7 @@ def copy_if_silent(name: str, revision: str | None = None) -> Path | None:
     if constants.HF_HUB_OFFLINE:
         return None
     try:
-        within(SECONDS, lambda: HfApi().model_info(name, revision=revision, timeout=SECONDS), constants.ENDPOINT)
+        within(SECONDS, lambda: HfApi().model_info(name, revision=revision, timeout=2 * SECONDS), constants.ENDPOINT)
         return None
     except GatedRepoError as error:
         raise ModelError(

@@ -73,26 +73,33 @@ class ArmFlow(Flow):
         Runs that began together would wait for it when they have trained.
         """
         if self.config.evaluate.packs:
+            blind = self._floors()
             for label in self.labels:
-                self._ask_shared(label, wait=False)
+                self._ask_shared(label, label in blind, wait=False)
         return super().train()
 
     def _results(self, labels: Sequence[str], blind: Sequence[str] = ()) -> Results:
         """Return records and answers of models, those of models that runs share taken over where they are there."""
         for label in labels:
-            self._ask_shared(label)
-            if label in blind and label not in _OWN:
-                with self._shared(f"floor:{label}", self.keys.floor(label)):
-                    super()._results([label], [label])
+            self._ask_shared(label, label in blind)
         return super()._results(labels, blind)
 
-    def _ask_shared(self, label: str, *, wait: bool = True) -> None:
-        """Ask a model that runs share, or take its answers over; not where another run asks it and `wait` is false."""
+    def _ask_shared(self, label: str, blind: bool, *, wait: bool = True) -> None:
+        """Ask a model that runs share, or take its answers over, those without pictures too where it is `blind`.
+
+        Where another run asks it at the moment and `wait` is false, nothing is done.
+        """
         if label in _OWN:
             return
-        with self._shared(f"evaluate:{label}", self.keys.evaluate(label), wait=wait) as alone:
-            if alone:
-                super()._results([label])
+        if self._asked(f"evaluate:{label}", self.keys.evaluate(label), label, (), wait) and blind:
+            self._asked(f"floor:{label}", self.keys.floor(label), label, (label,), wait)
+
+    def _asked(self, stage: str, inputs: Mapping[str, Any], label: str, blind: Sequence[str], wait: bool) -> bool:
+        """Return whether the answers of a stage are there, after asking for them where it is this run's turn."""
+        with self._shared(stage, inputs, wait=wait) as alone:
+            if alone and not self.run.is_done(stage, inputs):
+                super()._results([label], blind)
+        return alone
 
     @contextmanager
     def _shared(self, stage: str, inputs: Mapping[str, Any], *, wait: bool = True) -> Iterator[bool]:

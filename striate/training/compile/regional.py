@@ -59,11 +59,15 @@ class CompiledLayers:
         self._notify = notify
         self._backend, self._options = backend, {**(options or {}), "guard_filter_fn": _guards_kept}
         self._reasons: dict[Signature, str] = {}
+        self._kinds = 0
         self._layers: list[_Layer] = []
 
-    def add(self, layer: nn.Module, *, compiled: bool = True, recomputed: bool = False) -> None:
-        """Let `layer` run compiled, or have its activations recomputed in the backward pass, or both."""
-        entry = _Layer(self, layer, compiled=compiled, recomputed=recomputed)
+    def add(self, layer: nn.Module, *, compiled: bool = True, recomputed: bool = False, counted: bool = True) -> None:
+        """Let `layer` run compiled, or have its activations recomputed in the backward pass, or both.
+
+        It runs as it is if there are `MOST_KINDS` kinds of layers that are `counted` already.
+        """
+        entry = _Layer(self, layer, compiled=compiled, recomputed=recomputed, counted=counted)
         self._layers.append(entry)
         self.recomputed += entry.recomputed
 
@@ -113,7 +117,8 @@ class CompiledLayers:
     def _compared(self, entry: _Layer, args: Any, kwargs: Mapping[str, Any]) -> str:
         """Return why a layer of a new kind can't run compiled, or nothing; tells that, or where its graph breaks."""
         name = type(entry.layer).__name__
-        if len(self._reasons) >= MOST_KINDS:
+        self._kinds += entry.counted
+        if self._kinds > MOST_KINDS:
             reason = f"there are more than {MOST_KINDS} kinds"
         else:
             before = Counter(counters["graph_break"])
@@ -136,8 +141,8 @@ class CompiledLayers:
 class _Layer:
     """Stands in for a layer's forward method: its compiled form, once that has been compared."""
 
-    def __init__(self, owner: CompiledLayers, layer: Any, *, compiled: bool, recomputed: bool) -> None:
-        self.owner, self.layer, self.compiled = owner, layer, compiled
+    def __init__(self, owner: CompiledLayers, layer: Any, *, compiled: bool, recomputed: bool, counted: bool) -> None:
+        self.owner, self.layer, self.compiled, self.counted = owner, layer, compiled, counted
         self.recomputed = recomputed or bool(getattr(layer, "gradient_checkpointing", False))
         self._before = {
             name: vars(layer)[name] for name in ("forward", "gradient_checkpointing") if name in vars(layer)
@@ -194,6 +199,7 @@ def compiled_layers(
     *,
     compiled: bool = True,
     recomputed: Collection[int] = (),
+    vision: bool = True,
     backend: Any = "inductor",
     options: Mapping[str, Any] | None = None,
 ) -> Iterator[CompiledLayers]:
@@ -207,6 +213,7 @@ def compiled_layers(
         notify: told in one line what stays uncompiled, and why.
         compiled: whether to compile at all; else layers are only recomputed.
         recomputed: which decoder layers keep their input alone, by index (activation checkpointing).
+        vision: whether frozen vision encoders run at all; their features may be cached.
         backend: of `torch.compile`.
         options: of Inductor.
     """
@@ -220,15 +227,16 @@ def compiled_layers(
         for index, layer in enumerate(decoder_layers(model)):
             if compiled or index in recomputed:
                 layers.add(layer, compiled=compiled, recomputed=index in recomputed)
-        for layer in _vision_layers(model, notify) if compiled else ():
-            layers.add(layer)
+        for layer in _vision_layers(model, notify, frozen=vision) if compiled else ():
+            # Their kinds are few, and the decoder's are still to come.
+            layers.add(layer, counted=False)
         yield layers
 
 
-def _vision_layers(model: nn.Module, notify: Notify) -> list[Any]:
+def _vision_layers(model: nn.Module, notify: Notify, *, frozen: bool) -> list[Any]:
     """Return the layers of the model's vision encoders that are worth compiling; tells of those that are not."""
     found: dict[int, Any] = {}
-    stacks: list[list[Any]] = [*map(list, frozen_encoders(model)), trained_encoder(model)]
+    stacks: list[list[Any]] = [*map(list, frozen_encoders(model) if frozen else ()), trained_encoder(model)]
     for stack in stacks:
         kinds = len(set(map(layer_signature, stack)))
         if kinds <= MOST_VISION_KINDS:
