@@ -260,6 +260,7 @@ class TrainingSession:
             compiled=execution.compiled,
             recomputed=execution.recomputed,
             vision=self._cached is None,
+            lengths_vary=True,
             options=GRAPH_OPTIONS if execution.graphs else None,
         )
 

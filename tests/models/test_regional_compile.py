@@ -137,6 +137,30 @@ def test_a_graph_a_kind_not_a_layer(family_builder: Any) -> None:
     assert len(graphs) <= 9
 
 
+@pytest.mark.parametrize("vary", [True, False])
+def test_a_graph_that_is_told_so_takes_any_length(family_builder: Any, vary: bool) -> None:
+    model, _ = family_builder("llava")
+    model = opened(model, "full")
+    counts, graphs = [], 0
+
+    def count(graph: Any, _: Any) -> Any:
+        nonlocal graphs
+        graphs += 1
+        return graph.forward
+
+    torch._dynamo.reset()
+    tokens = torch.randint(10, 20, (2, 24))
+    with compiled_layers(model, lengths_vary=vary, backend=count):
+        for length in (24, 23, 11, 7):
+            text = {"input_ids": tokens[:, :length], "attention_mask": torch.ones(2, length, dtype=torch.long)}
+            _, compiled = loss_and_gradients(model, text)
+            counts.append(graphs)
+    assert (counts[-1] == counts[0]) is vary
+    _, plain = loss_and_gradients(model, text)
+    for name, gradient in plain.items():
+        torch.testing.assert_close(compiled[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
 def test_a_vision_encoder_of_many_kinds_is_not_compiled(family_builder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each kind takes seconds, and the kinds there may be are the decoder's."""
     monkeypatch.setattr(regional, "MOST_VISION_KINDS", 2)

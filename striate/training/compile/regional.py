@@ -18,6 +18,7 @@ import torch
 import torch._dynamo
 from torch import nn
 from torch._dynamo.utils import counters
+from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 from transformers import PretrainedConfig
 
@@ -51,8 +52,11 @@ class CompiledLayers:
         recomputed: how many layers keep their input alone.
     """
 
-    def __init__(self, notify: Notify, backend: Any, options: Mapping[str, Any] | None) -> None:
+    def __init__(
+        self, notify: Notify, backend: Any, options: Mapping[str, Any] | None, lengths_vary: bool = False
+    ) -> None:
         """Hold no layer yet."""
+        self.lengths_vary = lengths_vary
         self.paused = False
         self.compile_seconds = 0.0
         self.recomputed = 0
@@ -124,15 +128,15 @@ class CompiledLayers:
             before = Counter(counters["graph_break"])
             reason = difference(
                 entry.layer,
-                partial(entry.run, entry.compiled_forward),
+                partial(entry.run, entry.first),
                 partial(entry.run, entry.forward),
                 args,
                 kwargs,
             )
             breaks = Counter(counters["graph_break"]) - before
             if breaks and not reason:
-                first = next(iter(breaks)).strip().splitlines()[0]
-                self._notify(f"{name} is compiled in pieces: {first}")
+                why = next(iter(breaks)).strip().splitlines()[0]
+                self._notify(f"{name} is compiled in pieces: {why}")
         if reason:
             self._notify(f"{name} runs uncompiled: {reason}")
         return reason
@@ -180,10 +184,19 @@ class _Layer:
             self.drop_recorders()
             self.refused = bool(self.owner.reason_against(self, args, kwargs))
             self.checked = True
-        forward = partial(self.run, self.forward if self.refused or self.owner.paused else self.compiled_forward)
+            compiled = self.first
+        else:
+            compiled = self.compiled_forward
+        forward = partial(self.run, self.forward if self.refused or self.owner.paused else compiled)
         if self.recomputed:
             forward = partial(checkpoint, forward, use_reentrant=False)
         return forward(*args, **kwargs)
+
+    def first(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what the compiled layer gives at its first call, where the compiler looks at what may vary."""
+        if self.owner.lengths_vary and self.counted:
+            _mark_lengths(args, kwargs)
+        return self.compiled_forward(*args, **kwargs)
 
     def run(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Return what `forward` gives, with new random keys of its dropouts."""
@@ -200,6 +213,7 @@ def compiled_layers(
     compiled: bool = True,
     recomputed: Collection[int] = (),
     vision: bool = True,
+    lengths_vary: bool = False,
     backend: Any = "inductor",
     options: Mapping[str, Any] | None = None,
 ) -> Iterator[CompiledLayers]:
@@ -214,10 +228,11 @@ def compiled_layers(
         compiled: whether to compile at all; else layers are only recomputed.
         recomputed: which decoder layers keep their input alone, by index (activation checkpointing).
         vision: whether frozen vision encoders run at all; their features may be cached.
+        lengths_vary: whether decoder layers are compiled for any number of tokens at once, not first for the first one.
         backend: of `torch.compile`.
         options: of Inductor.
     """
-    layers = CompiledLayers(notify, backend, options)
+    layers = CompiledLayers(notify, backend, options, lengths_vary)
     with ExitStack() as stack:
         stack.callback(layers.remove)
         if compiled:
@@ -231,6 +246,15 @@ def compiled_layers(
             # Their kinds are few, and the decoder's are still to come.
             layers.add(layer, counted=False)
         yield layers
+
+
+def _mark_lengths(args: Any, kwargs: Mapping[str, Any]) -> None:
+    """Tell the compiler that the number of tokens varies from call to call."""
+    length = (args[0] if args else kwargs["hidden_states"]).shape[1]
+    for tensor in tree_leaves((args, dict(kwargs))):
+        for axis in range(tensor.ndim) if isinstance(tensor, torch.Tensor) else ():
+            if tensor.shape[axis] == length:
+                torch._dynamo.maybe_mark_dynamic(tensor, axis)
 
 
 def _vision_layers(model: nn.Module, notify: Notify, *, frozen: bool) -> list[Any]:
