@@ -52,6 +52,7 @@ from striate.training.compile.cuda_graphs import GRAPH_OPTIONS, GraphedSteps
 from striate.training.compile.memory_budget import within_budget
 from striate.training.compile.policy import ANSWERS_TOGETHER
 from striate.training.compile.regional import CompiledLayers, compiled_layers
+from striate.training.image_layers import visual_compute
 from striate.training.inputs.step_inputs import LabelPositions, SkippingInput, StepInput
 from striate.training.inputs.wait_free import WaitFreeInputs
 from striate.training.loss import answer_loss
@@ -107,7 +108,7 @@ class Bench:
 
     def settings(self, rung: Rung) -> Settings:
         """Return the rung's step as the forecast has it."""
-        text = TINY_TEXT if self.args.tiny else rung.text
+        text, compute = TINY_TEXT if self.args.tiny else rung.text, self.computing(rung)
         found = Settings(
             method=rung.method,
             batch=rung.batch,
@@ -119,16 +120,13 @@ class Bench:
             fused=rung.compiled,
             frozen=rung.frozen,
             optimizer=rung.optimizer,
-            skipped=frozenset(range(len(self.shape.layers))) - self.computing(rung),
+            skipped=frozenset(compute.skipped if compute else ()),
         )
         return within_budget(self.shape, self.region, found, rung.budget) if rung.budget else found
 
-    def computing(self, rung: Rung) -> frozenset[int]:
-        """Return the layers that compute image tokens."""
-        layers = range(len(self.shape.layers))
-        if rung.image_tokens == "all":
-            return frozenset(layers)
-        return frozenset(self.region.layers) | frozenset(resolve(rung.image_also, len(layers)).layers)
+    def computing(self, rung: Rung) -> VisualCompute | None:
+        """Return which layers compute image tokens; None where all do."""
+        return visual_compute(self.region, TrainSection(image_tokens=rung.image_tokens, image_also=rung.image_also))
 
     def batch(self, rung: Rung) -> dict[str, Any]:
         """Return a batch of random pictures and tokens."""
@@ -153,8 +151,7 @@ class Bench:
                 stack.enter_context(frozen_in_fp8(self.model, self.region, print_line))
             if rung.frozen == "int8":
                 stack.enter_context(frozen_in_int8(self.model, self.region, print_line))
-            if rung.image_tokens == "region":
-                compute = VisualCompute(layers=tuple(sorted(self.computing(rung))), num_layers=len(self.shape.layers))
+            if compute := self.computing(rung):
                 with torch.autocast(self.device, torch.bfloat16):
                     shift = measure_shift(self.model, compute, [self.batch(rung)])
                 stack.enter_context(VisualTokenSkipping(self.model, compute, shift))

@@ -24,7 +24,7 @@ def first_fit(lengths: Sequence[int], budget: int) -> list[list[int]]:
     """
     rows: list[list[int]] = []
     room: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
+    for index in _longest_first(lengths):
         row = next((row for row, left in enumerate(room) if left >= lengths[index]), None)
         if row is None:
             rows.append([])
@@ -44,12 +44,16 @@ def even_rows(lengths: Sequence[int], budget: int) -> list[list[int]]:
     fitted = first_fit(lengths, budget)
     rows: list[list[int]] = [[] for _ in fitted]
     filled = [0] * len(rows)
-    for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
+    for index in _longest_first(lengths):
         shortest = filled.index(min(filled))
         rows[shortest].append(index)
         filled[shortest] += lengths[index]
     longest = max((sum(lengths[index] for index in row) for row in fitted), default=0)
     return [sorted(row) for row in rows] if max(filled, default=0) <= longest else fitted
+
+
+def _longest_first(lengths: Sequence[int]) -> list[int]:
+    return sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
 
 
 def join_row(items: Sequence[Encoded]) -> Batch:

@@ -286,7 +286,7 @@ class Flow:
 
     def evaluate(self) -> Retention:
         """Ask every model the test packs; write eval/LABEL.json, its predictions, retention.json and gate.json."""
-        section, seed, blind = self.config.evaluate, self.config.seed, self._floors()
+        section, seed, blind = self.config.evaluate, self.config.seed, self._floors
         results, references = self._results(self.labels, blind), references_of(self.config)
         floors = read_floors(self.out, blind)
         retention = write_retention(self.out, results, section, seed, references, floors)
@@ -309,6 +309,7 @@ class Flow:
             self._models.drop()
         return read_results(self.out, labels)
 
+    @cached_property
     def _floors(self) -> list[str]:
         """Return which models are asked without their pictures; none where no item has one, which is said."""
         labels = self.asked_blind

@@ -37,7 +37,8 @@ class ResidentModel:
     def take(self, label: str) -> Any:
         """Return what `load` does, for a stage that changes the model: nothing is resident afterwards."""
         loaded = self.load(label)
-        self.drop()
+        # Nothing is free yet: the stage has it.
+        self._loaded = None
         return loaded
 
     def take_to_tune(self) -> Any:

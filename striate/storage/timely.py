@@ -19,6 +19,8 @@ class NoAnswerError(Exception):
 def within(seconds: float, ask: Callable[[], ValueT], whom: str) -> ValueT:
     """Return what `ask` returns, or raise what it raises; `whom` names for people who is asked.
 
+    A limit of `ask`'s own is to be longer: of two that end at once, chance would choose whose error is told.
+
     Raises:
         NoAnswerError: it took longer: looking up a name, say, can't be given a limit of its own.
     """

@@ -143,13 +143,9 @@ class RegionTrainer(ResumableTrainer):
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return the loader of this process's shares; Accelerate would deal them again."""
-        arguments = self.args
-        self._loader = StepLoader.of(
-            self.sampler,
-            self.collator,
-            arguments.dataloader_num_workers,
-            pin_memory=arguments.dataloader_pin_memory,
-        )
+        samples: Any = self.train_dataset
+        workers, pins = self.args.dataloader_num_workers, self.args.dataloader_pin_memory
+        self._loader = StepLoader.of(samples, self.sampler, self.collator, workers, pin_memory=pins)
         return self._loader
 
     def end_workers(self) -> None:

@@ -105,7 +105,7 @@ def _check_reach(place: str, named: re.Match[str]) -> None:
         return
     name = f"{named['owner']}/{named['name']}"
     try:
-        ask = partial(HfApi().dataset_info, name, revision=named["revision"], timeout=SECONDS)
+        ask = partial(HfApi().dataset_info, name, revision=named["revision"], timeout=2 * SECONDS)
         within(SECONDS, ask, constants.ENDPOINT)
     # What a connection raises depends on the library below; what the hub itself says, `datasets` tells.
     except Exception as error:

@@ -73,9 +73,8 @@ class ArmFlow(Flow):
         Runs that began together would wait for it when they have trained.
         """
         if self.config.evaluate.packs:
-            blind = self._floors()
             for label in self.labels:
-                self._ask_shared(label, label in blind, wait=False)
+                self._ask_shared(label, label in self._floors, wait=False)
         return super().train()
 
     def _results(self, labels: Sequence[str], blind: Sequence[str] = ()) -> Results:

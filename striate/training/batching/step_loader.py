@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
-from striate.training.batching.micro_batches import NumberedSamples, StepCollator, StepSampler
+from striate.training.batching.micro_batches import StepCollator, StepSampler
 from striate.training.batching.workers import worker_options
 
 
@@ -15,12 +15,14 @@ class StepLoader(DataLoader[Any]):
     """Loads one process's share of every step, prepared by workers ahead of time."""
 
     @classmethod
-    def of(cls, sampler: StepSampler, collator: StepCollator, workers: int, *, pin_memory: bool) -> StepLoader:
+    def of(
+        cls, samples: Dataset[Any], sampler: StepSampler, collator: StepCollator, workers: int, *, pin_memory: bool
+    ) -> StepLoader:
         """Return the loader of a process's shares of an epoch, with as many workers as there are steps at most."""
         # More than there are steps would start for nothing.
         workers = min(workers, len(sampler))
         return cls(
-            NumberedSamples(sampler.order.samples),
+            samples,
             batch_sampler=sampler,
             collate_fn=collator,
             **worker_options(workers),

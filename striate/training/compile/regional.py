@@ -63,15 +63,15 @@ class CompiledLayers:
         self._notify = notify
         self._backend, self._options = backend, {**(options or {}), "guard_filter_fn": _guards_kept}
         self._reasons: dict[Signature, str] = {}
-        self._kinds = 0
+        self._decoder_kinds = 0
         self._layers: list[_Layer] = []
 
-    def add(self, layer: nn.Module, *, compiled: bool = True, recomputed: bool = False, counted: bool = True) -> None:
+    def add(self, layer: nn.Module, *, compiled: bool = True, recomputed: bool = False, decoder: bool = True) -> None:
         """Let `layer` run compiled, or have its activations recomputed in the backward pass, or both.
 
-        It runs as it is if there are `MOST_KINDS` kinds of layers that are `counted` already.
+        Of a `decoder` the number of tokens may vary, and it runs as it is if `MOST_KINDS` of its kinds are compiled.
         """
-        entry = _Layer(self, layer, compiled=compiled, recomputed=recomputed, counted=counted)
+        entry = _Layer(self, layer, compiled=compiled, recomputed=recomputed, decoder=decoder)
         self._layers.append(entry)
         self.recomputed += entry.recomputed
 
@@ -121,8 +121,8 @@ class CompiledLayers:
     def _compared(self, entry: _Layer, args: Any, kwargs: Mapping[str, Any]) -> str:
         """Return why a layer of a new kind can't run compiled, or nothing; tells that, or where its graph breaks."""
         name = type(entry.layer).__name__
-        self._kinds += entry.counted
-        if self._kinds > MOST_KINDS:
+        self._decoder_kinds += entry.decoder
+        if self._decoder_kinds > MOST_KINDS:
             reason = f"there are more than {MOST_KINDS} kinds"
         else:
             before = Counter(counters["graph_break"])
@@ -145,8 +145,8 @@ class CompiledLayers:
 class _Layer:
     """Stands in for a layer's forward method: its compiled form, once that has been compared."""
 
-    def __init__(self, owner: CompiledLayers, layer: Any, *, compiled: bool, recomputed: bool, counted: bool) -> None:
-        self.owner, self.layer, self.compiled, self.counted = owner, layer, compiled, counted
+    def __init__(self, owner: CompiledLayers, layer: Any, *, compiled: bool, recomputed: bool, decoder: bool) -> None:
+        self.owner, self.layer, self.compiled, self.decoder = owner, layer, compiled, decoder
         self.recomputed = recomputed or bool(getattr(layer, "gradient_checkpointing", False))
         self._before = {
             name: vars(layer)[name] for name in ("forward", "gradient_checkpointing") if name in vars(layer)
@@ -194,7 +194,7 @@ class _Layer:
 
     def first(self, *args: Any, **kwargs: Any) -> Any:
         """Return what the compiled layer gives at its first call, where the compiler looks at what may vary."""
-        if self.owner.lengths_vary and self.counted:
+        if self.owner.lengths_vary and self.decoder:
             _mark_lengths(args, kwargs)
         return self.compiled_forward(*args, **kwargs)
 
@@ -243,8 +243,7 @@ def compiled_layers(
             if compiled or index in recomputed:
                 layers.add(layer, compiled=compiled, recomputed=index in recomputed)
         for layer in _vision_layers(model, notify, frozen=vision) if compiled else ():
-            # Their kinds are few, and the decoder's are still to come.
-            layers.add(layer, counted=False)
+            layers.add(layer, decoder=False)
         yield layers
 
 
