@@ -16,6 +16,9 @@ from striate.data.encoding import Encoded
 from striate.data.label_mask import IGNORED
 from striate.data.packing import Batch
 from striate.errors import TrainingError
+from striate.models.visual_token_skipping import skipped_layer
+from striate.models.visual_token_skipping.rule import VisualTokenSkipping
+from striate.models.visual_token_skipping.visual_compute import VisualCompute
 from striate.training.loss import answer_loss
 from striate.training.packing.packing_check import Packing, check_packing
 
@@ -134,6 +137,16 @@ def assert_equal_alone_and_packed(model: Any, items: list[Encoded]) -> None:
 @pytest.mark.parametrize("kind", DECODERS)
 def test_decoders(kind: str) -> None:
     assert_equal_alone_and_packed(llava_of(kind), llava_items())
+
+
+@pytest.mark.parametrize("runs", [False, True])
+def test_image_tokens_that_skip_layers(monkeypatch: pytest.MonkeyPatch, runs: bool) -> None:
+    """Batches beside packed rows attend by runs of text too, where there is a kernel for them."""
+    monkeypatch.setattr(skipped_layer, "kernel_runs", lambda *_: runs)
+    model = llava_of("llama")
+    items, packing = llava_items(), Packing(model)
+    with VisualTokenSkipping(model, VisualCompute(layers=(1,), num_layers=4)), packing.installed():
+        assert "packing: 3" in check_packing(model, packing, Joiner(), items, 64)
 
 
 @pytest.mark.parametrize("kind", LVLMS)

@@ -125,18 +125,18 @@ def packed_attention(
     Raises:
         TrainingError: this attention is not one over the tokens of the row alone.
     """
-    row = _row[0]
-    if row is None or not hasattr(module, _MARK):
-        plain = AttentionInterface()["sdpa"]
-        return plain(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
-    compiles, own_lengths = torch.compiler.is_compiling(), kwargs.get("cu_seq_lens_q") is not None
-    if not compiles:
+    marked, compiles = hasattr(module, _MARK), torch.compiler.is_compiling()
+    row = _row[0] if marked else None
+    if row is not None and not compiles:
         row.windows[id(module)] = sliding_window
     how: dict[str, Any] = {"scaling": scaling, "sliding_window": sliding_window}
-    if own_lengths:
-        # Image tokens skip this layer.
+    if marked and kwargs.get("cu_seq_lens_q") is not None:
+        # Image tokens skip this layer, of a row or of a batch.
         how |= {"dropout": dropout, "softcap": softcap, **kwargs}
         return varlen_attention_forward(module, query, key, value, attention_mask, **how)
+    if row is None:
+        plain = AttentionInterface()["sdpa"]
+        return plain(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
     if not compiles:
         _check(row, query, key, kwargs)
     if attention_mask is None and not dropout and softcap is None and (compiles or has_kernel(query, value)):
