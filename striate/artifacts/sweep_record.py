@@ -66,6 +66,7 @@ class SweptGroup(Document):
 
     Attributes:
         settings: without the seed.
+        name: of their row of `runs` or `folders`; rows of a grid have none.
         model: `tuned`, `pruned` or another name of the run.
         runs: names of the runs that are done.
         seeds: of these.
@@ -82,6 +83,7 @@ class SweptGroup(Document):
     """
 
     settings: dict[str, Any]
+    name: str = ""
     model: str
     runs: tuple[str, ...]
     seeds: tuple[int, ...]

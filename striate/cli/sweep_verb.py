@@ -33,10 +33,8 @@ def sweep(
     json: Json = False,
 ) -> None:
     """Run a grid of runs into one table and page. Several run at a time: sweep.json, sweep.html."""
-    from striate.cli.views.narrow_tables import fitting
-    from striate.cli.views.sweep_table import BEST, sweep_table
+    from striate.cli.views.sweep_table import sweep_lines
     from striate.pipeline.sweeps.plan import Plan
-    from striate.reporting.sweep_wording import legend
 
     with guard(out):
         planned = Plan(config)
@@ -54,13 +52,8 @@ def sweep(
         if json:
             print_json(record.model_dump_json())
         else:
-            shown = sweep_table(record)
-            # What varies and the model stand before every part of a wide table.
-            keep = [column.header for column in shown.columns].index("model") + 1
-            for part in fitting(shown, OUT.width, keep):
-                OUT.print(part)
-            for line in legend(record, BEST):
-                OUT.print(line, highlight=False)
+            for part in sweep_lines(record, OUT.width):
+                OUT.print(part, highlight=False)
             OUT.print(f"{out / 'sweep.html'} and sweep.json", soft_wrap=True)
         if failed := record.count("failed"):
             ERR.print(f"{failed} of {len(record.runs)} runs failed; {out / 'logs'} has what they said", soft_wrap=True)

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from striate.artifacts import SweepRecord, SweptGroup, SweptScore
-from striate.cli.views.sweep_table import sweep_table
+from striate.cli.views.sweep_table import sweep_lines, sweep_table
 from striate.reporting.sweep_page import draw_sweep
 from striate.reporting.sweep_wording import above_floor_told, columns, has_floor, legend, settings_told, text_told
 
@@ -28,6 +28,40 @@ def test_settings_that_end_alike_are_told_by_their_whole_names() -> None:
     assert settings_told(rates, found) == "train.lr 0.1, heal.lr 0.2, region all"
     assert list(columns(record(group(**{"train.lr": 0.1}))).values()) == ["lr"]
     assert settings_told(group(model="pruned"), {}) == "the base, pruned"
+
+
+def test_names_of_rows_stand_for_what_they_imply() -> None:
+    """Of what a named row changes, only that has a column which the name does not say."""
+    whole, slow, fast = (
+        group(**{"select.region": region, "train.lr": rate}).model_copy(update={"name": name})
+        for name, region, rate in (("whole", "all", 0.1), ("part", "ids:1", 0.1), ("part", "ids:1", 0.2))
+    )
+    named = record(whole, slow, fast)
+    found = columns(named)
+    assert list(found.values()) == ["run", "lr"]
+    assert [settings_told(one, found) for one in named.groups] == ["whole, lr 0.1", "part, lr 0.1", "part, lr 0.2"]
+    assert legend(named, "*") == ["whole: region all", "part: region ids:1"]
+    mixed = record(whole, group(**{"select.region": "none"}))
+    assert list(columns(mixed).values()) == ["run", "region"]
+    assert legend(mixed, "*") == ["whole: lr 0.1"]
+
+
+def test_scores_are_shown_however_much_varies() -> None:
+    score = SweptScore(scores=(50.0,), mean=50.0)
+    rows = [group(score, **{"train.lr": rate, "select.region": f"ids:{'1,' * 40}2"}) for rate in (0.1, 0.2)]
+    console = Console(width=80, file=io.StringIO())
+    lines = []
+    for part in sweep_lines(record(*rows), console.width):
+        with console.capture() as printed:
+            console.print(part, soft_wrap=isinstance(part, str))
+        lines += [" ".join(line.split()) for line in printed.get().splitlines()]
+    assert lines == [
+        "run model seeds visual kept text kept seconds",
+        "1 tuned 1 50.0",
+        "2 tuned 1 50.0",
+        f"1: lr 0.1, region ids:{'1,' * 40}2",
+        f"2: lr 0.2, region ids:{'1,' * 40}2",
+    ]
 
 
 def test_the_legend_tells_the_marks_that_stand_there() -> None:

@@ -2,12 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from rich.table import Table
 
 from striate.artifacts import SweepRecord
-from striate.reporting.sweep_wording import COMPARED, cells, columns, score_heads, scores_told
+from striate.cli.views.narrow_tables import GAP, fitting, width_of
+from striate.reporting.sweep_wording import COMPARED, cells, columns, legend, numbered, score_heads, scores_told
 
 BEST = "*"
+_MODEL = "model"
+
+
+def sweep_lines(record: SweepRecord, width: int) -> Iterator[Table | str]:
+    """Yield the table, in parts where it is wide, and what its names and marks mean.
+
+    What varies and the model stand before every part. Where that takes more than half of `width` characters, rows have
+    numbers, and what varies is told below.
+    """
+    shown = sweep_table(record)
+    if _before_scores(shown) > width // 2:
+        record = numbered(record)
+        shown = sweep_table(record)
+    yield from fitting(shown, width, _keep(shown))
+    yield from legend(record, BEST)
+
+
+def _keep(table: Table) -> int:
+    return [column.header for column in table.columns].index(_MODEL) + 1
+
+
+def _before_scores(table: Table) -> int:
+    return sum(width_of(column) + GAP for column in table.columns[: _keep(table)])
 
 
 def sweep_table(record: SweepRecord) -> Table:
@@ -17,8 +43,8 @@ def sweep_table(record: SweepRecord) -> Table:
     for name in named.values():
         shown.add_column(name)
     heads = score_heads(record)
-    for head in ("model", "seeds", *heads, "seconds"):
-        shown.add_column(head, justify="left" if head == "model" else "right")
+    for head in (_MODEL, "seeds", *heads, "seconds"):
+        shown.add_column(head, justify="left" if head == _MODEL else "right")
     for group in record.groups:
         marked = f"{group.model}{f' {BEST}' if group.best else ''}{f' {COMPARED}' if group.compared else ''}"
         seconds = "" if group.train_seconds is None else f"{group.train_seconds:.0f}"

@@ -88,6 +88,7 @@ class Table:
         held_out = [record.validation.last for record in trained if record.validation]
         return SweptGroup(
             settings=runs[0].group,
+            name=runs[0].row,
             model=label,
             runs=tuple(run.name for run in runs),
             seeds=tuple(run.seed for run in runs),
