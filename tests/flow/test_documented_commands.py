@@ -109,6 +109,7 @@ NOT_RUN["striate sweep configs/study/photos.yaml --out study"] = (
 )
 NOT_RUN["striate sweep configs/study/regions.yaml --out study"] = "half an hour of a GPU; test_study.py reads its plan"
 NOT_RUN["striate sweep configs/study/sizes.yaml --out sizes"] = "half an hour of a GPU; test_study.py reads its plan"
+NOT_RUN["striate sweep configs/study/closer-modes.yaml --out closer"] = "minutes of a GPU; test_study.py reads its plan"
 NOT_RUN["striate sweep configs/study/fast-modes.yaml --out modes"] = "minutes of a GPU; test_study.py reads its plan"
 NOT_RUN["striate run configs/study/align.yaml --out aligned-b"] = (
     "a second language model, on a GPU; test_study.py reads its config"

@@ -106,6 +106,25 @@ def test_rules_for_image_tokens_differ_from_the_regions_in_these_alone() -> None
     assert sorted(run.config.seed for run in found.runs) == sorted([0, 1, 2] * 6)
 
 
+def test_rules_that_may_come_closer_differ_from_exact_training_in_these_alone() -> None:
+    found = plan("closer-modes")
+    exact = rows("fast-modes")["exact"].config
+    ours = {"image_tokens", "image_whole_every", "image_check"}
+    more = {"longer": {"max_steps"}, "dense": {"lr"}}
+    for run in found.runs:
+        assert run.config.data == exact.data
+        assert run.config.evaluate == exact.evaluate
+        assert (run.config.select == exact.select) is (run.row != "dense")
+        excluded = ours | more.get(run.row, set())
+        assert run.config.train.model_dump(exclude=excluded) == exact.train.model_dump(exclude=excluded)
+    chosen = rows("closer-modes")
+    assert chosen["exact"].config.train.image_tokens == "all"
+    dense = chosen["dense"].config
+    assert len(resolve(parse_spec(dense.select.region), LAYERS).layers) == LAYERS // 2
+    assert chosen["longer"].config.train.max_steps == 520
+    assert sorted(run.config.seed for run in found.runs) == sorted([0, 1, 2] * 6)
+
+
 def test_real_pictures_are_learned_at_six_rates_and_the_projector_alone_at_one() -> None:
     found = plan("photos")
     assert found.sweep.choose is not None
@@ -137,6 +156,7 @@ def test_every_claim_has_its_arms() -> None:
         "regions",
         "sizes",
         "fast-modes",
+        "closer-modes",
     }
     # Every row of the arms is told, by its name or as one of a kind.
     arms = [line for line in table.splitlines() if line.startswith("|") and "arms.yaml" in line]
