@@ -53,7 +53,7 @@ def sweep(
             print_json(record.model_dump_json())
         else:
             for part in sweep_lines(record, OUT.width):
-                OUT.print(part, highlight=False)
+                OUT.print(part, highlight=False, soft_wrap=isinstance(part, str))
             OUT.print(f"{out / 'sweep.html'} and sweep.json", soft_wrap=True)
         if failed := record.count("failed"):
             ERR.print(f"{failed} of {len(record.runs)} runs failed; {out / 'logs'} has what they said", soft_wrap=True)

@@ -114,5 +114,10 @@ def short_names(paths: Sequence[str]) -> dict[str, str]:
 
 def override(name: str, value: Any) -> str:
     """Return a setting and its value as `--set` takes them."""
+    return f"{name}={as_yaml(value)}"
+
+
+def as_yaml(value: Any) -> str:
+    """Return a setting's value in one line of YAML."""
     written = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), allow_unicode=True)
-    return f"{name}={written.removesuffix(chr(10)).removesuffix('...').strip()}"
+    return written.removesuffix("\n").removesuffix("...").strip()

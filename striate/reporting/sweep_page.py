@@ -13,17 +13,8 @@ from striate.reporting.charts.drawing.svg import picture
 from striate.reporting.charts.pareto import ParetoLine, ParetoPoint, draw_pareto
 from striate.reporting.html.markup import Child, Html, tag
 from striate.reporting.html.tables import Cell, figures, table
-from striate.reporting.sweep_wording import (
-    COMPARED,
-    cells,
-    columns,
-    kept_told,
-    legend,
-    score_heads,
-    score_told,
-    scores_told,
-    settings_told,
-)
+from striate.reporting.sweep_rows import cells, columns, settings_told
+from striate.reporting.sweep_wording import COMPARED, kept_told, legend, score_heads, score_told, scores_told
 from striate.wording import amount
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"

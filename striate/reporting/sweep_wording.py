@@ -1,80 +1,16 @@
-"""The words of a sweep's table, on the page and in the terminal: its settings, its scores, what its marks mean."""
+"""The words of a sweep's table, on the page and in the terminal: its scores, and what its names and marks mean."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from striate.artifacts import SweepRecord, SweptGroup, SweptScore
-from striate.config.sweep_settings import short_names
+from striate.reporting.sweep_rows import names_told
 from striate.wording import perplexity
 
 COMPARED = "= 100%"
-# Stands among the settings for the names of rows.
-NAME = ""
 ABOVE_FLOOR = "above the floor"
 CANT_TELL = "can't tell"
-
-
-def columns(record: SweepRecord) -> dict[str, str]:
-    """Return the settings that have a column in the table, and what each is called there; names of rows come first.
-
-    What a row's name implies has no column: the legend tells it.
-    """
-    named = {NAME: "run"} if any(group.name for group in record.groups) else {}
-    return named | {name: called for name, called in _varied(record).items() if not _implied(name, record.groups)}
-
-
-def cells(group: SweptGroup, shown: Mapping[str, str]) -> list[str]:
-    """Return what a group has in each of the columns `shown`."""
-    return [group.name if name == NAME else _value(group, name) for name in shown]
-
-
-def numbered(record: SweepRecord) -> SweepRecord:
-    """Return the record with a number in the name of every row, which then implies all of its settings."""
-    names = [f"{number} {group.name}".strip() for number, group in enumerate(record.groups, 1)]
-    groups = zip(record.groups, names, strict=True)
-    return record.model_copy(
-        update={"groups": tuple(group.model_copy(update={"name": name}) for group, name in groups)}
-    )
-
-
-def _varied(record: SweepRecord) -> dict[str, str]:
-    """Return the settings that some group has, and what each is called."""
-    return short_names([name for name in record.varied if any(name in group.settings for group in record.groups)])
-
-
-def _implied(setting: str, groups: Sequence[SweptGroup]) -> bool:
-    """Return whether the names of the groups that have a setting say its value."""
-    values: dict[str, set[str]] = {}
-    for group in groups:
-        values.setdefault(group.name, set()).add(_value(group, setting))
-    return values.pop("", {""}) == {""} and all(len(found) == 1 for found in values.values())
-
-
-def _value(group: SweptGroup, setting: str) -> str:
-    value = group.settings.get(setting, "")
-    if isinstance(value, list):
-        return ",".join(map(str, value))
-    return "null" if value is None else str(value)
-
-
-def _names_told(record: SweepRecord) -> list[str]:
-    """Return what the names of rows imply."""
-    implied = {name: called for name, called in _varied(record).items() if _implied(name, record.groups)}
-    named = {group.name: group for group in record.groups if group.name}
-    return [f"{name}: {_changes(group, implied) or 'the base'}" for name, group in named.items()]
-
-
-def _changes(group: SweptGroup, shown: Mapping[str, str]) -> str:
-    pairs = zip(shown.items(), cells(group, shown), strict=True)
-    told = (value if name == NAME else f"{called} {value}" for (name, called), value in pairs if value)
-    return ", ".join(told)
-
-
-def settings_told(group: SweptGroup, shown: Mapping[str, str]) -> str:
-    """Return what a group changes, in a few words."""
-    told = _changes(group, shown)
-    return f"{told or 'the base'}{'' if group.model == 'tuned' else f', {group.model}'}"
 
 
 def score_told(score: SweptScore | None) -> str:
@@ -145,4 +81,4 @@ def legend(record: SweepRecord, best: str) -> list[str]:
         ),
         f"{CANT_TELL}: {why}": bool(why),
     }
-    return [*_names_told(record), *(line for line, stands in told.items() if stands)]
+    return [*names_told(record), *(line for line, stands in told.items() if stands)]

@@ -52,6 +52,9 @@ def test_a_grid_becomes_one_table_and_a_failure_stops_no_other(swept: Callable[.
     result, out = swept(**asked, runs=broken)
     assert result.exit_code == 1
     assert "1 of 5 runs failed" in result.output
+    # All parts of the table, and what its marks mean.
+    for part in ("region", "visual", "seconds", "= 100%: what the others are held against"):
+        assert part in result.output
     record = read_document(out / "sweep.json", SweepRecord)
     assert [run.state for run in record.runs] == ["done"] * 4 + ["failed"]
     assert "diverged" in record.runs[-1].error
@@ -107,6 +110,8 @@ def test_what_is_held_against_is_asked_without_pictures(swept: Callable[..., tup
         assert group.visual is not None
         assert group.visual.floor == pytest.approx(100 * sum(filter(None, floors)) / 2)
         assert group.visual.above_floor is not None or group.visual.no_above_floor
+        # What a group keeps of itself is no estimate.
+        assert not (group.compared and group.visual.low)
     assert "above the floor" in again.output.replace("\n", " ")
 
 

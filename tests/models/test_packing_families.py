@@ -20,6 +20,7 @@ from striate.models.visual_token_skipping import skipped_layer
 from striate.models.visual_token_skipping.rule import VisualTokenSkipping
 from striate.models.visual_token_skipping.visual_compute import VisualCompute
 from striate.training.loss import answer_loss
+from striate.training.packing.packed_attention import packed_attention
 from striate.training.packing.packing_check import Packing, check_packing
 
 DECODERS: dict[str, dict[str, Any]] = {
@@ -147,6 +148,16 @@ def test_image_tokens_that_skip_layers(monkeypatch: pytest.MonkeyPatch, runs: bo
     items, packing = llava_items(), Packing(model)
     with VisualTokenSkipping(model, VisualCompute(layers=(1,), num_layers=4)), packing.installed():
         assert "packing: 3" in check_packing(model, packing, Joiner(), items, 64)
+
+
+def test_attention_of_no_decoder_layer_stays_as_it_is() -> None:
+    """A vision encoder's own ends of samples are not those of a row."""
+    states = torch.randn(3, 1, 2, 6, 4)
+    ends = torch.tensor([0, 2, 6], dtype=torch.int32)
+    given = {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": 4, "max_length_k": 4, "is_causal": False}
+    found, _ = packed_attention(torch.nn.Identity(), *states, None, **given)
+    plain = torch.nn.functional.scaled_dot_product_attention(*states).transpose(1, 2)
+    torch.testing.assert_close(found, plain)
 
 
 @pytest.mark.parametrize("kind", LVLMS)

@@ -118,10 +118,18 @@ def test_rules_that_may_come_closer_differ_from_exact_training_in_these_alone() 
         excluded = ours | more.get(run.row, set())
         assert run.config.train.model_dump(exclude=excluded) == exact.train.model_dump(exclude=excluded)
     chosen = rows("closer-modes")
-    assert chosen["exact"].config.train.image_tokens == "all"
     dense = chosen["dense"].config
     assert len(resolve(parse_spec(dense.select.region), LAYERS).layers) == LAYERS // 2
-    assert chosen["longer"].config.train.max_steps == 520
+    rules = {name: (run.config.train.image_tokens, run.config.train.image_whole_every) for name, run in chosen.items()}
+    assert rules == {
+        "exact": ("all", 0),
+        "while": ("region while training", 0),
+        "while-tenth": ("region while training", 10),
+        "while-fifth": ("region while training", 5),
+        "longer": ("region", 10),
+        "dense": ("region", 0),
+    }
+    assert chosen["longer"].config.train.max_steps == 400
     assert sorted(run.config.seed for run in found.runs) == sorted([0, 1, 2] * 6)
 
 

@@ -10,7 +10,8 @@ from rich.console import Console
 from striate.artifacts import SweepRecord, SweptGroup, SweptScore
 from striate.cli.views.sweep_table import sweep_lines, sweep_table
 from striate.reporting.sweep_page import draw_sweep
-from striate.reporting.sweep_wording import above_floor_told, columns, has_floor, legend, settings_told, text_told
+from striate.reporting.sweep_rows import cells, columns, settings_told
+from striate.reporting.sweep_wording import above_floor_told, has_floor, legend, text_told
 
 
 def group(visual: SweptScore | None = None, model: str = "tuned", **settings: Any) -> SweptGroup:
@@ -30,37 +31,72 @@ def test_settings_that_end_alike_are_told_by_their_whole_names() -> None:
     assert settings_told(group(model="pruned"), {}) == "the base, pruned"
 
 
+def named(name: str, **settings: Any) -> SweptGroup:
+    return group(SweptScore(scores=(50.0,), mean=50.0), **settings).model_copy(update={"name": name})
+
+
 def test_names_of_rows_stand_for_what_they_imply() -> None:
     """Of what a named row changes, only that has a column which the name does not say."""
     whole, slow, fast = (
-        group(**{"select.region": region, "train.lr": rate}).model_copy(update={"name": name})
+        named(name, **{"select.region": region, "train.lr": rate})
         for name, region, rate in (("whole", "all", 0.1), ("part", "ids:1", 0.1), ("part", "ids:1", 0.2))
     )
-    named = record(whole, slow, fast)
-    found = columns(named)
+    swept = record(whole, slow, fast)
+    found = columns(swept)
     assert list(found.values()) == ["run", "lr"]
-    assert [settings_told(one, found) for one in named.groups] == ["whole, lr 0.1", "part, lr 0.1", "part, lr 0.2"]
-    assert legend(named, "*") == ["whole: region all", "part: region ids:1"]
+    assert [settings_told(one, found) for one in swept.groups] == ["whole, lr 0.1", "part, lr 0.1", "part, lr 0.2"]
+    assert legend(swept, "*") == ["whole: region all", "part: region ids:1"]
     mixed = record(whole, group(**{"select.region": "none"}))
     assert list(columns(mixed).values()) == ["run", "region"]
     assert legend(mixed, "*") == ["whole: lr 0.1"]
 
 
-def test_scores_are_shown_however_much_varies() -> None:
-    score = SweptScore(scores=(50.0,), mean=50.0)
-    rows = [group(score, **{"train.lr": rate, "select.region": f"ids:{'1,' * 40}2"}) for rate in (0.1, 0.2)]
-    console = Console(width=80, file=io.StringIO())
-    lines = []
-    for part in sweep_lines(record(*rows), console.width):
-        with console.capture() as printed:
+def test_a_name_that_implies_nothing_is_not_explained() -> None:
+    rates = record(named("fast", **{"train.lr": 0.2}), group(**{"train.lr": 0.1}), named("plain"))
+    assert [cells(one, columns(rates)) for one in rates.groups] == [["fast", "0.2"], ["", "0.1"], ["plain", ""]]
+    assert legend(rates, "*") == ["plain: the base"]
+
+
+def test_values_are_told_as_set_takes_them() -> None:
+    values = [[], ["a", "b"], ["a,b"], "a,b", None, "null", True]
+    rows = [group(**{"train.lr": value}) for value in values]
+    told = [cells(row, columns(record(*rows)))[0] for row in rows]
+    assert told == ["[]", "[a, b]", "['a,b']", "a,b", "null", "'null'", "true"]
+
+
+def printed(swept: SweepRecord, width: int) -> list[str]:
+    """Return the lines of a sweep's table in a terminal, white space joined."""
+    console, lines = Console(width=width, file=io.StringIO()), list[str]()
+    for part in sweep_lines(swept, width):
+        with console.capture() as shown:
             console.print(part, soft_wrap=isinstance(part, str))
-        lines += [" ".join(line.split()) for line in printed.get().splitlines()]
-    assert lines == [
+        lines += [" ".join(line.split()) for line in shown.get().splitlines()]
+    return lines
+
+
+def test_scores_are_shown_however_much_varies() -> None:
+    long = f"ids:{'1,' * 20}2"
+    tuned, other = (named("x" * 40, **{"train.lr": rate, "select.region": long}) for rate in (0.1, 0.2))
+    pruned = tuned.model_copy(update={"model": "pruned"})
+    swept = record(tuned, pruned, other)
+    named_lines = printed(swept, 300)
+    assert named_lines == [
+        "run lr model seeds visual kept text kept seconds",
+        f"{'x' * 40} 0.1 tuned 1 50.0",
+        f"{'x' * 40} 0.1 pruned 1 50.0",
+        f"{'x' * 40} 0.2 tuned 1 50.0",
+        f"{'x' * 40}: region {long}",
+    ]
+    # It fits, though most of it is what varies.
+    assert printed(swept, 95) == named_lines
+    assert printed(swept, 80) == [
         "run model seeds visual kept text kept seconds",
         "1 tuned 1 50.0",
+        "1 pruned 1 50.0",
         "2 tuned 1 50.0",
-        f"1: lr 0.1, region ids:{'1,' * 40}2",
-        f"2: lr 0.2, region ids:{'1,' * 40}2",
+        f"1: {'x' * 40}, lr 0.1",
+        f"2: {'x' * 40}, lr 0.2",
+        f"{'x' * 40}: region {long}",
     ]
 
 

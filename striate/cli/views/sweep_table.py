@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from striate.artifacts import SweepRecord
 from striate.cli.views.narrow_tables import GAP, fitting, width_of
-from striate.reporting.sweep_wording import COMPARED, cells, columns, legend, numbered, score_heads, scores_told
+from striate.reporting.sweep_rows import cells, columns, numbered
+from striate.reporting.sweep_wording import COMPARED, legend, score_heads, scores_told
 
 BEST = "*"
 _MODEL = "model"
@@ -17,23 +18,23 @@ _MODEL = "model"
 def sweep_lines(record: SweepRecord, width: int) -> Iterator[Table | str]:
     """Yield the table, in parts where it is wide, and what its names and marks mean.
 
-    What varies and the model stand before every part. Where that takes more than half of `width` characters, rows have
-    numbers, and what varies is told below.
+    What varies and the model stand before every part of a table that is too wide. Where that alone takes more than half
+    of `width` characters, rows have numbers, and what varies is told below.
     """
-    shown = sweep_table(record)
-    if _before_scores(shown) > width // 2:
-        record = numbered(record)
-        shown = sweep_table(record)
+    shown, lines = sweep_table(record), legend(record, BEST)
+    if _width(shown.columns) > width and _width(shown.columns[: _keep(shown)]) > width // 2:
+        record, numbers = numbered(record)
+        shown, lines = sweep_table(record), [*numbers, *lines]
     yield from fitting(shown, width, _keep(shown))
-    yield from legend(record, BEST)
+    yield from lines
 
 
 def _keep(table: Table) -> int:
     return [column.header for column in table.columns].index(_MODEL) + 1
 
 
-def _before_scores(table: Table) -> int:
-    return sum(width_of(column) + GAP for column in table.columns[: _keep(table)])
+def _width(columns: Sequence[Column]) -> int:
+    return sum(width_of(column) + GAP for column in columns) - GAP
 
 
 def sweep_table(record: SweepRecord) -> Table:

@@ -84,11 +84,14 @@ class Table:
     ) -> SweptGroup:
         evaluations = self._evaluations(runs, label)
         visual, text = self._scored(runs, label, whole)
+        compared = whole is not None and whole[0] is runs and whole[1] == label
+        if compared:
+            visual, text = _of_itself(visual), _of_itself(text)
         trained = [record for run in runs if (record := self._trained(run.name))]
         held_out = [record.validation.last for record in trained if record.validation]
         return SweptGroup(
             settings=runs[0].group,
-            name=runs[0].row,
+            name=_shared([run.row for run in runs]),
             model=label,
             runs=tuple(run.name for run in runs),
             seeds=tuple(run.seed for run in runs),
@@ -103,7 +106,7 @@ class Table:
             parameters=evaluations[0][0].parameters if evaluations else None,
             layers=evaluations[0][0].num_layers if evaluations else None,
             best=any(run.name in best for run in runs),
-            compared=whole is not None and whole[0] is runs and whole[1] == label,
+            compared=compared,
         )
 
     def _scored(
@@ -183,6 +186,17 @@ def _score(
         names = "above_floor", "above_floor_low", "above_floor_high", "no_above_floor"
         kept |= {"floor": 100 * row.floor, **row.model_dump(include={*names})}
     return found.model_copy(update=kept)
+
+
+def _shared(names: Sequence[str]) -> str:
+    """Return the name that all have, or none."""
+    return names[0] if len(set(names)) == 1 else ""
+
+
+def _of_itself(score: SweptScore | None) -> SweptScore | None:
+    """Return a score without intervals of what it keeps of itself, which is all."""
+    bounds = "low", "high", "above_floor_low", "above_floor_high"
+    return score and score.model_copy(update=dict.fromkeys(bounds))
 
 
 def _nats(records: Sequence[EvalRecord]) -> float | None:
