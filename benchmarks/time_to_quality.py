@@ -26,6 +26,7 @@ from typing import Any
 
 import markdown_table
 from apart import run_apart
+from quality_picture import draw
 
 TARGET, SHARES, FIRST = "hf", (1.0, 0.98, 0.95), 20
 SCORES = ("visual_exact_match", "exact_match")
@@ -64,14 +65,19 @@ def table(lines: list[dict[str, Any]]) -> str:
     """Return the arms as a Markdown table."""
     names = ["all steps, s", "a step, ms", "starting, s", "beside, s", "held out", "score, %", "loss"]
     names += [*(f"until {100 * share:g}% of the score" for share in SHARES), "until the loss"]
-    done = [line for line in lines if "points" in line]
-    target = next((line for line in done if line["name"] == TARGET), None)
-    score = next((key for key in SCORES if done and key in done[0]["points"][-1]), SCORES[-1])
+    done, target, score = read(lines)
     rows = []
     for line in lines:
         failed = [line.get("error", "").replace("|", "/"), *[""] * (len(names) - 1)]
         rows.append([line["name"], *(told(line, target, score) if line in done else failed)])
     return markdown_table.table(["arm", *names], rows)
+
+
+def read(lines: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, Any] | None, str]:
+    """Return the arms that ended, the one that the others are held against if it did, and the score's key."""
+    done = [line for line in lines if "points" in line]
+    target = next((line for line in done if line["name"] == TARGET), None)
+    return done, target, next((key for key in SCORES if done and key in done[0]["points"][-1]), SCORES[-1])
 
 
 def latest(file: Path) -> list[dict[str, Any]]:
@@ -87,6 +93,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="a folder of packs, each with train.json")
     parser.add_argument("--arms", nargs="+", help="some of the arms; all of them where none is given")
     parser.add_argument("--out", type=Path, required=True, help="a file of lines, which are added to")
+    parser.add_argument("--picture", type=Path, help="an SVG file of all arms that --out has")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--every", type=int, default=20, help="steps from one measuring to the next")
@@ -113,7 +120,11 @@ def main() -> None:
         print(json.dumps({key: value for key, value in line.items() if key != "seconds"}), flush=True)
         with args.out.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
-    print(table(latest(args.out)))
+    found = latest(args.out)
+    print(table(found))
+    done, target, score = read(found)
+    if args.picture and done:
+        args.picture.write_text(draw(done, score, target and target["points"][-1][score]), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -7,11 +7,15 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import quality_arms
 import time_to_quality
+from quality_picture import draw
 from time_to_quality import latest, starting, table, until
+
+SVG = "{http://www.w3.org/2000/svg}"
 
 
 @pytest.fixture
@@ -93,7 +97,9 @@ def test_arms_run_apart_and_later_ones_are_added(
     ]
     out.write_text("".join(json.dumps({**line, "n": n}) + "\n" for n, line in enumerate(lines)))
     assert [(line["name"], line["n"]) for line in latest(out)] == [("hf", 2), ("all", 1)]
+    picture = tmp_path / "lines.svg"
     words = [given.model, str(given.data), "--tiny", "--arms", "uniform:25%", "--out", str(out)]
+    words += ["--picture", str(picture)]
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     monkeypatch.setattr(sys, "argv", ["time_to_quality.py", *words])
     time_to_quality.main()
@@ -101,3 +107,17 @@ def test_arms_run_apart_and_later_ones_are_added(
     assert added["name"] == "uniform:25%", added
     assert [point["step"] for point in added["points"]] == [2, 4]
     assert "| uniform:25% | " in capsys.readouterr().out
+    drawn = ElementTree.fromstring(picture.read_text(encoding="utf-8"))
+    assert sorted(len(curve.attrib["points"].split()) for curve in drawn.iter(f"{SVG}polyline")) == [2, 3, 3]
+    assert "striate, all layers: 50.0% after 2.0 s" in "".join(drawn.itertext())
+
+
+def test_points_lie_where_their_seconds_and_scores_are() -> None:
+    drawn = ElementTree.fromstring(draw([{"name": "hf", "points": POINTS}], "exact_match", 0.4))
+    [curve] = drawn.iter(f"{SVG}polyline")
+    places = [tuple(map(float, pair.split(","))) for pair in curve.attrib["points"].split()]
+    # Seconds apart alike; 30, 50 and 49%.
+    assert places[1][0] - places[0][0] == pytest.approx(places[2][0] - places[1][0], abs=0.2)
+    assert (places[2][1] - places[1][1]) / (places[0][1] - places[1][1]) == pytest.approx(0.05, abs=0.002)
+    [target] = [one for one in drawn.iter(f"{SVG}line") if one.attrib["class"] == "hundred"]
+    assert float(target.attrib["y1"]) == pytest.approx((places[0][1] + places[1][1]) / 2, abs=0.2)
