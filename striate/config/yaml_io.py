@@ -28,6 +28,12 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     raw = read_yaml(path, CONFIG_FILE)
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} holds {_kind(raw)}, not a mapping", "sections such as model:, data:", "see configs/")
+    if "base" in raw and raw.keys() & {"grid", "runs", "folders"}:
+        raise ConfigError(
+            f"{path} is a sweep, not the config of a run",
+            "sections such as model:, data:",
+            f"run it with `striate sweep {path}`, or list its runs with --plan",
+        )
     return parse_config(raw, overrides, source=str(path))
 
 

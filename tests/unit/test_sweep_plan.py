@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from striate.config import load_config
 from striate.config.sweep_settings import override
 from striate.errors import ConfigError
 from striate.pipeline.sweeps.choosing import at_an_end, classes_of, ranked, survivors
@@ -133,6 +134,25 @@ def test_a_missing_base_is_named(tmp_path: Path) -> None:
     (tmp_path / "sweep.yaml").write_text("{base: nowhere.yaml, grid: {seed: [1]}}", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
         Plan(tmp_path / "sweep.yaml")
+
+
+def test_a_sweep_and_a_runs_config_are_told_apart(tmp_path: Path) -> None:
+    planned(tmp_path, grid={"train.lr": [1e-4]})
+    sweep, run = tmp_path / "sweep.yaml", tmp_path / "run.yaml"
+    with pytest.raises(ConfigError) as error:
+        load_config(sweep)
+    assert str(error.value).splitlines() == [
+        f"{sweep} is a sweep, not the config of a run",
+        "  allowed: sections such as model:, data:",
+        f"  next:    run it with `striate sweep {sweep}`, or list its runs with --plan",
+    ]
+    with pytest.raises(ConfigError) as error:
+        Plan(run)
+    assert str(error.value).splitlines() == [
+        f"{run} is the config of a run, not a sweep",
+        "  allowed: base: and grid:, runs: or folders:",
+        f"  next:    name it as the base: of a sweep, or run it alone with `striate run {run}`",
+    ]
 
 
 def test_a_rung_is_a_shorter_training_that_is_not_asked(tmp_path: Path) -> None:

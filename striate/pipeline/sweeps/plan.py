@@ -173,6 +173,12 @@ def read_sweep(file: Path) -> SweepConfig:
     raw = read_yaml(file, SWEEP_FILE)
     if not isinstance(raw, dict):
         raise ConfigError(f"{file} is no mapping", "base: and grid:, runs: or folders:", "see docs/sweeps.md")
+    if "model" in raw and "base" not in raw:
+        raise ConfigError(
+            f"{file} is the config of a run, not a sweep",
+            "base: and grid:, runs: or folders:",
+            f"name it as the base: of a sweep, or run it alone with `striate run {file}`",
+        )
     try:
         return SweepConfig.model_validate(raw)
     except ValidationError as error:
