@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from rich.table import Column, Table
+from rich.table import Table
 
 from striate.artifacts import SweepRecord
-from striate.cli.views.narrow_tables import GAP, fitting, width_of
+from striate.cli.views.narrow_tables import fitting, width_of
 from striate.reporting.sweep_rows import cells, columns, numbered
 from striate.reporting.sweep_wording import COMPARED, legend, score_heads, scores_told
 
@@ -22,7 +22,7 @@ def sweep_lines(record: SweepRecord, width: int) -> Iterator[Table | str]:
     of `width` characters, rows have numbers, and what varies is told below.
     """
     shown, lines = sweep_table(record), legend(record, BEST)
-    if _width(shown.columns) > width and _width(shown.columns[: _keep(shown)]) > width // 2:
+    if width_of(shown.columns) > width and width_of(shown.columns[: _keep(shown)]) > width // 2:
         record, numbers = numbered(record)
         shown, lines = sweep_table(record), [*numbers, *lines]
     yield from fitting(shown, width, _keep(shown))
@@ -31,10 +31,6 @@ def sweep_lines(record: SweepRecord, width: int) -> Iterator[Table | str]:
 
 def _keep(table: Table) -> int:
     return [column.header for column in table.columns].index(_MODEL) + 1
-
-
-def _width(columns: Sequence[Column]) -> int:
-    return sum(width_of(column) + GAP for column in columns) - GAP
 
 
 def sweep_table(record: SweepRecord) -> Table:
