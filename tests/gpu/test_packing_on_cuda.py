@@ -65,15 +65,22 @@ def test_kernel_is_one_call_a_sample(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("cache", ["off", "memory"])
+@pytest.mark.parametrize("rule", [{}, {"image_tokens": "region", "image_check": None}], ids=["exact", "region"])
 def test_training_packed_is_training_padded(
-    tiny_llava: Loaded, pack_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, cache: Any
+    tiny_llava: Loaded,
+    pack_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    dtype: torch.dtype,
+    cache: Any,
+    rule: dict[str, Any],
 ) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     samples = read_samples(pack_dir)
     losses = []
     for packing in (False, True):
         model = copy.deepcopy(tiny_llava.model).to("cuda", dtype)
-        config = TrainSection(method="full", batch_size=6, epochs=2, lr=1e-3, warmup_ratio=0, packing=packing)
+        config = TrainSection(method="full", batch_size=6, epochs=2, lr=1e-3, warmup_ratio=0, packing=packing, **rule)
         record = train(
             model,
             tiny_llava.processor,
