@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from striate.reporting.charts.drawing.axes import marks_between, tick_label
+from striate.reporting.charts.drawing.axes import marks_between, span, tick_label
 from striate.reporting.charts.drawing.colours import DARK, LIGHT
 from striate.reporting.charts.drawing.svg import line, text
 from striate.reporting.html.markup import Html, tag
@@ -14,7 +14,6 @@ WIDTH, HEIGHT = 860.0, 520.0
 LEFT, TOP, RIGHT, BOTTOM = 64.0, 20.0, 540.0, 460.0
 _LINE = 16.0
 _ROOM = 0.06
-Span = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -22,12 +21,17 @@ class Frame:
     """Axes over what was measured.
 
     Attributes:
-        across: the least and the largest value from left to right.
-        upright: the same from the bottom to the top.
+        across: the ends of the axis from left to right.
+        upright: of the one from the bottom to the top.
     """
 
-    across: Span
-    upright: Span
+    across: tuple[float, float]
+    upright: tuple[float, float]
+
+    @classmethod
+    def around(cls, across: Sequence[float], upright: Sequence[float]) -> Frame:
+        """Return axes with all these values and some room."""
+        return cls(span(across, _ROOM), span(upright, _ROOM))
 
     def x(self, value: float) -> float:
         """Return where a value lies from left to right."""
@@ -56,12 +60,6 @@ class Frame:
         shapes.append(text((LEFT + RIGHT) / 2, BOTTOM + 42, across, class_="middle"))
         shapes.append(text(LEFT, TOP - 7, upright))
         return shapes
-
-
-def span(values: Sequence[float]) -> Span:
-    """Return the ends of an axis for these values, with some room."""
-    room = _ROOM * (max(values) - min(values)) or 1.0
-    return min(values) - room, max(values) + room
 
 
 def spread(heights: Sequence[float]) -> list[float]:

@@ -23,13 +23,13 @@ from striate import apply_region, load_model
 from striate.config import DataSection, MachineSection, TrainSection
 from striate.data.collate import Collator
 from striate.data.held_out import TrainingData, training_data
-from striate.models.structure.anatomy import PROJECTOR, component_of, find_anatomy
 from striate.progress import Silent
 from striate.selectors.spec.grammar import resolve
 from striate.stages.train import train
 from striate.training.batching.order import SeededOrder
 from striate.training.inputs.step_inputs import StepInputs
 from striate.training.metrics.metrics_log import read_rows
+from striate.training.optimizers import parameter_groups
 from striate.training.validation.held_out_loss import HeldOutLoss
 from striate.training.validation.watch import VALIDATION, Watch
 
@@ -162,16 +162,9 @@ class OrderedTrainer(Trainer):
     def create_optimizer(self, *given: Any) -> torch.optim.Optimizer:
         """Return AdamW with a group for the layers and one for the projector."""
         kind, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
-        anatomy = find_anatomy(self.model)
-        groups: dict[bool, list[torch.nn.Parameter]] = {True: [], False: []}
-        for name, parameter in self.model.named_parameters():
-            if parameter.requires_grad:
-                groups[component_of(anatomy, name) == PROJECTOR].append(parameter)
-        rates = {True: PROJECTOR_LR, False: self.args.learning_rate}
-        self.optimizer = kind(
-            [{"params": groups[one], "lr": rates[one], "weight_decay": self.args.weight_decay} for one in rates],
-            **settings,
-        )
+        rates = {"region": self.args.learning_rate, "projector": PROJECTOR_LR}
+        decayed = {name for name, _ in self.model.named_parameters()}
+        self.optimizer = kind(parameter_groups(self.model, rates, self.args.weight_decay, decayed), **settings)
         return self.optimizer
 
 

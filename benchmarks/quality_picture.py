@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from picture_frame import RIGHT, Frame, picture, span, spread
+from picture_frame import LEFT, RIGHT, Frame, picture, spread
 
 from striate.reporting.charts.drawing.svg import line, text, title
 from striate.reporting.html.markup import Html, tag
@@ -29,11 +29,11 @@ def draw(lines: Sequence[dict[str, Any]], score: str, target: float | None) -> s
     """
     arms = [(one["name"], [(point["at_s"], 100 * point[score]) for point in one["points"]]) for one in lines]
     spots = [spot for _, points in arms for spot in points]
-    frame = Frame(span([0.0, *(second for second, _ in spots)]), span([share for _, share in spots]))
+    frame = Frame.around([0.0, *(second for second, _ in spots)], [share for _, share in spots])
     shapes = frame.axes("seconds of steps", "held-out answers that are right", " s")
     if target is not None:
         height = frame.y(100 * target)
-        shapes.append(line(frame.x(frame.across[0]), height, RIGHT, height, class_="hundred"))
+        shapes.append(line(LEFT, height, RIGHT, height, class_="hundred"))
     arms.sort(key=lambda arm: frame.y(arm[1][-1][1]))
     for (name, points), place in zip(arms, spread([frame.y(points[-1][1]) for _, points in arms]), strict=True):
         shapes += _drawn(name, points, place, frame)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from picture_frame import RIGHT, Frame, picture, span, spread
+from picture_frame import RIGHT, Frame, picture, spread
 from study_arms import ALL
 
 from striate.reporting.charts.drawing.svg import line, text, title
@@ -31,9 +31,9 @@ class Spot:
 def draw(told: dict[str, Any]) -> str:
     """Return the picture; regions of which nothing can be told on either side are not in it."""
     spots = [spot for arm in told["arms"] if arm["arm"] != ALL and (spot := _spot(arm))]
-    frame = Frame(
-        span([100.0, *(end for spot in spots for end in spot.x)]),
-        span([100.0, *(end for spot in spots for end in spot.y)]),
+    frame = Frame.around(
+        [100.0, *(end for spot in spots for end in spot.x)],
+        [100.0, *(end for spot in spots for end in spot.y)],
     )
     across, upright = f"text kept of {ALL}, with 95% intervals", f"visual score kept of {ALL}"
     shapes = frame.axes(across, upright, "%", whole=100)

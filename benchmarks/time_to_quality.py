@@ -65,7 +65,7 @@ def table(lines: list[dict[str, Any]]) -> str:
     """Return the arms as a Markdown table."""
     names = ["all steps, s", "a step, ms", "starting, s", "beside, s", "held out", "score, %", "loss"]
     names += [*(f"until {100 * share:g}% of the score" for share in SHARES), "until the loss"]
-    done, target, score = read(lines)
+    done, target, score = ended(lines)
     rows = []
     for line in lines:
         failed = [line.get("error", "").replace("|", "/"), *[""] * (len(names) - 1)]
@@ -73,7 +73,7 @@ def table(lines: list[dict[str, Any]]) -> str:
     return markdown_table.table(["arm", *names], rows)
 
 
-def read(lines: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, Any] | None, str]:
+def ended(lines: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, Any] | None, str]:
     """Return the arms that ended, the one that the others are held against if it did, and the score's key."""
     done = [line for line in lines if "points" in line]
     target = next((line for line in done if line["name"] == TARGET), None)
@@ -122,7 +122,7 @@ def main() -> None:
             stream.write(json.dumps(line) + "\n")
     found = latest(args.out)
     print(table(found))
-    done, target, score = read(found)
+    done, target, score = ended(found)
     if args.picture and done:
         args.picture.write_text(draw(done, score, target and target["points"][-1][score]), encoding="utf-8")
 

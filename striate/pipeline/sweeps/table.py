@@ -91,7 +91,7 @@ class Table:
         held_out = [record.validation.last for record in trained if record.validation]
         return SweptGroup(
             settings=runs[0].group,
-            name=_shared([run.row for run in runs]),
+            name=_common([run.row for run in runs]),
             model=label,
             runs=tuple(run.name for run in runs),
             seeds=tuple(run.seed for run in runs),
@@ -188,7 +188,7 @@ def _score(
     return found.model_copy(update=kept)
 
 
-def _shared(names: Sequence[str]) -> str:
+def _common(names: Sequence[str]) -> str:
     """Return the name that all have, or none."""
     return names[0] if len(set(names)) == 1 else ""
 

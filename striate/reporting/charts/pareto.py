@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from striate.reporting.charts.drawing.axes import marks_between, tick_label
+from striate.reporting.charts.drawing.axes import marks_between, span, tick_label
 from striate.reporting.charts.drawing.axis_break import lying_break, upright_break
 from striate.reporting.charts.drawing.svg import WIDE, line, text
 from striate.reporting.html.markup import Html, number, tag
@@ -46,8 +46,8 @@ def draw_pareto(lines: Sequence[ParetoLine], x_title: str, width: float) -> tupl
     The upright axis spans what was measured and 100%, and need not begin at 0.
     """
     points = [point for one in lines for point in one.points]
-    left, right = _span([point.x for point in points], 0.06)
-    low, high = _span([100.0, *(end for point in points for end in point.ends)], 0.08)
+    left, right = span([point.x for point in points], 0.06)
+    low, high = span([100.0, *(end for point in points for end in point.ends)], 0.08)
 
     def x(value: float) -> float:
         return LEFT + (value - left) / (right - left) * (width - LEFT - RIGHT)
@@ -85,8 +85,3 @@ def _point(point: ParetoPoint, shade: str, x: Place, y: Place) -> Html:
     whisker = tag("g", line(x(point.x), y(low), x(point.x), y(high)), class_="whisker") if high > low else None
     dot = tag("circle", tag("title", point.tip), cx=x(point.x), cy=y(point.kept), r=5.0, class_=f"bar {shade}")
     return tag("g", whisker, dot, text(x(point.x) + 7, y(point.kept) - 6, point.name, class_="tiny"))
-
-
-def _span(values: Sequence[float], room: float) -> tuple[float, float]:
-    more = room * (max(values) - min(values)) or 0.05 * max(abs(max(values)), 1.0)
-    return min(values) - more, max(values) + more

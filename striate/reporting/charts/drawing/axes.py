@@ -1,6 +1,7 @@
-"""Axes: round values for grid lines, and how they are written."""
+"""Axes: their ends, round values for grid lines, and how these are written."""
 
 import math
+from collections.abc import Sequence
 
 from striate.wording import MINUS
 
@@ -17,6 +18,12 @@ def marks_between(low: float, high: float, ticks: int = 4) -> list[float]:
     step = nice_step(high - low, ticks)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [float(f"{place * step:.6g}") for place in range(first, last + 1)]
+
+
+def span(values: Sequence[float], room: float) -> tuple[float, float]:
+    """Return the ends of an axis for `values`, with `room` on both sides as a share of what they span."""
+    more = room * (max(values) - min(values)) or 0.05 * max(abs(max(values)), 1.0)
+    return min(values) - more, max(values) + more
 
 
 def tick_label(value: float) -> str:
